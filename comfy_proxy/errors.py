@@ -1,0 +1,252 @@
+"""Every error of the project, with the HTTP status and the stable code a client sees.
+
+Three families, told apart by what is to be done about them:
+
+* :class:`RequestError`: the client is to change something (4xx).
+* :class:`InstanceError`: a ComfyUI instance did not do its part; another one may. These are the
+  only errors that count against an instance's circuit breaker and that make a job run again.
+* :class:`JobError`: how an accepted job can end other than well.
+
+Foreign exceptions (aiohttp's, Pillow's, orjson's) are translated where they arise, so that nothing
+above ``cluster/comfyui_client.py``, ``gateway/forward.py`` and ``jobs/pictures.py`` knows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class ComfyProxyError(Exception):
+    """Base of all errors of this package; as it stands, an internal fault (500).
+
+    ``message`` is one sentence for the client: never a stack trace, a file path of an instance or
+    data of another client. ``details`` is JSON-serialisable. ``retry_after_s`` becomes the
+    ``Retry-After`` header where it is set.
+    """
+
+    status: ClassVar[int] = 500
+    code: str = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+        self.details: dict[str, Any] = dict(details or {})
+        self.retry_after_s = retry_after_s
+
+
+class SettingsError(ComfyProxyError):
+    """The configuration cannot be used; ``problems`` has one line for each thing that is wrong."""
+
+    code = "invalid_settings"
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems), details={"problems": problems})
+        self.problems = problems
+
+
+# --- the client is to change something ------------------------------------------------------
+
+
+class RequestError(ComfyProxyError):
+    """The request cannot be served as it is."""
+
+    status = 400
+    code = "bad_request"
+
+
+class InvalidFieldError(RequestError):
+    """A field of the request is missing or wrong; ``details.field`` names it."""
+
+    code = "invalid_parameter"
+
+    def __init__(
+        self,
+        field: str,
+        message: str,
+        *,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, details={"field": field, **(details or {})})
+        self.field = field
+
+
+class UnauthorizedError(RequestError):
+    """``API_KEYS`` is set and the request carries none of them."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class ForbiddenError(RequestError):
+    """A foreign origin or host (contract, Security)."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotFoundError(RequestError):
+    """No such job (unknown, forgotten or deleted) or no such workflow."""
+
+    status = 404
+    code = "not_found"
+
+
+class MethodNotAllowedError(RequestError):
+    """The path is ours, the method is not; ``allowed`` becomes the ``Allow`` header."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: list[str]) -> None:
+        super().__init__(f"{method} is not allowed here.", details={"allowed": allowed})
+        self.allowed = allowed
+
+
+class JobNotReadyError(RequestError):
+    """The result was asked for while the job is not finished, or after it failed."""
+
+    status = 409
+    code = "job_not_ready"
+
+
+class PayloadTooLargeError(RequestError):
+    """The body is larger than ``MAX_UPLOAD_SIZE``."""
+
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The body is neither a form, nor JSON, nor a picture."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class IdempotencyConflictError(RequestError):
+    """The ``Idempotency-Key`` was used with another request."""
+
+    status = 422
+    code = "idempotency_key_reused"
+
+
+# --- nobody can take it now ---------------------------------------------------------------
+
+
+class UnavailableError(ComfyProxyError):
+    """Not now; the same request may succeed later."""
+
+    status = 503
+    code = "unavailable"
+
+
+class NoHealthyInstanceError(UnavailableError):
+    """No ComfyUI instance can be used: each is unhealthy, full or was passed over."""
+
+    code = "no_instance"
+
+
+class QueueFullError(UnavailableError):
+    """``MAX_PENDING_JOBS`` jobs are waiting already."""
+
+    code = "queue_full"
+
+
+class DrainingError(UnavailableError):
+    """The proxy is stopping and takes no new jobs."""
+
+    code = "draining"
+
+
+class WorkflowUnavailableError(UnavailableError):
+    """No instance has the node classes or model files that any variant of the workflow needs."""
+
+    code = "workflow_unavailable"
+
+
+# --- an instance did not do its part ------------------------------------------------------
+
+
+class InstanceError(ComfyProxyError):
+    """A ComfyUI instance failed: it counts against its breaker, and a job runs again elsewhere."""
+
+    status = 502
+    code = "instance_failed"
+
+
+class InstanceUnreachableError(InstanceError):
+    """Connection refused, reset or broken off."""
+
+    code = "instance_unreachable"
+
+
+class InstanceTimeoutError(InstanceError):
+    """No answer in the time that was given."""
+
+    status = 504
+    code = "instance_timeout"
+
+
+class InvalidAnswerError(InstanceError):
+    """What answered does not speak ComfyUI's protocol: HTML, broken JSON, 5xx, an endless body."""
+
+    code = "instance_invalid_answer"
+
+
+class PromptLostError(InstanceError):
+    """The instance answers but no longer knows the prompt: it was restarted (trap 5)."""
+
+    code = "prompt_lost"
+
+
+# --- how a job can end badly --------------------------------------------------------------
+
+
+class JobError(ComfyProxyError):
+    """The job ends as failed with this code and message; it is not run again."""
+
+    status = 502
+    code = "job_failed"
+
+
+class WorkflowError(JobError):
+    """ComfyUI refused the graph or a node of it raised; the message is ComfyUI's own."""
+
+    code = "workflow_error"
+
+
+class InterruptedPromptError(JobError):
+    """Somebody else interrupted or deleted the prompt at the instance."""
+
+    code = "interrupted"
+
+
+class JobTimeoutError(JobError):
+    """The instance answers but the prompt was silent for too long (``COMFYUI_TIMEOUT``)."""
+
+    status = 504
+    code = "timeout"
+
+
+class JobCancelledError(JobError):
+    """The job was deleted by its client."""
+
+    status = 409
+    code = "cancelled"
+
+
+class ResultError(JobError):
+    """The workflow ended without a picture that can be used."""
+
+    code = "invalid_result"

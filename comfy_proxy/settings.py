@@ -1,0 +1,261 @@
+"""Every setting: its environment variable, type, default, unit and meaning, in one table.
+
+``VARIABLES`` is the contract's table; the README's is tested against it. Values come from the
+environment and, below it, from a TOML file with the same names in lower case. All problems are
+reported at once (:class:`~comfy_proxy.errors.SettingsError`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yarl import URL
+
+from comfy_proxy.errors import SettingsError
+
+DEFAULT_INSTANCES = ("localhost:8188", "localhost:8189")
+_HOST_VARIABLE = re.compile(r"COMFYUI_HOST_([1-9][0-9]{0,3})")
+_LOG_LEVELS = ("error", "warn", "info", "debug")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the proxy is told, checked; times in seconds, sizes in bytes.
+
+    Build one with keyword arguments in code and tests, or with :func:`load_settings`.
+    ``max_concurrent_jobs`` None means three for each instance.
+    """
+
+    instances: tuple[URL, ...] = field(
+        default_factory=lambda: tuple(parse_instance(text) for text in DEFAULT_INSTANCES)
+    )
+    comfyui_timeout_s: float = 60.0
+    max_connections_per_instance: int = 3
+    health_check_interval_s: float = 30.0
+    health_check_timeout_s: float = 0.3
+    health_failure_threshold: int = 3
+    job_timeout_s: float = 300.0
+    pending_timeout_s: float = 600.0
+    max_concurrent_jobs: int | None = None
+    max_pending_jobs: int = 1000
+    max_upload_size: int = 104_857_600
+    max_results_size: int = 1_073_741_824
+    shutdown_timeout_s: float = 10.0
+    log_level: str = "info"
+    log_directory: Path = Path("logs")
+    host: str = "127.0.0.1"
+    port: int = 3000
+    default_mode: str = "async"
+    cors_origins: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
+    workflow_directory: Path | None = None
+
+    @property
+    def concurrent_jobs(self) -> int:
+        """Jobs in processing at once, over all instances."""
+        return self.max_concurrent_jobs or 3 * len(self.instances)
+
+    def __repr__(self) -> str:
+        hidden = "" if not self.api_keys else f", api_keys=<{len(self.api_keys)} hidden>"
+        hosts = ", ".join(str(url) for url in self.instances)
+        return f"<Settings {self.host}:{self.port} -> {hosts}{hidden}>"
+
+
+def parse_instance(text: str) -> URL:
+    """``host:port`` or an http(s) URL with an optional path prefix → URL without trailing slash.
+
+    Raises ValueError with the reason.
+    """
+    text = text.strip()
+    url = URL(text if "://" in text else f"http://{text}")
+    if url.scheme not in ("http", "https"):
+        raise ValueError(f"{text!r}: the scheme must be http or https")
+    if not url.host:
+        raise ValueError(f"{text!r}: there is no host in it")
+    if url.query_string or url.fragment:
+        raise ValueError(f"{text!r}: a query or fragment makes no sense here")
+    _ = url.port  # yarl checks the range when the port is read
+    return url.with_path(url.raw_path.rstrip("/"), encoded=True)
+
+
+def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a whole number") from None
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{value} is not between {minimum} and {maximum}")
+        return value
+
+    return parse
+
+
+def _milliseconds(minimum: int, maximum: int = 86_400_000) -> Callable[[str], float]:
+    parse = _integer(minimum, maximum)
+    return lambda text: parse(text) / 1000
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        value = text.strip().lower()
+        if value not in choices:
+            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
+        return value
+
+    return parse
+
+
+def _comma_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _origins(text: str) -> tuple[str, ...]:
+    origins = _comma_list(text)
+    for origin in origins:
+        url = URL(origin)
+        if origin != "*" and (url.scheme not in ("http", "https") or str(url.origin()) != origin):
+            raise ValueError(f"{origin!r} is not an origin like https://app.example")
+    return origins
+
+
+def _directory(text: str) -> Path:
+    path = Path(text).expanduser()
+    if not path.is_dir():
+        raise ValueError(f"{text!r} is not a directory")
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    """One row of the contract's table. ``field`` is the attribute of :class:`Settings`."""
+
+    name: str
+    field: str
+    parse: Callable[[str], Any]
+    default: str
+    help: str
+
+
+def _row(name: str, target: str, parse: Callable[[str], Any], default: str, text: str) -> Variable:
+    return Variable(name=name, field=target, parse=parse, default=default, help=text)
+
+
+VARIABLES: tuple[Variable, ...] = (
+    _row("COMFYUI_TIMEOUT", "comfyui_timeout_s", _milliseconds(1), "60000",
+         "ms; longest silence of one of our jobs while it is executing"),
+    _row("MAX_CONNECTIONS_PER_INSTANCE", "max_connections_per_instance", _integer(1, 100), "3",
+         "pooled WebSocket connections of jobs, each instance"),
+    _row("HEALTH_CHECK_INTERVAL", "health_check_interval_s", _milliseconds(10), "30000",
+         "ms; period of the background probe"),
+    _row("HEALTH_CHECK_TIMEOUT", "health_check_timeout_s", _milliseconds(1), "300",
+         "ms; of one probe, background and before each submission"),
+    _row("HEALTH_FAILURE_THRESHOLD", "health_failure_threshold", _integer(1, 1000), "3",
+         "consecutive failures that open the circuit breaker"),
+    _row("JOB_TIMEOUT", "job_timeout_s", _milliseconds(1), "300000",
+         "ms; how long a finished job is kept"),
+    _row("PENDING_TIMEOUT", "pending_timeout_s", _milliseconds(1), "600000",
+         "ms; a job that no instance could take for that long fails with `no_instance`"),
+    _row("MAX_CONCURRENT_JOBS", "max_concurrent_jobs", _integer(1, 1000), "3 × instances",
+         "jobs in processing at once, over all instances"),
+    _row("MAX_PENDING_JOBS", "max_pending_jobs", _integer(1, 1_000_000), "1000",
+         "jobs waiting; one more is answered 503"),
+    _row("MAX_UPLOAD_SIZE", "max_upload_size", _integer(1, 10**12), "104857600",
+         "bytes; a larger body is answered 413"),
+    _row("MAX_RESULTS_SIZE", "max_results_size", _integer(1, 10**13), "1073741824",
+         "bytes of finished pictures kept in memory; the oldest go first"),
+    _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", _milliseconds(0), "10000",
+         "ms; grace period for running jobs at shutdown"),
+    _row("LOG_LEVEL", "log_level", _one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
+    _row("LOG_DIRECTORY", "log_directory", Path, "./logs", "where the log files go"),
+    _row("HOST", "host", str.strip, "127.0.0.1", "address on which the proxy listens"),
+    _row("PORT", "port", _integer(0, 65535), "3000", "port on which the proxy listens"),
+    _row("DEFAULT_MODE", "default_mode", _one_of("async", "sync"), "async",
+         "`sync` where old clients send no mode"),
+    _row("CORS_ORIGINS", "cors_origins", _origins, "none",
+         "comma list of foreign origins whose pages may use the proxy"),
+    _row("API_KEYS", "api_keys", _comma_list, "none", "comma list of keys; one is then required"),
+    _row("WORKFLOW_DIRECTORY", "workflow_directory", _directory, "none",
+         "extra workflow templates, each an endpoint"),
+)  # fmt: skip
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None, config_file: Path | None = None
+) -> Settings:
+    """Settings from the environment (``os.environ`` if None) over an optional TOML file.
+
+    An empty variable counts as not set. Raises SettingsError with every problem found.
+    """
+    problems: list[str] = []
+    file_values = _read_toml(config_file, problems) if config_file else {}
+    environ = os.environ if environ is None else environ
+    known = {row.name for row in VARIABLES}
+    merged = dict(file_values)
+    for name, text in environ.items():
+        if (name in known or name.startswith("COMFYUI_HOST_")) and text.strip():
+            merged[name] = text
+    values: dict[str, Any] = {}
+    for row in VARIABLES:
+        if row.name in merged:
+            try:
+                values[row.field] = row.parse(merged[row.name])
+            except ValueError as error:
+                problems.append(f"{row.name}: {error}")
+    instances = _instances(merged, problems)
+    if instances:
+        values["instances"] = instances
+    if problems:
+        raise SettingsError(problems)
+    return Settings(**values)
+
+
+def _instances(merged: Mapping[str, str], problems: list[str]) -> tuple[URL, ...]:
+    numbered: list[tuple[int, str, URL]] = []
+    for name, text in merged.items():
+        if not name.startswith("COMFYUI_HOST_"):
+            continue
+        match = _HOST_VARIABLE.fullmatch(name)
+        if match is None:
+            problems.append(f"{name}: instances are numbered, like COMFYUI_HOST_1")
+            continue
+        try:
+            numbered.append((int(match[1]), name, parse_instance(text)))
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+    numbered.sort(key=lambda entry: entry[0])
+    seen: dict[URL, str] = {}
+    for _, name, url in numbered:
+        canonical = url.with_host("127.0.0.1") if url.host == "localhost" else url
+        if canonical in seen:
+            problems.append(f"{name}: {url} is the same instance as {seen[canonical]}")
+        seen.setdefault(canonical, name)
+    return tuple(url for _, _, url in numbered)
+
+
+def _read_toml(path: Path, problems: list[str]) -> dict[str, str]:
+    """Flat name → text; the table parses text, so that file and environment obey one rule."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        problems.append(f"{path}: {error}")
+        return {}
+    known = {row.name for row in VARIABLES}
+    values: dict[str, str] = {}
+    for key, value in document.items():
+        name = key.upper()
+        if key != key.lower() or (name not in known and not name.startswith("COMFYUI_HOST_")):
+            problems.append(f"{path}: unknown setting {key!r}")
+        elif isinstance(value, list):
+            values[name] = ",".join(str(item) for item in value)
+        elif isinstance(value, bool | dict):
+            problems.append(f"{path}: {key} must be a number, a text or a list")
+        else:
+            values[name] = str(value)
+    return values
