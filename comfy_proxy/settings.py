@@ -197,10 +197,11 @@ def load_settings(
     file_values = _read_toml(config_file, problems) if config_file else {}
     environ = os.environ if environ is None else environ
     known = {row.name for row in VARIABLES}
-    merged = dict(file_values)
-    for name, text in environ.items():
-        if (name in known or name.startswith("COMFYUI_HOST_")) and text.strip():
-            merged[name] = text
+    merged = file_values | {
+        name: text
+        for name, text in environ.items()
+        if (name in known or name.startswith("COMFYUI_HOST_")) and text.strip()
+    }
     values: dict[str, Any] = {}
     for row in VARIABLES:
         if row.name in merged:

@@ -1,0 +1,95 @@
+"""ComfyUI's WebSocket frames as values: bytes and text in, frozen frames out, no I/O.
+
+Layouts: PROTOCOL.md "The WebSocket" and ComfyUI's ``protocol.py``; text is ``{"type", "data"}``,
+binary starts with a big-endian uint32 event type.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+FEATURE_FLAGS = orjson.dumps(
+    {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+).decode()
+"""The FIRST message of a socket that wants binary frames to name their prompt (type 4)."""
+
+_PREVIEW_IMAGE = 1
+_PREVIEW_IMAGE_WITH_METADATA = 4
+_IMAGE_TYPES = {1: "image/jpeg", 2: "image/png"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusFrame:
+    """``status``: how many prompts wait or run at the instance, everybody's."""
+
+    queue_remaining: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptFrame:
+    """A text frame about one prompt; ``type`` and ``data`` as ComfyUI names them."""
+
+    type: str
+    prompt_id: str
+    data: Mapping[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PictureFrame:
+    """A preview or a result of ``SaveImageWebsocket``; ids only where metadata came along."""
+
+    media_type: str
+    data: bytes = field(repr=False)
+    prompt_id: str | None = None
+    node_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConnectionLost:
+    """The socket ended; what was under way is to be settled by ``/history`` and ``/queue``."""
+
+    reason: str
+
+
+Frame = StatusFrame | PromptFrame | PictureFrame | ConnectionLost
+
+
+def decode_text(text: str) -> StatusFrame | PromptFrame | None:
+    """A text frame; None for one that concerns no prompt of ours or that is malformed."""
+    try:
+        message = orjson.loads(text)
+        kind, data = message["type"], message["data"]
+        if kind == "status":
+            remaining = data["status"]["exec_info"]["queue_remaining"]
+            return StatusFrame(queue_remaining=int(remaining))
+        prompt_id = data["prompt_id"]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(kind, str) or not isinstance(prompt_id, str):
+        return None
+    return PromptFrame(type=kind, prompt_id=prompt_id, data=data)
+
+
+def decode_binary(payload: bytes) -> PictureFrame | None:
+    """A binary frame; None for text frames (type 3), unknown types and malformed ones."""
+    try:
+        event, second = struct.unpack_from(">II", payload)
+        if event == _PREVIEW_IMAGE:
+            media_type = _IMAGE_TYPES.get(second, "application/octet-stream")
+            return PictureFrame(media_type=media_type, data=payload[8:])
+        if event != _PREVIEW_IMAGE_WITH_METADATA:
+            return None
+        metadata = orjson.loads(payload[8 : 8 + second])
+        return PictureFrame(
+            media_type=str(metadata.get("image_type", "image/png")),
+            data=payload[8 + second :],
+            prompt_id=metadata.get("prompt_id"),
+            node_id=metadata.get("node_id"),
+        )
+    except (struct.error, orjson.JSONDecodeError, AttributeError):
+        return None

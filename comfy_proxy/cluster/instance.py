@@ -1,0 +1,190 @@
+"""One ComfyUI instance: its address joined with its live state, and the questions asked of it.
+
+*healthy?* the circuit is closed. *full?* as many of our prompts are on it as it has connections.
+*available* is both. Load is what waits or runs there, whoever gave it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from loguru import logger
+from yarl import URL
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.circuit_breaker import CircuitBreaker, CircuitState
+from comfy_proxy.errors import InstanceError
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.placement import Placement
+
+ALIVE_WINDOW_S = 2.0
+"""A frame this recent proves life: a check that fails meanwhile is no strike (trap 8)."""
+
+
+class Verdict(StrEnum):
+    """How one exchange with an instance ended, as far as the instance is to blame."""
+
+    OK = "ok"
+    INSTANCE_FAULT = "instance_fault"
+    CLIENT_GONE = "client_gone"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One exchange with an instance, told once to the observers when it is over."""
+
+    instance: str
+    kind: str
+    duration_s: float
+    verdict: Verdict
+    error: str | None
+
+
+class Instance:
+    """An instance's configuration with its live state. Owned by the cluster, shared by all."""
+
+    def __init__(
+        self,
+        *,
+        id: str,  # noqa: A002 - the contract's name in /health
+        url: URL,
+        clock: Clock,
+        capacity: int = 3,
+        failure_threshold: int = 3,
+    ) -> None:
+        self.id = id
+        self.url = url
+        self.host = f"{url.host_port_subcomponent}{url.raw_path.rstrip('/')}"
+        if url.explicit_port is None:
+            self.host = f"{url.host_subcomponent}:{url.port}{url.raw_path.rstrip('/')}"
+        self.capacity = capacity
+        self.breaker = CircuitBreaker(
+            clock=clock, failure_threshold=failure_threshold, on_change=self._log_change
+        )
+        self.placements: set[Placement] = set()
+        self.external_jobs = 0
+        self.last_check: datetime | None = None
+        self.last_success: datetime | None = None
+        self.response_time_s: float | None = None
+        self.observers: list[Callable[[Attempt], None]] = []
+        self._clock = clock
+        self._last_frame_at: float | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<Instance {self.id} {self.host} {self.breaker.state}"
+            f" active={self.active_jobs} external={self.external_jobs}>"
+        )
+
+    # --- questions ---------------------------------------------------------------------
+
+    @property
+    def healthy(self) -> bool:
+        return self.breaker.closed
+
+    @property
+    def active_jobs(self) -> int:
+        """Prompts that came through this proxy: placed and not yet ended."""
+        return len(self.placements)
+
+    @property
+    def load(self) -> int:
+        """Everything known to wait or run there, whoever gave it."""
+        return len(self.placements) + self.external_jobs
+
+    @property
+    def full(self) -> bool:
+        return len(self.placements) >= self.capacity
+
+    @property
+    def available(self) -> bool:
+        return self.healthy and not self.full
+
+    @property
+    def alive_just_now(self) -> bool:
+        """True if a frame came from it in the last two seconds: busy, not dead."""
+        return (
+            self._last_frame_at is not None
+            and self._clock.monotonic() - self._last_frame_at <= ALIVE_WINDOW_S
+        )
+
+    # --- what is learnt ----------------------------------------------------------------
+
+    def frame_seen(self) -> None:
+        self._last_frame_at = self._clock.monotonic()
+
+    def socket_lost(self) -> None:
+        """A WebSocket broke off: earlier frames prove nothing any more."""
+        self._last_frame_at = None
+
+    def queue_observed(self, remaining: int) -> None:
+        """``queue_remaining`` of a ``status`` frame: what is above our own was put by others."""
+        ours = sum(placement.in_queue for placement in self.placements)
+        self.external_jobs = max(0, remaining - ours)
+
+    def others_observed(self, count: int) -> None:
+        """``/queue`` was read: ``count`` prompts in it are not ours."""
+        self.external_jobs = count
+
+    def check_passed(self, duration_s: float) -> None:
+        self.last_check = self.last_success = self._clock.now()
+        self.response_time_s = duration_s
+        self.breaker.record_success()
+
+    def check_failed(self, reason: str) -> None:
+        self.last_check = self._clock.now()
+        self.fault(reason)
+
+    def fault(self, reason: str) -> None:
+        """A strike, unless a frame came just now and the instance is merely busy."""
+        if self.alive_just_now:
+            self.breaker.abandon_trial()
+            logger.debug("{} is busy, not dead: {}", self.host, reason)
+        else:
+            self.breaker.record_failure(reason)
+
+    @asynccontextmanager
+    async def attempt(self, kind: str) -> AsyncIterator[None]:
+        """The single accountant of one exchange: clock, verdict to the breaker, one record.
+
+        An InstanceError raised inside is the instance's fault; any other answer, an error of
+        ComfyUI's own included, proves that it works. A client that went away proves nothing.
+        """
+        started = self._clock.monotonic()
+        verdict, error = Verdict.OK, None
+        try:
+            yield
+        except InstanceError as caught:
+            verdict, error = Verdict.INSTANCE_FAULT, caught.message
+            self.fault(caught.message)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            verdict = Verdict.CLIENT_GONE
+            raise
+        finally:
+            if verdict is Verdict.OK:
+                self.breaker.record_success()
+            record = Attempt(
+                instance=self.host,
+                kind=kind,
+                duration_s=self._clock.monotonic() - started,
+                verdict=verdict,
+                error=error,
+            )
+            for observer in self.observers:
+                observer(record)
+
+    def _log_change(self, old: CircuitState, new: CircuitState, reason: str) -> None:
+        level = "WARNING" if new is CircuitState.OPEN and old is CircuitState.CLOSED else "INFO"
+        if {old, new} == {CircuitState.OPEN, CircuitState.HALF_OPEN}:
+            level = "DEBUG"  # each failed trial goes there and back; the outage was told already
+        logger.bind(instance=self.host).log(
+            level, "instance {}: circuit {} -> {}: {}", self.host, old, new, reason
+        )

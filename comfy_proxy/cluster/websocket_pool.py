@@ -1,0 +1,212 @@
+"""The pool of WebSocket connections to one instance, and one such connection.
+
+At most ``max_connections`` are open. They are opened when first needed, kept and used again,
+leased to one job at a time, and waiters are served first come first served (asyncio.Semaphore is
+fair and a cancelled waiter leaves no hole). One that breaks is replaced in the background with
+backoff and jitter. Each connect uses a FRESH client id: a reused one may go deaf (trap 2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from loguru import logger
+
+from comfy_proxy.clock import Clock, sleep
+from comfy_proxy.cluster.comfyui_frames import (
+    FEATURE_FLAGS,
+    ConnectionLost,
+    Frame,
+    StatusFrame,
+    decode_binary,
+    decode_text,
+)
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError
+
+HEARTBEAT_S = 60.0
+"""Idle heartbeat; a pong may take half of it, far longer than a busy event loop stands still."""
+_FIRST_BACKOFF_S = 0.5
+_LONGEST_BACKOFF_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolState:
+    """What ``/health`` shows of a pool."""
+
+    open: int
+    in_use: int
+    waiting: int
+
+
+class PromptSocket:
+    """One open WebSocket with a client id of its own; ``frames`` is filled while it is leased."""
+
+    def __init__(self, instance: Instance, ws: aiohttp.ClientWebSocketResponse, client_id: str):
+        self.client_id = client_id
+        self.frames: asyncio.Queue[Frame] = asyncio.Queue()
+        self.leased = False
+        self._instance = instance
+        self._ws = ws
+        self._reader = asyncio.create_task(self._read(), name=f"frames of {instance.host}")
+
+    @property
+    def open(self) -> bool:
+        return not self._reader.done()
+
+    def on_end(self, callback: object) -> None:
+        """Call ``callback(socket)`` once when the connection has ended."""
+        self._reader.add_done_callback(lambda task: callback(self))  # type: ignore[operator]
+
+    async def close(self) -> None:
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+        await self._ws.close()
+
+    async def _read(self) -> None:
+        reason = "closed"
+        try:
+            reason = await self._receive_until_closed()
+        finally:
+            self._instance.socket_lost()
+            self.frames.put_nowait(ConnectionLost(reason=reason))
+
+    async def _receive_until_closed(self) -> str:
+        while True:
+            message = await self._ws.receive()
+            if message.type is aiohttp.WSMsgType.TEXT:
+                self._take(decode_text(message.data))
+            elif message.type is aiohttp.WSMsgType.BINARY:
+                self._take(decode_binary(message.data))
+            else:
+                error = self._ws.exception()
+                return f"closed with code {self._ws.close_code}" if error is None else repr(error)
+
+    def _take(self, frame: Frame | None) -> None:
+        self._instance.frame_seen()
+        if isinstance(frame, StatusFrame):
+            self._instance.queue_observed(frame.queue_remaining)
+        if frame is not None and self.leased:
+            self.frames.put_nowait(frame)
+
+
+class WebSocketPool:
+    """Leases sockets to one instance, never more than ``max_connections``."""
+
+    def __init__(
+        self,
+        instance: Instance,
+        session: aiohttp.ClientSession,
+        *,
+        max_connections: int,
+        clock: Clock,
+    ) -> None:
+        self._instance = instance
+        self._session = session
+        self._clock = clock
+        self._slots = asyncio.Semaphore(max_connections)
+        self._waiting = 0
+        self._in_use: set[PromptSocket] = set()
+        self._idle: list[PromptSocket] = []
+        self._replacement: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<WebSocketPool {self._instance.host} {self.state}>"
+
+    @property
+    def state(self) -> PoolState:
+        return PoolState(
+            open=len(self._idle) + len(self._in_use),
+            in_use=len(self._in_use),
+            waiting=self._waiting,
+        )
+
+    @asynccontextmanager
+    async def lease(self) -> AsyncIterator[PromptSocket]:
+        """A socket for one job alone; waits its turn when all are leased.
+
+        Raises InstanceUnreachableError or InstanceTimeoutError when none can be opened.
+        """
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            socket = self._idle.pop() if self._idle else await self._connect()
+            socket.leased = True
+            self._in_use.add(socket)
+            try:
+                yield socket
+            finally:
+                self._give_back(socket)
+        finally:
+            self._slots.release()
+
+    async def close(self) -> None:
+        """Close every socket and stop replacing them."""
+        self._closed = True
+        if self._replacement is not None:
+            self._replacement.cancel()
+            await asyncio.wait([self._replacement])
+        for socket in [*self._idle, *self._in_use]:
+            await socket.close()
+        self._idle.clear()
+
+    def _give_back(self, socket: PromptSocket) -> None:
+        socket.leased = False
+        while not socket.frames.empty():
+            socket.frames.get_nowait()
+        self._in_use.discard(socket)
+        if socket.open and not self._closed:
+            self._idle.append(socket)
+
+    async def _connect(self) -> PromptSocket:
+        client_id = uuid.uuid4().hex
+        url = self._instance.url / "ws" % {"clientId": client_id}
+        try:
+            ws = await self._session.ws_connect(url, heartbeat=HEARTBEAT_S, max_msg_size=0)
+            await ws.send_str(FEATURE_FLAGS)
+        except TimeoutError as error:
+            raise InstanceTimeoutError(
+                f"{self._instance.host} did not accept a WebSocket in time."
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise InstanceUnreachableError(
+                f"{self._instance.host} did not accept a WebSocket."
+            ) from error
+        socket = PromptSocket(self._instance, ws, client_id)
+        socket.on_end(self._ended)
+        logger.debug("websocket to {} is open: {}", self._instance.host, self.state)
+        return socket
+
+    def _ended(self, socket: PromptSocket) -> None:
+        if socket in self._idle:
+            self._idle.remove(socket)
+        self._in_use.discard(socket)
+        if self._closed:
+            return
+        logger.info("a websocket to {} ended: {}", self._instance.host, self.state)
+        if self._replacement is None or self._replacement.done():
+            self._replacement = asyncio.create_task(self._replace())
+
+    async def _replace(self) -> None:
+        """Open one socket again, so that a returning instance is heard before a job needs it."""
+        backoff_s = _FIRST_BACKOFF_S
+        while not self._idle and not self._slots.locked():
+            async with self._slots:
+                try:
+                    self._idle.append(await self._connect())
+                except (InstanceUnreachableError, InstanceTimeoutError):
+                    logger.debug("{} cannot be reached yet", self._instance.host)
+                else:
+                    return
+            await sleep(self._clock, backoff_s * random.uniform(0.5, 1.5))
+            backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)

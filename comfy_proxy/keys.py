@@ -1,0 +1,16 @@
+"""Where an application keeps what belongs to it: aiohttp AppKeys, no module state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.cluster import Cluster
+    from comfy_proxy.jobs.service import JobService
+    from comfy_proxy.settings import Settings
+
+SETTINGS: web.AppKey[Settings] = web.AppKey("comfy_proxy.settings")
+CLUSTER: web.AppKey[Cluster] = web.AppKey("comfy_proxy.cluster")
+JOBS: web.AppKey[JobService] = web.AppKey("comfy_proxy.jobs")
