@@ -1,0 +1,378 @@
+"""Workflows: which graph an instance can run for a picture, and that graph filled in.
+
+A workflow has variants in the order of preference; the first one whose node classes and model
+files an instance has is used there. Nothing here does I/O or changes: ``choose`` decides,
+``Plan.build`` makes a new graph each time. Templates are read by ``workflow_files``.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Final, Literal, Protocol, cast
+
+from comfy_proxy.errors import InvalidFieldError, NotFoundError, WorkflowUnavailableError
+from comfy_proxy.jobs.parameters import Parameter, Scalar, parse_parameters
+from comfy_proxy.jobs.pictures import PictureInfo
+
+MAX_SIDE: Final = 16384
+"""ComfyUI's MAX_RESOLUTION: the largest width or height of its nodes, in pixels."""
+_MAX_WEBP_SIDE: Final = 16383  # of the file format
+_SOCKET_PIXELS: Final = 4_000_000
+_SOCKET_CLASS: Final = "SaveImageWebsocket"
+_PREVIEW_CLASS: Final = "PreviewImage"
+_FIRST_FRAME_CLASSES: Final = ("ImageFromBatch", "MaskToImage", "ImageToMask")
+
+Prompt = dict[str, dict[str, Any]]
+"""ComfyUI's API format: node id → ``{"class_type", "inputs"}``."""
+Missing = dict[str, list[str]]
+"""Variant name → the node classes and model files that it lacks; empty: nothing is missing."""
+
+
+class NodeCapabilities(Protocol):
+    """What one instance can do, from its ``/object_info``."""
+
+    def has_class(self, name: str) -> bool:
+        """Whether the node class exists there."""
+
+    def choices(self, class_name: str, input_name: str) -> tuple[str, ...] | None:
+        """The values that an enum input takes; None if it is no enum or not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A prompt ready to be submitted.
+
+    ``output_node`` is the node whose result is the picture; ``via`` says how it comes: as a binary
+    frame on the socket or as a file to be fetched by ``/view`` (protocol trap 10).
+    """
+
+    prompt: Prompt
+    output_node: str
+    via: Literal["websocket", "files"]
+    node_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertOptions:
+    """How the result is converted: the arguments of ``pictures.convert_picture``."""
+
+    format: Literal["PNG", "JPEG", "WEBP"]
+    quality: int | None
+    crop: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choose:
+    """A binding that takes the first value an instance offers, by patterns in order."""
+
+    patterns: tuple[str, ...]
+
+    def pick(self, choices: tuple[str, ...]) -> str | None:
+        """The first choice that matches the earliest pattern (``*`` and ``?``, any case)."""
+        for pattern in self.patterns:
+            for choice in choices:
+                if fnmatchcase(choice.lower(), pattern.lower()):
+                    return choice
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One graph that does the work. ``bind``: (node id, input) → ``"$variable"`` or Choose.
+
+    ``output`` is a link that yields IMAGE, or the id of an output node of the graph.
+    """
+
+    name: str
+    graph: Prompt
+    bind: Mapping[tuple[str, str], str | Choose]
+    output: tuple[str, int] | str
+    when: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """Node classes of the graph."""
+        return frozenset(str(node["class_type"]) for node in self.graph.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A variant that an instance can run, with all that is to be filled in but the upload."""
+
+    variant: str
+    graph: Prompt
+    values: Mapping[tuple[str, str], Scalar]
+    picture_inputs: tuple[tuple[str, str], ...]
+    output: tuple[str, int] | str
+    via: Literal["websocket", "files"]
+    first_frame_only: bool
+
+    def build(self, image_name: str) -> Graph:
+        """The graph for an upload that the instance calls ``image_name``; made anew each time."""
+        prompt = copy.deepcopy(self.graph)
+        for (node, name), value in self.values.items():
+            prompt[node]["inputs"][name] = value
+        for node, name in self.picture_inputs:
+            prompt[node]["inputs"][name] = image_name
+        output = self.output
+        if self.first_frame_only:
+            output = _take_first_frame(prompt, self.picture_inputs, output)
+        if not isinstance(output, str):
+            class_name = _SOCKET_CLASS if self.via == "websocket" else _PREVIEW_CLASS
+            output = _add(prompt, class_name, images=list(output))
+        return Graph(prompt=prompt, output_node=output, via=self.via, node_count=len(prompt))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """A named piece of work: parameters in, one picture out.
+
+    ``scale`` is the size of the result relative to the picture: a number, ``"$parameter"``, or
+    None if it cannot be known beforehand. ``crop`` likewise is a truth or ``"$parameter"``.
+    """
+
+    name: str
+    title: str
+    description: str
+    parameters: Mapping[str, Parameter]
+    variants: tuple[Variant, ...]
+    scale: float | str | None = None
+    crop: bool | str = False
+
+    def parse_parameters(self, raw: Mapping[str, Scalar]) -> dict[str, Scalar]:
+        """``raw`` as typed values, defaults filled in; raises InvalidFieldError."""
+        return parse_parameters(self.parameters, raw)
+
+    def required_classes(self) -> frozenset[str]:
+        """Every node class that any variant could use for any picture."""
+        own = frozenset[str]().union(*(variant.classes for variant in self.variants))
+        return own | {_SOCKET_CLASS, _PREVIEW_CLASS, *_FIRST_FRAME_CLASSES}
+
+    def target_size(self, info: PictureInfo, parameters: Mapping[str, Scalar]) -> tuple[int, int]:
+        """Width and height of the result in pixels, as far as it can be known before cropping.
+
+        Raises InvalidFieldError on ``scale`` if ComfyUI cannot make a picture of that size, on
+        ``format`` if WEBP cannot hold it.
+        """
+        factor = self._factor(parameters)
+        if factor is None:
+            return info.width, info.height
+        width, height = (math.floor(side * factor + 0.5) for side in (info.width, info.height))
+        blamed = self.scale[1:] if isinstance(self.scale, str) else "image"
+        if min(width, height) < 1:
+            raise InvalidFieldError(blamed, f"The result would be {width}×{height} pixels.")
+        if factor != 1 and max(width, height) > MAX_SIDE:
+            message = f"The result would be {width}×{height}; a side has at most {MAX_SIDE} pixels."
+            raise InvalidFieldError(blamed, message)
+        if parameters.get("format") == "WEBP" and max(width, height) > _MAX_WEBP_SIDE:
+            message = f"WEBP holds at most {_MAX_WEBP_SIDE} pixels a side, not {width}×{height}."
+            raise InvalidFieldError("format", message)
+        return width, height
+
+    def convert_options(self, parameters: Mapping[str, Scalar]) -> ConvertOptions:
+        """What is to be done to the picture that ComfyUI returns."""
+        crop = parameters[self.crop[1:]] if isinstance(self.crop, str) else self.crop
+        quality = parameters.get("quality")
+        return ConvertOptions(
+            format=cast(Literal["PNG", "JPEG", "WEBP"], parameters["format"]),
+            quality=None if quality is None else int(quality),
+            crop=bool(crop),
+        )
+
+    def choose(
+        self,
+        capabilities: NodeCapabilities,
+        info: PictureInfo,
+        parameters: Mapping[str, Scalar],
+    ) -> Plan:
+        """The first variant that the instance can run for this picture.
+
+        Raises WorkflowUnavailableError with ``details.missing`` (see :data:`Missing`).
+        """
+        missing: Missing = {}
+        for variant in self._candidates(info, parameters):
+            lacking = _lacking(variant, capabilities, animated=info.frames > 1)
+            if not lacking:
+                return self._plan(variant, capabilities, info, parameters)
+            missing[variant.name] = lacking
+        raise unavailable(self.name, missing)
+
+    def missing(
+        self,
+        capabilities: NodeCapabilities,
+        info: PictureInfo | None = None,
+        parameters: Mapping[str, Scalar] | None = None,
+    ) -> Missing:
+        """Empty if the instance can run it (for this picture, if one is given)."""
+        missing: Missing = {}
+        variants = self.variants
+        if info is not None and parameters is not None:
+            variants = self._candidates(info, parameters)
+        for variant in variants:
+            lacking = _lacking(variant, capabilities, animated=bool(info and info.frames > 1))
+            if not lacking:
+                return {}
+            missing[variant.name] = lacking
+        return missing
+
+    def _factor(self, parameters: Mapping[str, Scalar]) -> float | None:
+        if isinstance(self.scale, str):
+            return float(parameters[self.scale[1:]])
+        return self.scale
+
+    def _candidates(
+        self, info: PictureInfo, parameters: Mapping[str, Scalar]
+    ) -> tuple[Variant, ...]:
+        facts = {"alpha": info.has_alpha, "enlarges": (self._factor(parameters) or 1) > 1}
+        return tuple(
+            variant
+            for variant in self.variants
+            if all(facts[name] == wanted for name, wanted in variant.when.items())
+        )
+
+    def _plan(
+        self,
+        variant: Variant,
+        capabilities: NodeCapabilities,
+        info: PictureInfo,
+        parameters: Mapping[str, Scalar],
+    ) -> Plan:
+        width, height = self.target_size(info, parameters)
+        known: dict[str, Scalar] = {
+            **parameters,
+            "width": info.width,
+            "height": info.height,
+            "target_width": width,
+            "target_height": height,
+        }
+        values: dict[tuple[str, str], Scalar] = {}
+        for (node, name), source in variant.bind.items():
+            if isinstance(source, Choose):
+                offered = capabilities.choices(variant.graph[node]["class_type"], name)
+                value: Scalar | None = source.pick(offered or ())
+            else:
+                value = known.get(source[1:])
+            if value is not None:
+                values[node, name] = value
+        small = self.scale is not None and width * height < _SOCKET_PIXELS
+        by_socket = small and capabilities.has_class(_SOCKET_CLASS)
+        return Plan(
+            variant=variant.name,
+            graph=variant.graph,
+            values=values,
+            picture_inputs=tuple(to for to, source in variant.bind.items() if source == "$picture"),
+            output=variant.output,
+            via="websocket" if by_socket and not isinstance(variant.output, str) else "files",
+            first_frame_only=info.frames > 1,
+        )
+
+
+class WorkflowRegistry:
+    """All workflows by name."""
+
+    def __init__(self, workflows: Mapping[str, Workflow]) -> None:
+        self._workflows = dict(workflows)
+
+    def get(self, name: str) -> Workflow:
+        """The workflow of that name; raises NotFoundError."""
+        try:
+            return self._workflows[name]
+        except KeyError:
+            message = f"There is no workflow of that name; there are {', '.join(self.names())}."
+            raise NotFoundError(message, code="unknown_workflow") from None
+
+    def names(self) -> tuple[str, ...]:
+        """All names, the shipped ones first."""
+        return tuple(self._workflows)
+
+    def required_classes(self) -> frozenset[str]:
+        """Every node class that any workflow could use."""
+        return frozenset[str]().union(*(w.required_classes() for w in self._workflows.values()))
+
+    def missing(
+        self,
+        name: str,
+        instances: Mapping[str, NodeCapabilities | None],
+        info: PictureInfo | None = None,
+        parameters: Mapping[str, Scalar] | None = None,
+    ) -> dict[str, Missing]:
+        """Host → what it lacks; empty if one can run the workflow or one is not known (None)."""
+        workflow = self.get(name)
+        missing: dict[str, Missing] = {}
+        for host, capabilities in instances.items():
+            lacking = workflow.missing(capabilities, info, parameters) if capabilities else {}
+            if not lacking:
+                return {}
+            missing[host] = lacking
+        return missing
+
+
+def unavailable(workflow: str, missing: Missing) -> WorkflowUnavailableError:
+    """The error for an instance that lacks something for every variant."""
+    parts = "; ".join(f"{variant}: {', '.join(lacks)}" for variant, lacks in missing.items())
+    message = f"The workflow {workflow!r} cannot run there; missing are, by variant, {parts}."
+    return WorkflowUnavailableError(message, details={"missing": missing})
+
+
+def _lacking(variant: Variant, capabilities: NodeCapabilities, *, animated: bool) -> list[str]:
+    needed = set(variant.classes)
+    if not isinstance(variant.output, str):
+        needed.add(_PREVIEW_CLASS)
+    if animated:
+        needed.update(_FIRST_FRAME_CLASSES)
+    lacking = sorted(name for name in needed if not capabilities.has_class(name))
+    for (node, name), source in variant.bind.items():
+        class_name = variant.graph[node]["class_type"]
+        if not isinstance(source, Choose) or class_name in lacking:
+            continue
+        offered = capabilities.choices(class_name, name)
+        # None: the input is no enum on that instance, and the graph's own value has to do
+        if offered is not None and source.pick(offered) is None:
+            lacking.append(f"a model file for {class_name}.{name}")
+    return lacking
+
+
+def _take_first_frame(
+    prompt: Prompt, sources: tuple[tuple[str, str], ...], output: tuple[str, int] | str
+) -> tuple[str, int] | str:
+    """Route what the picture's loaders yield through ImageFromBatch; returns the output's link.
+
+    LoadImage yields one picture for each frame (protocol trap 26), as IMAGE (0) and MASK (1).
+    """
+    for loader in dict.fromkeys(node for node, _ in sources):
+        rerouted: dict[tuple[str, int], str] = {}
+        readers = [node["inputs"] for node in prompt.values()]
+        for slot in (0, 1):
+            links = [
+                (inputs, name)
+                for inputs in readers
+                for name, value in inputs.items()
+                if value == [loader, slot]
+            ]
+            if links or output == (loader, slot):
+                rerouted[loader, slot] = first = _first_frame(prompt, loader, slot)
+                for inputs, name in links:
+                    inputs[name] = [first, 0]
+        if not isinstance(output, str) and output in rerouted:
+            output = (rerouted[output], 0)
+    return output
+
+
+def _first_frame(prompt: Prompt, loader: str, slot: int) -> str:
+    source = [loader, slot]
+    if slot == 1:
+        source = [_add(prompt, "MaskToImage", mask=source), 0]
+    first = _add(prompt, "ImageFromBatch", image=source, batch_index=0, length=1)
+    return _add(prompt, "ImageToMask", image=[first, 0], channel="red") if slot == 1 else first
+
+
+def _add(prompt: Prompt, class_name: str, **inputs: Any) -> str:
+    """Add a node under the next free number; returns its id."""
+    used = [int(node) for node in prompt if node.isascii() and node.isdigit()]
+    node = str(max(used, default=0) + 1)
+    prompt[node] = {"class_type": class_name, "inputs": inputs}
+    return node
