@@ -1,20 +1,20 @@
 """Workflows: which graph an instance can run for a picture, and that graph filled in.
 
 A workflow has variants in the order of preference; the first one whose node classes and model
-files an instance has is used there. Nothing here does I/O or changes: ``choose`` decides,
-``Plan.build`` makes a new graph each time. Templates are read by ``workflow_files``.
+files an instance has is used there. Nothing here does I/O: ``choose`` decides and returns a plan
+(``graphs``). Templates are read by ``workflow_files``.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Final, Literal, Protocol, cast
 
 from comfy_proxy.errors import InvalidFieldError, NotFoundError, WorkflowUnavailableError
+from comfy_proxy.jobs.graphs import FIRST_FRAME_CLASSES, PREVIEW_CLASS, SOCKET_CLASS, Plan, Prompt
 from comfy_proxy.jobs.parameters import Parameter, Scalar, parse_parameters
 from comfy_proxy.jobs.pictures import PictureInfo
 
@@ -22,12 +22,7 @@ MAX_SIDE: Final = 16384
 """ComfyUI's MAX_RESOLUTION: the largest width or height of its nodes, in pixels."""
 _MAX_WEBP_SIDE: Final = 16383  # of the file format
 _SOCKET_PIXELS: Final = 4_000_000
-_SOCKET_CLASS: Final = "SaveImageWebsocket"
-_PREVIEW_CLASS: Final = "PreviewImage"
-_FIRST_FRAME_CLASSES: Final = ("ImageFromBatch", "MaskToImage", "ImageToMask")
 
-Prompt = dict[str, dict[str, Any]]
-"""ComfyUI's API format: node id → ``{"class_type", "inputs"}``."""
 Missing = dict[str, list[str]]
 """Variant name → the node classes and model files that it lacks; empty: nothing is missing."""
 
@@ -40,20 +35,6 @@ class NodeCapabilities(Protocol):
 
     def choices(self, class_name: str, input_name: str) -> tuple[str, ...] | None:
         """The values that an enum input takes; None if it is no enum or not there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Graph:
-    """A prompt ready to be submitted.
-
-    ``output_node`` is the node whose result is the picture; ``via`` says how it comes: as a binary
-    frame on the socket or as a file to be fetched by ``/view`` (protocol trap 10).
-    """
-
-    prompt: Prompt
-    output_node: str
-    via: Literal["websocket", "files"]
-    node_count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,34 +81,6 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A variant that an instance can run, with all that is to be filled in but the upload."""
-
-    variant: str
-    graph: Prompt
-    values: Mapping[tuple[str, str], Scalar]
-    picture_inputs: tuple[tuple[str, str], ...]
-    output: tuple[str, int] | str
-    via: Literal["websocket", "files"]
-    first_frame_only: bool
-
-    def build(self, image_name: str) -> Graph:
-        """The graph for an upload that the instance calls ``image_name``; made anew each time."""
-        prompt = copy.deepcopy(self.graph)
-        for (node, name), value in self.values.items():
-            prompt[node]["inputs"][name] = value
-        for node, name in self.picture_inputs:
-            prompt[node]["inputs"][name] = image_name
-        output = self.output
-        if self.first_frame_only:
-            output = _take_first_frame(prompt, self.picture_inputs, output)
-        if not isinstance(output, str):
-            class_name = _SOCKET_CLASS if self.via == "websocket" else _PREVIEW_CLASS
-            output = _add(prompt, class_name, images=list(output))
-        return Graph(prompt=prompt, output_node=output, via=self.via, node_count=len(prompt))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Workflow:
     """A named piece of work: parameters in, one picture out.
 
@@ -150,7 +103,7 @@ class Workflow:
     def required_classes(self) -> frozenset[str]:
         """Every node class that any variant could use for any picture."""
         own = frozenset[str]().union(*(variant.classes for variant in self.variants))
-        return own | {_SOCKET_CLASS, _PREVIEW_CLASS, *_FIRST_FRAME_CLASSES}
+        return own | {SOCKET_CLASS, PREVIEW_CLASS, *FIRST_FRAME_CLASSES}
 
     def target_size(self, info: PictureInfo, parameters: Mapping[str, Scalar]) -> tuple[int, int]:
         """Width and height of the result in pixels, as far as it can be known before cropping.
@@ -165,7 +118,8 @@ class Workflow:
         blamed = self.scale[1:] if isinstance(self.scale, str) else "image"
         if min(width, height) < 1:
             raise InvalidFieldError(blamed, f"The result would be {width}×{height} pixels.")
-        if factor != 1 and max(width, height) > MAX_SIDE:
+        scaled = factor != 1 or isinstance(self.scale, str)  # then a node of ComfyUI sets the size
+        if scaled and max(width, height) > MAX_SIDE:
             message = f"The result would be {width}×{height}; a side has at most {MAX_SIDE} pixels."
             raise InvalidFieldError(blamed, message)
         if parameters.get("format") == "WEBP" and max(width, height) > _MAX_WEBP_SIDE:
@@ -259,7 +213,7 @@ class Workflow:
             if value is not None:
                 values[node, name] = value
         small = self.scale is not None and width * height < _SOCKET_PIXELS
-        by_socket = small and capabilities.has_class(_SOCKET_CLASS)
+        by_socket = small and capabilities.has_class(SOCKET_CLASS)
         return Plan(
             variant=variant.name,
             graph=variant.graph,
@@ -321,9 +275,9 @@ def unavailable(workflow: str, missing: Missing) -> WorkflowUnavailableError:
 def _lacking(variant: Variant, capabilities: NodeCapabilities, *, animated: bool) -> list[str]:
     needed = set(variant.classes)
     if not isinstance(variant.output, str):
-        needed.add(_PREVIEW_CLASS)
+        needed.add(PREVIEW_CLASS)
     if animated:
-        needed.update(_FIRST_FRAME_CLASSES)
+        needed.update(FIRST_FRAME_CLASSES)
     lacking = sorted(name for name in needed if not capabilities.has_class(name))
     for (node, name), source in variant.bind.items():
         class_name = variant.graph[node]["class_type"]
@@ -334,45 +288,3 @@ def _lacking(variant: Variant, capabilities: NodeCapabilities, *, animated: bool
         if offered is not None and source.pick(offered) is None:
             lacking.append(f"a model file for {class_name}.{name}")
     return lacking
-
-
-def _take_first_frame(
-    prompt: Prompt, sources: tuple[tuple[str, str], ...], output: tuple[str, int] | str
-) -> tuple[str, int] | str:
-    """Route what the picture's loaders yield through ImageFromBatch; returns the output's link.
-
-    LoadImage yields one picture for each frame (protocol trap 26), as IMAGE (0) and MASK (1).
-    """
-    for loader in dict.fromkeys(node for node, _ in sources):
-        rerouted: dict[tuple[str, int], str] = {}
-        readers = [node["inputs"] for node in prompt.values()]
-        for slot in (0, 1):
-            links = [
-                (inputs, name)
-                for inputs in readers
-                for name, value in inputs.items()
-                if value == [loader, slot]
-            ]
-            if links or output == (loader, slot):
-                rerouted[loader, slot] = first = _first_frame(prompt, loader, slot)
-                for inputs, name in links:
-                    inputs[name] = [first, 0]
-        if not isinstance(output, str) and output in rerouted:
-            output = (rerouted[output], 0)
-    return output
-
-
-def _first_frame(prompt: Prompt, loader: str, slot: int) -> str:
-    source = [loader, slot]
-    if slot == 1:
-        source = [_add(prompt, "MaskToImage", mask=source), 0]
-    first = _add(prompt, "ImageFromBatch", image=source, batch_index=0, length=1)
-    return _add(prompt, "ImageToMask", image=[first, 0], channel="red") if slot == 1 else first
-
-
-def _add(prompt: Prompt, class_name: str, **inputs: Any) -> str:
-    """Add a node under the next free number; returns its id."""
-    used = [int(node) for node in prompt if node.isascii() and node.isdigit()]
-    node = str(max(used, default=0) + 1)
-    prompt[node] = {"class_type": class_name, "inputs": inputs}
-    return node

@@ -1,0 +1,101 @@
+"""Graphs in ComfyUI's API format: a template filled in for one picture on one instance."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from comfy_proxy.jobs.parameters import Scalar
+
+SOCKET_CLASS: Final = "SaveImageWebsocket"
+PREVIEW_CLASS: Final = "PreviewImage"
+FIRST_FRAME_CLASSES: Final = ("ImageFromBatch", "MaskToImage", "ImageToMask")
+
+Prompt = dict[str, dict[str, Any]]
+"""ComfyUI's API format: node id → ``{"class_type", "inputs"}``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A prompt ready to be submitted.
+
+    ``output_node`` is the node whose result is the picture; ``via`` says how it comes: as a binary
+    frame on the socket or as a file to be fetched by ``/view`` (protocol trap 10).
+    """
+
+    prompt: Prompt
+    output_node: str
+    via: Literal["websocket", "files"]
+    node_count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A variant that an instance can run, with all that is to be filled in but the upload."""
+
+    variant: str
+    graph: Prompt
+    values: Mapping[tuple[str, str], Scalar]
+    picture_inputs: tuple[tuple[str, str], ...]
+    output: tuple[str, int] | str
+    via: Literal["websocket", "files"]
+    first_frame_only: bool
+
+    def build(self, image_name: str) -> Graph:
+        """The graph for an upload that the instance calls ``image_name``; made anew each time."""
+        prompt = copy.deepcopy(self.graph)
+        for (node, name), value in self.values.items():
+            prompt[node]["inputs"][name] = value
+        for node, name in self.picture_inputs:
+            prompt[node]["inputs"][name] = image_name
+        output = self.output
+        if self.first_frame_only:
+            output = _take_first_frame(prompt, self.picture_inputs, output)
+        if not isinstance(output, str):
+            class_name = SOCKET_CLASS if self.via == "websocket" else PREVIEW_CLASS
+            output = _add(prompt, class_name, images=list(output))
+        return Graph(prompt=prompt, output_node=output, via=self.via, node_count=len(prompt))
+
+
+def _take_first_frame(
+    prompt: Prompt, sources: tuple[tuple[str, str], ...], output: tuple[str, int] | str
+) -> tuple[str, int] | str:
+    """Route what the picture's loaders yield through ImageFromBatch; returns the output's link.
+
+    LoadImage yields one picture for each frame (protocol trap 26), as IMAGE (0) and MASK (1).
+    """
+    for loader in dict.fromkeys(node for node, _ in sources):
+        rerouted: dict[tuple[str, int], str] = {}
+        readers = [node["inputs"] for node in prompt.values()]
+        for slot in (0, 1):
+            links = [
+                (inputs, name)
+                for inputs in readers
+                for name, value in inputs.items()
+                if value == [loader, slot]
+            ]
+            if links or output == (loader, slot):
+                rerouted[loader, slot] = first = _first_frame(prompt, loader, slot)
+                for inputs, name in links:
+                    inputs[name] = [first, 0]
+        if not isinstance(output, str) and output in rerouted:
+            output = (rerouted[output], 0)
+    return output
+
+
+def _first_frame(prompt: Prompt, loader: str, slot: int) -> str:
+    source = [loader, slot]
+    if slot == 1:
+        source = [_add(prompt, "MaskToImage", mask=source), 0]
+    first = _add(prompt, "ImageFromBatch", image=source, batch_index=0, length=1)
+    return _add(prompt, "ImageToMask", image=[first, 0], channel="red") if slot == 1 else first
+
+
+def _add(prompt: Prompt, class_name: str, **inputs: Any) -> str:
+    """Add a node under the next free number; returns its id."""
+    used = [int(node) for node in prompt if node.isascii() and node.isdigit()]
+    node = str(max(used, default=0) + 1)
+    prompt[node] = {"class_type": class_name, "inputs": inputs}
+    return node
