@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -19,8 +20,8 @@ class Clock(Protocol):
         """The wall time, UTC."""
         ...
 
-    async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
-        """True when ``event`` is set, False when ``timeout_s`` went by before that."""
+    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[Any]:
+        """As :func:`asyncio.timeout`: the body ends with TimeoutError after ``seconds``."""
         ...
 
 
@@ -33,17 +34,22 @@ class SystemClock:
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    async def wait(self, event: asyncio.Event, timeout_s: float) -> bool:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await event.wait()
-        except TimeoutError:
-            return False
+    def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[Any]:
+        return asyncio.timeout(seconds)
+
+
+async def wait_for_event(clock: Clock, event: asyncio.Event, timeout_s: float | None) -> bool:
+    """True when ``event`` is set, False when ``timeout_s`` went by before that."""
+    try:
+        async with clock.timeout(timeout_s):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 async def sleep(clock: Clock, seconds: float) -> None:
     """Sleep on ``clock``; nothing wakes it early."""
-    await clock.wait(asyncio.Event(), seconds)
+    await wait_for_event(clock, asyncio.Event(), seconds)
 
 
 def iso(moment: datetime | None) -> str | None:

@@ -179,10 +179,11 @@ class WorkflowUnavailableError(UnavailableError):
 
 
 class InstanceError(ComfyProxyError):
-    """A ComfyUI instance failed: it counts against its breaker, and a job runs again elsewhere."""
+    """A ComfyUI instance failed; a job runs again elsewhere. ``strike``: its breaker counts it."""
 
     status = 502
     code = "instance_failed"
+    strike: ClassVar[bool] = True
 
 
 class InstanceUnreachableError(InstanceError):
@@ -199,15 +200,26 @@ class InstanceTimeoutError(InstanceError):
 
 
 class InvalidAnswerError(InstanceError):
-    """What answered does not speak ComfyUI's protocol: HTML, broken JSON, 5xx, an endless body."""
+    """What answered does not speak ComfyUI's protocol: HTML, broken JSON, an endless body."""
 
     code = "instance_invalid_answer"
 
 
+class InstanceRefusedError(InstanceError):
+    """ComfyUI itself answered with an error where none belongs, like 500 for a full disk.
+
+    An answer, not an outage: no strike.
+    """
+
+    code = "instance_refused"
+    strike = False
+
+
 class PromptLostError(InstanceError):
-    """The instance answers but no longer knows the prompt: it was restarted (trap 5)."""
+    """The instance answers but no longer has the prompt or its result (traps 4 and 5)."""
 
     code = "prompt_lost"
+    strike = False
 
 
 # --- how a job can end badly --------------------------------------------------------------
@@ -224,6 +236,10 @@ class WorkflowError(JobError):
     """ComfyUI refused the graph or a node of it raised; the message is ComfyUI's own."""
 
     code = "workflow_error"
+
+
+class PromptRejectedError(WorkflowError):
+    """``POST /prompt`` answered 400: the graph does not fit this instance."""
 
 
 class InterruptedPromptError(JobError):

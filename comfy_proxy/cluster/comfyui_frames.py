@@ -56,7 +56,12 @@ class ConnectionLost:
     reason: str
 
 
-Frame = StatusFrame | PromptFrame | PictureFrame | ConnectionLost
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wake:
+    """No frame of ComfyUI's: the follower of a prompt is to look at its placement."""
+
+
+Frame = StatusFrame | PromptFrame | PictureFrame | ConnectionLost | Wake
 
 
 def decode_text(text: str) -> StatusFrame | PromptFrame | None:

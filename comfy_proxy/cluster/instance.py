@@ -73,7 +73,9 @@ class Instance:
         self.last_check: datetime | None = None
         self.last_success: datetime | None = None
         self.response_time_s: float | None = None
+        self.check_ok: bool | None = None
         self.observers: list[Callable[[Attempt], None]] = []
+        self.on_interruption: list[Callable[[Instance], None]] = []
         self._clock = clock
         self._last_frame_at: float | None = None
 
@@ -88,6 +90,11 @@ class Instance:
     @property
     def healthy(self) -> bool:
         return self.breaker.closed
+
+    @property
+    def failing(self) -> bool:
+        """The last check or request failed, whether or not it opened the circuit."""
+        return self.check_ok is False or self.breaker.consecutive_failures > 0
 
     @property
     def active_jobs(self) -> int:
@@ -123,6 +130,7 @@ class Instance:
     def socket_lost(self) -> None:
         """A WebSocket broke off: earlier frames prove nothing any more."""
         self._last_frame_at = None
+        self._interrupted()
 
     def queue_observed(self, remaining: int) -> None:
         """``queue_remaining`` of a ``status`` frame: what is above our own was put by others."""
@@ -135,11 +143,13 @@ class Instance:
 
     def check_passed(self, duration_s: float) -> None:
         self.last_check = self.last_success = self._clock.now()
+        self.check_ok = True
         self.response_time_s = duration_s
         self.breaker.record_success()
 
     def check_failed(self, reason: str) -> None:
         self.last_check = self._clock.now()
+        self.check_ok = False
         self.fault(reason)
 
     def fault(self, reason: str) -> None:
@@ -162,8 +172,10 @@ class Instance:
         try:
             yield
         except InstanceError as caught:
-            verdict, error = Verdict.INSTANCE_FAULT, caught.message
-            self.fault(caught.message)
+            error = caught.message
+            if caught.strike:
+                verdict = Verdict.INSTANCE_FAULT
+                self.fault(caught.message)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             verdict = Verdict.CLIENT_GONE
@@ -181,7 +193,15 @@ class Instance:
             for observer in self.observers:
                 observer(record)
 
+    def _interrupted(self) -> None:
+        """It was away, or may have been restarted: what was known of it may be wrong now."""
+        self.external_jobs = 0
+        for callback in self.on_interruption:
+            callback(self)
+
     def _log_change(self, old: CircuitState, new: CircuitState, reason: str) -> None:
+        if new is CircuitState.CLOSED:
+            self._interrupted()
         level = "WARNING" if new is CircuitState.OPEN and old is CircuitState.CLOSED else "INFO"
         if {old, new} == {CircuitState.OPEN, CircuitState.HALF_OPEN}:
             level = "DEBUG"  # each failed trial goes there and back; the outage was told already

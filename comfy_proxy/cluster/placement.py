@@ -1,8 +1,8 @@
-"""One prompt's place at one instance: taken before it is submitted, given back when it has ended."""
+"""A prompt's place at one instance: taken before it is submitted, given back at its end."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,16 +13,19 @@ class Placement:
     """Counts as one active job of its instance from its making until :meth:`release`.
 
     ``in_queue``: the prompt was sent there and has not ended. ``running``: ComfyUI said that it
-    executes. ``move_to`` is the place at another instance that the scheduler offers to a prompt
-    which still waits here; ``move_requested`` wakes whoever follows it.
+    executes. ``move_to`` is a place at another instance, offered to a prompt that still waits
+    here (trap 24); ``on_offer`` wakes whoever follows the prompt.
     """
 
-    def __init__(self, instance: Instance) -> None:
+    def __init__(
+        self, instance: Instance, on_release: Callable[[Placement], None] = lambda placement: None
+    ) -> None:
         self.instance = instance
+        self._on_release = on_release
         self.in_queue = False
         self.running = False
         self.move_to: Placement | None = None
-        self.move_requested = asyncio.Event()
+        self.on_offer: Callable[[], None] = lambda: None
         instance.placements.add(self)
 
     def __repr__(self) -> str:
@@ -33,6 +36,28 @@ class Placement:
     def movable(self) -> bool:
         return not self.running and self.move_to is None
 
+    def offer(self, target: Placement) -> None:
+        """Offer a place elsewhere; it is taken only if the prompt can be proven not to run."""
+        self.move_to = target
+        self.on_offer()
+
+    def decline(self) -> None:
+        """The prompt stays: give the offered place back."""
+        if self.move_to is not None:
+            self.move_to.release()
+            self.move_to = None
+
     def release(self) -> None:
-        self.instance.placements.discard(self)
+        """Give the place back; a second call does nothing."""
         self.in_queue = False
+        if self in self.instance.placements:
+            self.instance.placements.discard(self)
+            self._on_release(self)
+
+
+class PlacementMoved(Exception):  # noqa: N818 - no error: the prompt goes on at ``target``
+    """The prompt was withdrawn before it ran; its place is now ``target``."""
+
+    def __init__(self, target: Placement) -> None:
+        super().__init__(f"moved to {target.instance.host}")
+        self.target = target

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -28,10 +28,12 @@ from comfy_proxy.cluster.comfyui_frames import (
     decode_text,
 )
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError
+from comfy_proxy.cluster.translation import translated
+from comfy_proxy.errors import InstanceError
 
 HEARTBEAT_S = 60.0
 """Idle heartbeat; a pong may take half of it, far longer than a busy event loop stands still."""
+HANDSHAKE_TIMEOUT_S = 10.0
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 
@@ -60,9 +62,9 @@ class PromptSocket:
     def open(self) -> bool:
         return not self._reader.done()
 
-    def on_end(self, callback: object) -> None:
+    def on_end(self, callback: Callable[[PromptSocket], None]) -> None:
         """Call ``callback(socket)`` once when the connection has ended."""
-        self._reader.add_done_callback(lambda task: callback(self))  # type: ignore[operator]
+        self._reader.add_done_callback(lambda task: callback(self))
 
     async def close(self) -> None:
         self._reader.cancel()
@@ -132,7 +134,7 @@ class WebSocketPool:
     async def lease(self) -> AsyncIterator[PromptSocket]:
         """A socket for one job alone; waits its turn when all are leased.
 
-        Raises InstanceUnreachableError or InstanceTimeoutError when none can be opened.
+        Raises an InstanceError when none can be opened.
         """
         self._waiting += 1
         try:
@@ -171,17 +173,11 @@ class WebSocketPool:
     async def _connect(self) -> PromptSocket:
         client_id = uuid.uuid4().hex
         url = self._instance.url / "ws" % {"clientId": client_id}
-        try:
-            ws = await self._session.ws_connect(url, heartbeat=HEARTBEAT_S, max_msg_size=0)
-            await ws.send_str(FEATURE_FLAGS)
-        except TimeoutError as error:
-            raise InstanceTimeoutError(
-                f"{self._instance.host} did not accept a WebSocket in time."
-            ) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise InstanceUnreachableError(
-                f"{self._instance.host} did not accept a WebSocket."
-            ) from error
+        async with self._instance.attempt("ws"):
+            with translated(self._instance.host):
+                async with self._clock.timeout(HANDSHAKE_TIMEOUT_S):
+                    ws = await self._session.ws_connect(url, heartbeat=HEARTBEAT_S, max_msg_size=0)
+                    await ws.send_str(FEATURE_FLAGS)
         socket = PromptSocket(self._instance, ws, client_id)
         socket.on_end(self._ended)
         logger.debug("websocket to {} is open: {}", self._instance.host, self.state)
@@ -204,7 +200,7 @@ class WebSocketPool:
             async with self._slots:
                 try:
                     self._idle.append(await self._connect())
-                except (InstanceUnreachableError, InstanceTimeoutError):
+                except InstanceError:
                     logger.debug("{} cannot be reached yet", self._instance.host)
                 else:
                     return

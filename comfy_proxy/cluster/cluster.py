@@ -1,0 +1,115 @@
+"""The instances and all that serves them, made and ended as one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Coroutine
+
+from comfy_proxy.clock import Clock, SystemClock
+from comfy_proxy.cluster.capabilities import CapabilityCache
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.connection_manager import ConnectionManager
+from comfy_proxy.cluster.health_checker import HealthChecker
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.load_balancer import LoadBalancer
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.prompt_execution import Graph
+from comfy_proxy.cluster.prompt_run import OnUpdate, PromptRun
+from comfy_proxy.cluster.scheduler import Scheduler
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.settings import Settings
+
+
+class Cluster:
+    """Wiring of the cluster's rooms; ``classes`` are the node classes our workflows may use."""
+
+    def __init__(
+        self, settings: Settings, *, classes: Collection[str] = (), clock: Clock | None = None
+    ) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.instances = tuple(
+            Instance(
+                id=str(number),
+                url=url,
+                clock=self.clock,
+                capacity=settings.max_connections_per_instance,
+                failure_threshold=settings.health_failure_threshold,
+            )
+            for number, url in enumerate(settings.instances, start=1)
+        )
+        self.connections = ConnectionManager(
+            self.instances, max_connections=settings.max_connections_per_instance, clock=self.clock
+        )
+        self.clients = {
+            instance: ComfyUIClient(
+                instance,
+                self.connections,
+                clock=self.clock,
+                timeout_s=settings.comfyui_timeout_s,
+            )
+            for instance in self.instances
+        }
+        self.load_balancer = LoadBalancer(self.instances)
+        self.capabilities = CapabilityCache(self.clients, classes=classes, clock=self.clock)
+        self.health_checker = HealthChecker(
+            self.clients,
+            interval_s=settings.health_check_interval_s,
+            timeout_s=settings.health_check_timeout_s,
+            clock=self.clock,
+        )
+        self.scheduler = Scheduler(
+            self.load_balancer,
+            self.health_checker,
+            clock=self.clock,
+            pending_timeout_s=settings.pending_timeout_s,
+        )
+        self.health_checker.on_success.append(self._learn)
+        self._chores: set[asyncio.Task[None]] = set()
+        for instance in self.instances:
+            instance.on_interruption.append(self.capabilities.forget)
+
+    async def start(self) -> None:
+        """Sessions and health checks; returns before any instance was heard."""
+        await self.connections.start()
+        await self.health_checker.start()
+
+    async def close(self) -> None:
+        """End everything that :meth:`start` and the work since have begun."""
+        await self.health_checker.close()
+        for task in tuple(self._chores):
+            task.cancel()
+        if self._chores:
+            await asyncio.wait(tuple(self._chores))
+        await self.capabilities.close()
+        await self.connections.close()
+
+    def prompt_run(self, placement: Placement, graph: Graph, on_update: OnUpdate) -> PromptRun:
+        """One attempt at ``graph`` at a place that the scheduler gave."""
+        return PromptRun(
+            placement,
+            graph,
+            client=self.clients[placement.instance],
+            connections=self.connections,
+            clock=self.clock,
+            silence_timeout_s=self.settings.comfyui_timeout_s,
+            on_update=on_update,
+            spawn=self.spawn,
+        )
+
+    def spawn(self, chore: Coroutine[None, None, None]) -> None:
+        """Run ``chore`` in the background; it is ended with the cluster at the latest."""
+        task = asyncio.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    def _learn(self, instance: Instance) -> None:
+        """After a first or renewed contact: what can it run? In the background."""
+        if self.capabilities.known(instance) is None:
+            self.spawn(self._learn_now(instance))
+
+    async def _learn_now(self, instance: Instance) -> None:
+        try:
+            await self.capabilities.get(instance)
+        except InstanceError:
+            return  # told to the breaker by the attempt; the next check comes back here

@@ -1,0 +1,241 @@
+"""ComfyUI's HTTP API for one instance: its JSON in, values and this package's errors out.
+
+With ``comfyui_frames.py`` (the WebSocket's half) the only place that knows ComfyUI's formats;
+routes and traps are those of PROTOCOL.md. Every request is one ``instance.attempt``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import aiohttp
+import orjson
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.connection_manager import ConnectionManager
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.translation import translated
+from comfy_proxy.errors import (
+    InstanceRefusedError,
+    InstanceUnreachableError,
+    InvalidAnswerError,
+    PromptLostError,
+    PromptRejectedError,
+)
+
+MAX_JSON_BYTES = 64 * 2**20
+MAX_PICTURE_BYTES = 1024 * 2**20
+UPLOAD_SUBFOLDER = "comfy_proxy"
+_GATEWAY_STATUSES = (502, 503, 504)
+_ABSOLUTE_PATH = re.compile(r"(?:[A-Za-z]:)?[\\/](?:[^\s'\":*?<>|\\/]+[\\/])+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueView:
+    """Prompt ids of ``GET /queue``."""
+
+    running: frozenset[str]
+    pending: frozenset[str]
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self.running or prompt_id in self.pending
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputFile:
+    """A file as ``executed`` and ``/history`` name it."""
+
+    filename: str
+    subfolder: str
+    type: str
+
+
+def output_files(output: Mapping[str, Any]) -> list[OutputFile]:
+    """The pictures of one node's output (``{"images": [{filename, subfolder, type}…]}``)."""
+    return [
+        OutputFile(
+            filename=str(entry["filename"]),
+            subfolder=str(entry.get("subfolder", "")),
+            type=str(entry.get("type", "output")),
+        )
+        for entry in output.get("images") or ()
+        if isinstance(entry, dict) and "filename" in entry
+    ]
+
+
+def without_paths(text: str) -> str:
+    """``text`` with directories cut from absolute paths: they are the instance's own matter."""
+    return _ABSOLUTE_PATH.sub("", text).strip()[:2000]
+
+
+class ComfyUIClient:
+    """One instance's API. ``timeout_s`` bounds an answer; uploads and downloads get more."""
+
+    def __init__(
+        self, instance: Instance, connections: ConnectionManager, *, clock: Clock, timeout_s: float
+    ) -> None:
+        self.instance = instance
+        self._connections = connections
+        self._clock = clock
+        self._timeout_s = timeout_s
+
+    async def check(self, timeout_s: float) -> None:
+        """``GET /system_stats``: returns if ComfyUI answers within ``timeout_s``.
+
+        Not an attempt: the health checker itself tells the breaker. Raises InstanceError.
+        """
+        session = self._connections.probe_session(self.instance)
+        with translated(self.instance.host):
+            async with (
+                self._clock.timeout(timeout_s),
+                session.get(self.instance.url / "system_stats", allow_redirects=False) as response,
+            ):
+                _require_ok(response, self.instance.host)
+                stats = _loads(await _read(response, MAX_JSON_BYTES))
+        if not isinstance(stats, dict) or "system" not in stats:
+            raise InvalidAnswerError(f"{self.instance.host} does not answer like ComfyUI.")
+
+    async def queue(self) -> QueueView:
+        """``GET /queue``."""
+        answer = await self._json("GET", "queue")
+        try:
+            return QueueView(
+                running=frozenset(entry[1] for entry in answer["queue_running"]),
+                pending=frozenset(entry[1] for entry in answer["queue_pending"]),
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise InvalidAnswerError(f"{self.instance.host}: /queue has no queue.") from error
+
+    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+        """``GET /history/{id}``: the entry, or None while it is unfinished or unknown."""
+        answer = await self._json("GET", f"history/{prompt_id}")
+        entry = answer.get(prompt_id) if isinstance(answer, dict) else None
+        return entry if isinstance(entry, dict) else None
+
+    async def node_info(self, class_name: str) -> dict[str, Any] | None:
+        """``GET /object_info/{class}``: that class alone (the whole blocks the instance)."""
+        answer = await self._json("GET", f"object_info/{class_name}")
+        info = answer.get(class_name) if isinstance(answer, dict) else None
+        return info if isinstance(info, dict) else None
+
+    async def upload_picture(self, file: bytes | BinaryIO, *, name: str, size: int) -> str:
+        """``POST /upload/image``, byte for byte; the name that ``LoadImage`` is to use.
+
+        Without ``overwrite``: the same bytes under the same name are kept as they are, so that
+        a file which another prompt just reads is never truncated under it.
+        """
+        form = aiohttp.FormData()
+        form.add_field("image", file, filename=name, content_type="application/octet-stream")
+        form.add_field("type", "input")
+        form.add_field("subfolder", UPLOAD_SUBFOLDER)
+        answer = await self._json("POST", "upload/image", data=form, extra_s=size / 2**20)
+        try:
+            folder = answer["subfolder"]
+            return f"{folder}/{answer['name']}" if folder else str(answer["name"])
+        except (KeyError, TypeError) as error:
+            raise InvalidAnswerError(f"{self.instance.host}: the upload has no name.") from error
+
+    async def submit(self, graph: Mapping[str, Any], *, prompt_id: str, client_id: str) -> str:
+        """``POST /prompt``; the id under which it runs (old servers choose their own).
+
+        Raises PromptRejectedError with ComfyUI's own words on a 400.
+        """
+        body = orjson.dumps({"prompt": graph, "prompt_id": prompt_id, "client_id": client_id})
+        async with self._request(
+            "POST", "prompt", data=body, headers={"Content-Type": "application/json"}
+        ) as response:
+            payload = _loads(await _read(response, MAX_JSON_BYTES))
+            if response.status == 400 and isinstance(payload, dict):
+                raise PromptRejectedError(_rejection(payload), details={"type": "rejected"})
+            _require_ok(response, self.instance.host)
+            if not isinstance(payload, dict) or not isinstance(payload.get("prompt_id"), str):
+                raise InvalidAnswerError(f"{self.instance.host}: the prompt got no id.")
+            return str(payload["prompt_id"])
+
+    async def delete(self, prompt_id: str) -> bool:
+        """Withdraw a waiting prompt: True if it is proven that it never ran (trap 24)."""
+        await self._post("queue", {"delete": [prompt_id]})
+        return prompt_id not in await self.queue() and await self.history(prompt_id) is None
+
+    async def interrupt(self, prompt_id: str) -> None:
+        """``POST /interrupt`` of a prompt that is known to run (old servers ignore the id)."""
+        await self._post("interrupt", {"prompt_id": prompt_id})
+
+    async def view(self, file: OutputFile) -> bytes:
+        """``GET /view``: the bytes of an output. Raises PromptLostError if they are gone."""
+        params = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+        async with self._request("GET", "view", params=params, extra_s=600) as response:
+            if response.status == 404:
+                raise PromptLostError(f"{self.instance.host} no longer has the result.")
+            _require_ok(response, self.instance.host)
+            return await _read(response, MAX_PICTURE_BYTES)
+
+    async def _post(self, path: str, payload: Mapping[str, Any]) -> None:
+        async with self._request("POST", path, json=payload) as response:
+            _require_ok(response, self.instance.host)
+
+    async def _json(self, method: str, path: str, **options: Any) -> Any:
+        async with self._request(method, path, **options) as response:
+            _require_ok(response, self.instance.host)
+            return _loads(await _read(response, MAX_JSON_BYTES))
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, path: str, *, extra_s: float = 0, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        session = self._connections.session(self.instance)
+        async with self.instance.attempt(path.partition("/")[0]):
+            with translated(self.instance.host):
+                async with (
+                    self._clock.timeout(self._timeout_s + extra_s),
+                    session.request(
+                        method, self.instance.url / path, allow_redirects=False, **options
+                    ) as response,
+                ):
+                    yield response
+
+
+def _require_ok(response: aiohttp.ClientResponse, host: str) -> None:
+    if response.status == 200:
+        return
+    message = f"{host} answered {response.status} to {response.method} {response.url.path}."
+    if response.status in _GATEWAY_STATUSES:
+        raise InstanceUnreachableError(message)
+    raise InstanceRefusedError(message)
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, unless it is longer than ``limit``: an endless one must not fill the memory."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            raise InvalidAnswerError(f"An answer of {response.url.host} is endless.")
+    return bytes(body)
+
+
+def _loads(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidAnswerError("An instance answered something that is not JSON.") from error
+
+
+def _rejection(payload: Mapping[str, Any]) -> str:
+    """ComfyUI's 400 in one sentence: its message, then each node's own complaint."""
+    error = payload.get("error")
+    parts = [str(error.get("message", "")) if isinstance(error, dict) else str(error)]
+    if isinstance(error, dict) and error.get("details"):
+        parts.append(str(error["details"]))
+    nodes = payload.get("node_errors")
+    for node_id, node in nodes.items() if isinstance(nodes, dict) else ():
+        parts.extend(
+            f"{node.get('class_type')} (node {node_id}): {complaint.get('message')}"
+            f" {complaint.get('details')}"
+            for complaint in node.get("errors", ())
+        )
+    return without_paths("; ".join(part for part in parts if part)) or "ComfyUI refused the graph."

@@ -1,0 +1,131 @@
+"""Is it there? ``GET /system_stats`` of each instance (story 1.2): by itself and when asked.
+
+Each instance is checked at the start and then once an interval, with jitter so that checks of many
+proxies do not fall together. While somebody waits for an instance (:meth:`HealthChecker.demand`)
+those that failed are tried about every second: a pending job starts as soon as one returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from loguru import logger
+
+from comfy_proxy.clock import Clock, sleep, wait_for_event
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError
+
+DEMAND_INTERVAL_S = 1.0
+JITTER = 0.1
+
+
+class HealthChecker:
+    """Owns one task for each instance; ``on_success`` callbacks hear every check that passed."""
+
+    def __init__(
+        self,
+        clients: Mapping[Instance, ComfyUIClient],
+        *,
+        interval_s: float,
+        timeout_s: float,
+        clock: Clock,
+    ) -> None:
+        self._clients = clients
+        self._interval_s = interval_s
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._checks: dict[Instance, asyncio.Task[bool]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._demanded = asyncio.Event()
+        self._demands = 0
+        self.on_success: list[Callable[[Instance], None]] = []
+
+    async def start(self) -> None:
+        """Begin to watch; the first checks are under way, not awaited."""
+        self._tasks = [
+            asyncio.create_task(self._watch(instance), name=f"health of {instance.host}")
+            for instance in self._clients
+        ]
+
+    async def close(self) -> None:
+        tasks = [*self._tasks, *self._checks.values()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def check(self, instance: Instance) -> bool:
+        """True if it answers within the timeout; concurrent callers share one probe.
+
+        The verdict goes to the instance's breaker. An OPEN circuit past its cooldown is tried
+        (half-open), one before it fails fast without asking.
+        """
+        task = self._checks.get(instance)
+        if task is None:
+            task = asyncio.create_task(self._probe(instance))
+            self._checks[instance] = task
+            task.add_done_callback(lambda done: self._checks.pop(instance, None))
+        return await asyncio.shield(task)
+
+    @contextmanager
+    def demand(self) -> Iterator[None]:
+        """While entered, failed instances are tried more often: somebody waits for one."""
+        self._demands += 1
+        self._demanded.set()
+        try:
+            yield
+        finally:
+            self._demands -= 1
+            if not self._demands:
+                self._demanded.clear()
+
+    async def _probe(self, instance: Instance) -> bool:
+        if not instance.breaker.begin_trial():
+            return False
+        started = self._clock.monotonic()
+        try:
+            await self._clients[instance].check(self._timeout_s)
+        except InstanceError as error:
+            instance.check_failed(error.message)
+            logger.debug("check of {} failed: {}", instance.host, error.message)
+            return False
+        except BaseException:
+            instance.breaker.abandon_trial()
+            raise
+        instance.check_passed(self._clock.monotonic() - started)
+        for callback in self.on_success:
+            callback(instance)
+        return True
+
+    async def _watch(self, instance: Instance) -> None:
+        while True:
+            if await self.check(instance):
+                await self._read_queue(instance)
+            await self._pause(instance)
+
+    async def _read_queue(self, instance: Instance) -> None:
+        """Learn what others put there, for the time before a socket tells it by itself."""
+        try:
+            queue = await self._clients[instance].queue()
+        except InstanceError as error:
+            logger.debug("the queue of {} cannot be read: {}", instance.host, error.message)
+        else:
+            instance.queue_observed(len(queue.running) + len(queue.pending))
+
+    async def _pause(self, instance: Instance) -> None:
+        """Until the next check is due: an interval, or a second if it failed and is wanted."""
+        end = self._clock.monotonic() + self._interval_s * _jitter()
+        while (left_s := end - self._clock.monotonic()) > 0:
+            if not await wait_for_event(self._clock, self._demanded, left_s):
+                return
+            await sleep(self._clock, min(DEMAND_INTERVAL_S * _jitter(), left_s))
+            if instance.failing:
+                return
+
+
+def _jitter() -> float:
+    return random.uniform(1 - JITTER, 1 + JITTER)

@@ -1,0 +1,158 @@
+"""How far one prompt is: a state machine fed with frames. Pure, no I/O, no clock.
+
+Order of frames: PROTOCOL.md "Order for a prompt". Progress is what ComfyUI reported: nodes that
+ended, plus the fraction of the one that runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from comfy_proxy.cluster.comfyui_client import OutputFile, output_files, without_paths
+from comfy_proxy.cluster.comfyui_frames import PictureFrame, PromptFrame
+from comfy_proxy.errors import InterruptedPromptError, JobError, WorkflowError
+
+
+class Phase(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Graph:
+    """A prompt ready to be sent.
+
+    ``output_node`` carries the result: as a binary frame if ``by_frame`` (its class is
+    ``SaveImageWebsocket``), else as a file to be fetched from ``/view``.
+    """
+
+    prompt: Mapping[str, Any] = field(repr=False)
+    output_node: str
+    by_frame: bool
+
+
+class PromptExecution:
+    """Follows one prompt id; :meth:`feed` says whether a frame brought news of it."""
+
+    def __init__(self, graph: Graph, prompt_id: str) -> None:
+        self.graph = graph
+        self.prompt_id = prompt_id
+        self.phase = Phase.QUEUED
+        self.current_node: str | None = None
+        self.picture: bytes | None = None
+        self.preview: PictureFrame | None = None
+        self.files: list[OutputFile] = []
+        self.error: JobError | None = None
+        self._done: set[str] = set()
+        self._node_fraction = 0.0
+        self._percentage = 0.0
+
+    @property
+    def ended(self) -> bool:
+        return self.phase in (Phase.SUCCEEDED, Phase.FAILED)
+
+    @property
+    def percentage(self) -> float:
+        """0–100, never falling."""
+        if self.phase is Phase.SUCCEEDED:
+            return 100.0
+        done = len(self._done) + self._node_fraction
+        self._percentage = max(self._percentage, 100.0 * done / len(self.graph.prompt))
+        return min(self._percentage, 100.0)
+
+    def feed(self, frame: PromptFrame | PictureFrame) -> bool:
+        if isinstance(frame, PictureFrame):
+            return self._take_picture(frame)
+        if frame.prompt_id != self.prompt_id or self.ended:
+            return False
+        handler = getattr(self, f"_on_{frame.type}", None)
+        if handler is None:
+            return False
+        handler(frame.data)
+        return True
+
+    def take_history(self, entry: Mapping[str, Any]) -> None:
+        """End by what ``/history/{id}`` tells, after the events were missed (trap 4)."""
+        status = entry.get("status") or {}
+        for kind, data in status.get("messages") or ():
+            if kind in ("execution_error", "execution_interrupted"):
+                self.feed(PromptFrame(type=kind, prompt_id=self.prompt_id, data=data))
+        self._take_files((entry.get("outputs") or {}).get(self.graph.output_node) or {})
+        if not self.ended and status.get("status_str") == "error":
+            self._fail(WorkflowError("ComfyUI reports an error without a reason."))
+        if not self.ended:
+            self.phase = Phase.SUCCEEDED
+
+    # --- one method for each type of text frame ----------------------------------------------
+
+    def _on_execution_start(self, data: Mapping[str, Any]) -> None:
+        self.phase = Phase.RUNNING
+
+    def _on_execution_cached(self, data: Mapping[str, Any]) -> None:
+        self._done.update(node for node in data.get("nodes") or () if node in self.graph.prompt)
+
+    def _on_executing(self, data: Mapping[str, Any]) -> None:
+        node = data.get("node")
+        self._finish_current()
+        if node is None:
+            # Old servers tell the end by this alone; the newer ones told it before.
+            self.phase = Phase.SUCCEEDED
+        else:
+            self.phase = Phase.RUNNING
+            self.current_node = str(node)
+
+    def _on_progress(self, data: Mapping[str, Any]) -> None:
+        maximum = float(data.get("max") or 0)
+        if maximum > 0:
+            self._node_fraction = min(float(data.get("value") or 0) / maximum, 1.0)
+
+    def _on_executed(self, data: Mapping[str, Any]) -> None:
+        node = str(data.get("node"))
+        if node == self.graph.output_node:
+            self._take_files(data.get("output") or {})
+
+    def _on_execution_success(self, data: Mapping[str, Any]) -> None:
+        self._finish_current()
+        self.phase = Phase.SUCCEEDED
+
+    def _on_execution_error(self, data: Mapping[str, Any]) -> None:
+        text = str(data.get("exception_message") or data.get("exception_type") or "unknown error")
+        message = f"{data.get('node_type')} (node {data.get('node_id')}): {without_paths(text)}"
+        self._fail(WorkflowError(message, details={"type": data.get("exception_type")}))
+
+    def _on_execution_interrupted(self, data: Mapping[str, Any]) -> None:
+        self._fail(InterruptedPromptError("The prompt was interrupted at the instance."))
+
+    # --- helpers -----------------------------------------------------------------------------
+
+    def _finish_current(self) -> None:
+        if self.current_node is not None:
+            self._done.add(self.current_node)
+        self.current_node = None
+        self._node_fraction = 0.0
+
+    def _take_files(self, output: Mapping[str, Any]) -> None:
+        self.files = output_files(output) or self.files
+
+    def _take_picture(self, frame: PictureFrame) -> bool:
+        """Strangers' frames arrive on the same socket (trap 10): ours name us or come in turn."""
+        if frame.prompt_id not in (None, self.prompt_id) or self.phase is not Phase.RUNNING:
+            return False
+        if self.current_node is None:
+            return False
+        node = frame.node_id or self.current_node
+        if self.graph.by_frame and node == self.graph.output_node:
+            if self.picture is None:  # of a batch the first one counts
+                self.picture = frame.data
+            return False
+        self.preview = frame
+        return True
+
+    def _fail(self, error: JobError) -> None:
+        self.phase = Phase.FAILED
+        self.error = error

@@ -1,0 +1,175 @@
+"""The only door by which a prompt enters an instance.
+
+A place is taken at the least loaded healthy instance that is not full and that passes a check of
+its own right before (300 ms). One that fails the check is passed over for this submission alone;
+when nobody is left the caller waits for the next successful check. When an instance runs low while
+prompts wait elsewhere, one of them is offered its place (trap 24).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from loguru import logger
+
+from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.health_checker import HealthChecker
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.load_balancer import LoadBalancer
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.errors import NoHealthyInstanceError
+
+Accepts = Callable[[Instance], bool]
+
+
+class Scheduler:
+    """Hands out places. ``backlog`` tells how many jobs wait without standing at the door yet."""
+
+    def __init__(
+        self,
+        load_balancer: LoadBalancer,
+        health_checker: HealthChecker,
+        *,
+        clock: Clock,
+        pending_timeout_s: float,
+    ) -> None:
+        self._load_balancer = load_balancer
+        self._health_checker = health_checker
+        self._clock = clock
+        self._pending_timeout_s = pending_timeout_s
+        self._last_usable_at = clock.monotonic()
+        self._changed = asyncio.Event()
+        self._waiting = 0
+        self.backlog: Callable[[], int] = lambda: 0
+        health_checker.on_success.append(lambda instance: self._wake())
+
+    def __repr__(self) -> str:
+        return f"<Scheduler waiting={self._waiting} {self._load_balancer!r}>"
+
+    async def place(
+        self,
+        *,
+        since: float,
+        accepts: Accepts = lambda instance: True,
+        avoid: Collection[Instance] = (),
+    ) -> Placement:
+        """A place at an instance that answered just now; waits until there is one.
+
+        ``accepts`` says which instances can run the prompt, ``avoid`` those to be used only if
+        there is no other healthy one. Raises NoHealthyInstanceError when no instance could be used
+        for ``pending_timeout_s``, counted from ``since`` (monotonic) or the last usable moment.
+        """
+        passed_over: set[Instance] = set()
+        while True:
+            changed = self._changed
+            placement = self._take(accepts, avoid, passed_over)
+            if placement is None:
+                await self._wait(changed, since, accepts, passed_over)
+                passed_over.clear()
+            elif await self.confirm(placement):
+                return placement
+            else:
+                passed_over.add(placement.instance)
+                busy = self._busy(accepts, passed_over)
+                if busy is not None:
+                    return busy
+
+    async def confirm(self, placement: Placement) -> bool:
+        """The check right before a submission; a place that fails it is given back."""
+        try:
+            alive = await self._health_checker.check(placement.instance)
+        except BaseException:
+            placement.release()
+            raise
+        if alive:
+            self._last_usable_at = self._clock.monotonic()
+        else:
+            placement.release()
+        return alive
+
+    def rebalance(self) -> None:
+        """Offer the place of an instance that runs low to a prompt that waits at another one."""
+        if self._waiting or self.backlog():
+            return
+        healthy = [i for i in self._load_balancer.instances if i.healthy]
+        if len(healthy) < 2:
+            return
+        idle = min(healthy, key=lambda instance: instance.load)
+        busy = max(healthy, key=lambda instance: instance.load)
+        if busy.load - idle.load < 2 or idle.full:
+            return
+        movable = [p for p in busy.placements if p.movable and p.in_queue]
+        if movable:
+            logger.debug("offering a prompt of {} to {}", busy.host, idle.host)
+            movable[-1].offer(self._placement(idle))
+
+    def _placement(self, instance: Instance) -> Placement:
+        return Placement(instance, on_release=self._released)
+
+    def _released(self, placement: Placement) -> None:
+        self._wake()
+        self.rebalance()
+
+    def _take(
+        self, accepts: Accepts, avoid: Collection[Instance], passed_over: set[Instance]
+    ) -> Placement | None:
+        usable = [
+            instance
+            for instance in self._load_balancer.instances
+            if instance.healthy and instance not in passed_over and accepts(instance)
+        ]
+        preferred = [instance for instance in usable if instance not in avoid] or usable
+        try:
+            instance = self._load_balancer.get_available_instance(
+                accepts=lambda candidate: candidate in preferred and not candidate.full
+            )
+        except NoHealthyInstanceError:
+            return None
+        return self._placement(instance)
+
+    def _busy(self, accepts: Accepts, passed_over: set[Instance]) -> Placement | None:
+        """If all failed the check, one that sent frames just now is busy, not dead (trap 8)."""
+        candidates = [i for i in self._load_balancer.instances if i.healthy and accepts(i)]
+        if any(instance not in passed_over for instance in candidates):
+            return None
+        for instance in candidates:
+            if instance.alive_just_now and not instance.full:
+                return self._placement(instance)
+        return None
+
+    async def _wait(
+        self,
+        changed: asyncio.Event,
+        since: float,
+        accepts: Accepts,
+        passed_over: set[Instance],
+    ) -> None:
+        """Until a place is given back or a check succeeds; patience only runs out with nobody."""
+        full = any(
+            instance.healthy and instance not in passed_over and accepts(instance)
+            for instance in self._load_balancer.instances
+        )
+        self._waiting += 1
+        try:
+            if full:
+                self._last_usable_at = self._clock.monotonic()
+                await changed.wait()
+                return
+            begun = max(since, self._last_usable_at)
+            left_s = begun + self._pending_timeout_s - self._clock.monotonic()
+            with self._health_checker.demand():
+                if left_s <= 0 or not await wait_for_event(self._clock, changed, left_s):
+                    raise self._nobody()
+        finally:
+            self._waiting -= 1
+
+    def _nobody(self) -> NoHealthyInstanceError:
+        return NoHealthyInstanceError(
+            f"No ComfyUI instance could take the job for {self._pending_timeout_s:g} s.",
+            retry_after_s=30,
+        )
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
