@@ -1,0 +1,155 @@
+"""The one thread of a worker in which prompts run, one at a time."""
+
+import asyncio
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from comfy_proxy.embedded.faults import Faults
+from comfy_proxy.embedded.folders import Folders
+from comfy_proxy.embedded.node_cache import NodeCache
+from comfy_proxy.embedded.nodes.node_class import Json, NodeClass
+from comfy_proxy.embedded.prompt_queue import PromptQueue
+from comfy_proxy.embedded.prompt_run import Interrupted, PromptRun
+from comfy_proxy.embedded.websocket import Sockets
+
+
+class _Stopped(BaseException):
+    """Ends the thread from inside a node; no `except Exception` may hold it up."""
+
+
+@dataclass(kw_only=True)
+class Journal:
+    """What happened in a worker, for tests to look at: ids in order, across restarts.
+
+    `submitted`: accepted by POST /prompt; `started`: began to run; `executed`: ran to a
+    successful end; `uploads`: `type/subfolder/name` of every file received.
+    """
+
+    submitted: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    executed: list[str] = field(default_factory=list)
+    uploads: list[str] = field(default_factory=list)
+
+
+class Executor:
+    """Takes prompts from the queue and runs them in its thread; implements a run's Outside."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        folders: Folders,
+        classes: Mapping[str, NodeClass],
+        queue: PromptQueue,
+        faults: Faults,
+        journal: Journal,
+        on_death: Callable[[], None],
+    ) -> None:
+        self.folders = folders
+        self.client_id: str | None = None
+        self._last_node_id: str | None = None
+        self._classes = classes
+        self._queue = queue
+        self._faults = faults
+        self._journal = journal
+        self._on_death = on_death
+        self._cache = NodeCache()
+        self._interrupt = threading.Event()
+        self._stopping = False
+        self._forget = False
+        self._thread = threading.Thread(target=self._work, name=f"executor {name}", daemon=True)
+        self._sockets: Sockets
+
+    def start(self, sockets: Sockets) -> None:
+        """Begin to take prompts; events go to `sockets`."""
+        self._sockets = sockets
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Stop within the running node's next breath and wait for the thread."""
+        self._stopping = True
+        self._queue.close()
+        self._interrupt.set()
+        if self._thread is not threading.current_thread():
+            await asyncio.to_thread(self._thread.join)
+
+    def interrupt(self) -> None:
+        """End whatever runs; forgotten when the next prompt starts."""
+        self._interrupt.set()
+
+    def forget_results(self) -> None:
+        """Empty the node cache before the next prompt (`POST /free`)."""
+        self._forget = True
+
+    def node_of(self, client_id: str) -> str | None:
+        """The node that is running for this client."""
+        return self._last_node_id if self.client_id == client_id else None
+
+    def _work(self) -> None:
+        try:
+            while (item := self._queue.get()) is not None:
+                if self._forget:
+                    self._forget, self._cache = False, NodeCache()
+                self._clear_interrupt()
+                self._journal.started.append(item.prompt_id)
+                run = PromptRun(item, self._classes, self._cache, self)
+                self.client_id = run.client_id
+                result = run.execute()
+                self._last_node_id = None
+                if result.success:
+                    self._journal.executed.append(item.prompt_id)
+                self._queue.done(result)
+                if run.client_id is not None:
+                    end = {"node": None, "prompt_id": item.prompt_id}
+                    self.send("executing", end, run.client_id)
+        except _Stopped:
+            return
+
+    def _clear_interrupt(self) -> None:
+        self._interrupt.clear()
+        if self._stopping:
+            raise _Stopped
+
+    def send(self, event: str, data: Json, client_id: str | None) -> None:
+        self._sockets.send(event, data, client_id)
+
+    def send_preview(
+        self, picture: Image.Image, metadata: Json | None, client_id: str | None
+    ) -> None:
+        self._sockets.send_preview(picture, metadata, client_id)
+
+    def wants_metadata(self, client_id: str | None) -> bool:
+        return self._sockets.wants_metadata(client_id)
+
+    def executing(self, node_id: str) -> None:
+        self._last_node_id = node_id
+
+    def before_node(self, class_type: str) -> None:
+        if self._faults.die_at_node in (class_type, "*"):
+            self._on_death()
+            raise _Stopped
+        if self._faults.slow_node_s:
+            self.wait_until(time.monotonic() + self._faults.slow_node_s)
+
+    def check_interrupt(self) -> None:
+        if self._interrupt.is_set():
+            self._clear_interrupt()
+            raise Interrupted
+
+    def wait_until(self, deadline: float) -> None:
+        self._interrupt.wait(max(0.0, deadline - time.monotonic()))
+        self.check_interrupt()
+
+    def save(self, picture: Image.Image, path: Any, **options: Any) -> None:
+        if self._stopping:
+            raise _Stopped
+        if self._faults.disk_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        picture.save(path, **options)

@@ -1,0 +1,91 @@
+"""What can go wrong with an instance, switched on and off at run time.
+
+Set attributes of `EmbeddedWorker.faults`, or `POST /embedded/faults` the same names as JSON to a
+worker started with `--allow-faults`. Path prefixes are matched without a leading `/api`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+
+ANSWERS = ("html", "non_json", "empty", "endless", "trickle", "cut", "break")
+
+
+@dataclass(kw_only=True)
+class Faults:
+    """Everything off by default.
+
+    `delay_s` passes before every answer. `hang`: path prefixes whose requests are accepted and
+    never answered (until the prefix is taken out again); `("/",)` is everything, `/ws` the
+    handshake. `answers`: path prefix to one of ANSWERS or a status such as "500":
+    html (200, a login page), non_json (200, says JSON, is none), empty (200, nothing), endless
+    (a body without end), trickle (the true answer, `trickle_bytes` each `trickle_s`), cut (the
+    true answer broken off half way), break (the request is carried out, then the connection
+    breaks without an answer). `break_prompts`: so many of the next POST /prompt are queued,
+    then their connection breaks before the answer. `disk_full`: uploads answer 500, saving nodes
+    fail with OSError. `silent_sockets`: no frame leaves any more. `die_at_node`: the worker dies
+    the moment a node of that class starts ("*": any). `slow_node_s`: each node takes so much
+    longer, in silence.
+    """
+
+    delay_s: float = 0.0
+    hang: tuple[str, ...] = ()
+    answers: dict[str, str] = field(default_factory=dict)
+    trickle_bytes: int = 64
+    trickle_s: float = 0.02
+    break_prompts: int = 0
+    disk_full: bool = False
+    silent_sockets: bool = False
+    die_at_node: str = ""
+    slow_node_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        for waiter in self.__dict__.get("_waiters", ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def clear(self) -> None:
+        """Everything off; what hung is answered."""
+        self.update(asdict(Faults()))
+
+    def update(self, values: Mapping[str, object]) -> None:
+        """Set several by name, as they come from JSON. Raises ValueError for an unknown name."""
+        known = {one.name for one in fields(self)}
+        if unknown := values.keys() - known:
+            raise ValueError(f"Unknown faults: {', '.join(sorted(unknown))}.")
+        for name, value in values.items():
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+
+    def answer_for(self, path: str) -> str | None:
+        """The wrong answer due for a path, None for the true one; the longest prefix decides."""
+        prefixes = [prefix for prefix in self.answers if without_api(path).startswith(prefix)]
+        return self.answers[max(prefixes, key=len)] if prefixes else None
+
+    def hangs(self, path: str) -> bool:
+        return any(without_api(path).startswith(prefix) for prefix in self.hang)
+
+    async def wait_while_hanging(self, path: str) -> None:
+        """Return as soon as `path` does not hang (any more)."""
+        while self.hangs(path):
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def take_broken_prompt(self) -> bool:
+        """Whether this POST /prompt is one of those to break; counts it."""
+        if self.break_prompts <= 0:
+            return False
+        self.break_prompts -= 1
+        return True
+
+
+def without_api(path: str) -> str:
+    """`/api/prompt` is `/prompt`: ComfyUI serves every route of its own under both."""
+    return path.removeprefix("/api") if path.startswith("/api/") else path

@@ -1,0 +1,54 @@
+"""Everything that belongs to one running worker; routes find it in the application."""
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from itertools import count
+
+from aiohttp import web
+
+from comfy_proxy.embedded.executor import Executor, Journal
+from comfy_proxy.embedded.faults import Faults
+from comfy_proxy.embedded.folders import Folders
+from comfy_proxy.embedded.nodes.node_class import Json, NodeClass
+from comfy_proxy.embedded.prompt_queue import PromptQueue
+from comfy_proxy.embedded.websocket import Sockets
+
+MAX_UPLOAD_SIZE = 100 * 1024 * 1024
+FEATURES: Json = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_SIZE}
+
+
+@dataclass(kw_only=True)
+class Instance:
+    """State of one life of a worker, from a start to the stop or the kill."""
+
+    name: str
+    folders: Folders
+    classes: dict[str, NodeClass]
+    upscale_models: tuple[str, ...]
+    features: Json | None
+    faults: Faults
+    journal: Journal
+    queue: PromptQueue
+    executor: Executor
+    sockets: Sockets
+
+    def __post_init__(self) -> None:
+        self.next_number = 0
+        self.sequence = count()
+        self.upload_lock = asyncio.Lock()
+
+    def queue_info(self) -> Json:
+        return queue_info(self.queue.remaining())
+
+
+def queue_info(remaining: int) -> Json:
+    """The body of `GET /prompt` and of `status` events."""
+    return {"exec_info": {"queue_remaining": remaining}}
+
+
+INSTANCE = web.AppKey("instance", Instance)
+
+
+def new_prompt_id() -> str:
+    return str(uuid.uuid4())

@@ -1,0 +1,59 @@
+"""Nodes for tests only: one that takes its time and one that fails. Off unless asked for."""
+
+import time
+from typing import NoReturn
+
+from comfy_proxy.embedded.nodes.node_class import Context, Json, NodeClass, Result, entry, number
+
+STEP_S = 0.05
+MODULE = "custom_nodes.comfy_proxy_test_nodes"
+
+
+def timed_pass(context: Context, inputs: Json) -> Result:
+    """Hand the picture through after `seconds`, the bar moving about every 50 ms.
+
+    The deadlines are those of the start, so the steps do not add up their lateness.
+    """
+    seconds = inputs["seconds"]
+    steps = max(1, int(seconds / STEP_S))
+    start = time.monotonic()
+    for step in range(1, steps + 1):
+        context.wait_until(start + seconds * step / steps)
+        context.progress(step, steps)
+    return Result(outputs=(inputs["image"],))
+
+
+def fail(_context: Context, _inputs: Json) -> NoReturn:
+    """Fail as a GPU without memory left does."""
+    raise RuntimeError("CUDA out of memory (simulated)")
+
+
+SALT = number(0, 0, 2**53)
+SECONDS = ["FLOAT", {"default": 1.0, "min": 0.0, "max": 3600.0, "step": 0.01}]
+
+TESTING = (
+    NodeClass(
+        name="TimedPass",
+        entry=entry(
+            "TimedPass",
+            "TimedPass",
+            category="testing",
+            module=MODULE,
+            inputs={"image": ["IMAGE"], "seconds": SECONDS, "salt": SALT},
+            outputs=("IMAGE",),
+        ),
+        run=timed_pass,
+    ),
+    NodeClass(
+        name="FailNode",
+        entry=entry(
+            "FailNode",
+            "FailNode",
+            category="testing",
+            module=MODULE,
+            inputs={"image": ["IMAGE"], "salt": SALT},
+            outputs=("IMAGE",),
+        ),
+        run=fail,
+    ),
+)

@@ -1,0 +1,145 @@
+"""Routes about prompts: /prompt, /queue, /interrupt, /history, /free and /ws."""
+
+import json
+import time
+from typing import Any
+
+from aiohttp import web
+
+from comfy_proxy.embedded.instance import INSTANCE, Instance, new_prompt_id
+from comfy_proxy.embedded.nodes.node_class import Json
+from comfy_proxy.embedded.prompt_queue import SENSITIVE_KEYS, QueueItem
+from comfy_proxy.embedded.validation import NO_PROMPT, validate_prompt
+
+
+async def get_prompt(request: web.Request) -> web.Response:
+    return web.json_response(request.app[INSTANCE].queue_info())
+
+
+async def post_prompt(request: web.Request) -> web.Response:
+    """Validate and queue; a body that is no JSON object ends as 500, as in the real server."""
+    instance = request.app[INSTANCE]
+    body: Json = await request.json()
+    number = _number(instance, body)
+    if "prompt" not in body:
+        return web.json_response({"error": NO_PROMPT, "node_errors": {}}, status=400)
+    graph = body["prompt"]
+    targets = body.get("partial_execution_targets")
+    verdict = validate_prompt(graph, instance.classes, instance.folders, targets)
+    if verdict.error is not None:
+        refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
+        return web.json_response(refusal, status=400)
+    prompt_id = str(body.get("prompt_id", new_prompt_id()))
+    extra_data, sensitive = _extra_data(body)
+    instance.journal.submitted.append(prompt_id)
+    instance.queue.put(
+        QueueItem(
+            number=number,
+            prompt_id=prompt_id,
+            sequence=next(instance.sequence),
+            graph=graph,
+            extra_data=extra_data,
+            outputs=verdict.outputs,
+            sensitive=sensitive,
+        )
+    )
+    accepted = {"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors}
+    return web.json_response(accepted)
+
+
+def _number(instance: Instance, body: Json) -> float:
+    """The place in the queue: a number given comes back as a float, `front` is negative."""
+    if "number" in body:
+        return float(body["number"])
+    number = instance.next_number
+    instance.next_number += 1
+    return -number if body.get("front") else number
+
+
+def _extra_data(body: Json) -> tuple[Json, Json]:
+    """What `/queue` may show of `extra_data`, and what it must not."""
+    extra_data: Json = body.get("extra_data", {})
+    if "client_id" in body:
+        extra_data["client_id"] = body["client_id"]
+    sensitive = {key: extra_data.pop(key) for key in SENSITIVE_KEYS if key in extra_data}
+    extra_data["create_time"] = int(time.time() * 1000)
+    return extra_data, sensitive
+
+
+async def get_queue(request: web.Request) -> web.Response:
+    return web.json_response(request.app[INSTANCE].queue.snapshot())
+
+
+async def post_queue(request: web.Request) -> web.Response:
+    """`{"clear": true}` and `{"delete": [ids]}`; only waiting prompts are concerned."""
+    queue = request.app[INSTANCE].queue
+    body = await request.json()
+    if body.get("clear"):
+        queue.clear()
+    for prompt_id in body.get("delete", ()):
+        queue.delete(prompt_id)
+    return web.Response()
+
+
+async def post_interrupt(request: web.Request) -> web.Response:
+    """With a prompt_id only if that one is running; without, whatever is."""
+    instance = request.app[INSTANCE]
+    prompt_id = (await _json_or_nothing(request)).get("prompt_id")
+    if not prompt_id or instance.queue.running_id() == prompt_id:
+        instance.executor.interrupt()
+    return web.Response()
+
+
+async def _json_or_nothing(request: web.Request) -> Any:
+    try:
+        return await request.json()
+    except json.JSONDecodeError:
+        return {}
+
+
+async def get_history(request: web.Request) -> web.Response:
+    query = request.rel_url.query
+    max_items = int(query["max_items"]) if "max_items" in query else None
+    offset = int(query.get("offset", -1))
+    history = request.app[INSTANCE].queue.history(max_items=max_items, offset=offset)
+    return web.json_response(history)
+
+
+async def get_history_of(request: web.Request) -> web.Response:
+    queue = request.app[INSTANCE].queue
+    return web.json_response(queue.history_of(request.match_info["prompt_id"]))
+
+
+async def post_history(request: web.Request) -> web.Response:
+    queue = request.app[INSTANCE].queue
+    body = await request.json()
+    if body.get("clear"):
+        queue.clear_history()
+    queue.delete_history(body.get("delete", ()))
+    return web.Response()
+
+
+async def post_free(request: web.Request) -> web.Response:
+    """There are no models to unload; `free_memory` empties the node cache."""
+    body = await request.json()
+    if body.get("free_memory"):
+        request.app[INSTANCE].executor.forget_results()
+    return web.Response()
+
+
+async def websocket(request: web.Request) -> web.StreamResponse:
+    return await request.app[INSTANCE].sockets.handle(request)
+
+
+ROUTES = (
+    web.get("/ws", websocket),
+    web.get("/prompt", get_prompt),
+    web.post("/prompt", post_prompt),
+    web.get("/queue", get_queue),
+    web.post("/queue", post_queue),
+    web.post("/interrupt", post_interrupt),
+    web.get("/history", get_history),
+    web.get("/history/{prompt_id}", get_history_of),
+    web.post("/history", post_history),
+    web.post("/free", post_free),
+)

@@ -1,0 +1,277 @@
+"""`EmbeddedWorker`: one worker inside this process, for tests and for the process of its own."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Self
+
+from aiohttp import web
+
+from comfy_proxy.embedded.executor import Executor, Journal
+from comfy_proxy.embedded.faults import Faults
+from comfy_proxy.embedded.folders import Folders
+from comfy_proxy.embedded.instance import FEATURES, Instance, queue_info
+from comfy_proxy.embedded.nodes import node_classes
+from comfy_proxy.embedded.prompt_queue import PromptQueue
+from comfy_proxy.embedded.server import create_app
+from comfy_proxy.embedded.websocket import Sockets
+
+HOST = "127.0.0.1"
+
+
+class EmbeddedWorker:
+    """A ComfyUI instance made of this process: start it, break it, look what it did.
+
+    `base_directory` gets input, output, temp and user directories. `test_nodes` adds TimedPass
+    and FailNode, `upscale_models` fills the enum of UpscaleModelLoader, `missing_nodes` takes
+    classes out, `preview_metadata=False` is an older server without feature flags and type-4
+    frames, `allow_faults` opens `POST /embedded/faults`. `on_death` replaces the abrupt end
+    that the fault `die_at_node` asks for (the process of its own exits instead).
+
+    Also an async context manager. Not thread-safe: use it in one event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_directory: Path,
+        name: str = "embedded",
+        test_nodes: bool = False,
+        upscale_models: Sequence[str] = (),
+        missing_nodes: Iterable[str] = (),
+        preview_metadata: bool = True,
+        allow_faults: bool = False,
+        on_death: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.faults = Faults()
+        self.journal = Journal()
+        self.folders = Folders(base_directory)
+        self.port = 0
+        self._classes = node_classes(
+            test_nodes=test_nodes, upscale_models=upscale_models, missing_nodes=missing_nodes
+        )
+        self._upscale_models = tuple(upscale_models)
+        self._features = FEATURES if preview_metadata else None
+        self._allow_faults = allow_faults
+        self._on_death = on_death
+        self._life: _Life | None = None
+        self._dying: asyncio.Task[None] | None = None
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:PORT`; the port stays the same over restarts."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def host(self) -> str:
+        """`127.0.0.1:PORT`, as `COMFYUI_HOST_1` takes it."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def running(self) -> bool:
+        return self._life is not None
+
+    @property
+    def submitted(self) -> list[str]:
+        """Ids of the prompts accepted, in order, over all restarts."""
+        return self.journal.submitted
+
+    @property
+    def started(self) -> list[str]:
+        """Ids of the prompts that began to run."""
+        return self.journal.started
+
+    @property
+    def executed(self) -> list[str]:
+        """Ids of the prompts that ran to a successful end."""
+        return self.journal.executed
+
+    @property
+    def uploads(self) -> list[str]:
+        """`type/subfolder/name` of every upload."""
+        return self.journal.uploads
+
+    @property
+    def open_sockets(self) -> int:
+        """How many WebSockets are connected now."""
+        return len(self._life.instance.sockets) if self._life else 0
+
+    async def start(self, port: int = 0) -> None:
+        """Listen on the loopback; port 0 takes a free one. Raises OSError if it is taken."""
+        if self._life is not None:
+            raise RuntimeError("The worker runs already.")
+        life = _Life(self._instance(), allow_faults=self._allow_faults)
+        self.port = await life.start(port or self.port)
+        self._life = life
+
+    def _instance(self) -> Instance:
+        self.folders.prepare()
+        loop = asyncio.get_running_loop()
+        queue = PromptQueue(
+            lambda remaining: sockets.send("status", {"status": queue_info(remaining)}, None)
+        )
+        executor = Executor(
+            name=self.name,
+            folders=self.folders,
+            classes=self._classes,
+            queue=queue,
+            faults=self.faults,
+            journal=self.journal,
+            on_death=self._on_death or (lambda: _call_threadsafe(loop, self._die)),
+        )
+        sockets = Sockets(
+            faults=self.faults,
+            features=self._features,
+            greeting=lambda: queue_info(queue.remaining()),
+            executing=executor.node_of,
+        )
+        return Instance(
+            name=self.name,
+            folders=self.folders,
+            classes=self._classes,
+            upscale_models=self._upscale_models,
+            features=self._features,
+            faults=self.faults,
+            journal=self.journal,
+            queue=queue,
+            executor=executor,
+            sockets=sockets,
+        )
+
+    def _die(self) -> None:
+        self._dying = asyncio.get_running_loop().create_task(self.kill())
+
+    async def stop(self) -> None:
+        """End in order: sockets closed with 1001, requests answered, thread joined."""
+        await self._died()
+        life, self._life = self._life, None
+        if life is not None:
+            await life.stop()
+
+    async def kill(self) -> None:
+        """End as a process does that is killed: every connection reset, nothing said."""
+        life, self._life = self._life, None
+        if life is not None:
+            await life.kill()
+
+    async def restart(self, *, keep_files: bool = True) -> None:
+        """Kill if needed and start on the same port: queue, history and temp files are gone.
+
+        Input and output stay unless `keep_files` is False (trap 5).
+        """
+        await self._died()
+        await self.kill()
+        if not keep_files:
+            self.folders.wipe()
+        await self.start(self.port)
+
+    async def _died(self) -> None:
+        """Wait for a death that a fault has begun."""
+        if self._dying is not None:
+            await self._dying
+            self._dying = None
+
+    def refuse_connections(self) -> None:
+        """Close the listening socket: new connections are refused, open ones go on."""
+        if self._life is not None:
+            self._life.refuse()
+
+    async def accept_connections(self) -> None:
+        """Listen again on the same port."""
+        if self._life is not None:
+            await self._life.listen(self.port)
+
+    def drop_sockets(self) -> None:
+        """Reset every WebSocket now; the worker itself runs on."""
+        if self._life is not None:
+            self._life.instance.sockets.abort_all()
+
+    def drop_connections(self) -> None:
+        """Reset every connection now, HTTP and WebSocket."""
+        if self._life is not None:
+            self._life.abort_connections()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        await self.stop()
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "stopped"
+        return f"<EmbeddedWorker {self.name} {self.host} {state}>"
+
+
+class _Life:
+    """One life of a worker: its instance, its listening socket, its publishing task."""
+
+    def __init__(self, instance: Instance, *, allow_faults: bool) -> None:
+        self.instance = instance
+        app = create_app(instance, allow_faults=allow_faults)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        self._listener: asyncio.Server | None = None
+        self._publisher: asyncio.Task[None] | None = None
+
+    async def start(self, port: int) -> int:
+        await self._runner.setup()
+        try:
+            bound = await self.listen(port)
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        self._publisher = asyncio.create_task(self.instance.sockets.publish())
+        self.instance.executor.start(self.instance.sockets)
+        return bound
+
+    async def listen(self, port: int) -> int:
+        if self._listener is None:
+            loop = asyncio.get_running_loop()
+            server = self._runner.server
+            if server is None:
+                raise RuntimeError("The worker has been stopped.")
+            self._listener = await loop.create_server(
+                server, HOST, port, family=socket.AF_INET, reuse_address=True
+            )
+            port = self._listener.sockets[0].getsockname()[1]
+        return port
+
+    def refuse(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def abort_connections(self) -> None:
+        server = self._runner.server
+        for connection in server.connections if server is not None else ():
+            if isinstance(connection.transport, asyncio.Transport):
+                connection.transport.abort()
+
+    async def stop(self) -> None:
+        self.refuse()
+        self.instance.faults.clear()
+        await self.instance.executor.stop()
+        await self.instance.sockets.close()
+        await self._end()
+
+    async def kill(self) -> None:
+        self.refuse()
+        self.instance.sockets.mute()
+        self.abort_connections()
+        await self.instance.executor.stop()
+        await self._end()
+
+    async def _end(self) -> None:
+        if self._publisher is not None:
+            self._publisher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._publisher
+        self.abort_connections()
+        await self._runner.cleanup()
+
+
+def _call_threadsafe(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(function)
