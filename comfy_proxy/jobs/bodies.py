@@ -1,0 +1,136 @@
+"""Request bodies as bounded streams, and forms on top of them.
+
+aiohttp's MultipartReader is used, on a stream of our own: that counts all that is read (a preamble
+without end too) and gives every way in which a body can break off one error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Final, TypeVar, cast
+
+from aiohttp import BodyPartReader, ClientError, MultipartReader, StreamReader, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from comfy_proxy.errors import InvalidFieldError, PayloadTooLargeError, RequestError
+
+T = TypeVar("T")
+
+_CHUNK_BYTES: Final = 262_144
+_BROKEN: Final = (ConnectionError, web.RequestPayloadError, ClientError, HttpProcessingError)
+
+
+def too_large(limit: int) -> PayloadTooLargeError:
+    """The error for a body over ``limit`` bytes."""
+    message = f"The picture is larger than {limit} bytes."
+    return PayloadTooLargeError(message, details={"max_upload_size": limit})
+
+
+class BoundedBody:
+    """A request's content of at most ``limit`` bytes; what MultipartReader needs of a stream.
+
+    Raises PayloadTooLargeError (which tells ``told_limit``) beyond the limit and RequestError
+    ``broken_body`` if the client goes away or the transfer encoding is wrong.
+    """
+
+    def __init__(self, content: StreamReader, limit: int, *, told_limit: int) -> None:
+        self._content = content
+        self._left = limit
+        self._told_limit = told_limit
+        self._unread = b""
+
+    async def readany(self) -> bytes:
+        """What has arrived, at least one byte; empty at the end."""
+        return await self._take(self._content.readany())
+
+    async def read(self, size: int) -> bytes:
+        """At most ``size`` bytes, at least one; empty at the end."""
+        if self._unread:
+            data, self._unread = self._unread[:size], self._unread[size:]
+            return data
+        return await self._take(self._content.read(size))
+
+    async def readline(self, *, max_line_length: int | None = None) -> bytes:
+        """Up to and with the next line feed; a line longer than the stream's buffer is broken."""
+        line, feed, rest = self._unread.partition(b"\n")
+        if feed:
+            self._unread = rest
+            line += feed
+        else:
+            self._unread = b""
+            line += await self._take(self._content.readline())
+        if max_line_length is not None and len(line) > max_line_length:
+            raise broken_body()
+        return line
+
+    def at_eof(self) -> bool:
+        """Whether all was read."""
+        return not self._unread and self._content.at_eof()
+
+    def unread_data(self, data: bytes) -> None:
+        """Put back what was read too far."""
+        self._unread = data + self._unread
+
+    async def _take(self, reading: Awaitable[bytes]) -> bytes:
+        try:
+            data = await reading
+        except _BROKEN:
+            raise broken_body() from None
+        self._left -= len(data)
+        if self._left < 0:
+            raise too_large(self._told_limit)
+        return data
+
+
+class FormReader:
+    """The parts of a multipart/form-data body, one after the other, each read as a stream."""
+
+    def __init__(self, headers: Mapping[str, str], body: BoundedBody) -> None:
+        try:
+            self._reader = MultipartReader(headers, cast(StreamReader, body))
+        except (ValueError, AssertionError):
+            raise RequestError(
+                "The multipart body has no usable boundary in its Content-Type.", code="broken_body"
+            ) from None
+
+    async def parts(self) -> AsyncIterator[tuple[str, BodyPartReader]]:
+        """Field names and their parts; what is not read of a part is skipped."""
+        while (part := await _understood(self._reader.next())) is not None:
+            # A form that is cut off between two parts looks like a part without headers.
+            if not isinstance(part, BodyPartReader) or not part.name:
+                raise broken_body()
+            yield part.name, part
+
+    async def chunks(self, part: BodyPartReader) -> AsyncIterator[bytes]:
+        """The content of ``part``, decoded if it came as base64 or quoted-printable."""
+        while not part.at_eof():
+            data = await _understood(part.read_chunk(_CHUNK_BYTES))
+            try:
+                yield bytes(part.decode(data))
+            except (ValueError, RuntimeError):
+                raise broken_body() from None
+
+    async def read_text(self, name: str, part: BodyPartReader, limit: int) -> str:
+        """The content of a small field, UTF-8; raises InvalidFieldError over ``limit`` bytes."""
+        data = b""
+        while not part.at_eof():
+            data += await _understood(part.read_chunk())
+            if len(data) > limit:
+                raise InvalidFieldError(name, f"{name} is longer than {limit} bytes.")
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            raise InvalidFieldError(name, f"{name} is not UTF-8.") from None
+
+
+def broken_body() -> RequestError:
+    """The error for a body that ends too early or is not what its headers say."""
+    return RequestError("The body is cut off or malformed.", code="broken_body")
+
+
+async def _understood(reading: Awaitable[T]) -> T:
+    """MultipartReader's complaints, which are of several types, as one error."""
+    try:
+        return await reading
+    except (ValueError, RuntimeError, AssertionError, HttpProcessingError):
+        raise broken_body() from None

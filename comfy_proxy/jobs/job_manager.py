@@ -1,0 +1,200 @@
+"""The jobs in memory (story 2.1): made, found, moved through their states, forgotten.
+
+A finished job is forgotten ``job_timeout_s`` after its end, a job in work never. The pictures of
+finished jobs share ``max_results_size`` bytes: the oldest go first, and their jobs say so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from loguru import logger
+
+from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.comfyui_frames import PictureFrame
+from comfy_proxy.errors import IdempotencyConflictError, NotFoundError
+from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
+from comfy_proxy.jobs.pictures import Picture
+
+
+class JobManager:
+    """Every job of this process by id. The only one who changes a job."""
+
+    def __init__(self, *, clock: Clock, job_timeout_s: float, max_results_size: int) -> None:
+        self._clock = clock
+        self._job_timeout_s = job_timeout_s
+        self._max_results_size = max_results_size
+        self._jobs: dict[str, Job] = {}
+        self._finished: dict[str, float] = {}  # job id → when it is forgotten; oldest first
+        self._by_key: dict[str, Job] = {}
+        self._results_size = 0
+        self._finished_one = asyncio.Event()
+        self.on_finished: list[Callable[[Job], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<JobManager jobs={len(self._jobs)} results={self._results_size} bytes>"
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(tuple(self._jobs.values()))
+
+    def create_job(self, request: JobRequest, *, idempotency_key: str | None = None) -> Job:
+        """A new pending job for ``request``."""
+        job = Job(
+            type=request.workflow,
+            request=request,
+            created_at=self._clock.now(),
+            created_monotonic=self._clock.monotonic(),
+            idempotency_key=idempotency_key,
+        )
+        job.updated_at = job.created_at
+        self._jobs[job.id] = job
+        if idempotency_key is not None:
+            self._by_key[idempotency_key] = job
+        return job
+
+    def find_job(self, job_id: str) -> Job | None:
+        """The job of that id, or None if it is not (or no longer) ours."""
+        return self._jobs.get(job_id)
+
+    def get_job(self, job_id: str) -> Job:
+        """The job of that id; raises NotFoundError."""
+        job = self.find_job(job_id)
+        if job is None:
+            raise NotFoundError(
+                "There is no such job; finished jobs are forgotten after a while.",
+                code="job_not_found",
+            )
+        return job
+
+    def find_by_key(self, idempotency_key: str, fingerprint: str) -> Job | None:
+        """The job that an ``Idempotency-Key`` made.
+
+        Raises IdempotencyConflictError if the key came with another request.
+        """
+        job = self._by_key.get(idempotency_key)
+        if job is not None and job.request.fingerprint != fingerprint:
+            raise IdempotencyConflictError(
+                "This Idempotency-Key was used with another request.",
+                details={"field": "Idempotency-Key"},
+            )
+        return job
+
+    def update_job_status(
+        self,
+        job_id: str,
+        status: JobStatus,
+        *,
+        instance: str | None = None,
+        result: Picture | None = None,
+        error: JobFailure | None = None,
+    ) -> Job:
+        """Move a job on. Raises NotFoundError or IllegalTransitionError."""
+        job = self.get_job(job_id)
+        job.check_transition(status)
+        job.status = status
+        if status is JobStatus.PROCESSING:
+            self._begin(job, instance)
+        elif status is JobStatus.PENDING:
+            job.instance = job.prompt_id = job.current_node = None
+            job.percentage = 0.0
+        else:
+            self._finish(job, result, error)
+        job.touch(self._clock.now())
+        if job.finished:
+            for callback in self.on_finished:
+                callback(job)
+        return job
+
+    def update_progress(
+        self,
+        job: Job,
+        *,
+        instance: str,
+        prompt_id: str,
+        percentage: float,
+        current_node: str | None,
+        preview: PictureFrame | None = None,
+    ) -> None:
+        """What ComfyUI reported of a job in processing."""
+        seen = (job.instance, job.prompt_id, job.percentage, job.current_node, job.preview)
+        new = (instance, prompt_id, percentage, current_node, preview or job.preview)
+        if not job.finished and seen != new:
+            job.instance, job.prompt_id, job.percentage, job.current_node, job.preview = new
+            job.touch(self._clock.now())
+
+    def delete_job(self, job_id: str) -> Job:
+        """Forget a finished job at once. Raises NotFoundError."""
+        job = self.get_job(job_id)
+        self._forget(job)
+        return job
+
+    def expire(self) -> float | None:
+        """Forget what is due; seconds until the next one is, None if there is none."""
+        now = self._clock.monotonic()
+        for job_id, due in tuple(self._finished.items()):
+            if due > now:
+                return due - now
+            self._forget(self._jobs[job_id])
+        return None
+
+    async def run(self) -> None:
+        """Forget finished jobs when they are due, until cancelled."""
+        while True:
+            next_s = self.expire()
+            finished_one = self._finished_one
+            await wait_for_event(self._clock, finished_one, next_s)
+
+    def _begin(self, job: Job, instance: str | None) -> None:
+        job.instance = instance
+        job.started_at = job.started_at or self._clock.now()
+        if job.started_monotonic is None:
+            job.started_monotonic = self._clock.monotonic()
+            job.waiting_time_s = job.started_monotonic - job.created_monotonic
+
+    def _finish(self, job: Job, result: Picture | None, error: JobFailure | None) -> None:
+        now = self._clock.monotonic()
+        job.completed_at = self._clock.now()
+        job.current_node = None
+        job.preview = None
+        if job.started_monotonic is not None:
+            job.processing_time_s = now - job.started_monotonic
+        job.error = error
+        if result is not None:
+            job.percentage = 100.0
+            job.keep_result(result)
+            self._results_size += len(result.data)
+        job.request.picture.close()
+        self._finished[job.id] = now + self._job_timeout_s
+        self._finished_one.set()
+        self._finished_one = asyncio.Event()
+        self._drop_old_results(keep=job)
+
+    def _drop_old_results(self, keep: Job) -> None:
+        for job_id in tuple(self._finished):
+            if self._results_size <= self._max_results_size:
+                return
+            job = self._jobs[job_id]
+            if job.result is not None and job is not keep:
+                self._results_size -= len(job.result.data)
+                job.result = None
+                job.result_dropped = True
+                logger.bind(job_id=job.id).warning("the result was dropped to bound the memory")
+
+    def _forget(self, job: Job) -> None:
+        self._jobs.pop(job.id, None)
+        self._finished.pop(job.id, None)
+        if job.result is not None:
+            self._results_size -= len(job.result.data)
+        if job.idempotency_key is not None:
+            with suppress(KeyError):
+                del self._by_key[job.idempotency_key]
+
+
+def elapsed_s(job: Job, clock: Clock) -> float | None:
+    """Processing time so far, or in all once it is finished; None before it began."""
+    if job.processing_time_s is not None or job.started_monotonic is None:
+        return job.processing_time_s
+    return clock.monotonic() - job.started_monotonic

@@ -1,0 +1,129 @@
+"""A job: what was asked, how far it is, how it ended.
+
+pending ──▶ processing ──▶ completed
+   │  ◀────────┘   │
+   └──────────────▶└─────▶ failed
+
+A job whose instance failed under it goes back to pending. Any other change is illegal: it raises
+and nothing has happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.comfyui_frames import PictureFrame
+from comfy_proxy.errors import ComfyProxyError
+from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.parameters import Scalar
+from comfy_proxy.jobs.pictures import Picture
+
+
+class JobStatus(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
+    JobStatus.PENDING: frozenset({JobStatus.PROCESSING, JobStatus.FAILED}),
+    JobStatus.PROCESSING: frozenset({JobStatus.PENDING, JobStatus.COMPLETED, JobStatus.FAILED}),
+    JobStatus.COMPLETED: frozenset(),
+    JobStatus.FAILED: frozenset(),
+}
+
+
+class IllegalTransitionError(ComfyProxyError):
+    """A job was to go where its status does not lead."""
+
+    code = "illegal_transition"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobFailure:
+    """Why a job failed; ``status`` is what a synchronous caller gets."""
+
+    code: str
+    message: str
+    status: int
+
+
+@dataclass(kw_only=True, eq=False)
+class Job:
+    """One accepted request. Times are UTC, durations seconds; changed by JobManager alone.
+
+    ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
+    ``result`` is None again when the memory was needed (``result_dropped``).
+    """
+
+    type: str
+    request: JobRequest = field(repr=False)
+    created_at: datetime
+    created_monotonic: float
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    status: JobStatus = JobStatus.PENDING
+    updated_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    started_monotonic: float | None = None
+    processing_time_s: float | None = None
+    waiting_time_s: float | None = None
+    instance: str | None = None
+    prompt_id: str | None = None
+    attempts: int = 0
+    percentage: float = 0.0
+    current_node: str | None = None
+    preview: PictureFrame | None = field(default=None, repr=False)
+    result: Picture | None = field(default=None, repr=False)
+    result_dropped: bool = False
+    etag: str = ""
+    error: JobFailure | None = None
+    idempotency_key: str | None = None
+    version: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    @property
+    def data(self) -> Mapping[str, Scalar]:
+        """The parameters, as given and filled in."""
+        return self.request.parameters
+
+    @property
+    def finished(self) -> bool:
+        return not TRANSITIONS[self.status]
+
+    def check_transition(self, new: JobStatus) -> None:
+        if new not in TRANSITIONS[self.status]:
+            raise IllegalTransitionError(f"A {self.status} job cannot become {new}.")
+
+    def touch(self, now: datetime) -> None:
+        """Something that a client can see has changed: wake whoever waits."""
+        self.updated_at = now
+        self.version += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def keep_result(self, picture: Picture) -> None:
+        self.result = picture
+        self.etag = f'"{hashlib.sha256(picture.data).hexdigest()[:32]}"'
+
+    async def wait_until(
+        self, condition: Callable[[Job], bool], clock: Clock, timeout_s: float | None = None
+    ) -> bool:
+        """True as soon as ``condition`` holds, False after ``timeout_s`` (None: no limit)."""
+        end = None if timeout_s is None else clock.monotonic() + timeout_s
+        while not condition(self):
+            changed = self._changed
+            left_s = None if end is None else end - clock.monotonic()
+            if left_s is not None and left_s <= 0:
+                return False
+            if not await wait_for_event(clock, changed, left_s):
+                return condition(self)
+        return True
