@@ -1,4 +1,4 @@
-"""Custom nodes for the real ComfyUI of `scripts/live-comfyui`; a test instrument, never for production.
+"""Custom nodes for the real ComfyUI of `scripts/live-comfyui`: instruments of tests.
 
 `InspyrenetRembg` has the interface of the node of that name in the field and a deterministic
 mask instead of a network; `TimedPass` occupies the worker for a given time with a progress bar;
