@@ -25,7 +25,7 @@ class ComfyProxyError(Exception):
     ``Retry-After`` header where it is set.
     """
 
-    status: ClassVar[int] = 500
+    status: int = 500
     code: str = "internal_error"
 
     def __init__(

@@ -30,6 +30,7 @@ from comfy_proxy.cluster.websocket_pool import PromptSocket
 from comfy_proxy.errors import (
     InstanceError,
     InstanceTimeoutError,
+    InstanceUnreachableError,
     JobTimeoutError,
     PromptLostError,
     PromptRejectedError,
@@ -38,6 +39,7 @@ from comfy_proxy.errors import (
 
 MAX_RENEWALS = 10
 """How often the silence of a prompt that provably runs is forgiven (contract)."""
+MAX_RECONNECTS = 5
 WITHDRAW_TIMEOUT_S = 5.0
 
 OnUpdate = Callable[[PromptExecution], None]
@@ -181,13 +183,15 @@ class PromptRun:
         """
         self.placement.decline()
         self.placement.on_offer = self.placement.decline
-        while not self.execution.ended:
+        for _ in range(MAX_RECONNECTS):
             async with self._pool.lease() as socket:
                 frame: Frame | None = None
-                while not self.execution.ended and not isinstance(frame, ConnectionLost):
+                while not isinstance(frame, ConnectionLost):
                     await self._look_for_end()
-                    if not self.execution.ended:
-                        frame = await self._next_status(socket)
+                    if self.execution.ended:
+                        return
+                    frame = await self._next_status(socket)
+        raise InstanceUnreachableError(f"{self.placement.instance.host} drops every WebSocket.")
 
     async def _next_status(self, socket: PromptSocket) -> Frame | None:
         """Wait for news of the queue; silence is asked about here too."""

@@ -1,0 +1,159 @@
+"""Runs the jobs (story 2.3): event driven, over all instances, each ended as completed or failed.
+
+One task for each job in work, at most ``max_concurrent``; a task that ends starts the next one. A
+job whose instance fails under it goes back to pending and runs again, on another instance if there
+is a choice; a workflow error is final.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from concurrent.futures import Executor
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.errors import ComfyProxyError, DrainingError, JobCancelledError, QueueFullError
+from comfy_proxy.jobs.estimates import Estimates
+from comfy_proxy.jobs.job_manager import JobManager
+from comfy_proxy.jobs.job_run import JobRun
+from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
+from comfy_proxy.jobs.workflows import WorkflowRegistry
+
+
+class JobProcessor:
+    """Takes pending jobs first come first served and sees each to its end."""
+
+    def __init__(
+        self,
+        manager: JobManager,
+        cluster: Cluster,
+        workflows: WorkflowRegistry,
+        *,
+        executor: Executor,
+        max_concurrent: int,
+        max_pending: int,
+    ) -> None:
+        self._manager = manager
+        self._cluster = cluster
+        self._workflows = workflows
+        self._executor = executor
+        self._max_concurrent = max_concurrent
+        self._max_pending = max_pending
+        self._pending: deque[Job] = deque()
+        self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._draining = False
+        self.estimates = Estimates()
+        cluster.scheduler.backlog = lambda: len(self._pending)
+
+    def __repr__(self) -> str:
+        return f"<JobProcessor in_work={len(self._tasks)} pending={len(self._pending)}>"
+
+    @property
+    def waiting(self) -> list[Job]:
+        """Pending jobs in the order in which they will start."""
+        at_the_door = [job for job in self._tasks if job.status is JobStatus.PENDING]
+        return [*at_the_door, *self._pending]
+
+    @property
+    def running(self) -> list[Job]:
+        """Jobs in processing."""
+        return [job for job in self._tasks if job.status is JobStatus.PROCESSING]
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def check_room(self) -> None:
+        """Raises QueueFullError or DrainingError if :meth:`submit` would."""
+        if self._draining:
+            raise DrainingError("The proxy is stopping and takes no new jobs.", retry_after_s=5)
+        if len(self.waiting) >= self._max_pending:
+            raise QueueFullError(
+                f"{self._max_pending} jobs are waiting already.",
+                retry_after_s=max(1, round(self.estimates.mean("") or 5)),
+            )
+
+    def submit(self, job: Job) -> None:
+        """Queue a pending job; its task starts at once if there is a slot."""
+        self._pending.append(job)
+        self._start_next()
+
+    async def cancel(self, job: Job) -> None:
+        """End an unfinished job as ``cancelled``, wherever it is.
+
+        Whoever waits for it knows at once; returns when nothing of it is left at an instance.
+        """
+        self._fail(job, _CANCELLED)
+        if job in self._pending:
+            self._pending.remove(job)
+        task = self._tasks.get(job)
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def close(self, grace_s: float) -> None:
+        """No new jobs; those in processing get ``grace_s``, then everything left fails."""
+        self._draining = True
+        for job in self.waiting:
+            self._fail(job, _STOPPED)
+            if job in self._tasks:
+                self._tasks[job].cancel()
+        self._pending.clear()
+        if self._tasks and grace_s > 0:
+            logger.info("waiting up to {:g} s for {} jobs", grace_s, len(self._tasks))
+            await asyncio.wait(self._tasks.values(), timeout=grace_s)
+        tasks = dict(self._tasks)
+        for job, task in tasks.items():
+            self._fail(job, _STOPPED)
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks.values())
+
+    # --- one job -------------------------------------------------------------------------
+
+    def _start_next(self) -> None:
+        while self._pending and len(self._tasks) < self._max_concurrent and not self._draining:
+            job = self._pending.popleft()
+            task = asyncio.create_task(self._run(job), name=f"job {job.id}")
+            self._tasks[job] = task
+            task.add_done_callback(lambda done, job=job: self._ended(job))  # type: ignore[misc]
+
+    def _ended(self, job: Job) -> None:
+        self._tasks.pop(job, None)
+        self._start_next()
+        self._cluster.scheduler.rebalance()
+
+    async def _run(self, job: Job) -> None:
+        with logger.contextualize(job_id=job.id):
+            try:
+                picture = await self._job_run(job).run()
+                self._manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture)
+                logger.info("job {} completed on {}", job.id, job.instance)
+            except ComfyProxyError as error:
+                self._fail(job, error)
+            except Exception as error:  # nothing accepted is lost, by our own faults neither
+                logger.opt(exception=error).error("job {} met an internal fault", job.id)
+                self._fail(job, ComfyProxyError("An internal fault ended the job."))
+
+    def _job_run(self, job: Job) -> JobRun:
+        return JobRun(
+            job,
+            manager=self._manager,
+            cluster=self._cluster,
+            workflow=self._workflows.get(job.type),
+            estimates=self.estimates,
+            executor=self._executor,
+        )
+
+    def _fail(self, job: Job, error: ComfyProxyError) -> None:
+        if job.finished:  # cancelled meanwhile: the first end counts
+            return
+        failure = JobFailure(code=error.code, message=error.message, status=error.status)
+        self._manager.update_job_status(job.id, JobStatus.FAILED, error=failure)
+        logger.warning("job {} failed: {}: {}", job.id, error.code, error.message)
+
+
+_CANCELLED = JobCancelledError("The job was cancelled.")
+_STOPPED = DrainingError("The proxy was stopped before the job was done.")

@@ -1,0 +1,194 @@
+"""One job from its first place to its picture: attempts, moves, what may be tried again.
+
+Walk: a place (scheduler) → what the instance can do (workflow variant) → upload → prompt → picture
+→ conversion. An instance that fails is avoided afterwards; a workflow error ends the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+
+from loguru import logger
+
+from comfy_proxy.cluster.capabilities import KEEP_LACK_S, Capabilities
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.placement import Placement, PlacementMoved
+from comfy_proxy.cluster.prompt_execution import Graph, Phase, PromptExecution
+from comfy_proxy.errors import (
+    ComfyProxyError,
+    InstanceError,
+    PromptRejectedError,
+    WorkflowUnavailableError,
+)
+from comfy_proxy.jobs.estimates import Estimates
+from comfy_proxy.jobs.graphs import Plan
+from comfy_proxy.jobs.job_manager import JobManager
+from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.jobs.pictures import Picture, convert_picture
+from comfy_proxy.jobs.workflows import Workflow
+
+MAX_ATTEMPTS = 3
+"""How often a job is tried when instances fail under it."""
+
+
+class JobRun:
+    """The work on one job; :meth:`run` once."""
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        manager: JobManager,
+        cluster: Cluster,
+        workflow: Workflow,
+        estimates: Estimates,
+        executor: Executor,
+    ) -> None:
+        self._job = job
+        self._manager = manager
+        self._cluster = cluster
+        self._workflow = workflow
+        self._estimates = estimates
+        self._executor = executor
+        self._failed_on: set[Instance] = set()
+        self._rejected_by: set[Instance] = set()
+        self._lacking: dict[str, object] = {}
+
+    async def run(self) -> Picture:
+        """The finished picture. Raises a ComfyProxyError when the job is to fail."""
+        placement: Placement | None = None
+        while True:
+            placement = placement or await self._place()
+            try:
+                return await self._convert(await self._attempt(placement))
+            except PlacementMoved as moved:
+                confirmed = await self._cluster.scheduler.confirm(moved.target)
+                placement = moved.target if confirmed else None
+                continue
+            except ComfyProxyError as error:
+                self._raise_unless_worth_another_try(error, placement.instance)
+            placement = None
+            if self._job.status is JobStatus.PROCESSING:
+                self._manager.update_job_status(self._job.id, JobStatus.PENDING)
+
+    async def _place(self) -> Placement:
+        placement = await self._cluster.scheduler.place(
+            since=self._job.created_monotonic,
+            accepts=lambda instance: not self._lacks(instance),
+            avoid=self._failed_on,
+        )
+        self._job.attempts += 1
+        return placement
+
+    def _raise_unless_worth_another_try(self, error: ComfyProxyError, instance: Instance) -> None:
+        if isinstance(error, WorkflowUnavailableError):
+            self._lacking[instance.host] = error.details.get("missing")
+            if len(self._lacking) == len(self._cluster.instances):
+                raise _unavailable(self._workflow.name, self._lacking) from error
+        elif isinstance(error, PromptRejectedError) and instance not in self._rejected_by:
+            # Perhaps a model file went away since the instance was asked; never twice.
+            self._rejected_by.add(instance)
+            self._cluster.capabilities.forget(instance)
+        elif isinstance(error, InstanceError) and self._job.attempts < MAX_ATTEMPTS:
+            self._failed_on.add(instance)
+            logger.warning("job {}: attempt {}: {}", self._job.id, self._job.attempts, error)
+        else:
+            raise error
+
+    async def _attempt(self, placement: Placement) -> bytes:
+        """One try at one instance: the picture as ComfyUI made it."""
+        instance = placement.instance
+        try:
+            plan = await self._plan(instance)
+            if self._job.status is JobStatus.PENDING:
+                self._manager.update_job_status(
+                    self._job.id, JobStatus.PROCESSING, instance=instance.host
+                )
+            graph = plan.build(await self._upload(instance))
+            tracker = _Tracker(self._job, instance, self._manager, self._cluster)
+            run = self._cluster.prompt_run(
+                placement,
+                Graph(
+                    prompt=graph.prompt,
+                    output_node=graph.output_node,
+                    by_frame=graph.via == "websocket",
+                ),
+                tracker.update,
+            )
+            picture = await run.run()
+        finally:
+            placement.release()
+        if tracker.execution_s is not None:
+            self._estimates.record(self._job.type, tracker.execution_s)
+        return picture
+
+    async def _plan(self, instance: Instance) -> Plan:
+        """What this instance can do for the job; asked anew before it is believed to be nothing."""
+        info = self._job.request.picture.info
+        capabilities = await self._cluster.capabilities.get(instance)
+        try:
+            return self._workflow.choose(capabilities, info, self._job.data)
+        except WorkflowUnavailableError:
+            fresh = await self._cluster.capabilities.get(instance, newer_than_s=KEEP_LACK_S)
+            return self._workflow.choose(fresh, info, self._job.data)
+
+    def _lacks(self, instance: Instance) -> bool:
+        info = self._job.request.picture.info
+
+        def runs(capabilities: Capabilities) -> bool:
+            return not self._workflow.missing(capabilities, info, self._job.data)
+
+        return self._cluster.capabilities.lacks(instance, runs)
+
+    async def _upload(self, instance: Instance) -> str:
+        """Byte for byte, named by content: the same picture is on an instance's disk once."""
+        picture = self._job.request.picture
+        return await self._cluster.clients[instance].upload_picture(
+            picture.open_reader(),
+            name=f"{picture.sha256[:32]}{picture.info.extension}",
+            size=picture.size,
+        )
+
+    async def _convert(self, data: bytes) -> Picture:
+        options = self._workflow.convert_options(self._job.data)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor,
+            lambda: convert_picture(
+                data, format=options.format, quality=options.quality, crop=options.crop
+            ),
+        )
+
+
+class _Tracker:
+    """Brings what one prompt reports into its job, and times its execution."""
+
+    def __init__(self, job: Job, instance: Instance, manager: JobManager, cluster: Cluster) -> None:
+        self._job = job
+        self._instance = instance
+        self._manager = manager
+        self._clock = cluster.clock
+        self._begun: float | None = None
+        self.execution_s: float | None = None
+
+    def update(self, execution: PromptExecution) -> None:
+        if execution.phase is Phase.RUNNING and self._begun is None:
+            self._begun = self._clock.monotonic()
+        if execution.phase is Phase.SUCCEEDED and self._begun is not None:
+            self.execution_s = self._clock.monotonic() - self._begun
+        self._manager.update_progress(
+            self._job,
+            instance=self._instance.host,
+            prompt_id=execution.prompt_id,
+            percentage=round(execution.percentage, 1),
+            current_node=execution.current_node,
+            preview=execution.preview,
+        )
+
+
+def _unavailable(workflow: str, missing: dict[str, object]) -> WorkflowUnavailableError:
+    return WorkflowUnavailableError(
+        f"No instance can run {workflow!r}: node classes or model files are missing.",
+        details={"missing": missing},
+    )
