@@ -28,6 +28,7 @@ class Cluster:
     ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
+        self._made_at = self.clock.monotonic()
         self.instances = tuple(
             Instance(
                 id=str(number),
@@ -68,6 +69,11 @@ class Cluster:
         self._chores: set[asyncio.Task[None]] = set()
         for instance in self.instances:
             instance.on_interruption.append(self.capabilities.forget)
+
+    @property
+    def uptime_s(self) -> float:
+        """Seconds since the cluster was made."""
+        return self.clock.monotonic() - self._made_at
 
     async def start(self) -> None:
         """Sessions and health checks; returns before any instance was heard."""

@@ -1,0 +1,278 @@
+"""The job endpoints (story 2.2, contract "Jobs"): a request in, JSON or a picture out.
+
+``/api/jobs``, ``/api/jobs/{id}`` and ``/api/jobs/{id}/cancel`` are ComfyUI's own unless the id is
+one of ours: those handlers raise NotOursError for any other, and the gateway forwards the request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from comfy_proxy.errors import ComfyProxyError, InvalidFieldError, JobError, JobNotReadyError
+from comfy_proxy.gateway.context import NotOursError
+from comfy_proxy.jobs import views
+from comfy_proxy.jobs.events import stream_events
+from comfy_proxy.jobs.intake import read_job_request
+from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.jobs.negotiation import (
+    AnswerMode,
+    answer_mode,
+    prefers_json,
+    prefers_picture,
+    wait_seconds,
+)
+from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.service import JobService
+from comfy_proxy.keys import JOBS
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+SHORTCUTS = ("remove-background", "upscale-image", "upscale-remove-bg")
+"""Workflows with an address of their own, ``/api/{name}``, beside ``/api/workflows/{name}``."""
+_MAX_KEY_LENGTH = 255
+
+
+def routes() -> list[web.RouteDef]:
+    """All routes of the job API, to be registered after the host's own."""
+    created = [web.post(f"/api/{name}", _creator(name)) for name in SHORTCUTS]
+    always_async = [
+        web.post(f"/api/async/{name}", _creator(name, always_async=True)) for name in SHORTCUTS
+    ]
+    return [
+        *created,
+        *always_async,
+        web.post("/api/workflows/{name}", _create_named),
+        web.get("/api/jobs/list", _list),
+        web.get("/api/jobs/stats", _stats),
+        web.get("/api/jobs/{job_id}/status", _status),
+        web.get("/api/jobs/{job_id}/result", _result),
+        web.get("/api/jobs/{job_id}/events", _events, allow_head=False),
+        web.get("/api/jobs/{job_id}/info", _info),
+        web.get("/api/jobs/{job_id}", _info_if_ours),
+        web.post("/api/jobs/{job_id}/cancel", _cancel_if_ours),
+        web.delete("/api/jobs/{job_id}", _delete),
+    ]
+
+
+# --- making a job ------------------------------------------------------------------------
+
+
+def _creator(name: str, *, always_async: bool = False) -> Handler:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await _create(request, name, always_async=always_async)
+
+    return handler
+
+
+async def _create_named(request: web.Request) -> web.StreamResponse:
+    return await _create(request, request.match_info["name"])
+
+
+async def _create(
+    request: web.Request, name: str, *, always_async: bool = False
+) -> web.StreamResponse:
+    service = request.app[JOBS]
+    workflow = service.workflows.get(name)
+    key = _idempotency_key(request)
+    job_request = await read_job_request(
+        request,
+        workflow,
+        max_upload_size=service.settings.max_upload_size,
+        executor=service.executor,
+    )
+    try:
+        mode = AnswerMode(synchronous=False)
+        if not always_async:
+            mode = answer_mode(
+                job_request.options, request.headers, default_mode=service.settings.default_mode
+            )
+    except BaseException:
+        job_request.picture.close()
+        raise
+    job, _ = service.accept(job_request, key)
+    return await _answer(request, job, service, mode)
+
+
+async def _answer(
+    request: web.Request, job: Job, service: JobService, mode: AnswerMode
+) -> web.StreamResponse:
+    headers = {"Preference-Applied": mode.applied} if mode.applied else {}
+    if mode.synchronous and await job.wait_until(_finished, service.clock, mode.wait_s):
+        picture = _picture_or_raise(job)
+        if prefers_picture(request.headers.get("Accept", "")):
+            return _picture_response(request, job, picture, headers)
+        return _json(views.legacy_result(job, picture), headers=headers)
+    location = views.urls(job)["status_url"]
+    return _json(
+        views.accepted(job, service), status=202, headers={**headers, "Location": location}
+    )
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    """The key, apart for each credential: one client's key must not reveal another's job."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= _MAX_KEY_LENGTH:
+        raise InvalidFieldError(
+            "Idempotency-Key", f"Idempotency-Key has 1 to {_MAX_KEY_LENGTH} characters."
+        )
+    credential = request.headers.get("X-API-Key") or request.headers.get("Authorization", "")
+    return f"{credential}\n{request.path}\n{key}"
+
+
+# --- asking about a job ------------------------------------------------------------------
+
+
+async def _status(request: web.Request) -> web.StreamResponse:
+    service, job = _find(request)
+    wait_s = wait_seconds(request.query.get("wait"))
+    at_arrival = job.status
+    if wait_s and not job.finished:
+        await job.wait_until(lambda job: job.status is not at_arrival, service.clock, wait_s)
+    return _json(views.status(job, service))
+
+
+async def _result(request: web.Request) -> web.StreamResponse:
+    service, job = _find(request)
+    wait_s = wait_seconds(request.query.get("wait"))
+    if not await job.wait_until(_finished, service.clock, wait_s):
+        raise JobNotReadyError(
+            "The job is not finished yet.",
+            details={"status": str(job.status), "status_url": views.urls(job)["status_url"]},
+            retry_after_s=1,
+        )
+    if job.error is not None:
+        raise JobNotReadyError(
+            f"The job failed: {job.error.message}",
+            code="job_failed",
+            details={
+                "status": str(job.status),
+                "status_url": views.urls(job)["status_url"],
+                "job_error": views.error(job),
+            },
+        )
+    picture = _picture_or_raise(job)
+    if prefers_json(request.headers.get("Accept", "")):
+        return _json(views.result(job, picture))
+    return _picture_response(request, job, picture)
+
+
+async def _events(request: web.Request) -> web.StreamResponse:
+    service, job = _find(request)
+    previews = request.query.get("previews", "").lower() in ("true", "1", "yes", "on")
+    return await stream_events(request, job, service, previews=previews)
+
+
+async def _info(request: web.Request) -> web.StreamResponse:
+    service, job = _find(request)
+    return _json(views.info(job, service))
+
+
+async def _info_if_ours(request: web.Request) -> web.StreamResponse:
+    _require_ours(request)
+    return await _info(request)
+
+
+async def _list(request: web.Request) -> web.StreamResponse:
+    service = request.app[JOBS]
+    wanted = {name: request.query.get(name) for name in ("status", "type", "instance")}
+    if wanted["status"] is not None and wanted["status"] not in tuple(JobStatus):
+        raise InvalidFieldError("status", f"status is one of {', '.join(JobStatus)}.")
+    jobs = [
+        views.status(job, service)
+        for job in service.manager
+        if all(value is None or str(getattr(job, name)) == value for name, value in wanted.items())
+    ]
+    return _json({"jobs": jobs, "total": len(jobs)})
+
+
+async def _stats(request: web.Request) -> web.StreamResponse:
+    return _json(views.statistics(request.app[JOBS]))
+
+
+# --- ending a job ------------------------------------------------------------------------
+
+
+async def _delete(request: web.Request) -> web.StreamResponse:
+    service, job = _find(request)
+    done = "forgotten" if job.finished else "cancelled and forgotten"
+    await service.cancel(job)
+    return _json({"message": f"The job was {done}.", "job_id": job.id})
+
+
+async def _cancel_if_ours(request: web.Request) -> web.StreamResponse:
+    _require_ours(request)
+    service, job = _find(request)
+    cancelled = not job.finished
+    if cancelled:
+        await service.cancel(job)
+    return _json({"cancelled": cancelled})
+
+
+# --- helpers -----------------------------------------------------------------------------
+
+
+def _find(request: web.Request) -> tuple[JobService, Job]:
+    service = request.app[JOBS]
+    return service, service.manager.get_job(request.match_info["job_id"])
+
+
+def _require_ours(request: web.Request) -> None:
+    if request.app[JOBS].manager.find_job(request.match_info["job_id"]) is None:
+        raise NotOursError
+
+
+def _finished(job: Job) -> bool:
+    return job.finished
+
+
+class _FailedJobError(JobError):
+    """What a synchronous caller gets: the status follows the reason (502, 503, 504)."""
+
+    def __init__(self, job: Job) -> None:
+        failure = job.error
+        assert failure is not None
+        super().__init__(failure.message, code=failure.code, details={"job_id": job.id})
+        self.status = failure.status
+
+
+class _ResultGoneError(ComfyProxyError):
+    status = 410
+    code = "result_dropped"
+
+
+def _picture_or_raise(job: Job) -> Picture:
+    if job.error is not None:
+        raise _FailedJobError(job)
+    if job.result is None:
+        raise _ResultGoneError(
+            "The result was dropped to bound the memory (MAX_RESULTS_SIZE); run the job again."
+        )
+    return job.result
+
+
+def _picture_response(
+    request: web.Request, job: Job, picture: Picture, headers: dict[str, str] | None = None
+) -> web.Response:
+    headers = {
+        **(headers or {}),
+        "ETag": job.etag,
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": f'inline; filename="{job.type}-{job.id[:8]}{picture.extension}"',
+    }
+    if request.if_none_match and any(
+        etag.value == "*" or f'"{etag.value}"' == job.etag for etag in request.if_none_match
+    ):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=picture.data, content_type=picture.media_type, headers=headers)
+
+
+def _json(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(data), status=status, headers=headers, content_type="application/json"
+    )

@@ -1,0 +1,160 @@
+"""Jobs as the JSON of the contract; keys snake_case, times ISO 8601, durations in seconds."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from typing import Any
+
+from comfy_proxy.clock import iso
+from comfy_proxy.jobs.job_manager import elapsed_s
+from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.service import JobService
+
+
+def urls(job: Job) -> dict[str, str]:
+    """Where to ask about the job."""
+    base = f"/api/jobs/{job.id}"
+    return {
+        "status_url": f"{base}/status",
+        "result_url": f"{base}/result",
+        "events_url": f"{base}/events",
+    }
+
+
+def accepted(job: Job, service: JobService) -> dict[str, Any]:
+    """The body of a 202."""
+    seconds = remaining_s(job, service)
+    text = "not known before the first job was measured" if seconds is None else _in_words(seconds)
+    return {
+        "job_id": job.id,
+        "status": str(job.status),
+        "type": job.type,
+        "message": f"The {job.type} job was accepted.",
+        "estimated_completion_time": text,
+        "estimated_completion_seconds": None if seconds is None else round(seconds, 3),
+        **urls(job),
+        **job.data,
+    }
+
+
+def status(job: Job, service: JobService) -> dict[str, Any]:
+    """``GET /api/jobs/{job_id}/status``."""
+    waiting = service.processor.waiting
+    elapsed = elapsed_s(job, service.clock)
+    remaining = None if job.finished else remaining_s(job, service)
+    return {
+        "job_id": job.id,
+        "status": str(job.status),
+        "type": job.type,
+        "created_time": iso(job.created_at),
+        "updated_time": iso(job.updated_at),
+        "started_time": iso(job.started_at),
+        "completed_time": iso(job.completed_at),
+        "processing_time_seconds": None if elapsed is None else round(elapsed, 3),
+        "queue_position": waiting.index(job) + 1 if job in waiting else None,
+        "progress_percentage": job.percentage,
+        "current_node": job.current_node,
+        "estimated_remaining_time_seconds": None if remaining is None else round(remaining, 3),
+        "comfyui_instance": job.instance,
+        "prompt_id": job.prompt_id,
+        "attempts": job.attempts,
+        "error": error(job),
+        "result_url": urls(job)["result_url"] if job.status is JobStatus.COMPLETED else None,
+    }
+
+
+def error(job: Job) -> dict[str, str] | None:
+    """``{"code", "message"}`` of a failed job."""
+    return None if job.error is None else {"code": job.error.code, "message": job.error.message}
+
+
+def result(job: Job, picture: Picture) -> dict[str, Any]:
+    """``GET /api/jobs/{job_id}/result`` for a client that prefers JSON."""
+    return {
+        "job_id": job.id,
+        "status": str(job.status),
+        "type": job.type,
+        "completed_time": iso(job.completed_at),
+        "processing_time_seconds": job.processing_time_s,
+        "result": {"image_base64": data_url(picture), "prompt_id": job.prompt_id},
+    }
+
+
+def legacy_result(job: Job, picture: Picture) -> dict[str, Any]:
+    """The synchronous answer that clients of the first hour expect; camelCase is theirs."""
+    return {
+        "imageBase64": data_url(picture),
+        "promptId": job.prompt_id,
+        "jobId": job.id,
+        "format": job.data.get("format"),
+        "crop": job.data.get("crop", False),
+    }
+
+
+def info(job: Job, service: JobService) -> dict[str, Any]:
+    """``GET /api/jobs/{job_id}/info``: the status, the parameters and both pictures' measures."""
+    picture = job.request.picture.info
+    made = job.result
+    return {
+        **status(job, service),
+        "parameters": dict(job.data),
+        "input": {
+            "format": picture.format,
+            "width": picture.width,
+            "height": picture.height,
+            "has_alpha": picture.has_alpha,
+            "size_bytes": job.request.picture.size,
+        },
+        "result": made
+        and {
+            "media_type": made.media_type,
+            "width": made.width,
+            "height": made.height,
+            "size_bytes": len(made.data),
+        },
+    }
+
+
+def statistics(service: JobService) -> dict[str, Any]:
+    """``GET /api/jobs/stats``: the jobs that are remembered, counted."""
+    jobs = list(service.manager)
+    done = [job.processing_time_s for job in jobs if job.processing_time_s is not None]
+    waits = [job.waiting_time_s for job in jobs if job.waiting_time_s is not None]
+    by_status = Counter(str(job.status) for job in jobs)
+    return {
+        "total": len(jobs),
+        "by_status": {str(name): by_status[str(name)] for name in JobStatus},
+        "by_type": dict(Counter(job.type for job in jobs)),
+        "by_instance": dict(Counter(job.instance for job in jobs if job.instance)),
+        "average_processing_time_seconds": round(sum(done) / len(done), 3) if done else None,
+        "average_waiting_time_seconds": round(sum(waits) / len(waits), 3) if waits else None,
+        "max_concurrent_jobs": service.settings.concurrent_jobs,
+    }
+
+
+def remaining_s(job: Job, service: JobService) -> float | None:
+    """Seconds until the job is done, from measured durations; None before any was measured."""
+    estimates = service.processor.estimates
+    if job.status is JobStatus.PROCESSING:
+        mean = estimates.mean(job.type)
+        elapsed = elapsed_s(job, service.clock) or 0.0
+        return None if mean is None else max(0.0, mean - elapsed)
+    waiting = service.processor.waiting
+    ahead = waiting[: waiting.index(job)] if job in waiting else []
+    types = [other.type for other in (*ahead, *service.processor.running)]
+    healthy = sum(instance.healthy for instance in service.cluster.instances)
+    return estimates.completion_s(job.type, types, healthy)
+
+
+def data_url(picture: Picture) -> str:
+    return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 90:
+        return f"about {round(seconds)} seconds"
+    return f"about {round(seconds / 60)} minutes"
