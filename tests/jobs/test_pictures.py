@@ -44,9 +44,7 @@ def png_header(width: int, height: int) -> bytes:
         ("TIFF", "image/tiff", "tif"),
     ],
 )
-def test_each_format_is_told_by_content(
-    format_name: str, media_type: str, extension: str
-) -> None:
+def test_each_format_is_told_by_content(format_name: str, media_type: str, extension: str) -> None:
     """All six formats are recognised, with their size."""
     info = inspect(encoded(noise(), format_name))
     assert (info.format, info.media_type, info.extension) == (format_name, media_type, extension)
