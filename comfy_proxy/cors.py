@@ -1,0 +1,39 @@
+"""CORS for the origins that the operator allowed, by aiohttp-cors.
+
+It serves registered resources only: our own, and the catch-all under which everything forwarded
+comes in. Upstream ``Access-Control-*`` is taken out by the gateway, since aiohttp-cors asserts that
+it is the first to answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import aiohttp_cors
+from aiohttp import web
+
+PREFLIGHT_MAX_AGE_S = 600
+
+
+def allow_origins(
+    app: web.Application, resources: Collection[web.AbstractResource], origins: Collection[str]
+) -> None:
+    """Answer preflights for ``resources`` and add CORS headers to their answers.
+
+    Credentials go with origins that are named, never with ``*``. ``CorsConfig`` is used without
+    ``aiohttp_cors.setup``: an application has one of those, and it may be the host's.
+    """
+    defaults: dict[str, dict[str, Any]] = {
+        origin: {
+            "allow_credentials": origin != "*",
+            "allow_headers": "*",
+            "allow_methods": "*",
+            "expose_headers": "*",
+            "max_age": PREFLIGHT_MAX_AGE_S,
+        }
+        for origin in origins
+    }
+    config = aiohttp_cors.CorsConfig(app, defaults=defaults)
+    for resource in resources:
+        config.add(resource)

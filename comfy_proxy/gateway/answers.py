@@ -1,0 +1,60 @@
+"""Answers of the gateway: the instance's own, cut off ones, and those that nobody reads."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from comfy_proxy.gateway.context import REQUEST_ID
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's number, for the log alone: the client never sees it."""
+
+
+class ForwardedResponse(web.StreamResponse):
+    """An instance's answer on its way to the client.
+
+    aiohttp adds ``Server`` and ``Content-Type`` to every answer; :meth:`drop_additions`, called by
+    the application's prepare signal, takes out what the instance did not send. ``Date`` stays
+    (RFC 9110 6.6.1 wants it from a proxy too).
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._absent = [
+            name for name in (hdrs.SERVER, hdrs.CONTENT_TYPE) if name not in self.headers
+        ]
+
+    def drop_additions(self) -> None:
+        """Undo what aiohttp added while it prepared the headers."""
+        for name in self._absent:
+            self.headers.popall(name, None)
+
+
+def abort(request: web.Request, answer: web.StreamResponse) -> None:
+    """Cut the client's connection now; what it has got cannot be taken for the whole answer.
+
+    A body with a length or in chunks is visibly short. One that ends with the connection
+    (HTTP/1.0) is not, unless the connection is reset: SO_LINGER 0 makes the kernel do so.
+    """
+    answer.force_close()
+    transport = request.transport
+    if transport is None:
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is not None and hdrs.CONTENT_LENGTH not in answer.headers:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def gone(request: web.Request) -> web.StreamResponse:
+    """What to return when the client has left: aiohttp tries to send it, and sees so too."""
+    if request.transport is not None:
+        request.transport.abort()
+    answer = web.Response(status=CLIENT_CLOSED_REQUEST, reason="Client Closed Request")
+    answer.headers["X-Request-ID"] = request[REQUEST_ID]
+    answer.force_close()
+    return answer

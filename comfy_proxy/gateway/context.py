@@ -1,0 +1,30 @@
+"""What a request carries through the gateway, under typed keys of aiohttp."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.websocket import Bridge
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("comfy_proxy.request_id", str)
+"""The id in ``X-Request-ID``, in errors and in the log."""
+
+INSTANCE: web.RequestKey[str] = web.RequestKey("comfy_proxy.instance", str)
+"""``host`` of the instance that was asked last, for the access log."""
+
+SOCKETS: web.AppKey[set[Bridge]] = web.AppKey("comfy_proxy.sockets")
+"""The open WebSockets of an application, to be ended when it stops."""
+
+
+class NotOursError(Exception):
+    """Raised by a handler of ours, before it reads the body: ComfyUI is to answer this request.
+
+    ComfyUI has an ``/api/jobs/{id}`` of its own; only the handler can tell whose id it is.
+    """
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; nobody is left to answer, and no instance is to blame."""

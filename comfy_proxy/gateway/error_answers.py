@@ -1,0 +1,80 @@
+"""Every error as the contract's JSON: ``{"error", "code", "details", "request_id"}``."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import orjson
+from aiohttp import hdrs, web
+from loguru import logger
+
+from comfy_proxy.errors import ComfyProxyError, MethodNotAllowedError, UnauthorizedError
+from comfy_proxy.gateway.context import REQUEST_ID
+
+MUCH_UNREAD = 1_048_576
+"""Bytes of a refused body that are worth reading to keep the connection."""
+
+_CODES = {413: "payload_too_large"}
+
+
+def error_response(request: web.Request, error: Exception) -> web.Response:
+    """``error`` as an answer to ``request``; what is not ours is a 500 without a word about why.
+
+    The log has the rest. The connection ends with the answer if much of the body is still to come.
+    """
+    if isinstance(error, web.HTTPException):
+        answer = _of_aiohttp(request, error)
+    elif isinstance(error, ComfyProxyError):
+        answer = _of_ours(request, error)
+    else:
+        logger.opt(exception=error).error("{} failed", request[REQUEST_ID])
+        answer = _json(request, 500, "Internal error.", "internal_error", {})
+    if _much_is_unread(request):
+        answer.force_close()
+    return answer
+
+
+def _of_ours(request: web.Request, error: ComfyProxyError) -> web.Response:
+    if error.status >= 500:
+        logger.warning("{} answered {}: {}", request[REQUEST_ID], error.status, error.message)
+    answer = _json(request, error.status, error.message, error.code, error.details)
+    if error.retry_after_s is not None:
+        answer.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)
+    if isinstance(error, MethodNotAllowedError):
+        answer.headers[hdrs.ALLOW] = ", ".join(error.allowed)
+    if isinstance(error, UnauthorizedError):  # RFC 9110 15.5.2 wants a challenge
+        answer.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="comfy-proxy"'
+    return answer
+
+
+def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
+    """aiohttp's own refusal: its status and headers, and a message that tells nothing inner."""
+    status = error.status
+    code = _CODES.get(status) or HTTPStatus(status).name.lower()
+    answer = _json(request, status, f"{error.reason}.", code, {})
+    for name, value in error.headers.items():
+        if not name.lower().startswith("content-"):
+            answer.headers.add(name, value)
+    return answer
+
+
+def _json(
+    request: web.Request, status: int, message: str, code: str, details: dict[str, object]
+) -> web.Response:
+    body = {
+        "error": message,
+        "code": code,
+        "details": details,
+        "request_id": request[REQUEST_ID],
+    }
+    return web.Response(
+        status=status, body=orjson.dumps(body, default=str), content_type="application/json"
+    )
+
+
+def _much_is_unread(request: web.Request) -> bool:
+    if not request.body_exists or request.content.is_eof():
+        return False
+    if request.content_length is None:
+        return True
+    return request.content_length - request.content.total_raw_bytes > MUCH_UNREAD

@@ -1,0 +1,186 @@
+"""Which headers cross the proxy, and how they change: the one place, pure functions.
+
+Everything is a CIMultiDict from end to end, so that a header that comes twice stays two headers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from aiohttp import hdrs, web
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.gateway.context import REQUEST_ID
+from comfy_proxy.security import COOKIE_NAME, bearer_token, is_key
+from comfy_proxy.settings import Settings
+
+_HOP_BY_HOP = frozenset(
+    {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+_VIA = "1.1 comfy-proxy"
+# aiohttp refuses to write these (header injection); RFC 9110 5.5 has a recipient put a space.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def request_headers(
+    request: web.Request, instance: Instance, settings: Settings
+) -> CIMultiDict[str]:
+    """The client's headers as the instance is to see them.
+
+    Hop-by-hop headers end here (RFC 9110 7.6.1), ``X-Forwarded-*`` and ``Via`` are added, our own
+    credentials are taken out. ``Host`` is left to aiohttp: it is the instance's.
+    """
+    headers = _end_to_end(request.headers)
+    # The server answered 100 Continue before any handler ran: that hop is done (RFC 9110 10.1.1).
+    _drop(headers, (hdrs.HOST, hdrs.EXPECT))
+    if body_was_decoded(request):
+        _drop(headers, (hdrs.CONTENT_ENCODING, hdrs.CONTENT_LENGTH))
+    if settings.api_keys:
+        _drop_credentials(headers, settings.api_keys)
+    if instance.url.raw_user is not None:
+        headers.popall(hdrs.AUTHORIZATION, None)  # the operator gave credentials of their own
+    _pass_origin_check(headers, instance)
+    _add_forwarded(headers, request)
+    headers["X-Request-ID"] = request[REQUEST_ID]
+    return headers
+
+
+def websocket_headers(
+    request: web.Request, instance: Instance, settings: Settings
+) -> CIMultiDict[str]:
+    """As :func:`request_headers`, less the client's side of its own handshake (RFC 6455 4.1)."""
+    return _without_websocket(request_headers(request, instance, settings))
+
+
+def response_headers(
+    upstream: CIMultiDictProxy[str], instance: Instance, settings: Settings
+) -> CIMultiDict[str]:
+    """The instance's headers as the client is to see them.
+
+    ``Access-Control-*`` is the instance's unless ``CORS_ORIGINS`` is set: then ours replaces it
+    (aiohttp-cors asserts that nobody answered before it).
+    """
+    headers = _end_to_end(upstream)
+    headers.popall("X-Request-ID", None)
+    if settings.cors_origins:
+        _drop(headers, [name for name in headers if name.lower().startswith("access-control-")])
+    if hdrs.LOCATION in headers:
+        headers[hdrs.LOCATION] = _our_location(headers[hdrs.LOCATION], instance)
+    return headers
+
+
+def handshake_headers(
+    upstream: CIMultiDictProxy[str], instance: Instance, settings: Settings
+) -> CIMultiDict[str]:
+    """As :func:`response_headers`, for the 101 that opens a WebSocket."""
+    return _without_websocket(response_headers(upstream, instance, settings))
+
+
+def tokens(headers: CIMultiDictProxy[str], name: str) -> set[str]:
+    """The comma separated, case-insensitive members of a header that may come several times."""
+    joined = ",".join(headers.getall(name, ()))
+    return {part.strip().lower() for part in joined.split(",") if part.strip()}
+
+
+def is_websocket_upgrade(request: web.Request) -> bool:
+    """True for the opening handshake of a WebSocket (RFC 6455 4.2.1)."""
+    return (
+        request.method == hdrs.METH_GET
+        and "websocket" in tokens(request.headers, hdrs.UPGRADE)
+        and "upgrade" in tokens(request.headers, hdrs.CONNECTION)
+    )
+
+
+def body_was_decoded(request: web.Request) -> bool:
+    """True if aiohttp's server takes a Content-Encoding off the body before we see it (trap 20).
+
+    The header stays as it was, so it would lie. ``total_compressed_bytes`` is set by the parser
+    exactly when it decodes, also when the application was started with ``auto_decompress=False``.
+    """
+    return request.body_exists and request.content.total_compressed_bytes is not None
+
+
+def sendable(value: str) -> str:
+    """``value`` as aiohttp can write it: no control characters, no lone surrogates.
+
+    Bytes that are no UTF-8 come as surrogates, which the writer would silently leave out; they
+    are ISO-8859-1 by the old rule (RFC 9110 5.5) and go on as that text.
+    """
+    if not value.isascii():
+        raw = value.encode("utf-8", "surrogateescape")
+        try:
+            value = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            value = raw.decode("iso-8859-1")
+    return _CONTROL_CHARACTERS.sub(" ", value)
+
+
+def _end_to_end(source: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    named = tokens(source, hdrs.CONNECTION)
+    result: CIMultiDict[str] = CIMultiDict()
+    for name, value in source.items():
+        lower = name.lower()
+        if lower not in _HOP_BY_HOP and lower not in named and not lower.startswith("proxy-"):
+            result.add(name, sendable(value))
+    return result
+
+
+def _drop(headers: CIMultiDict[str], names: Collection[str]) -> None:
+    for name in names:
+        headers.popall(name, None)
+
+
+def _without_websocket(headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    _drop(headers, [name for name in headers if name.lower().startswith("sec-websocket-")])
+    return headers
+
+
+def _drop_credentials(headers: CIMultiDict[str], keys: Collection[str]) -> None:
+    """Our keys never reach ComfyUI; what is not ours (its own cookies, Basic) does."""
+    headers.popall("X-API-Key", None)
+    kept = [
+        value
+        for value in headers.popall(hdrs.AUTHORIZATION, [])
+        if (token := bearer_token(value)) is None or not is_key(token, keys)
+    ]
+    for value in kept:
+        headers.add(hdrs.AUTHORIZATION, value)
+    for value in headers.popall(hdrs.COOKIE, []):
+        parts = [part.strip() for part in value.split(";")]
+        others = [part for part in parts if part.partition("=")[0].strip() != COOKIE_NAME]
+        if others:
+            headers.add(hdrs.COOKIE, "; ".join(others))
+
+
+def _pass_origin_check(headers: CIMultiDict[str], instance: Instance) -> None:
+    """ComfyUI refuses an Origin that is not its Host, newer ones also cross-site (trap 7).
+
+    ``security.check`` has judged both against OUR address before; here they become the
+    instance's, as if its own page had asked.
+    """
+    if hdrs.ORIGIN in headers:
+        headers[hdrs.ORIGIN] = str(instance.url.origin())
+    if headers.get("Sec-Fetch-Site", "none").lower() != "none":
+        headers["Sec-Fetch-Site"] = "same-origin"
+
+
+def _add_forwarded(headers: CIMultiDict[str], request: web.Request) -> None:
+    """Extend the list of hops; scheme and host are the outermost proxy's, if there is one."""
+    hops = [*headers.popall("X-Forwarded-For", []), request.remote]
+    known = [hop for hop in hops if hop]
+    if known:
+        headers["X-Forwarded-For"] = ", ".join(known)
+    headers.setdefault("X-Forwarded-Proto", request.scheme)
+    if host := request.headers.get(hdrs.HOST):
+        headers.setdefault("X-Forwarded-Host", host)
+    headers.add(hdrs.VIA, _VIA)
+
+
+def _our_location(location: str, instance: Instance) -> str:
+    """A redirect to the instance's own address, which the client may not reach, stays with us."""
+    for base in (str(instance.url.with_user(None)), instance.url.raw_path.rstrip("/")):
+        if base and (location == base or location.startswith(f"{base}/")):
+            return location[len(base) :] or "/"
+    return location

@@ -1,0 +1,52 @@
+"""The address at the instance, byte for byte what the client asked for."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from aiohttp import web
+from yarl import URL
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import RequestError
+from comfy_proxy.security import without_key
+from comfy_proxy.settings import Settings
+
+_ASCII = "".join(map(chr, range(128)))
+_ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+
+
+def instance_url(request: web.Request, instance: Instance, settings: Settings) -> URL:
+    """Where ``request`` goes at ``instance``; path prefix included, nothing normalised.
+
+    The whole target travels as the path of an already encoded URL: yarl then keeps ``%2F``, ``..``,
+    ``//`` and a bare ``?`` as they are. Raises RequestError for a target without a path.
+    """
+    target = request_target(request.raw_path)
+    if settings.api_keys:
+        target = without_key(target, settings.api_keys)
+    base = instance.url
+    return URL.build(
+        scheme=base.scheme,
+        authority=base.raw_authority,
+        path=base.raw_path.rstrip("/") + target,
+        encoded=True,
+    )
+
+
+def request_target(raw_path: str) -> str:
+    """Path and query of a request target (RFC 9112 3.2), from origin or absolute form.
+
+    Raises RequestError for ``*`` and the authority form: they name no resource of an instance.
+    """
+    target = raw_path
+    if match := _ABSOLUTE_FORM.match(raw_path):
+        target = raw_path[match.end() :]
+        if not target.startswith("/"):
+            target = f"/{target}"
+    if not target.startswith("/"):
+        raise RequestError("The request target must be a path.")
+    if not target.isascii():  # bytes that are no UTF-8 are surrogates here: %xx means the same
+        target = quote(target.encode("utf-8", "surrogateescape"), safe=_ASCII)
+    return target

@@ -1,0 +1,252 @@
+"""One WebSocket between a client and an instance: two legs, and every frame passed as it came.
+
+The instance is asked first, so that its refusal (403, 404, a redirect) is the client's answer.
+Then each leg has a pump that reads it and writes the other. Text, binary, ping, pong and close
+frames all go through; the two ends do the closing handshake with each other, codes and reasons
+included, and only then both connections end.
+
+How a leg that ends otherwise ends the other:
+
+* connection lost without a close frame, or a broken protocol → the other connection is cut too,
+  so that its end sees 1006 (which cannot be sent) exactly as without a proxy;
+* no answer to a close frame within ``CLOSE_TIMEOUT_S`` → both are cut;
+* the proxy stops → the client is told 1012 (service restart), the instance 1001 (going away).
+
+No compression on either leg: a frame that is inflated and deflated again costs more than it saves.
+A slow reader stops the pump (both ends' flow control), so nothing piles up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import RequestError
+from comfy_proxy.gateway.answers import abort
+from comfy_proxy.gateway.context import SOCKETS
+from comfy_proxy.gateway.forward import AUTO_HEADERS, accounted, instance_fault, relay
+from comfy_proxy.gateway.headers import handshake_headers, websocket_headers
+from comfy_proxy.gateway.target import instance_url
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.cluster import Cluster
+
+CLOSE_TIMEOUT_S = 10.0
+GOODBYE_TIMEOUT_S = 2.0
+"""How long aiohttp waits for the answer to a close frame that is ours."""
+_FRAMES = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG)
+_NO_CODE = 0
+_UNSENDABLE = (1005, 1006, 1015)
+_PROTOCOL_ERROR = 1002
+
+Leg = web.WebSocketResponse[bool] | ClientWebSocketResponse[bool]
+
+
+async def forward_websocket(
+    request: web.Request, instance: Instance, cluster: Cluster
+) -> web.StreamResponse:
+    """Join the client's WebSocket with one to ``instance``; returns when both have ended.
+
+    Raises RequestError for a handshake that is none, InstanceError if no connection came about.
+    The attempt that is accounted is the handshake: a socket may stay open for days.
+    """
+    if not web.WebSocketResponse().can_prepare(request):
+        raise RequestError("This is not a WebSocket handshake of version 13.")
+    answers = _Handshake()
+    async with _dialler(cluster.connections.session(instance), answers) as session:
+        upstream = await accounted(
+            request,
+            instance,
+            "websocket",
+            lambda: _dial(session, request, instance, cluster),
+        )
+        if isinstance(upstream, web.StreamResponse):
+            return upstream
+        try:
+            return await _join(request, upstream, answers, instance, cluster)
+        finally:
+            answers.close()
+
+
+class _Handshake:
+    """A client middleware that keeps the instance's answer, which aiohttp would throw away."""
+
+    def __init__(self) -> None:
+        self.response: aiohttp.ClientResponse | None = None
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        self.response = await handler(request)
+        if self.response.status != 101:
+            raise _RefusedError(self.response)
+        return self.response
+
+    def close(self) -> None:
+        """End the connection; what was written goes out first."""
+        if self.response is not None:
+            self.response.close()
+
+
+class _RefusedError(Exception):
+    """The instance answered the handshake with something else than 101."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+def _dialler(session: aiohttp.ClientSession, answers: _Handshake) -> aiohttp.ClientSession:
+    """``session``'s connector under settings of one handshake: ``ws_connect`` takes none itself."""
+    return aiohttp.ClientSession(
+        connector=session.connector,
+        connector_owner=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=session.timeout,
+        auto_decompress=False,
+        skip_auto_headers=AUTO_HEADERS,
+        middlewares=(answers,),
+    )
+
+
+async def _dial(
+    session: aiohttp.ClientSession, request: web.Request, instance: Instance, cluster: Cluster
+) -> ClientWebSocketResponse[bool] | web.StreamResponse:
+    """The instance's leg, or its refusal, already sent to the client."""
+    try:
+        return await session.ws_connect(
+            instance_url(request, instance, cluster.settings),
+            headers=websocket_headers(request, instance, cluster.settings),
+            protocols=_protocols(request),
+            autoclose=False,
+            autoping=False,
+            compress=0,
+            max_msg_size=0,
+            decode_text=False,
+            timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE_TIMEOUT_S),
+        )
+    except _RefusedError as refused:
+        try:
+            return await relay(request, refused.response, instance, cluster)
+        finally:
+            refused.response.close()
+    except (aiohttp.ClientError, OSError) as error:
+        raise instance_fault(error, instance) from error
+
+
+def _protocols(request: web.Request) -> list[str]:
+    values = request.headers.getall(hdrs.SEC_WEBSOCKET_PROTOCOL, [])
+    return [name.strip() for name in ",".join(values).split(",") if name.strip()]
+
+
+async def _join(
+    request: web.Request,
+    upstream: ClientWebSocketResponse[bool],
+    answers: _Handshake,
+    instance: Instance,
+    cluster: Cluster,
+) -> web.StreamResponse:
+    client: web.WebSocketResponse[bool] = web.WebSocketResponse(
+        protocols=[upstream.protocol] if upstream.protocol else [],
+        autoclose=False,
+        autoping=False,
+        compress=False,
+        max_msg_size=0,
+        decode_text=False,
+        timeout=GOODBYE_TIMEOUT_S,
+    )
+    if answers.response is not None:
+        client.headers.extend(
+            handshake_headers(answers.response.headers, instance, cluster.settings)
+        )
+    try:
+        await client.prepare(request)
+    except ConnectionError:
+        return client  # left in the meantime; aiohttp will see so too
+    bridge = Bridge(client, upstream)
+    sockets = request.config_dict.get(SOCKETS, set())
+    sockets.add(bridge)
+    try:
+        clean = await bridge.run()
+    finally:
+        sockets.discard(bridge)
+    if not clean:
+        abort(request, client)
+    elif request.transport is not None:
+        request.transport.close()  # flushes; without it aiohttp would add a close frame of its own
+    return client
+
+
+class Bridge:
+    """The two legs and their pumps; :meth:`run` owns both tasks and awaits both."""
+
+    def __init__(
+        self, client: web.WebSocketResponse[bool], upstream: ClientWebSocketResponse[bool]
+    ) -> None:
+        self._client = client
+        self._upstream = upstream
+        self._stopped = asyncio.Event()
+
+    def stop(self) -> None:
+        """The proxy is going down: end :meth:`run`, with a word to both ends."""
+        self._stopped.set()
+
+    async def run(self) -> bool:
+        """Pump until both ends have closed; True if they did so with each other."""
+        pumps = [
+            asyncio.create_task(_pump(self._client, self._upstream)),
+            asyncio.create_task(_pump(self._upstream, self._client)),
+        ]
+        stopped = asyncio.create_task(self._stopped.wait())
+        try:
+            done, _ = await asyncio.wait([*pumps, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if stopped not in done and all(pump.result() for pump in done):
+                # A close frame was passed on; the answer to it is still to come back.
+                await asyncio.wait(pumps, timeout=CLOSE_TIMEOUT_S)
+        finally:
+            for task in (*pumps, stopped):
+                task.cancel()
+            await asyncio.wait([*pumps, stopped])
+        if self._stopped.is_set():
+            await self._say_goodbye()
+            return True
+        return all(not pump.cancelled() and pump.result() for pump in pumps)
+
+    async def _say_goodbye(self) -> None:
+        await asyncio.gather(
+            self._client.close(code=aiohttp.WSCloseCode.SERVICE_RESTART),
+            self._upstream.close(code=aiohttp.WSCloseCode.GOING_AWAY),
+        )
+
+
+async def _pump(source: Leg, sink: Leg) -> bool:
+    """Pass frames on until a close frame was (True) or one of the connections is lost (False)."""
+    try:
+        while True:
+            message = await source.receive()
+            if message.type is WSMsgType.CLOSE:
+                await sink.send_frame(close_payload(message.data, message.extra), WSMsgType.CLOSE)
+                return True
+            if message.type not in _FRAMES:
+                return False
+            await sink.send_frame(message.data, message.type)
+    except ConnectionError:
+        return False
+
+
+def close_payload(code: int, reason: str | None) -> bytes:
+    """The body of a close frame (RFC 6455 5.5.1) that passes on one with ``code`` (0: none).
+
+    A close without a code stays one. 1005, 1006 and 1015 must not be on the wire (7.4.1): whoever
+    sent one broke the protocol, and 1002 says so.
+    """
+    if code == _NO_CODE:
+        return b""
+    if code in _UNSENDABLE:
+        code = _PROTOCOL_ERROR
+    return struct.pack("!H", code) + (reason or "").encode()

@@ -1,0 +1,194 @@
+"""The one middleware of the proxy: what each request passes on its way to us or to ComfyUI.
+
+Routes of the host application are none of our business and pass untouched. Everything else gets a
+request id, is checked, answered by our handler or forwarded, and logged in one line; every error
+becomes the contract's JSON here and nowhere else. The id is put on every answer by a signal,
+because streams and WebSocket handshakes have sent their headers before a middleware sees them.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Iterable
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+from loguru import logger
+
+from comfy_proxy import security
+from comfy_proxy.cors import allow_origins
+from comfy_proxy.errors import MethodNotAllowedError
+from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
+from comfy_proxy.gateway.context import INSTANCE, REQUEST_ID, SOCKETS, NotOursError
+from comfy_proxy.gateway.error_answers import error_response
+from comfy_proxy.gateway.forward import forward, forward_balanced
+from comfy_proxy.gateway.headers import is_websocket_upgrade
+from comfy_proxy.gateway.websocket import forward_websocket
+from comfy_proxy.keys import CLUSTER, SETTINGS
+from comfy_proxy.settings import Settings
+
+__all__ = ["OUR_RESOURCES", "REQUEST_ID", "NotOursError", "register"]
+
+OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
+"""What we registered, the catch-all included; any other resource is the host's."""
+
+_OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes")
+_ANSWER: web.RequestKey[web.StreamResponse] = web.RequestKey("comfy_proxy.answer")
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_SHARED_PATH = "/api/jobs"
+"""ComfyUI has routes below it too: a method that we lack there may be one of its own."""
+
+
+def register(
+    app: web.Application, routes: Iterable[web.AbstractRouteDef], settings: Settings
+) -> None:
+    """Make ``app`` carry the proxy: ``routes`` are ours, whatever nobody else has is forwarded.
+
+    Call it after the host has registered its own routes, before the application starts. Needs
+    ``app[CLUSTER]`` when the first request comes.
+    """
+    ours = web.UrlDispatcher()  # of its own, lest a path equal to the host's last one is merged
+    ours.add_routes(routes)
+    everything_else = web.DynamicResource("/{path:.*}")
+    for method in _METHODS:
+        if method != hdrs.METH_OPTIONS or not settings.cors_origins:  # else aiohttp-cors adds it
+            everything_else.add_route(method, _not_ours)
+    resources = {*ours.resources(), everything_else}
+    for resource in (*ours.resources(), everything_else):
+        app.router.register_resource(resource)
+    app[SETTINGS] = settings
+    app[SOCKETS] = set()
+    app[OUR_RESOURCES] = resources
+    app[_OUR_ROUTES] = ours
+    app.on_response_prepare.append(_finish_headers)  # before CORS, which exposes what it finds
+    app.on_shutdown.append(_end_sockets)
+    if settings.cors_origins:
+        allow_origins(app, resources, settings.cors_origins)
+    app.middlewares.append(proxy_middleware)
+
+
+@web.middleware
+async def proxy_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """See the module. Cancellation passes through; no other exception does, redirects apart."""
+    if _belongs_to_host(request):
+        return await handler(request)
+    request[REQUEST_ID] = _request_id(request)
+    clock = request.config_dict[CLUSTER].clock
+    started = clock.monotonic()
+    status = 499  # unless something comes out of it: cancelled, the client has gone
+    try:
+        answer = await _answer(request, handler)
+        status = answer.status
+    except web.HTTPException as redirect:
+        status = redirect.status
+        raise
+    finally:
+        logger.info(
+            "{} {} {} {:.1f} ms {} {}",
+            request.method,
+            request.rel_url.raw_path,  # without the query: it may hold a key
+            status,
+            (clock.monotonic() - started) * 1000,
+            request.get(INSTANCE, "-"),
+            request[REQUEST_ID],
+        )
+    return answer
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        refused = security.check(request, request.config_dict[SETTINGS])
+        return refused or await _ours_or_forwarded(request, handler)
+    except Exception as error:
+        if isinstance(error, web.HTTPException) and error.status < 400:
+            raise
+        if _ANSWER in request:
+            return _broken_off(request, error)
+        if isinstance(error, ConnectionError) and request.transport is None:
+            return gone(request)
+        return error_response(request, error)
+
+
+async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    if _has_handler(request):
+        try:
+            return await handler(request)
+        except NotOursError:
+            pass
+    await _refuse_method(request)
+    send = forward_websocket if is_websocket_upgrade(request) else forward
+    return await forward_balanced(request, request.config_dict[CLUSTER], send)
+
+
+async def _refuse_method(request: web.Request) -> None:
+    """405 with Allow (RFC 9110 15.5.6) if the path is ours alone and only the method is not."""
+    path = request.rel_url.raw_path
+    if path == _SHARED_PATH or path.startswith(f"{_SHARED_PATH}/"):
+        return
+    match = await request.config_dict[_OUR_ROUTES].resolve(request)
+    refusal = match.http_exception
+    if isinstance(refusal, web.HTTPMethodNotAllowed):
+        raise MethodNotAllowedError(request.method, sorted(refusal.allowed_methods))
+    if refusal is None and not _has_handler(request) and match.route.resource is not None:
+        methods = {route.method for route in match.route.resource} - {hdrs.METH_OPTIONS}
+        raise MethodNotAllowedError(request.method, sorted(methods))
+
+
+def _belongs_to_host(request: web.Request) -> bool:
+    """A route of the host application, or anything inside a sub-application of it."""
+    match = request.match_info
+    if match.apps[-1] is not request.app:
+        return True
+    return (
+        match.http_exception is None
+        and match.route.resource not in request.config_dict[OUR_RESOURCES]
+    )
+
+
+def _has_handler(request: web.Request) -> bool:
+    """False where the router found nothing, and for an OPTIONS that is no preflight.
+
+    aiohttp-cors would answer the latter with 403; ComfyUI answers it, or nobody.
+    """
+    if request.method == hdrs.METH_OPTIONS and not security.is_preflight(request):
+        return False
+    return request.match_info.http_exception is None
+
+
+async def _not_ours(request: web.Request) -> web.StreamResponse:
+    raise NotOursError
+
+
+def _broken_off(request: web.Request, error: Exception) -> web.StreamResponse:
+    """Our handler failed with its answer half sent: the client must not take it for whole."""
+    answer = request[_ANSWER]
+    if not isinstance(error, ConnectionError):  # else it is the client who has gone
+        logger.opt(exception=error).error("{} failed in mid-answer", request[REQUEST_ID])
+    abort(request, answer)
+    return answer
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-ID", "")
+    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> None:
+    """The last word on the headers of every answer that is not the host's."""
+    if REQUEST_ID not in request:
+        return
+    request[_ANSWER] = answer
+    answer.headers["X-Request-ID"] = request[REQUEST_ID]
+    if isinstance(answer, ForwardedResponse):
+        answer.drop_additions()
+    if request.config_dict[SETTINGS].cors_origins:
+        answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
+
+
+async def _end_sockets(app: web.Application) -> None:
+    """aiohttp waits for handlers at shutdown, and a WebSocket's would never end by itself."""
+    sockets = app[SOCKETS]
+    for socket in list(sockets):
+        socket.stop()
