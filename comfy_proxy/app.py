@@ -1,0 +1,56 @@
+"""Wiring: which rooms an application has, in the order in which they start and stop."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from comfy_proxy import status
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.jobs import api
+from comfy_proxy.jobs.service import JobService
+from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.keys import CLUSTER, JOBS
+from comfy_proxy.middleware import register
+from comfy_proxy.settings import Settings, load_settings
+
+
+def create_app(settings: Settings | None = None) -> web.Application:
+    """An application that is nothing but the proxy; None reads the environment.
+
+    Raises SettingsError. Also what ``adev runserver comfy_proxy`` calls.
+    """
+    app = web.Application()
+    setup(app, settings)
+    return app
+
+
+def setup(app: web.Application, settings: Settings | None = None) -> None:
+    """Make any aiohttp application carry the proxy; call it after the host's own routes.
+
+    The host's routes win, ours come next, everything else is forwarded to ComfyUI. Nothing starts
+    before the application does. Raises SettingsError.
+    """
+    settings = settings or load_settings()
+    workflows = load_workflows(settings.workflow_directory)
+    cluster = Cluster(settings, classes=workflows.required_classes())
+    app[CLUSTER] = cluster
+    app[JOBS] = JobService(settings, cluster, workflows)
+    register(app, [*status.routes(), *api.routes()], settings)
+    app.cleanup_ctx.append(_lifecycle)
+    app.on_shutdown.append(_finish_jobs)
+
+
+async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
+    cluster, jobs = app[CLUSTER], app[JOBS]
+    await cluster.start()
+    await jobs.start()
+    yield
+    await jobs.close()
+    await cluster.close()
+
+
+async def _finish_jobs(app: web.Application) -> None:
+    """Before aiohttp waits for open requests: those that wait for a job end when it does."""
+    await app[JOBS].processor.close(app[JOBS].settings.shutdown_timeout_s)

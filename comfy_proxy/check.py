@@ -1,0 +1,62 @@
+"""``comfy-proxy check``: what each configured instance answers and which workflows it can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.jobs.workflows import WorkflowRegistry
+from comfy_proxy.settings import Settings
+
+CHECK_TIMEOUT_S = 5.0
+
+
+async def check_instances(settings: Settings, say: Callable[[str], None]) -> int:
+    """Tell of each instance through ``say``; 0 if all answer and each workflow can run somewhere.
+
+    Raises SettingsError for a workflow directory with problems.
+    """
+    workflows = load_workflows(settings.workflow_directory)
+    cluster = Cluster(settings, classes=workflows.required_classes())
+    await cluster.connections.start()
+    try:
+        runnable: set[str] = set()
+        answered = [
+            await _check(instance, cluster, workflows, runnable, say)
+            for instance in cluster.instances
+        ]
+    finally:
+        await cluster.close()
+    for name in sorted(set(workflows.names()) - runnable):
+        say(f"no instance can run {name}")
+    return 0 if all(answered) and runnable >= set(workflows.names()) else 1
+
+
+async def _check(
+    instance: Instance,
+    cluster: Cluster,
+    workflows: WorkflowRegistry,
+    runnable: set[str],
+    say: Callable[[str], None],
+) -> bool:
+    try:
+        await cluster.clients[instance].check(CHECK_TIMEOUT_S)
+        capabilities = await cluster.capabilities.get(instance)
+    except InstanceError as error:
+        say(f"{instance.host}: {error.message}")
+        return False
+    say(f"{instance.host}: answers")
+    for name in workflows.names():
+        missing = workflows.get(name).missing(capabilities)
+        if missing:
+            lacks = "; ".join(
+                f"{variant} lacks {', '.join(lack)}" for variant, lack in missing.items()
+            )
+            say(f"  {name}: cannot run ({lacks})")
+        else:
+            runnable.add(name)
+            say(f"  {name}: runs")
+    return True

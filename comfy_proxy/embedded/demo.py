@@ -1,0 +1,138 @@
+"""``comfy-proxy demo``: two CPU workers, the proxy in front, real photographs through both jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import signal
+import tempfile
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import web
+from PIL import Image
+
+from comfy_proxy.app import create_app
+from comfy_proxy.embedded.process import WorkerProcess
+from comfy_proxy.settings import Settings, load_settings, parse_instance
+
+PICTURES = Path(__file__).parent / "pictures"
+
+
+@dataclass(frozen=True)
+class _Task:
+    endpoint: str
+    picture: str
+    parameters: dict[str, str]
+
+
+_TASKS = (
+    _Task("remove-background", "coffee.png", {}),
+    _Task("upscale-image", "chelsea.png", {"scale": "2"}),
+    _Task("remove-background", "rocket.jpg", {"format": "WEBP"}),
+    _Task("upscale-image", "rocket.jpg", {"scale": "1.5", "format": "JPEG"}),
+)
+
+
+async def run_demo(*, output: Path, keep: bool) -> int:
+    """Write the results into ``output``; 0 if every job completed. ``keep``: stay until ^C."""
+    output = output.absolute()
+    output.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - before anything runs
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfy-proxy-demo-")))
+        workers = [
+            WorkerProcess(base_directory=folder / name, name=name) for name in ("gpu-1", "gpu-2")
+        ]
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        settings = replace(
+            load_settings({}), instances=tuple(parse_instance(worker.url) for worker in workers)
+        )
+        url = await stack.enter_async_context(_Proxy(settings))
+        print(f"two embedded CPU workers (OpenCV, no GPU): {workers[0].url} {workers[1].url}")
+        print(f"the proxy in front of them: {url}\n")
+        async with aiohttp.ClientSession(url) as session:
+            done = await asyncio.gather(*(_run(session, task, output) for task in _TASKS))
+        print(f"\n{sum(done)} of {len(done)} pictures are in {output}")
+        if keep:
+            await _until_stopped(url)
+    return 0 if all(done) else 1
+
+
+class _Proxy:
+    """The proxy on a free port of this process, from entry to exit."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._runner = web.AppRunner(
+            create_app(settings), handler_cancellation=True, access_log=None
+        )
+
+    async def __aenter__(self) -> str:
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        port = self._runner.addresses[0][1]
+        return f"http://127.0.0.1:{port}"
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._runner.cleanup()
+
+
+async def _run(session: aiohttp.ClientSession, task: _Task, output: Path) -> bool:
+    """One job, as a client would: post, follow the events, fetch the result."""
+    form = aiohttp.FormData(task.parameters)
+    data = (PICTURES / task.picture).read_bytes()
+    form.add_field("imageFile", data, filename=task.picture)
+    label = f"{task.endpoint} {task.picture}"
+    async with session.post(f"/api/{task.endpoint}", data=form) as response:
+        job = await response.json()
+        if response.status != 202:
+            print(f"{label}: {response.status} {job['error']}")
+            return False
+    print(f"{label}: 202, job {job['job_id']}")
+    status = await _follow(session, job["events_url"], label)
+    if status["status"] != "completed":
+        print(f"{label}: failed: {status['error']['message']}")
+        return False
+    async with session.get(status["result_url"]) as response:
+        body = await response.read()
+    with Image.open(io.BytesIO(body)) as picture:
+        picture.load()
+        measure = f"{picture.width}x{picture.height} {picture.mode} {picture.format}"
+        extension = str(picture.format).lower()
+    path = output / f"{Path(task.picture).stem}-{task.endpoint}.{extension}"
+    path.write_bytes(body)
+    print(
+        f"{label}: {measure} by {status['comfyui_instance']}"
+        f" in {status['processing_time_seconds']:.2f} s -> {path}"
+    )
+    return True
+
+
+async def _follow(session: aiohttp.ClientSession, url: str, label: str) -> dict[str, Any]:
+    """Print progress as it comes; the last status object."""
+    status: dict[str, Any] = {}
+    shown = -1
+    async with session.get(url) as response:
+        async for line in response.content:
+            if not line.startswith(b"data: "):
+                continue
+            status = orjson.loads(line[6:])
+            percentage = int(status["progress_percentage"]) // 25 * 25
+            if status["status"] == "processing" and percentage > shown:
+                shown = percentage
+                print(f"{label}: {status['progress_percentage']} % on {status['comfyui_instance']}")
+    return status
+
+
+async def _until_stopped(url: str) -> None:
+    print(f"\nstill running at {url} (Ctrl-C ends it); try:")
+    print(f"  curl -F imageFile=@photo.png {url}/api/remove-background")
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    await stopped.wait()
