@@ -83,13 +83,18 @@ def _grab_cut(small: Levels, labels: Levels, iterations: int, tick: Tick) -> Lev
     """Run GrabCut from `labels`; its answer as 0 and 1, or the guess if it has one side only."""
     models = np.zeros((1, 65)), np.zeros((1, 65))
     if np.all(labels & 1) or not np.any(labels & 1):
-        return labels & 1
+        return _bits(labels)
     mode = cv2.GC_INIT_WITH_MASK
     for _ in range(iterations):
         cv2.grabCut(small, labels, (0, 0, 1, 1), *models, 1, mode)
         mode = cv2.GC_EVAL
         tick()
-    return labels & 1
+    return _bits(labels)
+
+
+def _bits(labels: Levels) -> Levels:
+    """GrabCut's four labels as 0 and 1: subject, surely or probably, is odd."""
+    return np.asarray(labels & 1, np.uint8)
 
 
 def _colour_cue(lab: Matte) -> Matte:
@@ -115,7 +120,7 @@ def _detail_cue(small: Levels) -> Matte:
 def _centre_cue(small: Levels) -> Matte:
     rows = np.linspace(-1.0, 1.0, small.shape[0], dtype=np.float32)[:, None]
     columns = np.linspace(-1.0, 1.0, small.shape[1], dtype=np.float32)[None, :]
-    return np.exp(-1.2 * (rows**2 + columns**2))
+    return _single(np.exp(-1.2 * (rows**2 + columns**2)))
 
 
 def _spread(values: Matte) -> Matte:
@@ -148,7 +153,8 @@ def _support(mask: Levels, edges: NDArray[np.bool_]) -> float:
 
 
 def _conviction(mask: Levels, edges: NDArray[np.bool_]) -> float:
-    return float(_support(mask, edges) ** 3 * np.sqrt(mask.mean()))
+    """Size counts, but an outline through plain sky or table counts against it far more."""
+    return float(_support(mask, edges) ** 8 * np.sqrt(mask.mean()))
 
 
 def _parts_with_edges(mask: Levels, edges: NDArray[np.bool_]) -> Levels:
