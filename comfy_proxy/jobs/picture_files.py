@@ -65,7 +65,10 @@ class UnreadableError(Exception):
 
 
 def open_picture(file: BinaryIO, max_pixels: int) -> tuple[ImageFile.ImageFile, str]:
-    """The picture's header, read; the name of its format. The file stays the caller's."""
+    """The picture with its header read, and the name of its format. The file stays the caller's.
+
+    Raises UnreadableError, or TooManyPixelsError over ``max_pixels``.
+    """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     file.seek(0)
@@ -117,6 +120,7 @@ def _check_size(size: tuple[int, int] | None, max_pixels: int) -> None:
 
 
 def decode(image: ImageFile.ImageFile, name: str) -> None:
+    """Decode the current frame whole; raises UnreadableError or TooManyPixelsError."""
     try:
         image.load()
     except _BOMBS:

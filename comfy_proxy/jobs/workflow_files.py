@@ -19,7 +19,17 @@ import orjson
 
 from comfy_proxy.errors import InvalidFieldError, SettingsError
 from comfy_proxy.jobs.graphs import Prompt
-from comfy_proxy.jobs.parameters import COMMON, TYPES, Parameter, Scalar
+from comfy_proxy.jobs.parameters import COMMON, TYPES, Parameter
+from comfy_proxy.jobs.template_checks import (
+    UI_EXPORT,
+    check_fields,
+    check_graph,
+    check_name,
+    check_reference,
+    is_link,
+    is_number,
+    is_ui_export,
+)
 from comfy_proxy.jobs.workflows import Choose, Variant, Workflow, WorkflowRegistry
 
 RESERVED_PARAMETERS: Final = frozenset(
@@ -39,9 +49,7 @@ _PARAMETER_FIELDS: Final = frozenset(Parameter.__dataclass_fields__) - {"name"}
 _CONDITIONS: Final = frozenset(("alpha", "enlarges"))
 _SIZES: Final = frozenset(("picture", "width", "height", "target_width", "target_height"))
 _OUTPUT_CLASSES: Final = ("SaveImage", "PreviewImage")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PARAMETER_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_UI_EXPORT: Final = "this is the editor's own format; export with 'Export (API)'"
 
 
 def load_workflows(directory: Path | None) -> WorkflowRegistry:
@@ -88,8 +96,8 @@ def parse_template(document: object, stem: str, problems: list[str]) -> Workflow
     if not isinstance(document, dict) or not document:
         problems.append("must be a JSON object: a graph or a described template")
         return None
-    if _is_ui_export(document):
-        problems.append(_UI_EXPORT)
+    if is_ui_export(document):
+        problems.append(UI_EXPORT)
         return None
     if "variants" not in document and all(
         isinstance(node, dict) and "class_type" in node for node in document.values()
@@ -101,8 +109,8 @@ def parse_template(document: object, stem: str, problems: list[str]) -> Workflow
 
 
 def _raw(graph: Prompt, name: str, problems: list[str]) -> Workflow | None:
-    _check_name(name, problems)
-    _check_graph(graph, problems)
+    check_name(name, problems)
+    check_graph(graph, problems)
     if problems:
         return None
     loaders = [node for node, body in graph.items() if body["class_type"] == "LoadImage"]
@@ -124,19 +132,19 @@ def _raw(graph: Prompt, name: str, problems: list[str]) -> Workflow | None:
 
 
 def _described(document: dict[str, Any], stem: str, problems: list[str]) -> Workflow:
-    _check_fields(document, _FIELDS, "", problems)
+    check_fields(document, _FIELDS, problems)
     name = document.get("name", stem)
-    _check_name(name, problems)
+    check_name(name, problems)
     parameters = _parameters(document.get("parameters", {}), problems)
     conversions = document.get("conversions", {})
     if not isinstance(conversions, dict) or not set(conversions) <= {"crop"}:
         problems.append("conversions: there is only 'crop'")
         conversions = {}
     crop = conversions.get("crop", False)
-    _check_reference(crop, parameters, ("boolean",), "conversions.crop", problems)
+    check_reference(crop, parameters, ("boolean",), "conversions.crop", problems)
     scale = document.get("scale")
     if scale is not None:
-        _check_reference(scale, parameters, ("number", "integer"), "scale", problems)
+        check_reference(scale, parameters, ("number", "integer"), "scale", problems)
     variants = document.get("variants")
     if not isinstance(variants, list) or not variants:
         problems.append("variants: must be a list with at least one variant")
@@ -182,7 +190,7 @@ def _parameter(name: str, body: object) -> Parameter:
     if (body["type"] == "enum") != bool(choices):
         raise ValueError("choices belong to an enum, and an enum needs them")
     for bound in ("minimum", "exclusive_minimum", "maximum"):
-        if bound in body and not _is_number(body[bound]):
+        if bound in body and not is_number(body[bound]):
             raise ValueError(f"{bound} must be a number")
     parameter = Parameter(**{**body, "name": name, "choices": tuple(choices)})
     if parameter.default is not None:
@@ -198,14 +206,14 @@ def _variant(
         return None
     name = str(body.get("name", at))
     found: list[str] = []
-    _check_fields(body, _VARIANT_FIELDS, "", found)
+    check_fields(body, _VARIANT_FIELDS, found)
     graph = body.get("graph")
     when = body.get("when", {})
     if not isinstance(when, dict) or not set(when) <= _CONDITIONS:
         found.append(f"when: there are only {', '.join(sorted(_CONDITIONS))}")
     elif not all(isinstance(wanted, bool) for wanted in when.values()):
         found.append("when: each is true or false")
-    _check_graph(graph, found)
+    check_graph(graph, found)
     bind: dict[tuple[str, str], str | Choose] = {}
     output: tuple[str, int] | str = ""
     if not found:
@@ -253,75 +261,8 @@ def _output(value: object, graph: Prompt, problems: list[str]) -> tuple[str, int
         if graph[value]["class_type"] not in _OUTPUT_CLASSES:
             problems.append(f"output: node {value!r} is neither SaveImage nor PreviewImage")
         return value
-    if _is_link(value) and cast(list[Any], value)[0] in graph:
+    if is_link(value) and cast(list[Any], value)[0] in graph:
         node, slot = cast(tuple[str, int], value)
         return node, slot
     problems.append("output: must be a link like ['7', 0] or the id of a node in the graph")
     return ""
-
-
-def _check_graph(graph: object, problems: list[str]) -> None:
-    if not isinstance(graph, dict) or not graph:
-        problems.append("graph: must be an object in ComfyUI's API format")
-        return
-    if _is_ui_export(graph):
-        problems.append(f"graph: {_UI_EXPORT}")
-        return
-    for node, body in graph.items():
-        shaped = isinstance(body, dict) and isinstance(body.get("class_type"), str)
-        if not shaped or not isinstance(body.get("inputs"), dict):
-            problems.append(f"node {node!r}: needs a class_type and inputs")
-            continue
-        problems += [
-            f"node {node!r}: {name!r} is linked to node {value[0]!r}, which is not there"
-            for name, value in body["inputs"].items()
-            if _is_link(value) and value[0] not in graph
-        ]
-
-
-def _check_fields(
-    document: Mapping[str, object], known: frozenset[str], where: str, problems: list[str]
-) -> None:
-    problems += [f"{where}there is no field {name!r}" for name in document if name not in known]
-
-
-def _check_name(name: object, problems: list[str]) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        problems.append(f"{name!r} cannot be a name: letters, digits, '.', '_' and '-' can")
-
-
-def _check_reference(
-    value: Scalar,
-    parameters: Mapping[str, Parameter],
-    types: tuple[str, ...],
-    where: str,
-    problems: list[str],
-) -> None:
-    """A literal of one of ``types``, or ``$name`` of a parameter with one, that has a default."""
-    if isinstance(value, str):
-        parameter = parameters.get(value[1:]) if value[:1] == "$" else None
-        if parameter is None or parameter.type not in types or parameter.default is None:
-            problems.append(f"{where}: {value!r} is no {' or '.join(types)} parameter with default")
-    elif types == ("boolean",):
-        if not isinstance(value, bool):
-            problems.append(f"{where}: must be true, false or a parameter")
-    elif not _is_number(value) or value <= 0:
-        problems.append(f"{where}: must be a number above 0 or a parameter")
-
-
-def _is_link(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and type(value[1]) is int
-        and value[1] >= 0
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_ui_export(document: Mapping[str, object]) -> bool:
-    return isinstance(document.get("nodes"), list)
