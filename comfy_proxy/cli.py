@@ -92,7 +92,9 @@ def _demo(options: argparse.Namespace) -> int:
         )
         return EXIT_CANNOT_LISTEN
     configure_console("warn")
-    return asyncio.run(run_demo(output=options.output, keep=options.keep))
+    output = options.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(run_demo(output=output, keep=options.keep))
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:

@@ -40,8 +40,6 @@ _TASKS = (
 
 async def run_demo(*, output: Path, keep: bool) -> int:
     """Write the results into ``output``; 0 if every job completed. ``keep``: stay until ^C."""
-    output = output.absolute()
-    output.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - before anything runs
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfy-proxy-demo-")))
         workers = [
