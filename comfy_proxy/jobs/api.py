@@ -78,12 +78,13 @@ async def _create(
     service = request.app[JOBS]
     workflow = service.workflows.get(name)
     key = _idempotency_key(request)
-    job_request = await read_job_request(
-        request,
-        workflow,
-        max_upload_size=service.settings.max_upload_size,
-        executor=service.executor,
-    )
+    async with service.turn(request):
+        job_request = await read_job_request(
+            request,
+            workflow,
+            max_upload_size=service.settings.max_upload_size,
+            executor=service.executor,
+        )
     try:
         mode = AnswerMode(synchronous=False)
         if not always_async:

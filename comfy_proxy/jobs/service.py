@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
+
+from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.errors import WorkflowUnavailableError
@@ -12,6 +15,7 @@ from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.model import Job
+from comfy_proxy.jobs.spool import MEMORY_BYTES
 from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.settings import Settings
 
@@ -41,6 +45,7 @@ class JobService:
             max_concurrent=settings.concurrent_jobs,
             max_pending=settings.max_pending_jobs,
         )
+        self._turn = asyncio.Lock()
         self._forgetting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -54,6 +59,21 @@ class JobService:
             with suppress(asyncio.CancelledError):
                 await self._forgetting
         self.executor.shutdown(wait=True)
+
+    @asynccontextmanager
+    async def turn(self, request: web.Request) -> AsyncIterator[None]:
+        """Around reading ``request``: the small ones of a burst are read one after the other.
+
+        All at once they would keep the event loop busy for as long as the whole burst takes, with
+        the first job waiting behind the last request. A body that is large or still on its way
+        waits for nobody, and nobody for it.
+        """
+        size = request.content_length
+        if request.content.is_eof() and size is not None and size <= MEMORY_BYTES:
+            async with self._turn:
+                yield
+        else:
+            yield
 
     def accept(self, request: JobRequest, idempotency_key: str | None) -> tuple[Job, bool]:
         """The job for ``request`` and whether it is new (False: the key made it before).
