@@ -51,11 +51,12 @@ async def upload_mask(request: web.Request) -> web.Response:
 
 async def _upload(instance: Instance, form: Form, save: Save) -> web.Response:
     field, folder_type = form.get("image"), str(form.get("type", "input"))
-    if not isinstance(field, FileField) or not field.filename:
+    if not field:
         return web.Response(status=400)
     root = instance.folders.by_type(folder_type)
-    if root is None:  # the real server stumbles over it as well
-        raise web.HTTPInternalServerError
+    if root is None or not isinstance(field, FileField):
+        # Not foreseen by the real server either: it stumbles, and answers 500.
+        raise TypeError("An upload wants a file and one of input, output and temp.")
     subfolder = str(form.get("subfolder", ""))
     path = _joined(root, subfolder, field.filename)
     if not is_inside(root, path):

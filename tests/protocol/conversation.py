@@ -60,7 +60,7 @@ class Conversation:
         """Open a socket and wait for its greeting; `features` asks for type-4 frames."""
         client_id = client_id or str(uuid.uuid4())
         address = f"{self.url}/ws?clientId={client_id}"
-        raw = await self._session.ws_connect(address, max_msg_size=0)
+        raw = await self._session.ws_connect(address, max_msg_size=0, autoping=False)
         socket = Socket(raw, client_id, self.sockets.setdefault(name, []))
         self._open.append(socket)
         await socket.until(lambda frame: frame.get("type") == "status")
@@ -134,6 +134,8 @@ class Socket:
                     frame = parse_frame(message.data)
                 elif message.type is aiohttp.WSMsgType.TEXT:
                     frame = json.loads(message.data)
+                elif message.type is aiohttp.WSMsgType.PONG:
+                    frame = {"type": "pong"}
                 else:
                     raise ConnectionError(f"The socket ended with {message!r}.")
                 self._frames.append(frame)
@@ -153,6 +155,16 @@ class Socket:
         """Record frames up to a status with an empty queue."""
         idle = {"exec_info": {"queue_remaining": 0}}
         return await self.until_event("status", status=idle)
+
+    async def say(self, message: Json) -> None:
+        """Send a text frame."""
+        await self._raw.send_json(message)
+
+    async def settle(self) -> None:
+        """Record what was sent so far: a ping is answered behind everything before it."""
+        await self._raw.ping()
+        await self.until(lambda frame: frame["type"] == "pong")
+        self._frames.pop()
 
     async def close(self) -> None:
         await self._raw.close()
