@@ -1,0 +1,94 @@
+"""Shared by all tests: a pair of embedded workers, the proxy in front, a clock that stands still.
+
+aioresponses 0.7 does not know aiohttp 3.14's ``stream_writer`` argument: one line mends that.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from unittest.mock import Mock
+
+import aioresponses.core
+import pytest
+from aiohttp import ClientResponse, web
+from aiohttp.test_utils import TestClient, TestServer
+from loguru import logger
+from manual_clock import ManualClock
+from PIL import Image
+
+from comfy_proxy import Settings, setup
+from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.settings import parse_instance
+
+aioresponses.core.ClientResponse = functools.partial(
+    ClientResponse, stream_writer=Mock(output_size=0)
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs() -> None:
+    """Log lines are for people; tests that read them add a sink of their own."""
+    logger.remove()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def workers(tmp_path: Path) -> AsyncIterator[tuple[EmbeddedWorker, EmbeddedWorker]]:
+    """Two instances with the test nodes, in this process."""
+    async with AsyncExitStack() as stack:
+        pair = [
+            await stack.enter_async_context(
+                EmbeddedWorker(base_directory=tmp_path / name, name=name, test_nodes=True)
+            )
+            for name in ("one", "two")
+        ]
+        yield pair[0], pair[1]
+
+
+@pytest.fixture
+async def start_proxy() -> AsyncIterator[Callable[..., object]]:
+    """``await start_proxy(worker, …, app=None, **settings)`` → a client of the running proxy."""
+    async with AsyncExitStack() as stack:
+
+        async def start(
+            *targets: EmbeddedWorker | str, app: web.Application | None = None, **changes: object
+        ) -> TestClient[web.Request, web.Application]:
+            urls = [target if isinstance(target, str) else target.url for target in targets]
+            settings = Settings(
+                instances=tuple(parse_instance(url) for url in urls),
+                **{"shutdown_timeout_s": 0.0, **changes},
+            )
+            app = web.Application() if app is None else app
+            setup(app, settings)
+            server = TestServer(app, handler_cancellation=True)
+            return await stack.enter_async_context(TestClient(server))
+
+        yield start
+
+
+@pytest.fixture
+async def proxy(
+    workers: tuple[EmbeddedWorker, EmbeddedWorker], start_proxy: Callable[..., object]
+) -> TestClient[web.Request, web.Application]:
+    """The proxy in front of the two workers, with settings by default."""
+    return await start_proxy(*workers)
+
+
+@pytest.fixture(scope="session")
+def picture() -> bytes:
+    """A small RGB PNG, every pixel different."""
+    return encode(Image.merge("RGB", [Image.linear_gradient("L").resize((64, 48))] * 3))
+
+
+def encode(image: Image.Image, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
