@@ -24,14 +24,15 @@ def allow_origins(
     Credentials go with origins that are named, never with ``*``. ``CorsConfig`` is used without
     ``aiohttp_cors.setup``: an application has one of those, and it may be the host's.
     """
-    defaults: dict[str, dict[str, Any]] = {
-        origin: {
-            "allow_credentials": origin != "*",
-            "allow_headers": "*",
-            "allow_methods": "*",
-            "expose_headers": "*",
-            "max_age": PREFLIGHT_MAX_AGE_S,
-        }
+    make_options: Any = aiohttp_cors.ResourceOptions  # its constructor has no annotations
+    defaults = {
+        origin: make_options(
+            allow_credentials=origin != "*",
+            allow_headers="*",
+            allow_methods="*",
+            expose_headers="*",
+            max_age=PREFLIGHT_MAX_AGE_S,
+        )
         for origin in origins
     }
     config = aiohttp_cors.CorsConfig(app, defaults=defaults)

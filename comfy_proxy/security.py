@@ -214,7 +214,9 @@ def _check_key(request: web.Request, keys: Collection[str]) -> web.Response | No
 def _redirect_without_token(request: web.Request, keys: Collection[str]) -> web.Response:
     key = next(key for key in request.query.getall("token") if is_key(key, keys))
     # "//evil.example/?token=…" must not become a redirect to another host.
-    target = "/" + _LEADING_SLASHES.sub("", without_key(request.path_qs, keys))
+    url = request.rel_url
+    target = without_key(f"{url.raw_path}?{url.raw_query_string}", keys)
+    target = "/" + _LEADING_SLASHES.sub("", target)
     response = web.Response(
         status=303, headers={hdrs.LOCATION: target, hdrs.CACHE_CONTROL: "no-store"}
     )

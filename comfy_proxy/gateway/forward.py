@@ -195,7 +195,7 @@ async def relay(
     answer = ForwardedResponse(
         status=upstream.status,
         reason=sendable(upstream.reason or ""),
-        headers=response_headers(upstream.headers, instance, cluster.settings),
+        headers=response_headers(upstream, instance, cluster.settings),
     )
     if request.version < HttpVersion11 and hdrs.CONTENT_LENGTH not in answer.headers:
         answer.force_close()  # the end of the connection is the end of the body

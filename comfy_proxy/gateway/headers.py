@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+import aiohttp
 from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -32,7 +33,7 @@ def request_headers(
     Hop-by-hop headers end here (RFC 9110 7.6.1), ``X-Forwarded-*`` and ``Via`` are added, our own
     credentials are taken out. ``Host`` is left to aiohttp: it is the instance's.
     """
-    headers = _end_to_end(request.headers)
+    headers = _end_to_end(request)
     # The server answered 100 Continue before any handler ran: that hop is done (RFC 9110 10.1.1).
     _drop(headers, (hdrs.HOST, hdrs.EXPECT))
     if body_was_decoded(request):
@@ -55,7 +56,7 @@ def websocket_headers(
 
 
 def response_headers(
-    upstream: CIMultiDictProxy[str], instance: Instance, settings: Settings
+    upstream: aiohttp.ClientResponse, instance: Instance, settings: Settings
 ) -> CIMultiDict[str]:
     """The instance's headers as the client is to see them.
 
@@ -72,7 +73,7 @@ def response_headers(
 
 
 def handshake_headers(
-    upstream: CIMultiDictProxy[str], instance: Instance, settings: Settings
+    upstream: aiohttp.ClientResponse, instance: Instance, settings: Settings
 ) -> CIMultiDict[str]:
     """As :func:`response_headers`, for the 101 that opens a WebSocket."""
     return _without_websocket(response_headers(upstream, instance, settings))
@@ -102,28 +103,33 @@ def body_was_decoded(request: web.Request) -> bool:
     return request.body_exists and request.content.total_compressed_bytes is not None
 
 
-def sendable(value: str) -> str:
-    """``value`` as aiohttp can write it: no control characters, no lone surrogates.
+def sendable(text: str) -> str:
+    """``text`` as aiohttp decoded it from the wire, in the form that its writer can write."""
+    return _decode(text.encode("utf-8", "surrogateescape"))
 
-    Bytes that are no UTF-8 come as surrogates, which the writer would silently leave out; they
-    are ISO-8859-1 by the old rule (RFC 9110 5.5) and go on as that text.
+
+def _decode(raw: bytes) -> str:
+    """Header bytes as text without control characters.
+
+    What is no UTF-8 is ISO-8859-1 by the old rule (RFC 9110 5.5). aiohttp would make surrogates of
+    it, which its writer silently leaves out.
     """
-    if not value.isascii():
-        raw = value.encode("utf-8", "surrogateescape")
-        try:
-            value = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            value = raw.decode("iso-8859-1")
-    return _CONTROL_CHARACTERS.sub(" ", value)
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        text = raw.decode("iso-8859-1")
+    return _CONTROL_CHARACTERS.sub(" ", text)
 
 
-def _end_to_end(source: CIMultiDictProxy[str]) -> CIMultiDict[str]:
-    named = tokens(source, hdrs.CONNECTION)
+def _end_to_end(message: web.Request | aiohttp.ClientResponse) -> CIMultiDict[str]:
+    """All headers that are not for one hop, names spelt as on the wire."""
+    named = tokens(message.headers, hdrs.CONNECTION)
     result: CIMultiDict[str] = CIMultiDict()
-    for name, value in source.items():
+    for raw_name, raw_value in message.raw_headers:
+        name = raw_name.decode("ascii", "replace")
         lower = name.lower()
         if lower not in _HOP_BY_HOP and lower not in named and not lower.startswith("proxy-"):
-            result.add(name, sendable(value))
+            result.add(name, _decode(raw_value))
     return result
 
 

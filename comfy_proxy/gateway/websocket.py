@@ -7,9 +7,9 @@ included, and only then both connections end.
 
 How a leg that ends otherwise ends the other:
 
-* connection lost without a close frame, or a broken protocol → the other connection is cut too,
-  so that its end sees 1006 (which cannot be sent) exactly as without a proxy;
-* no answer to a close frame within ``CLOSE_TIMEOUT_S`` → both are cut;
+* connection lost without a close frame, or a broken protocol → the other connection ends without
+  one too, so that its end sees 1006 (which cannot be sent) exactly as without a proxy;
+* no answer to a close frame within ``CLOSE_TIMEOUT_S`` → both end so;
 * the proxy stops → the client is told 1012 (service restart), the instance 1001 (going away).
 
 No compression on either leg: a frame that is inflated and deflated again costs more than it saves.
@@ -27,7 +27,6 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import RequestError
-from comfy_proxy.gateway.answers import abort
 from comfy_proxy.gateway.context import SOCKETS
 from comfy_proxy.gateway.forward import AUTO_HEADERS, accounted, instance_fault, relay
 from comfy_proxy.gateway.headers import handshake_headers, websocket_headers
@@ -161,9 +160,7 @@ async def _join(
         timeout=GOODBYE_TIMEOUT_S,
     )
     if answers.response is not None:
-        client.headers.extend(
-            handshake_headers(answers.response.headers, instance, cluster.settings)
-        )
+        client.headers.extend(handshake_headers(answers.response, instance, cluster.settings))
     try:
         await client.prepare(request)
     except ConnectionError:
@@ -172,13 +169,12 @@ async def _join(
     sockets = request.config_dict.get(SOCKETS, set())
     sockets.add(bridge)
     try:
-        clean = await bridge.run()
+        await bridge.run()
     finally:
         sockets.discard(bridge)
-    if not clean:
-        abort(request, client)
-    elif request.transport is not None:
-        request.transport.close()  # flushes; without it aiohttp would add a close frame of its own
+    if request.transport is not None:
+        # What was written goes out first. Without this aiohttp would add a close frame of its own.
+        request.transport.close()
     return client
 
 
@@ -196,8 +192,8 @@ class Bridge:
         """The proxy is going down: end :meth:`run`, with a word to both ends."""
         self._stopped.set()
 
-    async def run(self) -> bool:
-        """Pump until both ends have closed; True if they did so with each other."""
+    async def run(self) -> None:
+        """Pump until both ends have closed with each other, or one of them is lost."""
         pumps = [
             asyncio.create_task(_pump(self._client, self._upstream)),
             asyncio.create_task(_pump(self._upstream, self._client)),
@@ -214,8 +210,6 @@ class Bridge:
             await asyncio.wait([*pumps, stopped])
         if self._stopped.is_set():
             await self._say_goodbye()
-            return True
-        return all(not pump.cancelled() and pump.result() for pump in pumps)
 
     async def _say_goodbye(self) -> None:
         await asyncio.gather(
