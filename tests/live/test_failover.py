@@ -45,12 +45,13 @@ def kill(directory: str) -> None:
 
 
 def start(directory: str) -> None:
-    subprocess.Popen(
-        [str(Path(directory, "start"))],
+    """In a session of its own: it outlives the test."""
+    subprocess.run(
+        ["setsid", "--fork", str(Path(directory, "start"))],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        check=True,
     )
 
 
