@@ -87,6 +87,11 @@ async def get_models_in(request: web.Request) -> web.Response:
     return web.json_response(list(models))
 
 
+async def no_metadata(_request: web.Request) -> web.Response:
+    """`/view_metadata/{folder}`: there is no model file to look into."""
+    return web.Response(status=404)
+
+
 async def empty_list(_request: web.Request) -> web.Response:
     return web.json_response([])
 
@@ -114,6 +119,7 @@ ROUTES = (
     web.get("/features", get_features),
     web.get("/models", get_models),
     web.get("/models/{folder}", get_models_in),
+    web.get("/view_metadata/{folder}", no_metadata),
     web.get("/embeddings", empty_list),
     web.get("/extensions", empty_list),
     web.get("/i18n", empty_object),

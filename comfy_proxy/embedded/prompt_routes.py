@@ -53,7 +53,12 @@ def _number(instance: Instance, body: Json) -> float:
         return float(body["number"])
     number = instance.next_number
     instance.next_number += 1
-    return -number if body.get("front") else number
+    return -number if _given(body, "front") else number
+
+
+def _given(body: Json, name: str) -> Any:
+    """The value under a name, None if there is none; `[]` is no error to the real server."""
+    return body[name] if name in body else None  # noqa: SIM401 (a list has no `get`)
 
 
 def _extra_data(body: Json) -> tuple[Json, Json]:
@@ -74,10 +79,11 @@ async def post_queue(request: web.Request) -> web.Response:
     """`{"clear": true}` and `{"delete": [ids]}`; only waiting prompts are concerned."""
     queue = request.app[INSTANCE].queue
     body = await request.json()
-    if body.get("clear"):
+    if _given(body, "clear"):
         queue.clear()
-    for prompt_id in body.get("delete", ()):
-        queue.delete(prompt_id)
+    if "delete" in body:
+        for prompt_id in body["delete"]:
+            queue.delete(prompt_id)
     return web.Response()
 
 
@@ -113,9 +119,10 @@ async def get_history_of(request: web.Request) -> web.Response:
 async def post_history(request: web.Request) -> web.Response:
     queue = request.app[INSTANCE].queue
     body = await request.json()
-    if body.get("clear"):
+    if _given(body, "clear"):
         queue.clear_history()
-    queue.delete_history(body.get("delete", ()))
+    if "delete" in body:
+        queue.delete_history(body["delete"])
     return web.Response()
 
 

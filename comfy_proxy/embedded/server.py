@@ -47,9 +47,9 @@ async def page(_request: web.Request) -> web.Response:
     return web.Response(text=PAGE, content_type="text/html", headers={"Cache-Control": "no-cache"})
 
 
-async def nothing_here(_request: web.Request) -> web.Response:
+async def nothing_here(request: web.Request) -> web.FileResponse:
     """What the real server's static files answer for an unknown path: 404, 405 unless GET."""
-    return web.Response(status=404)
+    return web.FileResponse(request.app[INSTANCE].folders.base / "no-frontend-here")
 
 
 async def set_faults(request: web.Request) -> web.Response:

@@ -169,7 +169,7 @@ class _GraphValidation:
                 received_value=link,
             )
         source, slot = link
-        received = self._classes[self._graph[source]["class_type"]].outputs[slot]
+        received = tuple(self._classes[self._graph[source]["class_type"]].outputs)[slot]
         if not _types_meet(received, declared[0]):
             raise _Refused(
                 "return_type_mismatch",

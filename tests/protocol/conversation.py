@@ -181,7 +181,7 @@ def multipart(content: bytes, name: str, fields: dict[str, str]) -> aiohttp.Form
 
 def _decoded(content: bytes, content_type: str) -> Any:
     """JSON as such, a picture as its pixels' digest, text as text, the rest as in recordings."""
-    if content_type == "application/json":
+    if content_type == "application/json" and content:
         return json.loads(content)
     if content_type.startswith("image/") and content:
         return picture_digest(content)

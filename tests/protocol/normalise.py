@@ -37,18 +37,18 @@ class Normaliser:
         *,
         apart: Iterable[str] = (),
         first_progress_only: bool = False,
+        sockets: bool = True,
     ) -> Json:
         """The whole record. Events in `apart` stand by themselves: their place is chance."""
-        http = [self._exchange(one) for one in transcript["http"]]
-        sockets = {}
-        for name, frames in transcript["sockets"].items():
+        record: Json = {"http": [self._exchange(one) for one in transcript["http"]]}
+        for name, frames in transcript["sockets"].items() if sockets else ():
             cleaned = [self.value(frame) for frame in frames]
             if first_progress_only:
                 cleaned = _without_later_progress(cleaned)
-            sockets[name] = [frame for frame in cleaned if frame["type"] not in apart]
+            record[name] = [frame for frame in cleaned if frame["type"] not in apart]
             for event in apart:
-                sockets[f"{name} {event}"] = [one for one in cleaned if one["type"] == event]
-        return {"http": http, "sockets": sockets}
+                record[f"{name} {event}"] = [one for one in cleaned if one["type"] == event]
+        return record
 
     def _exchange(self, record: Json) -> Json:
         cleaned = self.value(record)
@@ -98,14 +98,14 @@ class Normaliser:
         if text.startswith(("tensor(", "[[[[")):
             return "<tensor>"
         text = OPAQUE_BODY.sub(r"<\1 bytes>", text)
-        text = TEMP_STEM.sub("ComfyUI_temp_letters", text)
         text = UUID.sub(lambda match: self._name(match[0], "id"), text)
         if self._salt is not None:
             text = text.replace(str(self._salt), "<salt>")
         return SAVED.sub(self._saved, text)
 
     def _saved(self, match: re.Match[str]) -> str:
-        return f"{match['stem']}_<{self._name(match[0], 'file')}>_.png"
+        stem = TEMP_STEM.sub("ComfyUI_temp_letters", match["stem"])
+        return f"{stem}_{self._name(match[0], 'file')}_.png"
 
     def _name(self, original: str, kind: str) -> str:
         number = sum(name.startswith(f"<{kind} ") for name in self._names.values()) + 1

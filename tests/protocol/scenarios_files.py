@@ -286,16 +286,18 @@ async def live_enum(conversation: Conversation) -> None:
         await conversation.upload(png(), name)
 
 
+# How a prompt runs is told elsewhere: here only the files count.
+ANSWERS_ONLY = {"sockets": False}
 FILES = {
-    "uploads-collide": (uploads_collide, {}),
-    "uploads-by-type": (uploads_by_type, {}),
-    "uploads-refused": (uploads_refused, {}),
-    "masks": (masks, {}),
-    "views": (views, {}),
-    "conditional-views": (conditional_views, {}),
-    "pictures-as-they-load": (pictures_as_they_load, {}),
-    "exact-nodes": (exact_nodes, {}),
-    "saved-files": (saved_files, {}),
+    "uploads-collide": (uploads_collide, ANSWERS_ONLY),
+    "uploads-by-type": (uploads_by_type, ANSWERS_ONLY),
+    "uploads-refused": (uploads_refused, ANSWERS_ONLY),
+    "masks": (masks, ANSWERS_ONLY),
+    "views": (views, ANSWERS_ONLY),
+    "conditional-views": (conditional_views, ANSWERS_ONLY),
+    "pictures-as-they-load": (pictures_as_they_load, ANSWERS_ONLY),
+    "exact-nodes": (exact_nodes, ANSWERS_ONLY),
+    "saved-files": (saved_files, ANSWERS_ONLY),
     "results-as-inputs": (results_as_inputs, {}),
-    "live-enum": (live_enum, {}),
+    "live-enum": (live_enum, ANSWERS_ONLY),
 }

@@ -124,13 +124,13 @@ async def _foreign_interrupt(conversation: Conversation, headers: dict[str, str]
 
 
 RECORDED = {
-    "save-image": save_image,
-    "save-image-fully-cached": save_image_fully_cached,
-    "save-image-websocket-with-metadata": save_image_websocket_with_metadata,
-    "save-image-websocket-without-metadata": save_image_websocket_without_metadata,
-    "node-with-progress": node_with_progress,
-    "execution-error": execution_error,
-    "interrupt-running": interrupt_running,
-    "delete-pending": delete_pending,
-    "rejected-and-reads": rejected_and_reads,
+    "save-image": (save_image, {}),
+    "save-image-fully-cached": (save_image_fully_cached, {}),
+    "save-image-websocket-with-metadata": (save_image_websocket_with_metadata, {}),
+    "save-image-websocket-without-metadata": (save_image_websocket_without_metadata, {}),
+    "node-with-progress": (node_with_progress, {}),
+    "execution-error": (execution_error, {}),
+    "interrupt-running": (interrupt_running, {"first_progress_only": True}),
+    "delete-pending": (delete_pending, {"first_progress_only": True, "apart": ("status",)}),
+    "rejected-and-reads": (rejected_and_reads, {}),
 }

@@ -1,0 +1,28 @@
+"""Finds the two real ComfyUI servers that `scripts/live-comfyui` has started."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
+
+
+def _url(number: int) -> str:
+    url = os.environ.get(f"COMFY_LIVE_{number}")
+    if not url:
+        pytest.skip(f"COMFY_LIVE_{number} is not set: run scripts/live-comfyui")
+    return url
+
+
+@pytest.fixture(scope="session")
+def live_urls() -> tuple[str, str]:
+    """The URLs of both servers; without them the test is skipped."""
+    return _url(1), _url(2)
+
+
+@pytest.fixture(scope="session")
+def live_directories(live_urls: tuple[str, str]) -> tuple[Path, Path]:
+    """Their base directories: `server.pid` to kill one, `start` to start it again."""
+    return Path(os.environ["COMFY_LIVE_DIR_1"]), Path(os.environ["COMFY_LIVE_DIR_2"])
