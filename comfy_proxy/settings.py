@@ -173,7 +173,7 @@ VARIABLES: tuple[Variable, ...] = (
     _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", _milliseconds(0), "10000",
          "ms; grace period for running jobs at shutdown"),
     _row("LOG_LEVEL", "log_level", _one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
-    _row("LOG_DIRECTORY", "log_directory", Path, "./logs", "where the log files go"),
+    _row("LOG_DIRECTORY", "log_directory", Path, "./logs", "where the log files will go; none are written yet"),
     _row("HOST", "host", str.strip, "127.0.0.1", "address on which the proxy listens"),
     _row("PORT", "port", _integer(0, 65535), "3000", "port on which the proxy listens"),
     _row("DEFAULT_MODE", "default_mode", _one_of("async", "sync"), "async",

@@ -33,7 +33,7 @@ class _Task:
 _TASKS = (
     _Task("remove-background", "coffee.png", {}),
     _Task("upscale-image", "chelsea.png", {"scale": "2"}),
-    _Task("remove-background", "rocket.jpg", {"format": "WEBP"}),
+    _Task("remove-background", "chelsea.png", {"format": "WEBP"}),
     _Task("upscale-image", "rocket.jpg", {"scale": "1.5", "format": "JPEG"}),
 )
 

@@ -1,0 +1,175 @@
+"""The command line and the three ways to run the proxy, as processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from comfy_proxy import __version__, create_app
+from comfy_proxy.cli import main
+from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.keys import CLUSTER, SETTINGS
+
+ROOT = Path(__file__).parent.parent
+Pair = tuple[EmbeddedWorker, EmbeddedWorker]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(workers: Pair, **changes: str) -> dict[str, str]:
+    hosts = {f"COMFYUI_HOST_{n}": worker.host for n, worker in enumerate(workers, start=1)}
+    return {**os.environ, **hosts, **changes}
+
+
+async def until_ready(url: str, process: asyncio.subprocess.Process) -> None:
+    """Return when the proxy at ``url`` can take a job; fails if its process ends before."""
+    async with aiohttp.ClientSession() as session:
+        while process.returncode is None:
+            try:
+                async with session.get(f"{url}/health/ready") as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientError:
+                pass
+            await asyncio.sleep(0.02)
+    pytest.fail("the process ended before it was ready")
+
+
+async def test_serve_answers_until_it_is_told_to_end(workers: Pair) -> None:
+    """``comfy-proxy serve`` listens where it is told and ends with 0 on SIGTERM."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "comfy_proxy", "serve"),
+        env=environment(workers, PORT=str(port)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    await until_ready(f"http://127.0.0.1:{port}", process)
+    process.send_signal(signal.SIGTERM)
+    _, log = await process.communicate()
+    assert process.returncode == 0
+    assert f"comfy_proxy {__version__}" in log.decode()
+    assert "Traceback" not in log.decode()
+
+
+async def test_adev_runs_it(workers: Pair) -> None:
+    """``adev runserver comfy_proxy`` finds the application and serves jobs' health."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(str(Path(sys.executable).parent / "adev"), "runserver", "comfy_proxy"),
+        *("-p", str(port), "--aux-port", str(free_port()), "--no-livereload"),
+        env=environment(workers),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        await until_ready(f"http://127.0.0.1:{port}", process)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        await process.wait()
+
+
+def test_bad_settings_are_all_told_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings that cannot be used end the start with exit code 2 and a line for each problem."""
+    monkeypatch.setenv("PORT", "99999")
+    monkeypatch.setenv("LOG_LEVEL", "loud")
+    monkeypatch.setenv("COMFYUI_HOST_1", "ftp://x")
+    assert main(["serve"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3
+    for name in ("PORT", "LOG_LEVEL", "COMFYUI_HOST_1"):
+        assert any(name in line for line in told)
+
+
+async def test_a_port_in_use_is_told_in_one_line(workers: Pair) -> None:
+    """A port that somebody else has ends the start with exit code 1 and no stack trace."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "comfy_proxy", "serve"),
+            env=environment(workers, PORT=str(taken.getsockname()[1])),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        _, log = await process.communicate()
+    assert process.returncode == 1
+    assert "cannot listen" in log.decode()
+    assert "Traceback" not in log.decode()
+
+
+@pytest.mark.parametrize(("missing", "code"), [((), 0), (("RemoveBackground",), 1)])
+async def test_check_says_what_each_instance_can_run(
+    tmp_path: Path, missing: tuple[str, ...], code: int
+) -> None:
+    """``comfy-proxy check`` names each instance and workflow, and what is missing."""
+    async with EmbeddedWorker(base_directory=tmp_path, missing_nodes=missing) as worker:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "comfy_proxy", "check"),
+            env={**os.environ, "COMFYUI_HOST_1": worker.host},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await process.communicate()
+    assert process.returncode == code
+    assert f"{worker.host}: answers" in told.decode()
+    assert "upscale-image: runs" in told.decode()
+    for name in missing:
+        assert f"lacks {name}" in told.decode()
+
+
+async def test_check_of_an_instance_that_is_down_fails() -> None:
+    """``comfy-proxy check`` ends with 1 when an instance does not answer."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "comfy_proxy", "check"),
+        env={**os.environ, "COMFYUI_HOST_1": f"127.0.0.1:{free_port()}"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 1
+    assert b"cannot be reached" in told
+
+
+async def test_the_demo_makes_pictures_on_both_workers(tmp_path: Path) -> None:
+    """``comfy-proxy demo`` writes four pictures of the right size, made by two workers."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "comfy_proxy", "demo", "--output", str(tmp_path)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    told, _ = await process.communicate()
+    assert process.returncode == 0, told.decode()
+    assert "4 of 4 pictures" in told.decode()
+    assert "902x600 RGB PNG" in told.decode()
+    assert len(os.listdir(tmp_path)) == 4
+    used = set(re.findall(r"by (127\.0\.0\.1:\d+)", told.decode()))
+    assert len(used) == 2
+
+
+def test_create_app_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an argument the application takes its settings from the environment."""
+    monkeypatch.setenv("COMFYUI_HOST_1", "https://gpu.example/comfy")
+    app = create_app()
+    assert isinstance(app, web.Application)
+    assert [str(url) for url in app[SETTINGS].instances] == ["https://gpu.example/comfy"]
+    assert [instance.host for instance in app[CLUSTER].instances] == ["gpu.example:443/comfy"]
+
+
+def test_the_version_is_the_same_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """``--version`` and the package agree."""
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert __version__ in capsys.readouterr().out
