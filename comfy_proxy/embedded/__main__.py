@@ -63,11 +63,17 @@ async def _serve(options: argparse.Namespace) -> None:
     await worker.start(options.port)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(worker.stop)
-        if stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode):
+        if _has_other_end(sys.stdin.fileno()):
             parent = await _watch(sys.stdin.buffer, finished)
             stack.callback(parent.close)
         print(json.dumps({"url": worker.url, "pid": os.getpid()}), flush=True)
         await finished.wait()
+
+
+def _has_other_end(descriptor: int) -> bool:
+    """A pipe, or a socket pair: what subprocess modules give their children as stdin."""
+    mode = os.fstat(descriptor).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
 async def _watch(pipe: BinaryIO, finished: asyncio.Event) -> asyncio.ReadTransport:
