@@ -44,6 +44,13 @@ class ComfyProxyError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class NotOursError(Exception):
+    """Raised by a handler of ours, before it reads the body: ComfyUI is to answer this request.
+
+    ComfyUI has an ``/api/jobs/{id}`` of its own; only the handler can tell whose id it is.
+    """
+
+
 class SettingsError(ComfyProxyError):
     """The configuration cannot be used; ``problems`` has one line for each thing that is wrong."""
 

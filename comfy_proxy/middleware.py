@@ -18,17 +18,15 @@ from loguru import logger
 
 from comfy_proxy import security
 from comfy_proxy.cors import allow_origins
-from comfy_proxy.errors import MethodNotAllowedError
+from comfy_proxy.errors import MethodNotAllowedError, NotOursError
 from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
-from comfy_proxy.gateway.context import INSTANCE, REQUEST_ID, SOCKETS, NotOursError
+from comfy_proxy.gateway.context import INSTANCE, REQUEST_ID, SOCKETS
 from comfy_proxy.gateway.error_answers import error_response
 from comfy_proxy.gateway.forward import forward, forward_balanced
 from comfy_proxy.gateway.headers import is_websocket_upgrade
 from comfy_proxy.gateway.websocket import forward_websocket
 from comfy_proxy.keys import CLUSTER, SETTINGS
 from comfy_proxy.settings import Settings
-
-__all__ = ["OUR_RESOURCES", "REQUEST_ID", "NotOursError", "register"]
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
 """What we registered, the catch-all included; any other resource is the host's."""

@@ -19,12 +19,5 @@ SOCKETS: web.AppKey[set[Bridge]] = web.AppKey("comfy_proxy.sockets")
 """The open WebSockets of an application, to be ended when it stops."""
 
 
-class NotOursError(Exception):
-    """Raised by a handler of ours, before it reads the body: ComfyUI is to answer this request.
-
-    ComfyUI has an ``/api/jobs/{id}`` of its own; only the handler can tell whose id it is.
-    """
-
-
 class ClientGoneError(Exception):
     """The client closed its connection; nobody is left to answer, and no instance is to blame."""

@@ -11,9 +11,8 @@ from aiohttp import web
 from gateway_harness import Harness, until_still, unused_url
 from loguru import logger
 
-from comfy_proxy.errors import InvalidFieldError, PayloadTooLargeError, QueueFullError
+from comfy_proxy.errors import InvalidFieldError, NotOursError, PayloadTooLargeError, QueueFullError
 from comfy_proxy.gateway.context import REQUEST_ID
-from comfy_proxy.middleware import NotOursError
 
 KEY = "s3cret-key"
 APP = "http://app.example"
