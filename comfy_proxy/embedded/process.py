@@ -1,8 +1,8 @@
 """`WorkerProcess`: a worker in a process of its own, to be killed, stopped and started again."""
 
 import asyncio
+import contextlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -122,8 +122,11 @@ class WorkerProcess:
         await self.start()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        os.kill(self.pid, number)
+        """Send it a signal; one that has just ended by itself does not mind."""
+        if self._process is None:
+            raise WorkerProcessError("The worker process is not running.")
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
 
     def freeze(self) -> None:
         """SIGSTOP: connections are accepted by the kernel, nothing is ever answered."""
