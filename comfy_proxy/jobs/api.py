@@ -12,8 +12,13 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from comfy_proxy.errors import ComfyProxyError, InvalidFieldError, JobError, JobNotReadyError
-from comfy_proxy.gateway.context import NotOursError
+from comfy_proxy.errors import (
+    ComfyProxyError,
+    InvalidFieldError,
+    JobError,
+    JobNotReadyError,
+    NotOursError,
+)
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.events import stream_events
 from comfy_proxy.jobs.intake import read_job_request
@@ -89,7 +94,10 @@ async def _create(
         mode = AnswerMode(synchronous=False)
         if not always_async:
             mode = answer_mode(
-                job_request.options, request.headers, default_mode=service.settings.default_mode
+                job_request.options,
+                prefer=_header(request, "Prefer"),
+                accept=_header(request, "Accept"),
+                default_mode=service.settings.default_mode,
             )
     except BaseException:
         job_request.picture.close()
@@ -104,7 +112,7 @@ async def _answer(
     headers = {"Preference-Applied": mode.applied} if mode.applied else {}
     if mode.synchronous and await job.wait_until(_finished, service.clock, mode.wait_s):
         picture = _picture_or_raise(job)
-        if prefers_picture(request.headers.get("Accept", "")):
+        if prefers_picture(_header(request, "Accept")):
             return _picture_response(request, job, picture, headers)
         return _json(views.legacy_result(job, picture), headers=headers)
     location = views.urls(job)["status_url"]
@@ -158,9 +166,10 @@ async def _result(request: web.Request) -> web.StreamResponse:
             },
         )
     picture = _picture_or_raise(job)
-    if prefers_json(request.headers.get("Accept", "")):
-        return _json(views.result(job, picture))
-    return _picture_response(request, job, picture)
+    headers = {"Vary": "Accept"}
+    if prefers_json(_header(request, "Accept")):
+        return _json(views.result(job, picture), headers=headers)
+    return _picture_response(request, job, picture, headers)
 
 
 async def _events(request: web.Request) -> web.StreamResponse:
@@ -185,11 +194,11 @@ async def _list(request: web.Request) -> web.StreamResponse:
     if wanted["status"] is not None and wanted["status"] not in tuple(JobStatus):
         raise InvalidFieldError("status", f"status is one of {', '.join(JobStatus)}.")
     jobs = [
-        views.status(job, service)
+        job
         for job in service.manager
         if all(value is None or str(getattr(job, name)) == value for name, value in wanted.items())
     ]
-    return _json({"jobs": jobs, "total": len(jobs)})
+    return _json({"jobs": views.statuses(jobs, service), "total": len(jobs)})
 
 
 async def _stats(request: web.Request) -> web.StreamResponse:
@@ -226,6 +235,11 @@ def _find(request: web.Request) -> tuple[JobService, Job]:
 def _require_ours(request: web.Request) -> None:
     if request.app[JOBS].manager.find_job(request.match_info["job_id"]) is None:
         raise NotOursError
+
+
+def _header(request: web.Request, name: str) -> str:
+    """A list header that may come in several lines (RFC 9110, 5.3)."""
+    return ", ".join(request.headers.getall(name, ()))
 
 
 def _finished(job: Job) -> bool:
@@ -266,8 +280,8 @@ def _picture_response(
         "Cache-Control": "private, no-cache",
         "Content-Disposition": f'inline; filename="{job.type}-{job.id[:8]}{picture.extension}"',
     }
-    if request.if_none_match and any(
-        etag.value == "*" or f'"{etag.value}"' == job.etag for etag in request.if_none_match
+    if request.method != "POST" and any(
+        etag.value == "*" or f'"{etag.value}"' == job.etag for etag in request.if_none_match or ()
     ):
         return web.Response(status=304, headers=headers)
     return web.Response(body=picture.data, content_type=picture.media_type, headers=headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from statistics import fmean
 
 _REMEMBERED = 100
@@ -26,11 +25,3 @@ class Estimates:
             return fmean(samples)
         everything = [value for deque_ in self._executions.values() for value in deque_]
         return fmean(everything) if everything else None
-
-    def completion_s(self, job_type: str, ahead: Iterable[str], instances: int) -> float | None:
-        """Until a job is done that has the jobs ``ahead`` (their types) before it."""
-        own = self.mean(job_type)
-        if own is None:
-            return None
-        queue_s = sum(self.mean(other) or own for other in ahead)
-        return own + queue_s / max(instances, 1)

@@ -13,10 +13,12 @@ from aiohttp import web
 
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.jobs import views
-from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
 
 HEARTBEAT_S = 15.0
+WRITE_TIMEOUT_S = 60.0
+"""A client that takes nothing for so long is let go: its job's picture would be kept for it."""
 
 
 async def stream_events(
@@ -28,7 +30,7 @@ async def stream_events(
     EventSource to stop coming back.
     """
     seen = _last_event_id(request)
-    if job.finished and seen >= job.version:
+    if job.finished and seen == job.version:
         return web.Response(status=204)
     response = web.StreamResponse(
         headers={
@@ -58,41 +60,50 @@ class _EventStream:
         self._job = job
         self._service = service
         self._previews = previews
-        self._seen = seen
-        self._status: JobStatus | None = None
+        # An id that we never gave means nothing to us: tell everything.
+        self._seen = seen if seen <= job.version else -1
+        self._status = job.status if seen == job.version else None
         self._preview: PictureFrame | None = None
+        self._end_sent = False
 
     async def run(self) -> None:
-        while True:
-            if self._job.version > self._seen or self._status is None:
+        while not self._end_sent:
+            if self._has_news(self._job):
                 await self._send_news()
-            if self._job.finished:
-                return
-            if not await self._job.wait_until(self._has_news, self._service.clock, HEARTBEAT_S):
-                await self._response.write(b": heartbeat\n\n")
+            elif not await self._job.wait_until(self._has_news, self._service.clock, HEARTBEAT_S):
+                await self._write(b": heartbeat\n\n")
 
     def _has_news(self, job: Job) -> bool:
         return job.version > self._seen
 
     async def _send_news(self) -> None:
         job = self._job
-        self._seen = job.version
         if self._previews and job.preview is not None and job.preview is not self._preview:
-            self._preview = job.preview
-            picture = base64.b64encode(job.preview.data).decode()
-            await self._send(
-                "preview", {"mime_type": job.preview.media_type, "image_base64": picture}
-            )
+            await self._send_preview(job.preview)
+        # All of one moment, before the next await: the job goes on while the client reads.
+        self._seen = job.version
+        self._end_sent = job.finished
         if job.finished:
             name = str(job.status)
         else:
             name = "progress" if job.status is self._status else "status"
         self._status = job.status
-        await self._send(name, views.status(job, self._service))
+        data = orjson.dumps(views.status(job, self._service))
+        await self._write(b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), self._seen, data))
 
-    async def _send(self, name: str, data: object) -> None:
-        body = b"event: %s\nid: %d\ndata: %s\n\n"
-        await self._response.write(body % (name.encode(), self._seen, orjson.dumps(data)))
+    async def _send_preview(self, preview: PictureFrame) -> None:
+        """Without an id: who is cut off behind it has not seen the status of that version yet."""
+        self._preview = preview
+        picture = base64.b64encode(preview.data).decode()
+        data = orjson.dumps({"mime_type": preview.media_type, "image_base64": picture})
+        await self._write(b"event: preview\ndata: %s\n\n" % data)
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with self._service.clock.timeout(WRITE_TIMEOUT_S):
+                await self._response.write(data)
+        except TimeoutError:
+            raise ConnectionResetError("the client does not read its events") from None
 
 
 def _last_event_id(request: web.Request) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
+from comfy_proxy.cluster.prompt_execution import Graph
 from comfy_proxy.jobs.parameters import Scalar
 
 SOCKET_CLASS: Final = "SaveImageWebsocket"
@@ -18,29 +19,18 @@ Prompt = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graph:
-    """A prompt ready to be submitted.
-
-    ``output_node`` is the node whose result is the picture; ``via`` says how it comes: as a binary
-    frame on the socket or as a file to be fetched by ``/view`` (protocol trap 10).
-    """
-
-    prompt: Prompt
-    output_node: str
-    via: Literal["websocket", "files"]
-    node_count: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A variant that an instance can run, with all that is to be filled in but the upload."""
+    """A variant that an instance can run, with all that is to be filled in but the upload.
+
+    ``by_frame``: the picture comes on the socket, not as a file (protocol trap 10).
+    """
 
     variant: str
     graph: Prompt
     values: Mapping[tuple[str, str], Scalar]
     picture_inputs: tuple[tuple[str, str], ...]
     output: tuple[str, int] | str
-    via: Literal["websocket", "files"]
+    by_frame: bool
     first_frame_only: bool
 
     def build(self, image_name: str) -> Graph:
@@ -54,9 +44,9 @@ class Plan:
         if self.first_frame_only:
             output = _take_first_frame(prompt, self.picture_inputs, output)
         if not isinstance(output, str):
-            class_name = SOCKET_CLASS if self.via == "websocket" else PREVIEW_CLASS
+            class_name = SOCKET_CLASS if self.by_frame else PREVIEW_CLASS
             output = _add(prompt, class_name, images=list(output))
-        return Graph(prompt=prompt, output_node=output, via=self.via, node_count=len(prompt))
+        return Graph(prompt=prompt, output_node=output, by_frame=self.by_frame)
 
 
 def _take_first_frame(

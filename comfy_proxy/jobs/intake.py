@@ -70,7 +70,7 @@ async def read_job_request(
     return JobRequest(
         workflow=workflow.name,
         parameters=parameters,
-        options={**query.options, **intake.fields.options},
+        options={**intake.fields.options, **query.options},  # ?async and ?mode win over all
         picture=picture,
         fingerprint=_fingerprint(workflow.name, parameters, picture.sha256),
     )

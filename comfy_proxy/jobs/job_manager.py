@@ -29,6 +29,7 @@ class JobManager:
         self._max_results_size = max_results_size
         self._jobs: dict[str, Job] = {}
         self._finished: dict[str, float] = {}  # job id → when it is forgotten; oldest first
+        self._with_result: dict[str, Job] = {}  # oldest first
         self._by_key: dict[str, Job] = {}
         self._results_size = 0
         self._finished_one = asyncio.Event()
@@ -99,7 +100,8 @@ class JobManager:
             self._begin(job, instance)
         elif status is JobStatus.PENDING:
             job.instance = job.prompt_id = job.current_node = None
-            job.percentage = 0.0
+            job.preview = job.executing_since = None
+            job.percentage = 0.0  # the next attempt begins anew
         else:
             self._finish(job, result, error)
         job.touch(self._clock.now())
@@ -116,6 +118,7 @@ class JobManager:
         prompt_id: str,
         percentage: float,
         current_node: str | None,
+        executing: bool = True,
         preview: PictureFrame | None = None,
     ) -> None:
         """What ComfyUI reported of a job in processing."""
@@ -123,6 +126,8 @@ class JobManager:
         new = (instance, prompt_id, percentage, current_node, preview or job.preview)
         if not job.finished and seen != new:
             job.instance, job.prompt_id, job.percentage, job.current_node, job.preview = new
+            if executing and job.executing_since is None:
+                job.executing_since = self._clock.monotonic()
             job.touch(self._clock.now())
 
     def delete_job(self, job_id: str) -> Job:
@@ -134,7 +139,8 @@ class JobManager:
     def expire(self) -> float | None:
         """Forget what is due; seconds until the next one is, None if there is none."""
         now = self._clock.monotonic()
-        for job_id, due in tuple(self._finished.items()):
+        while self._finished:
+            job_id, due = next(iter(self._finished.items()))
             if due > now:
                 return due - now
             self._forget(self._jobs[job_id])
@@ -149,6 +155,7 @@ class JobManager:
 
     def _begin(self, job: Job, instance: str | None) -> None:
         job.instance = instance
+        job.attempts += 1
         job.started_at = job.started_at or self._clock.now()
         if job.started_monotonic is None:
             job.started_monotonic = self._clock.monotonic()
@@ -165,29 +172,32 @@ class JobManager:
         if result is not None:
             job.percentage = 100.0
             job.keep_result(result)
+            self._with_result[job.id] = job
             self._results_size += len(result.data)
         job.request.picture.close()
         self._finished[job.id] = now + self._job_timeout_s
         self._finished_one.set()
         self._finished_one = asyncio.Event()
-        self._drop_old_results(keep=job)
+        self._drop_old_results()
 
-    def _drop_old_results(self, keep: Job) -> None:
-        for job_id in tuple(self._finished):
-            if self._results_size <= self._max_results_size:
-                return
-            job = self._jobs[job_id]
-            if job.result is not None and job is not keep:
-                self._results_size -= len(job.result.data)
-                job.result = None
-                job.result_dropped = True
-                logger.bind(job_id=job.id).warning("the result was dropped to bound the memory")
+    def _drop_old_results(self) -> None:
+        """The newest stays, however large it is."""
+        while self._results_size > self._max_results_size and len(self._with_result) > 1:
+            job = next(iter(self._with_result.values()))
+            self._release_result(job)
+            job.result = None
+            job.result_dropped = True
+            logger.bind(job_id=job.id).warning("the result was dropped to bound the memory")
+
+    def _release_result(self, job: Job) -> None:
+        """Its bytes count no longer; whoever is being sent them keeps them until then."""
+        if self._with_result.pop(job.id, None) is not None and job.result is not None:
+            self._results_size -= len(job.result.data)
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
         self._finished.pop(job.id, None)
-        if job.result is not None:
-            self._results_size -= len(job.result.data)
+        self._release_result(job)
         if job.idempotency_key is not None:
             with suppress(KeyError):
                 del self._by_key[job.idempotency_key]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from concurrent.futures import Executor
+from contextlib import suppress
 
 from loguru import logger
 
@@ -53,8 +54,7 @@ class JobProcessor:
     @property
     def waiting(self) -> list[Job]:
         """Pending jobs in the order in which they will start."""
-        at_the_door = [job for job in self._tasks if job.status is JobStatus.PENDING]
-        return [*at_the_door, *self._pending]
+        return [*self._at_the_door(), *self._pending]
 
     @property
     def running(self) -> list[Job]:
@@ -69,7 +69,7 @@ class JobProcessor:
         """Raises QueueFullError or DrainingError if :meth:`submit` would."""
         if self._draining:
             raise DrainingError("The proxy is stopping and takes no new jobs.", retry_after_s=5)
-        if len(self.waiting) >= self._max_pending:
+        if len(self._at_the_door()) + len(self._pending) >= self._max_pending:
             raise QueueFullError(
                 f"{self._max_pending} jobs are waiting already.",
                 retry_after_s=max(1, round(self.estimates.mean("") or 5)),
@@ -103,7 +103,9 @@ class JobProcessor:
         self._pending.clear()
         if self._tasks and grace_s > 0:
             logger.info("waiting up to {:g} s for {} jobs", grace_s, len(self._tasks))
-            await asyncio.wait(self._tasks.values(), timeout=grace_s)
+            with suppress(TimeoutError):
+                async with self._cluster.clock.timeout(grace_s):
+                    await asyncio.wait(self._tasks.values())
         tasks = dict(self._tasks)
         for job, task in tasks.items():
             self._fail(job, _STOPPED)
@@ -112,6 +114,10 @@ class JobProcessor:
             await asyncio.wait(tasks.values())
 
     # --- one job -------------------------------------------------------------------------
+
+    def _at_the_door(self) -> list[Job]:
+        """Those with a task that have no place at an instance yet, or lost it."""
+        return [job for job in self._tasks if job.status is JobStatus.PENDING]
 
     def _start_next(self) -> None:
         while self._pending and len(self._tasks) < self._max_concurrent and not self._draining:
@@ -136,6 +142,9 @@ class JobProcessor:
             except Exception as error:  # nothing accepted is lost, by our own faults neither
                 logger.opt(exception=error).error("job {} met an internal fault", job.id)
                 self._fail(job, ComfyProxyError("An internal fault ended the job."))
+            except asyncio.CancelledError:
+                self._fail(job, _STOPPED)  # whoever cancelled it: nothing accepted is lost
+                raise
 
     def _job_run(self, job: Job) -> JobRun:
         return JobRun(

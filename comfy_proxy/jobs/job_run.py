@@ -15,7 +15,7 @@ from comfy_proxy.cluster.capabilities import KEEP_LACK_S, Capabilities
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement, PlacementMoved
-from comfy_proxy.cluster.prompt_execution import Graph, Phase, PromptExecution
+from comfy_proxy.cluster.prompt_execution import Phase, PromptExecution
 from comfy_proxy.errors import (
     ComfyProxyError,
     InstanceError,
@@ -27,7 +27,7 @@ from comfy_proxy.jobs.graphs import Plan
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.pictures import Picture, convert_picture
-from comfy_proxy.jobs.workflows import Workflow
+from comfy_proxy.jobs.workflows import Missing, Workflow, unavailable_everywhere
 
 MAX_ATTEMPTS = 3
 """How often a job is tried when instances fail under it."""
@@ -52,9 +52,11 @@ class JobRun:
         self._workflow = workflow
         self._estimates = estimates
         self._executor = executor
+        self._since = job.created_monotonic  # pending without interruption
+        self._failures = 0
         self._failed_on: set[Instance] = set()
         self._rejected_by: set[Instance] = set()
-        self._lacking: dict[str, object] = {}
+        self._lacking: dict[str, Missing] = {}
 
     async def run(self) -> Picture:
         """The finished picture. Raises a ComfyProxyError when the job is to fail."""
@@ -65,35 +67,36 @@ class JobRun:
                 return await self._convert(await self._attempt(placement))
             except PlacementMoved as moved:
                 confirmed = await self._cluster.scheduler.confirm(moved.target)
-                placement = moved.target if confirmed else None
-                continue
+                if confirmed:
+                    placement = moved.target
+                    continue
             except ComfyProxyError as error:
                 self._raise_unless_worth_another_try(error, placement.instance)
             placement = None
             if self._job.status is JobStatus.PROCESSING:
+                self._since = self._cluster.clock.monotonic()
                 self._manager.update_job_status(self._job.id, JobStatus.PENDING)
 
     async def _place(self) -> Placement:
-        placement = await self._cluster.scheduler.place(
-            since=self._job.created_monotonic,
+        return await self._cluster.scheduler.place(
+            since=self._since,
             accepts=lambda instance: not self._lacks(instance),
             avoid=self._failed_on,
         )
-        self._job.attempts += 1
-        return placement
 
     def _raise_unless_worth_another_try(self, error: ComfyProxyError, instance: Instance) -> None:
         if isinstance(error, WorkflowUnavailableError):
-            self._lacking[instance.host] = error.details.get("missing")
+            self._lacking[instance.host] = error.details["missing"]
             if len(self._lacking) == len(self._cluster.instances):
-                raise _unavailable(self._workflow.name, self._lacking) from error
+                raise unavailable_everywhere(self._workflow.name, self._lacking) from error
         elif isinstance(error, PromptRejectedError) and instance not in self._rejected_by:
             # Perhaps a model file went away since the instance was asked; never twice.
             self._rejected_by.add(instance)
             self._cluster.capabilities.forget(instance)
-        elif isinstance(error, InstanceError) and self._job.attempts < MAX_ATTEMPTS:
+        elif isinstance(error, InstanceError) and self._failures < MAX_ATTEMPTS - 1:
+            self._failures += 1
             self._failed_on.add(instance)
-            logger.warning("job {}: attempt {}: {}", self._job.id, self._job.attempts, error)
+            logger.warning("job {}: failure {}: {}", self._job.id, self._failures, error)
         else:
             raise error
 
@@ -110,11 +113,7 @@ class JobRun:
             tracker = _Tracker(self._job, instance, self._manager, self._cluster)
             run = self._cluster.prompt_run(
                 placement,
-                Graph(
-                    prompt=graph.prompt,
-                    output_node=graph.output_node,
-                    by_frame=graph.via == "websocket",
-                ),
+                graph,
                 tracker.update,
             )
             picture = await run.run()
@@ -145,11 +144,12 @@ class JobRun:
     async def _upload(self, instance: Instance) -> str:
         """Byte for byte, named by content: the same picture is on an instance's disk once."""
         picture = self._job.request.picture
-        return await self._cluster.clients[instance].upload_picture(
-            picture.open_reader(),
-            name=f"{picture.sha256[:32]}{picture.info.extension}",
-            size=picture.size,
-        )
+        with picture.open_reader() as file:
+            return await self._cluster.clients[instance].upload_picture(
+                file,
+                name=f"{picture.sha256[:32]}{picture.info.extension}",
+                size=picture.size,
+            )
 
     async def _convert(self, data: bytes) -> Picture:
         options = self._workflow.convert_options(self._job.data)
@@ -183,12 +183,6 @@ class _Tracker:
             prompt_id=execution.prompt_id,
             percentage=round(execution.percentage, 1),
             current_node=execution.current_node,
+            executing=self._begun is not None,
             preview=execution.preview,
         )
-
-
-def _unavailable(workflow: str, missing: dict[str, object]) -> WorkflowUnavailableError:
-    return WorkflowUnavailableError(
-        f"No instance can run {workflow!r}: node classes or model files are missing.",
-        details={"missing": missing},
-    )

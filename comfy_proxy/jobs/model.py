@@ -78,6 +78,7 @@ class Job:
     waiting_time_s: float | None = None
     instance: str | None = None
     prompt_id: str | None = None
+    executing_since: float | None = None  # monotonic; None while it waits at its instance
     attempts: int = 0
     percentage: float = 0.0
     current_node: str | None = None

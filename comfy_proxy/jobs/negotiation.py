@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from comfy_proxy.errors import InvalidFieldError
 
 MAX_WAIT_S = 300.0
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,32 +25,34 @@ class AnswerMode:
 
 
 def answer_mode(
-    options: Mapping[str, str], headers: Mapping[str, str], *, default_mode: str
+    options: Mapping[str, str], *, prefer: str, accept: str, default_mode: str
 ) -> AnswerMode:
     """``?async``/``?mode`` win, then ``Prefer``, then an ``Accept`` that prefers a picture.
 
     ``options`` has ``async`` and ``mode`` as the client wrote them. Raises InvalidFieldError.
+    A ``Prefer`` that makes no sense is ignored (RFC 7240, 2).
     """
     asked = _asked_mode(options)
     if asked == "async":
         return AnswerMode(synchronous=False)
-    preferences = _preferences(headers.get("Prefer", ""))
-    if "wait" in preferences:
-        wait_s = _seconds("Prefer", preferences["wait"])
+    preferences = _preferences(prefer)
+    wait_s = _seconds(preferences.get("wait", ""))
+    if wait_s is not None:
         return AnswerMode(synchronous=True, wait_s=wait_s, applied=f"wait={preferences['wait']}")
     if asked == "sync":
         return AnswerMode(synchronous=True)
     if "respond-async" in preferences:
         return AnswerMode(synchronous=False, applied="respond-async")
-    wants_picture = prefers_picture(headers.get("Accept", ""))
-    return AnswerMode(synchronous=wants_picture or default_mode == "sync")
+    return AnswerMode(synchronous=prefers_picture(accept) or default_mode == "sync")
 
 
 def wait_seconds(text: str | None) -> float:
     """``?wait=N`` in seconds, 0 when absent; raises InvalidFieldError above 300 or below 0."""
     if text is None:
         return 0.0
-    seconds = _seconds("wait", text)
+    seconds = _seconds(text)
+    if seconds is None:
+        raise InvalidFieldError("wait", f"wait is a number of seconds, not {text[:40]!r}.")
     if seconds > MAX_WAIT_S:
         raise InvalidFieldError("wait", f"wait is at most {MAX_WAIT_S:g} seconds.")
     return seconds
@@ -56,14 +60,18 @@ def wait_seconds(text: str | None) -> float:
 
 def prefers_json(accept: str) -> bool:
     """``application/json`` has a strictly higher q than ``image/*``; a tie is no preference."""
-    json_q, image_q = _qualities(accept)
+    json_q, image_q, _ = _qualities(accept)
     return json_q > image_q
 
 
 def prefers_picture(accept: str) -> bool:
-    """``image/*`` has a strictly higher q than ``application/json``."""
-    json_q, image_q = _qualities(accept)
-    return image_q > json_q
+    """``image/*`` has a strictly higher q than ``application/json``.
+
+    Not where a page is wanted as much: some browsers name pictures when they navigate or submit a
+    form, others send ``*/*`` alone, and all of them are to get the same.
+    """
+    json_q, image_q, page_q = _qualities(accept)
+    return image_q > max(json_q, page_q)
 
 
 def _asked_mode(options: Mapping[str, str]) -> str | None:
@@ -79,14 +87,8 @@ def _asked_mode(options: Mapping[str, str]) -> str | None:
     return "async" if "async" in found else found.pop() if found else None
 
 
-def _seconds(field: str, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise InvalidFieldError(field, f"{field} wants a number of seconds, not {text[:40]!r}.")
-    return seconds
+def _seconds(text: str) -> float | None:
+    return float(text) if _SECONDS.fullmatch(text) else None
 
 
 def _preferences(header: str) -> dict[str, str]:
@@ -98,8 +100,11 @@ def _preferences(header: str) -> dict[str, str]:
     return result
 
 
-def _qualities(accept: str) -> tuple[float, float]:
-    """q of JSON and the best q of any picture; ``*/*`` counts for both (RFC 9110, 12.5.1)."""
+def _qualities(accept: str) -> tuple[float, float, float]:
+    """q of JSON, the best q of any picture and q of a page that is named.
+
+    ``*/*`` counts for the first two (RFC 9110, 12.5.1).
+    """
     ranges: dict[str, float] = {}
     for item in accept.split(","):
         media_range, *parameters = (part.strip().lower() for part in item.split(";"))
@@ -108,7 +113,7 @@ def _qualities(accept: str) -> tuple[float, float]:
     anything = ranges.get("*/*", 0.0)
     json_q = ranges.get("application/json", ranges.get("application/*", anything))
     pictures = [q for media_range, q in ranges.items() if media_range.startswith("image/")]
-    return json_q, max(pictures, default=anything)
+    return json_q, max(pictures, default=anything), ranges.get("text/html", 0.0)
 
 
 def _q(parameters: list[str]) -> float:

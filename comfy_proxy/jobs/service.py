@@ -10,13 +10,12 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.errors import WorkflowUnavailableError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.spool import MEMORY_BYTES
-from comfy_proxy.jobs.workflows import WorkflowRegistry
+from comfy_proxy.jobs.workflows import WorkflowRegistry, unavailable_everywhere
 from comfy_proxy.settings import Settings
 
 _PICTURE_THREADS = 2
@@ -116,8 +115,4 @@ class JobService:
             ):
                 return
             missing[instance.host] = workflow.missing(known, picture, request.parameters)
-        raise WorkflowUnavailableError(
-            f"No instance can run {workflow.name!r}: node classes or model files are missing.",
-            details={"missing": missing},
-            retry_after_s=30,
-        )
+        raise unavailable_everywhere(workflow.name, missing)

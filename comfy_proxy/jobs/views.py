@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from comfy_proxy.clock import iso
 from comfy_proxy.jobs.job_manager import elapsed_s
 from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.jobs.outlook import Outlook
 from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 
@@ -25,7 +27,7 @@ def urls(job: Job) -> dict[str, str]:
 
 def accepted(job: Job, service: JobService) -> dict[str, Any]:
     """The body of a 202."""
-    seconds = remaining_s(job, service)
+    seconds = Outlook(service).remaining_s(job)
     text = "not known before the first job was measured" if seconds is None else _in_words(seconds)
     return {
         "job_id": job.id,
@@ -39,11 +41,18 @@ def accepted(job: Job, service: JobService) -> dict[str, Any]:
     }
 
 
-def status(job: Job, service: JobService) -> dict[str, Any]:
+def statuses(jobs: Iterable[Job], service: JobService) -> list[dict[str, Any]]:
+    """``GET /api/jobs/list``: one walk through the queue for all of them."""
+    outlook = Outlook(service)
+    return [status(job, service, outlook) for job in jobs]
+
+
+def status(job: Job, service: JobService, outlook: Outlook | None = None) -> dict[str, Any]:
     """``GET /api/jobs/{job_id}/status``."""
-    waiting = service.processor.waiting
+    outlook = outlook or Outlook(service)
     elapsed = elapsed_s(job, service.clock)
-    remaining = None if job.finished else remaining_s(job, service)
+    waits = job.status is JobStatus.PENDING
+    remaining = None if job.finished else outlook.remaining_s(job)
     return {
         "job_id": job.id,
         "status": str(job.status),
@@ -53,7 +62,7 @@ def status(job: Job, service: JobService) -> dict[str, Any]:
         "started_time": iso(job.started_at),
         "completed_time": iso(job.completed_at),
         "processing_time_seconds": None if elapsed is None else round(elapsed, 3),
-        "queue_position": waiting.index(job) + 1 if job in waiting else None,
+        "queue_position": outlook.queue_position(job) if waits else None,
         "progress_percentage": job.percentage,
         "current_node": job.current_node,
         "estimated_remaining_time_seconds": None if remaining is None else round(remaining, 3),
@@ -77,7 +86,7 @@ def result(job: Job, picture: Picture) -> dict[str, Any]:
         "status": str(job.status),
         "type": job.type,
         "completed_time": iso(job.completed_at),
-        "processing_time_seconds": job.processing_time_s,
+        "processing_time_seconds": round(job.processing_time_s or 0.0, 3),
         "result": {"image_base64": data_url(picture), "prompt_id": job.prompt_id},
     }
 
@@ -132,20 +141,6 @@ def statistics(service: JobService) -> dict[str, Any]:
         "average_waiting_time_seconds": round(sum(waits) / len(waits), 3) if waits else None,
         "max_concurrent_jobs": service.settings.concurrent_jobs,
     }
-
-
-def remaining_s(job: Job, service: JobService) -> float | None:
-    """Seconds until the job is done, from measured durations; None before any was measured."""
-    estimates = service.processor.estimates
-    if job.status is JobStatus.PROCESSING:
-        mean = estimates.mean(job.type)
-        elapsed = elapsed_s(job, service.clock) or 0.0
-        return None if mean is None else max(0.0, mean - elapsed)
-    waiting = service.processor.waiting
-    ahead = waiting[: waiting.index(job)] if job in waiting else []
-    types = [other.type for other in (*ahead, *service.processor.running)]
-    healthy = sum(instance.healthy for instance in service.cluster.instances)
-    return estimates.completion_s(job.type, types, healthy)
 
 
 def data_url(picture: Picture) -> str:

@@ -220,7 +220,7 @@ class Workflow:
             values=values,
             picture_inputs=tuple(to for to, source in variant.bind.items() if source == "$picture"),
             output=variant.output,
-            via="websocket" if by_socket and not isinstance(variant.output, str) else "files",
+            by_frame=by_socket and not isinstance(variant.output, str),
             first_frame_only=info.frames > 1,
         )
 
@@ -270,6 +270,21 @@ def unavailable(workflow: str, missing: Missing) -> WorkflowUnavailableError:
     parts = "; ".join(f"{variant}: {', '.join(lacks)}" for variant, lacks in missing.items())
     message = f"The workflow {workflow!r} cannot run there; missing are, by variant, {parts}."
     return WorkflowUnavailableError(message, details={"missing": missing})
+
+
+def unavailable_everywhere(
+    workflow: str, missing: Mapping[str, Missing]
+) -> WorkflowUnavailableError:
+    """The error when no instance can run it: says what is missing where (host → what)."""
+    places = "; ".join(
+        f"{host} lacks {' or '.join(', '.join(lacks) for lacks in variants.values())}"
+        for host, variants in missing.items()
+    )
+    return WorkflowUnavailableError(
+        f"No instance can run {workflow!r}: {places}.",
+        details={"missing": dict(missing)},
+        retry_after_s=30,
+    )
 
 
 def _lacking(variant: Variant, capabilities: NodeCapabilities, *, animated: bool) -> list[str]:

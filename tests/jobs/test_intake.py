@@ -216,11 +216,11 @@ async def test_json_is_read(client: Any, server: Server, text: str) -> None:
 
 
 async def test_the_body_wins_over_the_query(client: Any, server: Server) -> None:
-    """A parameter in both places is the form's."""
+    """A parameter in both places is the form's, but ?mode and ?async of the URL win over all."""
     path = "/remove-background?crop=true&format=JPEG&mode=async"
     await post(client, path, data=form(("image", PNG), crop="0", mode="sync"))
     assert server.job.parameters == {"crop": False, "format": "JPEG"}
-    assert server.job.options == {"mode": "sync"}
+    assert server.job.options == {"mode": "async"}
 
 
 async def test_a_big_picture_waits_on_disk(client: Any, server: Server, tmp_path: Path) -> None:

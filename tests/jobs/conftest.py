@@ -1,0 +1,99 @@
+"""Two ways to test the job API: alone on a manual clock, and whole in front of two workers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from job_client import PNG, JobClient, write_templates
+from manual_clock import ManualClock
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.jobs import api
+from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.model import Job
+from comfy_proxy.jobs.service import JobService
+from comfy_proxy.jobs.spool import SpooledPicture
+from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.keys import CLUSTER, JOBS
+from comfy_proxy.middleware import register
+from comfy_proxy.settings import Settings
+
+
+@pytest.fixture
+async def service(clock: ManualClock) -> AsyncIterator[JobService]:
+    """The rooms of the job API on a manual clock; the cluster is there but not started."""
+    settings = Settings(job_timeout_s=300.0, max_results_size=1000)
+    workflows = load_workflows(None)
+    cluster = Cluster(settings, classes=workflows.required_classes(), clock=clock)
+    made = JobService(settings, cluster, workflows)
+    yield made
+    made.executor.shutdown()
+
+
+@pytest.fixture
+def make_request(service: JobService) -> Callable[..., Awaitable[JobRequest]]:
+    """``await make_request(workflow=…, **parameters)``: as the intake would have read it."""
+
+    async def make(
+        workflow: str = "upscale-image", fingerprint: str = "f", **parameters: Any
+    ) -> JobRequest:
+        picture = SpooledPicture(service.executor)
+        await picture.write(PNG)
+        await picture.finish()
+        await picture.inspect(field="image")
+        return JobRequest(
+            workflow=workflow,
+            parameters=service.workflows.get(workflow).parse_parameters(parameters),
+            options={},
+            picture=picture,
+            fingerprint=fingerprint,
+        )
+
+    return make
+
+
+@pytest.fixture
+async def job(service: JobService, make_request: Callable[..., Awaitable[JobRequest]]) -> Job:
+    """A pending job that nobody processes: the test moves it."""
+    return service.manager.create_job(await make_request())
+
+
+@pytest.fixture
+async def api_alone(service: JobService) -> AsyncIterator[TestClient[Any, Any]]:
+    """The endpoints over ``service``; nothing behind them runs."""
+    app = web.Application()
+    app[CLUSTER], app[JOBS] = service.cluster, service
+    register(app, api.routes(), service.settings)
+    async with TestClient(TestServer(app, handler_cancellation=True)) as client:
+        yield client
+
+
+@pytest.fixture
+def templates(tmp_path: Path) -> Path:
+    """A workflow directory with ``timed`` and ``failing``."""
+    directory = tmp_path / "templates"
+    directory.mkdir()
+    return write_templates(directory)
+
+
+@pytest.fixture
+async def start_jobs(
+    start_proxy: Callable[..., Any], templates: Path
+) -> Callable[..., Awaitable[JobClient]]:
+    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates."""
+
+    async def start(*workers: Any, **settings: Any) -> JobClient:
+        return JobClient(await start_proxy(*workers, workflow_directory=templates, **settings))
+
+    return start
+
+
+@pytest.fixture
+async def jobs(start_jobs: Callable[..., Awaitable[JobClient]], workers: Any) -> JobClient:
+    """The proxy in front of two workers, with the templates."""
+    return await start_jobs(*workers)

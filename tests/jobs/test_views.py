@@ -1,0 +1,166 @@
+"""Jobs as JSON: names, units and times of the contract."""
+
+from __future__ import annotations
+
+import base64
+import re
+from typing import Any
+
+import orjson
+import pytest
+from job_client import PNG
+from manual_clock import ManualClock
+
+from comfy_proxy.jobs import views
+from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
+from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.service import JobService
+
+MADE = Picture(data=b"bytes", media_type="image/png", extension=".png", width=3, height=2)
+STATUS_KEYS = [
+    "job_id", "status", "type", "created_time", "updated_time", "started_time", "completed_time",
+    "processing_time_seconds", "queue_position", "progress_percentage", "current_node",
+    "estimated_remaining_time_seconds", "comfyui_instance", "prompt_id", "attempts", "error",
+    "result_url",
+]  # fmt: skip
+ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+async def completed(service: JobService, job: Job, clock: ManualClock) -> Job:
+    service.manager.update_job_status(job.id, JobStatus.PROCESSING, instance="gpu:8188")
+    service.manager.update_progress(
+        job, instance="gpu:8188", prompt_id="p-1", percentage=50.0, current_node="3"
+    )
+    await clock.advance(1.23456)
+    return service.manager.update_job_status(job.id, JobStatus.COMPLETED, result=MADE)
+
+
+def keys_of(document: Any) -> list[str]:
+    """All keys, at every depth."""
+    if isinstance(document, dict):
+        return [*document, *(key for value in document.values() for key in keys_of(value))]
+    return []
+
+
+async def test_accepted(service: JobService, job: Job) -> None:
+    """The 202 has the contract's fields and the parameters, filled in."""
+    body = views.accepted(job, service)
+    assert list(body) == [
+        "job_id", "status", "type", "message", "estimated_completion_time",
+        "estimated_completion_seconds", "status_url", "result_url", "events_url",
+        "scale", "format",
+    ]  # fmt: skip
+    assert body["status"] == "pending"
+    assert body["estimated_completion_seconds"] is None
+    assert [body[f"{name}_url"] for name in ("status", "result", "events")] == [
+        f"/api/jobs/{job.id}/{name}" for name in ("status", "result", "events")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.4, "less than a second"), (12.3, "about 12 seconds"), (150.0, "about 2 minutes")],
+)
+async def test_the_estimate_is_a_text_too(
+    service: JobService, job: Job, seconds: float, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``estimated_completion_time`` is for people, ``…_seconds`` for programs."""
+    service.processor.estimates.record("upscale-image", seconds)
+    monkeypatch.setattr(type(service.processor), "waiting", property(lambda _: [job]))
+    body = views.accepted(job, service)
+    assert body["estimated_completion_time"] == words
+    assert body["estimated_completion_seconds"] == seconds
+
+
+async def test_status_of_a_pending_job(service: JobService, job: Job) -> None:
+    """All fields are there from the beginning; what is not known yet is null."""
+    body = views.status(job, service)
+    assert list(body) == STATUS_KEYS
+    assert (body["status"], body["attempts"], body["progress_percentage"]) == ("pending", 0, 0.0)
+    for name in ("started_time", "completed_time", "comfyui_instance", "error", "result_url"):
+        assert body[name] is None
+
+
+async def test_status_of_a_completed_job(service: JobService, job: Job, clock: ManualClock) -> None:
+    """Times are ISO 8601 UTC with milliseconds, durations float seconds."""
+    body = views.status(await completed(service, job, clock), service)
+    assert list(body) == STATUS_KEYS
+    for name in ("created_time", "updated_time", "started_time", "completed_time"):
+        assert ISO.fullmatch(body[name])
+    assert body["processing_time_seconds"] == 1.235
+    assert (body["status"], body["progress_percentage"]) == ("completed", 100.0)
+    assert (body["comfyui_instance"], body["prompt_id"]) == ("gpu:8188", "p-1")
+    assert (body["current_node"], body["estimated_remaining_time_seconds"]) == (None, None)
+    assert body["result_url"] == f"/api/jobs/{job.id}/result"
+    assert job.id != job.prompt_id
+
+
+async def test_status_of_a_failed_job(service: JobService, job: Job) -> None:
+    """The error has a code and a message; there is no result to go to."""
+    failure = JobFailure(code="workflow_error", message="FailNode: no memory", status=502)
+    service.manager.update_job_status(job.id, JobStatus.FAILED, error=failure)
+    body = views.status(job, service)
+    assert body["error"] == {"code": "workflow_error", "message": "FailNode: no memory"}
+    assert body["result_url"] is None
+
+
+async def test_result(service: JobService, job: Job, clock: ManualClock) -> None:
+    """The JSON result carries the picture as a data URL and the prompt that made it."""
+    body = views.result(await completed(service, job, clock), MADE)
+    assert list(body) == [
+        "job_id", "status", "type", "completed_time", "processing_time_seconds", "result",
+    ]  # fmt: skip
+    data = "data:image/png;base64," + base64.b64encode(b"bytes").decode()
+    assert body["result"] == {"image_base64": data, "prompt_id": "p-1"}
+    assert body["processing_time_seconds"] == 1.235
+
+
+async def test_legacy_result(service: JobService, job: Job, clock: ManualClock) -> None:
+    """The old synchronous answer keeps its camelCase."""
+    body = views.legacy_result(await completed(service, job, clock), MADE)
+    assert list(body) == ["imageBase64", "promptId", "jobId", "format", "crop"]
+    assert (body["promptId"], body["jobId"], body["format"]) == ("p-1", job.id, "PNG")
+    assert body["imageBase64"].startswith("data:image/png;base64,")
+
+
+async def test_info(service: JobService, job: Job, clock: ManualClock) -> None:
+    """The status, what was asked and both pictures' measures, without picture data."""
+    assert views.info(job, service)["result"] is None
+    body = views.info(await completed(service, job, clock), service)
+    assert body["parameters"] == {"scale": 2.0, "format": "PNG"}
+    assert body["input"] == {
+        "format": "PNG", "width": 16, "height": 12, "has_alpha": False, "size_bytes": len(PNG),
+    }  # fmt: skip
+    assert body["result"] == {
+        "media_type": "image/png", "width": 3, "height": 2, "size_bytes": 5,
+    }  # fmt: skip
+    assert b"base64" not in orjson.dumps(body)
+
+
+async def test_statistics(
+    service: JobService, job: Job, clock: ManualClock, make_request: Any
+) -> None:
+    """Counts by status, type and instance, and the means of what is remembered."""
+    assert views.statistics(service)["average_processing_time_seconds"] is None
+    await clock.advance(2)
+    await completed(service, job, clock)
+    service.manager.create_job(await make_request("remove-background"))
+    assert views.statistics(service) == {
+        "total": 2,
+        "by_status": {"pending": 1, "processing": 0, "completed": 1, "failed": 0},
+        "by_type": {"upscale-image": 1, "remove-background": 1},
+        "by_instance": {"gpu:8188": 1},
+        "average_processing_time_seconds": 1.235,
+        "average_waiting_time_seconds": 2.0,
+        "max_concurrent_jobs": 6,
+    }
+
+
+async def test_keys_are_snake_case(service: JobService, job: Job, clock: ManualClock) -> None:
+    """Every key of our own answers is snake_case; the legacy answer alone is not."""
+    done = await completed(service, job, clock)
+    documents = (
+        views.accepted(done, service), views.info(done, service), views.result(done, MADE),
+    )  # fmt: skip
+    for document in documents:
+        assert all(re.fullmatch(r"[a-z][a-z0-9_]*", key) for key in keys_of(document))
