@@ -4,11 +4,11 @@
   between starts the count anew.
 * OPEN: the instance is left out, requests fail fast. After ``cooldown_s`` one trial may begin.
 * HALF_OPEN: one trial (a health check) is under way. Its success closes the circuit, its failure
-  opens it again.
+  opens it again; nothing else does.
 
-A success that arrives while OPEN changes nothing: it belongs to a request that began before the
-circuit opened. Time comes from the clock that is passed in; every change is told once, with its
-reason, to ``on_change``.
+Whatever else ends while the circuit is not CLOSED changes nothing: it belongs to a request that
+began before the circuit opened. Time comes from the clock that is passed in; every change is told
+once, with its reason, to ``on_change``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from comfy_proxy.clock import Clock
+
+COOLDOWN_S = 0.8
+"""Less than the shortest time between two checks while somebody waits for an instance."""
 
 
 class CircuitState(StrEnum):
@@ -36,7 +39,7 @@ class CircuitBreaker:
         *,
         clock: Clock,
         failure_threshold: int = 3,
-        cooldown_s: float = 1.0,
+        cooldown_s: float = COOLDOWN_S,
         on_change: OnChange = lambda old, new, reason: None,
     ) -> None:
         self._clock = clock
@@ -64,16 +67,17 @@ class CircuitBreaker:
             return True
         return False
 
-    def record_success(self) -> None:
-        if self.state is CircuitState.OPEN:
-            return
-        self.consecutive_failures = 0
-        if self.state is CircuitState.HALF_OPEN:
+    def record_success(self, *, trial: bool = False) -> None:
+        """``trial``: it was a check for which :meth:`begin_trial` said yes."""
+        if self.closed:
+            self.consecutive_failures = 0
+        elif trial and self.state is CircuitState.HALF_OPEN:
+            self.consecutive_failures = 0
             self._change(CircuitState.CLOSED, "a check succeeded")
 
-    def record_failure(self, reason: str) -> None:
+    def record_failure(self, reason: str, *, trial: bool = False) -> None:
         self.consecutive_failures += 1
-        if self.state is CircuitState.HALF_OPEN:
+        if self.state is CircuitState.HALF_OPEN and trial:
             self._open(reason)
         elif self.closed and self.consecutive_failures >= self._failure_threshold:
             self._open(f"{self.consecutive_failures} consecutive failures, the last: {reason}")

@@ -61,14 +61,12 @@ class Instance:
     ) -> None:
         self.id = id
         self.url = url
-        self.host = f"{url.host_port_subcomponent}{url.raw_path.rstrip('/')}"
-        if url.explicit_port is None:
-            self.host = f"{url.host_subcomponent}:{url.port}{url.raw_path.rstrip('/')}"
+        self.host = f"{url.host_subcomponent}:{url.port}{url.raw_path.rstrip('/')}"
         self.capacity = capacity
         self.breaker = CircuitBreaker(
             clock=clock, failure_threshold=failure_threshold, on_change=self._log_change
         )
-        self.placements: set[Placement] = set()
+        self.placements: list[Placement] = []
         self.external_jobs = 0
         self.last_check: datetime | None = None
         self.last_success: datetime | None = None
@@ -133,32 +131,32 @@ class Instance:
         self._interrupted()
 
     def queue_observed(self, remaining: int) -> None:
-        """``queue_remaining`` of a ``status`` frame: what is above our own was put by others."""
+        """So many prompts wait or run there: what is above our own was put by others."""
         ours = sum(placement.in_queue for placement in self.placements)
         self.external_jobs = max(0, remaining - ours)
-
-    def others_observed(self, count: int) -> None:
-        """``/queue`` was read: ``count`` prompts in it are not ours."""
-        self.external_jobs = count
 
     def check_passed(self, duration_s: float) -> None:
         self.last_check = self.last_success = self._clock.now()
         self.check_ok = True
         self.response_time_s = duration_s
-        self.breaker.record_success()
+        self.breaker.record_success(trial=True)
 
     def check_failed(self, reason: str) -> None:
         self.last_check = self._clock.now()
         self.check_ok = False
-        self.fault(reason)
+        self._fault(reason, trial=True)
 
     def fault(self, reason: str) -> None:
         """A strike, unless a frame came just now and the instance is merely busy."""
-        if self.alive_just_now:
+        self._fault(reason, trial=False)
+
+    def _fault(self, reason: str, *, trial: bool) -> None:
+        if not self.alive_just_now:
+            self.breaker.record_failure(reason, trial=trial)
+            return
+        logger.debug("{} is busy, not dead: {}", self.host, reason)
+        if trial:
             self.breaker.abandon_trial()
-            logger.debug("{} is busy, not dead: {}", self.host, reason)
-        else:
-            self.breaker.record_failure(reason)
 
     @asynccontextmanager
     async def attempt(self, kind: str) -> AsyncIterator[None]:

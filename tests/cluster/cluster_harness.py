@@ -1,0 +1,55 @@
+"""What the tests of the cluster share: instances without a server, graphs, waiting for facts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from manual_clock import ManualClock
+from yarl import URL
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_execution import Graph
+
+LONG_S = 600.0
+"""How long a TimedPass runs that the test itself ends."""
+
+
+def make_instance(clock: ManualClock, number: int = 1, **options: Any) -> Instance:
+    """An instance that no server stands behind."""
+    return Instance(id=str(number), url=URL(f"http://gpu{number}:8188"), clock=clock, **options)
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Return as soon as the condition holds; fails the test if it never does."""
+    async with asyncio.timeout(10):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.001)
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def graph(*, colour: int = 1, seconds: float | None = None, by_frame: bool = False) -> Graph:
+    """A picture of one colour; it takes ``seconds`` if given. Equal graphs are served cached."""
+    prompt = {"1": node("EmptyImage", width=16, height=8, batch_size=1, color=colour)}
+    source = "1"
+    if seconds is not None:
+        prompt["2"] = node("TimedPass", image=["1", 0], seconds=seconds, salt=colour)
+        source = "2"
+    output = "SaveImageWebsocket" if by_frame else "PreviewImage"
+    prompt["9"] = node(output, images=[source, 0])
+    return Graph(prompt=prompt, output_node="9", by_frame=by_frame)
+
+
+def failing_graph() -> Graph:
+    prompt = {
+        "1": node("EmptyImage", width=16, height=8, batch_size=1, color=1),
+        "2": node("FailNode", image=["1", 0], salt=0),
+        "9": node("PreviewImage", images=["2", 0]),
+    }
+    return Graph(prompt=prompt, output_node="9", by_frame=False)
