@@ -21,6 +21,7 @@ from comfy_proxy.errors import SettingsError
 
 DEFAULT_INSTANCES = ("localhost:8188", "localhost:8189")
 _HOST_VARIABLE = re.compile(r"COMFYUI_HOST_([1-9][0-9]{0,3})")
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _LOG_LEVELS = ("error", "warn", "info", "debug")
 
 
@@ -76,11 +77,14 @@ def parse_instance(text: str) -> URL:
     url = URL(text if "://" in text else f"http://{text}")
     if url.scheme not in ("http", "https"):
         raise ValueError(f"{text!r}: the scheme must be http or https")
+    if url.raw_user is not None or url.raw_password is not None:
+        raise ValueError("a user name or password in the address is not supported")
     if not url.host:
         raise ValueError(f"{text!r}: there is no host in it")
     if url.query_string or url.fragment:
         raise ValueError(f"{text!r}: a query or fragment makes no sense here")
-    _ = url.port  # yarl checks the range when the port is read
+    if url.port == 0:
+        raise ValueError(f"{text!r}: nobody listens on port 0")
     return url.with_path(url.raw_path.rstrip("/"), encoded=True)
 
 
@@ -125,8 +129,12 @@ def _origins(text: str) -> tuple[str, ...]:
     return origins
 
 
+def _path(text: str) -> Path:
+    return Path(text.strip()).expanduser()
+
+
 def _directory(text: str) -> Path:
-    path = Path(text).expanduser()
+    path = _path(text)
     if not path.is_dir():
         raise ValueError(f"{text!r} is not a directory")
     return path
@@ -173,7 +181,7 @@ VARIABLES: tuple[Variable, ...] = (
     _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", _milliseconds(0), "10000",
          "ms; grace period for running jobs at shutdown"),
     _row("LOG_LEVEL", "log_level", _one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
-    _row("LOG_DIRECTORY", "log_directory", Path, "./logs",
+    _row("LOG_DIRECTORY", "log_directory", _path, "./logs",
          "where the log files will go; none are written yet"),
     _row("HOST", "host", str.strip, "127.0.0.1", "address on which the proxy listens"),
     _row("PORT", "port", _integer(0, 65535), "3000", "port on which the proxy listens"),
@@ -192,15 +200,16 @@ def load_settings(
 ) -> Settings:
     """Settings from the environment (``os.environ`` if None) over an optional TOML file.
 
-    An empty variable counts as not set. Raises SettingsError with every problem found.
+    An empty value counts as not set. Raises SettingsError with every problem found.
     """
     problems: list[str] = []
     file_values = _read_toml(config_file, problems) if config_file else {}
     environ = os.environ if environ is None else environ
     known = {row.name for row in VARIABLES}
-    merged = file_values | {
+    merged = {
         name: text
-        for name, text in environ.items()
+        for source in (file_values, environ)
+        for name, text in source.items()
         if (name in known or name.startswith("COMFYUI_HOST_")) and text.strip()
     }
     values: dict[str, Any] = {}
@@ -234,7 +243,9 @@ def _instances(merged: Mapping[str, str], problems: list[str]) -> tuple[URL, ...
     numbered.sort(key=lambda entry: entry[0])
     seen: dict[URL, str] = {}
     for _, name, url in numbered:
-        canonical = url.with_host("127.0.0.1") if url.host == "localhost" else url
+        canonical = url.with_port(url.port)
+        if url.host in _LOOPBACK_NAMES:
+            canonical = canonical.with_host("localhost")
         if canonical in seen:
             problems.append(f"{name}: {url} is the same instance as {seen[canonical]}")
         seen.setdefault(canonical, name)

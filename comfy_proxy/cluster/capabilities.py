@@ -37,7 +37,7 @@ class Capabilities:
 
         ``/object_info`` writes it as ``[["a", "b"], {…}]`` or ``["COMBO", {"options": […]}]``.
         """
-        inputs = self.classes.get(class_name, {}).get("input", {})
+        inputs = self.classes.get(class_name, {}).get("input") or {}
         for group in ("required", "optional"):
             spec = (inputs.get(group) or {}).get(input_name)
             if not isinstance(spec, list) or not spec:
@@ -64,6 +64,7 @@ class CapabilityCache:
         self._clock = clock
         self._known: dict[Instance, Capabilities] = {}
         self._asking: dict[Instance, asyncio.Task[Capabilities]] = {}
+        self._tasks: set[asyncio.Task[Capabilities]] = set()
 
     def known(self, instance: Instance) -> Capabilities | None:
         """What is known without asking; None if nothing is, or too old."""
@@ -91,24 +92,28 @@ class CapabilityCache:
         if task is None:
             task = asyncio.create_task(self._ask(instance))
             self._asking[instance] = task
+            self._tasks.add(task)
             task.add_done_callback(lambda done: self._asked(instance, done))
         return await asyncio.shield(task)
 
     def forget(self, instance: Instance) -> None:
         """It was away: what comes back may be another installation."""
         self._known.pop(instance, None)
+        self._asking.pop(instance, None)  # whoever waits gets the answer, nobody after them
 
     async def close(self) -> None:
-        tasks = list(self._asking.values())
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def _asked(self, instance: Instance, task: asyncio.Task[Capabilities]) -> None:
-        self._asking.pop(instance, None)
-        if not task.cancelled() and task.exception() is None:
-            self._known[instance] = task.result()
+        self._tasks.discard(task)
+        learnt = not task.cancelled() and task.exception() is None
+        if self._asking.get(instance) is task:
+            del self._asking[instance]
+            if learnt:
+                self._known[instance] = task.result()
 
     async def _ask(self, instance: Instance) -> Capabilities:
         client = self._clients[instance]
@@ -118,8 +123,15 @@ class CapabilityCache:
             async with limit:
                 return name, await client.node_info(name)
 
-        answers = await asyncio.gather(*(one(name) for name in self._classes))
+        begun = self._clock.monotonic()
+        tasks = [asyncio.create_task(one(name)) for name in self._classes]
+        try:
+            answers = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # after a failure the others are of no use
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         return Capabilities(
             classes={name: info for name, info in answers if info is not None},
-            learnt_at=self._clock.monotonic(),
+            learnt_at=begun,
         )

@@ -7,8 +7,8 @@ routes and traps are those of PROTOCOL.md. Every request is one ``instance.attem
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -31,7 +31,12 @@ MAX_JSON_BYTES = 64 * 2**20
 MAX_PICTURE_BYTES = 1024 * 2**20
 UPLOAD_SUBFOLDER = "comfy_proxy"
 _GATEWAY_STATUSES = (502, 503, 504)
-_ABSOLUTE_PATH = re.compile(r"(?:[A-Za-z]:)?[\\/](?:[^\s'\":*?<>|\\/]+[\\/])+")
+_ABSOLUTE_PATH = re.compile(
+    r"\b[A-Za-z]:[\\/](?:[^'\":*?<>|\\/\r\n]+[\\/])*"  # Windows, with blanks in its names
+    r"|(?<![\w.:/])/(?:[^\s'\":*?<>|/]+/)+"
+)
+_HEADERS = {"Accept-Encoding": "identity"}
+"""The session hands out raw bytes; ComfyUI's ``--enable-compress-response-body`` needs a no."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +97,9 @@ class ComfyUIClient:
         with translated(self.instance.host):
             async with (
                 self._clock.timeout(timeout_s),
-                session.get(self.instance.url / "system_stats", allow_redirects=False) as response,
+                session.get(
+                    self.instance.url / "system_stats", allow_redirects=False, headers=_HEADERS
+                ) as response,
             ):
                 _require_ok(response, self.instance.host)
                 stats = _loads(await _read(response, MAX_JSON_BYTES))
@@ -148,10 +155,11 @@ class ComfyUIClient:
         async with self._request(
             "POST", "prompt", data=body, headers={"Content-Type": "application/json"}
         ) as response:
+            if response.status != 400:
+                _require_ok(response, self.instance.host)
             payload = _loads(await _read(response, MAX_JSON_BYTES))
             if response.status == 400 and isinstance(payload, dict):
                 raise PromptRejectedError(_rejection(payload), details={"type": "rejected"})
-            _require_ok(response, self.instance.host)
             if not isinstance(payload, dict) or not isinstance(payload.get("prompt_id"), str):
                 raise InvalidAnswerError(f"{self.instance.host}: the prompt got no id.")
             return str(payload["prompt_id"])
@@ -172,7 +180,10 @@ class ComfyUIClient:
             if response.status == 404:
                 raise PromptLostError(f"{self.instance.host} no longer has the result.")
             _require_ok(response, self.instance.host)
-            return await _read(response, MAX_PICTURE_BYTES)
+            return await _read(response, MAX_PICTURE_BYTES, silence=self._silence)
+
+    def _silence(self) -> AbstractAsyncContextManager[Any]:
+        return self._clock.timeout(self._timeout_s)
 
     async def _post(self, path: str, payload: Mapping[str, Any]) -> None:
         async with self._request("POST", path, json=payload) as response:
@@ -185,9 +196,16 @@ class ComfyUIClient:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, *, extra_s: float = 0, **options: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        extra_s: float = 0,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         session = self._connections.session(self.instance)
+        options["headers"] = {**_HEADERS, **(headers or {})}
         async with self.instance.attempt(path.partition("/")[0]):
             with translated(self.instance.host):
                 async with (
@@ -208,14 +226,25 @@ def _require_ok(response: aiohttp.ClientResponse, host: str) -> None:
     raise InstanceRefusedError(message)
 
 
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The body, unless it is longer than ``limit``: an endless one must not fill the memory."""
+async def _read(
+    response: aiohttp.ClientResponse,
+    limit: int,
+    *,
+    silence: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
+) -> bytes:
+    """The body, unless it is longer than ``limit``: an endless one must not fill the memory.
+
+    ``silence()`` bounds the wait for each piece of it.
+    """
     body = bytearray()
-    async for chunk in response.content.iter_any():
+    while True:
+        async with silence():
+            chunk = await response.content.readany()
+        if not chunk:
+            return bytes(body)
         body += chunk
         if len(body) > limit:
             raise InvalidAnswerError(f"An answer of {response.url.host} is endless.")
-    return bytes(body)
 
 
 def _loads(body: bytes) -> Any:
@@ -236,6 +265,6 @@ def _rejection(payload: Mapping[str, Any]) -> str:
         parts.extend(
             f"{node.get('class_type')} (node {node_id}): {complaint.get('message')}"
             f" {complaint.get('details')}"
-            for complaint in node.get("errors", ())
+            for complaint in node.get("errors") or ()
         )
     return without_paths("; ".join(part for part in parts if part)) or "ComfyUI refused the graph."

@@ -38,6 +38,13 @@ class PromptFrame:
     prompt_id: str
     data: Mapping[str, Any] = field(repr=False)
 
+    @property
+    def ends_prompt(self) -> bool:
+        """The last news of a prompt. Old servers tell the end by ``executing{node:null}`` alone."""
+        if self.type == "executing":
+            return self.data.get("node") is None
+        return self.type in ("execution_success", "execution_error", "execution_interrupted")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureFrame:

@@ -20,6 +20,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
 
 DEMAND_INTERVAL_S = 1.0
+QUEUE_TIMEOUT_S = 5.0
 JITTER = 0.1
 
 
@@ -103,16 +104,21 @@ class HealthChecker:
 
     async def _watch(self, instance: Instance) -> None:
         while True:
-            if await self.check(instance):
-                await self._read_queue(instance)
+            try:
+                if await self.check(instance):
+                    await self._read_queue(instance)
+            except Exception as error:  # the next check is due whatever this was
+                logger.opt(exception=error).error("the check of {} broke", instance.host)
             await self._pause(instance)
 
     async def _read_queue(self, instance: Instance) -> None:
         """Learn what others put there, for the time before a socket tells it by itself."""
         try:
-            queue = await self._clients[instance].queue()
-        except InstanceError as error:
-            logger.debug("the queue of {} cannot be read: {}", instance.host, error.message)
+            # Not COMFYUI_TIMEOUT: that would hold up the next check.
+            async with self._clock.timeout(QUEUE_TIMEOUT_S):
+                queue = await self._clients[instance].queue()
+        except (InstanceError, TimeoutError) as error:
+            logger.debug("the queue of {} cannot be read: {!r}", instance.host, error)
         else:
             instance.queue_observed(len(queue.running) + len(queue.pending))
 

@@ -14,19 +14,26 @@ class Placement:
 
     ``in_queue``: the prompt was sent there and has not ended. ``running``: ComfyUI said that it
     executes. ``move_to`` is a place at another instance, offered to a prompt that still waits
-    here (trap 24); ``on_offer`` wakes whoever follows the prompt.
+    here (trap 24); ``on_offer`` wakes whoever follows the prompt. ``accepts`` says to which
+    instances it may be moved; an offer that was declined is not repeated.
     """
 
     def __init__(
-        self, instance: Instance, on_release: Callable[[Placement], None] = lambda placement: None
+        self,
+        instance: Instance,
+        *,
+        accepts: Callable[[Instance], bool] = lambda instance: True,
+        on_release: Callable[[Placement], None] = lambda placement: None,
     ) -> None:
         self.instance = instance
+        self.accepts = accepts
         self._on_release = on_release
+        self._declined = False
         self.in_queue = False
         self.running = False
         self.move_to: Placement | None = None
         self.on_offer: Callable[[], None] = lambda: None
-        instance.placements.add(self)
+        instance.placements.append(self)
 
     def __repr__(self) -> str:
         state = "running" if self.running else "queued" if self.in_queue else "preparing"
@@ -34,7 +41,9 @@ class Placement:
 
     @property
     def movable(self) -> bool:
-        return not self.running and self.move_to is None
+        """It waits there, and moving it elsewhere was not tried yet."""
+        waits = self.in_queue and not self.running
+        return waits and self.move_to is None and not self._declined
 
     def offer(self, target: Placement) -> None:
         """Offer a place elsewhere; it is taken only if the prompt can be proven not to run."""
@@ -42,16 +51,17 @@ class Placement:
         self.on_offer()
 
     def decline(self) -> None:
-        """The prompt stays: give the offered place back."""
-        if self.move_to is not None:
-            self.move_to.release()
-            self.move_to = None
+        """The prompt stays for good: give the place back that was offered, if any."""
+        self._declined = True
+        target, self.move_to = self.move_to, None
+        if target is not None:
+            target.release()
 
     def release(self) -> None:
         """Give the place back; a second call does nothing."""
         self.in_queue = False
         if self in self.instance.placements:
-            self.instance.placements.discard(self)
+            self.instance.placements.remove(self)
             self._on_release(self)
 
 

@@ -13,7 +13,12 @@ from typing import Any
 
 from comfy_proxy.cluster.comfyui_client import OutputFile, output_files, without_paths
 from comfy_proxy.cluster.comfyui_frames import PictureFrame, PromptFrame
-from comfy_proxy.errors import InterruptedPromptError, JobError, WorkflowError
+from comfy_proxy.errors import (
+    InterruptedPromptError,
+    InvalidAnswerError,
+    JobError,
+    WorkflowError,
+)
 
 
 class Phase(StrEnum):
@@ -73,16 +78,25 @@ class PromptExecution:
         handler = getattr(self, f"_on_{frame.type}", None)
         if handler is None:
             return False
-        handler(frame.data)
+        try:
+            handler(frame.data)
+        except (TypeError, ValueError, AttributeError):
+            return False  # malformed: no news
         return True
 
     def take_history(self, entry: Mapping[str, Any]) -> None:
-        """End by what ``/history/{id}`` tells, after the events were missed (trap 4)."""
-        status = entry.get("status") or {}
-        for kind, data in status.get("messages") or ():
-            if kind in ("execution_error", "execution_interrupted"):
-                self.feed(PromptFrame(type=kind, prompt_id=self.prompt_id, data=data))
-        self._take_files((entry.get("outputs") or {}).get(self.graph.output_node) or {})
+        """End by what ``/history/{id}`` tells, after the events were missed (trap 4).
+
+        Raises InvalidAnswerError for an entry that is none.
+        """
+        try:
+            status = entry.get("status") or {}
+            for kind, data in status.get("messages") or ():
+                if kind in ("execution_error", "execution_interrupted"):
+                    self.feed(PromptFrame(type=kind, prompt_id=self.prompt_id, data=data))
+            self._take_files((entry.get("outputs") or {}).get(self.graph.output_node) or {})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidAnswerError("An entry of /history is not as ComfyUI writes it.") from error
         if not self.ended and status.get("status_str") == "error":
             self._fail(WorkflowError("ComfyUI reports an error without a reason."))
         if not self.ended:
@@ -131,9 +145,9 @@ class PromptExecution:
     # --- helpers -----------------------------------------------------------------------------
 
     def _finish_current(self) -> None:
-        if self.current_node is not None:
-            self._done.add(self.current_node)
-        self.current_node = None
+        node, self.current_node = self.current_node, None
+        if node is not None and node in self.graph.prompt:  # not one that was added at run time
+            self._done.add(node)
         self._node_fraction = 0.0
 
     def _take_files(self, output: Mapping[str, Any]) -> None:

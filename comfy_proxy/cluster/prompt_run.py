@@ -2,7 +2,8 @@
 
 Order (trap 1): lease a socket, then ``POST /prompt``, then follow the frames. A socket that drops
 in mid-prompt is settled by ``/queue`` and ``/history`` on a new one (trap 4). Silence is asked
-about, never taken for death (trap 8 and the contract's ``COMFYUI_TIMEOUT``).
+about, never taken for death (trap 8 and the contract's ``COMFYUI_TIMEOUT``). A ``POST`` whose
+connection broke may have been accepted: that is looked up before anything is sent again (trap 9).
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class PromptRun:
         self._spawn = spawn
         self._renewals = 0
         self._silent_at = 0.0
+        self._submission: asyncio.Task[None] | None = None
 
     @property
     def prompt_id(self) -> str:
@@ -95,6 +97,8 @@ class PromptRun:
                 await self._withdraw_shielded()
             raise
         finally:
+            if self._submission is not None:
+                self._submission.cancel()
             self.placement.decline()
             self.placement.release()
         return await self._picture()
@@ -104,10 +108,13 @@ class PromptRun:
     async def _submit_and_follow(self) -> None:
         """Returns at the end of the prompt, or with it unsettled when the socket was lost."""
         async with self._pool.lease() as socket:
-            self._accept_offer_before_submission()
             self.placement.on_offer = lambda: socket.frames.put_nowait(Wake())
+            socket.on_prompt_end = self._hear_end
             self.placement.in_queue = True
-            await self._submit(socket.client_id)
+            self._submission = asyncio.create_task(self._submit(socket.client_id))
+            # Cut off in the middle it might be accepted after it was withdrawn: see `_withdraw`.
+            await asyncio.shield(self._submission)
+            self._on_update(self.execution)
             self._renew()
             await self._follow(socket)
 
@@ -119,13 +126,24 @@ class PromptRun:
         except PromptRejectedError:
             self.placement.in_queue = False
             raise
-        self._on_update(self.execution)
+        except InstanceUnreachableError:
+            if not await self._was_accepted():
+                raise
+
+    async def _was_accepted(self) -> bool:
+        if self.prompt_id in await self._client.queue():
+            return True
+        return await self._client.history(self.prompt_id) is not None
+
+    def _hear_end(self, prompt_id: str) -> None:
+        if prompt_id == self.prompt_id:
+            self.placement.in_queue = False
 
     async def _follow(self, socket: PromptSocket) -> None:
         while not self.execution.ended:
             frame = await self._next(socket)
             if frame is None:
-                await self._ask_about_silence()
+                await self._ask_about_silence(socket)
             elif isinstance(frame, Wake):
                 await self._consider_offer()
             elif isinstance(frame, ConnectionLost):
@@ -155,7 +173,7 @@ class PromptRun:
 
     # --- silence, loss, moves ------------------------------------------------------------
 
-    async def _ask_about_silence(self) -> None:
+    async def _ask_about_silence(self, socket: PromptSocket) -> None:
         """Only an instance that does not answer is hung; a prompt that runs may be silent."""
         self._renew()
         try:
@@ -166,10 +184,12 @@ class PromptRun:
             ) from error
         if self.prompt_id in queue.pending:
             return
-        if self.prompt_id not in queue.running:
+        if self.prompt_id in queue.running:
+            self.placement.running = True
+        elif socket.frames.empty():
             await self._take_history()
             return
-        self.placement.running = True
+        # else: its end may be among the frames that came while the instance was asked.
         self._renewals += 1
         if self._renewals > MAX_RENEWALS:
             raise JobTimeoutError(
@@ -182,7 +202,6 @@ class PromptRun:
         The new socket is there before the first question, so that no change is missed.
         """
         self.placement.decline()
-        self.placement.on_offer = self.placement.decline
         for _ in range(MAX_RECONNECTS):
             async with self._pool.lease() as socket:
                 frame: Frame | None = None
@@ -198,21 +217,20 @@ class PromptRun:
         while True:
             frame = await self._next(socket)
             if frame is None:
-                await self._ask_about_silence()
+                await self._ask_about_silence(socket)
             if frame is None or isinstance(frame, StatusFrame | ConnectionLost):
                 return frame
 
     async def _look_for_end(self) -> None:
         queue = await self._client.queue()
-        if self.prompt_id in queue.running:
-            self.placement.running = True
-        elif self.prompt_id not in queue:
+        if self.prompt_id not in queue:
             # Asked in this order: a prompt goes from /queue to /history without a gap (trap 15).
             await self._take_history()
-        elif self.execution.graph.by_frame and await self._client.delete(self.prompt_id):
-            # Its picture would go to the socket that is lost: better it never runs.
-            self.placement.in_queue = False
-            raise PromptLostError("The socket for the picture was lost before the prompt ran.")
+            return
+        if self.execution.graph.by_frame and self.execution.picture is None:
+            # It would go to the socket that is lost: better the prompt ends here and now.
+            raise PromptLostError("The socket for the picture was lost before the picture came.")
+        self.placement.running = self.prompt_id in queue.running
 
     async def _take_history(self) -> None:
         entry = await self._client.history(self.prompt_id)
@@ -222,18 +240,15 @@ class PromptRun:
         self.execution.take_history(entry)
         self._on_update(self.execution)
 
-    def _accept_offer_before_submission(self) -> None:
-        target, self.placement.move_to = self.placement.move_to, None
-        if target is not None:
-            raise PlacementMoved(target)
-
     async def _consider_offer(self) -> None:
         """Take the other place if the prompt provably did not run here (trap 24)."""
         if self.placement.running or not await self._client.delete(self.prompt_id):
             self.placement.decline()
             return
         self.placement.in_queue = False
-        self._accept_offer_before_submission()
+        target, self.placement.move_to = self.placement.move_to, None
+        if target is not None:
+            raise PlacementMoved(target)
 
     # --- the end -------------------------------------------------------------------------
 
@@ -250,12 +265,18 @@ class PromptRun:
         """Leave nothing of ours waiting or running at the instance."""
         try:
             async with self._clock.timeout(WITHDRAW_TIMEOUT_S):
+                await self._submission_over()
                 if await self._client.delete(self.prompt_id):
                     return
                 if self.prompt_id in (await self._client.queue()).running:
                     await self._client.interrupt(self.prompt_id)
         except (InstanceError, TimeoutError) as error:
             logger.debug("{}: not withdrawn: {}", self.placement.instance.host, error)
+
+    async def _submission_over(self) -> None:
+        """Cancelled in mid-POST: only after its end is sure what there is to withdraw."""
+        if self._submission is not None:
+            await asyncio.gather(self._submission, return_exceptions=True)
 
     async def _picture(self) -> bytes:
         execution = self.execution

@@ -61,19 +61,24 @@ class Scheduler:
         for ``pending_timeout_s``, counted from ``since`` (monotonic) or the last usable moment.
         """
         passed_over: set[Instance] = set()
+
+        def may_move_to(instance: Instance) -> bool:
+            return accepts(instance) and instance not in avoid
+
         while True:
             changed = self._changed
-            placement = self._take(accepts, avoid, passed_over)
-            if placement is None:
+            instance = self._choose(accepts, avoid, passed_over)
+            if instance is None:
                 await self._wait(changed, since, accepts, passed_over)
                 passed_over.clear()
-            elif await self.confirm(placement):
+                continue
+            placement = self._placement(instance, may_move_to)
+            if await self.confirm(placement):
                 return placement
-            else:
-                passed_over.add(placement.instance)
-                busy = self._busy(accepts, passed_over)
-                if busy is not None:
-                    return busy
+            passed_over.add(instance)
+            busy = self._busy(accepts, passed_over)
+            if busy is not None:
+                return self._placement(busy, may_move_to)
 
     async def confirm(self, placement: Placement) -> bool:
         """The check right before a submission; a place that fails it is given back."""
@@ -89,31 +94,32 @@ class Scheduler:
         return alive
 
     def rebalance(self) -> None:
-        """Offer the place of an instance that runs low to a prompt that waits at another one."""
+        """Offer the place of an instance that runs low to a prompt that waits at another one.
+
+        From the most loaded to the least loaded of the instances, the prompt that came last.
+        """
         if self._waiting or self.backlog():
             return
-        healthy = [i for i in self._load_balancer.instances if i.healthy]
-        if len(healthy) < 2:
-            return
-        idle = min(healthy, key=lambda instance: instance.load)
-        busy = max(healthy, key=lambda instance: instance.load)
-        if busy.load - idle.load < 2 or idle.full:
-            return
-        movable = [p for p in busy.placements if p.movable and p.in_queue]
-        if movable:
-            logger.debug("offering a prompt of {} to {}", busy.host, idle.host)
-            movable[-1].offer(self._placement(idle))
+        by_load = sorted(self._load_balancer.instances, key=lambda instance: instance.load)
+        targets = [i for i in by_load if i.available and not i.failing]
+        for busy in reversed(by_load):
+            for prompt in reversed([p for p in busy.placements if p.movable]):
+                for idle in targets:
+                    if busy.load - idle.load >= 2 and prompt.accepts(idle):
+                        logger.debug("offering a prompt of {} to {}", busy.host, idle.host)
+                        prompt.offer(self._placement(idle, prompt.accepts))
+                        return
 
-    def _placement(self, instance: Instance) -> Placement:
-        return Placement(instance, on_release=self._released)
+    def _placement(self, instance: Instance, accepts: Accepts) -> Placement:
+        return Placement(instance, accepts=accepts, on_release=self._released)
 
     def _released(self, placement: Placement) -> None:
         self._wake()
         self.rebalance()
 
-    def _take(
+    def _choose(
         self, accepts: Accepts, avoid: Collection[Instance], passed_over: set[Instance]
-    ) -> Placement | None:
+    ) -> Instance | None:
         usable = [
             instance
             for instance in self._load_balancer.instances
@@ -121,21 +127,20 @@ class Scheduler:
         ]
         preferred = [instance for instance in usable if instance not in avoid] or usable
         try:
-            instance = self._load_balancer.get_available_instance(
+            return self._load_balancer.get_available_instance(
                 accepts=lambda candidate: candidate in preferred and not candidate.full
             )
         except NoHealthyInstanceError:
             return None
-        return self._placement(instance)
 
-    def _busy(self, accepts: Accepts, passed_over: set[Instance]) -> Placement | None:
+    def _busy(self, accepts: Accepts, passed_over: set[Instance]) -> Instance | None:
         """If all failed the check, one that sent frames just now is busy, not dead (trap 8)."""
         candidates = [i for i in self._load_balancer.instances if i.healthy and accepts(i)]
         if any(instance not in passed_over for instance in candidates):
             return None
         for instance in candidates:
             if instance.alive_just_now and not instance.full:
-                return self._placement(instance)
+                return instance
         return None
 
     async def _wait(

@@ -17,23 +17,26 @@ from dataclasses import dataclass
 
 import aiohttp
 from loguru import logger
+from yarl import URL
 
 from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.comfyui_frames import (
     FEATURE_FLAGS,
     ConnectionLost,
     Frame,
+    PromptFrame,
     StatusFrame,
     decode_binary,
     decode_text,
 )
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
-from comfy_proxy.errors import InstanceError
+from comfy_proxy.errors import InstanceError, InstanceUnreachableError
 
 HEARTBEAT_S = 60.0
 """Idle heartbeat; a pong may take half of it, far longer than a busy event loop stands still."""
 HANDSHAKE_TIMEOUT_S = 10.0
+_CLOSE_TIMEOUT_S = 1.0
 _FIRST_BACKOFF_S = 0.5
 _LONGEST_BACKOFF_S = 30.0
 
@@ -54,6 +57,7 @@ class PromptSocket:
         self.client_id = client_id
         self.frames: asyncio.Queue[Frame] = asyncio.Queue()
         self.leased = False
+        self.on_prompt_end: Callable[[str], None] = _nobody
         self._instance = instance
         self._ws = ws
         self._reader = asyncio.create_task(self._read(), name=f"frames of {instance.host}")
@@ -94,8 +98,16 @@ class PromptSocket:
         self._instance.frame_seen()
         if isinstance(frame, StatusFrame):
             self._instance.queue_observed(frame.queue_remaining)
+        elif isinstance(frame, PromptFrame) and frame.ends_prompt:
+            # Told at once: the next `status` counts without it, and may be read before the
+            # follower of the prompt has its turn.
+            self.on_prompt_end(frame.prompt_id)
         if frame is not None and self.leased:
             self.frames.put_nowait(frame)
+
+
+def _nobody(prompt_id: str) -> None:
+    pass
 
 
 class WebSocketPool:
@@ -142,7 +154,7 @@ class WebSocketPool:
         finally:
             self._waiting -= 1
         try:
-            socket = self._idle.pop() if self._idle else await self._connect()
+            socket = self._pop_idle() or await self._connect()
             socket.leased = True
             self._in_use.add(socket)
             try:
@@ -158,12 +170,19 @@ class WebSocketPool:
         if self._replacement is not None:
             self._replacement.cancel()
             await asyncio.wait([self._replacement])
-        for socket in [*self._idle, *self._in_use]:
-            await socket.close()
+        await asyncio.gather(*(socket.close() for socket in (*self._idle, *self._in_use)))
         self._idle.clear()
+
+    def _pop_idle(self) -> PromptSocket | None:
+        while self._idle:
+            socket = self._idle.pop()
+            if socket.open:  # else it ended just now, and `_ended` is about to be told
+                return socket
+        return None
 
     def _give_back(self, socket: PromptSocket) -> None:
         socket.leased = False
+        socket.on_prompt_end = _nobody
         while not socket.frames.empty():
             socket.frames.get_nowait()
         self._in_use.discard(socket)
@@ -171,17 +190,36 @@ class WebSocketPool:
             self._idle.append(socket)
 
     async def _connect(self) -> PromptSocket:
+        self._require_open()
         client_id = uuid.uuid4().hex
         url = self._instance.url / "ws" % {"clientId": client_id}
         async with self._instance.attempt("ws"):
             with translated(self._instance.host):
                 async with self._clock.timeout(HANDSHAKE_TIMEOUT_S):
-                    ws = await self._session.ws_connect(url, heartbeat=HEARTBEAT_S, max_msg_size=0)
-                    await ws.send_str(FEATURE_FLAGS)
+                    ws = await self._open(url)
         socket = PromptSocket(self._instance, ws, client_id)
         socket.on_end(self._ended)
         logger.debug("websocket to {} is open: {}", self._instance.host, self.state)
         return socket
+
+    async def _open(self, url: URL) -> aiohttp.ClientWebSocketResponse:
+        ws = await self._session.ws_connect(
+            url,
+            heartbeat=HEARTBEAT_S,
+            max_msg_size=0,
+            timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
+        )
+        try:
+            self._require_open()
+            await ws.send_str(FEATURE_FLAGS)
+        except BaseException:
+            await ws.close()
+            raise
+        return ws
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise InstanceUnreachableError("The proxy is stopping.")
 
     def _ended(self, socket: PromptSocket) -> None:
         if socket in self._idle:
