@@ -106,10 +106,10 @@ class ExecutionList:
     def __bool__(self) -> bool:
         return bool(self._blockers)
 
-    def next(self) -> str | None:
-        """The node to run now, None if the rest forms a cycle."""
+    def next(self) -> str:
+        """The node to run now; there is one, as validation refuses cycles."""
         ready = [node_id for node_id, blockers in self._blockers.items() if not blockers]
-        return min(ready, key=self._distance_to_output, default=None)
+        return min(ready, key=self._distance_to_output)
 
     def _distance_to_output(self, node_id: str) -> int:
         """0 for an output node, 1 and 2 for what an output waits for, 3 beyond."""
@@ -125,7 +125,3 @@ class ExecutionList:
         del self._blockers[node_id]
         for target in self._blocking.pop(node_id):
             self._blockers[target].discard(node_id)
-
-    def remaining(self) -> list[str]:
-        """The nodes not run yet, in the order they were found."""
-        return list(self._blockers)

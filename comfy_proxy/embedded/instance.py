@@ -2,8 +2,10 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from aiohttp import web
 
@@ -37,6 +39,8 @@ class Instance:
         self.next_number = 0
         self.sequence = count()
         self.upload_lock = asyncio.Lock()
+        # What `POST /embedded/faults` can do at once, by name; each takes the value given.
+        self.actions: dict[str, Callable[[Any], None]] = {}
 
     def queue_info(self) -> Json:
         return queue_info(self.queue.remaining())

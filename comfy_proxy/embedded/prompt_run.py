@@ -109,9 +109,6 @@ class PromptRun:
     def _run_nodes(self, execution_list: ExecutionList) -> bool:
         while execution_list:
             node_id = execution_list.next()
-            if node_id is None:
-                self._report_cycle(execution_list.remaining()[0])
-                return False
             if not self._run_node(node_id):
                 return False
             execution_list.complete(node_id)
@@ -217,16 +214,6 @@ class PromptRun:
             "exception_type": full_type_name(type(error)),
             "traceback": traceback.format_tb(trace),
             "current_inputs": shown,
-            "current_outputs": list(self.item.graph),
-        }
-        self._announce("execution_error", self._where(node_id) | details)
-
-    def _report_cycle(self, node_id: str) -> None:
-        details = {
-            "exception_message": "Dependency cycle detected",
-            "exception_type": "graph.DependencyCycleError",
-            "traceback": [],
-            "current_inputs": [],
             "current_outputs": list(self.item.graph),
         }
         self._announce("execution_error", self._where(node_id) | details)

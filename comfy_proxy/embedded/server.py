@@ -53,16 +53,21 @@ async def nothing_here(request: web.Request) -> web.FileResponse:
 
 
 async def set_faults(request: web.Request) -> web.Response:
-    """`POST /embedded/faults`: set faults by name; `{}` clears them all."""
-    values = await request.json()
-    faults = request.app[INSTANCE].faults
-    drop_sockets = values.pop("drop_sockets", False)
+    """`POST /embedded/faults`: set faults by name, or do something now; `{}` clears all faults.
+
+    What can be done now: `{"drop_sockets": true}`, `{"refuse_connections_s": seconds}`,
+    `{"die": true}`.
+    """
+    instance = request.app[INSTANCE]
+    wanted = await request.json()
+    actions = {name: value for name, value in wanted.items() if name in instance.actions}
+    values = {name: value for name, value in wanted.items() if name not in actions}
     try:
-        faults.update(values) if values or drop_sockets else faults.clear()
+        instance.faults.update(values) if wanted else instance.faults.clear()
     except ValueError as error:
         raise web.HTTPBadRequest(text=str(error)) from error
-    if drop_sockets:
-        request.app[INSTANCE].sockets.abort_all()
+    for name, value in actions.items():
+        instance.actions[name](value)
     return web.json_response({})
 
 

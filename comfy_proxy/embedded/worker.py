@@ -1,24 +1,18 @@
 """`EmbeddedWorker`: one worker inside this process, for tests and for the process of its own."""
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Self
-
-from aiohttp import web
 
 from comfy_proxy.embedded.executor import Executor, Journal
 from comfy_proxy.embedded.faults import Faults
 from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.instance import FEATURES, Instance, queue_info
+from comfy_proxy.embedded.life import HOST, Life
 from comfy_proxy.embedded.nodes import node_classes
 from comfy_proxy.embedded.prompt_queue import PromptQueue
-from comfy_proxy.embedded.server import create_app
 from comfy_proxy.embedded.websocket import Sockets
-
-HOST = "127.0.0.1"
 
 
 class EmbeddedWorker:
@@ -57,7 +51,7 @@ class EmbeddedWorker:
         self._features = FEATURES if preview_metadata else None
         self._allow_faults = allow_faults
         self._on_death = on_death
-        self._life: _Life | None = None
+        self._life: Life | None = None
         self._dying: asyncio.Task[None] | None = None
 
     @property
@@ -103,7 +97,7 @@ class EmbeddedWorker:
         """Listen on the loopback; port 0 takes a free one. Raises OSError if it is taken."""
         if self._life is not None:
             raise RuntimeError("The worker runs already.")
-        life = _Life(self._instance(), allow_faults=self._allow_faults)
+        life = Life(self._instance(), allow_faults=self._allow_faults)
         self.port = await life.start(port or self.port)
         self._life = life
 
@@ -113,6 +107,7 @@ class EmbeddedWorker:
         queue = PromptQueue(
             lambda remaining: sockets.send("status", {"status": queue_info(remaining)}, None)
         )
+        on_death = self._on_death or (lambda: _call_threadsafe(loop, self._die))
         executor = Executor(
             name=self.name,
             folders=self.folders,
@@ -120,7 +115,7 @@ class EmbeddedWorker:
             queue=queue,
             faults=self.faults,
             journal=self.journal,
-            on_death=self._on_death or (lambda: _call_threadsafe(loop, self._die)),
+            on_death=on_death,
         )
         sockets = Sockets(
             faults=self.faults,
@@ -128,7 +123,7 @@ class EmbeddedWorker:
             greeting=lambda: queue_info(queue.remaining()),
             executing=executor.node_of,
         )
-        return Instance(
+        instance = Instance(
             name=self.name,
             folders=self.folders,
             classes=self._classes,
@@ -140,6 +135,8 @@ class EmbeddedWorker:
             executor=executor,
             sockets=sockets,
         )
+        instance.actions["die"] = lambda _now: on_death()
+        return instance
 
     def _die(self) -> None:
         self._dying = asyncio.get_running_loop().create_task(self.kill())
@@ -204,73 +201,6 @@ class EmbeddedWorker:
     def __repr__(self) -> str:
         state = "running" if self.running else "stopped"
         return f"<EmbeddedWorker {self.name} {self.host} {state}>"
-
-
-class _Life:
-    """One life of a worker: its instance, its listening socket, its publishing task."""
-
-    def __init__(self, instance: Instance, *, allow_faults: bool) -> None:
-        self.instance = instance
-        app = create_app(instance, allow_faults=allow_faults)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
-        self._listener: asyncio.Server | None = None
-        self._publisher: asyncio.Task[None] | None = None
-
-    async def start(self, port: int) -> int:
-        await self._runner.setup()
-        try:
-            bound = await self.listen(port)
-        except OSError:
-            await self._runner.cleanup()
-            raise
-        self._publisher = asyncio.create_task(self.instance.sockets.publish())
-        self.instance.executor.start(self.instance.sockets)
-        return bound
-
-    async def listen(self, port: int) -> int:
-        if self._listener is None:
-            loop = asyncio.get_running_loop()
-            server = self._runner.server
-            if server is None:
-                raise RuntimeError("The worker has been stopped.")
-            self._listener = await loop.create_server(
-                server, HOST, port, family=socket.AF_INET, reuse_address=True
-            )
-            port = self._listener.sockets[0].getsockname()[1]
-        return port
-
-    def refuse(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
-
-    def abort_connections(self) -> None:
-        server = self._runner.server
-        for connection in server.connections if server is not None else ():
-            if isinstance(connection.transport, asyncio.Transport):
-                connection.transport.abort()
-
-    async def stop(self) -> None:
-        self.refuse()
-        self.instance.faults.clear()
-        await self.instance.executor.stop()
-        await self.instance.sockets.close()
-        await self._end()
-
-    async def kill(self) -> None:
-        self.refuse()
-        self.instance.sockets.mute()
-        self.abort_connections()
-        await self.instance.executor.stop()
-        await self._end()
-
-    async def _end(self) -> None:
-        if self._publisher is not None:
-            self._publisher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._publisher
-        self.abort_connections()
-        await self._runner.cleanup()
 
 
 def _call_threadsafe(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:

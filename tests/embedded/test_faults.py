@@ -208,6 +208,31 @@ async def test_faults_over_http(open_to_faults: Client) -> None:
             await open_to_faults.event("executed")
 
 
+async def test_refusing_and_dying_over_http(open_to_faults: Client) -> None:
+    """Over HTTP it refuses connections for a while, and dies at once."""
+    session = open_to_faults.session
+    async with session.post("/embedded/faults", json={"refuse_connections_s": 0.05}):
+        other = Client(open_to_faults.url)
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await other.get("/queue")
+    async with asyncio.timeout(10):
+        while not await _accepts(other):
+            pass
+    async with session.post("/embedded/faults", json={"die": True}):
+        pass
+    with pytest.raises(ConnectionError, match="1006"):
+        await open_to_faults.event("executed")
+    await other.close()
+
+
+async def _accepts(client: Client) -> bool:
+    try:
+        await client.get("/queue")
+    except aiohttp.ClientConnectorError:
+        return False
+    return True
+
+
 async def test_faults_are_closed_by_default(client: Client) -> None:
     """Without being started for it a worker takes no faults from outside."""
     async with client.session.post("/embedded/faults", json={}) as answer:
