@@ -14,6 +14,8 @@ from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient
 from PIL import Image
 
+from comfy_proxy.clock import SystemClock
+from comfy_proxy.jobs.model import JobStatus
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import CLUSTER, JOBS
 
@@ -102,18 +104,19 @@ class JobClient:
 
     async def reaches(self, job_id: str, status: str) -> dict[str, Any]:
         """The status object as soon as the job has that status."""
-        while (found := await self.status(job_id, wait="20"))["status"] != status:
-            assert found["status"] in ("pending", "processing"), found
-        return found
+        job = self.service.manager.get_job(job_id)
+        wanted = JobStatus(status)
+        await job.wait_until(
+            lambda job: job.status is wanted or job.finished, SystemClock(), PATIENCE_S
+        )
+        assert job.status is wanted, job
+        return await self.status(job_id)
 
     async def ends(self, job_id: str) -> dict[str, Any]:
         """The status object of the finished job."""
-        while (found := await self.status(job_id, wait="20"))["status"] in (
-            "pending",
-            "processing",
-        ):
-            pass
-        return found
+        job = self.service.manager.get_job(job_id)
+        assert await job.wait_until(lambda job: job.finished, SystemClock(), PATIENCE_S), job
+        return await self.status(job_id)
 
     async def result(self, job_id: str) -> bytes:
         async with self.http.get(f"/api/jobs/{job_id}/result", params={"wait": "20"}) as answer:
