@@ -94,7 +94,7 @@ def decode_binary(payload: bytes) -> PictureFrame | None:
         if event == _PREVIEW_IMAGE:
             media_type = _IMAGE_TYPES.get(second, "application/octet-stream")
             return PictureFrame(media_type=media_type, data=payload[8:])
-        if event != _PREVIEW_IMAGE_WITH_METADATA:
+        if event != _PREVIEW_IMAGE_WITH_METADATA or len(payload) < 8 + second:
             return None
         metadata = orjson.loads(payload[8 : 8 + second])
         return PictureFrame(

@@ -11,6 +11,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_execution import Graph
+from comfy_proxy.cluster.websocket_pool import PoolState, PromptSocket, WebSocketPool
 
 LONG_S = 600.0
 """How long a TimedPass runs that the test itself ends."""
@@ -53,3 +54,40 @@ def failing_graph() -> Graph:
         "9": node("PreviewImage", images=["2", 0]),
     }
     return Graph(prompt=prompt, output_node="9", by_frame=False)
+
+
+def state(opened: int = 0, in_use: int = 0, waiting: int = 0) -> PoolState:
+    return PoolState(open=opened, in_use=in_use, waiting=waiting)
+
+
+class Holder:
+    """A task that leases a socket and holds it until told to give it back."""
+
+    def __init__(self, pool: WebSocketPool) -> None:
+        self.socket: PromptSocket | None = None
+        self._let_go = asyncio.Event()
+        self.task = asyncio.create_task(self._hold(pool))
+
+    async def _hold(self, pool: WebSocketPool) -> None:
+        async with pool.lease() as self.socket:
+            await self._let_go.wait()
+
+    async def has_one(self) -> PromptSocket:
+        await eventually(lambda: self.socket or self.task.done())
+        assert self.socket is not None
+        return self.socket
+
+    async def let_go(self) -> None:
+        self._let_go.set()
+        await self.task
+
+    async def cancel(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+async def holders(pool: WebSocketPool, count: int) -> list[Holder]:
+    held = [Holder(pool) for _ in range(count)]
+    for holder in held:
+        await holder.has_one()
+    return held

@@ -1,0 +1,116 @@
+"""Answers of ComfyUI that are endless, silent, late or compressed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from cluster_harness import eventually
+from manual_clock import ManualClock
+
+from comfy_proxy.cluster import comfyui_client
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient, OutputFile
+from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.errors import (
+    InstanceError,
+    InstanceTimeoutError,
+    InvalidAnswerError,
+)
+
+GPU = "http://gpu1:8188/comfy"
+PROMPT_ID = "0dfe5e00-5637-46f0-ae6a-12e54160ba92"
+FILE = OutputFile(filename="a b.png", subfolder="x", type="temp")
+
+
+def client_of(cluster: Cluster) -> ComfyUIClient:
+    return cluster.clients[cluster.instances[0]]
+
+
+async def test_endless_answer(
+    cluster: Cluster, worker: EmbeddedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body without end is cut off at a limit and counts as a fault."""
+    monkeypatch.setattr(comfyui_client, "MAX_JSON_BYTES", 4096)
+    worker.faults.answers = {"/queue": "endless"}
+    with pytest.raises(InvalidAnswerError, match="endless"):
+        await client_of(cluster).queue()
+    assert cluster.instances[0].breaker.consecutive_failures == 1
+
+
+async def test_hung_instance(cluster: Cluster, worker: EmbeddedWorker, clock: ManualClock) -> None:
+    """An answer that does not come within the timeout is an InstanceTimeoutError and a strike."""
+    worker.faults.hang = ("/history",)
+    errors: list[InstanceError] = []
+
+    async def ask() -> None:
+        try:
+            await client_of(cluster).history(PROMPT_ID)
+        except InstanceError as error:
+            errors.append(error)
+
+    cluster.spawn(ask())
+    await eventually(lambda: clock.waiting)
+    await clock.advance(60)
+    await eventually(lambda: errors)
+    assert isinstance(errors[0], InstanceTimeoutError)
+    assert cluster.instances[0].breaker.consecutive_failures == 1
+
+
+async def test_silent_download(
+    connected: Callable[..., Awaitable[Cluster]], clock: ManualClock
+) -> None:
+    """A download may be long, but not silent for longer than the timeout."""
+
+    async def stalling(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = 100
+        await response.prepare(request)
+        await response.write(b"beginning")
+        await release.wait()
+        return response
+
+    release = asyncio.Event()
+    app = web.Application()
+    app.router.add_get("/view", stalling)
+    errors: list[InstanceError] = []
+    async with TestServer(app) as server:
+        cluster = await connected(f"127.0.0.1:{server.port}")
+
+        async def download() -> None:
+            try:
+                await client_of(cluster).view(FILE)
+            except InstanceError as error:
+                errors.append(error)
+
+        cluster.spawn(download())
+        await eventually(lambda: clock.waiting == 2)
+        await clock.advance(61)
+        await eventually(lambda: errors)
+        release.set()
+    assert isinstance(errors[0], InstanceTimeoutError)
+
+
+async def test_compressing_server(connected: Callable[..., Awaitable[Cluster]]) -> None:
+    """A server that compresses for whoever accepts it (a switch of ComfyUI's) is asked not to."""
+
+    async def stats(request: web.Request) -> web.Response:
+        response = web.json_response({"system": {"os": "x" * 2000}})
+        response.enable_compression()
+        return response
+
+    async def queue(request: web.Request) -> web.Response:
+        response = web.json_response({"queue_running": [], "queue_pending": [[1, "p" * 2000]]})
+        response.enable_compression()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/system_stats", stats)
+    app.router.add_get("/queue", queue)
+    async with TestServer(app) as server:
+        cluster = await connected(f"127.0.0.1:{server.port}")
+        await client_of(cluster).check(0.3)
+        assert len((await client_of(cluster).queue()).pending) == 1
