@@ -115,6 +115,7 @@ async def test_silent_sockets(worker: EmbeddedWorker, client: Client) -> None:
             pass
     assert not listener.done()
     listener.cancel()
+    await asyncio.wait([listener])
 
 
 async def test_refused_connections(worker: EmbeddedWorker, client: Client) -> None:
