@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 
 from loguru import logger
 
-from comfy_proxy.cluster.capabilities import KEEP_LACK_S, Capabilities
+from comfy_proxy.cluster.capabilities import KEEP_LACK_S
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement, PlacementMoved
@@ -22,12 +22,13 @@ from comfy_proxy.errors import (
     PromptRejectedError,
     WorkflowUnavailableError,
 )
+from comfy_proxy.jobs.availability import Availability
 from comfy_proxy.jobs.estimates import Estimates
 from comfy_proxy.jobs.graphs import Plan
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.pictures import Picture, convert_picture
-from comfy_proxy.jobs.workflows import Missing, Workflow, unavailable_everywhere
+from comfy_proxy.jobs.workflows import Workflow
 
 MAX_ATTEMPTS = 3
 """How often a job is tried when instances fail under it."""
@@ -56,7 +57,7 @@ class JobRun:
         self._failures = 0
         self._failed_on: set[Instance] = set()
         self._rejected_by: set[Instance] = set()
-        self._lacking: dict[str, Missing] = {}
+        self._availability = Availability(cluster, workflow, job.request)
 
     async def run(self) -> Picture:
         """The finished picture. Raises a ComfyProxyError when the job is to fail."""
@@ -78,18 +79,17 @@ class JobRun:
                 self._manager.update_job_status(self._job.id, JobStatus.PENDING)
 
     async def _place(self) -> Placement:
+        self._availability.require()
         return await self._cluster.scheduler.place(
             since=self._since,
-            accepts=lambda instance: not self._lacks(instance),
+            accepts=lambda instance: not self._availability.lacks(instance),
             avoid=self._failed_on,
         )
 
     def _raise_unless_worth_another_try(self, error: ComfyProxyError, instance: Instance) -> None:
         if isinstance(error, WorkflowUnavailableError):
-            self._lacking[instance.host] = error.details["missing"]
-            if len(self._lacking) == len(self._cluster.instances):
-                raise unavailable_everywhere(self._workflow.name, self._lacking) from error
-        elif isinstance(error, PromptRejectedError) and instance not in self._rejected_by:
+            return  # that instance is passed over while this is known of it
+        if isinstance(error, PromptRejectedError) and instance not in self._rejected_by:
             # Perhaps a model file went away since the instance was asked; never twice.
             self._rejected_by.add(instance)
             self._cluster.capabilities.forget(instance)
@@ -132,14 +132,6 @@ class JobRun:
         except WorkflowUnavailableError:
             fresh = await self._cluster.capabilities.get(instance, newer_than_s=KEEP_LACK_S)
             return self._workflow.choose(fresh, info, self._job.data)
-
-    def _lacks(self, instance: Instance) -> bool:
-        info = self._job.request.picture.info
-
-        def runs(capabilities: Capabilities) -> bool:
-            return not self._workflow.missing(capabilities, info, self._job.data)
-
-        return self._cluster.capabilities.lacks(instance, runs)
 
     async def _upload(self, instance: Instance) -> str:
         """Byte for byte, named by content: the same picture is on an instance's disk once."""

@@ -138,7 +138,7 @@ def parse_parameters(
         if name in raw:
             values[name] = parameter.parse(raw[name])
         elif parameter.default is not None:
-            values[name] = parameter.default
+            values[name] = parameter.parse(parameter.default)  # 2 and 2.0 are one request
     return values
 
 

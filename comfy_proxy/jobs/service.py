@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.jobs.availability import Availability
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.spool import MEMORY_BYTES
-from comfy_proxy.jobs.workflows import WorkflowRegistry, unavailable_everywhere
+from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.settings import Settings
 
 _PICTURE_THREADS = 2
@@ -88,7 +89,8 @@ class JobService:
                     request.picture.close()
                     return known, False
             self.processor.check_room()
-            self._check_workflow(request)
+            workflow = self.workflows.get(request.workflow)
+            Availability(self.cluster, workflow, request).require()
         except BaseException:
             request.picture.close()
             raise
@@ -102,17 +104,3 @@ class JobService:
             await self.processor.cancel(job)
         if self.manager.find_job(job.id) is job:
             self.manager.delete_job(job.id)
-
-    def _check_workflow(self, request: JobRequest) -> None:
-        lacks = self.cluster.capabilities
-        picture = request.picture.info
-        workflow = self.workflows.get(request.workflow)
-        missing = {}
-        for instance in self.cluster.instances:
-            known = lacks.known(instance)
-            if known is None or not lacks.lacks(
-                instance, lambda can: not workflow.missing(can, picture, request.parameters)
-            ):
-                return
-            missing[instance.host] = workflow.missing(known, picture, request.parameters)
-        raise unavailable_everywhere(workflow.name, missing)

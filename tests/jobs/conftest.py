@@ -31,6 +31,7 @@ async def service(clock: ManualClock) -> AsyncIterator[JobService]:
     workflows = load_workflows(None)
     cluster = Cluster(settings, classes=workflows.required_classes(), clock=clock)
     made = JobService(settings, cluster, workflows)
+    made.processor._max_concurrent = 0  # what is submitted waits
     yield made
     made.executor.shutdown()
 

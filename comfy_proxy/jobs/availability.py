@@ -1,0 +1,36 @@
+"""Which instances can run a request, as far as that is known without asking."""
+
+from __future__ import annotations
+
+from comfy_proxy.cluster.capabilities import Capabilities
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.workflows import Missing, Workflow, unavailable_everywhere
+
+
+class Availability:
+    """Of one request's workflow for its picture and parameters."""
+
+    def __init__(self, cluster: Cluster, workflow: Workflow, request: JobRequest) -> None:
+        self._cluster = cluster
+        self._workflow = workflow
+        self._request = request
+
+    def lacks(self, instance: Instance) -> bool:
+        """True if it is freshly known that ``instance`` cannot run it."""
+        return self._cluster.capabilities.lacks(instance, lambda can: not self._missing(can))
+
+    def require(self) -> None:
+        """Raises WorkflowUnavailableError if that is so of every instance; says what it lacks."""
+        missing: dict[str, Missing] = {}
+        for instance in self._cluster.instances:
+            known = self._cluster.capabilities.known(instance)
+            if known is None or not self.lacks(instance):
+                return
+            missing[instance.host] = self._missing(known)
+        raise unavailable_everywhere(self._workflow.name, missing)
+
+    def _missing(self, capabilities: Capabilities) -> Missing:
+        info = self._request.picture.info
+        return self._workflow.missing(capabilities, info, self._request.parameters)
