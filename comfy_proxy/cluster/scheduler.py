@@ -100,12 +100,13 @@ class Scheduler:
         """
         if self._waiting or self.backlog():
             return
-        by_load = sorted(self._load_balancer.instances, key=lambda instance: instance.load)
+        by_load = sorted(self._load_balancer.instances, key=_load_after_moves)
         targets = [i for i in by_load if i.available and not i.failing]
         for busy in reversed(by_load):
             for prompt in reversed([p for p in busy.placements if p.movable]):
                 for idle in targets:
-                    if busy.load - idle.load >= 2 and prompt.accepts(idle):
+                    difference = _load_after_moves(busy) - _load_after_moves(idle)
+                    if difference >= 2 and prompt.accepts(idle):
                         logger.debug("offering a prompt of {} to {}", busy.host, idle.host)
                         prompt.offer(self._placement(idle, prompt.accepts))
                         return
@@ -158,8 +159,8 @@ class Scheduler:
         self._waiting += 1
         try:
             if full:
-                self._last_usable_at = self._clock.monotonic()
                 await changed.wait()
+                self._last_usable_at = self._clock.monotonic()  # up to now, not from then on
                 return
             begun = max(since, self._last_usable_at)
             left_s = begun + self._pending_timeout_s - self._clock.monotonic()
@@ -178,3 +179,8 @@ class Scheduler:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _load_after_moves(instance: Instance) -> int:
+    """Prompts that are offered a place elsewhere count there already, not here too."""
+    return instance.load - sum(p.move_to is not None for p in instance.placements)

@@ -1,0 +1,179 @@
+"""Trap 24: a prompt that waits is offered the place of an instance that ran low."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from cluster_harness import make_instance
+from manual_clock import ManualClock, settle
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.placement import Placement
+
+
+@pytest.fixture
+def cluster(make_cluster: Callable[..., Cluster]) -> Cluster:
+    return make_cluster("gpu1:1", "gpu2:1")
+
+
+@pytest.fixture
+def queue(cluster: Cluster) -> list[Placement]:
+    """Three prompts at the first instance, the first of them running; nothing at the second."""
+    placements = [queued(cluster, cluster.instances[0]) for _ in range(3)]
+    placements[0].running = True
+    return placements
+
+
+def queued(
+    cluster: Cluster, instance: Instance, accepts: Callable[[Instance], bool] = lambda i: True
+) -> Placement:
+    placement = cluster.scheduler._placement(instance, accepts)
+    placement.in_queue = True
+    return placement
+
+
+def offers(placements: list[Placement]) -> list[bool]:
+    return [placement.move_to is not None for placement in placements]
+
+
+def test_the_last_one_is_offered(cluster: Cluster, queue: list[Placement]) -> None:
+    """The prompt that would wait longest is woken and offered a place at the idle instance."""
+    woken: list[int] = []
+    for number, placement in enumerate(queue):
+        placement.on_offer = lambda number=number: woken.append(number)
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, True]
+    assert woken == [2]
+    assert queue[2].move_to is not None
+    assert queue[2].move_to.instance is cluster.instances[1]
+    assert cluster.instances[1].active_jobs == 1
+
+
+def test_one_offer_brings_the_balance(cluster: Cluster, queue: list[Placement]) -> None:
+    """The offered place counts already: two against one is balanced enough."""
+    cluster.scheduler.rebalance()
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, True]
+
+
+def test_a_release_rebalances(cluster: Cluster, queue: list[Placement]) -> None:
+    """An instance that runs empty asks for work by itself."""
+    ending, _ = (queued(cluster, cluster.instances[1]) for _ in range(2))
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, False]
+    ending.release()
+    assert offers(queue) == [False, False, True]
+
+
+def test_difference_of_one_is_left(cluster: Cluster, queue: list[Placement]) -> None:
+    """Moving would only turn the difference round."""
+    queued(cluster, cluster.instances[1])
+    queue[2].release()
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, False]
+
+
+def test_not_while_jobs_wait_here(cluster: Cluster, queue: list[Placement]) -> None:
+    """A job that has no place yet takes the free one; nothing needs to be moved."""
+    cluster.scheduler.backlog = lambda: 1
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, False]
+
+
+async def test_not_while_somebody_stands_at_the_door(
+    cluster: Cluster, queue: list[Placement]
+) -> None:
+    """The same for one that waits in the scheduler."""
+    two = cluster.instances[1]
+    for _ in range(3):
+        two.check_failed("refused")
+    waiter = asyncio.create_task(cluster.scheduler.place(since=cluster.clock.monotonic()))
+    await settle()
+    await cluster.clock.advance(1)  # type: ignore[attr-defined]
+    two.breaker.begin_trial()
+    two.check_passed(0.01)
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, False]
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, True]
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_not_to_an_instance_that_fails(
+    cluster: Cluster, queue: list[Placement], failures: int
+) -> None:
+    """A place at an instance that is down, or seems to be, is no offer."""
+    for _ in range(failures):
+        cluster.instances[1].check_failed("refused")
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, False]
+
+
+def test_not_to_an_instance_that_cannot_run_it(cluster: Cluster) -> None:
+    """A prompt stays where its nodes are; another one that can go is offered the place."""
+    one = cluster.instances[0]
+    placements = [queued(cluster, one, accepts=lambda i: i is one) for _ in range(3)]
+    cluster.scheduler.rebalance()
+    assert offers(placements) == [False, False, False]
+    placements.insert(0, queued(cluster, one))
+    cluster.scheduler.rebalance()
+    assert offers(placements) == [True, False, False, False]
+
+
+async def test_not_back_to_where_the_job_failed(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that a job avoids is not offered to it either."""
+
+    async def answers(instance: Instance) -> bool:
+        return True
+
+    monkeypatch.setattr(cluster.health_checker, "check", answers)
+    one, two = cluster.instances
+    placements = [await cluster.scheduler.place(since=0, avoid={two}) for _ in range(3)]
+    for placement in placements:
+        placement.in_queue = True
+    cluster.scheduler.rebalance()
+    assert one.active_jobs == 3
+    assert offers(placements) == [False, False, False]
+
+
+def test_only_what_waits_there(cluster: Cluster, queue: list[Placement]) -> None:
+    """Prompts that run or were not sent yet are left alone."""
+    queue[1].running = True
+    queue[2].in_queue = False
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, False]
+
+
+def test_others_load_counts(cluster: Cluster, queue: list[Placement]) -> None:
+    """Nothing is moved behind the prompts of others."""
+    cluster.instances[1].queue_observed(2)
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, False]
+
+
+def test_declined_is_not_repeated(cluster: Cluster, queue: list[Placement]) -> None:
+    """A prompt that could not be withdrawn stays; its offered place goes to the next one."""
+    cluster.scheduler.rebalance()
+    queue[2].decline()
+    assert offers(queue) == [False, True, False]
+    queue[1].decline()
+    assert offers(queue) == [False, False, False]
+    assert cluster.instances[1].active_jobs == 0
+
+
+def test_released_once(clock: ManualClock) -> None:
+    """Giving a place back twice tells it once."""
+    told: list[Placement] = []
+    placement = Placement(make_instance(clock), on_release=told.append)
+    assert repr(placement) == "<Placement at gpu1:8188 preparing>"
+    placement.release()
+    placement.release()
+    assert told == [placement]
+    assert placement.instance.active_jobs == 0
