@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestClient
 from PIL import Image
 
 from comfy_proxy.clock import SystemClock
+from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.jobs.model import JobStatus
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import CLUSTER, JOBS
@@ -135,6 +136,14 @@ def form(picture: bytes = PNG, **fields: object) -> FormData:
     for name, value in fields.items():
         data.add_field(name, str(value))
     return data
+
+
+async def kill(worker: EmbeddedWorker) -> None:
+    """As ``worker.kill()``, without waiting for requests that a fault keeps hanging."""
+    killing = asyncio.create_task(worker.kill())
+    await until(lambda: not worker.running)
+    worker.faults.clear()
+    await killing
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -1,0 +1,31 @@
+"""The whole: two workers, the proxy in front, workflows that take their time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_client import JobClient, write_templates
+
+
+@pytest.fixture
+async def start_jobs(
+    start_proxy: Callable[..., Any], tmp_path: Path
+) -> Callable[..., Awaitable[JobClient]]:
+    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates."""
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    write_templates(templates)
+
+    async def start(*workers: Any, **settings: Any) -> JobClient:
+        return JobClient(await start_proxy(*workers, workflow_directory=templates, **settings))
+
+    return start
+
+
+@pytest.fixture
+async def jobs(start_jobs: Callable[..., Awaitable[JobClient]], workers: Any) -> JobClient:
+    """The proxy in front of two workers, with the templates."""
+    return await start_jobs(*workers)
