@@ -9,9 +9,12 @@ from typing import Any
 from manual_clock import ManualClock
 from yarl import URL
 
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_execution import Graph
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.prompt_execution import Graph, Phase, PromptExecution
 from comfy_proxy.cluster.websocket_pool import PoolState, PromptSocket, WebSocketPool
+from comfy_proxy.embedded.worker import EmbeddedWorker
 
 LONG_S = 600.0
 """How long a TimedPass runs that the test itself ends."""
@@ -91,3 +94,55 @@ async def holders(pool: WebSocketPool, count: int) -> list[Holder]:
     for holder in held:
         await holder.has_one()
     return held
+
+
+class Run:
+    """A prompt on its way at an instance of a cluster; ``task`` ends as ``PromptRun.run`` does."""
+
+    def __init__(self, cluster: Cluster, graph: Graph, *, at: int = 0) -> None:
+        self.instance = cluster.instances[at]
+        self.placement = Placement(self.instance)
+        self.updates: list[tuple[Phase, float]] = []
+        self.prompt = cluster.prompt_run(self.placement, graph, self._update)
+        self.task = asyncio.create_task(self.prompt.run())
+
+    def _update(self, execution: PromptExecution) -> None:
+        self.updates.append((execution.phase, execution.percentage))
+
+    async def running(self) -> None:
+        await eventually(lambda: self.placement.running or self.task.done())
+        assert not self.task.done()
+
+    async def waits_there(self, worker: EmbeddedWorker) -> None:
+        await eventually(lambda: self.prompt.prompt_id in waiting(worker) and self.updates)
+
+
+async def somebody(cluster: Cluster, graph: Graph, prompt_id: str = "theirs") -> None:
+    """Another client's prompt at the first instance."""
+    client = cluster.clients[cluster.instances[0]]
+    await client.submit(graph.prompt, prompt_id=prompt_id, client_id="somebody")
+
+
+def waiting(worker: EmbeddedWorker) -> list[str]:
+    """Ids of the prompts that wait in the worker's own queue."""
+    return _ids(worker, "queue_pending")
+
+
+def running(worker: EmbeddedWorker) -> list[str]:
+    return _ids(worker, "queue_running")
+
+
+def _ids(worker: EmbeddedWorker, kind: str) -> list[str]:
+    life = worker._life
+    return [] if life is None else [entry[1] for entry in life.instance.queue.snapshot()[kind]]
+
+
+async def nothing_left(cluster: Cluster, *workers: EmbeddedWorker) -> None:
+    """No prompt waits or runs anywhere, no place is taken, no socket leased, no chore left."""
+    for worker in workers:
+        await eventually(lambda worker=worker: not waiting(worker) and not running(worker))
+    await eventually(lambda: not cluster._chores)
+    for instance in cluster.instances:
+        assert instance.placements == []
+        assert cluster.connections.pool_state(instance).in_use == 0
+        assert cluster.connections.pool_state(instance).waiting == 0
