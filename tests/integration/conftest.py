@@ -12,9 +12,12 @@ from job_client import JobClient, write_templates
 
 @pytest.fixture
 async def start_jobs(
-    start_proxy: Callable[..., Any], tmp_path: Path
+    workers: Any, start_proxy: Callable[..., Any], tmp_path: Path
 ) -> Callable[..., Awaitable[JobClient]]:
-    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates."""
+    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates.
+
+    Needs ``workers`` so that proxies end before the instances do.
+    """
     templates = tmp_path / "templates"
     templates.mkdir()
     write_templates(templates)

@@ -18,6 +18,7 @@ async def burst(jobs: JobClient, workers: Pair) -> tuple[list[str], EmbeddedWork
     await until(lambda: sum(len(worker.submitted) for worker in workers) == 3)
     busy, idle = sorted(workers, key=lambda worker: -len(worker.submitted))
     await until(lambda: busy.started and idle.started)
+    await until(lambda: all(job.prompt_id for job in jobs.service.manager))
     return ids, busy, idle
 
 

@@ -84,9 +84,12 @@ def templates(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def start_jobs(
-    start_proxy: Callable[..., Any], templates: Path
+    workers: Any, start_proxy: Callable[..., Any], templates: Path
 ) -> Callable[..., Awaitable[JobClient]]:
-    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates."""
+    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates.
+
+    Needs ``workers`` so that proxies end before the instances do.
+    """
 
     async def start(*workers: Any, **settings: Any) -> JobClient:
         return JobClient(await start_proxy(*workers, workflow_directory=templates, **settings))

@@ -163,11 +163,13 @@ async def test_cancelled_in_the_instance_s_queue(start_jobs: Start, workers: Pai
     """A prompt that waits at its instance is taken out there; the one before it runs on."""
     worker = workers[0]
     jobs = await start_jobs(worker)
-    first, second = await jobs.submit(seconds=60), await jobs.submit(seconds=60)
-    await until(lambda: len(worker.submitted) == 2)
-    await deleted(jobs, second)
-    assert (await jobs.status(first))["status"] == "processing"
-    await deleted(jobs, first)
+    ids = [await jobs.submit(seconds=60) for _ in range(2)]
+    manager = jobs.service.manager
+    await until(lambda: all(job.prompt_id for job in manager) and worker.started)
+    ids.sort(key=lambda job_id: manager.get_job(job_id).prompt_id != worker.started[0])
+    await deleted(jobs, ids[1])
+    assert (await jobs.status(ids[0]))["status"] == "processing"
+    await deleted(jobs, ids[0])
     await left_alone(jobs, worker)
     assert len(worker.started) == 1
 

@@ -73,7 +73,7 @@ async def test_parameters_of_a_template_are_checked(jobs: JobClient) -> None:
 
 
 async def test_an_instance_that_lacks_nodes_is_not_used(
-    start_jobs: Start, worker_with: Any
+    worker_with: Any, start_jobs: Start
 ) -> None:
     """While another one can run it, an instance without the nodes gets no such job."""
     able, unable = await worker_with(), await worker_with(missing_nodes=["TimedPass"])
@@ -88,7 +88,7 @@ async def test_an_instance_that_lacks_nodes_is_not_used(
 
 
 async def test_a_prompt_is_not_moved_where_it_cannot_run(
-    start_jobs: Start, worker_with: Any
+    worker_with: Any, start_jobs: Start
 ) -> None:
     """However idle the other instance is, waiting prompts stay where they can run."""
     able, unable = await worker_with(), await worker_with(missing_nodes=["TimedPass"])
@@ -100,7 +100,7 @@ async def test_a_prompt_is_not_moved_where_it_cannot_run(
     assert unable.submitted == unable.uploads == []
 
 
-async def test_503_at_once_if_it_is_known(start_jobs: Start, worker_with: Any) -> None:
+async def test_503_at_once_if_it_is_known(worker_with: Any, start_jobs: Start) -> None:
     """Known of every instance that it cannot: refused at once, told what is missing where."""
     workers = [await worker_with(missing_nodes=["TimedPass"]) for _ in range(2)]
     jobs = await start_jobs(*workers)
@@ -114,7 +114,7 @@ async def test_503_at_once_if_it_is_known(start_jobs: Start, worker_with: Any) -
     assert list(jobs.service.manager) == []
 
 
-async def test_if_it_is_not_known_the_job_fails(start_jobs: Start, worker_with: Any) -> None:
+async def test_if_it_is_not_known_the_job_fails(worker_with: Any, start_jobs: Start) -> None:
     """Accepted while nothing is known; then the job fails and says what is missing where."""
     workers = [await worker_with(missing_nodes=["TimedPass"]) for _ in range(2)]
     for worker in workers:
@@ -130,7 +130,7 @@ async def test_if_it_is_not_known_the_job_fails(start_jobs: Start, worker_with: 
         assert f"{worker.host} lacks TimedPass" in end["error"]["message"]
 
 
-async def test_one_unknown_instance_is_hope(start_jobs: Start, worker_with: Any) -> None:
+async def test_one_unknown_instance_is_hope(worker_with: Any, start_jobs: Start) -> None:
     """With one instance down, a workflow that the other lacks waits: that one may have it."""
     unable, able = await worker_with(missing_nodes=["TimedPass"]), await worker_with()
     await able.kill()
@@ -143,7 +143,7 @@ async def test_one_unknown_instance_is_hope(start_jobs: Start, worker_with: Any)
 
 
 async def test_a_model_file_that_is_missing_is_named(
-    start_jobs: Start, worker_with: Any, templates: Path
+    worker_with: Any, start_jobs: Start, templates: Path
 ) -> None:
     """A class that is there but has no model to choose is missing something too."""
     graph = {
