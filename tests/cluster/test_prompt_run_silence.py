@@ -156,3 +156,18 @@ async def test_silence_after_the_socket_was_lost(
     with pytest.raises(JobTimeoutError):
         await silent.task
     await nothing_left(cluster, worker)
+
+
+async def test_end_that_comes_while_it_is_asked(
+    cluster: Cluster, worker: EmbeddedWorker, clock: ManualClock
+) -> None:
+    """A picture that arrives during the question is taken, not given up for the history."""
+    run = Run(cluster, graph(seconds=0.2, by_frame=True))
+    await run.running()
+    worker.faults.hang = ("/queue",)
+    await clock.advance(60)
+    await eventually(lambda: worker.faults._waiters)
+    await eventually(lambda: not run.placement.in_queue)  # its end was heard
+    worker.faults.clear()
+    assert await run.task
+    assert worker.submitted == [run.prompt.prompt_id]
