@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from comfy_proxy.cluster.capabilities import Capabilities
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import WorkflowUnavailableError
 from comfy_proxy.jobs.intake import JobRequest
-from comfy_proxy.jobs.workflows import Missing, Workflow, unavailable_everywhere
+from comfy_proxy.jobs.workflows import Missing, Workflow
 
 
 class Availability:
@@ -29,8 +32,21 @@ class Availability:
             if known is None or not self.lacks(instance):
                 return
             missing[instance.host] = self._missing(known)
-        raise unavailable_everywhere(self._workflow.name, missing)
+        raise _unavailable(self._workflow.name, missing)
 
     def _missing(self, capabilities: Capabilities) -> Missing:
         info = self._request.picture.info
         return self._workflow.missing(capabilities, info, self._request.parameters)
+
+
+def _unavailable(workflow: str, missing: Mapping[str, Missing]) -> WorkflowUnavailableError:
+    """The error when no instance can run it: says what is missing where (host → what)."""
+    places = "; ".join(
+        f"{host} lacks {' or '.join(', '.join(lacks) for lacks in variants.values())}"
+        for host, variants in missing.items()
+    )
+    return WorkflowUnavailableError(
+        f"No instance can run {workflow!r}: {places}.",
+        details={"missing": dict(missing)},
+        retry_after_s=30,
+    )

@@ -272,21 +272,6 @@ def unavailable(workflow: str, missing: Missing) -> WorkflowUnavailableError:
     return WorkflowUnavailableError(message, details={"missing": missing})
 
 
-def unavailable_everywhere(
-    workflow: str, missing: Mapping[str, Missing]
-) -> WorkflowUnavailableError:
-    """The error when no instance can run it: says what is missing where (host → what)."""
-    places = "; ".join(
-        f"{host} lacks {' or '.join(', '.join(lacks) for lacks in variants.values())}"
-        for host, variants in missing.items()
-    )
-    return WorkflowUnavailableError(
-        f"No instance can run {workflow!r}: {places}.",
-        details={"missing": dict(missing)},
-        retry_after_s=30,
-    )
-
-
 def _lacking(variant: Variant, capabilities: NodeCapabilities, *, animated: bool) -> list[str]:
     needed = set(variant.classes)
     if not isinstance(variant.output, str):
