@@ -247,7 +247,9 @@ async def main() -> None:
             )
         for name, pairs in rows.items():
             ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-            print(f"median {name}: proxy {ours:.3f}, direct {theirs:.3f}, ratio {ours / theirs:.3f}")
+            print(
+                f"median {name}: proxy {ours:.3f}, direct {theirs:.3f}, ratio {ours / theirs:.3f}"
+            )
         await direct.close()
 
 

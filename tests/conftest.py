@@ -88,7 +88,7 @@ def picture() -> bytes:
     return encode(Image.merge("RGB", [Image.linear_gradient("L").resize((64, 48))] * 3))
 
 
-def encode(image: Image.Image, format: str = "PNG") -> bytes:
+def encode(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format)
+    image.save(buffer, kind)
     return buffer.getvalue()
