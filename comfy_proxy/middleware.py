@@ -35,8 +35,8 @@ _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes"
 _ANSWER: web.RequestKey[web.StreamResponse] = web.RequestKey("comfy_proxy.answer")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_SHARED_PATH = "/api/jobs"
-"""ComfyUI has routes below it too: a method that we lack there may be one of its own."""
+_SHARED_PATH = re.compile(r"/api/jobs(/[^/]+(/cancel)?)?")
+"""ComfyUI has these too: a method that we lack there may be one of its own."""
 
 
 def register(
@@ -122,8 +122,7 @@ async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.Stre
 
 async def _refuse_method(request: web.Request) -> None:
     """405 with Allow (RFC 9110 15.5.6) if the path is ours alone and only the method is not."""
-    path = request.rel_url.raw_path
-    if path == _SHARED_PATH or path.startswith(f"{_SHARED_PATH}/"):
+    if _SHARED_PATH.fullmatch(request.rel_url.raw_path):
         return
     match = await request.config_dict[_OUR_ROUTES].resolve(request)
     refusal = match.http_exception

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Coroutine
 
+from loguru import logger
+
 from comfy_proxy.clock import Clock, SystemClock
 from comfy_proxy.cluster.capabilities import CapabilityCache
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
@@ -102,6 +104,20 @@ class Cluster:
             on_update=on_update,
             spawn=self.spawn,
         )
+
+    def prompt_forwarded(self, instance: Instance) -> None:
+        """A client's own prompt went to ``instance``: it counts as load like one of ours.
+
+        How long it stays there is told by ``status`` frames: one socket is opened to hear them.
+        """
+        instance.external_jobs += 1
+        self.spawn(self._listen(instance))
+
+    async def _listen(self, instance: Instance) -> None:
+        try:
+            await self.connections.pool(instance).listen()
+        except InstanceError as error:
+            logger.debug("the load of {} cannot be heard: {}", instance.host, error.message)
 
     def spawn(self, chore: Coroutine[None, None, None]) -> None:
         """Run ``chore`` in the background; it is ended with the cluster at the latest."""

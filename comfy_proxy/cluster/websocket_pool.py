@@ -164,6 +164,15 @@ class WebSocketPool:
         finally:
             self._slots.release()
 
+    async def listen(self) -> None:
+        """Have a socket open even if no job needs one: its ``status`` frames tell the load.
+
+        Raises an InstanceError when none can be opened.
+        """
+        async with self._slots:
+            if not self._idle and not self._in_use:
+                self._idle.append(await self._connect())
+
     async def close(self) -> None:
         """Close every socket and stop replacing them."""
         self._closed = True

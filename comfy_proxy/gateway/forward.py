@@ -101,11 +101,19 @@ async def forward(request: web.Request, instance: Instance, cluster: Cluster) ->
         body = RequestBody(request) if request.body_exists else None
         upstream = await _send(request, instance, cluster, body)
         try:
+            if upstream.status == 200 and is_prompt(request):
+                cluster.prompt_forwarded(instance)
             return await relay(request, upstream, instance, cluster)
         finally:
             upstream.close()  # a finished answer has given its connection back already
 
     return await accounted(request, instance, "forward", exchange)
+
+
+def is_prompt(request: web.Request) -> bool:
+    """``POST /prompt``, with or without ``/api``: it puts work into the instance's queue."""
+    path = request.rel_url.raw_path
+    return request.method == hdrs.METH_POST and path in ("/prompt", "/api/prompt")
 
 
 async def accounted(

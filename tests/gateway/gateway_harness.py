@@ -39,6 +39,9 @@ class GatewayCluster:
         for instance in self.instances:
             instance.observers.append(self.attempts.put_nowait)
 
+    def prompt_forwarded(self, instance: Instance) -> None:
+        instance.external_jobs += 1
+
     async def running(self, app: web.Application) -> AsyncIterator[None]:
         await self.connections.start()
         yield
