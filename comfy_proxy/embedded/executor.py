@@ -81,7 +81,7 @@ class Executor:
             await asyncio.to_thread(self._thread.join)
 
     def interrupt(self) -> None:
-        """End whatever runs; forgotten when the next prompt starts."""
+        """End whatever runs; to be called only while something does."""
         self._interrupt.set()
 
     def forget_results(self) -> None:
@@ -94,10 +94,13 @@ class Executor:
 
     def _work(self) -> None:
         try:
-            while (item := self._queue.get()) is not None:
+            while True:
+                # Before the next prompt is taken: from then on an interrupt is meant for it.
+                self._clear_interrupt()
+                if (item := self._queue.get()) is None:
+                    return
                 if self._forget:
                     self._forget, self._cache = False, NodeCache()
-                self._clear_interrupt()
                 self._journal.started.append(item.prompt_id)
                 run = PromptRun(item, self._classes, self._cache, self)
                 self.client_id = run.client_id

@@ -91,7 +91,8 @@ async def post_interrupt(request: web.Request) -> web.Response:
     """With a prompt_id only if that one is running; without, whatever is."""
     instance = request.app[INSTANCE]
     prompt_id = (await _json_or_nothing(request)).get("prompt_id")
-    if not prompt_id or instance.queue.running_id() == prompt_id:
+    running_id = instance.queue.running_id()
+    if running_id is not None and prompt_id in (None, "", running_id):
         instance.executor.interrupt()
     return web.Response()
 

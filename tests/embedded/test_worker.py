@@ -192,3 +192,24 @@ async def test_an_older_server(tmp_path: Path) -> None:
                 assert "feature_flags" not in message.data
         assert message.data[:8] == b"\0\0\0\1\0\0\0\2"
         await client.close()
+
+
+async def test_an_interrupt_of_a_prompt_that_just_began_is_heard(
+    worker: EmbeddedWorker, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the moment in which a prompt is the running one an interrupt ends it."""
+    assert worker._life is not None
+    queue, executor = worker._life.instance.queue, worker._life.instance.executor
+    take = queue.get
+
+    def take_and_interrupt() -> object:
+        item = take()
+        if item is not None:
+            executor.interrupt()
+        return item
+
+    await client.run(timed(0))  # the executor's thread waits in the original `get` until now
+    monkeypatch.setattr(queue, "get", take_and_interrupt)
+    await client.run(timed(0))
+    await client.submit(timed(600))
+    await client.event("execution_interrupted")
