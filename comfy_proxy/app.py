@@ -8,10 +8,11 @@ from aiohttp import web
 
 from comfy_proxy import status
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.keys import CLUSTER, JOBS
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS
 from comfy_proxy.middleware import register
 from comfy_proxy.settings import Settings, load_settings
 
@@ -36,6 +37,7 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     workflows = load_workflows(settings.workflow_directory)
     cluster = Cluster(settings, classes=workflows.required_classes())
     app[CLUSTER] = cluster
+    app[GATEWAY] = Gateway(cluster)
     app[JOBS] = JobService(settings, cluster, workflows)
     register(app, [*status.routes(), *api.routes()], settings)
     app.cleanup_ctx.append(_lifecycle)
@@ -45,9 +47,11 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
 async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
     cluster, jobs = app[CLUSTER], app[JOBS]
     await cluster.start()
+    await app[GATEWAY].start()
     await jobs.start()
     yield
     await jobs.close()
+    await app[GATEWAY].close()
     await cluster.close()
 
 

@@ -8,9 +8,11 @@ from aiohttp import web
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
+    from comfy_proxy.gateway.gateway import Gateway
     from comfy_proxy.jobs.service import JobService
     from comfy_proxy.settings import Settings
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("comfy_proxy.settings")
 CLUSTER: web.AppKey[Cluster] = web.AppKey("comfy_proxy.cluster")
+GATEWAY: web.AppKey[Gateway] = web.AppKey("comfy_proxy.gateway")
 JOBS: web.AppKey[JobService] = web.AppKey("comfy_proxy.jobs")

@@ -19,13 +19,12 @@ from loguru import logger
 from comfy_proxy import security
 from comfy_proxy.cors import allow_origins
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
+from comfy_proxy.gateway import policies, routes
 from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
 from comfy_proxy.gateway.context import INSTANCE, REQUEST_ID, SOCKETS
 from comfy_proxy.gateway.error_answers import error_response
-from comfy_proxy.gateway.forward import forward, forward_balanced
-from comfy_proxy.gateway.headers import is_websocket_upgrade
-from comfy_proxy.gateway.websocket import forward_websocket
-from comfy_proxy.keys import CLUSTER, SETTINGS
+from comfy_proxy.gateway.target import request_target
+from comfy_proxy.keys import CLUSTER, GATEWAY, SETTINGS
 from comfy_proxy.settings import Settings
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
@@ -40,15 +39,15 @@ _SHARED_PATH = re.compile(r"/api/jobs(/[^/]+(/cancel)?)?")
 
 
 def register(
-    app: web.Application, routes: Iterable[web.AbstractRouteDef], settings: Settings
+    app: web.Application, our_routes: Iterable[web.AbstractRouteDef], settings: Settings
 ) -> None:
-    """Make ``app`` carry the proxy: ``routes`` are ours, whatever nobody else has is forwarded.
+    """Make ``app`` carry the proxy: ``our_routes`` are ours, whatever nobody else has is forwarded.
 
     Call it after the host has registered its own routes, before the application starts. Needs
-    ``app[CLUSTER]`` when the first request comes.
+    ``app[CLUSTER]`` and ``app[GATEWAY]`` when the first request comes.
     """
     ours = web.UrlDispatcher()  # of its own, lest a path equal to the host's last one is merged
-    ours.add_routes(routes)
+    ours.add_routes(our_routes)
     everything_else = web.DynamicResource("/{path:.*}")
     for method in _METHODS:
         if method != hdrs.METH_OPTIONS or not settings.cors_origins:  # else aiohttp-cors adds it
@@ -116,8 +115,9 @@ async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.Stre
         except NotOursError:
             pass
     await _refuse_method(request)
-    send = forward_websocket if is_websocket_upgrade(request) else forward
-    return await forward_balanced(request, request.config_dict[CLUSTER], send)
+    path = request_target(request.raw_path).partition("?")[0]
+    gateway = request.config_dict[GATEWAY]
+    return await policies.answer(request, routes.match(request.method, path), gateway)
 
 
 async def _refuse_method(request: web.Request) -> None:

@@ -14,6 +14,7 @@ from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
+from comfy_proxy.cluster.object_info import ObjectInfoCache
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_execution import Graph
 from comfy_proxy.cluster.prompt_run import OnUpdate, PromptRun
@@ -55,6 +56,7 @@ class Cluster:
         }
         self.load_balancer = LoadBalancer(self.instances)
         self.capabilities = CapabilityCache(self.clients, classes=classes, clock=self.clock)
+        self.object_info = ObjectInfoCache(self.clients, clock=self.clock)
         self.health_checker = HealthChecker(
             self.clients,
             interval_s=settings.health_check_interval_s,
@@ -71,6 +73,7 @@ class Cluster:
         self._chores: set[asyncio.Task[None]] = set()
         for instance in self.instances:
             instance.on_interruption.append(self.capabilities.forget)
+            instance.on_interruption.append(self.object_info.forget)
 
     @property
     def uptime_s(self) -> float:
@@ -90,6 +93,7 @@ class Cluster:
         if self._chores:
             await asyncio.wait(tuple(self._chores))
         await self.capabilities.close()
+        await self.object_info.close()
         await self.connections.close()
 
     def prompt_run(self, placement: Placement, graph: Graph, on_update: OnUpdate) -> PromptRun:

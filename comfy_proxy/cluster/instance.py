@@ -73,6 +73,7 @@ class Instance:
         self.response_time_s: float | None = None
         self.check_ok: bool | None = None
         self.observers: list[Callable[[Attempt], None]] = []
+        self.on_load: list[Callable[[], None]] = []
         self.on_interruption: list[Callable[[Instance], None]] = []
         self._clock = clock
         self._last_frame_at: float | None = None
@@ -134,6 +135,8 @@ class Instance:
         """So many prompts wait or run there: what is above our own was put by others."""
         ours = sum(placement.in_queue for placement in self.placements)
         self.external_jobs = max(0, remaining - ours)
+        for callback in self.on_load:
+            callback()
 
     def check_passed(self, duration_s: float) -> None:
         self.last_check = self.last_success = self._clock.now()

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aiohttp import web
-
-if TYPE_CHECKING:
-    from comfy_proxy.gateway.websocket import Bridge
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("comfy_proxy.request_id", str)
 """The id in ``X-Request-ID``, in errors and in the log."""
@@ -15,7 +12,15 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("comfy_proxy.request_id", str)
 INSTANCE: web.RequestKey[str] = web.RequestKey("comfy_proxy.instance", str)
 """``host`` of the instance that was asked last, for the access log."""
 
-SOCKETS: web.AppKey[set[Bridge]] = web.AppKey("comfy_proxy.sockets")
+
+class Stoppable(Protocol):
+    """A client's WebSocket that is served."""
+
+    def stop(self) -> None:
+        """The proxy goes down: end it, with a word to its client."""
+
+
+SOCKETS: web.AppKey[set[Stoppable]] = web.AppKey("comfy_proxy.sockets")
 """The open WebSockets of an application, to be ended when it stops."""
 
 

@@ -89,9 +89,12 @@ async def forward_balanced(
             passed_over.append(instance)
 
 
-async def forward(request: web.Request, instance: Instance, cluster: Cluster) -> web.StreamResponse:
+async def forward(
+    request: web.Request, instance: Instance, cluster: Cluster, *, target: str | None = None
+) -> web.StreamResponse:
     """Send ``request`` to ``instance`` and its answer to the client; returns it, already sent.
 
+    ``target`` is asked for instead of the path and query that the client named, if given.
     Raises RequestError for a body that cannot be read, InstanceError if the instance failed before
     its answer began. If it breaks off later the client's connection is cut, so that a short body
     never looks whole. A client that leaves is no strike; the answer is one that nobody reads.
@@ -99,7 +102,7 @@ async def forward(request: web.Request, instance: Instance, cluster: Cluster) ->
 
     async def exchange() -> web.StreamResponse:
         body = RequestBody(request) if request.body_exists else None
-        upstream = await _send(request, instance, cluster, body)
+        upstream = await _send(request, instance, cluster, body, target)
         try:
             if upstream.status == 200 and is_prompt(request):
                 cluster.prompt_forwarded(instance)
@@ -153,14 +156,18 @@ class RequestBody:
 
 
 async def _send(
-    request: web.Request, instance: Instance, cluster: Cluster, body: RequestBody | None
+    request: web.Request,
+    instance: Instance,
+    cluster: Cluster,
+    body: RequestBody | None,
+    target: str | None,
 ) -> aiohttp.ClientResponse:
     settings = cluster.settings
     session = cluster.connections.session(instance)
     try:
         return await session.request(
             request.method,
-            instance_url(request, instance, settings),
+            instance_url(request, instance, settings, target),
             headers=request_headers(request, instance, settings),
             skip_auto_headers=AUTO_HEADERS,
             data=body,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote_plus
 
 from aiohttp import web
 from yarl import URL
@@ -17,13 +17,16 @@ _ASCII = "".join(map(chr, range(128)))
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
-def instance_url(request: web.Request, instance: Instance, settings: Settings) -> URL:
+def instance_url(
+    request: web.Request, instance: Instance, settings: Settings, target: str | None = None
+) -> URL:
     """Where ``request`` goes at ``instance``; path prefix included, nothing normalised.
 
     The whole target travels as the path of an already encoded URL: yarl then keeps ``%2F``, ``..``,
-    ``//`` and a bare ``?`` as they are. Raises RequestError for a target without a path.
+    ``//`` and a bare ``?`` as they are. ``target`` replaces path and query that the client named.
+    Raises RequestError for a target without a path.
     """
-    target = request_target(request.raw_path)
+    target = target or request_target(request.raw_path)
     if settings.api_keys:
         target = without_key(target, settings.api_keys)
     base = instance.url
@@ -50,3 +53,15 @@ def request_target(raw_path: str) -> str:
     if not target.isascii():  # bytes that are no UTF-8 are surrogates here: %xx means the same
         target = quote(target.encode("utf-8", "surrogateescape"), safe=_ASCII)
     return target
+
+
+def with_parameter(target: str, name: str, value: str) -> str:
+    """``target`` with the first ``name=…`` of its query changed; all else byte for byte."""
+    path, mark, query = target.partition("?")
+    parts = query.split("&")
+    for index, part in enumerate(parts):
+        key = part.partition("=")[0]
+        if unquote_plus(key) == name:
+            parts[index] = f"{key}={quote(value, safe='/')}"
+            break
+    return f"{path}{mark}{'&'.join(parts)}"

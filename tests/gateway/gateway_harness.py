@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -15,7 +16,7 @@ from comfy_proxy.clock import SystemClock
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.instance import Attempt, Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
-from comfy_proxy.keys import CLUSTER
+from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.middleware import register
 from comfy_proxy.settings import Settings, parse_instance
 
@@ -151,6 +152,8 @@ class Harness:
         urls = tuple(parse_instance(str(url)) for url in upstreams)
         cluster = GatewayCluster(Settings(instances=urls, **settings))
         app[CLUSTER] = cluster  # type: ignore[misc]
+        # One instance as far as policies go: these tests are about forwarding itself.
+        app[GATEWAY] = SimpleNamespace(cluster=cluster, several=False)  # type: ignore[misc]
         app.cleanup_ctx.append(cluster.running)
         register(app, list(routes), cluster.settings)
         runner = await self.serve(app, **(runner_options or {}))

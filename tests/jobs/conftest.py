@@ -13,13 +13,14 @@ from job_client import PNG, JobClient, write_templates
 from manual_clock import ManualClock
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.spool import SpooledPicture
 from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.keys import CLUSTER, JOBS
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS
 from comfy_proxy.middleware import register
 from comfy_proxy.settings import Settings
 
@@ -69,6 +70,7 @@ async def api_alone(service: JobService) -> AsyncIterator[TestClient[Any, Any]]:
     """The endpoints over ``service``; nothing behind them runs."""
     app = web.Application()
     app[CLUSTER], app[JOBS] = service.cluster, service
+    app[GATEWAY] = Gateway(service.cluster)
     register(app, api.routes(), service.settings)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:
         yield client

@@ -1,0 +1,155 @@
+"""The inputs of a node class as ``/object_info`` describes them. Pure functions, no I/O.
+
+``info["input"][group][name]`` is ``[type, options?]``. A choice among values (model files, methods,
+pictures) is written in two ways: ``[["a", "b"], {…}]`` or ``["COMBO", {"options": ["a", "b"]}]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+NodeInfo = Mapping[str, Any]
+Classes = Mapping[str, NodeInfo]
+
+_VISIBLE_GROUPS = ("required", "optional")
+_LIST_INPUT_FOLDERS = ("LoadImageDataSetFromFolder", "LoadImageTextDataSetFromFolder")
+"""Core classes that list the folders of the input directory, without a mark that says so."""
+
+
+def specs(info: NodeInfo) -> Iterator[tuple[str, str, Any]]:
+    """``(group, name, spec)`` of each input that a graph may name."""
+    inputs = info.get("input")
+    if not isinstance(inputs, dict):
+        return
+    for group in _VISIBLE_GROUPS:
+        members = inputs.get(group)
+        for name, spec in members.items() if isinstance(members, dict) else ():
+            yield group, name, spec
+
+
+def choices(spec: Any) -> list[Any] | None:
+    """The values to choose from; None if it is no such input or they are listed elsewhere."""
+    if not isinstance(spec, list) or not spec:
+        return None
+    if isinstance(spec[0], list):
+        return spec[0]
+    listed = _options(spec).get("options") if spec[0] == "COMBO" else None
+    return listed if isinstance(listed, list) else None
+
+
+def with_choices(spec: list[Any], values: list[Any]) -> list[Any]:
+    """A copy of ``spec``, which has choices, with others in the same form."""
+    if isinstance(spec[0], list):
+        return [values, *spec[1:]]
+    return [spec[0], {**spec[1], "options": values}, *spec[2:]]
+
+
+def is_upload(class_name: str, spec: Any) -> bool:
+    """True if the choices are files that clients upload or that runs leave behind."""
+    options = _options(spec)
+    marked = any(value and name.endswith("_upload") for name, value in options.items())
+    listed = class_name in _LIST_INPUT_FOLDERS and choices(spec) is not None
+    return marked or listed or "remote" in options
+
+
+def lists_uploads(class_name: str, info: NodeInfo) -> bool:
+    """True if an upload changes what ``/object_info`` says of this class."""
+    return any(
+        is_upload(class_name, spec) and choices(spec) is not None for _, _, spec in specs(info)
+    )
+
+
+def missing(graph: Mapping[str, Any], classes: Classes, elsewhere: Sequence[Classes]) -> list[str]:
+    """The classes and chosen values that ``graph`` names and ``classes`` has not, each once.
+
+    A value that is not in an EMPTY list counts only if one of ``elsewhere`` has it: there are
+    classes which list nothing and take anything, and folders that are empty on one instance.
+    """
+    lacks: dict[str, None] = {}
+    for node in graph.values():
+        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+            continue
+        name, values = node["class_type"], node.get("inputs")
+        if name not in classes:
+            lacks[name] = None
+            continue
+        for input_name, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, str) and _lacks(name, input_name, value, classes, elsewhere):
+                lacks[f"{name}.{input_name}: {value}"] = None
+    return list(lacks)
+
+
+def _lacks(
+    class_name: str, input_name: str, value: str, classes: Classes, elsewhere: Sequence[Classes]
+) -> bool:
+    spec = _spec(classes, class_name, input_name)
+    listed = choices(spec)
+    if listed is None or is_upload(class_name, spec) or value in listed:
+        return False
+    return bool(listed) or any(
+        value in (choices(_spec(other, class_name, input_name)) or ()) for other in elsewhere
+    )
+
+
+def _spec(classes: Classes, class_name: str, input_name: str) -> Any:
+    found = (spec for _, name, spec in specs(classes.get(class_name, {})) if name == input_name)
+    return next(found, None)
+
+
+def _options(spec: Any) -> dict[str, Any]:
+    if isinstance(spec, list) and len(spec) > 1 and isinstance(spec[1], dict):
+        return spec[1]
+    return {}
+
+
+def united(infos: Sequence[NodeInfo]) -> NodeInfo:
+    """One class as several instances describe it: the first one's, with everybody's choices.
+
+    Choices stand in the first one's order, then what only others have. Where all agree the result
+    is the first one itself.
+    """
+    first = infos[0]
+    others = [info for info in infos[1:] if info != first]
+    if not others:
+        return first
+    result = dict(first)
+    if isinstance(first.get("input"), dict):
+        result["input"] = _united_inputs(first, others)
+    if isinstance(first.get("output"), list):
+        result["output"] = [
+            _united_output(index, kind, others) for index, kind in enumerate(first["output"])
+        ]
+    return result
+
+
+def _united_inputs(first: NodeInfo, others: Sequence[NodeInfo]) -> dict[str, Any]:
+    inputs: dict[str, Any] = dict(first["input"])
+    for group, name, spec in specs(first):
+        own = choices(spec)
+        if own is None:
+            continue
+        theirs = [_spec({"": other}, "", name) for other in others]
+        values = _in_order(own, [listed for one in theirs if (listed := choices(one))])
+        if len(values) > len(own):
+            inputs[group] = {**inputs[group], name: with_choices(spec, values)}
+    return inputs
+
+
+def _united_output(index: int, kind: Any, others: Sequence[NodeInfo]) -> Any:
+    """An output type may be a list of choices too: what fits an input of the same list."""
+    if not isinstance(kind, list):
+        return kind
+    theirs = [other.get("output") for other in others]
+    lists = [one[index] for one in theirs if isinstance(one, list) and len(one) > index]
+    return _in_order(kind, [one for one in lists if isinstance(one, list)])
+
+
+def _in_order(first: list[Any], others: Sequence[list[Any]]) -> list[Any]:
+    values = list(first)
+    seen = {repr(value) for value in values}
+    for value in (value for other in others for value in other):
+        if (key := repr(value)) not in seen:
+            seen.add(key)
+            values.append(value)
+    return values

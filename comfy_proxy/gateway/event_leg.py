@@ -1,0 +1,214 @@
+"""One instance's socket for one client: connected, read, and connected again behind its back.
+
+ComfyUI keeps one socket a clientId, and when an old one ends, the entry of the new one goes with it
+(trap 2). So no two sockets of a clientId may ever overlap at an instance: a leg begins when its
+predecessor has ended, an end is awaited until the instance has confirmed it, and a handshake that
+an instance is slow to answer (trap 8) is neither given up nor repeated for :data:`DIAL_TIMEOUT_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp import WSMsgType, web
+from loguru import logger
+from multidict import MultiDict
+
+from comfy_proxy.clock import wait_for_event
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.translation import translated
+from comfy_proxy.errors import InstanceError, InstanceUnreachableError
+from comfy_proxy.gateway.event_frames import FrameReader, Seen, Status
+from comfy_proxy.gateway.headers import websocket_headers
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.event_session import EventSession
+
+DIAL_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 2.0
+HEARTBEAT_S = 60.0
+_FIRST_BACKOFF_S = 0.25
+_LONGEST_BACKOFF_S = 5.0
+
+
+class EventLeg:
+    """``remaining`` is the instance's last ``queue_remaining``, 0 when it cannot be reached.
+
+    ``attempted`` is True when a first attempt to connect has succeeded or failed.
+    """
+
+    def __init__(
+        self,
+        session: EventSession,
+        instance: Instance,
+        cluster: Cluster,
+        mark: Callable[[Any], Any],
+    ) -> None:
+        self.instance = instance
+        self.remaining = 0
+        self.attempted = False
+        self.connected = asyncio.Event()
+        self.retry = asyncio.Event()
+        self._session = session
+        self._cluster = cluster
+        self._mark = mark
+        self._reader = FrameReader(mark)
+        self._ws: aiohttp.ClientWebSocketResponse[bool] | None = None
+        self._introduced = False
+        self._ending = False
+        self._task: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    def start(self, request: web.Request, predecessor: EventLeg | None) -> None:
+        """Connect, read, and connect again whenever the socket ends, until :meth:`close`."""
+        self._task = asyncio.create_task(
+            self._run(request, predecessor), name=f"events of {self.instance.host}"
+        )
+
+    async def send(self, data: str | bytes) -> None:
+        """A message of the client; lost if the instance is away, as it would be without us."""
+        if self._ws is None or self._ws.closed:
+            return
+        try:
+            if isinstance(data, str):
+                await self._ws.send_str(data)
+            else:
+                await self._ws.send_bytes(data)
+        except ConnectionError:
+            logger.debug("events of {}: gone while writing", self.instance.host)
+
+    async def introduce(self) -> None:
+        """Send the client's feature flags, once a socket: as the very first message they count."""
+        if self._ws is None or self._introduced or self._session.first_message is None:
+            return
+        self._introduced = True
+        await self.send(self._session.first_message)
+
+    async def close(self) -> None:
+        """End for good; returns when the socket is no more and the instance has confirmed it.
+
+        Whoever asks, and however often, waits for the same end.
+        """
+        if self._closing is None:
+            self._ending = True
+            self.connected.clear()
+            self._closing = asyncio.create_task(self._end(), name=f"end {self.instance.host}")
+        await asyncio.shield(self._closing)
+
+    def abandon(self) -> None:
+        """The proxy goes down, nobody comes after: do not wait for a handshake."""
+        self._ending = True
+        self.connected.clear()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _end(self) -> None:
+        self.retry.set()
+        await self._hang_up()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _hang_up(self) -> None:
+        if self._ws is None:
+            return
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                code, reason = self._session.farewell
+                await self._ws.close(code=code, message=reason)
+        except TimeoutError:
+            logger.debug("events of {}: the end is not confirmed", self.instance.host)
+
+    async def _run(self, request: web.Request, predecessor: EventLeg | None) -> None:
+        try:
+            if predecessor is not None:
+                await predecessor.close()
+                predecessor = None  # a chain of all that ever were is not to stay in memory
+            backoff_s = _FIRST_BACKOFF_S
+            while not self._ending:
+                if await self._connect(request):
+                    backoff_s = _FIRST_BACKOFF_S
+                    await self._read()
+                    self._lost()
+                await self._pause(backoff_s)
+                backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
+        finally:
+            await self._hang_up()
+
+    async def _connect(self, request: web.Request) -> bool:
+        """One attempt; True if the socket is there and its first ``status`` was read."""
+        try:
+            async with self.instance.attempt("ws"):
+                with translated(self.instance.host):
+                    async with self._cluster.clock.timeout(DIAL_TIMEOUT_S):
+                        await self._open(request)
+        except InstanceError as error:
+            logger.debug("events of {}: {}", self.instance.host, error.message)
+            await self._hang_up()
+            if self.remaining:
+                self.remaining = 0
+                self._session.status_changed()
+        else:
+            if not self._ending:
+                self.connected.set()
+        self.attempted = True
+        self._session.leg_changed()
+        return self.connected.is_set()
+
+    async def _open(self, request: web.Request) -> None:
+        session = self._cluster.connections.session(self.instance)
+        query = MultiDict(request.query)
+        query["clientId"] = self._session.client_id
+        self._reader = FrameReader(self._mark)  # what ran before may have ended unheard
+        self._introduced = False
+        self._ws = await session.ws_connect(
+            (self.instance.url / "ws").with_query(query),
+            headers=websocket_headers(request, self.instance, self._cluster.settings),
+            heartbeat=HEARTBEAT_S,
+            max_msg_size=0,
+            compress=0,
+            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
+        )
+        await self.introduce()
+        if (seen := self._seen(await self._ws.receive())) is False:
+            raise InstanceUnreachableError(f"{self.instance.host} ended the socket at once.")
+        self._take(seen)
+
+    async def _read(self) -> None:
+        assert self._ws is not None
+        while (seen := self._seen(await self._ws.receive())) is not False:
+            self.instance.frame_seen()
+            self._take(seen)
+
+    def _seen(self, message: Any) -> Seen | bool:
+        """What a message says; False if it is the socket's end."""
+        if message.type is WSMsgType.TEXT:
+            return self._reader.text(message.data)
+        if message.type is WSMsgType.BINARY:
+            return self._reader.binary(message.data)
+        return False
+
+    def _take(self, seen: Any) -> None:
+        if self._ending:
+            return
+        if isinstance(seen, Status):
+            self.remaining = seen.queue_remaining
+            self.instance.queue_observed(seen.queue_remaining)
+        self._session.take(self, seen)
+
+    def _lost(self) -> None:
+        """Its prompts may well run on: the sum keeps them until a new attempt has failed."""
+        self.connected.clear()
+        if not self._ending:
+            self.instance.socket_lost()
+
+    async def _pause(self, backoff_s: float) -> None:
+        """Soon at first, then now and then, or when a check succeeds."""
+        if not self._ending:
+            self.retry.clear()
+            jitter = random.uniform(0.8, 1.2)
+            await wait_for_event(self._cluster.clock, self.retry, backoff_s * jitter)

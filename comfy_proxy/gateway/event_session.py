@@ -1,0 +1,264 @@
+"""One client's socket over all instances: status summed, everything else in order and once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSCloseCode, WSMsgType, web
+from loguru import logger
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.gateway.event_frames import (
+    Began,
+    Ended,
+    Executed,
+    Flags,
+    Pass,
+    Seen,
+    Status,
+    status_frame,
+)
+from comfy_proxy.gateway.event_leg import EventLeg
+from comfy_proxy.gateway.outbox import Outbox, OutboxFullError
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+CONNECT_TIMEOUT_S = 5.0
+"""So long a client waits for a first instance."""
+JOIN_TIMEOUT_S = 1.0
+"""So long it then waits for the others; one that is slower joins later."""
+GOODBYE_TIMEOUT_S = 2.0
+"""How long a client has to answer a close frame of ours."""
+DRAIN_TIMEOUT_S = 10.0
+"""How long a client that reads too slowly has to read up to its close frame."""
+
+
+class EventSession:
+    """``client_id`` is the client's own, or made here for one that has none (its ``sid``).
+
+    ``farewell`` is the code and reason with which its sockets to the instances end; ``mark`` puts
+    an instance into the files of an output.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        gateway: Gateway,
+        mark: Callable[[Any, Instance], Any] = lambda output, instance: output,
+    ) -> None:
+        self.client_id = client_id
+        self.first_message: str | None = None
+        self.farewell: tuple[int, bytes] = WSCloseCode.OK, b""
+        self._gateway = gateway
+        self._mark = mark
+        # As in ComfyUI a message of the client has at most 4 MiB, which is aiohttp's default.
+        self._ws: web.WebSocketResponse[bool] = web.WebSocketResponse(
+            compress=False, timeout=GOODBYE_TIMEOUT_S
+        )
+        self._outbox = Outbox(self._ws)
+        self._request: web.Request | None = None
+        self._legs = self._new_legs()
+        self._changed = asyncio.Event()
+        self._end = asyncio.Event()
+        self._close_code = WSCloseCode.SERVICE_RESTART
+        self._greeted = False
+        self._flags_answered = False
+        self._spoken = False
+        self._muted = False
+        self._over = False
+
+    @property
+    def legs(self) -> Mapping[Instance, EventLeg]:
+        return self._legs
+
+    def start(self, request: web.Request, predecessor: EventSession | None) -> None:
+        """Begin to connect to all instances, to each when the predecessor has left it."""
+        self._request = request
+        for instance, leg in self._legs.items():
+            leg.start(request, predecessor.legs[instance] if predecessor is not None else None)
+
+    def resume(self, successor: EventSession) -> bool:
+        """The newer socket of this clientId came to nothing: hear again, unless it is over."""
+        if self._request is None or self._over or self._end.is_set():
+            return False
+        self._muted = False
+        self._legs = self._new_legs()
+        self.start(self._request, successor)
+        return True
+
+    async def connected(self) -> bool:
+        """Wait for the instances; False if there is none at all.
+
+        One that a newer socket replaced meanwhile is served too, deaf, as by ComfyUI.
+        """
+        legs = self._legs.values()
+        await self._until(
+            lambda: (
+                any(leg.connected.is_set() for leg in legs) or all(leg.attempted for leg in legs)
+            ),
+            CONNECT_TIMEOUT_S,
+        )
+        if not (self._muted or any(leg.connected.is_set() for leg in legs)):
+            return False
+        await self._until(lambda: all(leg.attempted for leg in legs), JOIN_TIMEOUT_S)
+        return True
+
+    async def run(self, request: web.Request) -> web.WebSocketResponse[bool]:
+        """Serve the client until it leaves. Upstream sockets are there before its 101."""
+        try:
+            await self._ws.prepare(request)
+        except ConnectionError:
+            return self._ws
+        self._outbox.put_first(Pass(data=status_frame(self._remaining(), self.client_id)))
+        self._greeted = True
+        reader = asyncio.create_task(self._read(), name=f"reader of {self.client_id}")
+        writer = asyncio.create_task(self._write(), name=f"writer of {self.client_id}")
+        end = asyncio.create_task(self._wanted_end(), name=f"end of {self.client_id}")
+        tasks = [reader, writer, end]
+        try:
+            await asyncio.wait([reader, end], return_when=asyncio.FIRST_COMPLETED)
+            if end.done():
+                await self._say_goodbye(request)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        return self._ws
+
+    def take(self, leg: EventLeg, seen: Seen) -> None:
+        """What an instance sent, in the order in which it came."""
+        if isinstance(seen, Status):
+            self.status_changed()
+        elif isinstance(seen, Flags):
+            if not self._flags_answered:
+                self._flags_answered = True
+                self._put(Pass(data=seen.text))
+        elif isinstance(seen, Began):
+            self._gateway.prompt_began(seen.prompt_id, leg.instance)
+            self._put(seen.frame)
+        elif isinstance(seen, Executed):
+            self._gateway.files_made(seen.output, leg.instance)
+            self._put(seen.frame)
+        elif isinstance(seen, Ended):
+            self._gateway.prompt_ended(seen.prompt_id)
+            self._put(seen.frame)
+        elif seen is not None:
+            self._put(seen)
+
+    def leg_changed(self) -> None:
+        """An attempt to connect to an instance has succeeded or failed."""
+        self._changed.set()
+
+    def status_changed(self) -> None:
+        """Tell the client how many prompts wait or run, on all instances."""
+        remaining = self._remaining()
+        if self._greeted:  # the greeting has the sum of its moment
+            self._put(Pass(data=status_frame(remaining)))
+
+    def mute(self) -> None:
+        """A newer socket has this clientId: this one hears nothing any more, as in ComfyUI."""
+        self._muted = True
+        self._changed.set()
+
+    def stop(self) -> None:
+        """The proxy goes down."""
+        self.farewell = WSCloseCode.GOING_AWAY, b""
+        for leg in self._legs.values():
+            leg.abandon()
+        self._end.set()
+        self._changed.set()
+
+    async def close_legs(self) -> None:
+        """End the sockets to the instances; after it their clientId may be used again."""
+        self._over = True
+        await asyncio.gather(*(leg.close() for leg in self._legs.values()))
+
+    def _new_legs(self) -> dict[Instance, EventLeg]:
+        legs = {}
+        for instance in self._gateway.cluster.instances:
+
+            def mark(output: Any, instance: Instance = instance) -> Any:
+                return self._mark(output, instance)
+
+            legs[instance] = EventLeg(self, instance, self._gateway.cluster, mark)
+        return legs
+
+    async def _until(self, enough: Callable[[], bool], timeout_s: float) -> None:
+        try:
+            async with self._gateway.cluster.clock.timeout(timeout_s):
+                while not (enough() or self._muted or self._end.is_set()):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return
+
+    def _remaining(self) -> int:
+        return sum(leg.remaining for leg in self._legs.values()) + len(self._gateway.moving)
+
+    def _put(self, frame: Pass) -> None:
+        if self._muted:
+            return
+        try:
+            self._outbox.put(frame)
+        except OutboxFullError:
+            self._muted = True
+            self._outbox.clear()
+            logger.warning("client {} reads too slowly and is disconnected", self.client_id)
+            self._close_code = WSCloseCode.TRY_AGAIN_LATER
+            self._end.set()
+
+    async def _wanted_end(self) -> None:
+        await self._end.wait()
+
+    async def _say_goodbye(self, request: web.Request) -> None:
+        """Close; one that does not read as far as that is cut off."""
+        slow = self._close_code is WSCloseCode.TRY_AGAIN_LATER
+        reason = b"too slow" if slow else b"the proxy is stopping"
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S if slow else GOODBYE_TIMEOUT_S):
+                await self._ws.close(code=self._close_code, message=reason)
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+
+    async def _write(self) -> None:
+        try:
+            await self._outbox.run()
+        except ConnectionError:
+            logger.debug("client {} has gone", self.client_id)
+
+    async def _read(self) -> None:
+        while True:
+            message = await self._ws.receive()
+            if message.type is WSMsgType.CLOSE and message.data not in _UNSENDABLE:
+                self.farewell = message.data, (message.extra or "").encode()
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                return
+            legs = self._legs.values()
+            if not self._spoken and (kind := _kind(message.data)) is not _NOT_HEARD:
+                self._spoken = True
+                if kind == "feature_flags":
+                    self.first_message = message.data
+                    await asyncio.gather(*(leg.introduce() for leg in legs))
+                    continue
+            await asyncio.gather(*(leg.send(message.data) for leg in legs))
+
+
+_UNSENDABLE = (0, 1005, 1006, 1015)
+"""No code at all, and those that must not be on the wire (RFC 6455 7.4.1)."""
+_NOT_HEARD = object()
+"""The kind of what ComfyUI does not count as a message: binary, no JSON, no JSON object."""
+
+
+def _kind(data: str | bytes) -> object:
+    if isinstance(data, bytes):
+        return _NOT_HEARD
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        return _NOT_HEARD
+    return message.get("type") if isinstance(message, dict) else _NOT_HEARD

@@ -1,0 +1,118 @@
+"""``GET /ws``: one client socket that sees all instances (PROTOCOL.md "The WebSocket")."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import NoHealthyInstanceError
+from comfy_proxy.gateway.context import SOCKETS
+from comfy_proxy.gateway.event_session import EventSession
+from comfy_proxy.gateway.forward import forward_balanced
+from comfy_proxy.gateway.headers import is_websocket_upgrade
+from comfy_proxy.gateway.marks import mark_outputs
+from comfy_proxy.gateway.routes import Match
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+READY_TIMEOUT_S = 1.0
+
+
+class EventSessions:
+    """The connected clients by clientId; the newest socket of an id is the one that hears."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, EventSession] = {}
+        self._endings: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def wake(self, instance: Instance) -> None:
+        """``instance`` answered a check: whoever waits for its return may connect."""
+        for session in self._sessions.values():
+            session.legs[instance].retry.set()
+
+    def status_changed(self) -> None:
+        """The sum has changed otherwise than by a frame: a prompt moves."""
+        for session in self._sessions.values():
+            session.status_changed()
+
+    async def ready(self, client_id: str, instance: Instance, gateway: Gateway) -> None:
+        """Wait until the client's socket at ``instance`` is there, so that it misses nothing.
+
+        A client without a socket (it polls, or connects later) is waited for by nobody.
+        """
+        session = self._sessions.get(client_id)
+        if session is None:
+            return
+        leg = session.legs[instance]
+        if not leg.connected.is_set():
+            leg.retry.set()
+            try:
+                async with gateway.cluster.clock.timeout(READY_TIMEOUT_S):
+                    await leg.connected.wait()
+            except TimeoutError:
+                return
+
+    async def open(self, session: EventSession, request: web.Request) -> bool:
+        """Make ``session`` the one of its clientId; False if no instance took a socket.
+
+        The old one's socket at an instance ends before the new one's begins: closing it later
+        would make the instance deaf for the new one (trap 2).
+        """
+        old = self._sessions.get(session.client_id)
+        self._sessions[session.client_id] = session
+        if old is not None:
+            old.mute()
+        session.start(request, old)
+        if await session.connected():
+            return True
+        newest = self._sessions.get(session.client_id) is session
+        if newest and old is not None and old.resume(session):
+            self._sessions[session.client_id] = old
+        return False
+
+    def close(self, session: EventSession) -> asyncio.Task[None]:
+        """The client has left. The end goes on, whoever stops to wait for it."""
+        ending = asyncio.create_task(self._close(session), name=f"end of {session.client_id}")
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        return ending
+
+    async def _close(self, session: EventSession) -> None:
+        """Until its sockets have ended it stays on record: the next of its clientId must wait."""
+        await session.close_legs()
+        if self._sessions.get(session.client_id) is session:
+            del self._sessions[session.client_id]
+
+
+async def events(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """Join the client's socket with one to each instance; returns when the client has left."""
+    ws = web.WebSocketResponse()
+    if not is_websocket_upgrade(request) or not ws.can_prepare(request):
+        return await forward_balanced(request, gateway.cluster)
+
+    def mark(output: object, instance: Instance) -> object:
+        return output if gateway.shared_storage else mark_outputs(output, instance.id)
+
+    client_id = request.query.get("clientId") or uuid.uuid4().hex
+    session = EventSession(client_id, gateway, mark)
+    sockets = request.config_dict.get(SOCKETS, set())
+    sockets.add(session)
+    connected = False
+    try:
+        connected = await gateway.events.open(session, request)
+        if not connected:
+            raise NoHealthyInstanceError("No ComfyUI instance takes a WebSocket.", retry_after_s=5)
+        return await session.run(request)
+    finally:
+        ending = gateway.events.close(session)
+        ending.add_done_callback(lambda _ending: sockets.discard(session))
+        if connected:  # a refusal is not kept back until a handshake has come to its end
+            await asyncio.shield(ending)

@@ -1,0 +1,104 @@
+"""Ask several instances the same thing at once, and keep what each answered.
+
+For answers that are put together here (lists, queues): read whole, bounded. What belongs to one
+instance is streamed by ``forward.py`` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.translation import translated
+from comfy_proxy.errors import InstanceError, InvalidAnswerError, NoHealthyInstanceError
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.cluster import Cluster
+
+ASK_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What one instance said; ``headers`` with lower-case names."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    def json(self) -> Any:
+        """The body as JSON; None where it is none."""
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            return None
+
+
+async def ask(
+    instance: Instance,
+    cluster: Cluster,
+    method: str,
+    path: str,
+    *,
+    timeout_s: float = ASK_TIMEOUT_S,
+    **options: Any,
+) -> Answer:
+    """One exchange with ``instance``; ``path`` may carry a query, ``options`` are aiohttp's.
+
+    Raises InstanceError.
+    """
+    session = cluster.connections.session(instance)
+    target = f"{instance.url}{path}"
+    headers = {"Accept-Encoding": "identity", **options.pop("headers", {})}
+    async with instance.attempt("ask"):
+        with translated(instance.host):
+            async with (
+                cluster.clock.timeout(timeout_s),
+                session.request(
+                    method, target, headers=headers, allow_redirects=False, **options
+                ) as response,
+            ):
+                body = bytearray()
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > MAX_JSON_BYTES:
+                        raise InvalidAnswerError(f"An answer of {instance.host} is endless.")
+                return Answer(
+                    status=response.status,
+                    headers={name.lower(): value for name, value in response.headers.items()},
+                    body=bytes(body),
+                )
+
+
+async def ask_all(
+    cluster: Cluster,
+    method: str,
+    path: str,
+    *,
+    instances: Iterable[Instance] | None = None,
+    **options: Any,
+) -> dict[Instance, Answer]:
+    """Ask each healthy instance (or ``instances``); those that fail are left out.
+
+    Raises NoHealthyInstanceError if nobody answers.
+    """
+    asked = [i for i in cluster.instances if i.healthy] if instances is None else list(instances)
+    results = await asyncio.gather(
+        *(ask(instance, cluster, method, path, **options) for instance in asked),
+        return_exceptions=True,
+    )
+    answers: dict[Instance, Answer] = {}
+    for instance, result in zip(asked, results, strict=True):
+        if isinstance(result, Answer):
+            answers[instance] = result
+        elif not isinstance(result, InstanceError):
+            raise result
+    if not answers:
+        raise NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
+    return answers

@@ -1,0 +1,128 @@
+"""Files at one instance: is it there, fetch it, put it. Raises InstanceError.
+
+The names are those on the instance's disk: a mark in them is a folder like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.cluster.translation import translated
+from comfy_proxy.errors import InstanceRefusedError, InvalidAnswerError
+from comfy_proxy.gateway.fanout import ask
+from comfy_proxy.gateway.marks import file_at
+from comfy_proxy.gateway.stored_bytes import StoredBytes
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.cluster import Cluster
+
+LOOK_TIMEOUT_S = 10.0
+UPLOAD_TIMEOUT_S = 15.0
+"""And a second more for each MiB."""
+MAX_FILE_BYTES = 1024 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """What ``HEAD /view`` tells of a file; ``version`` changes with its bytes."""
+
+    status: int
+    version: str
+    size: int | None
+
+    @property
+    def there(self) -> bool:
+        return self.status == 200
+
+
+async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
+    """``HEAD /view``: 200, 404, or 400 for a name that ComfyUI shows to nobody (``a..b.png``)."""
+    answer = await ask(
+        instance, cluster, "HEAD", "/view", params=_query(file), timeout_s=LOOK_TIMEOUT_S
+    )
+    length = answer.headers.get("content-length", "")
+    tag = answer.headers.get("etag") or answer.headers.get("last-modified", "")
+    return Look(
+        status=answer.status,
+        version=f"{tag} {length}",
+        size=int(length) if length.isdecimal() else None,
+    )
+
+
+async def download(instance: Instance, cluster: Cluster, file: FileName) -> StoredBytes | None:
+    """``GET /view``; None if it is not there. The caller closes the bytes."""
+    session = cluster.connections.session(instance)
+    content = StoredBytes()
+    try:
+        async with instance.attempt("download"):
+            with translated(instance.host):
+                async with (
+                    cluster.clock.timeout(LOOK_TIMEOUT_S + MAX_FILE_BYTES / 2**20),
+                    session.get(
+                        f"{instance.url}/view",
+                        params=_query(file),
+                        headers={"Accept-Encoding": "identity"},
+                        allow_redirects=False,
+                    ) as response,
+                ):
+                    if response.status != 200:
+                        return None
+                    await _store(response, content, cluster)
+        return await content.finish()
+    except BaseException:
+        content.close()
+        raise
+
+
+async def _store(response: aiohttp.ClientResponse, content: StoredBytes, cluster: Cluster) -> None:
+    while True:
+        async with cluster.clock.timeout(LOOK_TIMEOUT_S):
+            chunk = await response.content.readany()
+        if not chunk:
+            return
+        await content.write(chunk)
+        if content.size > MAX_FILE_BYTES:
+            raise InvalidAnswerError("A file of an instance is endless.")
+
+
+async def put(instance: Instance, cluster: Cluster, file: FileName, content: StoredBytes) -> None:
+    """``POST /upload/image`` under exactly that name, over whatever is there."""
+    with content.open() as reader:
+        # aiohttp would percent-encode the name, and ComfyUI takes it as it comes.
+        form = aiohttp.FormData(quote_fields=False)
+        form.add_field(
+            "image", reader, filename=file.filename, content_type="application/octet-stream"
+        )
+        form.add_field("type", file.type)
+        form.add_field("subfolder", file.subfolder)
+        form.add_field("overwrite", "true")
+        answer = await ask(
+            instance,
+            cluster,
+            "POST",
+            "/upload/image",
+            data=form,
+            timeout_s=UPLOAD_TIMEOUT_S + content.size / 2**20,
+        )
+    if answer.status != 200 or uploaded(answer.json()) != file:
+        raise InstanceRefusedError(f"{instance.host} did not take a copy: {answer.status}.")
+
+
+def uploaded(answer: object) -> FileName | None:
+    """The file that an upload's answer names; None if it names none."""
+    if not isinstance(answer, dict):
+        return None
+    name, subfolder, kind = (answer.get(key) for key in ("name", "subfolder", "type"))
+    if not (isinstance(name, str) and isinstance(kind, str) and isinstance(subfolder, str | None)):
+        return None
+    return file_at(name, subfolder or "", kind) if name else None
+
+
+def _query(file: FileName) -> dict[str, str]:
+    query = {"filename": file.filename, "type": file.type}
+    return query | {"subfolder": file.subfolder} if file.subfolder else query

@@ -1,0 +1,157 @@
+"""What the gateway keeps between requests; one for each application, under ``keys.GATEWAY``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.ownership import Ownership
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.events import EventSessions
+from comfy_proxy.gateway.file_copies import FileCopies
+from comfy_proxy.gateway.marks import file_at
+from comfy_proxy.gateway.moves import PromptMover
+from comfy_proxy.gateway.moving import MovingPrompts
+from comfy_proxy.gateway.object_info import MergedObjectInfo
+from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
+from comfy_proxy.gateway.state import SharedState
+
+T = TypeVar("T")
+
+OBJECT_INFO_TIMEOUT_S = 5.0
+"""How long a prompt waits to learn what an instance can run that was never asked."""
+UNKNOWN_LACK = 0.5
+"""Better than one that lacks something, worse than one that lacks nothing."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MovingPrompt:
+    """A prompt on its way from one instance to another: for a moment neither shows it.
+
+    ``queue_entry`` is its entry of ``/queue``: ``[number, id, prompt, extra_data, outputs]``.
+    """
+
+    prompt_id: str
+    queue_entry: list[Any] = field(repr=False)
+
+
+class Gateway:
+    """The instances as one ComfyUI. ``moving`` is by prompt id; ``cancelled_moves`` are those of
+    them that a client deleted meanwhile."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.ownership = Ownership()
+        self.files = FileCopies(cluster, self.ownership)
+        self.object_info = MergedObjectInfo(cluster, cluster.object_info)
+        self.state = SharedState(cluster)
+        self.events = EventSessions()
+        self.mover = PromptMover(self)
+        self.moving = MovingPrompts()
+        self.cancelled_moves: set[str] = set()
+        self.shared_storage = False
+        self._submissions: set[asyncio.Task[Any]] = set()
+
+    @property
+    def several(self) -> bool:
+        """False with one instance: then nothing is marked, merged or copied."""
+        return len(self.cluster.instances) > 1
+
+    async def start(self) -> None:
+        """Begin to listen: to loads, to instances that return."""
+        if not self.several:
+            return
+        for callback in (self.events.wake, self.state.heard, self.cluster.object_info.heard):
+            self.cluster.health_checker.on_success.append(callback)
+        # One that returns idle says nothing by itself: no frame tells that it could take work.
+        self.cluster.health_checker.on_success.append(lambda _: self.mover.consider())
+        for instance in self.cluster.instances:
+            instance.on_load.append(partial(self.mover.heard, instance))
+            instance.on_interruption.append(self.state.interrupted)
+
+    async def close(self) -> None:
+        """End what :meth:`start` and the requests since have begun."""
+        if self._submissions:
+            await asyncio.wait(tuple(self._submissions), timeout=SUBMIT_TIMEOUT_S)
+        await self.mover.close()
+        await self.files.close()
+        await self.state.close()
+
+    # --- what instances can do ---------------------------------------------------------------
+
+    def node_info(self, instance: Instance) -> Mapping[str, Any]:
+        """Its ``/object_info``, as far as it is known."""
+        return self.cluster.object_info.known(instance) or {}
+
+    async def lacks(self, graph: Mapping[str, Any], instance: Instance) -> float:
+        """How many node classes and model files of ``graph`` it lacks; UNKNOWN_LACK if unknown."""
+        cache = self.cluster.object_info
+        try:
+            if cache.known(instance) is None:
+                if not await self.cluster.health_checker.check(instance):
+                    return UNKNOWN_LACK
+                async with self.cluster.clock.timeout(OBJECT_INFO_TIMEOUT_S):
+                    await cache.of(instance)
+            else:
+                await cache.of(instance)  # at once; asked anew in the background if it is old
+        except (InstanceError, TimeoutError):
+            return UNKNOWN_LACK
+        missing = cache.missing_for(graph, instance)
+        return UNKNOWN_LACK if missing is None else len(missing)
+
+    # --- what happens to prompts -------------------------------------------------------------
+
+    def begin(self, submission: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start what is to be finished even if its client leaves: it has an owner, and is known."""
+        task = asyncio.create_task(submission)
+        self._submissions.add(task)
+        task.add_done_callback(self._submitted)
+        return task
+
+    def _submitted(self, task: asyncio.Task[Any]) -> None:
+        self._submissions.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it too; nobody may be left
+
+    def prompt_accepted(self, prompt: ForwardedPrompt, instance: Instance) -> None:
+        """``instance`` has taken it."""
+        prompt.instance = instance
+        self.ownership.prompts.record(prompt.prompt_id, instance)
+        self.cluster.prompt_forwarded(instance)
+        self.mover.add(prompt)
+
+    def prompt_began(self, prompt_id: str, instance: Instance) -> None:
+        self.ownership.prompts.record(prompt_id, instance)
+        self.mover.discard(prompt_id)
+
+    def prompt_ended(self, prompt_id: str) -> None:
+        self.mover.discard(prompt_id)
+
+    def files_made(self, output: Any, instance: Instance) -> None:
+        """Record who made each file of ``output`` last."""
+        if isinstance(output, dict):
+            if isinstance(name := output.get("filename"), str):
+                folder, kind = str(output.get("subfolder", "")), str(output.get("type", "output"))
+                self.ownership.files.record(file_at(name, folder, kind), instance)
+                return
+            output = list(output.values())
+        if isinstance(output, list):
+            for item in output:
+                self.files_made(item, instance)
+
+    @contextmanager
+    def while_moving(self, prompt_id: str, queue_entry: list[Any]) -> Iterator[None]:
+        """The prompt is nowhere, and everywhere shown."""
+        self.moving[prompt_id] = MovingPrompt(prompt_id=prompt_id, queue_entry=queue_entry)
+        try:
+            yield
+        finally:
+            del self.moving[prompt_id]
+            self.cancelled_moves.discard(prompt_id)
+            self.events.status_changed()

@@ -1,0 +1,191 @@
+"""ComfyUI's own ``/api/jobs`` (2026) of all instances as one list: filtered, sorted, paged once.
+
+Each instance is asked for the beginning of its list, as long as the page may need, with the
+client's own filters and order; the page is cut from the lists put together. An instance without
+the route is left out; if none has it, or the query is wrong, the answer is an instance's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from aiohttp import web
+from multidict import MultiDict
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.gateway import native
+from comfy_proxy.gateway.fanout import Answer, ask_all
+from comfy_proxy.gateway.forward import forward_balanced
+from comfy_proxy.gateway.marks import mark_outputs
+from comfy_proxy.gateway.moving import MAX_LOOKS, watched
+from comfy_proxy.gateway.routes import Match
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+Job = dict[str, Any]
+
+_PROGRESS = ("pending", "in_progress")
+"""Statuses in the order in which a job has them; all others come after these."""
+
+
+async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """``GET /api/jobs``."""
+    page = _Page.of(request)
+    if page is None:  # ComfyUI's own 400
+        return await forward_balanced(request, gateway.cluster)
+    for looks_left in reversed(range(MAX_LOOKS)):
+        with watched(gateway.moving) as moved:
+            answers = await ask_all(gateway.cluster, "GET", f"/api/jobs?{page.of_each()}")
+        like, lists = native.usable(answers, _is_list_of_jobs)
+        if not lists or any(answer.status == 400 for answer in answers.values()):
+            return native.relayed(_refusal(answers, like), gateway.cluster.settings)
+        found, total = _join(lists, gateway)
+        absent = [prompt for id_, prompt in moved.items() if id_ not in found]
+        if not looks_left or all(prompt.prompt_id in gateway.moving for prompt in absent):
+            break  # else one has arrived since: it is at its place now
+    waiting = [
+        job
+        for prompt in absent
+        if prompt.prompt_id not in gateway.cancelled_moves
+        and page.wants(job := pending_job(prompt.queue_entry))
+    ]
+    body = page.cut([*found.values(), *waiting], total + len(waiting))
+    return native.reply(body, like, gateway.cluster.settings)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Page:
+    """What a client asks for; values that ComfyUI would refuse by itself are left to it."""
+
+    query: MultiDict[str]
+    limit: int | None
+    offset: int
+
+    @classmethod
+    def of(cls, request: web.Request) -> _Page | None:
+        """None if ``limit`` or ``offset`` is none."""
+        query = request.rel_url.query
+        try:
+            limit = int(query["limit"]) if "limit" in query else None
+            offset = max(0, int(query.get("offset", 0)))
+        except ValueError:
+            return None
+        if limit is not None and limit <= 0:
+            return None
+        return cls(query=MultiDict(query), limit=limit, offset=offset)
+
+    def of_each(self) -> str:
+        """The query for one instance: everything from the start to the end of the page."""
+        query = MultiDict(self.query)
+        query.popall("offset", None)
+        if self.limit is not None:
+            query["limit"] = str(self.offset + self.limit)
+        return urlencode(list(query.items()))
+
+    def wants(self, job: Job) -> bool:
+        """Whether the filters let ``job`` pass."""
+        workflow_id = self.query.get("workflow_id")
+        if workflow_id and job.get("workflow_id") != workflow_id:
+            return False
+        if "ids" in self.query and job["id"] not in _names(self.query["ids"]):
+            return False
+        statuses = _names(self.query.get("status", "").lower())
+        return not statuses or job["status"] in statuses
+
+    def cut(self, jobs: list[Job], total: int) -> dict[str, Any]:
+        """The body of the answer; ties stay in the order of ``jobs``, as ComfyUI's do."""
+        by_duration = self.query.get("sort_by", "").lower() == "execution_duration"
+        ascending = self.query.get("sort_order", "").lower() == "asc"
+        jobs = sorted(jobs, key=_duration if by_duration else _created, reverse=not ascending)
+        end = None if self.limit is None else self.offset + self.limit
+        shown = jobs[self.offset : end]
+        pagination = {
+            "offset": self.offset,
+            "limit": self.limit,
+            "total": total,
+            "has_more": self.offset + len(shown) < total,
+        }
+        return {"jobs": shown, "pagination": pagination}
+
+
+def pending_job(entry: list[Any]) -> Job:
+    """A job as ComfyUI makes it of a waiting ``entry`` of ``/queue``."""
+    number, prompt_id, _, extra_data, *_ = entry
+    extra_data = extra_data if isinstance(extra_data, dict) else {}
+    match extra_data:
+        case {"extra_pnginfo": {"workflow": {"id": workflow_id}}}:
+            pass
+        case _:
+            workflow_id = None
+    job = {
+        "id": prompt_id,
+        "status": "pending",
+        "priority": number,
+        "create_time": extra_data.get("create_time"),
+        "outputs_count": 0,
+        "previewable_outputs_count": 0,
+        "workflow_id": workflow_id,
+    }
+    return {key: value for key, value in job.items() if value is not None}
+
+
+def marked_job(job: Job, instance: Instance, gateway: Gateway) -> Job:
+    """``job`` with the instance in the names of its outputs."""
+    if gateway.shared_storage:
+        return job
+    named = {key: job[key] for key in ("preview_output", "outputs") if key in job}
+    return {**job, **{key: mark_outputs(value, instance.id) for key, value in named.items()}}
+
+
+def _join(lists: Mapping[Instance, Any], gateway: Gateway) -> tuple[dict[str, Job], int]:
+    """All jobs by id, and how many there are on all pages.
+
+    An id that two instances show (it moved meanwhile) is one job, and has got as far as it shows.
+    """
+    total = sum(body["pagination"]["total"] for body in lists.values())
+    found: dict[str, Job] = {}
+    for instance, body in lists.items():
+        for job in body["jobs"]:
+            other = found.get(job["id"])
+            total -= other is not None
+            if other is None or _progress(other) < _progress(job):
+                found[job["id"]] = marked_job(job, instance, gateway)
+    return found, total
+
+
+def _refusal(answers: Mapping[Instance, Answer], like: Answer) -> Answer:
+    """The answer to relay: that of the first instance which has the route, if there is one."""
+    return next((answer for answer in answers.values() if answer.status == 400), like)
+
+
+def _is_list_of_jobs(data: Any) -> bool:
+    match data:
+        case {"jobs": [*jobs], "pagination": {"total": int()}}:
+            return all(isinstance(job, dict) and "id" in job for job in jobs)
+    return False
+
+
+def _progress(job: Job) -> int:
+    status = job.get("status")
+    return _PROGRESS.index(status) if status in _PROGRESS else len(_PROGRESS)
+
+
+def _created(job: Job) -> float:
+    return _number(job.get("create_time"))
+
+
+def _duration(job: Job) -> float:
+    start, end = (_number(job.get(f"execution_{at}_time")) for at in ("start", "end"))
+    return end - start if start and end else 0
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, int | float) else 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

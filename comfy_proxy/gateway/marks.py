@@ -1,0 +1,107 @@
+"""The mark that tells whose a file is: ``@N`` before the ``subfolder`` of an output. Pure.
+
+Each instance counts its own ``ComfyUI_00001_.png``; the same name on two instances is two pictures
+(trap 6). Clients echo the subfolder in ``/view`` and in graphs, so the mark comes back to us, also
+after a restart of the proxy: ``""`` → ``@1``, ``a/b`` → ``@1/a/b``.
+
+A path that climbs (``..``) bears no mark: what is left of it might mean another place than before.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Collection
+from typing import Any
+
+from comfy_proxy.cluster.ownership import FileName
+
+MARKED_TYPES = frozenset({"output", "temp"})
+"""Inputs are the same on all instances and bear no mark."""
+FILE_TYPES = MARKED_TYPES | {"input"}
+
+_MARK = re.compile(r"@(?P<id>[^/\\]+)(?:[/\\]+(?P<rest>.*))?", re.DOTALL)
+_LOOKS_MARKED = re.compile(r"@\d+(?:[/\\]|$)")
+_SEPARATORS = re.compile(r"[/\\]")
+
+
+def mark(subfolder: str, instance_id: str) -> str:
+    """``subfolder`` of an output as clients see it."""
+    return f"@{instance_id}/{subfolder}" if subfolder else f"@{instance_id}"
+
+
+def unmark(subfolder: str, ids: Collection[str]) -> tuple[str | None, str]:
+    """The instance's id and the subfolder there; ``(None, subfolder)`` for what bears no mark.
+
+    Only the ids of configured instances make a mark: anything else is somebody's own folder.
+    """
+    found = _MARK.fullmatch(subfolder)
+    if found is None or found["id"] not in ids or climbs(subfolder):
+        return None, subfolder
+    return found["id"], found["rest"] or ""
+
+
+def climbs(path: str) -> bool:
+    """True if a segment is ``..``, by either separator."""
+    return ".." in _SEPARATORS.split(path)
+
+
+def mark_outputs(output: Any, instance_id: str) -> Any:
+    """JSON like ``output``, the subfolder of each file of type output or temp in it marked.
+
+    For whatever names files: ``executed``, ``/history``, ``/api/jobs``. ``output`` is left as it
+    is; what bears a mark already (a node that shows an earlier result) keeps it.
+    """
+    if isinstance(output, list):
+        return [mark_outputs(item, instance_id) for item in output]
+    if not isinstance(output, dict):
+        return output
+    marked = {key: mark_outputs(value, instance_id) for key, value in output.items()}
+    if _names_an_output(output):
+        subfolder = output.get("subfolder") or ""
+        if not _LOOKS_MARKED.match(subfolder):
+            marked["subfolder"] = mark(subfolder, instance_id)
+    return marked
+
+
+def _names_an_output(item: dict[str, Any]) -> bool:
+    kind = item.get("type")
+    return (
+        isinstance(item.get("filename"), str)
+        and isinstance(kind, str)
+        and kind in MARKED_TYPES
+        and isinstance(item.get("subfolder") or "", str)
+    )
+
+
+def file_at(filename: str, subfolder: str = "", type: str = "output") -> FileName:  # noqa: A002
+    """A file under the one name that all its spellings have: a key for records.
+
+    Directories in ``filename`` belong to the subfolder; ``./``, ``//`` and slashes at the end go.
+    """
+    directory, base = posixpath.split(posixpath.join(subfolder, filename))
+    directory = posixpath.normpath(directory) if directory else ""
+    return FileName(filename=base, subfolder="" if directory == "." else directory, type=type)
+
+
+def split_annotation(name: str) -> tuple[str, str | None]:
+    """``x.png [output]`` → ``("x.png", "output")``; without an annotation the type is None.
+
+    ComfyUI looks for ``[output]`` at the end and cuts one character more, whatever it is.
+    """
+    for kind in sorted(FILE_TYPES):
+        if name.endswith(f"[{kind}]"):
+            return name[: -len(kind) - 3], kind
+    return name, None
+
+
+def split_annotated(name: str) -> FileName:
+    """The file that a graph's input names: ``sub/x.png``, ``x.png [output]``; default input."""
+    path, kind = split_annotation(name)
+    return file_at(path, type=kind or "input")
+
+
+def annotated(file: FileName) -> str:
+    """How a graph names ``file``."""
+    path = posixpath.join(file.subfolder, file.filename)
+    return path if file.type == "input" else f"{path} [{file.type}]"

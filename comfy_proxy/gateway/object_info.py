@@ -1,0 +1,193 @@
+"""``/object_info`` of all instances as one, from the cache: made once, answered often.
+
+Classes of the first instance in its order, then those that only others have; choices (model files,
+pictures) united in the same way. Where all agree it is byte for byte what each of them answers.
+What is known of an instance is used while it is healthy; until one could be asked the primary
+answers itself. Two things are added to the native answer: an ``ETag`` (304 for who has it already)
+and gzip for who accepts it, each with an ETag of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiohttp import hdrs, web
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.node_inputs import Classes, NodeInfo, united
+from comfy_proxy.cluster.object_info import ObjectInfoCache
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.forward import forward_balanced
+from comfy_proxy.gateway.routes import Match
+
+PATIENCE_S = 10.0
+"""How long a client waits for an instance that was never asked, or for its lists of uploads."""
+HURRY_S = 1.0
+"""The same if no upload is known of: a file may have been put there by hand, that is all."""
+GZIP_LEVEL = 6
+
+Member = tuple[tuple[NodeInfo, ...], str]
+"""What the instances say of a class, and what it is in the union: ``"name": {…}``."""
+
+
+class HasObjectInfo(Protocol):
+    """The part of the gateway that is used here."""
+
+    @property
+    def object_info(self) -> MergedObjectInfo: ...
+
+
+async def object_info(
+    request: web.Request, match: Match, gateway: HasObjectInfo
+) -> web.StreamResponse:
+    """Answer ``/object_info`` or ``/object_info/{node_class}``."""
+    return await gateway.object_info.answer(request, match.variables.get("node_class"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text:
+    """A body to send, with its strong ETag; ``coding`` is its Content-Encoding."""
+
+    body: bytes = field(repr=False)
+    etag: str
+    coding: str | None = None
+
+
+class Union:
+    """The union of some documents as JSON, each class on its own, and put together when asked for.
+
+    ``before`` is the previous one: classes that have not changed since are taken from it.
+    """
+
+    def __init__(self, documents: Sequence[Classes], before: Union | None = None) -> None:
+        self.documents = tuple(documents)
+        known: Mapping[str, Member] = before._classes if before else {}
+        names = dict.fromkeys(name for document in self.documents for name in document)
+        self._classes: dict[str, Member] = {name: self._one(name, known) for name in names}
+        self._whole: Text | None = None
+        self._gzipped: Text | None = None
+
+    def is_of(self, documents: Sequence[Classes]) -> bool:
+        """True if it was made of these very objects: documents are never changed."""
+        return len(documents) == len(self.documents) and all(
+            mine is theirs for mine, theirs in zip(self.documents, documents, strict=True)
+        )
+
+    def whole(self) -> Text:
+        """All classes."""
+        if self._whole is None:
+            self._whole = _text(", ".join(member for _, member in self._classes.values()))
+        return self._whole
+
+    def gzipped(self) -> Text:
+        """All classes, compressed."""
+        if self._gzipped is None:
+            whole = self.whole()
+            body = gzip.compress(whole.body, GZIP_LEVEL, mtime=0)
+            self._gzipped = Text(body=body, etag=f"{whole.etag}-gzip", coding="gzip")
+        return self._gzipped
+
+    def one(self, name: str) -> Text:
+        """One class; ``{}`` for an unknown one, as ComfyUI answers."""
+        return _text(self._classes[name][1] if name in self._classes else "")
+
+    def _one(self, name: str, known: Mapping[str, Member]) -> Member:
+        infos = tuple(document[name] for document in self.documents if name in document)
+        if name in known:
+            before, member = known[name]
+            if len(before) == len(infos) and all(
+                a is b for a, b in zip(before, infos, strict=True)
+            ):
+                return infos, member
+        return infos, f"{json.dumps(name)}: {json.dumps(united(infos))}"
+
+
+def _text(members: str) -> Text:
+    body = f"{{{members}}}".encode()
+    return Text(body=body, etag=hashlib.blake2b(body, digest_size=16).hexdigest())
+
+
+class MergedObjectInfo:
+    """Answers clients from the cache of documents. One for each gateway."""
+
+    def __init__(self, cluster: Cluster, cache: ObjectInfoCache) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._union: Union | None = None
+        self._making = asyncio.Lock()
+
+    async def uploads_changed(self) -> None:
+        """To be called after an upload, before its client is answered: it will see its file.
+
+        Nothing is asked now, but before the next answer that could show the file.
+        """
+        self._cache.uploads_changed()
+
+    async def answer(self, request: web.Request, node_class: str | None) -> web.StreamResponse:
+        """The union, or the part of it for ``node_class``; the primary's if there is none yet."""
+        documents = await self._documents()
+        if not documents:
+            return await forward_balanced(request, self._cluster)
+        union = await self._made(documents)
+        if node_class is not None:
+            return _response(request, union.one(node_class))
+        compressed = accepts_gzip(request)
+        async with self._making:
+            text = await asyncio.to_thread(union.gzipped if compressed else union.whole)
+        answer = _response(request, text)
+        answer.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
+        return answer
+
+    async def _documents(self) -> list[Classes]:
+        """Of the healthy instances, in their order; those that are not known are left out."""
+        healthy = [instance for instance in self._cluster.instances if instance.healthy]
+        documents = await asyncio.gather(*map(self._document, healthy))
+        return [document for document in documents if document is not None]
+
+    async def _document(self, instance: Instance) -> Classes | None:
+        try:
+            wanted = self._cache.lacks_uploads(instance)
+            async with self._cluster.clock.timeout(PATIENCE_S if wanted else HURRY_S):
+                return await self._cache.with_uploads(instance)
+        except (InstanceError, TimeoutError) as error:
+            logger.debug("/object_info of {} is not fresh: {!r}", instance.host, error)
+            return self._cache.known(instance)
+
+    async def _made(self, documents: Sequence[Classes]) -> Union:
+        async with self._making:
+            if self._union is None or not self._union.is_of(documents):
+                self._union = await asyncio.to_thread(Union, documents, self._union)
+            return self._union
+
+
+def accepts_gzip(request: web.Request) -> bool:
+    """True if the client takes gzip (RFC 9110 12.5.3); one that says nothing gets none."""
+    weights: dict[str, float] = {}
+    for part in ",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])).split(","):
+        coding, _, parameters = part.partition(";")
+        name, _, value = parameters.strip().partition("=")
+        try:
+            weights[coding.strip().lower()] = float(value) if name.lower() == "q" else 1.0
+        except ValueError:
+            weights[coding.strip().lower()] = 0.0
+    return weights.get("gzip", weights.get("*", 0.0)) > 0
+
+
+def _response(request: web.Request, text: Text) -> web.Response:
+    # no-cache: to be asked for again each time, as without an ETag; 304 then saves the body.
+    headers = {hdrs.ETAG: f'"{text.etag}"', hdrs.CACHE_CONTROL: "no-cache"}
+    if any(tag.value in ("*", text.etag) for tag in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    if text.coding is not None:
+        headers[hdrs.CONTENT_ENCODING] = text.coding
+    return web.Response(
+        body=text.body, headers=headers, content_type="application/json", charset="utf-8"
+    )

@@ -1,0 +1,95 @@
+"""What waits to be written to one client: bounded, in order, previews the first to go.
+
+One writer task for each client: a slow browser fills its own outbox and delays nobody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from aiohttp import web
+
+from comfy_proxy.gateway.event_frames import Pass
+
+MAX_BYTES = 256 * 2**20
+"""More than that waiting: the client does not read; it is disconnected."""
+PREVIEW_BYTES = 8 * 2**20
+"""More than that waiting: previews are dropped, the waiting ones before the newest."""
+MAX_FRAMES = 50_000
+
+
+class OutboxFullError(Exception):
+    """The client reads too slowly to be kept."""
+
+
+class Outbox:
+    """Frames for one WebSocket; :meth:`run` writes them until cancelled."""
+
+    def __init__(self, ws: web.WebSocketResponse[bool]) -> None:
+        self._ws = ws
+        self._frames: deque[Pass] = deque()
+        self._bytes = 0
+        self._previews = 0
+        self._filled = asyncio.Event()
+        self.dropped_previews = 0
+
+    def __repr__(self) -> str:
+        return f"<Outbox {len(self._frames)} frames, {self._bytes} bytes>"
+
+    def put_first(self, frame: Pass) -> None:
+        """Before everything that waits: the greeting."""
+        self._frames.appendleft(frame)
+        self._count(frame, 1)
+        self._filled.set()
+
+    def put(self, frame: Pass) -> None:
+        """Raises OutboxFullError; nothing is put in then."""
+        if frame.droppable and self._bytes + len(frame.data) > PREVIEW_BYTES:
+            self._drop_previews()
+            if self._bytes > PREVIEW_BYTES:
+                self.dropped_previews += 1
+                return
+        if self._full_with(frame):
+            self._drop_previews()
+            if self._full_with(frame):
+                raise OutboxFullError
+        self._frames.append(frame)
+        self._count(frame, 1)
+        self._filled.set()
+
+    def clear(self) -> None:
+        """Forget what waits."""
+        self._frames.clear()
+        self._bytes = self._previews = 0
+
+    async def run(self) -> None:
+        """Write in order. Ends with ConnectionError when the client has gone."""
+        while True:
+            while self._frames:
+                frame = self._frames.popleft()
+                self._count(frame, -1)
+                if isinstance(frame.data, str):
+                    await self._ws.send_str(frame.data)
+                else:
+                    await self._ws.send_bytes(frame.data)
+            self._filled.clear()
+            await self._filled.wait()
+
+    def _full_with(self, frame: Pass) -> bool:
+        """One frame alone always fits, whatever its size."""
+        if not self._frames:
+            return False
+        return self._bytes + len(frame.data) > MAX_BYTES or len(self._frames) >= MAX_FRAMES
+
+    def _count(self, frame: Pass, sign: int) -> None:
+        self._bytes += sign * len(frame.data)
+        self._previews += sign * frame.droppable
+
+    def _drop_previews(self) -> None:
+        if not self._previews:
+            return
+        self._frames = deque(frame for frame in self._frames if not frame.droppable)
+        self._bytes = sum(len(frame.data) for frame in self._frames)
+        self.dropped_previews += self._previews
+        self._previews = 0

@@ -1,0 +1,295 @@
+"""What concerns prompts by their ids goes to whoever has them; what concerns all goes to all.
+
+The record of owners is asked first; ids that nobody remembers (the proxy was restarted) are found
+by asking all. A prompt that moves between two instances while it is deleted or cancelled ends
+deleted: its move is marked as cancelled, and the deletion is repeated at all instances for what
+moved meanwhile.
+
+Commands whose body is not understood go to all as they came, and the primary's answer is the
+client's: so an error is ComfyUI's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import NoHealthyInstanceError
+from comfy_proxy.gateway import native
+from comfy_proxy.gateway.fanout import Answer, ask, ask_all
+from comfy_proxy.gateway.job_views import marked_job, pending_job
+from comfy_proxy.gateway.moving import MAX_LOOKS, watched
+from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.views import is_queue, marked_entry
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+
+async def owner_by_prompt(
+    request: web.Request, match: Match, gateway: Gateway
+) -> web.StreamResponse:
+    """The policy ``owner_by_prompt``."""
+    if command := _COMMANDS.get(match.pattern):
+        return await command(await native.read_body(request), gateway)
+    return await _OF_ONE[match.pattern](match.variables["prompt_id"], gateway)
+
+
+async def broadcast(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """The policy ``broadcast``: all healthy instances do it, the primary's answer is the client's.
+
+    The primary is the first that answers, as everywhere.
+    """
+    return await _tell_all(match.pattern, await native.read_body(request), gateway)
+
+
+# --- one prompt, by the id in the path --------------------------------------------------
+
+
+async def history_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+    """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it."""
+    path = f"/history/{quote(prompt_id, safe='')}"
+    instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
+    entries = native.load(answer)
+    if not isinstance(entries, dict) or not entries:
+        return native.relayed(answer, gateway.cluster.settings)
+    marked = {key: marked_entry(entry, instance, gateway) for key, entry in entries.items()}
+    return native.reply(marked, answer, gateway.cluster.settings)
+
+
+async def job_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+    """``GET /api/jobs/{id}``: ComfyUI's own job (2026); one that moves is pending."""
+    path = f"/api/jobs/{quote(prompt_id, safe='')}"
+    settings = gateway.cluster.settings
+    for _ in range(MAX_LOOKS):
+        with watched(gateway.moving) as moved:
+            instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
+        job = native.load(answer)
+        if isinstance(job, dict):
+            return native.reply(marked_job(job, instance, gateway), answer, settings)
+        if not _may_move(prompt_id, moved, answer, gateway):
+            break
+        if prompt_id in gateway.moving:
+            like = Answer(status=200, headers=answer.headers, body=b"")
+            return native.reply(pending_job(moved[prompt_id].queue_entry), like, settings)
+    return native.relayed(answer, settings)
+
+
+def _may_move(prompt_id: str, moved: Collection[str], answer: Answer, gateway: Gateway) -> bool:
+    """Whether a 404 is to be doubted; one in plain text is that of a server without the route."""
+    knows_jobs = answer.headers.get("content-type", "").startswith("application/json")
+    return knows_jobs and prompt_id in moved and prompt_id not in gateway.cancelled_moves
+
+
+async def cancel_job(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+    """``POST /api/jobs/{id}/cancel``, waiting, running or on its way."""
+    path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
+    settings = gateway.cluster.settings
+    for _ in range(MAX_LOOKS):
+        with watched(gateway.moving) as moved:
+            _, answer = await _find(prompt_id, "POST", path, _was_cancelled, gateway)
+        if answer.status != 200 or _was_cancelled(answer) or prompt_id not in moved:
+            break
+        if prompt_id in gateway.moving:
+            _cancel_moves([prompt_id], gateway)
+            await ask_all(gateway.cluster, "POST", "/queue", json={"delete": [prompt_id]})
+            return native.reply({"cancelled": True}, answer, settings)
+    return native.relayed(answer, settings)
+
+
+async def _find(
+    prompt_id: str,
+    method: str,
+    path: str,
+    found: Callable[[Answer], Any],
+    gateway: Gateway,
+) -> tuple[Instance, Answer]:
+    """The instance whose answer is ``found``, recorded as the owner; any other if none has it.
+
+    Raises NoHealthyInstanceError.
+    """
+    record = gateway.ownership.prompts
+    owner = _known_owner(prompt_id, gateway)
+    answers: dict[Instance, Answer] = {}
+    for instances in ([owner] if owner else []), _healthy(gateway, but=owner):
+        try:
+            answers |= await ask_all(gateway.cluster, method, path, instances=instances)
+        except NoHealthyInstanceError:
+            continue
+        for instance in instances:
+            if instance in answers and found(answers[instance]):
+                record.record(prompt_id, instance)
+                return instance, answers[instance]
+    if not answers:
+        raise _nobody()
+    return min(answers.items(), key=lambda item: item[1].status != 200)
+
+
+def _was_cancelled(answer: Answer) -> bool:
+    match native.load(answer):
+        case {"cancelled": True}:
+            return True
+    return False
+
+
+# --- commands, with ids in the body -----------------------------------------------------
+
+
+async def change_queue(body: native.Body, gateway: Gateway) -> web.StreamResponse:
+    """``POST /queue``: ``clear`` everywhere, ``delete`` where the prompts are."""
+    ids = _ids(body, "delete")
+    everything = ids is not None and bool(body.json.get("clear"))
+    if ids is None or not (ids or everything):
+        return await _tell_all("/queue", body, gateway)
+    with watched(gateway.moving) as moved:
+        _cancel_moves(moved if everything else ids, gateway)
+        answers = await _tell_owners("/queue", "delete", body.json, ids, gateway)
+    late = set(moved) if everything else moved.keys() & set(ids)
+    if late:
+        _cancel_moves(late, gateway)
+        await ask_all(gateway.cluster, "POST", "/queue", json={"delete": sorted(late)})
+    return native.relayed(_worst(answers), gateway.cluster.settings)
+
+
+async def change_history(body: native.Body, gateway: Gateway) -> web.StreamResponse:
+    """``POST /history``: as ``/queue``, but what moves has no history yet."""
+    ids = _ids(body, "delete")
+    if not ids:
+        return await _tell_all("/history", body, gateway)
+    answers = await _tell_owners("/history", "delete", body.json, ids, gateway)
+    return native.relayed(_worst(answers), gateway.cluster.settings)
+
+
+async def cancel_jobs(body: native.Body, gateway: Gateway) -> web.StreamResponse:
+    """``POST /api/jobs/cancel``: true if any of them was cancelled anywhere."""
+    path, ids = "/api/jobs/cancel", _ids(body, "job_ids")
+    if not ids:
+        return await _tell_all(path, body, gateway)
+    with watched(gateway.moving) as moved:
+        answers = await _tell_owners(path, "job_ids", body.json, ids, gateway)
+    worst = _worst(answers)
+    if worst.status != 200:
+        return native.relayed(worst, gateway.cluster.settings)
+    cancelled = any(_was_cancelled(answer) for answer in answers.values())
+    if late := moved.keys() & set(ids):
+        cancelled |= _cancel_moves(late, gateway)
+        again = await ask_all(gateway.cluster, "POST", path, json={"job_ids": sorted(late)})
+        cancelled |= any(_was_cancelled(answer) for answer in again.values())
+    return native.reply({"cancelled": cancelled}, worst, gateway.cluster.settings)
+
+
+async def interrupt(body: native.Body, gateway: Gateway) -> web.StreamResponse:
+    """``POST /interrupt``: with a ``prompt_id`` only where that is, else everywhere.
+
+    Nobody else hears of it: old servers ignore the id and interrupt whatever they run.
+    """
+    match body.json:
+        case {"prompt_id": str(prompt_id)} if prompt_id:
+            owner = _known_owner(prompt_id, gateway) or await _runner(prompt_id, gateway)
+        case _:
+            return await _tell_all("/interrupt", body, gateway)
+    if owner is None:
+        return web.Response(status=200)  # what ComfyUI says when that prompt does not run
+    answer = await ask(owner, gateway.cluster, "POST", "/interrupt", **body.options)
+    return native.relayed(answer, gateway.cluster.settings)
+
+
+async def _runner(prompt_id: str, gateway: Gateway) -> Instance | None:
+    _, queues = native.usable(await ask_all(gateway.cluster, "GET", "/queue"), is_queue)
+    for instance, queue in queues.items():
+        if any(entry[1] == prompt_id for entry in queue["queue_running"]):
+            gateway.ownership.prompts.record(prompt_id, instance)
+            return instance
+    return None
+
+
+def _ids(body: native.Body, key: str) -> list[str] | None:
+    """The ids under ``key``; None if the body is something else than what ComfyUI expects."""
+    ids = body.json.get(key, []) if isinstance(body.json, dict) else None
+    if isinstance(ids, list) and all(isinstance(one, str) for one in ids):
+        return ids
+    return None
+
+
+def _cancel_moves(ids: Iterable[str], gateway: Gateway) -> bool:
+    """Have whoever moves these prompts withdraw them at the end; False if none of them moves."""
+    moving = gateway.moving.keys() & set(ids)
+    gateway.cancelled_moves |= moving
+    return bool(moving)
+
+
+async def _tell_owners(
+    path: str, key: str, data: Mapping[str, Any], ids: Iterable[str], gateway: Gateway
+) -> dict[Instance, Answer]:
+    """``data`` to each instance with only its own ids under ``key``; unknown ids to all.
+
+    With ``clear`` each instance hears of it. Those that fail are left out. Raises
+    NoHealthyInstanceError.
+    """
+    healthy = _healthy(gateway)
+    theirs: dict[Instance, list[str]] = {instance: [] for instance in healthy}
+    for prompt_id in ids:
+        owner = None if prompt_id in gateway.moving else _known_owner(prompt_id, gateway)
+        for instance in [owner] if owner else healthy:
+            theirs[instance].append(prompt_id)
+    results = await asyncio.gather(
+        *(
+            ask_all(gateway.cluster, "POST", path, instances=[instance], json={**data, key: own})
+            for instance, own in theirs.items()
+            if own or data.get("clear")
+        ),
+        return_exceptions=True,
+    )
+    answers: dict[Instance, Answer] = {}
+    for result in results:
+        if isinstance(result, dict):
+            answers |= result
+        elif not isinstance(result, NoHealthyInstanceError):
+            raise result
+    if not answers:
+        raise _nobody()
+    return answers
+
+
+async def _tell_all(path: str, body: native.Body, gateway: Gateway) -> web.StreamResponse:
+    """The body as it came to all healthy instances; the first one's answer is the client's."""
+    answers = await ask_all(gateway.cluster, "POST", path, **body.options)
+    return native.relayed(next(iter(answers.values())), gateway.cluster.settings)
+
+
+def _worst(answers: Mapping[Instance, Answer]) -> Answer:
+    return max(answers.values(), key=lambda answer: answer.status != 200)
+
+
+# --- who --------------------------------------------------------------------------------
+
+
+def _healthy(gateway: Gateway, *, but: Instance | None = None) -> list[Instance]:
+    return [one for one in gateway.cluster.instances if one.healthy and one is not but]
+
+
+def _known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
+    owner = gateway.ownership.prompts.owner(prompt_id)
+    return owner if owner is not None and owner.healthy else None
+
+
+def _nobody() -> NoHealthyInstanceError:
+    return NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
+
+
+_COMMANDS = {
+    "/queue": change_queue,
+    "/history": change_history,
+    "/interrupt": interrupt,
+    "/jobs/cancel": cancel_jobs,
+}
+_OF_ONE = {
+    "/history/{prompt_id}": history_of,
+    "/jobs/{prompt_id}": job_of,
+    "/jobs/{prompt_id}/cancel": cancel_job,
+}

@@ -1,0 +1,49 @@
+"""Policy → the function that answers. Adding a policy: a name in ``routes.py``, a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from comfy_proxy.gateway.events import events
+from comfy_proxy.gateway.files import view
+from comfy_proxy.gateway.forward import forward, forward_balanced
+from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.gateway.headers import is_websocket_upgrade
+from comfy_proxy.gateway.object_info import object_info
+from comfy_proxy.gateway.owners import broadcast, owner_by_prompt
+from comfy_proxy.gateway.prompts import prompt
+from comfy_proxy.gateway.routes import Match, Policy
+from comfy_proxy.gateway.state import state
+from comfy_proxy.gateway.uploads import upload
+from comfy_proxy.gateway.views import merged
+from comfy_proxy.gateway.websocket import forward_websocket
+
+PolicyFunction = Callable[[web.Request, Match, Gateway], Awaitable[web.StreamResponse]]
+
+
+async def primary(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """The first healthy instance answers, HTTP or WebSocket."""
+    send = forward_websocket if is_websocket_upgrade(request) else forward
+    return await forward_balanced(request, gateway.cluster, send)
+
+
+POLICIES: Mapping[Policy, PolicyFunction] = {
+    Policy.PRIMARY: primary,
+    Policy.SCHEDULED: prompt,
+    Policy.EVENTS: events,
+    Policy.OWNER_BY_PROMPT: owner_by_prompt,
+    Policy.OWNER_BY_FILE: view,
+    Policy.UPLOAD: upload,
+    Policy.MERGED: merged,
+    Policy.OBJECT_INFO: object_info,
+    Policy.BROADCAST: broadcast,
+    Policy.STATE: state,
+}
+
+
+async def answer(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """Answer ``request`` as its row of the table says; with one instance, always forward."""
+    policy = POLICIES[match.policy] if gateway.several else primary
+    return await policy(request, match, gateway)

@@ -1,0 +1,127 @@
+"""One ``POST /prompt`` to one instance, in such a way that nothing runs twice (trap 9)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from multidict import CIMultiDict
+
+from comfy_proxy.clock import sleep
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
+from comfy_proxy.gateway import native
+from comfy_proxy.gateway.fanout import Answer, ask
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+SUBMIT_TIMEOUT_S = 120.0
+"""A busy event loop may stand still for long before it takes the prompt (trap 8)."""
+SECOND_LOOK_S = 0.1
+"""A server whose connection broke may still be validating the prompt."""
+_GATEWAY_STATUSES = (502, 503, 504)
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class ForwardedPrompt:
+    """A prompt that a client posted. ``headers`` differ by instance: each checks its Origin.
+
+    ``instance`` is where it waits. ``settled``: it is not to be moved any more.
+    """
+
+    prompt_id: str
+    path: str
+    body: bytes = field(repr=False)
+    graph: Mapping[str, Any] = field(repr=False)
+    client_id: str | None
+    headers: Mapping[Instance, CIMultiDict[str]] = field(repr=False)
+    instance: Instance | None = None
+    settled: bool = False
+
+    def with_number(self, number: float) -> bytes:
+        """The body with the ``number`` that the prompt has, to keep its place in the order.
+
+        As the last key, which wins over one of the client's; ``front`` counts without it only.
+        """
+        at = self.body.rindex(b"}")
+        return self.body[:at] + b', "number": ' + json.dumps(number).encode() + self.body[at:]
+
+
+async def post(
+    prompt: ForwardedPrompt, instance: Instance, gateway: Gateway, body: bytes
+) -> Answer:
+    """Have ``instance`` take the prompt; its answer, or one like it if that was lost on the way.
+
+    Raises InstanceTimeoutError if nobody can say whether it was taken, any other InstanceError if
+    it was not: then it may be posted elsewhere.
+    """
+    try:
+        answer = await ask(
+            instance,
+            gateway.cluster,
+            "POST",
+            prompt.path,
+            data=body,
+            headers=prompt.headers[instance],
+            timeout_s=SUBMIT_TIMEOUT_S,
+        )
+        if answer.status not in _GATEWAY_STATUSES:
+            return answer
+        raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")
+    except InstanceError as error:
+        if refused(error):
+            raise
+        if (taken := await _taken(prompt, instance, gateway)) is not None:
+            return taken
+        raise InstanceUnreachableError(error.message) from error
+
+
+async def find(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> Answer | None:
+    """As if ``instance`` had just taken the prompt, if it has; None if it has not.
+
+    Raises InstanceError if it does not say.
+    """
+    queue = native.load(await ask(instance, gateway.cluster, "GET", "/queue"))
+    try:
+        for entry in [*queue["queue_running"], *queue["queue_pending"]]:
+            if entry[1] == prompt.prompt_id:
+                return _accepted(prompt.prompt_id, entry[0])
+        path = f"/history/{prompt.prompt_id}"
+        history = native.load(await ask(instance, gateway.cluster, "GET", path))
+        if prompt.prompt_id not in history:
+            return None
+        return _accepted(prompt.prompt_id, history[prompt.prompt_id]["prompt"][0])
+    except (KeyError, TypeError, IndexError) as error:
+        raise InstanceUnreachableError(f"{instance.host} has no usable queue.") from error
+
+
+def refused(error: InstanceError) -> bool:
+    """True if nothing was sent: there was no connection at all."""
+    return isinstance(error.__cause__, aiohttp.ClientConnectorError | ConnectionRefusedError)
+
+
+async def _taken(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> Answer | None:
+    """Whether a prompt arrived whose connection broke. Raises InstanceTimeoutError if unknown."""
+    try:
+        found = await find(prompt, instance, gateway)
+        if found is None:
+            await sleep(gateway.cluster.clock, SECOND_LOOK_S)
+            found = await find(prompt, instance, gateway)
+    except InstanceError as error:
+        if refused(error):
+            return None  # its process has ended, and its queue with it
+        raise InstanceTimeoutError(
+            f"{instance.host} does not say whether it has taken the prompt."
+        ) from error
+    else:
+        return found
+
+
+def _accepted(prompt_id: str, number: float) -> Answer:
+    answer = {"prompt_id": prompt_id, "number": number, "node_errors": {}}
+    headers = {"content-type": "application/json; charset=utf-8"}
+    return Answer(status=200, headers=headers, body=json.dumps(answer).encode())

@@ -1,0 +1,231 @@
+"""``POST /prompt``: one instance is chosen, has what the graph names, and then owns the prompt.
+
+The body goes on byte for byte; only a missing ``prompt_id`` is put in, so that the owner can be
+known. Validation is ComfyUI's own: its answer is the client's. What was read is carried to its
+end even if the client leaves, as ComfyUI itself does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import hdrs, web
+from loguru import logger
+from multidict import CIMultiDict
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.errors import (
+    InstanceError,
+    InstanceTimeoutError,
+    NoHealthyInstanceError,
+    PayloadTooLargeError,
+)
+from comfy_proxy.gateway import native
+from comfy_proxy.gateway.context import INSTANCE
+from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.forward import client_fault
+from comfy_proxy.gateway.headers import request_headers
+from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
+from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.staging import files_in_graph, has_inputs, stage_inputs
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+
+async def prompt(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """Submit the client's prompt at one instance; the answer is that instance's.
+
+    Raises NoHealthyInstanceError if none can be reached, InstanceTimeoutError if one may have
+    taken the prompt and does not say so, PayloadTooLargeError, RequestError.
+    """
+    body = await _read(request, gateway.cluster.settings.max_upload_size)
+    document = _parse(body)
+    if document is None or not isinstance(document.get("prompt"), dict):
+        instance, answer = await _invalid(request, gateway, body)
+    else:
+        forwarded = _forwarded(request, gateway, body, document)
+        submission = Submission(forwarded, gateway)
+        instance, answer = await asyncio.shield(gateway.begin(submission.run()))
+    request[INSTANCE] = instance.host
+    return native.relayed(answer, gateway.cluster.settings)
+
+
+class Submission:
+    """One prompt on its way: instances are tried until one has answered.
+
+    ``_failed`` did not take it, ``_silent`` did not answer the check before.
+    """
+
+    def __init__(self, prompt: ForwardedPrompt, gateway: Gateway) -> None:
+        self._prompt = prompt
+        self._gateway = gateway
+        self._failed: set[Instance] = set()
+        self._silent: set[Instance] = set()
+
+    async def run(self) -> tuple[Instance, Answer]:
+        while True:
+            instance = await self._choose()
+            placement = Placement(instance)
+            try:
+                if not await self._answers(instance):
+                    self._silent.add(instance)
+                    continue
+                answer = await self._submit(instance, placement)
+            except InstanceTimeoutError:
+                raise  # it may have been taken: to post it elsewhere could run it twice
+            except InstanceError as error:
+                logger.info("a prompt passed over {}: {}", instance.host, error.message)
+                self._failed.add(instance)
+                continue
+            finally:
+                placement.release()
+            if answer.status == 200:
+                self._accepted(instance, answer)
+            return instance, answer
+
+    async def _choose(self) -> Instance:
+        """Least work among those that can run it; if none can, the one that lacks least."""
+        gateway, graph = self._gateway, self._prompt.graph
+        while usable := await self._usable():
+            lacks = dict(
+                zip(
+                    usable,
+                    await asyncio.gather(*(gateway.lacks(graph, one) for one in usable)),
+                    strict=True,
+                )
+            )
+            usable = [one for one in usable if one.healthy]
+            if not usable:
+                continue
+            least = min(lacks[one] for one in usable)
+            able = [one for one in usable if lacks[one] == least]
+            lightest = min(one.load for one in able)
+            able = [one for one in able if one.load == lightest]
+            held = {one: has_inputs(graph, one, gateway, gateway.node_info(one)) for one in able}
+            chosen = [one for one in able if held[one] == max(held.values())]
+            return gateway.cluster.load_balancer.get_available_instance(
+                accepts=lambda candidate, chosen=chosen: candidate in chosen  # type: ignore[misc]
+            )
+        raise NoHealthyInstanceError("No ComfyUI instance can be reached.", retry_after_s=5)
+
+    async def _usable(self) -> list[Instance]:
+        """Healthy ones; else those that are busy, not dead (trap 8); else any that has returned."""
+        left = [one for one in self._gateway.cluster.instances if one not in self._failed]
+        if usable := [one for one in left if one.healthy and one not in self._silent]:
+            return usable
+        if busy := [one for one in left if one.healthy and one.alive_just_now]:
+            return busy
+        away = [one for one in left if not one.healthy and one not in self._silent]
+        check = self._gateway.cluster.health_checker.check
+        alive = await asyncio.gather(*(check(one) for one in away))
+        return [one for one, answers in zip(away, alive, strict=True) if answers]
+
+    async def _answers(self, instance: Instance) -> bool:
+        """The check before each submission; one that failed it is here again as merely busy."""
+        if instance in self._silent:
+            return True
+        return await self._gateway.cluster.health_checker.check(instance)
+
+    async def _submit(self, instance: Instance, placement: Placement) -> Answer:
+        prompt, gateway = self._prompt, self._gateway
+        node_info = gateway.node_info(instance)
+        await stage_inputs(prompt.graph, instance, gateway, node_info)
+        if prompt.client_id is not None:
+            await gateway.events.ready(prompt.client_id, instance, gateway)
+        placement.in_queue = True
+        answer = await post(prompt, instance, gateway, prompt.body)
+        if answer.status == 400 and files_in_graph(prompt.graph, node_info):
+            # A file that it was believed to have may be gone: somebody tidied its disk.
+            await stage_inputs(prompt.graph, instance, gateway, node_info, fresh=True)
+            answer = await post(prompt, instance, gateway, prompt.body)
+        return answer
+
+    def _accepted(self, instance: Instance, answer: Answer) -> None:
+        told = answer.json()
+        if isinstance(told, dict) and isinstance(told.get("prompt_id"), str):
+            self._prompt.prompt_id = told["prompt_id"]
+        self._gateway.prompt_accepted(self._prompt, instance)
+
+
+def _forwarded(
+    request: web.Request, gateway: Gateway, body: bytes, document: dict[str, Any]
+) -> ForwardedPrompt:
+    prompt_id = document.get("prompt_id")
+    if "prompt_id" not in document:
+        prompt_id = str(uuid.uuid4())
+        body = _with_prompt_id(body, prompt_id)
+    client_id = document.get("client_id")
+    return ForwardedPrompt(
+        prompt_id=str(prompt_id),
+        path=request.rel_url.raw_path_qs,
+        body=body,
+        graph=document["prompt"],
+        client_id=client_id if isinstance(client_id, str) else None,
+        headers={one: _headers(request, one, gateway) for one in gateway.cluster.instances},
+    )
+
+
+async def _invalid(request: web.Request, gateway: Gateway, body: bytes) -> tuple[Instance, Answer]:
+    """What ComfyUI itself says to something that is no prompt."""
+    failed: set[Instance] = set()
+    while True:
+        instance = gateway.cluster.load_balancer.primary(failed)
+        try:
+            answer = await ask(
+                instance,
+                gateway.cluster,
+                "POST",
+                request.rel_url.raw_path_qs,
+                data=body,
+                headers=_headers(request, instance, gateway),
+                timeout_s=SUBMIT_TIMEOUT_S,
+            )
+        except InstanceError:
+            failed.add(instance)
+        else:
+            return instance, answer
+
+
+def _headers(request: web.Request, instance: Instance, gateway: Gateway) -> CIMultiDict[str]:
+    headers = request_headers(request, instance, gateway.cluster.settings)
+    for name in (hdrs.CONTENT_LENGTH, hdrs.ACCEPT_ENCODING):
+        headers.popall(name, None)
+    return headers
+
+
+async def _read(request: web.Request, limit: int) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in request.content.iter_any():
+            body += chunk
+            if len(body) > limit:
+                raise PayloadTooLargeError(f"A prompt has at most {limit} bytes.")
+    except (PayloadTooLargeError, OSError):
+        raise
+    except Exception as error:
+        raise client_fault(error) from error
+    return bytes(body)
+
+
+def _parse(body: bytes) -> dict[str, Any] | None:
+    """The JSON object in ``body``, read as ComfyUI reads it: NaN and huge integers are welcome."""
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        try:
+            document = json.loads(body.decode())
+        except (ValueError, RecursionError):
+            return None
+    return document if isinstance(document, dict) else None
+
+
+def _with_prompt_id(body: bytes, prompt_id: str) -> bytes:
+    """``prompt_id`` as the first key; every other byte stays."""
+    at = body.index(b"{") + 1
+    return body[:at] + b'"prompt_id": "%s", ' % prompt_id.encode() + body[at:]

@@ -1,0 +1,164 @@
+"""Who answers what: every route of ComfyUI and its policy, in one table.
+
+Rules, then the table, then a short interpreter; no I/O.
+
+* The first row whose method and pattern fit decides. ``{name}`` is one path segment, ``{name…}``
+  the rest of the path, slashes included.
+* Routes of ComfyUI's server exist with and without ``/api`` (``BOTH``), those of ``/internal`` and
+  static files without it only (``BARE``), jobs and assets with it only (``API``).
+* What no row names belongs to the primary instance: custom nodes' routes, static files.
+
+Source: PROTOCOL.md "HTTP routes", ComfyUI's ``server.py``, ``app/*.py`` and ``api_server/``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import unquote
+
+
+class Policy(StrEnum):
+    """Which instances a request concerns; ``gateway/policies.py`` has a function for each."""
+
+    PRIMARY = "primary"
+    """The first healthy instance: what belongs together comes from one place."""
+    SCHEDULED = "scheduled"
+    """``POST /prompt``: one instance, chosen by the scheduler."""
+    EVENTS = "events"
+    """The WebSocket: all instances as one."""
+    OWNER_BY_PROMPT = "owner_by_prompt"
+    """The instance that has the prompt whose id is in the path or body; all if none is named."""
+    OWNER_BY_FILE = "owner_by_file"
+    """The instance that has the file."""
+    UPLOAD = "upload"
+    """Every instance that may run a prompt naming the file."""
+    MERGED = "merged"
+    """One answer made of all instances' answers."""
+    OBJECT_INFO = "object_info"
+    """The union of what the instances can do, from the cache."""
+    BROADCAST = "broadcast"
+    """All instances do it; one answer."""
+    STATE = "state"
+    """Read from the primary, written to all: it stays the same whichever instance is up."""
+
+
+class Prefix(StrEnum):
+    BOTH = "both"
+    API = "api"
+    BARE = "bare"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table."""
+
+    methods: frozenset[str]
+    pattern: str
+    policy: Policy
+    prefix: Prefix = Prefix.BOTH
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """What a request is: the row's policy, its ``pattern`` and the decoded path variables."""
+
+    policy: Policy
+    pattern: str
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def _row(methods: str, pattern: str, policy: Policy, prefix: Prefix = Prefix.BOTH) -> Row:
+    names = set(methods.split())
+    if "GET" in names:
+        names.add("HEAD")  # aiohttp's routers answer HEAD wherever they answer GET
+    return Row(methods=frozenset(names), pattern=pattern, policy=policy, prefix=prefix)
+
+
+TABLE: tuple[Row, ...] = (
+    _row("GET", "/ws", Policy.EVENTS),
+    _row("POST", "/prompt", Policy.SCHEDULED),
+    _row("GET", "/prompt", Policy.MERGED),
+    _row("GET", "/queue", Policy.MERGED),
+    _row("POST", "/queue", Policy.OWNER_BY_PROMPT),
+    _row("POST", "/interrupt", Policy.OWNER_BY_PROMPT),
+    _row("GET", "/history", Policy.MERGED),
+    _row("POST", "/history", Policy.OWNER_BY_PROMPT),
+    _row("GET", "/history/{prompt_id}", Policy.OWNER_BY_PROMPT),
+    _row("GET", "/jobs", Policy.MERGED, Prefix.API),
+    _row("POST", "/jobs/cancel", Policy.OWNER_BY_PROMPT, Prefix.API),
+    _row("GET", "/jobs/{prompt_id}", Policy.OWNER_BY_PROMPT, Prefix.API),
+    _row("POST", "/jobs/{prompt_id}/cancel", Policy.OWNER_BY_PROMPT, Prefix.API),
+    _row("POST", "/upload/image", Policy.UPLOAD),
+    _row("POST", "/upload/mask", Policy.UPLOAD),
+    _row("GET", "/view", Policy.OWNER_BY_FILE),
+    _row("GET", "/object_info", Policy.OBJECT_INFO),
+    _row("GET", "/object_info/{node_class}", Policy.OBJECT_INFO),
+    _row("POST", "/free", Policy.BROADCAST),
+    _row("GET POST", "/users", Policy.STATE),
+    _row("GET POST", "/settings", Policy.STATE),
+    _row("GET POST", "/settings/{id}", Policy.STATE),
+    _row("GET", "/userdata", Policy.STATE),
+    _row("GET", "/v2/userdata", Policy.STATE),
+    _row("POST", "/userdata/{file}/move/{dest}", Policy.STATE),
+    _row("GET POST DELETE", "/userdata/{file}", Policy.STATE),
+    _row("GET", "/internal/files/{directory_type}", Policy.MERGED, Prefix.BARE),
+    # Read only, and small: the primary answers, so that one page load sees one installation.
+    _row("GET", "/", Policy.PRIMARY),
+    _row("GET", "/embeddings", Policy.PRIMARY),
+    _row("GET", "/extensions", Policy.PRIMARY),
+    _row("GET", "/extensions/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/models", Policy.PRIMARY),
+    _row("GET", "/models/{folder}", Policy.PRIMARY),
+    _row("GET", "/experiment/models", Policy.PRIMARY),
+    _row("GET", "/experiment/models/{folder}", Policy.PRIMARY),
+    _row("GET", "/experiment/models/preview/{folder}/{path_index}/{filename…}", Policy.PRIMARY),
+    _row("GET", "/view_metadata/{folder_name}", Policy.PRIMARY),
+    _row("GET", "/system_stats", Policy.PRIMARY),
+    _row("GET", "/features", Policy.PRIMARY),
+    _row("GET", "/workflow_templates", Policy.PRIMARY),
+    _row("GET", "/i18n", Policy.PRIMARY),
+    _row("GET", "/global_subgraphs", Policy.PRIMARY),
+    _row("GET", "/global_subgraphs/{id}", Policy.PRIMARY),
+    _row("GET", "/node_replacements", Policy.PRIMARY),
+    _row("GET", "/docs/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/templates/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/internal/logs", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/internal/logs/raw", Policy.PRIMARY, Prefix.BARE),
+    _row("PATCH", "/internal/logs/subscribe", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/internal/folder_paths", Policy.PRIMARY, Prefix.BARE),
+    # The asset database of 2026 lives on each instance's disk; it is not yet kept in step.
+    _row("GET POST", "/assets", Policy.PRIMARY, Prefix.API),
+    _row("GET POST PUT DELETE", "/assets/{path…}", Policy.PRIMARY, Prefix.API),
+    _row("GET", "/tags", Policy.PRIMARY, Prefix.API),
+)
+
+_VARIABLE = re.compile(r"\{(\w+)(…?)\}")
+_ELSE = Match(policy=Policy.PRIMARY, pattern="")
+
+
+def _compile(row: Row) -> re.Pattern[str]:
+    pattern, position = "", 0
+    for variable in _VARIABLE.finditer(row.pattern):
+        inside = ".*" if variable[2] else "[^/]+"
+        pattern += re.escape(row.pattern[position : variable.start()])
+        pattern += f"(?P<{variable[1]}>{inside})"
+        position = variable.end()
+    prefix = {Prefix.BOTH: "(?:/api)?", Prefix.API: "/api", Prefix.BARE: ""}[row.prefix]
+    return re.compile(prefix + pattern + re.escape(row.pattern[position:]))
+
+
+_COMPILED = tuple((row, _compile(row)) for row in TABLE)
+
+
+def match(method: str, raw_path: str) -> Match:
+    """The row for a request; ``raw_path`` as it came, without the query.
+
+    A path variable keeps an encoded slash as part of its segment (``%2F``), as aiohttp does.
+    """
+    for row, pattern in _COMPILED:
+        if method in row.methods and (found := pattern.fullmatch(raw_path)):
+            variables = {name: unquote(text) for name, text in found.groupdict().items()}
+            return Match(policy=row.policy, pattern=row.pattern, variables=variables)
+    return _ELSE

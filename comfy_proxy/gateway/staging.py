@@ -1,0 +1,97 @@
+"""The files that a graph names, and how they get to the instance that is to run it (trap 18).
+
+Graphs are never rewritten (trap 16): each file is put under exactly the path that the graph names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.gateway.marks import climbs, split_annotated
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+NodeInfo = Mapping[str, Mapping[str, Any]]
+"""Class name → its entry of ``/object_info``."""
+
+UPLOAD_FLAGS: Final = ("image_upload", "video_upload", "audio_upload", "file_upload")
+FILE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "LoadImage": ("image",),
+    "LoadImageMask": ("image",),
+    "LoadImageOutput": ("image",),
+    "LoadAudio": ("audio",),
+    "LoadVideo": ("file",),
+    "LoadLatent": ("latent",),
+}
+"""Inputs that name files whatever ``/object_info`` says: LoadLatent's has no flag."""
+
+
+def files_in_graph(prompt: Mapping[str, Any], node_info: NodeInfo) -> list[FileName]:
+    """The files that the nodes of ``prompt`` name, each once, in order.
+
+    Absolute and climbing paths are left out: whether they work is the instance's own matter.
+    """
+    names = (name for node in prompt.values() for name in _names(node, node_info))
+    files = (split_annotated(name) for name in names if _can_be_staged(name))
+    return list(dict.fromkeys(file for file in files if file.filename))
+
+
+async def stage_inputs(
+    prompt: Mapping[str, Any],
+    instance: Instance,
+    gateway: Gateway,
+    node_info: NodeInfo,
+    *,
+    fresh: bool = False,
+) -> None:
+    """Bring to ``instance`` what it lacks of the files in ``prompt``; never fails.
+
+    ``fresh``: what it was known to hold is asked again, after it said that it lacks something.
+    """
+    if gateway.shared_storage or not gateway.several:
+        return
+    if fresh:
+        gateway.files.holdings.forget(instance)
+    files = files_in_graph(prompt, node_info)
+    await asyncio.gather(*(gateway.files.stage(file, instance) for file in files))
+
+
+def has_inputs(
+    prompt: Mapping[str, Any], instance: Instance, gateway: Gateway, node_info: NodeInfo
+) -> int:
+    """How many of the files in ``prompt`` the instance has, as far as is known; asks nobody."""
+    files = files_in_graph(prompt, node_info)
+    return sum(gateway.files.known_to_hold(file, instance) for file in files)
+
+
+def _names(node: Any, node_info: NodeInfo) -> Iterator[str]:
+    inputs = node.get("inputs") if isinstance(node, dict) else None
+    class_name = node.get("class_type") if isinstance(node, dict) else None
+    if not isinstance(inputs, dict) or not isinstance(class_name, str):
+        return
+    for input_name in _file_inputs(class_name, node_info):
+        value = inputs.get(input_name)
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            yield from value  # several at once; a link is a string and a number
+
+
+def _file_inputs(class_name: str, node_info: NodeInfo) -> set[str]:
+    found = set(FILE_INPUTS.get(class_name, ()))
+    inputs = (node_info.get(class_name) or {}).get("input") or {}
+    for group in ("required", "optional"):
+        for name, spec in (inputs.get(group) or {}).items():
+            options = spec[1] if isinstance(spec, list | tuple) and len(spec) > 1 else None
+            if isinstance(options, dict) and any(options.get(flag) for flag in UPLOAD_FLAGS):
+                found.add(name)
+    return found
+
+
+def _can_be_staged(name: str) -> bool:
+    return not name.startswith(("/", "\\")) and not climbs(name) and "\0" not in name

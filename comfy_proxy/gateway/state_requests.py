@@ -1,0 +1,234 @@
+"""One request about users, settings or userdata, as one instance gets it; and those it missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import hdrs, web
+from loguru import logger
+from multidict import CIMultiDict
+from yarl import URL
+
+from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InvalidAnswerError, PayloadTooLargeError
+from comfy_proxy.gateway.answers import ForwardedResponse, gone
+from comfy_proxy.gateway.context import INSTANCE
+from comfy_proxy.gateway.forward import AUTO_HEADERS, RequestBody, client_fault, instance_fault
+from comfy_proxy.gateway.headers import request_headers, response_headers, sendable
+from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
+from comfy_proxy.gateway.target import instance_url, request_target
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.cluster import Cluster
+
+USER_HEADER = "comfy-user"
+USERS = "/users"
+MOVE = "/userdata/{file}/move/{dest}"
+MAX_MISSED = 1000
+MAX_MISSED_BYTES = 256 * 2**20
+_LATEST_WINS = ("/settings/{id}", "/userdata/{file}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class StateRequest:
+    """What to send to one instance; ``pattern`` is that of its row in the table.
+
+    ``subject``: a later one about the same makes this one needless.
+    """
+
+    method: str
+    url: URL
+    headers: CIMultiDict[str] = field(repr=False)
+    body: StoredBytes | None
+    subject: Hashable | None
+    pattern: str
+
+    def by(self, user_id: str) -> StateRequest:
+        """The same for another id of the user."""
+        headers = self.headers.copy()
+        headers[USER_HEADER] = user_id
+        return replace(self, headers=headers)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """An instance's answer, read whole; ``headers`` as the client is to see them."""
+
+    status: int
+    reason: str
+    headers: CIMultiDict[str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+def state_request(
+    request: web.Request,
+    match: Match,
+    instance: Instance,
+    cluster: Cluster,
+    body: StoredBytes | None,
+    *,
+    repeated: bool = False,
+) -> StateRequest:
+    """``request`` for ``instance``; ``repeated``: it has succeeded elsewhere, so it is forced."""
+    target = request_target(request.raw_path)
+    headers = request_headers(request, instance, cluster.settings)
+    headers.popall(hdrs.CONTENT_LENGTH, None)
+    if body is not None:
+        headers[hdrs.CONTENT_LENGTH] = str(body.size)
+    if repeated:
+        target = _without_overwrite(target)
+    variables = tuple(match.variables.values())
+    known = match.pattern in _LATEST_WINS
+    return StateRequest(
+        method=request.method,
+        url=instance_url(request, instance, cluster.settings, target),
+        headers=headers,
+        body=body,
+        subject=(match.pattern, variables, request.headers.get(USER_HEADER)) if known else None,
+        pattern=match.pattern,
+    )
+
+
+def _without_overwrite(target: str) -> str:
+    """Less ``overwrite=false``: what the primary has accepted is to be everywhere."""
+    path, _, query = target.partition("?")
+    kept = [part for part in query.split("&") if not part.startswith("overwrite=")]
+    return "?".join(filter(None, (path, "&".join(kept))))
+
+
+async def spooled(request: web.Request, limit: int) -> StoredBytes | None:
+    """The client's body, to be sent several times; None if there is none.
+
+    Raises PayloadTooLargeError, RequestError, ClientGoneError.
+    """
+    if not request.body_exists:
+        return None
+    stored, source = StoredBytes(), RequestBody(request)
+    try:
+        async for chunk in source:
+            if stored.size + len(chunk) > limit:
+                raise PayloadTooLargeError("The body is too large.", details={"limit": limit})
+            await stored.write(chunk)
+    except Exception as error:
+        if source.error is error:
+            raise client_fault(error) from error
+        raise
+    return await stored.finish()
+
+
+async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Reply:
+    """One exchange, bounded in time and size. Raises InstanceError."""
+    async with instance.attempt("state"):
+        try:
+            async with (
+                cluster.clock.timeout(cluster.settings.comfyui_timeout_s),
+                cluster.connections.session(instance).request(
+                    state.method,
+                    state.url,
+                    headers=state.headers,
+                    skip_auto_headers=AUTO_HEADERS,
+                    data=_payload(state.body),
+                    allow_redirects=False,
+                ) as response,
+            ):
+                return await _read(response, instance, cluster)
+        except (aiohttp.ClientError, OSError) as error:
+            raise instance_fault(error, instance) from error
+
+
+async def _read(response: aiohttp.ClientResponse, instance: Instance, cluster: Cluster) -> Reply:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise InvalidAnswerError(f"An answer of ComfyUI instance {instance.id} is endless.")
+    return Reply(
+        status=response.status,
+        reason=sendable(response.reason or ""),
+        headers=response_headers(response, instance, cluster.settings),
+        body=bytes(body),
+    )
+
+
+def _payload(body: StoredBytes | None) -> bytes | AsyncIterator[bytes] | None:
+    if body is None:
+        return None
+    if body.size > MEMORY_BYTES:
+        return _chunks(body)
+    with body.open() as file:
+        return file.read()
+
+
+async def _chunks(body: StoredBytes) -> AsyncIterator[bytes]:
+    with await asyncio.to_thread(body.open) as file:
+        while chunk := await asyncio.to_thread(file.read, BATCH_BYTES):
+            yield chunk
+
+
+async def answer(request: web.Request, reply: Reply, instance: Instance) -> web.StreamResponse:
+    """Send ``reply`` to the client as it came."""
+    request[INSTANCE] = instance.host
+    response = ForwardedResponse(
+        status=reply.status, reason=reply.reason, headers=reply.headers.copy()
+    )
+    try:
+        await response.prepare(request)
+        if reply.body:
+            await response.write(reply.body)
+        await response.write_eof()
+    except ConnectionError:
+        return gone(request)
+    return response
+
+
+class MissedWrites:
+    """What one instance has still to be told, in order; bounded, the oldest goes first.
+
+    A write makes an earlier one about the same file or setting needless, unless something was
+    moved in between: a move needs what was there before it.
+    """
+
+    def __init__(self) -> None:
+        self._writes: list[StateRequest] = []
+
+    def __repr__(self) -> str:
+        return f"<MissedWrites {len(self._writes)}>"
+
+    def __len__(self) -> int:
+        return len(self._writes)
+
+    @property
+    def first(self) -> StateRequest | None:
+        """The one to be sent next."""
+        return self._writes[0] if self._writes else None
+
+    def add(self, write: StateRequest) -> None:
+        """``write`` is the last one now."""
+        if (earlier := self._needless(write)) is not None:
+            self._writes.remove(earlier)
+        self._writes.append(write)
+        while len(self._writes) > MAX_MISSED or self._size() > MAX_MISSED_BYTES:
+            lost = self._writes.pop(0)
+            logger.warning("too many writes were missed: {} {} is lost", lost.method, lost.url)
+
+    def done(self, write: StateRequest) -> None:
+        """The instance has it (it may have become needless meanwhile)."""
+        if write in self._writes:
+            self._writes.remove(write)
+
+    def _needless(self, write: StateRequest) -> StateRequest | None:
+        for earlier in reversed(self._writes):
+            if earlier.pattern == MOVE:
+                return None
+            if write.subject is not None and earlier.subject == write.subject:
+                return earlier
+        return None
+
+    def _size(self) -> int:
+        return sum(write.body.size for write in self._writes if write.body is not None)

@@ -1,0 +1,170 @@
+"""The body of an upload: kept as it came, and read as ComfyUI will read it."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import BinaryIO, cast
+
+import aiohttp
+from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from comfy_proxy.gateway.file_records import MAX_STORED_BYTES
+from comfy_proxy.gateway.forward import RequestBody
+from comfy_proxy.gateway.stored_bytes import BATCH_BYTES, StoredBytes, read_some
+
+MAX_FIELD_BYTES = 65_536
+_NUMBERED = re.compile(r"( \(\d+\))+(?=\.[^./]*$|$)")
+_BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError)
+"""What aiohttp raises for a form that is none; ComfyUI tells the client so."""
+
+
+class UploadBody:
+    """The request's body, for any number of readers unless it is larger than what we keep.
+
+    Of one that is larger the rest is still with the client (``whole`` is False): then it can be
+    read once, to be passed on to an instance, whose answer is probably 413.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self.rest = RequestBody(request)
+        self.whole = False
+        self._stored = StoredBytes()
+
+    async def receive(self) -> None:
+        """Read up to the limit. Raises what the client's connection does."""
+        async for chunk in self.rest:
+            await self._stored.write(chunk)
+            if self._stored.size > MAX_STORED_BYTES:
+                break
+        else:
+            self.whole = True
+        await self._stored.finish()
+
+    @property
+    def size(self) -> int | None:
+        return self._stored.size if self.whole else None
+
+    def open(self) -> BinaryIO:
+        """The stored part; the caller closes it."""
+        return self._stored.open()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """All of it, byte for byte as it came."""
+        with self.open() as file:
+            while chunk := await read_some(file, BATCH_BYTES):
+                yield chunk
+        if not self.whole:
+            async for chunk in self.rest:
+                yield chunk
+
+    def close(self) -> None:
+        self._stored.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UploadForm:
+    """The fields that matter; ``image`` is the file's bytes, to be closed by who has the form."""
+
+    image: StoredBytes | None = field(repr=False)
+    filename: str
+    subfolder: str
+    type: str
+    original_ref: str
+
+    @classmethod
+    def nothing(cls) -> UploadForm:
+        """Of a body that is not read here."""
+        return cls(image=None, filename="", subfolder="", type="input", original_ref="")
+
+    @property
+    def family(self) -> tuple[str, str, str]:
+        """All names that ComfyUI may give it have this in common: ``x.png``, ``x (1).png``…"""
+        path = posixpath.normpath(posixpath.join(self.subfolder, self.filename))
+        directory, name = posixpath.split(path)
+        return self.type, directory.casefold(), _NUMBERED.sub("", name).casefold()
+
+
+async def read_form(body: UploadBody, content_type: str) -> UploadForm:
+    """The form in ``body``; what cannot be read is empty, as if it were not there."""
+    fields: dict[str, str] = {}
+    image: tuple[str, StoredBytes] | None = None
+    with body.open() as file:
+        try:
+            stream = cast(aiohttp.StreamReader, _FileStream(file))
+            async for part in MultipartReader({hdrs.CONTENT_TYPE: content_type}, stream):
+                if not isinstance(part, BodyPartReader) or part.name is None:
+                    break
+                if part.filename and part.name == "image" and image is None:
+                    image = part.filename, await _stored(part)
+                elif not part.filename:
+                    fields.setdefault(part.name, await _text(part))
+        except _BROKEN:
+            pass
+    return UploadForm(
+        image=image[1] if image else None,
+        filename=image[0] if image else "",
+        subfolder=fields.get("subfolder", ""),
+        type=fields.get("type", "input"),
+        original_ref=fields.get("original_ref", ""),
+    )
+
+
+async def _stored(part: BodyPartReader) -> StoredBytes:
+    content = StoredBytes()
+    try:
+        while chunk := await part.read_chunk(BATCH_BYTES):
+            async for piece in part.decode_iter(chunk):
+                await content.write(piece)
+        return await content.finish()
+    except BaseException:
+        content.close()
+        raise
+
+
+async def _text(part: BodyPartReader) -> str:
+    text = bytearray()
+    while chunk := await part.read_chunk():
+        async for piece in part.decode_iter(chunk):
+            text += piece
+        if len(text) > MAX_FIELD_BYTES:
+            raise ValueError("A field is too long.")
+    return text.decode(part.get_charset("utf-8"))
+
+
+class _FileStream:
+    """A file with those methods of aiohttp's StreamReader that its MultipartReader calls."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._back = b""
+        self._ended = False
+
+    async def read(self, n: int = -1) -> bytes:
+        if not self._back:
+            self._back = await self._next(n)
+        chunk, self._back = self._back[:n], self._back[n:]
+        return chunk
+
+    async def readline(self, *, max_line_length: int | None = None) -> bytes:
+        while (end := self._back.find(b"\n")) < 0 and not self._ended:
+            self._back += await self._next(BATCH_BYTES)
+            if len(self._back) > BATCH_BYTES + (max_line_length or 0):
+                raise ValueError("A line of the form is too long.")
+        end = len(self._back) if end < 0 else end + 1
+        line, self._back = self._back[:end], self._back[end:]
+        return line
+
+    def unread_data(self, data: bytes) -> None:
+        self._back = data + self._back
+
+    def at_eof(self) -> bool:
+        return self._ended and not self._back
+
+    async def _next(self, n: int) -> bytes:
+        chunk = await read_some(self._file, n)
+        self._ended = len(chunk) < n
+        return chunk

@@ -1,0 +1,239 @@
+"""``POST /upload/image`` and ``/upload/mask``: usable wherever a prompt lands, under one name.
+
+The primary gets the request as it came and its answer is the client's: name, refusal, 413 and all.
+Before the client hears of it the same bytes are put on the other instances under the name that the
+primary gave. Uploads whose names may collide go to the primary one after the other, so that it is
+known whose bytes are the newest; a copy always takes the newest, so that all end with the same.
+
+A mask is composed where the original is, or where it can be brought (trap 19), read back and put
+on the others like any upload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import aiohttp
+import orjson
+from aiohttp import hdrs, web
+from loguru import logger
+from multidict import CIMultiDict
+
+from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.errors import (
+    InstanceError,
+    InstanceTimeoutError,
+    InstanceUnreachableError,
+    InvalidAnswerError,
+)
+from comfy_proxy.gateway.answers import ForwardedResponse, gone
+from comfy_proxy.gateway.client_watch import while_connected
+from comfy_proxy.gateway.context import INSTANCE, ClientGoneError
+from comfy_proxy.gateway.file_client import download, uploaded
+from comfy_proxy.gateway.file_copies import FileCopies
+from comfy_proxy.gateway.forward import (
+    AUTO_HEADERS,
+    client_fault,
+    forward_balanced,
+    instance_fault,
+)
+from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.gateway.headers import request_headers, response_headers, sendable
+from comfy_proxy.gateway.marks import FILE_TYPES, MARKED_TYPES, climbs, file_at, split_annotation
+from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.target import instance_url
+from comfy_proxy.gateway.upload_form import UploadBody, UploadForm, read_form
+
+MASK_PATTERN = "/upload/mask"
+
+
+async def upload(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """See the module. What the instances were told is finished even if the client leaves."""
+    if gateway.shared_storage:
+        return await forward_balanced(request, gateway.cluster)
+    body = UploadBody(request)
+    work = _Upload(request, body, gateway.files, is_mask=match.pattern == MASK_PATTERN)
+    try:
+        async with while_connected(request):
+            await _receive(body)
+            answer = await asyncio.shield(gateway.files.begin(work.run()))
+        await gateway.object_info.uploads_changed()
+        return await _reply(request, answer)
+    except ClientGoneError:
+        return gone(request)
+
+
+async def _receive(body: UploadBody) -> None:
+    try:
+        await body.receive()
+    except Exception as error:
+        body.close()
+        if body.rest.error is None:
+            raise
+        raise client_fault(error) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Posted:
+    """An instance's answer to the upload, whole; ``life`` is the instance's before it."""
+
+    instance: Instance
+    life: int
+    status: int
+    reason: str
+    headers: CIMultiDict[str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    file: FileName | None
+    """What was uploaded; None if nothing was."""
+
+
+class _Upload:
+    """One upload on its way to the instances."""
+
+    def __init__(
+        self, request: web.Request, body: UploadBody, files: FileCopies, *, is_mask: bool
+    ) -> None:
+        self._request = request
+        self._body = body
+        self._files = files
+        self._cluster = files.cluster
+        self._is_mask = is_mask
+
+    async def run(self) -> _Posted:
+        try:
+            form = await self._form()
+            async with self._files.upload_locks(form.family):
+                posted = await (self._mask(form) if self._is_mask else self._post_anywhere())
+                if posted.file is not None:
+                    await self._remember(posted.file, posted, form)
+        finally:
+            self._body.close()
+        if posted.file is not None:
+            await self._files.spread(posted.file, but=posted.instance)
+        return posted
+
+    async def _form(self) -> UploadForm:
+        if not self._body.whole:
+            return UploadForm.nothing()
+        return await read_form(self._body, self._request.headers.get(hdrs.CONTENT_TYPE, ""))
+
+    async def _remember(self, file: FileName, posted: _Posted, form: UploadForm) -> None:
+        """The newest bytes of ``file``: the client's, or what the instance made of them."""
+        content = None if self._is_mask else form.image
+        try:
+            if content is None:
+                content = await download(posted.instance, self._cluster, file)
+        except InstanceError as error:
+            logger.warning("{} cannot be read back: {}", file, error.message)
+        if content is not None:
+            self._files.received(file, content, posted.instance, life=posted.life)
+
+    async def _mask(self, form: UploadForm) -> _Posted:
+        original = _original(form)
+        if original is None:
+            return await self._post_anywhere()
+        owner = self._files.owner(original.subfolder, original.type)[0]
+        portable = owner is not None or original.type not in MARKED_TYPES
+        if not portable and original not in self._files.uploads:
+            holder = await self._files.locate(original)
+            if holder is not None:
+                return await self._post(holder)
+        return await self._post_anywhere(original)
+
+    async def _post_anywhere(self, needed: FileName | None = None) -> _Posted:
+        """To the primary, or to the next one: to repeat an upload makes no second file."""
+        passed_over: list[Instance] = []
+        while True:
+            instance = self._cluster.load_balancer.primary(exclude=passed_over)
+            try:
+                if needed is not None:
+                    await self._files.stage(needed, instance)
+                return await self._post(instance)
+            except (InstanceUnreachableError, InstanceTimeoutError) as error:
+                if not self._body.whole:
+                    raise
+                logger.debug("instance {} passed over: {}", instance.host, error.message)
+                passed_over.append(instance)
+
+    async def _post(self, instance: Instance) -> _Posted:
+        settings = self._cluster.settings
+        life = self._files.holdings.life(instance)
+        headers = request_headers(self._request, instance, settings)
+        if self._body.size is not None:
+            headers[hdrs.CONTENT_LENGTH] = str(self._body.size)
+        self._request[INSTANCE] = instance.host
+        async with instance.attempt("upload"):
+            try:
+                async with self._cluster.connections.session(instance).request(
+                    self._request.method,
+                    instance_url(self._request, instance, settings),
+                    headers=headers,
+                    skip_auto_headers=AUTO_HEADERS,
+                    data=self._body.chunks(),
+                    allow_redirects=False,
+                ) as response:
+                    answer = await _read(response, instance)
+                    return _Posted(
+                        instance=instance,
+                        life=life,
+                        status=response.status,
+                        reason=response.reason or "",
+                        headers=response_headers(response, instance, settings),
+                        body=answer,
+                        file=_uploaded(answer) if response.status == 200 else None,
+                    )
+            except (aiohttp.ClientError, OSError) as error:
+                if self._body.rest.error is not None:
+                    raise client_fault(self._body.rest.error) from error
+                raise instance_fault(error, instance) from error
+
+
+def _uploaded(answer: bytes) -> FileName | None:
+    try:
+        return uploaded(orjson.loads(answer))
+    except orjson.JSONDecodeError:
+        return None
+
+
+async def _read(response: aiohttp.ClientResponse, instance: Instance) -> bytes:
+    body = bytearray()
+    while chunk := await response.content.readany():
+        body += chunk
+        if len(body) > MAX_JSON_BYTES:
+            raise InvalidAnswerError(f"ComfyUI instance {instance.id}: the answer is endless.")
+    return bytes(body)
+
+
+async def _reply(request: web.Request, posted: _Posted) -> web.StreamResponse:
+    answer = ForwardedResponse(
+        status=posted.status, reason=sendable(posted.reason), headers=posted.headers
+    )
+    answer.content_length = len(posted.body)
+    try:
+        await answer.prepare(request)
+        await answer.write_eof(posted.body)
+    except ConnectionError as error:
+        raise ClientGoneError from error
+    return answer
+
+
+def _original(form: UploadForm) -> FileName | None:
+    """The picture that a mask is for; None if none is named that an instance would take."""
+    try:
+        reference = orjson.loads(form.original_ref)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(reference, dict) or not isinstance(reference.get("filename"), str):
+        return None
+    name, kind = split_annotation(reference["filename"])
+    kind = kind or reference.get("type", "output")
+    subfolder = reference.get("subfolder", "")
+    if kind not in FILE_TYPES or not isinstance(subfolder, str):
+        return None
+    if not name or name.startswith("/") or ".." in name or climbs(subfolder):
+        return None
+    return file_at(name, subfolder, kind)

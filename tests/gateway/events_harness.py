@@ -1,0 +1,231 @@
+"""A client that notes what its socket says, and an instance that says what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp import WSMsgType, web
+from aiohttp.test_utils import TestServer
+
+from comfy_proxy.gateway.event_frames import status_frame
+
+Json = dict[str, Any]
+FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+LONG_S = 10.0
+"""Nothing waits that long unless something is broken."""
+
+
+class Listener:
+    """A client's socket; ``frames`` are those read so far, text parsed, binary as it is."""
+
+    def __init__(self, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self.ws = ws
+        self.frames: list[Any] = []
+        self.close_code: int | None = None
+
+    @property
+    def texts(self) -> list[Json]:
+        return [frame for frame in self.frames if isinstance(frame, dict)]
+
+    @property
+    def binaries(self) -> list[bytes]:
+        return [frame for frame in self.frames if isinstance(frame, bytes)]
+
+    @property
+    def sums(self) -> list[int]:
+        """The queue_remaining of each status."""
+        return [_remaining(frame) for frame in self.texts if frame["type"] == "status"]
+
+    async def until(self, wanted: Callable[[Any], bool]) -> Any:
+        """Read up to the first wanted frame."""
+        async with asyncio.timeout(LONG_S):
+            while True:
+                message = await self.ws.receive()
+                if message.type is WSMsgType.TEXT:
+                    frame: Any = json.loads(message.data)
+                elif message.type is WSMsgType.BINARY:
+                    frame = message.data
+                else:
+                    raise ConnectionError(f"{message!r} after {self.frames[-5:]}")
+                self.frames.append(frame)
+                if wanted(frame):
+                    return frame
+
+    async def until_type(self, kind: str, **data: Any) -> Json:
+        return await self.until(
+            lambda frame: (
+                isinstance(frame, dict)
+                and frame["type"] == kind
+                and data.items() <= frame["data"].items()
+            )
+        )
+
+    async def until_sum(self, remaining: int) -> Json:
+        return await self.until(
+            lambda frame: (
+                isinstance(frame, dict)
+                and frame["type"] == "status"
+                and _remaining(frame) == remaining
+            )
+        )
+
+    async def until_end_of(self, prompt_id: str) -> None:
+        await self.until_type("executing", node=None, prompt_id=prompt_id)
+
+    async def until_closed(self) -> int | None:
+        """Read everything; the close code."""
+        try:
+            await self.until(lambda _frame: False)
+        except ConnectionError:
+            return self.ws.close_code
+        raise AssertionError
+
+    def of_prompt(self, prompt_id: str) -> list[Json]:
+        return [f for f in self.texts if f["data"].get("prompt_id") == prompt_id]
+
+
+async def listen(http: Any, client_id: str | None = None, path: str = "/ws", **more: Any) -> Any:
+    """Connect and read the greeting; ``http`` is a TestClient or a ClientSession."""
+    params = {} if client_id is None else {"clientId": client_id}
+    ws = await http.ws_connect(path, params=params, max_msg_size=0, **more)
+    listener = Listener(ws)
+    await listener.until_type("status")
+    return listener
+
+
+class Wire:
+    """One socket at a scripted instance."""
+
+    def __init__(self, ws: web.WebSocketResponse, request: web.Request) -> None:
+        self.ws = ws
+        self.request = request
+        self.heard: asyncio.Queue[Any] = asyncio.Queue()
+        self.ended = asyncio.Event()
+
+    async def say(self, kind: str, **data: Any) -> None:
+        await self.ws.send_str(json.dumps({"type": kind, "data": data}))
+
+    async def status(self, remaining: int) -> None:
+        await self.ws.send_str(status_frame(remaining))
+
+    def drop(self) -> None:
+        transport = self.request.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
+
+    async def next(self) -> Any:
+        async with asyncio.timeout(LONG_S):
+            return await self.heard.get()
+
+
+class ScriptedInstance:
+    """``greeting`` is what a new socket gets first; ``gate`` holds up handshakes while cleared,
+    ``end`` the answer to close frames.
+    """
+
+    def __init__(self) -> None:
+        self.greeting: list[str] = [status_frame(0, "sid")]
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.end = asyncio.Event()
+        self.end.set()
+        self.dialled = 0
+        self.open = 0
+        self.most_open = 0
+        self.wires: asyncio.Queue[Wire] = asyncio.Queue()
+        self.asked = asyncio.Event()
+
+    async def handler(self, request: web.Request) -> web.StreamResponse:
+        if request.path != "/ws" or "upgrade" not in request.headers.get("Connection", "").lower():
+            return web.json_response({})
+        if "x-request-id" not in request.headers:
+            return await self._pool_socket(request)
+        self.dialled += 1
+        self.asked.set()
+        await self.gate.wait()
+        ws = web.WebSocketResponse(max_msg_size=0, autoclose=False)
+        await ws.prepare(request)
+        wire = Wire(ws, request)
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            for text in self.greeting:
+                await ws.send_str(text)
+            self.wires.put_nowait(wire)
+            async for message in ws:
+                wire.heard.put_nowait(message.data)
+            await self.end.wait()
+            await ws.close()
+        finally:
+            self.open -= 1
+            wire.ended.set()
+        return ws
+
+    async def _pool_socket(self, request: web.Request) -> web.StreamResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.send_str(status_frame(0, "pool"))
+        await ws.receive()
+        return ws
+
+    async def wire(self) -> Wire:
+        """The next socket that has been greeted."""
+        async with asyncio.timeout(LONG_S):
+            return await self.wires.get()
+
+
+@asynccontextmanager
+async def scripted(count: int = 2) -> AsyncIterator[list[tuple[str, ScriptedInstance]]]:
+    """Addresses and instances."""
+    async with AsyncExitStack() as stack:
+        result = []
+        for _ in range(count):
+            instance = ScriptedInstance()
+            app = web.Application()
+            app.router.add_route("*", "/{path:.*}", instance.handler)
+            server = await stack.enter_async_context(TestServer(app, shutdown_timeout=0.1))
+            result.append((f"http://127.0.0.1:{server.port}", instance))
+        yield result
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Turn the loop until ``condition`` holds."""
+    async with asyncio.timeout(LONG_S):
+        while not condition():  # noqa: ASYNC110 - the conditions have no events
+            await asyncio.sleep(0.002)
+
+
+def _remaining(frame: Json) -> int:
+    return int(frame["data"]["status"]["exec_info"]["queue_remaining"])
+
+
+def node(class_type: str, **inputs: Any) -> Json:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def colour(number: int, output: str = "PreviewImage", seconds: float = 0.0) -> Json:
+    """A small picture of one colour, held up for some time."""
+    return {
+        "1": node("EmptyImage", width=16, height=8, batch_size=1, color=number),
+        "2": node("TimedPass", image=["1", 0], seconds=seconds, salt=number),
+        "3": node(output, images=["2", 0]),
+    }
+
+
+async def post(http: Any, graph: Json, client_id: str | None = None, url: str = "") -> str:
+    body: Json = {"prompt": graph} | ({} if client_id is None else {"client_id": client_id})
+    async with http.post(f"{url}/prompt", json=body) as response:
+        answer = await response.json()
+        assert response.status == 200, answer
+        return str(answer["prompt_id"])
+
+
+async def hears(client: Listener, front: Any, client_id: str, number: int) -> None:
+    """A prompt of this clientId is told to this socket, to its end."""
+    prompt_id = await post(front, colour(number), client_id)
+    await client.until_end_of(prompt_id)

@@ -1,0 +1,166 @@
+"""A client of the proxy as ComfyUI's are: posts graphs, listens, asks for queue and history."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from PIL import Image
+
+from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.keys import CLUSTER
+
+PATIENCE_S = 5.0
+"""Before a condition that does not come true fails the test."""
+Http = TestClient[web.Request, web.Application]
+Json = dict[str, Any]
+_salts = itertools.count(1)
+
+
+def graph(seconds: float = 0.0, *, color: int | None = None, prefix: str = "same") -> Json:
+    """A picture of one colour that takes its time and is saved; never cached."""
+    salt = next(_salts)
+    empty = {"width": 8, "height": 8, "batch_size": 1, "color": salt if color is None else color}
+    timed = {"image": ["1", 0], "seconds": seconds, "salt": salt}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": empty},
+        "2": {"class_type": "TimedPass", "inputs": timed},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}},
+    }
+
+
+async def post(http: Http, prompt: Json | None = None, **fields: Any) -> str:
+    """Submit a graph; its id."""
+    body = {"prompt": graph() if prompt is None else prompt, **fields}
+    async with http.post("/prompt", json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        return str((await answer.json())["prompt_id"])
+
+
+async def get(http: Http, path: str) -> Any:
+    async with http.get(path) as answer:
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+async def ended(http: Http, *prompt_ids: str) -> Json:
+    """Wait until the history has all of them; their entries."""
+    entries: Json = {}
+    async with asyncio.timeout(PATIENCE_S):
+        for prompt_id in prompt_ids:
+            while prompt_id not in entries:
+                entries |= await get(http, f"/history/{prompt_id}")
+                await asyncio.sleep(0.002)
+    return entries
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return as soon as ``condition()`` holds."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.002)
+
+
+def instance_of(http: Http, worker: EmbeddedWorker) -> Any:
+    """The cluster's view of a worker."""
+    return next(one for one in http.app[CLUSTER].instances if one.host == worker.host)
+
+
+async def recover(http: Http, worker: EmbeddedWorker) -> None:
+    """Have the proxy notice that the worker is (still or again) there."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if await http.app[CLUSTER].health_checker.check(instance_of(http, worker)):
+                return
+            await asyncio.sleep(0.01)
+
+
+def png(colour: str | tuple[int, int, int]) -> bytes:
+    """A small picture of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+async def upload(http: Http, content: bytes, name: str) -> str:
+    """Upload an input; the name that it got."""
+    form = aiohttp.FormData()
+    form.add_field("image", content, filename=name, content_type="image/png")
+    async with http.post("/upload/image", data=form) as answer:
+        assert answer.status == 200, await answer.text()
+        return str((await answer.json())["name"])
+
+
+class Listener:
+    """A socket with all frames that came, in order."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, client_id: str) -> None:
+        self.client_id = client_id
+        self.frames: list[Json] = []
+        self.binary: list[bytes] = []
+        self._socket = socket
+
+    async def read(self) -> None:
+        async for message in self._socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                self.frames.append(json.loads(message.data))
+            elif message.type is aiohttp.WSMsgType.BINARY:
+                self.binary.append(message.data)
+
+    def kinds(self, prompt_id: str) -> list[str]:
+        """The events of one prompt, repeated progress left out."""
+        kinds = [f["type"] for f in self.frames if f["data"].get("prompt_id") == prompt_id]
+        return [kind for kind in kinds if not kind.startswith("progress")]
+
+    def sums(self) -> list[int]:
+        """What ``status`` told."""
+        frames = [frame["data"] for frame in self.frames if frame["type"] == "status"]
+        return [data["status"]["exec_info"]["queue_remaining"] for data in frames]
+
+    def over(self, prompt_id: str) -> bool:
+        return any(
+            frame["type"] == "executing" and frame["data"] == {"node": None, "prompt_id": prompt_id}
+            for frame in self.frames
+        )
+
+    def outputs(self, prompt_id: str) -> list[Json]:
+        """The pictures of ``executed``."""
+        return [
+            picture
+            for frame in self.frames
+            if frame["type"] == "executed" and frame["data"]["prompt_id"] == prompt_id
+            for picture in frame["data"]["output"]["images"]
+        ]
+
+
+COMPLETE = [
+    *("execution_start", "execution_cached", "executing", "executing", "executing"),
+    *("executed", "execution_success", "executing"),
+]
+"""The events of ``graph()``, progress left out."""
+
+
+@asynccontextmanager
+async def listening(http: Http, client_id: str | None = None) -> AsyncIterator[Listener]:
+    """A socket that is read until the block ends."""
+    client_id = client_id or uuid.uuid4().hex
+    socket = await http.ws_connect(f"/ws?clientId={client_id}", max_msg_size=0)
+    listener = Listener(socket, client_id)
+    reader = asyncio.create_task(listener.read())
+    await until(lambda: listener.frames)
+    try:
+        yield listener
+    finally:
+        await socket.close()
+        await reader

@@ -1,0 +1,290 @@
+"""Sockets come and go on both sides; no two of a clientId ever overlap at an instance (trap 2)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from events_harness import (
+    FLAGS,
+    Listener,
+    ScriptedInstance,
+    colour,
+    hears,
+    listen,
+    post,
+    scripted,
+    until,
+)
+
+from comfy_proxy.gateway import event_leg, event_session
+from comfy_proxy.gateway.event_frames import status_frame
+from comfy_proxy.keys import CLUSTER, GATEWAY
+
+Instances = list[tuple[str, ScriptedInstance]]
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first attempt to connect again comes at once."""
+    monkeypatch.setattr(event_leg, "_FIRST_BACKOFF_S", 0.01)
+
+
+@pytest.fixture
+async def instances() -> AsyncIterator[Instances]:
+    async with scripted() as result:
+        yield result
+
+
+@pytest.fixture
+async def front(instances: Instances, start_proxy: Callable[..., Any]) -> Any:
+    return await start_proxy(*(url for url, _ in instances))
+
+
+@pytest.fixture
+def one(instances: Instances) -> ScriptedInstance:
+    return instances[0][1]
+
+
+@pytest.fixture
+def two(instances: Instances) -> ScriptedInstance:
+    return instances[1][1]
+
+
+def sessions(front: Any) -> Any:
+    return front.app[GATEWAY].events
+
+
+# --- the instance's side -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["dropped", "closed"])
+async def test_a_lost_socket_is_replaced_without_a_dip(
+    front: Any, one: ScriptedInstance, way: str
+) -> None:
+    """The client gets no frame but a status; its feature flags are sent first again."""
+    client = await listen(front, "me")
+    await client.ws.send_str(FLAGS)
+    wire = await one.wire()
+    assert await wire.next() == FLAGS
+    await wire.say("feature_flags", a=1)
+    await wire.status(2)
+    await client.until_sum(2)
+    one.greeting = [status_frame(2, "me")]
+    if way == "dropped":
+        wire.drop()
+    else:
+        await wire.ws.close(code=1001)
+    again = await one.wire()
+    assert await again.next() == FLAGS
+    await again.say("feature_flags", a=1)
+    await again.say("marker")
+    await client.until_type("marker")
+    kinds = [frame["type"] for frame in client.texts]
+    assert [k for k in kinds if k != "status"] == ["feature_flags", "marker"]
+    assert 0 not in client.sums[1:]
+    assert all("sid" not in frame["data"] for frame in client.texts[1:])
+    assert again.request.query["clientId"] == "me"
+
+
+async def test_what_ran_before_a_restart_is_forgotten(front: Any, one: ScriptedInstance) -> None:
+    """Pictures of strangers do not pass as those of a prompt that died with the instance."""
+    client = await listen(front, "me")
+    wire = await one.wire()
+    await wire.say("execution_start", prompt_id="p")
+    await client.until_type("execution_start")
+    wire.drop()
+    again = await one.wire()
+    await again.ws.send_bytes(b"\0\0\0\1\0\0\0\2stranger")
+    await again.say("executing", node="2")
+    await again.ws.send_bytes(b"\0\0\0\1\0\0\0\2mine")
+    await until_binary(client, b"mine")
+    assert len(client.binaries) == 1
+
+
+async def until_binary(client: Listener, end: bytes) -> None:
+    await client.until(lambda frame: isinstance(frame, bytes) and frame.endswith(end))
+
+
+async def test_an_instance_that_stays_away_leaves_the_sum(
+    workers: Any, start_proxy: Callable[..., Any]
+) -> None:
+    """What waited there is gone; when it is back, its prompts are heard again."""
+    front = await start_proxy(*workers)
+    client = await listen(front, "me")
+    for number in range(4):
+        await post(front, colour(number, seconds=30), "me")
+    await client.until_sum(4)
+    await workers[1].kill()
+    await client.until(
+        lambda f: isinstance(f, dict) and f["type"] == "status" and client.sums[-1] < 4
+    )
+    assert client.sums[-1] == 2
+    await workers[0].restart()
+    await client.until_sum(0)
+    await workers[1].restart()
+    await until(lambda: all(worker.open_sockets for worker in workers))
+    for worker in workers:
+        worker.journal.started.clear()
+    ids = [await post(front, colour(50 + n, seconds=0.05), "me") for n in range(4)]
+    for _ in ids:
+        await client.until_type("executing", node=None)
+    assert {f["data"]["prompt_id"] for f in client.texts if f["type"] == "executing"} >= set(ids)
+
+
+async def test_an_instance_that_ends_sockets_at_once_is_no_connection(
+    front: Any, one: ScriptedInstance, two: ScriptedInstance
+) -> None:
+    """The client works with the other one, and is asked to wait by none."""
+    cluster = front.app[CLUSTER]
+
+    async def refuse(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
+        ws = aiohttp.web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.close(code=1011)
+        return ws
+
+    one.handler = refuse  # type: ignore[method-assign]
+    client = await listen(front, "me")
+    leg = sessions(front)._sessions["me"].legs[cluster.instances[1]]
+    assert leg.connected.is_set()
+    wire = await two.wire()
+    await wire.status(1)
+    await client.until_sum(1)
+
+
+async def test_one_that_is_down_joins_later(workers: Any, start_proxy: Callable[..., Any]) -> None:
+    """Without a word to the client but a status; a check that succeeds wakes it at once."""
+    front = await start_proxy(*workers, health_failure_threshold=100)
+    await workers[1].kill()
+    client = await listen(front, "me")
+    await hears(client, front, "me", 1)
+    await workers[1].restart()
+    cluster = front.app[CLUSTER]
+    leg = sessions(front)._sessions["me"].legs[cluster.instances[1]]
+    await cluster.health_checker.check(cluster.instances[1])
+    await until(leg.connected.is_set)
+    await workers[0].kill()
+    await hears(client, front, "me", 2)
+
+
+async def test_a_slow_handshake_is_neither_repeated_nor_waited_for(
+    front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance whose loop stands still (trap 8) joins when it goes on; the other serves."""
+    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.02)
+    one.gate.clear()
+    client = await listen(front, "me")
+    assert one.dialled == 1
+    await client.ws.close()
+    renewed = asyncio.create_task(listen(front, "me"))
+    client = await renewed
+    assert one.dialled == 1
+    one.gate.set()
+    await until(lambda: one.dialled == 2 and one.open == 1)
+    await one.wire()
+    wire = await one.wire()
+    await wire.status(4)
+    await client.until_sum(4)
+    assert one.most_open == 1
+
+
+# --- the client's side ---------------------------------------------------------------------------
+
+
+async def test_at_no_time_has_an_instance_two_sockets_of_one_id(
+    front: Any, one: ScriptedInstance, two: ScriptedInstance
+) -> None:
+    """Connects at the same moment, ends in between: one after the other, confirmed."""
+
+    async def visit(number: int) -> None:
+        client = await listen(front, "me")
+        if number % 2:
+            await client.ws.close()
+
+    await asyncio.gather(*(visit(number) for number in range(8)))
+    last = await listen(front, "me")
+    await until(lambda: one.open == two.open == 1)
+    assert one.most_open == two.most_open == 1
+    wire = await one.wire()
+    while wire.ended.is_set():
+        wire = await one.wire()
+    await wire.status(3)
+    await last.until_sum(3)
+
+
+async def test_a_newer_socket_that_comes_to_nothing_leaves_the_old_one_hearing(
+    front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all instances out of reach for a moment the page needs no reload."""
+    monkeypatch.setattr(event_session, "CONNECT_TIMEOUT_S", 0.05)
+    old = await listen(front, "me")
+    for _, instance in instances:
+        await instance.wire()
+        instance.gate.clear()
+    with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
+        await front.ws_connect("/ws?clientId=me")
+    assert caught.value.status == 503
+    for _, instance in instances:
+        instance.gate.set()
+    one = instances[0][1]
+    await one.wire()
+    wire = await one.wire()
+    await wire.status(2)
+    await old.until_sum(2)
+    assert one.most_open == 1
+    await old.ws.close()
+    await until(lambda: len(sessions(front)) == 0)
+
+
+async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
+    front: Any, instances: Instances
+) -> None:
+    """Cancelled while it waits for the instances: their sockets end, its record too."""
+    for _, instance in instances:
+        instance.gate.clear()
+    waiting = asyncio.create_task(front.ws_connect("/ws?clientId=me"))
+    for _, instance in instances:
+        await instance.asked.wait()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    for _, instance in instances:
+        instance.gate.set()
+        wire = await instance.wire()
+        async with asyncio.timeout(10):
+            await wire.ended.wait()
+    await until(lambda: len(sessions(front)) == 0)
+
+
+async def test_a_prompt_waits_for_the_socket_that_is_on_its_way(
+    front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that not even a cached prompt ends unheard (trap 1); not for ever, and nobody's not."""
+    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
+    gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
+    one.gate.clear()
+    await listen(front, "me")
+    await gateway.events.ready("stranger", instance, gateway)
+    ready = asyncio.create_task(gateway.events.ready("me", instance, gateway))
+    await one.asked.wait()
+    assert not ready.done()
+    one.gate.set()
+    await ready
+    assert sessions(front)._sessions["me"].legs[instance].connected.is_set()
+
+
+async def test_a_new_socket_waits_for_the_confirmed_end_of_the_old_one(
+    front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the old one's end would take the new one's entry along (trap 2)."""
+    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
+    await listen(front, "me")
+    one.end.clear()
+    await listen(front, "me")
+    assert one.dialled == 1
+    one.end.set()
+    await until(lambda: one.dialled == 2)
+    assert one.most_open == 1

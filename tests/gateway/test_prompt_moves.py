@@ -1,0 +1,148 @@
+"""Prompts that wait at one instance go to the one that runs empty, and nobody notices (trap 24)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from prompts_front import (
+    COMPLETE,
+    ended,
+    get,
+    graph,
+    listening,
+    post,
+    recover,
+    until,
+)
+
+from comfy_proxy.embedded.worker import EmbeddedWorker
+
+Workers = tuple[EmbeddedWorker, EmbeddedWorker]
+Start = Callable[..., Any]
+LONG_S = 60.0
+
+
+async def pile_up(http: Any, workers: Workers, count: int = 5, **fields: Any) -> list[str]:
+    """Ids of prompts that are all at the first worker, the first of them running for long.
+
+    The second one is hidden: it refuses connections until :func:`show`.
+    """
+    busy, idle = workers
+    await recover(http, idle)
+    idle.refuse_connections()
+    idle.drop_connections()
+    blocker = await post(http, graph(LONG_S), **fields)
+    await until(lambda: busy.started == [blocker])
+    waiting = [await post(http, graph(0.01), number=n, **fields) for n in range(1, count)]
+    assert busy.submitted == [blocker, *waiting]
+    return [blocker, *waiting]
+
+
+async def show(http: Any, worker: EmbeddedWorker) -> None:
+    """Its connections are accepted again, and the proxy knows."""
+    await worker.accept_connections()
+    await recover(http, worker)
+
+
+async def interrupt(http: Any, *prompt_ids: str) -> None:
+    for prompt_id in prompt_ids:
+        async with http.post("/interrupt", json={"prompt_id": prompt_id}) as answer:
+            assert answer.status == 200
+
+
+def total(workers: Workers, prompt_ids: list[str]) -> None:
+    """Each of them was started once, wherever that was."""
+    started = [*workers[0].started, *workers[1].started]
+    assert sorted(started) == sorted(prompt_ids)
+
+
+async def test_waiting_prompts_move_and_run_once(proxy: TestClient, workers: Workers) -> None:
+    """They run under the same ids with their numbers, in order; the running one stays."""
+    busy, idle = workers
+    blocker, *waiting = await pile_up(proxy, workers)
+    await show(proxy, idle)
+    entries = await ended(proxy, *waiting)
+    assert idle.executed == waiting
+    assert [entries[prompt_id]["prompt"][0] for prompt_id in waiting] == [1.0, 2.0, 3.0, 4.0]
+    assert busy.started == [blocker]
+    await interrupt(proxy, blocker)
+    await ended(proxy, blocker)
+    total(workers, [blocker, *waiting])
+
+
+async def test_its_events_follow(proxy: TestClient, workers: Workers) -> None:
+    """A client hears each moved prompt once, complete and in order, and never a sum of 0."""
+    async with listening(proxy) as listener:
+        blocker, *waiting = await pile_up(proxy, workers, client_id=listener.client_id)
+        await show(proxy, workers[1])
+        await until(lambda: all(listener.over(prompt_id) for prompt_id in waiting))
+        for prompt_id in waiting:
+            assert listener.kinds(prompt_id) == COMPLETE
+        since = next(i for i, f in enumerate(listener.frames) if f["type"] == "execution_start")
+        told = [
+            frame["data"]["status"]["exec_info"]["queue_remaining"]
+            for frame in listener.frames[since:]
+            if frame["type"] == "status"
+        ]
+        assert min(told) >= 1
+        await interrupt(proxy, blocker)
+        await until(lambda: listener.sums()[-1] == 0)
+
+
+@asynccontextmanager
+async def hammering(http: Any, prompt_ids: list[str]) -> AsyncIterator[list[str]]:
+    """Ask all views over and over; what is wrong with them."""
+    faults: list[str] = []
+    looks = [0, 0, 0]
+    stop = asyncio.Event()
+
+    async def lengths() -> None:
+        """The sum never falls faster than prompts end."""
+        while not stop.is_set():
+            before = len((await get(http, "/history")).keys() & set(prompt_ids))
+            found = (await get(http, "/prompt"))["exec_info"]["queue_remaining"]
+            after = len((await get(http, "/history")).keys() & set(prompt_ids))
+            if found < len(prompt_ids) - after:
+                faults.append(f"/prompt says {found}, {before} to {after} have ended")
+            looks[0] += 1
+
+    async def ids() -> None:
+        while not stop.is_set():
+            queue = await get(http, "/queue")
+            shown = [entry[1] for entry in queue["queue_running"] + queue["queue_pending"]]
+            history = await get(http, "/history")
+            if lost := set(prompt_ids) - set(shown) - set(history):
+                faults.append(f"nowhere: {lost}")
+            if len(shown) != len(set(shown)):
+                faults.append(f"twice: {shown}")
+            looks[1] += 1
+
+    tasks = [asyncio.create_task(lengths()), asyncio.create_task(ids())]
+    try:
+        yield faults
+        await until(lambda: looks[0] >= 3 and looks[1] >= 3)
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize("client_id", [None, "polls-only"])
+async def test_no_view_misses_it(
+    proxy: TestClient, workers: Workers, client_id: str | None
+) -> None:
+    """While prompts move no id is nowhere or twice, and no count dips; with a client_id or not."""
+    fields = {} if client_id is None else {"client_id": client_id}
+    prompt_ids = await pile_up(proxy, workers, 12, **fields)
+    blocker, *waiting = prompt_ids
+    async with hammering(proxy, prompt_ids) as faults:
+        await show(proxy, workers[1])
+        await ended(proxy, *waiting)
+    assert faults == []
+    await interrupt(proxy, blocker)
+    await ended(proxy, blocker)
+    total(workers, prompt_ids)
