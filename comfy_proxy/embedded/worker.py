@@ -89,6 +89,11 @@ class EmbeddedWorker:
         return self.journal.uploads
 
     @property
+    def queue_remaining(self) -> int:
+        """How many prompts wait or run; 0 while it is not running."""
+        return self._life.instance.queue.remaining() if self._life is not None else 0
+
+    @property
     def open_sockets(self) -> int:
         """How many WebSockets are connected now."""
         return len(self._life.instance.sockets) if self._life else 0

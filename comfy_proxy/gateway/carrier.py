@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from comfy_proxy.clock import sleep, wait_for_event
+from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError
+from comfy_proxy.gateway.moving import MovingPrompt
 from comfy_proxy.gateway.posting import ForwardedPrompt, find, post, refused
 from comfy_proxy.gateway.staging import stage_inputs
 
@@ -24,19 +25,18 @@ MAX_REFUSALS = 3
 
 
 class Carrier:
-    """Takes prompts away, brings them, withdraws them. ``closing``: the proxy goes down."""
+    """Takes prompts away, brings them, withdraws them."""
 
-    def __init__(self, gateway: Gateway, closing: asyncio.Event) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._closing = closing
 
     async def take_away(self, prompt: ForwardedPrompt, busy: Instance) -> bool:
-        """True if it was pending at ``busy`` and is no more. A deletion from now on is heard."""
+        """True if it was pending at ``busy`` and is no more. A deletion from now on is heard.
+
+        Raises InstanceError before anything was changed.
+        """
         client = self._gateway.cluster.clients[busy]
-        try:
-            queue, history = await asyncio.gather(client.queue(), client.history(prompt.prompt_id))
-        except InstanceError:
-            return False
+        queue, history = await asyncio.gather(client.queue(), client.history(prompt.prompt_id))
         if prompt.prompt_id not in queue.pending or history is not None:
             return False
         for _ in range(MAX_ROUNDS):
@@ -46,27 +46,33 @@ class Carrier:
                 if refused(error):
                     return True  # its process has ended, and its queue with it
                 logger.warning("{} does not say what it deleted: {}", busy.host, error.message)
-            await wait_for_event(self._gateway.cluster.clock, self._closing, PAUSE_S)
+            await sleep(self._gateway.cluster.clock, PAUSE_S)
         return False
 
     async def arrive(
         self,
         prompt: ForwardedPrompt,
-        number: float,
+        moving: MovingPrompt,
         targets: list[Instance],
         placement: Placement,
     ) -> Instance | None:
-        """Submit it: there, or back where it was, or wherever an instance takes it."""
-        gateway, body, refusals = self._gateway, prompt.with_number(number), 0
+        """Submit it: there, or back where it was, or wherever an instance takes it.
+
+        None if a client has deleted it meanwhile, or every instance refuses it.
+        """
+        gateway, refusals = self._gateway, 0
+        body = prompt.with_number(moving.queue_entry[0])
         for _ in range(MAX_ROUNDS):
             answered = False
             for target in targets:
-                if prompt.prompt_id in gateway.cancelled_moves:
+                if moving.cancelled:
                     return None
                 placement.in_queue = target is placement.instance
+                gateway.sent(moving, target)
                 status = await self._submit(prompt, body, target)
                 if status == 200:
                     return target
+                gateway.refused(moving)
                 answered |= status is not None
             refusals += answered
             if refusals >= MAX_REFUSALS:

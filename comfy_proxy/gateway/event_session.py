@@ -22,6 +22,7 @@ from comfy_proxy.gateway.event_frames import (
     status_frame,
 )
 from comfy_proxy.gateway.event_leg import EventLeg
+from comfy_proxy.gateway.moving import UntoldArrivals
 from comfy_proxy.gateway.outbox import Outbox, OutboxFullError
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class EventSession:
         self._outbox = Outbox(self._ws)
         self._request: web.Request | None = None
         self._legs = self._new_legs()
+        self.arrivals = UntoldArrivals(gateway.moving)
         self._changed = asyncio.Event()
         self._end = asyncio.Event()
         self._close_code = WSCloseCode.SERVICE_RESTART
@@ -132,6 +134,7 @@ class EventSession:
     def take(self, leg: EventLeg, seen: Seen) -> None:
         """What an instance sent, in the order in which it came."""
         if isinstance(seen, Status):
+            self.arrivals.told(leg.instance, seen.queue_remaining)
             self.status_changed()
         elif isinstance(seen, Flags):
             if not self._flags_answered:
@@ -197,7 +200,8 @@ class EventSession:
             return
 
     def _remaining(self) -> int:
-        return sum(leg.remaining for leg in self._legs.values()) + len(self._gateway.moving)
+        shown = sum(leg.remaining for leg in self._legs.values())
+        return shown + self._gateway.moving.nowhere + self.arrivals.total
 
     def _put(self, frame: Pass) -> None:
         if self._muted:

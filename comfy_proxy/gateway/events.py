@@ -43,6 +43,16 @@ class EventSessions:
         for session in self._sessions.values():
             session.status_changed()
 
+    def arriving(self, instance: Instance) -> None:
+        """``instance`` is being sent a prompt that moves."""
+        for session in self._sessions.values():
+            session.arrivals.sent(instance)
+
+    def refused(self, instance: Instance) -> None:
+        """It did not take that prompt."""
+        for session in self._sessions.values():
+            session.arrivals.refused(instance)
+
     async def ready(self, client_id: str, instance: Instance, gateway: Gateway) -> None:
         """Wait until the client's socket at ``instance`` is there, so that it misses nothing.
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 from comfy_proxy.cluster.cluster import Cluster
@@ -17,7 +15,7 @@ from comfy_proxy.gateway.events import EventSessions
 from comfy_proxy.gateway.file_copies import FileCopies
 from comfy_proxy.gateway.marks import file_at
 from comfy_proxy.gateway.moves import PromptMover
-from comfy_proxy.gateway.moving import MovingPrompts
+from comfy_proxy.gateway.moving import MovingPrompt, MovingPrompts
 from comfy_proxy.gateway.object_info import MergedObjectInfo
 from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state import SharedState
@@ -30,20 +28,8 @@ UNKNOWN_LACK = 0.5
 """Better than one that lacks something, worse than one that lacks nothing."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MovingPrompt:
-    """A prompt on its way from one instance to another: for a moment neither shows it.
-
-    ``queue_entry`` is its entry of ``/queue``: ``[number, id, prompt, extra_data, outputs]``.
-    """
-
-    prompt_id: str
-    queue_entry: list[Any] = field(repr=False)
-
-
 class Gateway:
-    """The instances as one ComfyUI. ``moving`` is by prompt id; ``cancelled_moves`` are those of
-    them that a client deleted meanwhile."""
+    """The instances as one ComfyUI."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -54,7 +40,6 @@ class Gateway:
         self.events = EventSessions()
         self.mover = PromptMover(self)
         self.moving = MovingPrompts()
-        self.cancelled_moves: set[str] = set()
         self.shared_storage = False
         self._submissions: set[asyncio.Task[Any]] = set()
 
@@ -72,7 +57,7 @@ class Gateway:
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         self.cluster.health_checker.on_success.append(lambda _: self.mover.consider())
         for instance in self.cluster.instances:
-            instance.on_load.append(partial(self.mover.heard, instance))
+            instance.on_load.append(self.mover.consider)
             instance.on_interruption.append(self.state.interrupted)
 
     async def close(self) -> None:
@@ -146,12 +131,23 @@ class Gateway:
                 self.files_made(item, instance)
 
     @contextmanager
-    def while_moving(self, prompt_id: str, queue_entry: list[Any]) -> Iterator[None]:
+    def while_moving(self, prompt_id: str, queue_entry: list[Any]) -> Iterator[MovingPrompt]:
         """The prompt is nowhere, and everywhere shown."""
-        self.moving[prompt_id] = MovingPrompt(prompt_id=prompt_id, queue_entry=queue_entry)
+        prompt = self.moving[prompt_id] = MovingPrompt(prompt_id=prompt_id, queue_entry=queue_entry)
         try:
-            yield
+            yield prompt
         finally:
             del self.moving[prompt_id]
-            self.cancelled_moves.discard(prompt_id)
-            self.events.status_changed()
+            if prompt.target is None:  # else a frame of the target tells everybody
+                self.events.status_changed()
+
+    def sent(self, prompt: MovingPrompt, target: Instance) -> None:
+        """``target`` is being sent a prompt that moves; its frames may tell of it from now on."""
+        prompt.target = target
+        self.events.arriving(target)
+
+    def refused(self, prompt: MovingPrompt) -> None:
+        """Its target did not take it: it is nowhere again."""
+        if prompt.target is not None:
+            self.events.refused(prompt.target)
+            prompt.target = None

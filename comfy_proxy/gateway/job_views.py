@@ -20,7 +20,7 @@ from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
 from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.marks import mark_outputs
-from comfy_proxy.gateway.moving import MAX_LOOKS, watched
+from comfy_proxy.gateway.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
     if page is None:  # ComfyUI's own 400
         return await forward_balanced(request, gateway.cluster)
     for looks_left in reversed(range(MAX_LOOKS)):
-        with watched(gateway.moving) as moved:
+        with gateway.moving.watch() as moved:
             answers = await ask_all(gateway.cluster, "GET", f"/api/jobs?{page.of_each()}")
         like, lists = native.usable(answers, _is_list_of_jobs)
         if not lists or any(answer.status == 400 for answer in answers.values()):
@@ -50,8 +50,7 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
     waiting = [
         job
         for prompt in absent
-        if prompt.prompt_id not in gateway.cancelled_moves
-        and page.wants(job := pending_job(prompt.queue_entry))
+        if not prompt.cancelled and page.wants(job := pending_job(prompt.queue_entry))
     ]
     body = page.cut([*found.values(), *waiting], total + len(waiting))
     return native.reply(body, like, gateway.cluster.settings)

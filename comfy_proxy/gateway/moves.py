@@ -1,8 +1,8 @@
 """Work moves: an instance that runs empty takes over a prompt that waits at another (trap 24).
 
 Deleted there, proven to have been pending, submitted here under the same id and number. While it
-is on its way ``gateway.moving`` has it, so that no view and no sum misses it. Which prompt is next
-is decided one at a time; how each arrives is a task of its own, which nothing cancels.
+is on its way ``gateway.moving`` has it, so that no view and no sum misses it. One moves at a time,
+and nothing interrupts it: who is next depends on where it has arrived.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
-from comfy_proxy.clock import wait_for_event
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.carrier import Carrier
 from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.native import load
-from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
+from comfy_proxy.gateway.posting import ForwardedPrompt
 from comfy_proxy.gateway.staging import stage_inputs
 
 if TYPE_CHECKING:
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 256 * 2**20
-STATUS_TIMEOUT_S = 1.0
-STATUS_GRACE_S = 0.05
+CLOSE_TIMEOUT_S = 10.0
 
 
 class PromptMover:
@@ -40,13 +38,10 @@ class PromptMover:
         self._gateway = gateway
         self._waiting: OrderedDict[str, ForwardedPrompt] = OrderedDict()
         self._bytes = 0
-        self._frames: Counter[Instance] = Counter()
-        self._landed: dict[str, asyncio.Event] = {}
         self._scout: asyncio.Task[None] | None = None
-        self._moves: set[asyncio.Task[None]] = set()
         self._changed = False
         self._closing = asyncio.Event()
-        self._carrier = Carrier(gateway, self._closing)
+        self._carrier = Carrier(gateway)
 
     def add(self, prompt: ForwardedPrompt) -> None:
         self.discard(prompt.prompt_id)
@@ -61,13 +56,6 @@ class PromptMover:
         prompt = self._waiting.pop(prompt_id, None)
         if prompt is not None:
             self._bytes -= len(prompt.body)
-        if landed := self._landed.get(prompt_id):
-            landed.set()
-
-    def heard(self, instance: Instance) -> None:
-        """A socket to ``instance`` has told how many prompts it has."""
-        self._frames[instance] += 1
-        self.consider()
 
     def consider(self) -> None:
         """The load of an instance has changed."""
@@ -76,14 +64,17 @@ class PromptMover:
             return
         if next(self._pairs(), None) is not None:
             self._scout = asyncio.create_task(self._even_out(), name="even out prompts")
+            self._scout.add_done_callback(_report)
 
     async def close(self) -> None:
         """No more moves; those that are under way arrive first."""
         self._closing.set()
-        for tasks in ([self._scout] if self._scout else []), self._moves:
-            if tasks:
-                # Not cancelled: a prompt that was deleted on one side must arrive on the other.
-                await asyncio.wait(tuple(tasks), timeout=SUBMIT_TIMEOUT_S)
+        if self._scout is None:
+            return
+        # A prompt that was deleted on one side must arrive on the other, if that can be.
+        await asyncio.wait([self._scout], timeout=CLOSE_TIMEOUT_S)
+        self._scout.cancel()
+        await asyncio.gather(self._scout, return_exceptions=True)
 
     # --- which --------------------------------------------------------------------------
 
@@ -121,7 +112,6 @@ class PromptMover:
         if entry is None or prompt is None:
             return False
         placement = Placement(idle)
-        gone = asyncio.Event()
         try:
             if not await self._gateway.cluster.health_checker.check(idle):
                 return False
@@ -130,19 +120,9 @@ class PromptMover:
                 await self._gateway.events.ready(prompt.client_id, idle, self._gateway)
             if self._closing.is_set():
                 return False
-            task = asyncio.create_task(self._move(prompt, entry, busy, placement, gone))
-            self._moves.add(task)
-            task.add_done_callback(self._moved)
-            await gone.wait()
+            return await self._move(prompt, entry, busy, placement)
         finally:
-            if not gone.is_set():
-                placement.release()
-        return True
-
-    def _moved(self, task: asyncio.Task[None]) -> None:
-        self._moves.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.opt(exception=error).error("a move broke")
+            placement.release()
 
     async def _candidate(self, busy: Instance, idle: Instance) -> list[Any] | None:
         """The next prompt in ``busy``'s order that is known here and that ``idle`` can run.
@@ -172,32 +152,32 @@ class PromptMover:
         entry: list[Any],
         busy: Instance,
         placement: Placement,
-        gone: asyncio.Event,
-    ) -> None:
-        gateway, idle = self._gateway, placement.instance
-        landed = self._landed[prompt.prompt_id] = asyncio.Event()
+    ) -> bool:
+        """True if it was taken away from ``busy``."""
+        target, idle = None, placement.instance
         try:
-            with gateway.while_moving(prompt.prompt_id, entry):
-                target, frames = None, self._frames.copy()
-                if await self._carrier.take_away(prompt, busy):
-                    target = await self._carrier.arrive(prompt, entry[0], [idle, busy], placement)
+            with self._gateway.while_moving(prompt.prompt_id, entry) as moving:
+                if not await self._carrier.take_away(prompt, busy):
+                    prompt.settled = self._changed = True  # it stays; the next one may go
+                    return False
+                target = await self._carrier.arrive(prompt, moving, [idle, busy], placement)
                 placement.release()
-                if target is not None:
-                    self._arrived(prompt, target, busy)
-                gone.set()
                 if target is None:
                     self.discard(prompt.prompt_id)
-                    return
-                await self._told_by(target, frames[target], landed)
+                    return True
+                self._arrived(prompt, target, busy)
                 # No await between this question and the end of the move: later deletions find it.
-                while prompt.prompt_id in gateway.cancelled_moves:
-                    gateway.cancelled_moves.discard(prompt.prompt_id)
-                    await self._carrier.withdraw(prompt, target)
+                while moving.cancelled:
+                    moving.cancelled = False
                     self.discard(prompt.prompt_id)
+                    await self._carrier.withdraw(prompt, target)
+                return True
+        except asyncio.CancelledError:
+            if target is None:
+                logger.error("prompt {} was lost as the proxy ended in mid-move", prompt.prompt_id)
+            raise
         finally:
             placement.release()
-            gone.set()
-            self._landed.pop(prompt.prompt_id, None)
 
     def _arrived(self, prompt: ForwardedPrompt, target: Instance, busy: Instance) -> None:
         prompt.settled = target is busy  # it was refused elsewhere: once is enough
@@ -206,16 +186,7 @@ class PromptMover:
         self._gateway.ownership.prompts.record(prompt.prompt_id, target)
         logger.info("prompt {} moved to {}", prompt.prompt_id, target.host)
 
-    async def _told_by(self, target: Instance, frames: int, landed: asyncio.Event) -> None:
-        """Until every socket to ``target`` has told that it has one more, or that it runs.
 
-        Only then may it stop to be counted as one that moves: each client has its own sum.
-        """
-        gateway = self._gateway
-        sockets = len(gateway.events) + gateway.cluster.connections.pool(target).state.open
-        ends_at = gateway.cluster.clock.monotonic() + STATUS_TIMEOUT_S
-        while self._frames[target] - frames < sockets and not landed.is_set():
-            if gateway.cluster.clock.monotonic() >= ends_at or self._closing.is_set():
-                return
-            await wait_for_event(gateway.cluster.clock, landed, STATUS_GRACE_S / 10)
-        await wait_for_event(gateway.cluster.clock, self._closing, STATUS_GRACE_S)
+def _report(scout: asyncio.Task[None]) -> None:
+    if not scout.cancelled() and (error := scout.exception()) is not None:
+        logger.opt(exception=error).error("evening out prompts broke")

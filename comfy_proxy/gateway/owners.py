@@ -12,7 +12,7 @@ client's: so an error is ComfyUI's own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask, ask_all
 from comfy_proxy.gateway.job_views import marked_job, pending_job
-from comfy_proxy.gateway.moving import MAX_LOOKS, watched
+from comfy_proxy.gateway.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views import is_queue, marked_entry
 
@@ -67,12 +67,12 @@ async def job_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     path = f"/api/jobs/{quote(prompt_id, safe='')}"
     settings = gateway.cluster.settings
     for _ in range(MAX_LOOKS):
-        with watched(gateway.moving) as moved:
+        with gateway.moving.watch() as moved:
             instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
         job = native.load(answer)
         if isinstance(job, dict):
             return native.reply(marked_job(job, instance, gateway), answer, settings)
-        if not _may_move(prompt_id, moved, answer, gateway):
+        if not _may_move(moved.get(prompt_id), answer):
             break
         if prompt_id in gateway.moving:
             like = Answer(status=200, headers=answer.headers, body=b"")
@@ -80,10 +80,10 @@ async def job_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     return native.relayed(answer, settings)
 
 
-def _may_move(prompt_id: str, moved: Collection[str], answer: Answer, gateway: Gateway) -> bool:
+def _may_move(prompt: MovingPrompt | None, answer: Answer) -> bool:
     """Whether a 404 is to be doubted; one in plain text is that of a server without the route."""
     knows_jobs = answer.headers.get("content-type", "").startswith("application/json")
-    return knows_jobs and prompt_id in moved and prompt_id not in gateway.cancelled_moves
+    return knows_jobs and prompt is not None and not prompt.cancelled
 
 
 async def cancel_job(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
@@ -91,7 +91,7 @@ async def cancel_job(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
     settings = gateway.cluster.settings
     for _ in range(MAX_LOOKS):
-        with watched(gateway.moving) as moved:
+        with gateway.moving.watch() as moved:
             _, answer = await _find(prompt_id, "POST", path, _was_cancelled, gateway)
         if answer.status != 200 or _was_cancelled(answer) or prompt_id not in moved:
             break
@@ -146,7 +146,7 @@ async def change_queue(body: native.Body, gateway: Gateway) -> web.StreamRespons
     everything = ids is not None and bool(body.json.get("clear"))
     if ids is None or not (ids or everything):
         return await _tell_all("/queue", body, gateway)
-    with watched(gateway.moving) as moved:
+    with gateway.moving.watch() as moved:
         _cancel_moves(moved if everything else ids, gateway)
         answers = await _tell_owners("/queue", "delete", body.json, ids, gateway)
     late = set(moved) if everything else moved.keys() & set(ids)
@@ -170,7 +170,7 @@ async def cancel_jobs(body: native.Body, gateway: Gateway) -> web.StreamResponse
     path, ids = "/api/jobs/cancel", _ids(body, "job_ids")
     if not ids:
         return await _tell_all(path, body, gateway)
-    with watched(gateway.moving) as moved:
+    with gateway.moving.watch() as moved:
         answers = await _tell_owners(path, "job_ids", body.json, ids, gateway)
     worst = _worst(answers)
     if worst.status != 200:
@@ -219,7 +219,8 @@ def _ids(body: native.Body, key: str) -> list[str] | None:
 def _cancel_moves(ids: Iterable[str], gateway: Gateway) -> bool:
     """Have whoever moves these prompts withdraw them at the end; False if none of them moves."""
     moving = gateway.moving.keys() & set(ids)
-    gateway.cancelled_moves |= moving
+    for prompt_id in moving:
+        gateway.moving[prompt_id].cancelled = True
     return bool(moving)
 
 

@@ -18,11 +18,11 @@ from comfy_proxy.gateway.fanout import Answer, ask_all
 from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.job_views import jobs
 from comfy_proxy.gateway.marks import mark_outputs
-from comfy_proxy.gateway.moving import MAX_LOOKS, watched
+from comfy_proxy.gateway.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
 
 if TYPE_CHECKING:
-    from comfy_proxy.gateway.gateway import Gateway, MovingPrompt
+    from comfy_proxy.gateway.gateway import Gateway
 
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -64,7 +64,7 @@ async def queue(request: web.Request, match: Match, gateway: Gateway) -> web.Str
 async def queue_length(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """``GET /prompt``: how many wait or run. While prompts move they are counted one by one."""
     settings = gateway.cluster.settings
-    with watched(gateway.moving) as moved:
+    with gateway.moving.watch() as moved:
         answers = await ask_all(gateway.cluster, "GET", "/prompt")
     like, usable = native.usable(answers, _is_length)
     if not usable:
@@ -82,7 +82,7 @@ async def whole_queue(gateway: Gateway) -> WholeQueue | Answer:
     An Answer instead if no instance gave a queue. Raises NoHealthyInstanceError.
     """
     for looks_left in reversed(range(MAX_LOOKS)):
-        with watched(gateway.moving) as moved:
+        with gateway.moving.watch() as moved:
             answers = await ask_all(gateway.cluster, "GET", "/queue")
         like, queues = native.usable(answers, is_queue)
         if not queues:
@@ -92,7 +92,7 @@ async def whole_queue(gateway: Gateway) -> WholeQueue | Answer:
         nowhere = [prompt for prompt in moved.values() if prompt.prompt_id not in shown]
         if not looks_left or all(prompt.prompt_id in gateway.moving for prompt in nowhere):
             break  # else one has arrived since: it is at its place now, or has ended already
-    pending += [prompt.queue_entry for prompt in nowhere if not _cancelled(prompt, gateway)]
+    pending += [prompt.queue_entry for prompt in nowhere if not prompt.cancelled]
     return WholeQueue(running=running, pending=sorted(pending, key=_turn), like=like)
 
 
@@ -119,10 +119,6 @@ def _turn(entry: Entry) -> tuple[float, float]:
 
 def _number(value: Any) -> float:
     return value if isinstance(value, int | float) else 0
-
-
-def _cancelled(prompt: MovingPrompt, gateway: Gateway) -> bool:
-    return prompt.prompt_id in gateway.cancelled_moves
 
 
 # --- /history ---------------------------------------------------------------------------

@@ -23,6 +23,8 @@ PATIENCE_S = 5.0
 """Before a condition that does not come true fails the test."""
 Http = TestClient[web.Request, web.Application]
 Json = dict[str, Any]
+Workers = tuple[EmbeddedWorker, EmbeddedWorker]
+LONG_S = 60.0
 _salts = itertools.count(1)
 
 
@@ -164,3 +166,37 @@ async def listening(http: Http, client_id: str | None = None) -> AsyncIterator[L
     finally:
         await socket.close()
         await reader
+
+
+async def pile_up(http: Http, workers: Workers, count: int = 5, **fields: Any) -> list[str]:
+    """Ids of prompts that are all at the first worker, the first of them running for long.
+
+    The second one is hidden: it refuses connections until :func:`show`.
+    """
+    busy, idle = workers
+    await recover(http, idle)
+    idle.refuse_connections()
+    idle.drop_connections()
+    blocker = await post(http, graph(LONG_S), **fields)
+    await until(lambda: busy.started == [blocker])
+    waiting = [await post(http, graph(0.01), number=n, **fields) for n in range(1, count)]
+    assert busy.submitted == [blocker, *waiting]
+    return [blocker, *waiting]
+
+
+async def show(http: Http, worker: EmbeddedWorker) -> None:
+    """Its connections are accepted again, and the proxy knows."""
+    await worker.accept_connections()
+    await recover(http, worker)
+
+
+async def interrupt(http: Http, *prompt_ids: str) -> None:
+    for prompt_id in prompt_ids:
+        async with http.post("/interrupt", json={"prompt_id": prompt_id}) as answer:
+            assert answer.status == 200
+
+
+def total(workers: Workers, prompt_ids: list[str]) -> None:
+    """Each of them was started once, wherever that was."""
+    started = [*workers[0].started, *workers[1].started]
+    assert sorted(started) == sorted(prompt_ids)

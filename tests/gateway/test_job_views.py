@@ -111,7 +111,7 @@ async def test_a_job_that_moves_is_pending() -> None:
         two.pending = [entry("b", created=2)]
         assert (await get(client, "/api/jobs"))["pagination"]["total"] == 2
         two.pending = []
-        gateway.cancelled_moves.add("b")
+        gateway.moving["b"].cancelled = True
         assert names(await get(client, "/api/jobs")) == ["a"]
 
 

@@ -69,7 +69,7 @@ async def test_a_moving_prompt_waits() -> None:
         gateway.moving["c"] = moving("c", 4)
         assert ids(await get(client, "/queue")) == (["a"], ["c", "b"])
         assert await get(client, "/prompt") == {"exec_info": {"queue_remaining": 3}}
-        gateway.cancelled_moves.add("b")
+        gateway.moving["b"].cancelled = True
         assert ids(await get(client, "/queue")) == (["a"], ["c"])
         assert await get(client, "/prompt") == {"exec_info": {"queue_remaining": 2}}
 

@@ -11,54 +11,22 @@ import pytest
 from aiohttp.test_utils import TestClient
 from prompts_front import (
     COMPLETE,
+    LONG_S,
     ended,
     get,
-    graph,
+    interrupt,
     listening,
-    post,
-    recover,
+    pile_up,
+    show,
+    total,
     until,
 )
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.keys import GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
 Start = Callable[..., Any]
-LONG_S = 60.0
-
-
-async def pile_up(http: Any, workers: Workers, count: int = 5, **fields: Any) -> list[str]:
-    """Ids of prompts that are all at the first worker, the first of them running for long.
-
-    The second one is hidden: it refuses connections until :func:`show`.
-    """
-    busy, idle = workers
-    await recover(http, idle)
-    idle.refuse_connections()
-    idle.drop_connections()
-    blocker = await post(http, graph(LONG_S), **fields)
-    await until(lambda: busy.started == [blocker])
-    waiting = [await post(http, graph(0.01), number=n, **fields) for n in range(1, count)]
-    assert busy.submitted == [blocker, *waiting]
-    return [blocker, *waiting]
-
-
-async def show(http: Any, worker: EmbeddedWorker) -> None:
-    """Its connections are accepted again, and the proxy knows."""
-    await worker.accept_connections()
-    await recover(http, worker)
-
-
-async def interrupt(http: Any, *prompt_ids: str) -> None:
-    for prompt_id in prompt_ids:
-        async with http.post("/interrupt", json={"prompt_id": prompt_id}) as answer:
-            assert answer.status == 200
-
-
-def total(workers: Workers, prompt_ids: list[str]) -> None:
-    """Each of them was started once, wherever that was."""
-    started = [*workers[0].started, *workers[1].started]
-    assert sorted(started) == sorted(prompt_ids)
 
 
 async def test_waiting_prompts_move_and_run_once(proxy: TestClient, workers: Workers) -> None:
@@ -146,3 +114,22 @@ async def test_no_view_misses_it(
     await interrupt(proxy, blocker)
     await ended(proxy, blocker)
     total(workers, prompt_ids)
+
+
+async def test_no_sum_dips_or_stays_too_high(proxy: TestClient, workers: Workers) -> None:
+    """While prompts move and none ends, no socket is told of fewer, and the last word is true."""
+    async with listening(proxy) as mine, listening(proxy) as other:
+        prompt_ids = await pile_up(proxy, workers, 9, client_id=mine.client_id)
+        workers[1].faults.slow_node_s = LONG_S  # the first that arrives there stays
+        await until(lambda: mine.sums()[-1] == other.sums()[-1] == 9)
+        heard = len(mine.sums()), len(other.sums())
+        await show(proxy, workers[1])
+        await until(lambda: workers[1].queue_remaining >= 2)
+        await until(lambda: not proxy.app[GATEWAY].moving)
+        assert await get(proxy, "/prompt") == {"exec_info": {"queue_remaining": 9}}
+        for listener, since in zip((mine, other), heard, strict=True):
+            assert min(listener.sums()[since:]) == 9
+        async with proxy.post("/queue", json={"delete": prompt_ids[1:]}) as answer:
+            assert answer.status == 200
+        await interrupt(proxy, *prompt_ids[:2])
+        await until(lambda: mine.sums()[-1] == other.sums()[-1] == 0)

@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestServer
 from rooms_harness import Client, answering, gateway_over
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.gateway import Gateway, MovingPrompt
-from comfy_proxy.gateway.moving import MovingPrompts
+from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.gateway.moving import MovingPrompt
 from comfy_proxy.gateway.owners import broadcast, owner_by_prompt
 from comfy_proxy.gateway.routes import Policy
 from comfy_proxy.gateway.views import merged
@@ -233,10 +233,11 @@ async def front(
 ) -> AsyncIterator[tuple[Client, Gateway]]:
     """A client of the policies over these instances, and the gateway behind it."""
     urls = [one if isinstance(one, str) else one.url for one in instances]
-    async with gateway_over(*urls, **settings) as gateway:
-        gateway.moving = MovingPrompts()
-        async with answering(respond, gateway) as client:
-            yield client, gateway
+    async with (
+        gateway_over(*urls, **settings) as gateway,
+        answering(respond, gateway) as client,
+    ):
+        yield client, gateway
 
 
 async def get(client: Client, path: str) -> Any:
