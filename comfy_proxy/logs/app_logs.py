@@ -1,0 +1,202 @@
+"""The logs of one application: who feeds them, and what of it is theirs.
+
+Three sources: loguru (our own lines), the standard library's ``logging`` (aiohttp, asyncio), and
+one record a request. A record belongs to the application in whose context it was made, so two
+applications in one process keep theirs apart. The host's handlers are never touched: what is added
+here is taken away here.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, TextIO
+
+from loguru import logger
+
+from comfy_proxy.logs.entry import LEVELS, Entry
+from comfy_proxy.logs.lines import Redaction
+from comfy_proxy.logs.log_writer import LogWriter
+from comfy_proxy.tracing import TRACE
+
+if TYPE_CHECKING:
+    from comfy_proxy.settings import Settings
+
+_TO_LOGURU = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
+_OURS = "comfy_proxy"
+_FORMAT = (
+    "<green>{time:YYYY-MM-DDTHH:mm:ss.SSS}</green> "
+    "<level>{level: <7}</level> <level>{message}</level>"
+)
+
+_CURRENT: ContextVar[AppLogs | None] = ContextVar("comfy_proxy.logs", default=None)
+
+
+class AppLogs:
+    """``level`` is changed with :meth:`set_level`, also while it runs."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.level = settings.log_level
+        self._settings = settings
+        self._writer: LogWriter | None = None
+        self._owns_process = False
+        self._handler_id: int | None = None
+        self._standard = _FromLogging(self)
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost to a full queue or a full disk."""
+        return self._writer.dropped if self._writer is not None else 0
+
+    @property
+    def written(self) -> dict[str, int]:
+        """Lines by level."""
+        written = self._writer.written if self._writer is not None else {}
+        return {level: written.get(level, 0) for level in LEVELS}
+
+    def start(self, console: TextIO | None = None, *, owns_process: bool = False) -> None:
+        """Begin to take and write lines; a second call does nothing.
+
+        ``owns_process``: the command's; lines of nobody else are taken too, and other handlers of
+        loguru and ``logging`` are removed. Else only this application's lines are.
+        """
+        if self._writer is not None:
+            return
+        self._owns_process = owns_process
+        self._writer = LogWriter(
+            directory=self._settings.log_directory,
+            console=console,
+            redaction=Redaction(self._settings.api_keys),
+        )
+        self._writer.start()
+        if owns_process:
+            logger.remove()
+            logging.basicConfig(handlers=[self._standard], level=logging.WARNING, force=True)
+        else:
+            logging.getLogger("aiohttp").addHandler(self._standard)
+        self._listen()
+
+    def close(self) -> None:
+        """Stop to listen, write what is left."""
+        if self._writer is None:
+            return
+        if self._handler_id is not None:
+            logger.remove(self._handler_id)
+            self._handler_id = None
+        logging.getLogger("aiohttp").removeHandler(self._standard)
+        if self._owns_process:
+            logging.getLogger().removeHandler(self._standard)
+        self._writer.stop()
+
+    def set_level(self, level: str) -> None:
+        """From now on write what is as important as ``level``. Raises ValueError for no level."""
+        if level not in LEVELS:
+            raise ValueError(f"{level!r} is none of {', '.join(LEVELS)}.")
+        self.level = level
+        if self._handler_id is not None:
+            logger.remove(self._handler_id)
+            self._listen()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Lines logged inside the block, and in tasks made there, are this application's."""
+        token = _CURRENT.set(self)
+        try:
+            yield
+        finally:
+            _CURRENT.reset(token)
+
+    def put(self, level: str, make: Callable[[], Entry]) -> None:
+        """Log what ``make`` returns; it is called in the thread that writes."""
+        if self._writer is not None and self.takes(level):
+            self._writer.put(make)
+
+    def takes(self, level: str) -> bool:
+        """Whether lines of that level are written now."""
+        return LEVELS.index(level) <= LEVELS.index(self.level)
+
+    def is_mine(self, name: str) -> bool:
+        """Whether a line that module ``name`` logs in this context belongs here."""
+        current = _CURRENT.get()
+        if self._owns_process:
+            return current is None or current is self
+        return current is self and name.partition(".")[0] in (_OURS, "aiohttp")
+
+    def _listen(self) -> None:
+        # The format is empty: nothing is formatted on the side of the caller.
+        self._handler_id = logger.add(
+            self._take, level=_TO_LOGURU[self.level], format=_nothing, catch=True, diagnose=False
+        )
+
+    def _take(self, message: Any) -> None:
+        """A line of loguru."""
+        record = message.record
+        name = record["name"] or ""
+        if self._writer is None or not self.is_mine(name):
+            return
+        exception = record["exception"]
+        self._writer.put(
+            Entry(
+                time_s=record["time"].timestamp(),
+                level=_level(record["level"].no),
+                message=record["message"],
+                logger=name,
+                site=(name, record["line"]),
+                fields=dict(record["extra"]),
+                exception=exception.value if exception is not None else None,
+                trace=TRACE.get(),
+            )
+        )
+
+
+class _FromLogging(logging.Handler):
+    """Records of the standard library: aiohttp's server and client, asyncio."""
+
+    def __init__(self, logs: AppLogs) -> None:
+        super().__init__()
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._logs.is_mine(record.name):
+            return
+        error = record.exc_info[1] if record.exc_info else None
+        entry = Entry(
+            time_s=record.created,
+            level=_level(record.levelno),
+            message=record.getMessage(),
+            logger=record.name,
+            site=(record.name, record.lineno),
+            exception=error,
+            trace=TRACE.get(),
+        )
+        self._logs.put(entry.level, lambda: entry)
+
+
+def configure_console(level: str) -> None:
+    """For the short commands: readable lines on standard error, in this thread."""
+    logger.remove()
+    logger.add(sys.stderr, level=_TO_LOGURU[level], format=_FORMAT, diagnose=False)
+
+
+def access_entry(message: str, level: str, fields: dict[str, Any]) -> Entry:
+    """The entry of one answered request."""
+    return Entry(
+        time_s=time.time(), level=level, message=message, logger=f"{_OURS}.access", fields=fields
+    )
+
+
+def _nothing(record: Any) -> str:
+    return ""
+
+
+def _level(number: int) -> str:
+    """loguru's and logging's numbers are the same."""
+    if number >= logging.ERROR:
+        return "error"
+    if number >= logging.WARNING:
+        return "warn"
+    return "info" if number >= logging.INFO else "debug"

@@ -1,0 +1,36 @@
+"""One thing to be logged, as the event loop hands it over: nothing is formatted yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy_proxy.tracing import Trace
+
+LEVELS = ("error", "warn", "info", "debug")
+"""As ``LOG_LEVEL`` names them, the most important first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """``time_s`` since the epoch. ``site`` is where it was logged: what comes from one site is
+    alike. ``fields`` become keys of the JSON line."""
+
+    time_s: float
+    level: str
+    message: str
+    logger: str
+    site: tuple[str, int] = ("", 0)
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    exception: BaseException | None = None
+    trace: Trace | None = None
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise ValueError(f"No such level: {self.level}")
+
+    @property
+    def importance(self) -> int:
+        """0 for errors, more for less."""
+        return LEVELS.index(self.level)

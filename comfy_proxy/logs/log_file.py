@@ -1,0 +1,78 @@
+"""A file of log lines that rotates by size, on a disk that may be full, read-only or gone.
+
+Rotation is the standard library's. What cannot be written is counted and dropped; after a failure
+the file is tried again now and then, and nobody is stopped by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+MAX_BYTES = 20 * 2**20
+BACKUPS = 5
+RETRY_S = 10.0
+
+
+class _Handler(RotatingFileHandler):
+    """Flushed once a batch; errors are raised to whoever writes."""
+
+    def flush(self) -> None:
+        pass
+
+    def flush_batch(self) -> None:
+        super().flush()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        raise  # it is called by emit(), inside an except clause
+
+
+class LogFile:
+    """Lines go to ``path``; its directory is made if it is missing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handler: _Handler | None = None
+        self._retry_at_s = 0.0
+        self.dropped = 0
+        self.error: OSError | None = None
+
+    def write(self, lines: list[str], now_s: float) -> None:
+        """Write whole lines; ``now_s`` is monotonic. Never raises for the disk."""
+        if not lines:
+            return
+        written = 0
+        try:
+            handler = self._open(now_s)
+            if handler is not None:
+                for line in lines:
+                    handler.emit(logging.makeLogRecord({"msg": line}))
+                    written += 1
+                handler.flush_batch()
+                self.error = None
+        except OSError as error:
+            self.error = error
+            self._retry_at_s = now_s + RETRY_S
+            written = 0
+            self.close()
+        self.dropped += len(lines) - written
+
+    def close(self) -> None:
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            with suppress(OSError):
+                handler.flush_batch()
+            with suppress(OSError):
+                handler.close()
+
+    def _open(self, now_s: float) -> _Handler | None:
+        if self._handler is None:
+            if now_s < self._retry_at_s:
+                return None
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._handler = _Handler(
+                self._path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"
+            )
+        return self._handler

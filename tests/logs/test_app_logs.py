@@ -1,0 +1,215 @@
+"""Lines reach their files whatever the disk does, and each application has its own."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from log_entries import entry, lines
+from loguru import logger
+
+from comfy_proxy import Settings
+from comfy_proxy.logs import AppLogs, log_file, log_writer
+from comfy_proxy.logs.lines import Redaction
+from comfy_proxy.logs.log_file import LogFile
+from comfy_proxy.logs.log_writer import LogWriter
+from comfy_proxy.tracing import Trace, traced
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Iterator[AppLogs]:
+    """A started one, as a plugin has it."""
+    with_files = AppLogs(Settings(log_directory=tmp_path / "made" / "logs"))
+    with_files.start()
+    yield with_files
+    with_files.close()
+
+
+def combined(logs: AppLogs) -> list[dict[str, Any]]:
+    """What is in combined.log when everything was written."""
+    logs.close()
+    return lines(logs._settings.log_directory / "combined.log")
+
+
+# loguru knows the module by ``__name__``: ours are comfy_proxy's.
+ours = logger.patch(lambda record: record.update(name="comfy_proxy.test"))
+
+
+def test_errors_have_a_file_of_their_own(logs: AppLogs) -> None:
+    """The directory is made; combined.log has everything, error.log the errors."""
+    with logs.current(), traced(Trace("r1")):
+        ours.bind(job_id="j").info("begins")
+        ours.error("broke")
+    found = combined(logs)
+    assert [(one["level"], one["message"], one["request_id"]) for one in found] == [
+        ("info", "begins", "r1"),
+        ("error", "broke", "r1"),
+    ]
+    errors = lines(logs._settings.log_directory / "error.log")
+    assert [one["message"] for one in errors] == ["broke"]
+
+
+def test_two_applications_keep_their_logs_apart(tmp_path: Path) -> None:
+    """Each gets what was logged in its context, the host's lines go to neither."""
+    pair = [AppLogs(Settings(log_directory=tmp_path / name)) for name in ("a", "b")]
+    for one in pair:
+        one.start()
+    with pair[0].current():
+        ours.info("of a")
+        logger.patch(lambda record: record.update(name="host")).info("of the host")
+    with pair[1].current():
+        ours.info("of b")
+    ours.info("of nobody")
+    assert [[line["message"] for line in combined(one)] for one in pair] == [["of a"], ["of b"]]
+
+
+def test_the_host_s_handlers_stay(tmp_path: Path) -> None:
+    """Neither loguru's nor logging's are removed, and ours are gone at the end."""
+    heard: list[str] = []
+    handler = logger.add(lambda message: heard.append(message.record["message"]), format="")
+    before = logging.getLogger("aiohttp").handlers[:], logging.getLogger().handlers[:]
+    plugin = AppLogs(Settings(log_directory=tmp_path))
+    plugin.start()
+    with plugin.current():
+        ours.info("both")
+    plugin.close()
+    ours.info("after")
+    assert heard == ["both", "after"]
+    assert before == (logging.getLogger("aiohttp").handlers, logging.getLogger().handlers)
+    logger.remove(handler)
+
+
+def test_aiohttp_s_own_lines_are_in_it(logs: AppLogs) -> None:
+    """With their stack traces."""
+    with logs.current():
+        try:
+            raise RuntimeError("inside aiohttp")
+        except RuntimeError:
+            logging.getLogger("aiohttp.server").exception("Error handling request")
+    (line,) = combined(logs)
+    assert (line["logger"], line["level"]) == ("aiohttp.server", "error")
+    assert "RuntimeError: inside aiohttp" in line["exception"]
+
+
+def test_the_level_changes_at_run_time(logs: AppLogs) -> None:
+    """Up, down, and nonsense is refused."""
+    with logs.current():
+        ours.debug("unheard")
+        logs.set_level("debug")
+        ours.debug("heard")
+        logs.set_level("error")
+        ours.warning("unheard")
+        with pytest.raises(ValueError, match="'loud' is none of"):
+            logs.set_level("loud")
+    assert [line["message"] for line in combined(logs)] == ["heard"]
+
+
+def test_the_command_has_it_all(tmp_path: Path) -> None:
+    """On a console too, lines of nobody included; it stays quiet about what is below its level."""
+    console = io.StringIO()
+    logs = AppLogs(Settings(log_directory=tmp_path, log_level="warn"))
+    root = logging.getLogger()
+    before = root.handlers[:]
+    logs.start(console, owns_process=True)
+    try:
+        ours.info("unheard")
+        ours.warning("on the console")
+        logging.getLogger("asyncio").error("slow")
+    finally:
+        logs.close()
+        root.handlers[:] = before
+    assert "warn  on the console" in console.getvalue()
+    assert "error slow" in console.getvalue()
+    assert len(lines(tmp_path / "combined.log")) == 2
+
+
+def test_a_directory_that_cannot_be_made_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are counted as lost, and it is told once where it can be seen."""
+    (tmp_path / "file").write_text("in the way")
+    told = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", told)
+    logs = AppLogs(Settings(log_directory=tmp_path / "file" / "logs"))
+    logs.start()
+    with logs.current():
+        for _ in range(3):
+            ours.info("lost")
+    logs.close()
+    assert logs.dropped == 3
+    assert told.getvalue().count("the log cannot be written") == 1
+
+
+def test_a_full_disk_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written is counted; when there is room again, lines are written again."""
+    file = LogFile(tmp_path / "combined.log")
+    file.write(["one"], 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(log_file._Handler, "flush_batch", _no_space)
+        file.write(["two", "three"], 1.0)
+    assert file.dropped == 2
+    file.write(["too soon"], 2.0)
+    assert file.dropped == 3
+    file.write(["four"], 1.0 + log_file.RETRY_S)
+    file.close()
+    assert (tmp_path / "combined.log").read_text().endswith("four\n")
+    assert file.error is None
+
+
+def test_a_file_rotates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By size; the oldest goes."""
+    monkeypatch.setattr(log_file, "MAX_BYTES", 100)
+    monkeypatch.setattr(log_file, "BACKUPS", 2)
+    file = LogFile(tmp_path / "combined.log")
+    for number in range(20):
+        file.write([f"{number:02} " + "x" * 40], 0.0)
+    file.close()
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["combined.log", "combined.log.1", "combined.log.2"]
+    assert (tmp_path / "combined.log").read_text().startswith("18")
+
+
+def test_an_overflow_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue is bounded: whoever logs never waits, what does not fit is dropped."""
+    monkeypatch.setattr(log_writer, "MAX_QUEUE", 10)
+    writer = LogWriter(directory=tmp_path, console=None, redaction=Redaction())
+    for number in range(25):
+        writer.put(entry(str(number)))
+    writer.start()
+    writer.stop()
+    assert writer.dropped == 15
+    assert [line["message"] for line in lines(tmp_path / "combined.log")] == [
+        str(number) for number in range(10)
+    ]
+
+
+def test_a_line_that_cannot_be_made_is_not_the_last(tmp_path: Path) -> None:
+    """Whoever makes an entry in the thread may fail: the next ones are written."""
+    writer = LogWriter(directory=tmp_path, console=None, redaction=Redaction())
+    writer.start()
+    writer.put(_no_space)
+    writer.put(entry("after"))
+    writer.stop()
+    assert [line["message"] for line in lines(tmp_path / "combined.log")] == ["after"]
+    assert writer.dropped == 1
+
+
+def test_a_console_that_is_gone_stops_nothing(tmp_path: Path) -> None:
+    """A closed standard error: the files go on."""
+    console = io.StringIO()
+    console.close()
+    writer = LogWriter(directory=tmp_path, console=console, redaction=Redaction())
+    writer.start()
+    writer.put(entry("one"))
+    writer.stop()
+    assert json.loads((tmp_path / "combined.log").read_text())["message"] == "one"
+
+
+def _no_space(*_: object) -> Any:
+    raise OSError(28, "No space left on device")
