@@ -207,9 +207,16 @@ class InstanceTimeoutError(InstanceError):
 
 
 class InvalidAnswerError(InstanceError):
-    """What answered does not speak ComfyUI's protocol: HTML, broken JSON, an endless body."""
+    """What answered does not speak ComfyUI's protocol: HTML, broken JSON."""
 
     code = "instance_invalid_answer"
+
+
+class AnswerTooLargeError(InstanceError):
+    """An answer is longer than what is kept in memory; whoever sends it works: no strike."""
+
+    code = "instance_answer_too_large"
+    strike = False
 
 
 class InstanceRefusedError(InstanceError):

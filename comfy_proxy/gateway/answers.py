@@ -7,11 +7,14 @@ import struct
 from typing import Any
 
 from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion11
 
 from comfy_proxy.gateway.context import REQUEST_ID
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's number, for the log alone: the client never sees it."""
+_WITHOUT_BODY = (204, 304)
 
 
 class ForwardedResponse(web.StreamResponse):
@@ -32,6 +35,29 @@ class ForwardedResponse(web.StreamResponse):
         """Undo what aiohttp added while it prepared the headers."""
         for name in self._absent:
             self.headers.popall(name, None)
+
+
+class WholeAnswer(ForwardedResponse):
+    """An instance's answer, or one that is put together in its manner, with all of its ``body``.
+
+    The length is told where ``headers`` tell one; without, the body goes out in chunks.
+    """
+
+    def __init__(self, body: bytes, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.body = body
+        self._is_sent = True
+        if hdrs.CONTENT_LENGTH in self.headers:
+            self.headers[hdrs.CONTENT_LENGTH] = str(len(body))
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        self._is_sent = request.method != hdrs.METH_HEAD and self.status not in _WITHOUT_BODY
+        if request.version < HttpVersion11 and hdrs.CONTENT_LENGTH not in self.headers:
+            self.force_close()  # the end of the connection is the end of the body
+        return await super().prepare(request)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await super().write_eof(self.body if self._is_sent else b"")
 
 
 def abort(request: web.Request, answer: web.StreamResponse) -> None:

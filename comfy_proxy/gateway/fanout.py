@@ -7,16 +7,21 @@ instance is streamed by ``forward.py`` instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from aiohttp import hdrs
+from multidict import CIMultiDict
 
 from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
-from comfy_proxy.errors import InstanceError, InvalidAnswerError, NoHealthyInstanceError
+from comfy_proxy.errors import AnswerTooLargeError, InstanceError, NoHealthyInstanceError
+from comfy_proxy.gateway.forward import AUTO_HEADERS
+from comfy_proxy.gateway.headers import response_headers, sendable
+from comfy_proxy.gateway.target import address
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -26,10 +31,11 @@ ASK_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """What one instance said; ``headers`` with lower-case names."""
+    """What one instance said, whole; ``headers`` as a client is to see them."""
 
     status: int
-    headers: Mapping[str, str] = field(repr=False)
+    reason: str = ""
+    headers: CIMultiDict[str] = field(repr=False)
     body: bytes = field(repr=False)
 
     def json(self) -> Any:
@@ -49,29 +55,36 @@ async def ask(
     timeout_s: float = ASK_TIMEOUT_S,
     **options: Any,
 ) -> Answer:
-    """One exchange with ``instance``; ``path`` may carry a query, ``options`` are aiohttp's.
+    """One exchange with ``instance``; ``options`` are aiohttp's.
 
-    Raises InstanceError.
+    ``path`` is encoded, may carry a query, and is asked for as it stands. ``headers`` among the
+    options are a client's: what it did not send is not added. Raises InstanceError.
     """
-    session = cluster.connections.session(instance)
-    target = f"{instance.url}{path}"
-    headers = {"Accept-Encoding": "identity", **options.pop("headers", {})}
+    if "headers" in options:
+        options["skip_auto_headers"] = AUTO_HEADERS
+    headers: CIMultiDict[str] = CIMultiDict(options.pop("headers", ()))
+    headers.setdefault(hdrs.ACCEPT_ENCODING, "identity")
     async with instance.attempt("ask"):
         with translated(instance.host):
             async with (
                 cluster.clock.timeout(timeout_s),
-                session.request(
-                    method, target, headers=headers, allow_redirects=False, **options
+                cluster.connections.session(instance).request(
+                    method,
+                    address(instance, path),
+                    headers=headers,
+                    allow_redirects=False,
+                    **options,
                 ) as response,
             ):
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk
                     if len(body) > MAX_JSON_BYTES:
-                        raise InvalidAnswerError(f"An answer of {instance.host} is endless.")
+                        raise AnswerTooLargeError(f"An answer of {instance.host} is endless.")
                 return Answer(
                     status=response.status,
-                    headers={name.lower(): value for name, value in response.headers.items()},
+                    reason=sendable(response.reason or ""),
+                    headers=response_headers(response, instance, cluster.settings),
                     body=bytes(body),
                 )
 

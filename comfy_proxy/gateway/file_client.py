@@ -13,7 +13,7 @@ import aiohttp
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.translation import translated
-from comfy_proxy.errors import InstanceRefusedError, InvalidAnswerError
+from comfy_proxy.errors import AnswerTooLargeError, InstanceRefusedError
 from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.marks import file_at
 from comfy_proxy.gateway.stored_bytes import StoredBytes
@@ -87,7 +87,7 @@ async def _store(response: aiohttp.ClientResponse, content: StoredBytes, cluster
             return
         await content.write(chunk)
         if content.size > MAX_FILE_BYTES:
-            raise InvalidAnswerError("A file of an instance is endless.")
+            raise AnswerTooLargeError("A file of an instance is endless.")
 
 
 async def put(instance: Instance, cluster: Cluster, file: FileName, content: StoredBytes) -> None:

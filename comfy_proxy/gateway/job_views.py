@@ -42,7 +42,7 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
             answers = await ask_all(gateway.cluster, "GET", f"/api/jobs?{page.of_each()}")
         like, lists = native.usable(answers, _is_list_of_jobs)
         if not lists or any(answer.status == 400 for answer in answers.values()):
-            return native.relayed(_refusal(answers, like), gateway.cluster.settings)
+            return native.relayed(_refusal(answers, like))
         found, total = _join(lists, gateway)
         absent = [prompt for id_, prompt in moved.items() if id_ not in found]
         if not looks_left or all(prompt.prompt_id in gateway.moving for prompt in absent):
@@ -53,7 +53,7 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
         if not prompt.cancelled and page.wants(job := pending_job(prompt.queue_entry))
     ]
     body = page.cut([*found.values(), *waiting], total + len(waiting))
-    return native.reply(body, like, gateway.cluster.settings)
+    return native.reply(body, like)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import hdrs, web
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import PayloadTooLargeError
+from comfy_proxy.gateway.answers import WholeAnswer
 from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.forward import client_fault
 from comfy_proxy.gateway.headers import body_was_decoded
 
-if TYPE_CHECKING:
-    from comfy_proxy.settings import Settings
-
 MAX_BODY_BYTES = 16 * 2**20
 """Of a request that names prompts: some 400,000 ids."""
 
-_OF_ONE_ANSWER = frozenset(
-    {"connection", "content-encoding", "content-length", "date", "etag", "keep-alive"}
-    | {"last-modified", "trailer", "transfer-encoding", "upgrade", "x-request-id"}
-)
+_OF_ONE_BODY = (hdrs.CONTENT_ENCODING, hdrs.ETAG, hdrs.LAST_MODIFIED)
 
 
 def load(answer: Answer) -> Any:
@@ -45,14 +40,25 @@ def usable(
     return answers[next(iter(found or answers))], found
 
 
-def reply(data: Any, like: Answer, settings: Settings) -> web.Response:
+def reply(data: Any, like: Answer) -> web.StreamResponse:
     """``data`` as ComfyUI would send it; status and headers are ``like``'s."""
-    return _response(json.dumps(data).encode(), like, settings)
+    headers = like.headers.copy()
+    for name in _OF_ONE_BODY:
+        headers.popall(name, None)
+    headers.setdefault(hdrs.CONTENT_LENGTH, "")  # to be filled in
+    return WholeAnswer(
+        json.dumps(data).encode(), status=like.status, reason=like.reason or None, headers=headers
+    )
 
 
-def relayed(answer: Answer, settings: Settings) -> web.Response:
+def relayed(answer: Answer) -> web.StreamResponse:
     """``answer`` as it came."""
-    return _response(answer.body, answer, settings)
+    return WholeAnswer(
+        answer.body,
+        status=answer.status,
+        reason=answer.reason or None,
+        headers=answer.headers.copy(),
+    )
 
 
 class Body:
@@ -98,13 +104,3 @@ def _parse(raw: bytes, charset: str) -> Any:
         return json.loads(raw.decode(charset))
     except (ValueError, LookupError, RecursionError):
         return None
-
-
-def _response(body: bytes, like: Answer, settings: Settings) -> web.Response:
-    headers = {
-        name.title(): value
-        for name, value in like.headers.items()
-        if name not in _OF_ONE_ANSWER
-        and not (settings.cors_origins and name.startswith("access-control-"))
-    }
-    return web.Response(status=like.status, body=body, headers=headers)

@@ -57,27 +57,26 @@ async def history_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
     entries = native.load(answer)
     if not isinstance(entries, dict) or not entries:
-        return native.relayed(answer, gateway.cluster.settings)
+        return native.relayed(answer)
     marked = {key: marked_entry(entry, instance, gateway) for key, entry in entries.items()}
-    return native.reply(marked, answer, gateway.cluster.settings)
+    return native.reply(marked, answer)
 
 
 async def job_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     """``GET /api/jobs/{id}``: ComfyUI's own job (2026); one that moves is pending."""
     path = f"/api/jobs/{quote(prompt_id, safe='')}"
-    settings = gateway.cluster.settings
     for _ in range(MAX_LOOKS):
         with gateway.moving.watch() as moved:
             instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
         job = native.load(answer)
         if isinstance(job, dict):
-            return native.reply(marked_job(job, instance, gateway), answer, settings)
+            return native.reply(marked_job(job, instance, gateway), answer)
         if not _may_move(moved.get(prompt_id), answer):
             break
         if prompt_id in gateway.moving:
             like = Answer(status=200, headers=answer.headers, body=b"")
-            return native.reply(pending_job(moved[prompt_id].queue_entry), like, settings)
-    return native.relayed(answer, settings)
+            return native.reply(pending_job(moved[prompt_id].queue_entry), like)
+    return native.relayed(answer)
 
 
 def _may_move(prompt: MovingPrompt | None, answer: Answer) -> bool:
@@ -89,7 +88,6 @@ def _may_move(prompt: MovingPrompt | None, answer: Answer) -> bool:
 async def cancel_job(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     """``POST /api/jobs/{id}/cancel``, waiting, running or on its way."""
     path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
-    settings = gateway.cluster.settings
     for _ in range(MAX_LOOKS):
         with gateway.moving.watch() as moved:
             _, answer = await _find(prompt_id, "POST", path, _was_cancelled, gateway)
@@ -98,8 +96,8 @@ async def cancel_job(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
         if prompt_id in gateway.moving:
             _cancel_moves([prompt_id], gateway)
             await ask_all(gateway.cluster, "POST", "/queue", json={"delete": [prompt_id]})
-            return native.reply({"cancelled": True}, answer, settings)
-    return native.relayed(answer, settings)
+            return native.reply({"cancelled": True}, answer)
+    return native.relayed(answer)
 
 
 async def _find(
@@ -153,7 +151,7 @@ async def change_queue(body: native.Body, gateway: Gateway) -> web.StreamRespons
     if late:
         _cancel_moves(late, gateway)
         await ask_all(gateway.cluster, "POST", "/queue", json={"delete": sorted(late)})
-    return native.relayed(_worst(answers), gateway.cluster.settings)
+    return native.relayed(_worst(answers))
 
 
 async def change_history(body: native.Body, gateway: Gateway) -> web.StreamResponse:
@@ -162,7 +160,7 @@ async def change_history(body: native.Body, gateway: Gateway) -> web.StreamRespo
     if not ids:
         return await _tell_all("/history", body, gateway)
     answers = await _tell_owners("/history", "delete", body.json, ids, gateway)
-    return native.relayed(_worst(answers), gateway.cluster.settings)
+    return native.relayed(_worst(answers))
 
 
 async def cancel_jobs(body: native.Body, gateway: Gateway) -> web.StreamResponse:
@@ -174,13 +172,13 @@ async def cancel_jobs(body: native.Body, gateway: Gateway) -> web.StreamResponse
         answers = await _tell_owners(path, "job_ids", body.json, ids, gateway)
     worst = _worst(answers)
     if worst.status != 200:
-        return native.relayed(worst, gateway.cluster.settings)
+        return native.relayed(worst)
     cancelled = any(_was_cancelled(answer) for answer in answers.values())
     if late := moved.keys() & set(ids):
         cancelled |= _cancel_moves(late, gateway)
         again = await ask_all(gateway.cluster, "POST", path, json={"job_ids": sorted(late)})
         cancelled |= any(_was_cancelled(answer) for answer in again.values())
-    return native.reply({"cancelled": cancelled}, worst, gateway.cluster.settings)
+    return native.reply({"cancelled": cancelled}, worst)
 
 
 async def interrupt(body: native.Body, gateway: Gateway) -> web.StreamResponse:
@@ -196,7 +194,7 @@ async def interrupt(body: native.Body, gateway: Gateway) -> web.StreamResponse:
     if owner is None:
         return web.Response(status=200)  # what ComfyUI says when that prompt does not run
     answer = await ask(owner, gateway.cluster, "POST", "/interrupt", **body.options)
-    return native.relayed(answer, gateway.cluster.settings)
+    return native.relayed(answer)
 
 
 async def _runner(prompt_id: str, gateway: Gateway) -> Instance | None:
@@ -260,7 +258,7 @@ async def _tell_owners(
 async def _tell_all(path: str, body: native.Body, gateway: Gateway) -> web.StreamResponse:
     """The body as it came to all healthy instances; the first one's answer is the client's."""
     answers = await ask_all(gateway.cluster, "POST", path, **body.options)
-    return native.relayed(next(iter(answers.values())), gateway.cluster.settings)
+    return native.relayed(next(iter(answers.values())))
 
 
 def _worst(answers: Mapping[Instance, Answer]) -> Answer:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import aiohttp
 from multidict import CIMultiDict
@@ -90,7 +91,7 @@ async def find(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) ->
         for entry in [*queue["queue_running"], *queue["queue_pending"]]:
             if entry[1] == prompt.prompt_id:
                 return _accepted(prompt.prompt_id, entry[0])
-        path = f"/history/{prompt.prompt_id}"
+        path = f"/history/{quote(prompt.prompt_id, safe='')}"
         history = native.load(await ask(instance, gateway.cluster, "GET", path))
         if prompt.prompt_id not in history:
             return None
@@ -123,5 +124,8 @@ async def _taken(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) 
 
 def _accepted(prompt_id: str, number: float) -> Answer:
     answer = {"prompt_id": prompt_id, "number": number, "node_errors": {}}
-    headers = {"content-type": "application/json; charset=utf-8"}
-    return Answer(status=200, headers=headers, body=json.dumps(answer).encode())
+    body = json.dumps(answer).encode()
+    headers = CIMultiDict(
+        {"Content-Type": "application/json; charset=utf-8", "Content-Length": str(len(body))}
+    )
+    return Answer(status=200, headers=headers, body=body)

@@ -33,6 +33,7 @@ from comfy_proxy.gateway.headers import request_headers
 from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.staging import files_in_graph, has_inputs, stage_inputs
+from comfy_proxy.gateway.target import client_target
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -53,7 +54,7 @@ async def prompt(request: web.Request, match: Match, gateway: Gateway) -> web.St
         submission = Submission(forwarded, gateway)
         instance, answer = await asyncio.shield(gateway.begin(submission.run()))
     request[INSTANCE] = instance.host
-    return native.relayed(answer, gateway.cluster.settings)
+    return native.relayed(answer)
 
 
 class Submission:
@@ -163,7 +164,7 @@ def _forwarded(
     client_id = document.get("client_id")
     return ForwardedPrompt(
         prompt_id=str(prompt_id),
-        path=request.rel_url.raw_path_qs,
+        path=client_target(request, gateway.cluster.settings),
         body=body,
         graph=document["prompt"],
         client_id=client_id if isinstance(client_id, str) else None,
@@ -181,7 +182,7 @@ async def _invalid(request: web.Request, gateway: Gateway, body: bytes) -> tuple
                 instance,
                 gateway.cluster,
                 "POST",
-                request.rel_url.raw_path_qs,
+                client_target(request, gateway.cluster.settings),
                 data=body,
                 headers=_headers(request, instance, gateway),
                 timeout_s=SUBMIT_TIMEOUT_S,

@@ -15,7 +15,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import InvalidAnswerError, PayloadTooLargeError
+from comfy_proxy.errors import AnswerTooLargeError, PayloadTooLargeError
 from comfy_proxy.gateway.answers import ForwardedResponse, gone
 from comfy_proxy.gateway.context import INSTANCE
 from comfy_proxy.gateway.forward import AUTO_HEADERS, RequestBody, client_fault, instance_fault
@@ -147,7 +147,7 @@ async def _read(response: aiohttp.ClientResponse, instance: Instance, cluster: C
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > MAX_JSON_BYTES:
-            raise InvalidAnswerError(f"An answer of ComfyUI instance {instance.id} is endless.")
+            raise AnswerTooLargeError(f"An answer of ComfyUI instance {instance.id} is endless.")
     return Reply(
         status=response.status,
         reason=sendable(response.reason or ""),

@@ -22,13 +22,20 @@ def instance_url(
 ) -> URL:
     """Where ``request`` goes at ``instance``; path prefix included, nothing normalised.
 
-    The whole target travels as the path of an already encoded URL: yarl then keeps ``%2F``, ``..``,
-    ``//`` and a bare ``?`` as they are. ``target`` replaces path and query that the client named.
+    ``target`` replaces path and query that the client named.
     Raises RequestError for a target without a path.
     """
-    target = target or request_target(request.raw_path)
-    if settings.api_keys:
-        target = without_key(target, settings.api_keys)
+    if target is None:
+        return address(instance, client_target(request, settings))
+    return address(instance, without_key(target, settings.api_keys))
+
+
+def address(instance: Instance, target: str) -> URL:
+    """``target``, an encoded path with or without a query, at ``instance``.
+
+    It travels as the path of an already encoded URL: yarl then keeps ``%2F``, ``..``, ``//`` and a
+    bare ``?`` as they are.
+    """
     base = instance.url
     return URL.build(
         scheme=base.scheme,
@@ -36,6 +43,11 @@ def instance_url(
         path=base.raw_path.rstrip("/") + target,
         encoded=True,
     )
+
+
+def client_target(request: web.Request, settings: Settings) -> str:
+    """Path and query that the client named, less our own key. Raises RequestError."""
+    return without_key(request_target(request.raw_path), settings.api_keys)
 
 
 def request_target(raw_path: str) -> str:

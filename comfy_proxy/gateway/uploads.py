@@ -24,10 +24,10 @@ from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import (
+    AnswerTooLargeError,
     InstanceError,
     InstanceTimeoutError,
     InstanceUnreachableError,
-    InvalidAnswerError,
 )
 from comfy_proxy.gateway.answers import ForwardedResponse, gone
 from comfy_proxy.gateway.client_watch import while_connected
@@ -204,7 +204,7 @@ async def _read(response: aiohttp.ClientResponse, instance: Instance) -> bytes:
     while chunk := await response.content.readany():
         body += chunk
         if len(body) > MAX_JSON_BYTES:
-            raise InvalidAnswerError(f"ComfyUI instance {instance.id}: the answer is endless.")
+            raise AnswerTooLargeError(f"ComfyUI instance {instance.id}: the answer is endless.")
     return bytes(body)
 
 

@@ -54,26 +54,24 @@ class WholeQueue:
 async def queue(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """``GET /queue``: pending ones by number, then by age."""
     found = await whole_queue(gateway)
-    settings = gateway.cluster.settings
     if isinstance(found, Answer):
-        return native.relayed(found, settings)
+        return native.relayed(found)
     body = {"queue_running": found.running, "queue_pending": found.pending}
-    return native.reply(body, found.like, settings)
+    return native.reply(body, found.like)
 
 
 async def queue_length(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """``GET /prompt``: how many wait or run. While prompts move they are counted one by one."""
-    settings = gateway.cluster.settings
     with gateway.moving.watch() as moved:
         answers = await ask_all(gateway.cluster, "GET", "/prompt")
     like, usable = native.usable(answers, _is_length)
     if not usable:
-        return native.relayed(like, settings)
+        return native.relayed(like)
     remaining = sum(info["exec_info"]["queue_remaining"] for info in usable.values())
     if moved:
         found = await whole_queue(gateway)
         remaining = remaining if isinstance(found, Answer) else found.remaining
-    return native.reply({"exec_info": {"queue_remaining": remaining}}, like, settings)
+    return native.reply({"exec_info": {"queue_remaining": remaining}}, like)
 
 
 async def whole_queue(gateway: Gateway) -> WholeQueue | Answer:
@@ -139,10 +137,9 @@ async def history(request: web.Request, match: Match, gateway: Gateway) -> web.S
     path = f"/history{_enough(max_items, offset)}"
     answers = await ask_all(gateway.cluster, "GET", path)
     like, histories = native.usable(answers, _is_dict)
-    settings = gateway.cluster.settings
     if not histories:
-        return native.relayed(like, settings)
-    return native.reply(page(_in_order(histories, gateway), max_items, offset), like, settings)
+        return native.relayed(like)
+    return native.reply(page(_in_order(histories, gateway), max_items, offset), like)
 
 
 def _enough(max_items: int | None, offset: int) -> str:
@@ -201,11 +198,10 @@ async def files(request: web.Request, match: Match, gateway: Gateway) -> web.Str
     path = request.rel_url.raw_path
     answers = await ask_all(gateway.cluster, "GET", path)
     like, lists = native.usable(answers, _is_list)
-    settings = gateway.cluster.settings
     if not lists:
-        return native.relayed(like, settings)
+        return native.relayed(like)
     names = dict.fromkeys(name for names in lists.values() for name in names)
-    return native.reply(list(names), like, settings)
+    return native.reply(list(names), like)
 
 
 # --- the shapes -------------------------------------------------------------------
