@@ -31,7 +31,12 @@ from comfy_proxy.errors import (
 from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
 from comfy_proxy.gateway.client_watch import while_connected
 from comfy_proxy.gateway.context import INSTANCE, ClientGoneError
-from comfy_proxy.gateway.headers import request_headers, response_headers, sendable
+from comfy_proxy.gateway.headers import (
+    failing_handshake,
+    request_headers,
+    response_headers,
+    sendable,
+)
 from comfy_proxy.gateway.target import instance_url
 
 if TYPE_CHECKING:
@@ -102,8 +107,16 @@ async def forward(
 
     async def exchange() -> web.StreamResponse:
         body = RequestBody(request) if request.body_exists else None
-        upstream = await _send(request, instance, cluster, body, target)
         try:
+            upstream = await _send(request, instance, cluster, body, target)
+        except InvalidAnswerError:
+            if request.method != hdrs.METH_HEAD or body is not None:
+                raise
+            # aiohttp's servers send the body of a stream after a HEAD too, and no client reads that
+            upstream = await _send(request, instance, cluster, body, target, method=hdrs.METH_GET)
+        try:
+            if upstream.status == 101:
+                raise RequestError("This is not a WebSocket handshake of version 13.")
             if upstream.status == 200 and is_prompt(request):
                 cluster.prompt_forwarded(instance)
             return await relay(request, upstream, instance, cluster)
@@ -161,14 +174,17 @@ async def _send(
     cluster: Cluster,
     body: RequestBody | None,
     target: str | None,
+    method: str | None = None,
 ) -> aiohttp.ClientResponse:
     settings = cluster.settings
     session = cluster.connections.session(instance)
+    headers = request_headers(request, instance, settings)
+    headers.extend(failing_handshake(request))
     try:
         return await session.request(
-            request.method,
+            method or request.method,
             instance_url(request, instance, settings, target),
-            headers=request_headers(request, instance, settings),
+            headers=headers,
             skip_auto_headers=AUTO_HEADERS,
             data=body,
             allow_redirects=False,
@@ -215,7 +231,7 @@ async def relay(
     if request.version < HttpVersion11 and hdrs.CONTENT_LENGTH not in answer.headers:
         answer.force_close()  # the end of the connection is the end of the body
     await _to_client(answer.prepare(request))
-    while chunk := await _read(upstream, request, answer):
+    while request.method != hdrs.METH_HEAD and (chunk := await _read(upstream, request, answer)):
         await _to_client(answer.write(chunk))
     await _to_client(answer.write_eof())
     if upstream.status in _GATEWAY_FAULTS:

@@ -94,6 +94,20 @@ def is_websocket_upgrade(request: web.Request) -> bool:
     )
 
 
+def failing_handshake(request: web.Request) -> CIMultiDict[str]:
+    """``Upgrade`` and ``Connection`` of a GET for a WebSocket that is no handshake.
+
+    Only the instance can say in its own words what is wrong with it. Other upgrades (h2c) end here.
+    """
+    headers: CIMultiDict[str] = CIMultiDict()
+    wanted = tokens(request.headers, hdrs.UPGRADE)
+    if request.method == hdrs.METH_GET and "websocket" in wanted:
+        headers[hdrs.UPGRADE] = "websocket"
+        if "upgrade" in tokens(request.headers, hdrs.CONNECTION):
+            headers[hdrs.CONNECTION] = "Upgrade"
+    return headers
+
+
 def body_was_decoded(request: web.Request) -> bool:
     """True if aiohttp's server takes a Content-Encoding off the body before we see it (trap 20).
 

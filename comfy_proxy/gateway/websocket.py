@@ -26,9 +26,8 @@ import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import RequestError
 from comfy_proxy.gateway.context import SOCKETS
-from comfy_proxy.gateway.forward import AUTO_HEADERS, accounted, instance_fault, relay
+from comfy_proxy.gateway.forward import AUTO_HEADERS, accounted, forward, instance_fault, relay
 from comfy_proxy.gateway.headers import handshake_headers, websocket_headers
 from comfy_proxy.gateway.target import instance_url
 
@@ -51,11 +50,12 @@ async def forward_websocket(
 ) -> web.StreamResponse:
     """Join the client's WebSocket with one to ``instance``; returns when both have ended.
 
-    Raises RequestError for a handshake that is none, InstanceError if no connection came about.
+    A handshake that is none is forwarded as any other request: the instance tells what is wrong.
+    Raises InstanceError if no connection came about.
     The attempt that is accounted is the handshake: a socket may stay open for days.
     """
     if not web.WebSocketResponse().can_prepare(request):
-        raise RequestError("This is not a WebSocket handshake of version 13.")
+        return await forward(request, instance, cluster)
     answers = _Handshake()
     async with _dialler(cluster.connections.session(instance), answers) as session:
         upstream = await accounted(

@@ -96,19 +96,6 @@ async def test_status_reason_and_body_of_an_error_are_comfyuis(harness: Harness)
         assert await answer.text() == "nope"
 
 
-async def test_head_has_the_length_and_no_body(harness: Harness) -> None:
-    """HEAD tells the length of what GET would give, and the connection goes on."""
-
-    async def file(request: web.Request) -> web.Response:
-        return web.Response(body=b"x" * 1234)
-
-    proxy = await harness.proxy(await harness.upstream(file))
-    for _ in range(2):
-        async with proxy.client.head("/") as answer:
-            assert answer.headers["Content-Length"] == "1234"
-            assert await answer.read() == b""
-
-
 @pytest.mark.parametrize("status", [204, 304])
 async def test_answers_without_a_body_stay_so(harness: Harness, status: int) -> None:
     """204 and 304 end with their headers; the next request uses the same connection."""

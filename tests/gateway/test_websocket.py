@@ -265,15 +265,6 @@ async def test_a_refused_handshake_is_the_clients_answer(harness: Harness, statu
     assert (await proxy.cluster.attempts.get()).verdict is Verdict.OK
 
 
-async def test_a_handshake_that_is_none_is_refused(harness: Harness) -> None:
-    """Upgrade of an unknown version: 400, and no instance is asked."""
-    proxy = await harness.proxy(await unused_url())
-    reader, writer = await proxy.open()
-    writer.write(HANDSHAKE.replace(b"Version: 13", b"Version: 12") + b"\r\n")
-    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 400 ")
-    writer.close()
-
-
 async def test_a_dead_instance_is_passed_over(harness: Harness) -> None:
     """Nothing was sent: the handshake goes to the next one."""
 
