@@ -22,16 +22,22 @@ def cache_key(graph: Json, node_id: str, fingerprints: Json) -> Key:
     """What decides whether a result can be used again: the node, its constants, its ancestors.
 
     Ancestors are numbered in the order of the sorted input names, so ids do not matter, as in
-    ComfyUI's CacheKeySetInputSignature.
+    ComfyUI's CacheKeySetInputSignature. A node that does not exist (an output that was not valid
+    names it) is like no other.
     """
     order = _ancestry(graph, node_id)
-    return tuple(_immediate_key(graph[one], fingerprints[one], order) for one in (node_id, *order))
+    return tuple(
+        _immediate_key(graph[one], fingerprints[one], order) if one in graph else (object(),)
+        for one in (node_id, *order)
+    )
 
 
 def _ancestry(graph: Json, node_id: str) -> dict[str, int]:
     order: dict[str, int] = {}
 
     def visit(one: str) -> None:
+        if one not in graph:
+            return
         inputs = graph[one]["inputs"]
         for name in sorted(inputs):
             if is_link(inputs[name]) and (ancestor := inputs[name][0]) not in order:

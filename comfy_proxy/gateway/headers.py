@@ -45,7 +45,7 @@ def request_headers(
     _pass_origin_check(headers, instance)
     _add_forwarded(headers, request)
     headers["X-Request-ID"] = request[REQUEST_ID]
-    return headers
+    return _each_in_one_spelling(headers)
 
 
 def websocket_headers(
@@ -145,6 +145,14 @@ def _end_to_end(message: web.Request | aiohttp.ClientResponse) -> CIMultiDict[st
         if lower not in _HOP_BY_HOP and lower not in named and not lower.startswith("proxy-"):
             result.add(name, _decode(raw_value))
     return result
+
+
+def _each_in_one_spelling(headers: CIMultiDict[str]) -> CIMultiDict[str]:
+    """aiohttp's client takes the last of ``Cookie`` and ``cookie`` for the only one."""
+    spelt: dict[str, str] = {}
+    return CIMultiDict(
+        (spelt.setdefault(name.lower(), name), value) for name, value in headers.items()
+    )
 
 
 def _drop(headers: CIMultiDict[str], names: Collection[str]) -> None:

@@ -194,6 +194,21 @@ async def test_an_older_server(tmp_path: Path) -> None:
         await client.close()
 
 
+async def test_an_output_that_names_a_missing_node_does_no_harm(client: Client) -> None:
+    """A prompt that is valid in part runs in part (trap 25), and so does the next one."""
+    graph = {
+        "1": {
+            "class_type": "EmptyImage",
+            "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 1},
+        },
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["missing", 0]}},
+    }
+    for _ in range(2):
+        entry = await client.run(graph)
+        assert set(entry["outputs"]) == {"2"}
+
+
 async def test_an_interrupt_of_a_prompt_that_just_began_is_heard(
     worker: EmbeddedWorker, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
