@@ -1,0 +1,238 @@
+"""The forwarding path beside nginx's and beside none, in one run.
+
+One upstream (bench_upstream.py) is asked directly, through nginx (Debian's, one worker, tuned for
+streaming, access log on) and through `comfy-proxy serve` (one process, uvloop, LOG_LEVEL=info;
+small GETs also with LOG_LEVEL=warn, which shows what the lines cost). In each round every kind of
+request meets every way once, in an order that turns: small JSON by GET at 16 and 64 connections,
+20 MB down and up, and 100 KB WebSocket frames down and up at four connections each.
+
+CPU is that of the way's own processes (children too) for each request; the upstream's own for the
+direct way. Ratios are of throughput, and of CPU, of the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import statistics
+import string
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench_load import (
+    CLIENTS,
+    Load,
+    closed_loop,
+    cpu_seconds,
+    download,
+    frame_down,
+    frame_up,
+    small_gets,
+    upload,
+)
+
+HERE = Path(__file__).parent
+DIRECT, NGINX, PROXY, QUIET = "direct", "nginx", "proxy", "proxy, warn"
+START_TIMEOUT_S = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A port, and the process that is behind it."""
+
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """One kind of request by one way in one round."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+
+
+Table = dict[tuple[str, str], list[Figures]]
+
+
+def kinds(duration_s: int) -> dict[str, Load]:
+    return {
+        "GET of small JSON, 16 connections": small_gets(16, duration_s),
+        "GET of small JSON, 64 connections": small_gets(64, duration_s),
+        "20 MB down": closed_loop(download, duration_s),
+        "20 MB up": closed_loop(upload, duration_s),
+        "100 KB frames down": closed_loop(frame_down, duration_s, upgrade=True),
+        "100 KB frames up": closed_loop(frame_up, duration_s, upgrade=True),
+    }
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+@contextmanager
+def process(command: Sequence[str], log: Path, **environ: str) -> Iterator[int]:
+    """Its pid; what it prints goes into ``log``."""
+    with log.open("wb") as output:
+        running = subprocess.Popen(
+            command, stdout=output, stderr=output, env={**os.environ, **environ}
+        )
+    try:
+        yield running.pid
+    finally:
+        running.terminate()
+        running.wait()
+
+
+def wait_for(port: int, path: str) -> None:
+    """Until ``path`` is answered with 200. Exits with a message if it never is."""
+    last = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < last:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}"):
+            return
+        time.sleep(0.05)
+    sys.exit(f"nothing answers {path} at port {port}")
+
+
+@contextmanager
+def all_ways(folder: Path) -> Iterator[dict[str, Way]]:
+    """The upstream with two addresses (two instances for the proxy), and who stands before it."""
+    one, two, nginx, proxy, quiet = free_ports(5)
+    template = string.Template((HERE / "bench_nginx.conf").read_text())
+    configuration = folder / "nginx.conf"
+    configuration.write_text(template.substitute(folder=folder, port=nginx, upstream=one))
+    with ExitStack() as stack:
+
+        def start(name: str, port: int, path: str, *command: str, **environ: str) -> Way:
+            log = folder / f"{name}.log"
+            pid = stack.enter_context(process(command, log, **environ))
+            wait_for(port, path)
+            return Way(port=port, pid=pid)
+
+        def serve(name: str, port: int, level: str) -> Way:
+            return start(
+                name,
+                port,
+                "/health/ready",
+                *(sys.executable, "-m", "comfy_proxy", "serve"),
+                COMFYUI_HOST_1=f"127.0.0.1:{one}",
+                COMFYUI_HOST_2=f"127.0.0.1:{two}",
+                PORT=str(port),
+                LOG_LEVEL=level,
+                LOG_DIRECTORY=str(folder / f"{name}-logs"),
+            )
+
+        upstream = (sys.executable, str(HERE / "bench_upstream.py"), str(one), str(two))
+        # A path of nginx's before the configuration is read: its error log.
+        command = ("nginx", "-e", str(folder / "nginx-start.log"), "-c", str(configuration))
+        yield {
+            DIRECT: start("upstream", one, "/small", *upstream),
+            NGINX: start("nginx", nginx, "/small", *command),
+            PROXY: serve("proxy", proxy, "info"),
+            QUIET: serve("quiet", quiet, "warn"),
+        }
+
+
+def measure_one(way: Way, load: Load) -> Figures:
+    before = cpu_seconds(way.pid)
+    sample = load(way.port)
+    return Figures(
+        per_second=sample.per_second,
+        p50_ms=sample.p50_ms,
+        p99_ms=sample.p99_ms,
+        cpu_us=(cpu_seconds(way.pid) - before) / sample.requests * 1e6,
+    )
+
+
+def measure(ways: Mapping[str, Way], loads: Mapping[str, Load], rounds: int) -> Table:
+    table: Table = {}
+    for number in range(rounds):
+        for kind, load in loads.items():
+            names = [name for name in ways if name != QUIET or "JSON" in kind]
+            turn = number % len(names)
+            for name in names[turn:] + names[:turn]:
+                figures = measure_one(ways[name], load)
+                table.setdefault((kind, name), []).append(figures)
+                print(f"round {number + 1}  {kind:34} {name:12} {_plain(figures)}", flush=True)
+    return table
+
+
+def _plain(figures: Figures) -> str:
+    return (
+        f"{figures.per_second:8.1f}/s  p50 {figures.p50_ms:7.2f} ms  p99 {figures.p99_ms:7.2f} ms"
+        f"  cpu {figures.cpu_us:7.0f} µs"
+    )
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Median (least–most)."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
+
+
+def ratio(table: Table, kind: str, ours: str, theirs: str, field: str) -> str:
+    """Of the medians' field, round by round."""
+    pairs = zip(table[kind, ours], table[kind, theirs], strict=True)
+    return spread([getattr(one, field) / getattr(other, field) for one, other in pairs], 2)
+
+
+def report(table: Table) -> None:
+    """Two tables in Markdown."""
+    print("\n| request | way | per second | p50 ms | p99 ms | CPU µs a request |")
+    print("|---|---|---|---|---|---|")
+    order = list(dict.fromkeys(kind for kind, _ in table))
+    for kind, way in sorted(table, key=lambda key: order.index(key[0])):
+        rows = table[kind, way]
+        digits = 0 if "JSON" in kind or "frames" in kind else 1
+        columns = [
+            spread([row.per_second for row in rows], digits),
+            spread([row.p50_ms for row in rows], 2),
+            spread([row.p99_ms for row in rows], 2),
+            spread([row.cpu_us for row in rows], 0),
+        ]
+        print(f"| {kind} | {way} | {' | '.join(columns)} |")
+    print("\n| request | throughput: proxy/nginx | proxy/direct | CPU: proxy/nginx |")
+    print("|---|---|---|---|")
+    for kind, way in table:
+        if way == PROXY:
+            columns = [
+                ratio(table, kind, PROXY, NGINX, "per_second"),
+                ratio(table, kind, PROXY, DIRECT, "per_second"),
+                ratio(table, kind, PROXY, NGINX, "cpu_us"),
+            ]
+            print(f"| {kind} | {' | '.join(columns)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2, help="of each stretch")
+    parser.add_argument("--only", default="", help="kinds of request whose name has this in it")
+    options = parser.parse_args()
+    loads = {name: load for name, load in kinds(options.seconds).items() if options.only in name}
+    with tempfile.TemporaryDirectory() as folder, all_ways(Path(folder)) as ways:
+        report(measure(ways, loads, options.rounds))
+    print(
+        f"\nbodies and frames: {CLIENTS} connections; {os.cpu_count()} cores; {options.rounds}"
+        f" rounds of {options.seconds} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
