@@ -74,6 +74,7 @@ class Cluster:
         for instance in self.instances:
             instance.on_interruption.append(self.capabilities.forget)
             instance.on_interruption.append(self.object_info.forget)
+            instance.on_doubt.append(self.health_checker.look)
 
     @property
     def uptime_s(self) -> float:

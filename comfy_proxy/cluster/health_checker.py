@@ -2,7 +2,8 @@
 
 Each instance is checked at the start and then once an interval, with jitter so that checks of many
 proxies do not fall together. While somebody waits for an instance (:meth:`HealthChecker.demand`)
-those that failed are tried about every second: a pending job starts as soon as one returns.
+those that failed are tried about every second: a pending job starts as soon as one returns. What
+other connections learn is settled by one check more (:meth:`HealthChecker.look`).
 """
 
 from __future__ import annotations
@@ -40,20 +41,24 @@ class HealthChecker:
         self._timeout_s = timeout_s
         self._clock = clock
         self._checks: dict[Instance, asyncio.Task[bool]] = {}
+        self._looks: dict[Instance, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._watching = False
         self._demanded = asyncio.Event()
         self._demands = 0
         self.on_success: list[Callable[[Instance], None]] = []
 
     async def start(self) -> None:
         """Begin to watch; the first checks are under way, not awaited."""
+        self._watching = True
         self._tasks = [
             asyncio.create_task(self._watch(instance), name=f"health of {instance.host}")
             for instance in self._clients
         ]
 
     async def close(self) -> None:
-        tasks = [*self._tasks, *self._checks.values()]
+        self._watching = False
+        tasks = [*self._tasks, *self._looks.values(), *self._checks.values()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -71,6 +76,13 @@ class HealthChecker:
             self._checks[instance] = task
             task.add_done_callback(lambda done: self._checks.pop(instance, None))
         return await asyncio.shield(task)
+
+    def look(self, instance: Instance) -> None:
+        """For ``instance.on_doubt``: check it in the background. Not before the start."""
+        if self._watching and instance not in self._looks:
+            task = asyncio.create_task(self._look(instance), name=f"look at {instance.host}")
+            self._looks[instance] = task
+            task.add_done_callback(lambda done: self._looks.pop(instance, None))
 
     @contextmanager
     def demand(self) -> Iterator[None]:
@@ -101,6 +113,13 @@ class HealthChecker:
         for callback in self.on_success:
             callback(instance)
         return True
+
+    async def _look(self, instance: Instance) -> None:
+        opened = not instance.healthy
+        if not await self.check(instance) and opened:
+            # It opened just now and failed fast: nobody would ask again until the next period.
+            await sleep(self._clock, DEMAND_INTERVAL_S)
+            await self.check(instance)
 
     async def _watch(self, instance: Instance) -> None:
         while True:

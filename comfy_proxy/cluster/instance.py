@@ -75,8 +75,10 @@ class Instance:
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_load: list[Callable[[], None]] = []
         self.on_interruption: list[Callable[[Instance], None]] = []
+        self.on_doubt: list[Callable[[Instance], None]] = []
         self._clock = clock
         self._last_frame_at: float | None = None
+        self._sockets_away = False
 
     def __repr__(self) -> str:
         return (
@@ -106,6 +108,11 @@ class Instance:
         return len(self.placements) + self.external_jobs
 
     @property
+    def queued(self) -> int:
+        """What waits or runs there, as its last ``queue_remaining`` told."""
+        return self.external_jobs + self._own_queued()
+
+    @property
     def full(self) -> bool:
         return len(self.placements) >= self.capacity
 
@@ -133,10 +140,12 @@ class Instance:
 
     def queue_observed(self, remaining: int) -> None:
         """So many prompts wait or run there: what is above our own was put by others."""
-        ours = sum(placement.in_queue for placement in self.placements)
-        self.external_jobs = max(0, remaining - ours)
+        self.external_jobs = max(0, remaining - self._own_queued())
         for callback in self.on_load:
             callback()
+
+    def _own_queued(self) -> int:
+        return sum(placement.in_queue for placement in self.placements)
 
     def check_passed(self, duration_s: float) -> None:
         self.last_check = self.last_success = self._clock.now()
@@ -162,11 +171,13 @@ class Instance:
             self.breaker.abandon_trial()
 
     @asynccontextmanager
-    async def attempt(self, kind: str) -> AsyncIterator[None]:
+    async def attempt(self, kind: str, *, background: bool = False) -> AsyncIterator[None]:
         """The single accountant of one exchange: clock, verdict to the breaker, one record.
 
         An InstanceError raised inside is the instance's fault; any other answer, an error of
         ComfyUI's own included, proves that it works. A client that went away proves nothing.
+        ``background``: a socket that nobody's prompt waits for. However many of those fail, none
+        is a strike: the first of an outage asks for one check (``on_doubt``), whose verdict counts.
         """
         started = self._clock.monotonic()
         verdict, error = Verdict.OK, None
@@ -176,7 +187,8 @@ class Instance:
             error = caught.message
             if caught.strike:
                 verdict = Verdict.INSTANCE_FAULT
-                self.fault(caught.message)
+                if not background:
+                    self.fault(caught.message)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             verdict = Verdict.CLIENT_GONE
@@ -184,6 +196,8 @@ class Instance:
         finally:
             if verdict is Verdict.OK:
                 self.breaker.record_success()
+            if background and verdict is not Verdict.CLIENT_GONE:
+                self._socket_told(works=verdict is Verdict.OK)
             record = Attempt(
                 instance=self.host,
                 kind=kind,
@@ -193,6 +207,14 @@ class Instance:
             )
             for observer in self.observers:
                 observer(record)
+
+    def _socket_told(self, *, works: bool) -> None:
+        """Ask for a check where sockets begin to say otherwise than what is known."""
+        was_away, self._sockets_away = self._sockets_away, not works
+        news = (was_away or not self.healthy) if works else not (was_away or self.failing)
+        if news:
+            for callback in self.on_doubt:
+                callback(self)
 
     def _interrupted(self) -> None:
         """It was away, or may have been restarted: what was known of it may be wrong now."""

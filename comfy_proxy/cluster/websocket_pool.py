@@ -171,7 +171,7 @@ class WebSocketPool:
         """
         async with self._slots:
             if not self._idle and not self._in_use:
-                self._idle.append(await self._connect())
+                self._idle.append(await self._connect(background=True))
 
     async def close(self) -> None:
         """Close every socket and stop replacing them."""
@@ -198,11 +198,11 @@ class WebSocketPool:
         if socket.open and not self._closed:
             self._idle.append(socket)
 
-    async def _connect(self) -> PromptSocket:
+    async def _connect(self, *, background: bool = False) -> PromptSocket:
         self._require_open()
         client_id = uuid.uuid4().hex
         url = self._instance.url / "ws" % {"clientId": client_id}
-        async with self._instance.attempt("ws"):
+        async with self._instance.attempt("ws", background=background):
             with translated(self._instance.host):
                 async with self._clock.timeout(HANDSHAKE_TIMEOUT_S):
                     ws = await self._open(url)
@@ -246,7 +246,7 @@ class WebSocketPool:
         while not self._idle and not self._slots.locked():
             async with self._slots:
                 try:
-                    self._idle.append(await self._connect())
+                    self._idle.append(await self._connect(background=True))
                 except InstanceError:
                     logger.debug("{} cannot be reached yet", self._instance.host)
                 else:

@@ -4,6 +4,8 @@ ComfyUI keeps one socket a clientId, and when an old one ends, the entry of the 
 (trap 2). So no two sockets of a clientId may ever overlap at an instance: a leg begins when its
 predecessor has ended, an end is awaited until the instance has confirmed it, and a handshake that
 an instance is slow to answer (trap 8) is neither given up nor repeated for :data:`DIAL_TIMEOUT_S`.
+Where an instance that stands still has not confirmed an end, or a handshake was given up, it must
+have answered another request before the next handshake: by then it has seen the end.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from comfy_proxy.clock import wait_for_event
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
-from comfy_proxy.errors import InstanceError, InstanceUnreachableError
+from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.event_frames import FrameReader, Seen, Status
 from comfy_proxy.gateway.headers import websocket_headers
 
@@ -39,7 +41,8 @@ _LONGEST_BACKOFF_S = 5.0
 class EventLeg:
     """``remaining`` is the instance's last ``queue_remaining``, 0 when it cannot be reached.
 
-    ``attempted`` is True when a first attempt to connect has succeeded or failed.
+    ``attempted`` is True when a first attempt to connect has succeeded or failed; ``failures``
+    counts those that failed. ``confirmed``: the instance knows that its last socket has ended.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class EventLeg:
         mark: Callable[[Any], Any],
     ) -> None:
         self.instance = instance
-        self.remaining = 0
+        self.remaining = instance.queued if instance.healthy else 0
         self.attempted = False
+        self.failures = 0
+        self.confirmed = True
         self.connected = asyncio.Event()
         self.retry = asyncio.Event()
         self._session = session
@@ -121,12 +126,19 @@ class EventLeg:
                 code, reason = self._session.farewell
                 await self._ws.close(code=code, message=reason)
         except TimeoutError:
-            logger.debug("events of {}: the end is not confirmed", self.instance.host)
+            self.confirmed = False
+        self._note_end(self._ws)
+
+    def _note_end(self, ws: aiohttp.ClientWebSocketResponse[bool]) -> None:
+        """Silence: no answer to a ping or to our close frame; all else comes of its being gone."""
+        if isinstance(ws.exception(), TimeoutError):
+            self.confirmed = False
 
     async def _run(self, request: web.Request, predecessor: EventLeg | None) -> None:
         try:
             if predecessor is not None:
                 await predecessor.close()
+                self.confirmed = predecessor.confirmed
                 predecessor = None  # a chain of all that ever were is not to stay in memory
             backoff_s = _FIRST_BACKOFF_S
             while not self._ending:
@@ -142,16 +154,14 @@ class EventLeg:
     async def _connect(self, request: web.Request) -> bool:
         """One attempt; True if the socket is there and its first ``status`` was read."""
         try:
-            async with self.instance.attempt("ws"):
+            async with self.instance.attempt("ws", background=True):
                 with translated(self.instance.host):
                     async with self._cluster.clock.timeout(DIAL_TIMEOUT_S):
                         await self._open(request)
         except InstanceError as error:
             logger.debug("events of {}: {}", self.instance.host, error.message)
-            await self._hang_up()
-            if self.remaining:
-                self.remaining = 0
-                self._session.status_changed()
+            self.failures += 1
+            await self._failed(error)
         else:
             if not self._ending:
                 self.connected.set()
@@ -159,7 +169,19 @@ class EventLeg:
         self._session.leg_changed()
         return self.connected.is_set()
 
+    async def _failed(self, error: InstanceError) -> None:
+        await self._hang_up()
+        if isinstance(error, InstanceTimeoutError):
+            self.confirmed = False
+            if self.instance.healthy:
+                return  # busy, not dead (trap 8): what waits there still does
+        self.remaining = 0
+        self._session.away(self)
+
     async def _open(self, request: web.Request) -> None:
+        if not self.confirmed:
+            await self._cluster.clients[self.instance].check(DIAL_TIMEOUT_S)
+            self.confirmed = True
         session = self._cluster.connections.session(self.instance)
         query = MultiDict(request.query)
         query["clientId"] = self._session.client_id
@@ -203,6 +225,8 @@ class EventLeg:
     def _lost(self) -> None:
         """Its prompts may well run on: the sum keeps them until a new attempt has failed."""
         self.connected.clear()
+        if self._ws is not None:
+            self._note_end(self._ws)
         if not self._ending:
             self.instance.socket_lost()
 

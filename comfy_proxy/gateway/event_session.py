@@ -68,6 +68,7 @@ class EventSession:
         self._end = asyncio.Event()
         self._close_code = WSCloseCode.SERVICE_RESTART
         self._greeted = False
+        self._told_sum = 0
         self._flags_answered = False
         self._spoken = False
         self._muted = False
@@ -76,6 +77,11 @@ class EventSession:
     @property
     def legs(self) -> Mapping[Instance, EventLeg]:
         return self._legs
+
+    @property
+    def deaf(self) -> bool:
+        """True if this client is sent nothing any more."""
+        return self._muted or self._over or self._end.is_set()
 
     def start(self, request: web.Request, predecessor: EventSession | None) -> None:
         """Begin to connect to all instances, to each when the predecessor has left it."""
@@ -106,8 +112,18 @@ class EventSession:
         )
         if not (self._muted or any(leg.connected.is_set() for leg in legs)):
             return False
-        await self._until(lambda: all(leg.attempted for leg in legs), JOIN_TIMEOUT_S)
+        await self._until(
+            lambda: all(leg.attempted or not leg.instance.healthy for leg in legs), JOIN_TIMEOUT_S
+        )
         return True
+
+    async def joined(self, instance: Instance, timeout_s: float) -> bool:
+        """Wait for the socket at ``instance``, but for no longer than the next attempt fails."""
+        leg = self._legs[instance]
+        failures = leg.failures
+        leg.retry.set()
+        await self._until(lambda: leg.connected.is_set() or leg.failures > failures, timeout_s)
+        return leg.connected.is_set()
 
     async def run(self, request: web.Request) -> web.WebSocketResponse[bool]:
         """Serve the client until it leaves. Upstream sockets are there before its 101."""
@@ -115,7 +131,8 @@ class EventSession:
             await self._ws.prepare(request)
         except ConnectionError:
             return self._ws
-        self._outbox.put_first(Pass(data=status_frame(self._remaining(), self.client_id)))
+        self._told_sum = self._remaining()
+        self._outbox.put_first(Pass(data=status_frame(self._told_sum, self.client_id)))
         self._greeted = True
         reader = asyncio.create_task(self._read(), name=f"reader of {self.client_id}")
         writer = asyncio.create_task(self._write(), name=f"writer of {self.client_id}")
@@ -158,9 +175,19 @@ class EventSession:
 
     def status_changed(self) -> None:
         """Tell the client how many prompts wait or run, on all instances."""
-        remaining = self._remaining()
         if self._greeted:  # the greeting has the sum of its moment
-            self._put(Pass(data=status_frame(remaining)))
+            self._told_sum = self._remaining()
+            self._put(Pass(data=status_frame(self._told_sum)))
+
+    def sum_corrected(self) -> None:
+        """What the client was told last may be wrong, and no frame of an instance will tell."""
+        if self._remaining() != self._told_sum:
+            self.status_changed()
+
+    def away(self, leg: EventLeg) -> None:
+        """Its instance cannot be reached: nothing waits there any more."""
+        self.arrivals.told(leg.instance, 0)
+        self.sum_corrected()
 
     def mute(self) -> None:
         """A newer socket has this clientId: this one hears nothing any more, as in ComfyUI."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.context import SOCKETS
 from comfy_proxy.gateway.event_session import EventSession
+from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.headers import is_websocket_upgrade
 from comfy_proxy.gateway.marks import mark_outputs
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
 READY_TIMEOUT_S = 1.0
+"""How long a prompt waits for its client's socket at an instance."""
 
 
 class EventSessions:
@@ -53,22 +56,46 @@ class EventSessions:
         for session in self._sessions.values():
             session.arrivals.refused(instance)
 
-    async def ready(self, client_id: str, instance: Instance, gateway: Gateway) -> None:
-        """Wait until the client's socket at ``instance`` is there, so that it misses nothing.
+    async def counted(
+        self, instance: Instance, gateway: Gateway, answering: Awaitable[Answer]
+    ) -> Answer:
+        """The answer to a new prompt. Once it is 200, no sum misses the prompt (trap 13).
 
-        A client without a socket (it polls, or connects later) is waited for by nobody.
+        The answer and the frame that tells of the prompt come on two connections, in any order;
+        in between another instance's frame must not make the sum 0.
         """
-        session = self._sessions.get(client_id)
-        if session is None:
-            return
-        leg = session.legs[instance]
-        if not leg.connected.is_set():
-            leg.retry.set()
-            try:
-                async with gateway.cluster.clock.timeout(READY_TIMEOUT_S):
-                    await leg.connected.wait()
-            except TimeoutError:
-                return
+        posts, taken = gateway.moving.posts, False
+        posts[instance] += 1
+        self.arriving(instance)
+        try:
+            answer = await answering
+            taken = answer.status == 200
+            return answer
+        finally:
+            posts[instance] -= 1
+            if not taken:
+                self.refused(instance)
+                for session in self._sessions.values():
+                    session.sum_corrected()
+
+    async def ready(self, client_id: str, instance: Instance, gateway: Gateway) -> bool:
+        """Wait for the client's socket at ``instance``, so that it misses nothing of a prompt.
+
+        False if it cannot be there now. A client without a socket here (it polls, or connects
+        later) is waited for by nobody: True.
+        """
+        try:
+            async with gateway.cluster.clock.timeout(READY_TIMEOUT_S):
+                while (session := self._sessions.get(client_id)) is not None and not session.deaf:
+                    if session.legs[instance].connected.is_set():
+                        return True
+                    if await session.joined(instance, READY_TIMEOUT_S):
+                        return True
+                    if not session.deaf:  # else a newer socket may have taken its place
+                        return False
+        except TimeoutError:
+            return False
+        return True
 
     async def open(self, session: EventSession, request: web.Request) -> bool:
         """Make ``session`` the one of its clientId; False if no instance took a socket.

@@ -39,11 +39,13 @@ class MovingPrompt:
 
 class MovingPrompts(dict[str, MovingPrompt]):
     """By prompt id; an entry is made before the prompt is deleted at its old place, and taken out
-    when it is at its new one. Only ``moving[id] = …`` makes entries.
+    when it is at its new one. Only ``moving[id] = …`` makes entries. ``posts``: so many prompts of
+    clients each instance has been sent for the first time and has not yet answered for.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.posts: Counter[Instance] = Counter()
         self._watches: dict[int, dict[str, MovingPrompt]] = {}
 
     def __setitem__(self, prompt_id: str, prompt: MovingPrompt) -> None:
@@ -58,7 +60,8 @@ class MovingPrompts(dict[str, MovingPrompt]):
 
     def arriving(self) -> Counter[Instance]:
         """How many each instance was sent and has not yet answered for."""
-        return Counter(one.target for one in self.values() if one.target is not None)
+        moved = Counter(one.target for one in self.values() if one.target is not None)
+        return moved + self.posts
 
     @contextmanager
     def watch(self) -> Iterator[dict[str, MovingPrompt]]:
@@ -72,7 +75,7 @@ class MovingPrompts(dict[str, MovingPrompt]):
 
 
 class UntoldArrivals:
-    """For one client: the moved prompts that its sockets' ``status`` frames do not show yet.
+    """For one client: moved and new prompts that its sockets' ``status`` frames do not show yet.
 
     One counts from the moment in which an instance is sent it until a frame of that instance tells
     of more prompts than before, or, once the instance has answered, until its next frame at all.

@@ -60,7 +60,8 @@ async def prompt(request: web.Request, match: Match, gateway: Gateway) -> web.St
 class Submission:
     """One prompt on its way: instances are tried until one has answered.
 
-    ``_failed`` did not take it, ``_silent`` did not answer the check before.
+    ``_failed`` did not take it, ``_silent`` did not answer the check before, at ``_unheard`` the
+    client's socket cannot be.
     """
 
     def __init__(self, prompt: ForwardedPrompt, gateway: Gateway) -> None:
@@ -68,6 +69,7 @@ class Submission:
         self._gateway = gateway
         self._failed: set[Instance] = set()
         self._silent: set[Instance] = set()
+        self._unheard: set[Instance] = set()
 
     async def run(self) -> tuple[Instance, Answer]:
         while True:
@@ -76,6 +78,9 @@ class Submission:
             try:
                 if not await self._answers(instance):
                     self._silent.add(instance)
+                    continue
+                if not await self._heard(instance):
+                    self._unheard.add(instance)
                     continue
                 answer = await self._submit(instance, placement)
             except InstanceTimeoutError:
@@ -106,6 +111,7 @@ class Submission:
                 continue
             least = min(lacks[one] for one in usable)
             able = [one for one in usable if lacks[one] == least]
+            able = [one for one in able if one not in self._unheard] or able
             lightest = min(one.load for one in able)
             able = [one for one in able if one.load == lightest]
             held = {one: has_inputs(graph, one, gateway, gateway.node_info(one)) for one in able}
@@ -133,19 +139,29 @@ class Submission:
             return True
         return await self._gateway.cluster.health_checker.check(instance)
 
+    async def _heard(self, instance: Instance) -> bool:
+        """The client's socket is there, or it has none. Passed over for that only once."""
+        client_id, events = self._prompt.client_id, self._gateway.events
+        if client_id is None or instance in self._unheard:
+            return True
+        return await events.ready(client_id, instance, self._gateway)
+
     async def _submit(self, instance: Instance, placement: Placement) -> Answer:
         prompt, gateway = self._prompt, self._gateway
         node_info = gateway.node_info(instance)
         await stage_inputs(prompt.graph, instance, gateway, node_info)
-        if prompt.client_id is not None:
-            await gateway.events.ready(prompt.client_id, instance, gateway)
         placement.in_queue = True
-        answer = await post(prompt, instance, gateway, prompt.body)
+        answer = await self._post(instance)
         if answer.status == 400 and files_in_graph(prompt.graph, node_info):
             # A file that it was believed to have may be gone: somebody tidied its disk.
             await stage_inputs(prompt.graph, instance, gateway, node_info, fresh=True)
-            answer = await post(prompt, instance, gateway, prompt.body)
+            answer = await self._post(instance)
         return answer
+
+    async def _post(self, instance: Instance) -> Answer:
+        prompt, gateway = self._prompt, self._gateway
+        answering = post(prompt, instance, gateway, prompt.body)
+        return await gateway.events.counted(instance, gateway, answering)
 
     def _accepted(self, instance: Instance, answer: Answer) -> None:
         told = answer.json()

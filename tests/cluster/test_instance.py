@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 from cluster_harness import make_instance
@@ -97,6 +98,59 @@ async def test_verdicts(
     assert [(one.kind, one.verdict, one.instance) for one in told] == [
         ("view", verdict, "gpu1:8188")
     ]
+
+
+async def socket(instance: Instance, *, works: bool) -> None:
+    """One handshake in the background."""
+    with suppress(InstanceUnreachableError):
+        async with instance.attempt("ws", background=True):
+            if not works:
+                raise InstanceUnreachableError("refused")
+
+
+async def test_sockets_in_the_background_are_no_strikes(instance: Instance) -> None:
+    """The first that fails asks for a check and the first that works again for another one."""
+    asked: list[Instance] = []
+    told: list[Attempt] = []
+    instance.on_doubt.append(asked.append)
+    instance.observers.append(told.append)
+    counts = []
+    for works in (True, False, False, False, True, True, False, False):
+        await socket(instance, works=works)
+        counts.append(len(asked))
+    assert counts == [0, 1, 1, 1, 2, 2, 3, 3]
+    assert [one.verdict for one in told[:2]] == [Verdict.OK, Verdict.INSTANCE_FAULT]
+    assert instance.breaker.consecutive_failures == 0
+
+
+async def test_a_failed_socket_tells_nothing_new_of_a_failing_instance(instance: Instance) -> None:
+    """Its outage is known, and counted by the checks that come anyway."""
+    asked: list[Instance] = []
+    instance.on_doubt.append(asked.append)
+    instance.check_failed("refused")
+    await socket(instance, works=False)
+    assert asked == []
+
+
+async def test_a_socket_that_opens_questions_an_open_circuit(instance: Instance) -> None:
+    """The instance is back, though no socket was tried while it was away."""
+    asked: list[Instance] = []
+    instance.on_doubt.append(asked.append)
+    for _ in range(3):
+        instance.fault("refused")
+    await socket(instance, works=True)
+    assert asked == [instance]
+    assert not instance.healthy
+
+
+async def test_a_cancelled_socket_tells_nothing(instance: Instance) -> None:
+    """Whoever wanted it has gone."""
+    asked: list[Instance] = []
+    instance.on_doubt.append(asked.append)
+    with pytest.raises(asyncio.CancelledError):
+        async with instance.attempt("ws", background=True):
+            raise asyncio.CancelledError
+    assert asked == []
 
 
 async def test_attempt_is_timed_on_the_clock(instance: Instance, clock: ManualClock) -> None:

@@ -12,7 +12,9 @@ import aiohttp
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.event_frames import status_frame
+from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Json = dict[str, Any]
 FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
@@ -125,7 +127,7 @@ class Wire:
 
 class ScriptedInstance:
     """``greeting`` is what a new socket gets first; ``gate`` holds up handshakes while cleared,
-    ``end`` the answer to close frames.
+    ``end`` the answer to close frames, ``still`` that to checks, of which ``questions`` came.
     """
 
     def __init__(self) -> None:
@@ -134,6 +136,10 @@ class ScriptedInstance:
         self.gate.set()
         self.end = asyncio.Event()
         self.end.set()
+        self.still = asyncio.Event()
+        self.still.set()
+        self.answers_pings = True
+        self.questions = 0
         self.dialled = 0
         self.open = 0
         self.most_open = 0
@@ -141,6 +147,10 @@ class ScriptedInstance:
         self.asked = asyncio.Event()
 
     async def handler(self, request: web.Request) -> web.StreamResponse:
+        if request.path == "/system_stats":
+            self.questions += not self.still.is_set()
+            await self.still.wait()
+            return web.json_response({"system": {}})
         if request.path != "/ws" or "upgrade" not in request.headers.get("Connection", "").lower():
             return web.json_response({})
         if "x-request-id" not in request.headers:
@@ -148,7 +158,7 @@ class ScriptedInstance:
         self.dialled += 1
         self.asked.set()
         await self.gate.wait()
-        ws = web.WebSocketResponse(max_msg_size=0, autoclose=False)
+        ws = web.WebSocketResponse(max_msg_size=0, autoclose=False, autoping=self.answers_pings)
         await ws.prepare(request)
         wire = Wire(ws, request)
         self.open += 1
@@ -202,6 +212,17 @@ async def until(condition: Callable[[], bool]) -> None:
 
 def _remaining(frame: Json) -> int:
     return int(frame["data"]["status"]["exec_info"]["queue_remaining"])
+
+
+def legs(front: Any, instance: Instance) -> list[Any]:
+    return [one.legs[instance] for one in front.app[GATEWAY].events._sessions.values()]
+
+
+async def checked(front: Any) -> None:
+    """The checks of the start are over, and the questions what each instance can run."""
+    cluster = front.app[CLUSTER]
+    await until(lambda: all(one.check_ok is not None for one in cluster.instances))
+    await until(lambda: not cluster._chores and not cluster.object_info._tasks)
 
 
 def node(class_type: str, **inputs: Any) -> Json:

@@ -158,7 +158,7 @@ async def test_an_instance_that_ends_sockets_at_once_is_no_connection(
 
 async def test_one_that_is_down_joins_later(workers: Any, start_proxy: Callable[..., Any]) -> None:
     """Without a word to the client but a status; a check that succeeds wakes it at once."""
-    front = await start_proxy(*workers, health_failure_threshold=100)
+    front = await start_proxy(*workers)
     await workers[1].kill()
     client = await listen(front, "me")
     await hears(client, front, "me", 1)

@@ -1,0 +1,201 @@
+"""``queue_remaining`` over all instances is never too low, and never too high for long."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from events_harness import ScriptedInstance, checked, legs, listen, scripted, until
+
+from comfy_proxy.gateway import event_leg, event_session
+from comfy_proxy.gateway.event_frames import status_frame
+from comfy_proxy.keys import CLUSTER, GATEWAY
+
+Instances = list[tuple[str, ScriptedInstance]]
+Workers = Any
+Start = Callable[..., Any]
+BROWSERS = 12
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts to connect again follow one another quickly."""
+    monkeypatch.setattr(event_leg, "_FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(event_leg, "_LONGEST_BACKOFF_S", 0.02)
+
+
+@pytest.fixture
+async def instances() -> AsyncIterator[Instances]:
+    async with scripted() as result:
+        yield result
+
+
+@pytest.fixture
+async def front(instances: Instances, start_proxy: Start) -> Any:
+    return await start_proxy(*(url for url, _ in instances))
+
+
+async def test_an_accepted_prompt_is_in_the_sum_before_its_frame(
+    front: Any, instances: Instances
+) -> None:
+    """The 200 may overtake the frame; another instance's frame in between must not say 0: a
+    client that ends there would look for its prompt in vain (trap 13).
+    """
+    gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
+    client = await listen(front, "me")
+    one, two = await instances[0][1].wire(), await instances[1][1].wire()
+    assert (await gateway.events.counted(first, gateway, _answer(200))).status == 200
+    await two.status(1)
+    await client.until_sum(2)
+    await two.status(0)
+    await client.until_sum(1)
+    await one.status(1)
+    await client.until_sum(1)
+    await one.status(0)
+    await client.until_sum(0)
+    assert client.sums == [0, 2, 1, 1, 0]
+
+
+async def test_a_frame_that_comes_before_the_200_is_not_counted_twice(
+    front: Any, instances: Instances
+) -> None:
+    """As it usually is."""
+    gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
+    client = await listen(front, "me")
+    wire = await instances[0][1].wire()
+
+    async def answering() -> Any:
+        await wire.status(1)
+        await client.until_sum(1)
+        return await _answer(200)
+
+    await gateway.events.counted(first, gateway, answering())
+    await wire.status(0)
+    await client.until_sum(0)
+    assert client.sums == [0, 1, 0]
+
+
+@pytest.mark.parametrize("end", ["400", "error"])
+async def test_a_refused_prompt_leaves_the_sum_again(
+    front: Any, instances: Instances, end: str
+) -> None:
+    """Also if a sum with it was told meanwhile: no frame of the instance would ever mend it."""
+    gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
+    client = await listen(front, "me")
+    two = await instances[1][1].wire()
+
+    async def answering() -> Any:
+        await two.status(0)
+        await client.until_sum(1)
+        if end == "error":
+            raise ConnectionError
+        return await _answer(400)
+
+    try:
+        await gateway.events.counted(first, gateway, answering())
+    except ConnectionError:
+        assert end == "error"
+    await client.until_sum(0)
+    assert client.sums == [0, 1, 0]
+
+
+async def _answer(status: int) -> Any:
+    return aiohttp.web.Response(status=status)
+
+
+async def test_an_instance_that_dies_with_an_untold_prompt_leaves_the_sum(
+    workers: Workers, start_proxy: Start
+) -> None:
+    """It took the prompt and was gone before it could tell: the client must not wait for ever."""
+    front = await start_proxy(*workers)
+    gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
+    client = await listen(front, "me")
+    await gateway.events.counted(first, gateway, _answer(200))
+    gateway.events.status_changed()
+    await client.until_sum(1)
+    await workers[0].kill()
+    await client.until_sum(0)
+
+
+async def test_what_waits_at_a_busy_instance_is_in_the_greeting(
+    front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loop stands still (trap 8) and it takes no socket yet: what it told last still holds."""
+    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.02)
+    await checked(front)
+    one = instances[0][1]
+    first = await listen(front, "first")
+    wire = await one.wire()
+    await wire.status(3)
+    await first.until_sum(3)
+    one.gate.clear()
+    second = await listen(front, "second")
+    assert second.sums == [3]
+    one.greeting = [status_frame(1, "second")]
+    one.gate.set()
+    await second.until_sum(1)
+
+
+async def test_a_socket_lost_in_silence_keeps_the_sum_until_the_circuit_opens(
+    front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Busy is not dead: only a refusal, or the health checks, say that nothing waits there."""
+    monkeypatch.setattr(event_leg, "DIAL_TIMEOUT_S", 0.02)
+    await checked(front)
+    instance, one = front.app[CLUSTER].instances[0], instances[0][1]
+    client = await listen(front, "me")
+    wire = await one.wire()
+    await wire.status(2)
+    await client.until_sum(2)
+    (leg,) = legs(front, instance)
+    one.gate.clear()
+    wire.drop()
+    await until(lambda: leg.failures > 3)
+    assert client.sums == [0, 2]
+    for _ in range(3):
+        instance.fault("silent")
+    await client.until_sum(0)
+    one.gate.set()
+
+
+async def test_a_silent_instance_must_answer_before_the_next_handshake(
+    front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands still and has not seen the old socket's end: a handshake that it finds beside it
+    would be undone by it, and the client deaf for good (trap 2).
+    """
+    monkeypatch.setattr(event_leg, "CLOSE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
+    await checked(front)
+    one = instances[0][1]
+    client = await listen(front, "me")
+    await one.wire()
+    one.end.clear()
+    one.still.clear()
+    await client.ws.close()
+    await listen(front, "me")
+    await until(lambda: one.questions == 1)
+    assert one.dialled == 1
+    one.end.set()
+    one.still.set()
+    await one.wire()
+    assert (one.dialled, one.open) == (2, 1)
+
+
+async def test_an_unanswered_ping_is_such_a_silence(
+    instances: Instances, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The heartbeat gives the socket up; the instance may find that out much later."""
+    monkeypatch.setattr(event_leg, "HEARTBEAT_S", 0.05)
+    one = instances[0][1]
+    one.answers_pings = False
+    front = await start_proxy(*(url for url, _ in instances))
+    await checked(front)
+    one.still.clear()
+    await listen(front, "me")
+    await until(lambda: one.questions == 1)
+    assert one.dialled == 1
+    one.still.set()
+    await until(lambda: one.dialled > 1)
