@@ -56,6 +56,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
     workflow_directory: Path | None = None
+    shared_storage: str = "auto"
 
     @property
     def concurrent_jobs(self) -> int:
@@ -192,6 +193,8 @@ VARIABLES: tuple[Variable, ...] = (
     _row("API_KEYS", "api_keys", _comma_list, "none", "comma list of keys; one is then required"),
     _row("WORKFLOW_DIRECTORY", "workflow_directory", _directory, "none",
          "extra workflow templates, each an endpoint"),
+    _row("SHARED_STORAGE", "shared_storage", _one_of("auto", "true", "false"), "auto",
+         "`true` if the instances share input, output and temp directories; `auto` finds out"),
 )  # fmt: skip
 
 
@@ -267,8 +270,8 @@ def _read_toml(path: Path, problems: list[str]) -> dict[str, str]:
             problems.append(f"{path}: unknown setting {key!r}")
         elif isinstance(value, list):
             values[name] = ",".join(str(item) for item in value)
-        elif isinstance(value, bool | dict):
+        elif isinstance(value, dict):
             problems.append(f"{path}: {key} must be a number, a text or a list")
         else:
-            values[name] = str(value)
+            values[name] = str(value).lower() if isinstance(value, bool) else str(value)
     return values

@@ -33,6 +33,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("CORS_ORIGINS", "https://a.example, *", "cors_origins", ("https://a.example", "*")),
     ("API_KEYS", "one, two,", "api_keys", ("one", "two")),
     ("WORKFLOW_DIRECTORY", "/", "workflow_directory", Path("/")),
+    ("SHARED_STORAGE", "TRUE", "shared_storage", "true"),
 ]
 BAD = [
     ("COMFYUI_TIMEOUT", "soon"),
@@ -46,6 +47,7 @@ BAD = [
     ("CORS_ORIGINS", "app.example"),
     ("CORS_ORIGINS", "https://app.example/path"),
     ("WORKFLOW_DIRECTORY", "/no/such/directory"),
+    ("SHARED_STORAGE", "yes"),
     ("COMFYUI_HOST_1", "ftp://gpu"),
     ("COMFYUI_HOST_1", "gpu:99999"),
     ("COMFYUI_HOST_1", "gpu:0"),
@@ -111,6 +113,13 @@ def test_from_toml(name: str, text: str, field: str, value: object, tmp_path: Pa
         assert getattr(load_settings({}, path), field) == value
 
 
+def test_true_and_false_in_toml(tmp_path: Path) -> None:
+    """They are words of a file like any other, where a setting knows them."""
+    for word in ("true", "false"):
+        path = written(tmp_path, f"shared_storage = {word}")
+        assert load_settings({}, path).shared_storage == word
+
+
 def test_lists_in_toml(tmp_path: Path) -> None:
     """A list may be written as one."""
     path = written(tmp_path, 'api_keys = ["one", "two"]\ncors_origins = ["https://a.example"]')
@@ -157,7 +166,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     environ = {"PORT": "x", "LOG_LEVEL": "x", "COMFYUI_HOST_1": "a:1", "COMFYUI_HOST_2": "a:1"}
     told = problems(environ, path)
     assert len(told) == 6
-    for name in ("prot", "max_pending_jobs", "JOB_TIMEOUT", "PORT", "LOG_LEVEL", "COMFYUI_HOST_2"):
+    for name in ("prot", "MAX_PENDING_JOBS", "JOB_TIMEOUT", "PORT", "LOG_LEVEL", "COMFYUI_HOST_2"):
         assert sum(name in problem for problem in told) == 1
 
 
