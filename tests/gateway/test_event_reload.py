@@ -52,6 +52,38 @@ async def test_the_newest_socket_hears_and_the_old_one_stays_open(
     await hears(newest, front, "me", 4)
 
 
+async def test_200_sockets_in_a_hurry_leave_nothing(
+    workers: Any, start_proxy: Callable[..., Any]
+) -> None:
+    """Closed properly, cut off, given up in the handshake; own ids and shared ones: no record, no
+    task and no socket at an instance stays.
+    """
+    front = await start_proxy(*workers)
+    await hears(await listen(front, "first"), front, "first", 1)
+    before = len(asyncio.all_tasks())
+    sockets = [worker.open_sockets for worker in workers]
+
+    async def visit(number: int) -> None:
+        client_id = f"own {number}" if number % 4 else f"shared {number % 3}"
+        connecting = asyncio.create_task(front.ws_connect("/ws", params={"clientId": client_id}))
+        if number % 5 == 0:
+            await asyncio.sleep(0)
+            connecting.cancel()
+            await asyncio.wait([connecting])
+            return
+        ws = await connecting
+        if number % 2:
+            await ws.close()
+        else:
+            ws._response.connection.transport.abort()
+
+    for start in range(0, 200, 25):
+        await asyncio.gather(*(visit(start + number) for number in range(25)))
+    await until(lambda: len(sessions(front)) == 1)
+    await until(lambda: [worker.open_sockets for worker in workers] == sockets)
+    await until(lambda: len(asyncio.all_tasks()) <= before)
+
+
 async def _answered(ws: aiohttp.ClientWebSocketResponse) -> bool:
     """A pong comes back and nothing else before it."""
     ws._autoping = False

@@ -77,6 +77,27 @@ async def test_a_frame_that_comes_before_the_200_is_not_counted_twice(
     assert client.sums == [0, 1, 0]
 
 
+async def test_a_frame_that_tells_of_something_else_does_not_end_it(
+    front: Any, instances: Instances
+) -> None:
+    """Another prompt ended there while this one was on its way."""
+    gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
+    client = await listen(front, "me")
+    one, two = await instances[0][1].wire(), await instances[1][1].wire()
+    await one.status(1)
+    await client.until_sum(1)
+
+    async def answering() -> Any:
+        await one.status(0)
+        await client.until_type("status")
+        return await _answer(200)
+
+    await gateway.events.counted(first, gateway, answering())
+    await two.status(0)
+    await client.until_type("status")
+    assert client.sums == [0, 1, 1, 1]
+
+
 @pytest.mark.parametrize("end", ["400", "error"])
 async def test_a_refused_prompt_leaves_the_sum_again(
     front: Any, instances: Instances, end: str
@@ -153,6 +174,8 @@ async def test_a_socket_lost_in_silence_keeps_the_sum_until_the_circuit_opens(
     one.gate.clear()
     wire.drop()
     await until(lambda: leg.failures > 3)
+    await (await instances[1][1].wire()).say("marker")
+    await client.until_type("marker")
     assert client.sums == [0, 2]
     for _ in range(3):
         instance.fault("silent")
