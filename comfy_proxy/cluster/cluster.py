@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 
 from loguru import logger
 
@@ -20,6 +20,7 @@ from comfy_proxy.cluster.prompt_execution import Graph
 from comfy_proxy.cluster.prompt_run import OnUpdate, PromptRun
 from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
+from comfy_proxy.metrics.records import PromptEvent, PromptRecord
 from comfy_proxy.settings import Settings
 
 
@@ -70,6 +71,7 @@ class Cluster:
             pending_timeout_s=settings.pending_timeout_s,
         )
         self.health_checker.on_success.append(self._learn)
+        self.on_prompt: list[Callable[[PromptRecord], None]] = []
         self._chores: set[asyncio.Task[None]] = set()
         for instance in self.instances:
             instance.on_interruption.append(self.capabilities.forget)
@@ -117,6 +119,21 @@ class Cluster:
         """
         instance.external_jobs += 1
         self.spawn(self._listen(instance))
+
+    def tell_prompt(
+        self,
+        event: PromptEvent,
+        instance: Instance,
+        prompt_id: str | None,
+        *,
+        job_type: str | None = None,
+    ) -> None:
+        """Tell the observers what became of a prompt; ``job_type`` if it is one of our jobs'."""
+        record = PromptRecord(
+            event=event, instance=instance.host, prompt_id=prompt_id, job_type=job_type
+        )
+        for observer in self.on_prompt:
+            observer(record)
 
     async def _listen(self, instance: Instance) -> None:
         try:

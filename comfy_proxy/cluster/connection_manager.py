@@ -7,7 +7,7 @@ limit: aiohttp counts open WebSockets against it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import aiohttp
 from loguru import logger
@@ -15,6 +15,7 @@ from loguru import logger
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.websocket_pool import PoolState, WebSocketPool
+from comfy_proxy.metrics.records import PoolWait
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -29,6 +30,7 @@ class ConnectionManager:
         self._sessions: dict[Instance, aiohttp.ClientSession] = {}
         self._probe_sessions: dict[Instance, aiohttp.ClientSession] = {}
         self._pools: dict[Instance, WebSocketPool] = {}
+        self.on_wait: list[Callable[[PoolWait], None]] = []
 
     def __repr__(self) -> str:
         pools = ", ".join(f"{i.host}: {self.pool_state(i)}" for i in self._instances)
@@ -44,6 +46,7 @@ class ConnectionManager:
                 self._sessions[instance],
                 max_connections=self._max_connections,
                 clock=self._clock,
+                on_wait=self.on_wait,
             )
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from yarl import URL
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.circuit_breaker import CircuitBreaker, CircuitState
 from comfy_proxy.errors import InstanceError
+from comfy_proxy.metrics.records import CircuitRecord
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.placement import Placement
@@ -64,7 +65,7 @@ class Instance:
         self.host = f"{url.host_subcomponent}:{url.port}{url.raw_path.rstrip('/')}"
         self.capacity = capacity
         self.breaker = CircuitBreaker(
-            clock=clock, failure_threshold=failure_threshold, on_change=self._log_change
+            clock=clock, failure_threshold=failure_threshold, on_change=self._circuit_changed
         )
         self.placements: list[Placement] = []
         self.external_jobs = 0
@@ -73,6 +74,7 @@ class Instance:
         self.response_time_s: float | None = None
         self.check_ok: bool | None = None
         self.observers: list[Callable[[Attempt], None]] = []
+        self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_load: list[Callable[[], None]] = []
         self.on_interruption: list[Callable[[Instance], None]] = []
         self.on_doubt: list[Callable[[Instance], None]] = []
@@ -222,7 +224,7 @@ class Instance:
         for callback in self.on_interruption:
             callback(self)
 
-    def _log_change(self, old: CircuitState, new: CircuitState, reason: str) -> None:
+    def _circuit_changed(self, old: CircuitState, new: CircuitState, reason: str) -> None:
         if new is CircuitState.CLOSED:
             self._interrupted()
         level = "WARNING" if new is CircuitState.OPEN and old is CircuitState.CLOSED else "INFO"
@@ -231,3 +233,5 @@ class Instance:
         logger.bind(instance=self.host).log(
             level, "instance {}: circuit {} -> {}: {}", self.host, old, new, reason
         )
+        for observer in self.on_circuit:
+            observer(CircuitRecord(instance=self.host, old=old, new=new, reason=reason))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -32,6 +32,7 @@ from comfy_proxy.cluster.comfyui_frames import (
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceUnreachableError
+from comfy_proxy.metrics.records import PoolWait
 
 HEARTBEAT_S = 60.0
 """Idle heartbeat; a pong may take half of it, far longer than a busy event loop stands still."""
@@ -120,8 +121,10 @@ class WebSocketPool:
         *,
         max_connections: int,
         clock: Clock,
+        on_wait: Sequence[Callable[[PoolWait], None]] = (),
     ) -> None:
         self._instance = instance
+        self._on_wait = on_wait
         self._session = session
         self._clock = clock
         self._slots = asyncio.Semaphore(max_connections)
@@ -148,11 +151,7 @@ class WebSocketPool:
 
         Raises an InstanceError when none can be opened.
         """
-        self._waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
+        await self._turn()
         try:
             socket = self._pop_idle() or await self._connect()
             socket.leased = True
@@ -181,6 +180,18 @@ class WebSocketPool:
             await asyncio.wait([self._replacement])
         await asyncio.gather(*(socket.close() for socket in (*self._idle, *self._in_use)))
         self._idle.clear()
+
+    async def _turn(self) -> None:
+        """Wait for a free slot and take it."""
+        since = self._clock.monotonic()
+        self._waiting += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+        waited_s = self._clock.monotonic() - since
+        for observer in self._on_wait:
+            observer(PoolWait(instance=self._instance.host, duration_s=waited_s))
 
     def _pop_idle(self) -> PromptSocket | None:
         while self._idle:

@@ -38,6 +38,7 @@ from comfy_proxy.gateway.headers import (
     sendable,
 )
 from comfy_proxy.gateway.target import instance_url
+from comfy_proxy.metrics.records import PromptEvent
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -119,6 +120,7 @@ async def forward(
                 raise RequestError("This is not a WebSocket handshake of version 13.")
             if upstream.status == 200 and is_prompt(request):
                 cluster.prompt_forwarded(instance)
+                cluster.tell_prompt(PromptEvent.FORWARDED, instance, None)
             return await relay(request, upstream, instance, cluster)
         finally:
             upstream.close()  # a finished answer has given its connection back already

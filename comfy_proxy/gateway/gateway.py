@@ -19,6 +19,7 @@ from comfy_proxy.gateway.moving import MovingPrompt, MovingPrompts
 from comfy_proxy.gateway.object_info import MergedObjectInfo
 from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state import SharedState
+from comfy_proxy.metrics.records import PromptEvent
 
 T = TypeVar("T")
 
@@ -109,6 +110,7 @@ class Gateway:
         prompt.instance = instance
         self.ownership.prompts.record(prompt.prompt_id, instance)
         self.cluster.prompt_forwarded(instance)
+        self.cluster.tell_prompt(PromptEvent.FORWARDED, instance, prompt.prompt_id)
         self.mover.add(prompt)
 
     def prompt_began(self, prompt_id: str, instance: Instance) -> None:

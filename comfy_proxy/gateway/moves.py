@@ -22,6 +22,7 @@ from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.posting import ForwardedPrompt
 from comfy_proxy.gateway.staging import stage_inputs
+from comfy_proxy.metrics.records import PromptEvent
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -181,6 +182,8 @@ class PromptMover:
 
     def _arrived(self, prompt: ForwardedPrompt, target: Instance, busy: Instance) -> None:
         prompt.settled = target is busy  # it was refused elsewhere: once is enough
+        if target is not busy:
+            self._gateway.cluster.tell_prompt(PromptEvent.MOVED, target, prompt.prompt_id)
         prompt.instance = target
         self._gateway.cluster.prompt_forwarded(target)
         self._gateway.ownership.prompts.record(prompt.prompt_id, target)

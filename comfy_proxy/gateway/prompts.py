@@ -34,6 +34,7 @@ from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.staging import files_in_graph, has_inputs, stage_inputs
 from comfy_proxy.gateway.target import client_target
+from comfy_proxy.metrics.records import PromptEvent
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -77,23 +78,28 @@ class Submission:
             placement = Placement(instance)
             try:
                 if not await self._answers(instance):
-                    self._silent.add(instance)
+                    self._pass_over(instance, self._silent)
                     continue
                 if not await self._heard(instance):
-                    self._unheard.add(instance)
+                    self._pass_over(instance, self._unheard)
                     continue
                 answer = await self._submit(instance, placement)
             except InstanceTimeoutError:
                 raise  # it may have been taken: to post it elsewhere could run it twice
             except InstanceError as error:
                 logger.info("a prompt passed over {}: {}", instance.host, error.message)
-                self._failed.add(instance)
+                self._pass_over(instance, self._failed)
                 continue
             finally:
                 placement.release()
             if answer.status == 200:
                 self._accepted(instance, answer)
             return instance, answer
+
+    def _pass_over(self, instance: Instance, why: set[Instance]) -> None:
+        why.add(instance)
+        cluster, prompt_id = self._gateway.cluster, self._prompt.prompt_id
+        cluster.tell_prompt(PromptEvent.PASSED_OVER, instance, prompt_id)
 
     async def _choose(self) -> Instance:
         """Least work among those that can run it; if none can, the one that lacks least."""
@@ -122,19 +128,32 @@ class Submission:
         raise NoHealthyInstanceError("No ComfyUI instance can be reached.", retry_after_s=5)
 
     async def _usable(self) -> list[Instance]:
-        """Healthy ones; else those that are busy, not dead (trap 8); else any that has returned."""
+        """Healthy ones; else those that are busy, not dead (trap 8); else who answers again."""
         left = [one for one in self._gateway.cluster.instances if one not in self._failed]
         if usable := [one for one in left if one.healthy and one not in self._silent]:
             return usable
         if busy := [one for one in left if one.healthy and one.alive_just_now]:
             return busy
-        away = [one for one in left if not one.healthy and one not in self._silent]
+        return await self._found_again(left)
+
+    async def _found_again(self, left: list[Instance]) -> list[Instance]:
+        """Who of ``left`` answers now, or is busy. One missed check is no outage (trap 8).
+
+        Asked until an answer comes or all circuits are open, so a prompt is refused only then.
+        """
         check = self._gateway.cluster.health_checker.check
-        alive = await asyncio.gather(*(check(one) for one in away))
-        return [one for one, answers in zip(away, alive, strict=True) if answers]
+        for _ in range(self._gateway.cluster.settings.health_failure_threshold):
+            asked = [one for one in left if one.healthy or one not in self._silent]
+            answers = await asyncio.gather(*(check(one) for one in asked))
+            found = [one for one, alive in zip(asked, answers, strict=True) if alive]
+            if found := found or [one for one in asked if one.healthy and one.alive_just_now]:
+                return found
+            if not any(one.healthy for one in left):
+                break
+        return []
 
     async def _answers(self, instance: Instance) -> bool:
-        """The check before each submission; one that failed it is here again as merely busy."""
+        """The check before each submission; one that failed it is here again as busy or found."""
         if instance in self._silent:
             return True
         return await self._gateway.cluster.health_checker.check(instance)

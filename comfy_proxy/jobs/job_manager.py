@@ -33,6 +33,7 @@ class JobManager:
         self._by_key: dict[str, Job] = {}
         self._results_size = 0
         self._finished_one = asyncio.Event()
+        self.on_created: list[Callable[[Job], None]] = []
         self.on_finished: list[Callable[[Job], None]] = []
 
     def __repr__(self) -> str:
@@ -54,6 +55,8 @@ class JobManager:
         self._jobs[job.id] = job
         if idempotency_key is not None:
             self._by_key[idempotency_key] = job
+        for callback in self.on_created:
+            callback(job)
         return job
 
     def find_job(self, job_id: str) -> Job | None:

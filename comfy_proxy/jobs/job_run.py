@@ -29,6 +29,7 @@ from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.pictures import Picture, convert_picture
 from comfy_proxy.jobs.workflows import Workflow
+from comfy_proxy.metrics.records import PromptEvent
 
 MAX_ATTEMPTS = 3
 """How often a job is tried when instances fail under it."""
@@ -70,6 +71,7 @@ class JobRun:
                 confirmed = await self._cluster.scheduler.confirm(moved.target)
                 if confirmed:
                     placement = moved.target
+                    self._tell_move(placement.instance)
                     continue
             except ComfyProxyError as error:
                 self._raise_unless_worth_another_try(error, placement.instance)
@@ -77,6 +79,10 @@ class JobRun:
             if self._job.status is JobStatus.PROCESSING:
                 self._since = self._cluster.clock.monotonic()
                 self._manager.update_job_status(self._job.id, JobStatus.PENDING)
+
+    def _tell_move(self, target: Instance) -> None:
+        job = self._job
+        self._cluster.tell_prompt(PromptEvent.MOVED, target, job.prompt_id, job_type=job.type)
 
     async def _place(self) -> Placement:
         self._availability.require()

@@ -43,6 +43,9 @@ class GatewayCluster:
     def prompt_forwarded(self, instance: Instance) -> None:
         instance.external_jobs += 1
 
+    def tell_prompt(self, event: object, instance: Instance, prompt_id: str | None) -> None:
+        """Nobody listens."""
+
     async def running(self, app: web.Application) -> AsyncIterator[None]:
         await self.connections.start()
         yield

@@ -1,0 +1,85 @@
+"""Durations in bounded memory: exact number and sum, percentiles of the last thousand."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Sequence
+from math import ceil
+
+REMEMBERED = 1000
+PERCENTILES = (50, 95, 99)
+
+
+class Durations:
+    """``count`` and ``total_s`` are since the start. The last ones are kept sorted, so that asking
+    costs nothing and recording a microsecond."""
+
+    __slots__ = ("_recent", "_sorted", "count", "total_s")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total_s = 0.0
+        self._recent: deque[float] = deque()
+        self._sorted: list[float] = []
+
+    def __repr__(self) -> str:
+        return f"<Durations {self.count}, mean {self.mean_s} s>"
+
+    def record(self, duration_s: float) -> None:
+        self.count += 1
+        self.total_s += duration_s
+        if len(self._recent) == REMEMBERED:
+            del self._sorted[bisect_left(self._sorted, self._recent.popleft())]
+        self._recent.append(duration_s)
+        insort(self._sorted, duration_s)
+
+    @property
+    def mean_s(self) -> float | None:
+        """Of all there ever were; None before the first."""
+        return self.total_s / self.count if self.count else None
+
+    def percentile_s(self, percent: float) -> float | None:
+        """The least of the last thousand that ``percent`` of them do not exceed (nearest rank)."""
+        if not self._sorted:
+            return None
+        return self._sorted[max(0, ceil(len(self._sorted) * percent / 100) - 1)]
+
+    def as_json(self) -> dict[str, float | int | None]:
+        return {
+            "count": self.count,
+            "mean_seconds": rounded(self.mean_s),
+            **{f"p{one}_seconds": rounded(self.percentile_s(one)) for one in PERCENTILES},
+        }
+
+
+class Histogram:
+    """How many durations were at most so long, for each of ``bounds_s`` (ascending)."""
+
+    __slots__ = ("_bounds_s", "_counts", "total_s")
+
+    def __init__(self, bounds_s: Sequence[float]) -> None:
+        self._bounds_s = bounds_s
+        self._counts = [0] * (len(bounds_s) + 1)
+        self.total_s = 0.0
+
+    def record(self, duration_s: float) -> None:
+        self._counts[bisect_left(self._bounds_s, duration_s)] += 1
+        self.total_s += duration_s
+
+    @property
+    def count(self) -> int:
+        return sum(self._counts)
+
+    def cumulative(self) -> list[tuple[float, int]]:
+        """Bound and how many did not exceed it; the last bound is infinite."""
+        result, so_far = [], 0
+        for bound, count in zip((*self._bounds_s, float("inf")), self._counts, strict=True):
+            so_far += count
+            result.append((bound, so_far))
+        return result
+
+
+def rounded(seconds: float | None) -> float | None:
+    """To the microsecond, for people."""
+    return None if seconds is None else round(seconds, 6)

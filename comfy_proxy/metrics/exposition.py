@@ -1,0 +1,109 @@
+"""``/metrics`` for Prometheus: who wants it, in which format, and the text.
+
+A registry of prometheus_client's for each application: two in one process do not collide, and that
+of the host is left alone, unless it registers our collector there itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from comfy_proxy.metrics.durations import Histogram
+from comfy_proxy.metrics.families import COUNTER, HISTOGRAM, Family, families
+from comfy_proxy.metrics.text import TextWriter, bound_text
+
+if TYPE_CHECKING:
+    from comfy_proxy.metrics.metrics import Metrics
+
+
+class Exposition(Collector):
+    """The figures of one application; ``registry`` holds them for prometheus_client's tools."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._writer = TextWriter()
+        self.registry = CollectorRegistry(auto_describe=False)
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """All families as prometheus_client's, as they stand now."""
+        for family in families(self._metrics):
+            yield _metric(family)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names are not looked at when this is registered."""
+        return ()
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The text in the format that ``accept`` asks for, and its content type."""
+        try:
+            _, content_type = choose_encoder(accept)
+        except TypeError:  # a version that is no number
+            content_type = CONTENT_TYPE_PLAIN_0_0_4
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        if openmetrics:
+            content_type = CONTENT_TYPE_LATEST  # whichever newer one was asked for
+        text = self._writer.write(families(self._metrics), openmetrics=openmetrics)
+        return text.encode(), content_type
+
+
+def wants_prometheus(accept: str) -> bool:
+    """True if ``accept`` names OpenMetrics, or ``text/plain`` with a version, as Prometheus does.
+
+    Not if it prefers ``application/json`` by a higher q, and not for a bare ``text/plain``, which
+    HTTP libraries send.
+    """
+    wanted = json = 0.0
+    for media_range in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in media_range.split(";"))
+        quality = _quality(parameters)
+        versioned = any(parameter.startswith("version=") for parameter in parameters)
+        if kind == "application/openmetrics-text" or (kind == "text/plain" and versioned):
+            wanted = max(wanted, quality)
+        elif kind == "application/json":
+            json = max(json, quality)
+    return wanted > 0 and wanted >= json
+
+
+def _quality(parameters: Iterable[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
+
+
+def _metric(family: Family) -> Metric:
+    if family.kind == HISTOGRAM:
+        histograms = HistogramMetricFamily(
+            family.name, family.help, labels=family.labels, unit=family.unit
+        )
+        for labels, value in family.values:
+            if isinstance(value, Histogram):
+                buckets = [(bound_text(bound), count) for bound, count in value.cumulative()]
+                histograms.add_metric(labels, buckets, value.total_s)
+        return histograms
+    metric: CounterMetricFamily | GaugeMetricFamily
+    if family.kind == COUNTER:
+        metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+    else:
+        metric = GaugeMetricFamily(family.name, family.help, labels=family.labels, unit=family.unit)
+    for labels, value in family.values:
+        if not isinstance(value, Histogram):
+            metric.add_metric(labels, value)
+    return metric

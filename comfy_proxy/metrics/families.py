@@ -1,0 +1,222 @@
+"""The figures as Prometheus' metric families: names, units and help, in one place.
+
+Labels are bounded: ``instance`` is a ``host:port`` of the configuration, ``type`` a workflow's
+name, ``code`` one of ``errors.py``, ``policy`` one of ``gateway/routes.py``, ``ours`` or ``other``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from comfy_proxy.metrics.durations import Histogram
+from comfy_proxy.metrics.instance_figures import CIRCUIT_STATES
+from comfy_proxy.metrics.live import LiveState
+from comfy_proxy.metrics.records import PromptEvent
+from comfy_proxy.version import __version__
+
+if TYPE_CHECKING:
+    from comfy_proxy.metrics.metrics import Metrics
+
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+
+Labels = tuple[str, ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """``values`` by the values of ``labels``; a counter's ``name`` is without its ``_total``."""
+
+    kind: str
+    name: str
+    help: str
+    labels: Labels
+    values: tuple[tuple[Labels, float | Histogram], ...]
+
+    @property
+    def unit(self) -> str:
+        return "seconds" if self.name.endswith("_seconds") else ""
+
+
+def families(metrics: Metrics) -> Iterator[Family]:
+    """All families, as they stand now."""
+    live = metrics.live()
+    yield _gauge("build_info", "The version that runs.", "version", [((__version__,), 1)])
+    yield _gauge(
+        "start_time_seconds", "When it started, since the epoch.", "",
+        [((), metrics.started_at.timestamp())],
+    )  # fmt: skip
+    yield from _jobs(metrics, live)
+    yield from _prompts(metrics)
+    yield from _http(metrics)
+    yield from _sockets(live)
+    yield from _instances(metrics)
+    yield from _instances_now(live)
+    yield from _pools(metrics, live)
+    yield from _logs(metrics)
+
+
+def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Family]:
+    jobs = metrics.jobs
+    yield _counter("jobs_accepted", "Jobs accepted.", "type", _one(jobs.accepted))
+    yield _counter(
+        "jobs_finished", "Jobs that ended, by outcome.", "type outcome",
+        [((name, str(outcome)), n) for (name, outcome), n in jobs.by_type_and_outcome().items()],
+    )  # fmt: skip
+    yield _counter("job_errors", "Failed jobs by error code.", "type code", jobs.errors.items())
+    yield _counter(
+        "job_retries", "Attempts beyond the first, of jobs that ended.", "type", _one(jobs.retries)
+    )
+    yield _counter("job_moves", "Waiting jobs moved to another instance.", "type", _one(jobs.moves))
+    yield _histogram(
+        "job_duration_seconds", "Processing time of completed jobs.", "type instance",
+        jobs.duration_histograms.items(),
+    )  # fmt: skip
+    yield _histogram(
+        "job_wait_seconds", "From acceptance to the start of the processing.", "type",
+        _one(jobs.wait_histograms),
+    )  # fmt: skip
+    yield _gauge(
+        "jobs", "Unfinished jobs now.", "state",
+        [(("pending",), live.pending_jobs), (("processing",), live.processing_jobs)],
+    )  # fmt: skip
+
+
+def _prompts(metrics: Metrics) -> Iterator[Family]:
+    helps = {
+        PromptEvent.FORWARDED: "Clients' prompts that the instance has taken.",
+        PromptEvent.MOVED: "Clients' waiting prompts moved to the instance.",
+        PromptEvent.PASSED_OVER: "How often the instance could not take a client's prompt.",
+    }
+    for event, text in helps.items():
+        values = [
+            ((host,), count)
+            for (what, host), count in metrics.instances.prompts.items()
+            if what is event
+        ]
+        yield _counter(f"prompts_{event}", text, "instance", values)
+
+
+def _http(metrics: Metrics) -> Iterator[Family]:
+    http = metrics.http
+    yield _counter(
+        "http_requests", "Requests answered; 499: the client left.", "method policy status",
+        http.requests.items(),
+    )  # fmt: skip
+    yield _histogram(
+        "http_request_duration_seconds", "Time to answer; WebSockets left out.", "policy",
+        _one(http.histograms),
+    )  # fmt: skip
+    received, sent = "Bytes of request bodies and frames.", "Bytes of answers' bodies and frames."
+    yield _counter("http_received_bytes", received, "policy", _one(http.received))
+    yield _counter("http_sent_bytes", sent, "policy", _one(http.sent))
+
+
+def _sockets(live: LiveState) -> Iterator[Family]:
+    sockets = live.sockets
+    yield _gauge("websocket_clients", "Clients' open WebSockets.", "", [((), sockets.clients)])
+    yield _counter(
+        "websocket_frames", "Frames passed on.", "direction",
+        [
+            (("to_client",), sockets.frames_to_client),
+            (("to_instance",), sockets.frames_to_instance),
+        ],
+    )  # fmt: skip
+    yield _counter(
+        "websocket_previews_dropped", "Previews that a slow client did not get.", "",
+        [((), sockets.previews_dropped)],
+    )  # fmt: skip
+    yield _counter(
+        "websocket_slow_clients", "Clients disconnected for reading too slowly.", "",
+        [((), sockets.slow_clients)],
+    )  # fmt: skip
+
+
+def _instances(metrics: Metrics) -> Iterator[Family]:
+    figures = metrics.instances
+    yield _counter(
+        "instance_circuit_changes", "Changes of the circuit breaker to a state.", "instance state",
+        figures.circuit_changes.items(),
+    )  # fmt: skip
+    yield _counter(
+        "instance_requests", "Exchanges with the instance, by who ended them how.",
+        "instance kind verdict", figures.attempts.items(),
+    )  # fmt: skip
+    yield _histogram(
+        "instance_request_duration_seconds", "Duration of the exchanges.", "instance kind",
+        figures.attempt_histograms.items(),
+    )  # fmt: skip
+
+
+def _instances_now(live: LiveState) -> Iterator[Family]:
+    each = live.instances
+    yield _gauge("instance_up", "1 if healthy.", "instance", [((i.host,), i.healthy) for i in each])
+    yield _gauge(
+        "instance_circuit_state", "1 for the state of the circuit breaker.", "instance state",
+        [((i.host, state), i.circuit == state) for i in each for state in CIRCUIT_STATES],
+    )  # fmt: skip
+    yield _gauge(
+        "instance_active_jobs", "Prompts placed there by this proxy and not ended.", "instance",
+        [((i.host,), i.active_jobs) for i in each],
+    )  # fmt: skip
+    yield _gauge(
+        "instance_load", "Prompts that wait or run there, whoever gave them.", "instance",
+        [((i.host,), i.load) for i in each],
+    )  # fmt: skip
+    yield _gauge(
+        "instance_check_duration_seconds", "Duration of the last check that passed.", "instance",
+        [((i.host,), i.response_time_s) for i in each if i.response_time_s is not None],
+    )  # fmt: skip
+
+
+def _pools(metrics: Metrics, live: LiveState) -> Iterator[Family]:
+    each = live.instances
+    yield _gauge(
+        "pool_connections", "Pooled WebSockets of jobs.", "instance state",
+        [
+            ((i.host, state), count)
+            for i in each
+            for state, count in (("open", i.pool_open), ("in_use", i.pool_in_use))
+        ],
+    )  # fmt: skip
+    yield _gauge(
+        "pool_waiting", "Jobs that wait for a pooled WebSocket.", "instance",
+        [((i.host,), i.pool_waiting) for i in each],
+    )  # fmt: skip
+    yield _histogram(
+        "pool_wait_seconds", "How long jobs waited for a pooled WebSocket.", "instance",
+        _one(metrics.instances.pool_histograms),
+    )  # fmt: skip
+
+
+def _logs(metrics: Metrics) -> Iterator[Family]:
+    logs = metrics.logs
+    dropped = logs.dropped if logs else 0
+    yield _counter("log_lines_dropped", "Log lines lost.", "", [((), dropped)])
+    lines = [((level,), count) for level, count in logs.written.items()] if logs else []
+    yield _counter("log_lines", "Log lines written.", "level", lines)
+
+
+# --- building families -----------------------------------------------------------------------
+
+
+def _one(values: Mapping[str, T]) -> list[tuple[Labels, T]]:
+    """For a family with one label."""
+    return [((label,), value) for label, value in values.items()]
+
+
+def _counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, int]]) -> Family:
+    return Family(COUNTER, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))
+
+
+def _gauge(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
+    numbers = tuple((key, float(value)) for key, value in values)  # no True, which is one too
+    return Family(GAUGE, f"comfy_proxy_{name}", text, tuple(labels.split()), numbers)
+
+
+def _histogram(
+    name: str, text: str, labels: str, values: Iterable[tuple[Labels, Histogram]]
+) -> Family:
+    return Family(HISTOGRAM, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))

@@ -1,0 +1,80 @@
+"""What is counted of the instances: exchanges, prompts, circuits, waits for a connection."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from comfy_proxy.metrics.durations import Durations, Histogram
+from comfy_proxy.metrics.http_figures import REQUEST_BOUNDS_S
+from comfy_proxy.metrics.labels import Bounded
+from comfy_proxy.metrics.records import CircuitRecord, PoolWait, PromptEvent, PromptRecord
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.instance import Attempt
+
+WAIT_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+CIRCUIT_STATES = ("closed", "open", "half_open")
+MAX_KINDS = 32
+
+
+class InstanceFigures:
+    """Since the start, each by ``host`` and more."""
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self.hosts = tuple(hosts)
+        self.attempts: Counter[tuple[str, str, str]] = Counter()
+        self.attempt_histograms: defaultdict[tuple[str, str], Histogram] = defaultdict(
+            partial(Histogram, REQUEST_BOUNDS_S)
+        )
+        self.prompts: Counter[tuple[PromptEvent, str]] = Counter()
+        self.circuit_changes: Counter[tuple[str, str]] = Counter()
+        self.pool_waits = {host: Durations() for host in self.hosts}
+        self.pool_histograms = {host: Histogram(WAIT_BOUNDS_S) for host in self.hosts}
+        self._kind = Bounded(MAX_KINDS)
+        for host in self.hosts:  # a counter that begins at nought shows its first event as a rise
+            self.prompts.update({(event, host): 0 for event in PromptEvent})
+            self.circuit_changes.update({(host, state): 0 for state in CIRCUIT_STATES})
+
+    def record_attempt(self, attempt: Attempt) -> None:
+        kind = self._kind(attempt.kind)
+        self.attempts[attempt.instance, kind, attempt.verdict] += 1
+        self.attempt_histograms[attempt.instance, kind].record(attempt.duration_s)
+
+    def record_prompt(self, prompt: PromptRecord) -> None:
+        """A client's prompt; those of jobs are counted with the jobs."""
+        self.prompts[prompt.event, prompt.instance] += 1
+
+    def record_circuit(self, change: CircuitRecord) -> None:
+        self.circuit_changes[change.instance, change.new] += 1
+
+    def record_pool_wait(self, wait: PoolWait) -> None:
+        self.pool_waits[wait.instance].record(wait.duration_s)
+        self.pool_histograms[wait.instance].record(wait.duration_s)
+
+    def prompts_json(self, host: str | None = None) -> dict[str, int]:
+        """Of all instances, or of one."""
+        return {
+            str(event): sum(
+                count
+                for (what, where), count in self.prompts.items()
+                if what is event and host in (None, where)
+            )
+            for event in PromptEvent
+        }
+
+    def circuit_json(self, host: str) -> dict[str, int]:
+        return {state: self.circuit_changes[host, state] for state in CIRCUIT_STATES}
+
+    def requests_json(self, host: str) -> dict[str, dict[str, Any]]:
+        """By kind: how many ended how, and their mean duration."""
+        result: dict[str, dict[str, Any]] = {}
+        for (where, kind, verdict), count in self.attempts.items():
+            if where == host:
+                result.setdefault(kind, {})[str(verdict)] = count
+        for kind, counts in result.items():
+            histogram = self.attempt_histograms[host, kind]
+            counts["mean_seconds"] = round(histogram.total_s / histogram.count, 6)
+        return result

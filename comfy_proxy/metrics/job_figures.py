@@ -1,0 +1,153 @@
+"""What is counted of jobs: in all, for each type, for each instance."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any
+
+from comfy_proxy.metrics.durations import Durations, Histogram
+from comfy_proxy.metrics.labels import Bounded
+from comfy_proxy.metrics.records import JobRecord, Outcome
+
+DURATION_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+MAX_CODES = 64
+
+
+class JobDurations:
+    """One kind of duration, of all jobs and by type and instance."""
+
+    def __init__(self) -> None:
+        self.all = Durations()
+        self.by_type: defaultdict[str, Durations] = defaultdict(Durations)
+        self.by_instance: defaultdict[str, Durations] = defaultdict(Durations)
+
+    def record(self, job: JobRecord, duration_s: float) -> None:
+        self.all.record(duration_s)
+        self.by_type[job.type].record(duration_s)
+        if job.instance is not None:
+            self.by_instance[job.instance].record(duration_s)
+
+
+class JobFigures:
+    """Since the start. ``finished`` is by type, outcome and instance (``""``: it had none).
+
+    Processing times are those of completed jobs; a job that failed at once tells nothing of how
+    long a picture takes. Waiting times are those of all jobs that began.
+    """
+
+    def __init__(self, types: Iterable[str]) -> None:
+        self.accepted: Counter[str] = Counter()
+        self.finished: Counter[tuple[str, Outcome, str]] = Counter()
+        self.errors: Counter[tuple[str, str]] = Counter()
+        self.retries: Counter[str] = Counter()
+        self.moves: Counter[str] = Counter()
+        self.processing, self.waiting = JobDurations(), JobDurations()
+        self.duration_histograms: defaultdict[tuple[str, str], Histogram] = defaultdict(
+            partial(Histogram, DURATION_BOUNDS_S)
+        )
+        self.wait_histograms: defaultdict[str, Histogram] = defaultdict(
+            partial(Histogram, DURATION_BOUNDS_S)
+        )
+        self._code = Bounded(MAX_CODES)
+        for name in types:  # a counter that begins at nought shows its first event as a rise
+            self.accepted[name] = self.retries[name] = self.moves[name] = 0
+            for outcome in Outcome:
+                self.finished[name, outcome, ""] = 0
+
+    def record(self, job: JobRecord) -> str | None:
+        """Count a job that has ended; the label of its error, None unless it failed."""
+        self.finished[job.type, job.outcome, job.instance or ""] += 1
+        self.retries[job.type] += max(0, job.attempts - 1)
+        if job.waiting_s is not None:
+            self.waiting.record(job, job.waiting_s)
+            self.wait_histograms[job.type].record(job.waiting_s)
+        if job.processing_s is not None and job.outcome is Outcome.COMPLETED:
+            self.processing.record(job, job.processing_s)
+            self.duration_histograms[job.type, job.instance or ""].record(job.processing_s)
+        if job.outcome is not Outcome.FAILED:
+            return None
+        code = self._code(job.code or "unknown")
+        self.errors[job.type, code] += 1
+        return code
+
+    def outcomes(self, *, type: str | None = None, instance: str | None = None) -> dict[str, int]:  # noqa: A002
+        """How many ended how: of all, of one type, at one instance."""
+        result = {str(outcome): 0 for outcome in Outcome}
+        for (job_type, outcome, host), count in self.finished.items():
+            if type in (None, job_type) and instance in (None, host):
+                result[outcome] += count
+        return result
+
+    def by_type_and_outcome(self) -> Counter[tuple[str, Outcome]]:
+        """``finished`` without the instances."""
+        result: Counter[tuple[str, Outcome]] = Counter()
+        for (job_type, outcome, _), count in self.finished.items():
+            result[job_type, outcome] += count
+        return result
+
+    def errors_by_code(self, type: str | None = None) -> Counter[str]:  # noqa: A002
+        result: Counter[str] = Counter()
+        for (job_type, code), count in self.errors.items():
+            if type in (None, job_type):
+                result[code] += count
+        return result
+
+    def totals(self) -> dict[str, Any]:
+        """The JSON of all jobs."""
+        return {
+            **_summary(self.accepted.total(), self.outcomes()),
+            "retries": self.retries.total(),
+            "moves": self.moves.total(),
+            "processing_time": self.processing.all.as_json(),
+            "waiting_time": self.waiting.all.as_json(),
+        }
+
+    def of_type(self, job_type: str) -> dict[str, Any]:
+        """The JSON of one type."""
+        return {
+            **_summary(self.accepted[job_type], self.outcomes(type=job_type)),
+            "retries": self.retries[job_type],
+            "moves": self.moves[job_type],
+            "errors_by_kind": dict(self.errors_by_code(job_type)),
+            "processing_time": _json(self.processing.by_type, job_type),
+            "waiting_time": _json(self.waiting.by_type, job_type),
+        }
+
+    def at_instance(self, host: str) -> dict[str, Any]:
+        """The JSON of the jobs that ended at one instance."""
+        outcomes = self.outcomes(instance=host)
+        return {
+            "processed": outcomes["completed"] + outcomes["failed"],
+            **outcomes,
+            "success_rate": success_rate(outcomes["completed"], outcomes["failed"]),
+            "processing_time": _json(self.processing.by_instance, host),
+            "waiting_time": _json(self.waiting.by_instance, host),
+        }
+
+
+def success_rate(completed: int, failed: int) -> float | None:
+    """Of the jobs that came to an end of their own; None if there were none."""
+    return round(completed / (completed + failed), 6) if completed + failed else None
+
+
+def error_rate(completed: int, failed: int) -> float | None:
+    return round(failed / (completed + failed), 6) if completed + failed else None
+
+
+def _summary(accepted: int, outcomes: Mapping[str, int]) -> dict[str, Any]:
+    completed, failed = outcomes["completed"], outcomes["failed"]
+    return {
+        "total": accepted,
+        "processed": completed + failed,
+        **outcomes,
+        "success_rate": success_rate(completed, failed),
+    }
+
+
+def _json(durations: Mapping[str, Durations], key: str) -> dict[str, Any]:
+    return durations.get(key, _NONE).as_json()
+
+
+_NONE = Durations()

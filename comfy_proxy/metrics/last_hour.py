@@ -1,0 +1,83 @@
+"""The last hour, minute by minute: what rates and plots are made of."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from comfy_proxy.clock import Clock
+
+MINUTES = 60
+_MINUTE_S = 60
+
+
+@dataclass(kw_only=True, slots=True)
+class Minute:
+    """What ended within one minute. ``waited`` and ``processed`` count the jobs whose seconds are
+    in the sums; ``errors`` are failed jobs by code, ``faults`` requests answered with 5xx."""
+
+    index: int
+    began_at: datetime
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    waited: int = 0
+    waiting_s: float = 0.0
+    processed: int = 0
+    processing_s: float = 0.0
+    prompts: int = 0
+    requests: int = 0
+    faults: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+_SUMMED = tuple(Minute.__dataclass_fields__.keys() - {"index", "began_at", "errors"})
+
+
+class LastHour:
+    """The current minute and the 59 before it; minutes in which nothing happened take no room."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._minutes: deque[Minute] = deque(maxlen=MINUTES)
+
+    def __repr__(self) -> str:
+        return f"<LastHour {len(self._minutes)} minutes>"
+
+    @property
+    def current(self) -> Minute:
+        """The minute of now, to be added to."""
+        now = self._clock.monotonic()
+        index = int(now // _MINUTE_S)
+        if not self._minutes or self._minutes[-1].index != index:
+            began_at = self._clock.now() - timedelta(seconds=now - index * _MINUTE_S)
+            self._minutes.append(Minute(index=index, began_at=began_at))
+        return self._minutes[-1]
+
+    def minutes(self) -> list[Minute]:
+        """All sixty, oldest first; the last one is not over yet."""
+        current = self.current
+        known = {minute.index: minute for minute in self._minutes}
+        return [
+            known.get(current.index - ago)
+            or Minute(
+                index=current.index - ago,
+                began_at=current.began_at - timedelta(seconds=ago * _MINUTE_S),
+            )
+            for ago in reversed(range(MINUTES))
+        ]
+
+    def total(self) -> Minute:
+        """The sum of them all, from the beginning of the oldest."""
+        current = self.current
+        first = current.index - MINUTES + 1
+        recent = [minute for minute in self._minutes if minute.index >= first]
+        errors: Counter[str] = Counter()
+        for minute in recent:
+            errors.update(minute.errors)
+        sums: dict[str, Any] = {
+            name: sum(getattr(minute, name) for minute in recent) for name in _SUMMED
+        }
+        return Minute(index=first, began_at=recent[0].began_at, errors=errors, **sums)

@@ -1,0 +1,64 @@
+"""How things stand at one moment: what is read from the rooms, not counted here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstanceState:
+    """One instance now; ``healthy`` is what ``/health`` calls so."""
+
+    id: str
+    host: str
+    healthy: bool
+    circuit: str
+    consecutive_failures: int
+    active_jobs: int
+    load: int
+    last_check: datetime | None
+    last_success: datetime | None
+    response_time_s: float | None
+    pool_open: int
+    pool_in_use: int
+    pool_waiting: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SocketTotals:
+    """The WebSockets of clients: those that are open, and what went through all there ever were."""
+
+    clients: int = 0
+    frames_to_client: int = 0
+    frames_to_instance: int = 0
+    previews_dropped: int = 0
+    slow_clients: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LiveState:
+    """The whole application now."""
+
+    uptime_s: float
+    pending_jobs: int
+    processing_jobs: int
+    max_concurrent_jobs: int
+    instances: tuple[InstanceState, ...]
+    sockets: SocketTotals
+
+
+class LogCounts(Protocol):
+    """What is asked of the logs."""
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost since the start."""
+        ...
+
+    @property
+    def written(self) -> Mapping[str, int]:
+        """Lines written since the start, by level."""
+        ...

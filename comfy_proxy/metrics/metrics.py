@@ -1,0 +1,118 @@
+"""The one object that counts (story 3.1): records in, figures out.
+
+Everything is held in memory that does not grow: plain counters by label, histograms, the last
+thousand durations of a kind, the last sixty minutes. Recording takes microseconds. ``/metrics``
+is made of it twice, as JSON (:meth:`Metrics.get_stats`) and for Prometheus (``exposition.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.metrics.http_figures import HttpFigures
+from comfy_proxy.metrics.instance_figures import InstanceFigures
+from comfy_proxy.metrics.job_figures import JobFigures
+from comfy_proxy.metrics.last_hour import LastHour
+from comfy_proxy.metrics.live import LiveState, LogCounts
+from comfy_proxy.metrics.records import (
+    CircuitRecord,
+    JobRecord,
+    Outcome,
+    PoolWait,
+    PromptEvent,
+    PromptRecord,
+    RequestRecord,
+)
+from comfy_proxy.metrics.stats import statistics
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.instance import Attempt
+
+_FAULT = 500
+
+
+class Metrics:
+    """One for each application. ``live`` tells how things stand when somebody asks.
+
+    ``logs`` is None until somebody counts lines.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        instances: Iterable[str],
+        job_types: Iterable[str],
+        live: Callable[[], LiveState],
+    ) -> None:
+        self.clock = clock
+        self.started_at = clock.now()
+        self.live = live
+        self.logs: LogCounts | None = None
+        self.jobs = JobFigures(job_types)
+        self.instances = InstanceFigures(instances)
+        self.http = HttpFigures()
+        self.last_hour = LastHour(clock)
+
+    def __repr__(self) -> str:
+        return f"<Metrics jobs={self.jobs.outcomes()} requests={self.http.requests.total()}>"
+
+    def get_stats(self) -> dict[str, Any]:
+        """Everything, as the JSON of ``/metrics``; from memory, at once."""
+        return statistics(self)
+
+    # --- records -------------------------------------------------------------------------
+
+    def record_accepted_job(self, job_type: str) -> None:
+        """A job was accepted."""
+        self.jobs.accepted[job_type] += 1
+
+    def record_job(self, job: JobRecord) -> None:
+        """A job has ended."""
+        code = self.jobs.record(job)
+        minute = self.last_hour.current
+        if job.outcome is Outcome.COMPLETED:
+            minute.completed += 1
+            if job.processing_s is not None:
+                minute.processed += 1
+                minute.processing_s += job.processing_s
+        elif job.outcome is Outcome.FAILED:
+            minute.failed += 1
+        else:
+            minute.cancelled += 1
+        if code is not None:
+            minute.errors[code] += 1
+        if job.waiting_s is not None:
+            minute.waited += 1
+            minute.waiting_s += job.waiting_s
+
+    def record_prompt(self, prompt: PromptRecord) -> None:
+        """A prompt was forwarded or moved, or an instance passed over."""
+        if prompt.job_type is not None:
+            if prompt.event is PromptEvent.MOVED:
+                self.jobs.moves[prompt.job_type] += 1
+            return
+        self.instances.record_prompt(prompt)
+        if prompt.event is PromptEvent.FORWARDED:
+            self.last_hour.current.prompts += 1
+
+    def record_request(self, request: RequestRecord) -> None:
+        """A request was answered."""
+        self.http.record(request)
+        minute = self.last_hour.current
+        minute.requests += 1
+        minute.faults += request.status >= _FAULT
+
+    def record_attempt(self, attempt: Attempt) -> None:
+        """One exchange with an instance is over."""
+        self.instances.record_attempt(attempt)
+
+    def record_circuit(self, change: CircuitRecord) -> None:
+        """A circuit breaker changed its state."""
+        self.instances.record_circuit(change)
+
+    def record_pool_wait(self, wait: PoolWait) -> None:
+        """A job has got a connection to an instance."""
+        self.instances.record_pool_wait(wait)

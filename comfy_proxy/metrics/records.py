@@ -1,0 +1,95 @@
+"""What the rooms of the proxy tell their observers: one frozen record of each thing that is over.
+
+(The record of one exchange with an instance is :class:`comfy_proxy.cluster.instance.Attempt`.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How a job ended."""
+
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobRecord:
+    """A job that has ended. Seconds are None if it never began; ``code`` and ``message`` say why
+    it failed. ``instance`` is where it ended, None if that was nowhere."""
+
+    id: str
+    type: str
+    outcome: Outcome
+    instance: str | None
+    attempts: int
+    waiting_s: float | None
+    processing_s: float | None
+    code: str | None = None
+    message: str | None = None
+
+
+class PromptEvent(StrEnum):
+    """What became of a prompt."""
+
+    FORWARDED = "forwarded"
+    """``instance`` has taken a client's prompt."""
+    MOVED = "moved"
+    """One that waited elsewhere waits at ``instance`` now."""
+    PASSED_OVER = "passed_over"
+    """``instance`` could not take a client's prompt; another one was asked."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptRecord:
+    """``job_type`` if the prompt is one of our jobs', None if it is a client's own.
+
+    ``prompt_id`` is None where nobody had to look at it (one instance, bytes as they come).
+    """
+
+    event: PromptEvent
+    instance: str
+    prompt_id: str | None
+    job_type: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestRecord:
+    """One request that was answered. ``path`` is as it came, without the query (which may hold a
+    key). Bytes are those of the bodies, or of the frames of a WebSocket. ``status`` is 499 if the
+    client left before its answer began or ended. ``client`` is an address.
+    """
+
+    method: str
+    path: str
+    policy: str
+    status: int
+    duration_s: float
+    received_bytes: int
+    sent_bytes: int
+    user_agent: str | None
+    client: str | None
+    instance: str | None
+    request_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CircuitRecord:
+    """The circuit of ``instance`` went from one state to another."""
+
+    instance: str
+    old: str
+    new: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolWait:
+    """A job waited so long for a connection to ``instance``."""
+
+    instance: str
+    duration_s: float
