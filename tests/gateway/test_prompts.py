@@ -289,6 +289,35 @@ async def test_a_busy_instance_is_used_if_there_is_no_other(
         worker.faults.clear()
 
 
+async def test_one_missed_check_of_all_is_no_outage(proxy: TestClient, workers: Workers) -> None:
+    """All stand still for the length of one check, and none sent a frame: the prompt waits."""
+    for worker in workers:
+        await recover(proxy, worker)
+        worker.faults.hang = ("/system_stats",)
+    instances = [instance_of(proxy, worker) for worker in workers]
+    posting = asyncio.create_task(post(proxy))
+    await until(lambda: all(one.failing for one in instances) or posting.done())
+    for worker in workers:
+        worker.faults.clear()
+    await ended(proxy, await posting)
+
+
+async def test_all_that_stand_still_are_an_outage_soon(
+    workers: Workers, start_proxy: Start
+) -> None:
+    """Accepting connections and saying nothing: 503 once the circuits are open, not later."""
+    proxy = await start_proxy(*workers, health_check_timeout_s=0.1)
+    for worker in workers:
+        await recover(proxy, worker)
+        worker.faults.hang = ("/",)
+    async with proxy.post("/prompt", json={"prompt": graph()}) as answer:
+        assert answer.status == 503
+        assert int(answer.headers["Retry-After"]) > 0
+    assert not any(instance_of(proxy, worker).healthy for worker in workers)
+    for worker in workers:
+        worker.faults.clear()
+
+
 async def test_all_away_and_back(proxy: TestClient, workers: Workers) -> None:
     """With nobody there the answer is 503 with Retry-After; who returns is used at once."""
     for worker in workers:
