@@ -24,6 +24,7 @@ from comfy_proxy.gateway.event_frames import (
 from comfy_proxy.gateway.event_leg import EventLeg
 from comfy_proxy.gateway.moving import UntoldArrivals
 from comfy_proxy.gateway.outbox import Outbox, OutboxFullError
+from comfy_proxy.gateway.socket_traffic import SocketTraffic
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -60,7 +61,8 @@ class EventSession:
         self._ws: web.WebSocketResponse[bool] = web.WebSocketResponse(
             compress=False, timeout=GOODBYE_TIMEOUT_S
         )
-        self._outbox = Outbox(self._ws)
+        self.traffic = SocketTraffic()
+        self._outbox = Outbox(self._ws, self.traffic)
         self._request: web.Request | None = None
         self._legs = self._new_legs()
         self.arrivals = UntoldArrivals(gateway.moving)
@@ -236,6 +238,7 @@ class EventSession:
         try:
             self._outbox.put(frame)
         except OutboxFullError:
+            self.traffic.too_slow = True
             self._muted = True
             self._outbox.clear()
             logger.warning("client {} reads too slowly and is disconnected", self.client_id)
@@ -269,6 +272,7 @@ class EventSession:
                 self.farewell = message.data, (message.extra or "").encode()
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return
+            self.traffic.to_instance(message.data)
             legs = self._legs.values()
             if not self._spoken and (kind := _kind(message.data)) is not _NOT_HEARD:
                 self._spoken = True

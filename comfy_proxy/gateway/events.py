@@ -18,6 +18,7 @@ from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.headers import is_websocket_upgrade
 from comfy_proxy.gateway.marks import mark_outputs
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.socket_traffic import counted
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -147,7 +148,8 @@ async def events(request: web.Request, match: Match, gateway: Gateway) -> web.St
         connected = await gateway.events.open(session, request)
         if not connected:
             raise NoHealthyInstanceError("No ComfyUI instance takes a WebSocket.", retry_after_s=5)
-        return await session.run(request)
+        with counted(request, session.traffic):
+            return await session.run(request)
     finally:
         ending = gateway.events.close(session)
         ending.add_done_callback(lambda _ending: sockets.discard(session))

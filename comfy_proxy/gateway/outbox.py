@@ -11,6 +11,7 @@ from collections import deque
 from aiohttp import web
 
 from comfy_proxy.gateway.event_frames import Pass
+from comfy_proxy.gateway.socket_traffic import SocketTraffic
 
 MAX_BYTES = 256 * 2**20
 """More than that waiting: the client does not read; it is disconnected."""
@@ -26,13 +27,15 @@ class OutboxFullError(Exception):
 class Outbox:
     """Frames for one WebSocket; :meth:`run` writes them until cancelled."""
 
-    def __init__(self, ws: web.WebSocketResponse[bool]) -> None:
+    def __init__(
+        self, ws: web.WebSocketResponse[bool], traffic: SocketTraffic | None = None
+    ) -> None:
         self._ws = ws
+        self.traffic = traffic or SocketTraffic()
         self._frames: deque[Pass] = deque()
         self._bytes = 0
         self._previews = 0
         self._filled = asyncio.Event()
-        self.dropped_previews = 0
 
     def __repr__(self) -> str:
         return f"<Outbox {len(self._frames)} frames, {self._bytes} bytes>"
@@ -48,7 +51,7 @@ class Outbox:
         if frame.droppable and self._bytes + len(frame.data) > PREVIEW_BYTES:
             self._drop_previews()
             if self._bytes > PREVIEW_BYTES:
-                self.dropped_previews += 1
+                self.traffic.previews_dropped += 1
                 return
         if self._full_with(frame):
             self._drop_previews()
@@ -73,6 +76,7 @@ class Outbox:
                     await self._ws.send_str(frame.data)
                 else:
                     await self._ws.send_bytes(frame.data)
+                self.traffic.to_client(frame.data)
             self._filled.clear()
             await self._filled.wait()
 
@@ -91,5 +95,5 @@ class Outbox:
             return
         self._frames = deque(frame for frame in self._frames if not frame.droppable)
         self._bytes = sum(len(frame.data) for frame in self._frames)
-        self.dropped_previews += self._previews
+        self.traffic.previews_dropped += self._previews
         self._previews = 0

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -29,6 +30,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.context import SOCKETS
 from comfy_proxy.gateway.forward import AUTO_HEADERS, accounted, forward, instance_fault, relay
 from comfy_proxy.gateway.headers import handshake_headers, websocket_headers
+from comfy_proxy.gateway.socket_traffic import SocketTraffic, counted
 from comfy_proxy.gateway.target import instance_url
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_S = 10.0
 GOODBYE_TIMEOUT_S = 2.0
 """How long aiohttp waits for the answer to a close frame that is ours."""
-_FRAMES = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG)
+_DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
+_FRAMES = (*_DATA, WSMsgType.PING, WSMsgType.PONG)
 _NO_CODE = 0
 _UNSENDABLE = (1005, 1006, 1015)
 _PROTOCOL_ERROR = 1002
@@ -169,7 +172,8 @@ async def _join(
     sockets = request.config_dict.get(SOCKETS, set())
     sockets.add(bridge)
     try:
-        await bridge.run()
+        with counted(request, bridge.traffic):
+            await bridge.run()
     finally:
         sockets.discard(bridge)
     if request.transport is not None:
@@ -187,6 +191,7 @@ class Bridge:
         self._client = client
         self._upstream = upstream
         self._stopped = asyncio.Event()
+        self.traffic = SocketTraffic()
 
     def stop(self) -> None:
         """The proxy is going down: end :meth:`run`, with a word to both ends."""
@@ -195,8 +200,8 @@ class Bridge:
     async def run(self) -> None:
         """Pump until both ends have closed with each other, or one of them is lost."""
         pumps = [
-            asyncio.create_task(_pump(self._client, self._upstream)),
-            asyncio.create_task(_pump(self._upstream, self._client)),
+            asyncio.create_task(_pump(self._client, self._upstream, self.traffic.to_instance)),
+            asyncio.create_task(_pump(self._upstream, self._client, self.traffic.to_client)),
         ]
         stopped = asyncio.create_task(self._stopped.wait())
         try:
@@ -218,7 +223,7 @@ class Bridge:
         )
 
 
-async def _pump(source: Leg, sink: Leg) -> bool:
+async def _pump(source: Leg, sink: Leg, count: Callable[[bytes], None]) -> bool:
     """Pass frames on until a close frame was (True) or one of the connections is lost (False)."""
     try:
         while True:
@@ -229,6 +234,8 @@ async def _pump(source: Leg, sink: Leg) -> bool:
             if message.type not in _FRAMES:
                 return False
             await sink.send_frame(message.data, message.type)
+            if message.type in _DATA:
+                count(message.data)
     except ConnectionError:
         return False
 

@@ -79,7 +79,7 @@ async def test_waiting_previews_make_room_for_the_newest() -> None:
         box.put(preview(letter))
     box.put(Pass(data="two"))
     assert await sent(box, socket, 3) == ["one", b"c" * 8, "two"]
-    assert box.dropped_previews == 2
+    assert box.traffic.previews_dropped == 2
 
 
 @pytest.mark.usefixtures("small")
@@ -89,7 +89,7 @@ async def test_no_preview_is_taken_while_much_else_waits() -> None:
     box.put(Pass(data="x" * 30))
     box.put(preview("a"))
     assert await sent(box, socket, 1) == ["x" * 30]
-    assert box.dropped_previews == 1
+    assert box.traffic.previews_dropped == 1
 
 
 @pytest.mark.usefixtures("small")
