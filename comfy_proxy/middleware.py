@@ -9,7 +9,7 @@ because streams and WebSocket handshakes have sent their headers before a middle
 from __future__ import annotations
 
 import re
-import uuid
+import secrets
 from collections.abc import Iterable
 
 from aiohttp import hdrs, web
@@ -31,6 +31,9 @@ OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.o
 """What we registered, the catch-all included; any other resource is the host's."""
 
 _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes")
+_OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
+"""The paths of our routes up to their first variable."""
+
 _ANSWER: web.RequestKey[web.StreamResponse] = web.RequestKey("comfy_proxy.answer")
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -59,6 +62,9 @@ def register(
     app[SOCKETS] = set()
     app[OUR_RESOURCES] = resources
     app[_OUR_ROUTES] = ours
+    app[_OUR_PREFIXES] = frozenset(
+        resource.canonical.partition("{")[0].rstrip("/") or "/" for resource in ours.resources()
+    )
     app.on_response_prepare.append(_finish_headers)  # before CORS, which exposes what it finds
     app.on_shutdown.append(_end_sockets)
     if settings.cors_origins:
@@ -122,7 +128,7 @@ async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.Stre
 
 async def _refuse_method(request: web.Request) -> None:
     """405 with Allow (RFC 9110 15.5.6) if the path is ours alone and only the method is not."""
-    if _SHARED_PATH.fullmatch(request.rel_url.raw_path):
+    if not _may_be_ours(request) or _SHARED_PATH.fullmatch(request.rel_url.raw_path):
         return
     match = await request.config_dict[_OUR_ROUTES].resolve(request)
     refusal = match.http_exception
@@ -131,6 +137,17 @@ async def _refuse_method(request: web.Request) -> None:
     if refusal is None and not _has_handler(request) and match.route.resource is not None:
         methods = {route.method for route in match.route.resource} - {hdrs.METH_OPTIONS}
         raise MethodNotAllowedError(request.method, sorted(methods))
+
+
+def _may_be_ours(request: web.Request) -> bool:
+    """False if none of our routes has this path: told without resolving it a second time."""
+    prefixes = request.app[_OUR_PREFIXES]
+    path = request.rel_url.path_safe
+    while path not in prefixes:
+        if path == "/":
+            return False
+        path = path.rpartition("/")[0] or "/"
+    return True
 
 
 def _belongs_to_host(request: web.Request) -> bool:
@@ -169,7 +186,7 @@ def _broken_off(request: web.Request, error: Exception) -> web.StreamResponse:
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-ID", "")
-    return given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> None:

@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import unquote_plus
 
 from aiohttp import hdrs, web
@@ -79,6 +80,7 @@ def check_host(request: web.Request, settings: Settings) -> None:
         )
 
 
+@lru_cache(maxsize=64)  # asked thrice a request, of the same few names
 def is_loopback(host: str) -> bool:
     """True for localhost, ``*.localhost`` (RFC 6761 6.3), 127.0.0.0/8 and ::1."""
     name = host.strip("[]").rstrip(".").lower()
@@ -156,8 +158,11 @@ def _is_allowed(origin: str | None, allowed: Collection[str]) -> bool:
 
 def _referring_origin(request: web.Request) -> str | None:
     """An ``<img>`` sends no Origin; its Referer names the page's at least."""
+    referer = request.headers.get(hdrs.REFERER)
+    if referer is None:
+        return None
     try:
-        return str(URL(request.headers.get(hdrs.REFERER, "")).origin())
+        return str(URL(referer).origin())
     except ValueError:
         return None
 

@@ -14,6 +14,7 @@ Source: PROTOCOL.md "HTTP routes", ComfyUI's ``server.py``, ``app/*.py`` and ``a
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote
@@ -149,7 +150,21 @@ def _compile(row: Row) -> re.Pattern[str]:
     return re.compile(prefix + pattern + re.escape(row.pattern[position:]))
 
 
-_COMPILED = tuple((row, _compile(row)) for row in TABLE)
+def _first_segment(path: str) -> str:
+    """The one behind ``/api``, if that is there."""
+    rest = path[4:] if path.startswith("/api/") else path
+    return rest[1:].partition("/")[0]
+
+
+def _by_first_segment() -> Mapping[str, Sequence[tuple[Row, re.Pattern[str]]]]:
+    """The rows that a path can fit, in the order of the table: none begins with a variable."""
+    rows: dict[str, list[tuple[Row, re.Pattern[str]]]] = {}
+    for row in TABLE:
+        rows.setdefault(_first_segment(row.pattern), []).append((row, _compile(row)))
+    return rows
+
+
+_COMPILED = _by_first_segment()
 
 
 def match(method: str, raw_path: str) -> Match:
@@ -157,7 +172,7 @@ def match(method: str, raw_path: str) -> Match:
 
     A path variable keeps an encoded slash as part of its segment (``%2F``), as aiohttp does.
     """
-    for row, pattern in _COMPILED:
+    for row, pattern in _COMPILED.get(_first_segment(raw_path), ()):
         if method in row.methods and (found := pattern.fullmatch(raw_path)):
             variables = {name: unquote(text) for name, text in found.groupdict().items()}
             return Match(policy=row.policy, pattern=row.pattern, variables=variables)
