@@ -99,7 +99,8 @@ async def ask_all(
 ) -> dict[Instance, Answer]:
     """Ask each healthy instance (or ``instances``); those that fail are left out.
 
-    Raises NoHealthyInstanceError if nobody answers.
+    Raises NoHealthyInstanceError if nobody answers, AnswerTooLargeError if one says more than can
+    be put together: it is there, and an answer without its part would be wrong.
     """
     asked = [i for i in cluster.instances if i.healthy] if instances is None else list(instances)
     results = await asyncio.gather(
@@ -110,7 +111,7 @@ async def ask_all(
     for instance, result in zip(asked, results, strict=True):
         if isinstance(result, Answer):
             answers[instance] = result
-        elif not isinstance(result, InstanceError):
+        elif isinstance(result, AnswerTooLargeError) or not isinstance(result, InstanceError):
             raise result
     if not answers:
         raise NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)

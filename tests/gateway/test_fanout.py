@@ -53,6 +53,26 @@ async def test_an_answer_that_does_not_end_is_no_strike(
         assert not instance.failing
 
 
+async def test_a_view_without_one_instances_part_is_none(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A history too long to be put together is a 502 that says so, not a history with holes."""
+    monkeypatch.setattr(fanout, "MAX_JSON_BYTES", 1000)
+
+    async def long(request: web.Request) -> web.Response:
+        return web.json_response({"id": "x" * 1000})
+
+    async def short(request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    urls = [str(await harness.upstream(handler)) for handler in (short, long)]
+    async with gateway_over(*urls) as gateway, answering(policies.answer, gateway) as client:
+        async with client.get("/history") as answer:
+            assert answer.status == 502
+            assert (await answer.json())["code"] == "instance_answer_too_large"
+        assert all(instance.healthy for instance in gateway.cluster.instances)
+
+
 @pytest.mark.parametrize("path", ["/a%2Fb?x=%2F&y=+%20", "/a/../b?", "//a?%C3%A4"])
 async def test_a_path_is_asked_for_as_it_stands(harness: Harness, path: str) -> None:
     """Nothing in a path or query is decoded, encoded or normalised on the way."""

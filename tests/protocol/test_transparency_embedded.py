@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -46,6 +48,26 @@ async def test_the_proxy_answers_as_a_worker_does(
     proxied = await held(WITH_ANY, str(proxy.make_url("")))
     table = [row for row in TABLE if "embedded" in row.only]
     assert unlisted(direct, proxied, table) == []
+
+
+async def test_requests_that_follow_at_once_are_answered_in_turn(
+    three: list[EmbeddedWorker], start_proxy: Callable[..., Any]
+) -> None:
+    """Pipelined: forwarded, merged and refused ones on one connection, each with its own end."""
+    alone, *pair = three
+    proxy = await start_proxy(*pair)
+    lines = []
+    for url in (alone.url, str(proxy.make_url("")).rstrip("/")):
+        host, _, port = url.removeprefix("http://").partition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        targets = ("HEAD /features", "GET /queue", "GET /nowhere", "PUT /queue", "GET /models")
+        heads = [f"{target} HTTP/1.1\r\nHost: {host}\r\n" for target in targets]
+        writer.write(("\r\n".join(heads) + "Connection: close\r\n\r\n").encode())
+        answer = await reader.read()
+        writer.close()
+        lines.append(re.findall(rb"HTTP/1.1 .*|[Cc]ontent-.*|\{.*|\[.*", answer))
+    assert lines[0] == lines[1]
+    assert b"".join(lines[0]).count(b"HTTP/1.1 ") == 5
 
 
 def test_there_are_many_kinds_of_request() -> None:
