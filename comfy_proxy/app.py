@@ -12,8 +12,9 @@ from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
 from comfy_proxy.middleware import register
+from comfy_proxy.observation import observe
 from comfy_proxy.settings import Settings, load_settings
 
 
@@ -40,6 +41,7 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[GATEWAY] = Gateway(cluster)
     app[JOBS] = JobService(settings, cluster, workflows)
     register(app, [*status.routes(), *api.routes()], settings)
+    app[METRICS] = observe(app)
     app.cleanup_ctx.append(_lifecycle)
     app.on_shutdown.append(_finish_jobs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -10,9 +11,16 @@ if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
     from comfy_proxy.gateway.gateway import Gateway
     from comfy_proxy.jobs.service import JobService
+    from comfy_proxy.metrics import Metrics
+    from comfy_proxy.metrics.records import RequestRecord
     from comfy_proxy.settings import Settings
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("comfy_proxy.settings")
 CLUSTER: web.AppKey[Cluster] = web.AppKey("comfy_proxy.cluster")
 GATEWAY: web.AppKey[Gateway] = web.AppKey("comfy_proxy.gateway")
 JOBS: web.AppKey[JobService] = web.AppKey("comfy_proxy.jobs")
+METRICS: web.AppKey[Metrics] = web.AppKey("comfy_proxy.metrics")
+REQUEST_OBSERVERS: web.AppKey[list[Callable[[RequestRecord], None]]] = web.AppKey(
+    "comfy_proxy.request_observers"
+)
+"""Told of each request that is over, the host's own routes apart."""

@@ -21,10 +21,12 @@ from comfy_proxy.cors import allow_origins
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
 from comfy_proxy.gateway import policies, routes
 from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
-from comfy_proxy.gateway.context import INSTANCE, REQUEST_ID, SOCKETS
+from comfy_proxy.gateway.context import POLICY, REQUEST_ID, SOCKETS
 from comfy_proxy.gateway.error_answers import error_response
+from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC, AllTraffic
 from comfy_proxy.gateway.target import request_target
-from comfy_proxy.keys import CLUSTER, GATEWAY, SETTINGS
+from comfy_proxy.keys import CLUSTER, GATEWAY, REQUEST_OBSERVERS, SETTINGS
+from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
@@ -60,6 +62,8 @@ def register(
         app.router.register_resource(resource)
     app[SETTINGS] = settings
     app[SOCKETS] = set()
+    app[ALL_TRAFFIC] = AllTraffic()
+    app[REQUEST_OBSERVERS] = []
     app[OUR_RESOURCES] = resources
     app[_OUR_ROUTES] = ours
     app[_OUR_PREFIXES] = frozenset(
@@ -80,23 +84,26 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
     request[REQUEST_ID] = _request_id(request)
     clock = request.config_dict[CLUSTER].clock
     started = clock.monotonic()
-    status = 499  # unless something comes out of it: cancelled, the client has gone
+    answer: web.StreamResponse | None = None  # and stays so if we are cancelled
     try:
         answer = await _answer(request, handler)
-        status = answer.status
     except web.HTTPException as redirect:
-        status = redirect.status
+        answer = redirect
         raise
     finally:
+        duration_s = clock.monotonic() - started
+        record = request_record(request, answer, request.get(_ANSWER), duration_s=duration_s)
         logger.info(
             "{} {} {} {:.1f} ms {} {}",
-            request.method,
-            request.rel_url.raw_path,  # without the query: it may hold a key
-            status,
-            (clock.monotonic() - started) * 1000,
-            request.get(INSTANCE, "-"),
-            request[REQUEST_ID],
+            record.method,
+            record.path,  # without the query: it may hold a key
+            record.status,
+            duration_s * 1000,
+            record.instance or "-",
+            record.request_id,
         )
+        for observer in request.config_dict[REQUEST_OBSERVERS]:
+            observer(record)
     return answer
 
 
@@ -115,6 +122,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    request[POLICY] = "ours"
     if _has_handler(request):
         try:
             return await handler(request)
@@ -122,8 +130,9 @@ async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.Stre
             pass
     await _refuse_method(request)
     path = request_target(request.raw_path).partition("?")[0]
-    gateway = request.config_dict[GATEWAY]
-    return await policies.answer(request, routes.match(request.method, path), gateway)
+    match = routes.match(request.method, path)
+    request[POLICY] = match.policy
+    return await policies.answer(request, match, request.config_dict[GATEWAY])
 
 
 async def _refuse_method(request: web.Request) -> None:
@@ -177,9 +186,10 @@ async def _not_ours(request: web.Request) -> web.StreamResponse:
 
 def _broken_off(request: web.Request, error: Exception) -> web.StreamResponse:
     """Our handler failed with its answer half sent: the client must not take it for whole."""
+    if isinstance(error, ConnectionError):
+        return gone(request)
+    logger.opt(exception=error).error("{} failed in mid-answer", request[REQUEST_ID])
     answer = request[_ANSWER]
-    if not isinstance(error, ConnectionError):  # else it is the client who has gone
-        logger.opt(exception=error).error("{} failed in mid-answer", request[REQUEST_ID])
     abort(request, answer)
     return answer
 

@@ -1,48 +1,65 @@
-"""``/health``, ``/health/live`` and ``/health/ready``: from memory, whatever the instances do."""
+"""``/health``, ``/health/live``, ``/health/ready`` and ``/metrics``: from memory, whatever the
+instances do."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from comfy_proxy.clock import iso
-from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.jobs.service import JobService
-from comfy_proxy.keys import CLUSTER, JOBS
+from comfy_proxy.keys import CLUSTER, JOBS, METRICS
+from comfy_proxy.metrics.exposition import wants_prometheus
+from comfy_proxy.metrics.live import InstanceState
 from comfy_proxy.version import __version__
 
 
 def routes() -> list[web.RouteDef]:
-    """The routes of the contract's Status section that exist so far."""
+    """The routes of the contract's Status section."""
     return [
         web.get("/health", _health),
         web.get("/health/live", _live),
         web.get("/health/ready", _ready),
+        web.get("/metrics", _metrics),
     ]
 
 
 async def _health(request: web.Request) -> web.Response:
-    cluster, jobs = request.app[CLUSTER], request.app[JOBS]
-    instances = [_instance(instance, cluster) for instance in cluster.instances]
-    healthy = sum(entry["status"] == "healthy" for entry in instances)
-    degraded = healthy < len(instances)
+    metrics = request.app[METRICS]
+    live = metrics.live()
+    healthy = sum(instance.healthy for instance in live.instances)
+    degraded = healthy < len(live.instances)
     body = {
         "status": "degraded" if degraded else "healthy",
-        "timestamp": iso(cluster.clock.now()),
-        "uptime_seconds": round(cluster.uptime_s, 3),
+        "timestamp": iso(metrics.clock.now()),
+        "uptime_seconds": round(live.uptime_s, 3),
         "version": __version__,
         "comfyui_instances": {
-            "total": len(instances),
+            "total": len(live.instances),
             "healthy": healthy,
-            "unhealthy": len(instances) - healthy,
-            "instances": instances,
+            "unhealthy": len(live.instances) - healthy,
+            "instances": [_instance(instance) for instance in live.instances],
         },
-        "job_processing": _job_processing(jobs),
+        "job_processing": {
+            "pending": live.pending_jobs,
+            "processing": live.processing_jobs,
+            "max_concurrent_jobs": live.max_concurrent_jobs,
+        },
     }
     return _json(body, status=503 if degraded else 200)
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    metrics = request.app[METRICS]
+    accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
+    if wants_prometheus(accept):
+        text, content_type = metrics.exposition.render(accept)
+        answer = web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
+    else:
+        answer = _json(metrics.get_stats())
+    answer.headers[hdrs.VARY] = hdrs.ACCEPT
+    return answer
 
 
 async def _live(request: web.Request) -> web.Response:
@@ -59,29 +76,23 @@ async def _ready(request: web.Request) -> web.Response:
     return _json({"status": "ready"})
 
 
-def _instance(instance: Instance, cluster: Cluster) -> dict[str, Any]:
-    pool = cluster.connections.pool_state(instance)
+def _instance(instance: InstanceState) -> dict[str, Any]:
     response_s = instance.response_time_s
-    healthy = instance.healthy and instance.last_success is not None
     return {
         "id": instance.id,
         "host": instance.host,
-        "status": "healthy" if healthy else "unhealthy",
-        "circuit": str(instance.breaker.state),
+        "status": "healthy" if instance.healthy else "unhealthy",
+        "circuit": instance.circuit,
         "active_jobs": instance.active_jobs,
         "last_check": iso(instance.last_check),
         "last_success": iso(instance.last_success),
         "response_time_ms": None if response_s is None else round(response_s * 1000, 3),
-        "consecutive_failures": instance.breaker.consecutive_failures,
-        "connections": {"open": pool.open, "in_use": pool.in_use, "waiting": pool.waiting},
-    }
-
-
-def _job_processing(jobs: JobService) -> dict[str, Any]:
-    return {
-        "pending": len(jobs.processor.waiting),
-        "processing": len(jobs.processor.running),
-        "max_concurrent_jobs": jobs.settings.concurrent_jobs,
+        "consecutive_failures": instance.consecutive_failures,
+        "connections": {
+            "open": instance.pool_open,
+            "in_use": instance.pool_in_use,
+            "waiting": instance.pool_waiting,
+        },
     }
 
 

@@ -10,6 +10,7 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
+from comfy_proxy.counted_response import CountedResponse
 from comfy_proxy.gateway.context import REQUEST_ID
 
 CLIENT_CLOSED_REQUEST = 499
@@ -17,7 +18,7 @@ CLIENT_CLOSED_REQUEST = 499
 _WITHOUT_BODY = (204, 304)
 
 
-class ForwardedResponse(web.StreamResponse):
+class ForwardedResponse(CountedResponse):
     """An instance's answer on its way to the client.
 
     aiohttp adds ``Server`` and ``Content-Type`` to every answer; :meth:`drop_additions`, called by

@@ -12,6 +12,9 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("comfy_proxy.request_id", str)
 INSTANCE: web.RequestKey[str] = web.RequestKey("comfy_proxy.instance", str)
 """``host`` of the instance that was asked last, for the access log."""
 
+POLICY: web.RequestKey[str] = web.RequestKey("comfy_proxy.policy", str)
+"""Who was to answer: ``ours``, or the policy of its row in ``routes.py``."""
+
 
 class Stoppable(Protocol):
     """A client's WebSocket that is served."""

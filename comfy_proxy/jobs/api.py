@@ -32,7 +32,8 @@ from comfy_proxy.jobs.negotiation import (
 )
 from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
-from comfy_proxy.keys import JOBS
+from comfy_proxy.keys import JOBS, METRICS
+from comfy_proxy.metrics.stats import job_statistics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -202,7 +203,7 @@ async def _list(request: web.Request) -> web.StreamResponse:
 
 
 async def _stats(request: web.Request) -> web.StreamResponse:
-    return _json(views.statistics(request.app[JOBS]))
+    return _json(job_statistics(request.app[METRICS]))
 
 
 # --- ending a job ------------------------------------------------------------------------

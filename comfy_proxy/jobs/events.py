@@ -12,6 +12,7 @@ import orjson
 from aiohttp import web
 
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
+from comfy_proxy.counted_response import CountedResponse
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
@@ -32,7 +33,7 @@ async def stream_events(
     seen = _last_event_id(request)
     if job.finished and seen == job.version:
         return web.Response(status=204)
-    response = web.StreamResponse(
+    response = CountedResponse(
         headers={
             "Content-Type": "text/event-stream",
             "Cache-Control": "no-store",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -123,23 +122,6 @@ def info(job: Job, service: JobService) -> dict[str, Any]:
             "height": made.height,
             "size_bytes": len(made.data),
         },
-    }
-
-
-def statistics(service: JobService) -> dict[str, Any]:
-    """``GET /api/jobs/stats``: the jobs that are remembered, counted."""
-    jobs = list(service.manager)
-    done = [job.processing_time_s for job in jobs if job.processing_time_s is not None]
-    waits = [job.waiting_time_s for job in jobs if job.waiting_time_s is not None]
-    by_status = Counter(str(job.status) for job in jobs)
-    return {
-        "total": len(jobs),
-        "by_status": {str(name): by_status[str(name)] for name in JobStatus},
-        "by_type": dict(Counter(job.type for job in jobs)),
-        "by_instance": dict(Counter(job.instance for job in jobs if job.instance)),
-        "average_processing_time_seconds": round(sum(done) / len(done), 3) if done else None,
-        "average_waiting_time_seconds": round(sum(waits) / len(waits), 3) if waits else None,
-        "max_concurrent_jobs": service.settings.concurrent_jobs,
     }
 
 

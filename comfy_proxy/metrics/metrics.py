@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from comfy_proxy.clock import Clock
+from comfy_proxy.metrics.exposition import Exposition
 from comfy_proxy.metrics.http_figures import HttpFigures
 from comfy_proxy.metrics.instance_figures import InstanceFigures
 from comfy_proxy.metrics.job_figures import JobFigures
@@ -55,6 +56,7 @@ class Metrics:
         self.instances = InstanceFigures(instances)
         self.http = HttpFigures()
         self.last_hour = LastHour(clock)
+        self.exposition = Exposition(self)
 
     def __repr__(self) -> str:
         return f"<Metrics jobs={self.jobs.outcomes()} requests={self.http.requests.total()}>"

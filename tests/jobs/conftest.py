@@ -20,8 +20,9 @@ from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.spool import SpooledPicture
 from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
 from comfy_proxy.middleware import register
+from comfy_proxy.observation import observe
 from comfy_proxy.settings import Settings
 
 
@@ -72,6 +73,7 @@ async def api_alone(service: JobService) -> AsyncIterator[TestClient[Any, Any]]:
     app[CLUSTER], app[JOBS] = service.cluster, service
     app[GATEWAY] = Gateway(service.cluster)
     register(app, api.routes(), service.settings)
+    app[METRICS] = observe(app)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:
         yield client
 

@@ -137,25 +137,6 @@ async def test_info(service: JobService, job: Job, clock: ManualClock) -> None:
     assert b"base64" not in orjson.dumps(body)
 
 
-async def test_statistics(
-    service: JobService, job: Job, clock: ManualClock, make_request: Any
-) -> None:
-    """Counts by status, type and instance, and the means of what is remembered."""
-    assert views.statistics(service)["average_processing_time_seconds"] is None
-    await clock.advance(2)
-    await completed(service, job, clock)
-    service.manager.create_job(await make_request("remove-background"))
-    assert views.statistics(service) == {
-        "total": 2,
-        "by_status": {"pending": 1, "processing": 0, "completed": 1, "failed": 0},
-        "by_type": {"upscale-image": 1, "remove-background": 1},
-        "by_instance": {"gpu:8188": 1},
-        "average_processing_time_seconds": 1.235,
-        "average_waiting_time_seconds": 2.0,
-        "max_concurrent_jobs": 6,
-    }
-
-
 async def test_keys_are_snake_case(service: JobService, job: Job, clock: ManualClock) -> None:
     """Every key of our own answers is snake_case; the legacy answer alone is not."""
     done = await completed(service, job, clock)

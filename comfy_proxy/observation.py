@@ -1,0 +1,92 @@
+"""Who watches what: the rooms' observers joined with the metrics, and how things stand now.
+
+The rooms know nothing of metrics: they tell whoever listens, and are asked for their state.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import JobCancelledError
+from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC
+from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.keys import CLUSTER, JOBS, REQUEST_OBSERVERS
+from comfy_proxy.metrics import Metrics
+from comfy_proxy.metrics.live import InstanceState, LiveState
+from comfy_proxy.metrics.records import JobRecord, Outcome
+
+
+def observe(app: web.Application) -> Metrics:
+    """The metrics of ``app``, listening; its rooms are made and its routes registered."""
+    cluster, jobs = app[CLUSTER], app[JOBS]
+    metrics = Metrics(
+        clock=cluster.clock,
+        instances=[instance.host for instance in cluster.instances],
+        job_types=jobs.workflows.names(),
+        live=lambda: live_state(app),
+    )
+    for instance in cluster.instances:
+        instance.observers.append(metrics.record_attempt)
+        instance.on_circuit.append(metrics.record_circuit)
+    cluster.on_prompt.append(metrics.record_prompt)
+    cluster.connections.on_wait.append(metrics.record_pool_wait)
+    jobs.manager.on_created.append(lambda job: metrics.record_accepted_job(job.type))
+    jobs.manager.on_finished.append(lambda job: metrics.record_job(job_record(job)))
+    app[REQUEST_OBSERVERS].append(metrics.record_request)
+    return metrics
+
+
+def job_record(job: Job) -> JobRecord:
+    """What is told of a job that has ended."""
+    return JobRecord(
+        id=job.id,
+        type=job.type,
+        outcome=_outcome(job),
+        instance=job.instance,
+        attempts=job.attempts,
+        waiting_s=job.waiting_time_s,
+        processing_s=job.processing_time_s,
+        code=job.error.code if job.error else None,
+        message=job.error.message if job.error else None,
+    )
+
+
+def _outcome(job: Job) -> Outcome:
+    if job.status is JobStatus.COMPLETED:
+        return Outcome.COMPLETED
+    cancelled = job.error is not None and job.error.code == JobCancelledError.code
+    return Outcome.CANCELLED if cancelled else Outcome.FAILED
+
+
+def live_state(app: web.Application) -> LiveState:
+    """How things stand, from memory."""
+    cluster, jobs = app[CLUSTER], app[JOBS]
+    return LiveState(
+        uptime_s=cluster.uptime_s,
+        pending_jobs=len(jobs.processor.waiting),
+        processing_jobs=len(jobs.processor.running),
+        max_concurrent_jobs=jobs.settings.concurrent_jobs,
+        instances=tuple(_instance_state(one, cluster) for one in cluster.instances),
+        sockets=app[ALL_TRAFFIC].totals,
+    )
+
+
+def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
+    pool = cluster.connections.pool_state(instance)
+    return InstanceState(
+        id=instance.id,
+        host=instance.host,
+        healthy=instance.healthy and instance.last_success is not None,
+        circuit=str(instance.breaker.state),
+        consecutive_failures=instance.breaker.consecutive_failures,
+        active_jobs=instance.active_jobs,
+        load=instance.load,
+        last_check=instance.last_check,
+        last_success=instance.last_success,
+        response_time_s=instance.response_time_s,
+        pool_open=pool.open,
+        pool_in_use=pool.in_use,
+        pool_waiting=pool.waiting,
+    )

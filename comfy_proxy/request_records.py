@@ -1,0 +1,60 @@
+"""One record of each request that was answered: what metrics count and the access log prints."""
+
+from __future__ import annotations
+
+from aiohttp import hdrs, web
+
+from comfy_proxy.counted_response import CountedResponse
+from comfy_proxy.gateway.answers import CLIENT_CLOSED_REQUEST
+from comfy_proxy.gateway.context import INSTANCE, POLICY, REQUEST_ID
+from comfy_proxy.gateway.socket_traffic import TRAFFIC
+from comfy_proxy.metrics.records import RequestRecord
+
+_WITHOUT_BODY = (204, 304)
+_REFUSED = "other"
+
+
+def request_record(
+    request: web.Request,
+    answer: web.StreamResponse | None,
+    begun: web.StreamResponse | None,
+    *,
+    duration_s: float,
+) -> RequestRecord:
+    """``answer`` is what came out of it, None if the client left before; aiohttp will send what was
+    not sent yet. ``begun`` is the answer whose headers went out already, None if none did."""
+    traffic = request.get(TRAFFIC)
+    if begun is None and request.transport is None:
+        answer = None  # nobody is left to send it to
+    if traffic is not None:
+        received, sent = traffic.received_bytes, traffic.sent_bytes
+    else:
+        received = request.content.total_raw_bytes if request.body_exists else 0
+        sent = _sent_bytes(request, answer, begun)
+    return RequestRecord(
+        method=request.method,
+        path=request.rel_url.raw_path,
+        policy=request.get(POLICY, _REFUSED),
+        status=CLIENT_CLOSED_REQUEST if answer is None else answer.status,
+        duration_s=duration_s,
+        received_bytes=received,
+        sent_bytes=sent,
+        user_agent=request.headers.get(hdrs.USER_AGENT),
+        client=request.remote,
+        instance=request.get(INSTANCE),
+        request_id=request[REQUEST_ID],
+    )
+
+
+def _sent_bytes(
+    request: web.Request, answer: web.StreamResponse | None, begun: web.StreamResponse | None
+) -> int:
+    """Of the body, as it was streamed or as it will be sent when we have returned."""
+    if isinstance(begun, CountedResponse):
+        return begun.sent_bytes
+    if begun is not None:
+        return begun.body_length
+    if answer is None or request.method == hdrs.METH_HEAD or answer.status in _WITHOUT_BODY:
+        return 0
+    body = getattr(answer, "body", None)
+    return len(body) if isinstance(body, bytes | bytearray) else answer.content_length or 0
