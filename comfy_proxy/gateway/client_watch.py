@@ -26,38 +26,49 @@ async def while_connected(request: web.Request) -> AsyncIterator[None]:
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ClientGoneError
-    protocol = transport.get_protocol()
+    listener = _listener(transport)
     scope = asyncio.timeout(None)
     try:
         async with scope:
             now = asyncio.get_running_loop().time()
-            listener = _Listener(protocol, on_lost=lambda: scope.reschedule(now))
-            transport.set_protocol(listener)
+
+            def end() -> None:
+                scope.reschedule(now)
+
+            listener.on_lost.append(end)
             try:
                 yield
             finally:
-                if not listener.lost:
-                    transport.set_protocol(protocol)
+                listener.on_lost.remove(end)
     except TimeoutError:
         if scope.expired():
             raise ClientGoneError from None
         raise
 
 
+def _listener(transport: asyncio.Transport) -> _Listener:
+    """The one of this connection. It stays for all its requests: uvloop stops and starts reading
+    at each ``set_protocol``, four system calls for a request that comes and goes."""
+    protocol = transport.get_protocol()
+    if not isinstance(protocol, _Listener):
+        protocol = _Listener(protocol)
+        transport.set_protocol(protocol)
+    return protocol
+
+
 class _Listener(asyncio.Protocol):
     """Stands between the transport and aiohttp's protocol, passes everything on, hears the end."""
 
-    def __init__(self, protocol: asyncio.BaseProtocol, *, on_lost: Callable[[], None]) -> None:
+    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
         assert isinstance(protocol, asyncio.Protocol)
         self.data_received = protocol.data_received  # type: ignore[method-assign]
         self.eof_received = protocol.eof_received  # type: ignore[method-assign]
         self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
         self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
-        self.lost = False
+        self.on_lost: list[Callable[[], None]] = []
         self._protocol = protocol
-        self._on_lost = on_lost
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
         self._protocol.connection_lost(exc)
-        self._on_lost()
+        for callback in self.on_lost:
+            callback()

@@ -391,6 +391,29 @@ async def test_a_client_that_leaves_an_upload_ends_it(harness: Harness) -> None:
     assert (await proxy.cluster.attempts.get()).verdict is not Verdict.INSTANCE_FAULT
 
 
+async def test_a_later_request_of_a_connection_is_watched_too(harness: Harness) -> None:
+    """The first one has ended: the client's leaving is told of the second alone."""
+
+    async def one_answer(server: RawServer, reader: asyncio.StreamReader, writer: Any) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        await reader.readuntil(b"\r\n\r\n")
+        second.set()
+        await _hang(server, reader, writer)
+
+    second = asyncio.Event()
+    upstream = await harness.raw(one_answer)
+    proxy = await harness.proxy(upstream.url)
+    reader, writer = await proxy.open()
+    writer.write(b"GET /1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"hi")
+    writer.write(b"GET /2 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await second.wait()
+    writer.close()
+    await upstream.closed.wait()
+    verdicts = [(await proxy.cluster.attempts.get()).verdict for _ in range(2)]
+    assert verdicts == [Verdict.OK, Verdict.CLIENT_GONE]
+
+
 async def test_keep_alive_goes_on_after_a_forwarded_request(harness: Harness) -> None:
     """Watching the connection leaves aiohttp's protocol as it was: requests follow each other."""
     proxy = await harness.proxy(await harness.upstream(_target))
