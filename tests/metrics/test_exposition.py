@@ -1,0 +1,166 @@
+"""The figures for Prometheus: its text formats, its names, its negotiation."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from figures import HOSTS, TYPES, fill, job, made_metrics
+from manual_clock import ManualClock
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_plain
+
+from comfy_proxy.metrics import Metrics
+from comfy_proxy.metrics.exposition import wants_prometheus
+
+PLAIN = "text/plain;version=0.0.4"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0"
+PLAIN_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,"
+    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+"""What Prometheus 3 sends."""
+NAMES = (
+    "build_info", "start_time_seconds", "jobs_accepted_total", "jobs_finished_total",
+    "job_errors_total", "job_duration_seconds", "job_wait_seconds", "job_retries_total",
+    "job_moves_total", "jobs", "prompts_forwarded_total", "prompts_moved_total",
+    "prompts_passed_over_total", "http_requests_total", "http_request_duration_seconds",
+    "http_received_bytes_total", "http_sent_bytes_total", "websocket_clients",
+    "websocket_frames_total", "websocket_previews_dropped_total", "websocket_slow_clients_total",
+    "instance_up", "instance_circuit_state", "instance_circuit_changes_total",
+    "instance_active_jobs", "instance_load", "instance_check_duration_seconds",
+    "instance_requests_total", "instance_request_duration_seconds", "pool_connections",
+    "pool_waiting", "pool_wait_seconds", "log_lines_dropped_total", "log_lines_total",
+)  # fmt: skip
+
+
+@pytest.fixture
+def metrics(clock: ManualClock) -> Metrics:
+    filled = made_metrics(clock)
+    fill(filled)
+    return filled
+
+
+def text_of(metrics: Metrics, accept: str = PLAIN) -> str:
+    return metrics.exposition.render(accept)[0].decode()
+
+
+def samples(families: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_every_metric_of_the_plan_is_there(metrics: Metrics) -> None:
+    """Dashboards and alerts are written against these names."""
+    told = set(re.findall(r"^# TYPE (\S+)", text_of(metrics), re.MULTILINE))
+    assert told == {f"comfy_proxy_{name}" for name in NAMES}
+
+
+def test_what_is_written_is_what_the_library_would_write(metrics: Metrics) -> None:
+    """Sample by sample, type by type, help by help, in both formats, read by its own parsers."""
+    registry = metrics.exposition.registry
+    ours = list(parse_plain(text_of(metrics)))
+    theirs = list(parse_plain(generate_latest(registry).decode()))
+    assert samples(ours) == samples(theirs)
+    assert len(samples(ours)) > 150
+    assert [(f.name, f.type, f.documentation) for f in ours] == [
+        (f.name, f.type, f.documentation) for f in theirs
+    ]
+    ours = list(parse_openmetrics(text_of(metrics, OPENMETRICS)))
+    theirs = list(parse_openmetrics(openmetrics.generate_latest(registry).decode()))
+    assert samples(ours) == samples(theirs)
+    assert [(f.name, f.type, f.unit, f.documentation) for f in ours] == [
+        (f.name, f.type, f.unit, f.documentation) for f in theirs
+    ]
+
+
+def test_it_is_the_same_text_the_second_time(metrics: Metrics) -> None:
+    """What is kept of a line is what stands before its value; new values are told."""
+    first = text_of(metrics)
+    assert text_of(metrics) == first
+    metrics.record_accepted_job(TYPES[0])
+    assert len(set(text_of(metrics).splitlines()) - set(first.splitlines())) == 1
+
+
+def test_labels_are_escaped(clock: ManualClock) -> None:
+    """A workflow's name is a file's name: it may have quotes in it."""
+    metrics = made_metrics(clock)
+    metrics.record_job(job(type='a "quoted\\one\n'))
+    ours = samples(parse_plain(text_of(metrics)))
+    assert ours == samples(parse_plain(generate_latest(metrics.exposition.registry).decode()))
+    assert any(("type", 'a "quoted\\one\n') in labels for _, labels in ours)
+
+
+def test_counters_begin_at_nought(clock: ManualClock) -> None:
+    """The first event of a kind is seen as a rise: the series was there before."""
+    values = samples(parse_plain(text_of(made_metrics(clock))))
+    completed = frozenset({("type", TYPES[0]), ("outcome", "completed")})
+    assert values["comfy_proxy_jobs_finished_total", completed] == 0
+    assert values["comfy_proxy_prompts_moved_total", frozenset({("instance", HOSTS[0])})] == 0
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type", "end"),
+    [
+        (PLAIN, PLAIN_TYPE, ""),
+        (PROMETHEUS, OPENMETRICS_TYPE, "# EOF\n"),
+        (OPENMETRICS, OPENMETRICS_TYPE, "# EOF\n"),
+        ("application/openmetrics-text", OPENMETRICS_TYPE, "# EOF\n"),
+        ("application/openmetrics-text;version=2.0.0", OPENMETRICS_TYPE, "# EOF\n"),
+        ("application/openmetrics-text;version=0.0.1", PLAIN_TYPE, ""),
+        ("text/plain;version=new", PLAIN_TYPE, ""),
+        ('text/plain;version="1.0.0"', PLAIN_TYPE, ""),
+    ],
+)
+def test_the_format_is_the_one_asked_for(
+    metrics: Metrics, accept: str, content_type: str, end: str
+) -> None:
+    """The content type says what the text is; a version that is none is no error."""
+    text, told = metrics.exposition.render(accept)
+    assert told == content_type
+    assert text.endswith(end.encode())
+    assert text.endswith(b"\n")
+    assert ("# EOF" in text.decode()) == bool(end)
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("application/json", False),
+        ("text/plain", False),
+        ("application/json, text/plain, */*", False),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
+        (PLAIN, True),
+        (PROMETHEUS, True),
+        ("Text/Plain; Version=0.0.4", True),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text;q=0", False),
+        ("application/json;q=0.5, application/openmetrics-text", True),
+        ("application/json, text/plain;version=0.0.4;q=0.1", False),
+        ("text/plain;version=0.0.4;q=much", False),
+    ],
+)
+def test_who_gets_text(accept: str, wanted: bool) -> None:
+    """JSON unless OpenMetrics is named, or text/plain with a version (contract, Status)."""
+    assert wants_prometheus(accept) is wanted
+
+
+def test_the_process_wide_registry_is_left_alone(metrics: Metrics) -> None:
+    """A host's own metrics are not mixed with ours, unless it registers ours itself."""
+    assert "comfy_proxy" not in generate_latest(REGISTRY).decode()
+    hosts = CollectorRegistry()
+    hosts.register(metrics.exposition)
+    assert "comfy_proxy_jobs_accepted_total" in generate_latest(hosts).decode()
