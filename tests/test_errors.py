@@ -9,6 +9,7 @@ import pytest
 
 from comfy_proxy import errors
 from comfy_proxy.errors import (
+    AnswerTooLargeError,
     ComfyProxyError,
     InstanceError,
     InstanceRefusedError,
@@ -55,9 +56,9 @@ def test_codes_are_stable_and_distinct() -> None:
 
 
 def test_what_counts_as_a_strike() -> None:
-    """An answer of ComfyUI's own is never a strike, everything else of an instance's is."""
+    """An answer of ComfyUI's own, however long, is never a strike; all else of an instance's is."""
     no_strike = {e for e in ALL if issubclass(e, InstanceError) and not e.strike}
-    assert no_strike == {InstanceRefusedError, PromptLostError}
+    assert no_strike == {InstanceRefusedError, PromptLostError, AnswerTooLargeError}
 
 
 def test_families_do_not_mix() -> None:
