@@ -82,7 +82,7 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
     if _belongs_to_host(request):
         return await handler(request)
     request[REQUEST_ID] = _request_id(request)
-    clock = request.config_dict[CLUSTER].clock
+    clock = request.app[CLUSTER].clock
     started = clock.monotonic()
     answer: web.StreamResponse | None = None  # and stays so if we are cancelled
     try:
@@ -102,14 +102,14 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
             record.instance or "-",
             record.request_id,
         )
-        for observer in request.config_dict[REQUEST_OBSERVERS]:
+        for observer in request.app[REQUEST_OBSERVERS]:
             observer(record)
     return answer
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        refused = security.check(request, request.config_dict[SETTINGS])
+        refused = security.check(request, request.app[SETTINGS])
         return refused or await _ours_or_forwarded(request, handler)
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
@@ -132,14 +132,14 @@ async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.Stre
     path = request_target(request.raw_path).partition("?")[0]
     match = routes.match(request.method, path)
     request[POLICY] = match.policy
-    return await policies.answer(request, match, request.config_dict[GATEWAY])
+    return await policies.answer(request, match, request.app[GATEWAY])
 
 
 async def _refuse_method(request: web.Request) -> None:
     """405 with Allow (RFC 9110 15.5.6) if the path is ours alone and only the method is not."""
     if not _may_be_ours(request) or _SHARED_PATH.fullmatch(request.rel_url.raw_path):
         return
-    match = await request.config_dict[_OUR_ROUTES].resolve(request)
+    match = await request.app[_OUR_ROUTES].resolve(request)
     refusal = match.http_exception
     if isinstance(refusal, web.HTTPMethodNotAllowed):
         raise MethodNotAllowedError(request.method, sorted(refusal.allowed_methods))
@@ -164,10 +164,7 @@ def _belongs_to_host(request: web.Request) -> bool:
     match = request.match_info
     if match.apps[-1] is not request.app:
         return True
-    return (
-        match.http_exception is None
-        and match.route.resource not in request.config_dict[OUR_RESOURCES]
-    )
+    return match.http_exception is None and match.route.resource not in request.app[OUR_RESOURCES]
 
 
 def _has_handler(request: web.Request) -> bool:

@@ -240,9 +240,11 @@ def _redirect_without_token(request: web.Request, keys: Collection[str]) -> web.
 def without_key(target: str, keys: Collection[str]) -> str:
     """``target`` less every ``token=KEY`` of its query; everything else stays byte for byte."""
     path, mark, query = target.partition("?")
+    if not keys or not mark:
+        return target
     parts = query.split("&")
     kept = [part for part in parts if not _is_key_parameter(part, keys)]
-    if not mark or len(kept) == len(parts):
+    if len(kept) == len(parts):
         return target
     return f"{path}?{'&'.join(kept)}" if kept else path
 

@@ -32,6 +32,10 @@ class ForwardedResponse(CountedResponse):
             name for name in (hdrs.SERVER, hdrs.CONTENT_TYPE) if name not in self.headers
         ]
 
+    def hold_head(self) -> None:
+        """Have the headers leave together with the first bytes of the body: one system call."""
+        self._send_headers_immediately = False
+
     def drop_additions(self) -> None:
         """Undo what aiohttp added while it prepared the headers."""
         for name in self._absent:

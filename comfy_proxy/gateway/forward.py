@@ -232,10 +232,17 @@ async def relay(
     )
     if request.version < HttpVersion11 and hdrs.CONTENT_LENGTH not in answer.headers:
         answer.force_close()  # the end of the connection is the end of the body
+    is_whole = upstream.content.is_eof()  # a small body comes together with its head
+    if is_whole:
+        answer.hold_head()
     await _to_client(answer.prepare(request))
-    while request.method != hdrs.METH_HEAD and (chunk := await _read(upstream, request, answer)):
-        await _to_client(answer.write(chunk))
-    await _to_client(answer.write_eof())
+    rest = b""
+    if request.method != hdrs.METH_HEAD:
+        rest = await _read(upstream, request, answer)
+        while rest and not is_whole:
+            await _to_client(answer.write(rest))
+            rest = await _read(upstream, request, answer)
+    await _to_client(answer.write_eof(rest))
     if upstream.status in _GATEWAY_FAULTS:
         raise _AnswerFaultError(f"answered {upstream.status}", answer)
     return answer

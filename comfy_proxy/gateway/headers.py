@@ -81,7 +81,9 @@ def handshake_headers(
 
 def tokens(headers: CIMultiDictProxy[str], name: str) -> set[str]:
     """The comma separated, case-insensitive members of a header that may come several times."""
-    joined = ",".join(headers.getall(name, ()))
+    if name not in headers:
+        return set()
+    joined = ",".join(headers.getall(name))
     return {part.strip().lower() for part in joined.split(",") if part.strip()}
 
 
@@ -132,7 +134,7 @@ def _decode(raw: bytes) -> str:
         text = raw.decode("utf-8")
     except UnicodeDecodeError:
         text = raw.decode("iso-8859-1")
-    return _CONTROL_CHARACTERS.sub(" ", text)
+    return text if text.isprintable() else _CONTROL_CHARACTERS.sub(" ", text)
 
 
 def _end_to_end(message: web.Request | aiohttp.ClientResponse) -> CIMultiDict[str]:
