@@ -2,7 +2,8 @@
 
 * CLOSED: the instance is used. ``failure_threshold`` CONSECUTIVE failures open it; one success in
   between starts the count anew.
-* OPEN: the instance is left out, requests fail fast. After ``cooldown_s`` one trial may begin.
+* OPEN: the instance is left out, requests fail fast. After ``cooldown_s``, or as soon as there is
+  a sign of its return, one trial may begin.
 * HALF_OPEN: one trial (a health check) is under way. Its success closes the circuit, its failure
   opens it again; nothing else does.
 
@@ -13,6 +14,7 @@ once, with its reason, to ``on_change``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -81,6 +83,10 @@ class CircuitBreaker:
             self._open(reason)
         elif self.closed and self.consecutive_failures >= self._failure_threshold:
             self._open(f"{self.consecutive_failures} consecutive failures, the last: {reason}")
+
+    def sign_of_life(self) -> None:
+        """It may have returned: the next trial need not wait."""
+        self._opened_at = -math.inf
 
     def abandon_trial(self) -> None:
         """The trial ended without a verdict (cancelled): OPEN again, no failure is counted."""

@@ -3,7 +3,8 @@
 Each instance is checked at the start and then once an interval, with jitter so that checks of many
 proxies do not fall together. While somebody waits for an instance (:meth:`HealthChecker.demand`)
 those that failed are tried about every second: a pending job starts as soon as one returns. What
-other connections learn is settled by one check more (:meth:`HealthChecker.look`).
+sockets learn in the background is settled by checks too (:meth:`HealthChecker.look`): one outage
+is as many strikes as checks failed, not as sockets were open.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
 
 DEMAND_INTERVAL_S = 1.0
+MAX_LOOKS = 10
 QUEUE_TIMEOUT_S = 5.0
 JITTER = 0.1
 
@@ -78,11 +80,15 @@ class HealthChecker:
         return await asyncio.shield(task)
 
     def look(self, instance: Instance) -> None:
-        """For ``instance.on_doubt``: check it in the background. Not before the start."""
-        if self._watching and instance not in self._looks:
+        """For ``instance.on_doubt``: check it now and every second until the matter is settled.
+
+        In the background, and only while the checker is watching.
+        """
+        if self._watching:
+            if (before := self._looks.get(instance)) is not None:
+                before.cancel()
             task = asyncio.create_task(self._look(instance), name=f"look at {instance.host}")
             self._looks[instance] = task
-            task.add_done_callback(lambda done: self._looks.pop(instance, None))
 
     @contextmanager
     def demand(self) -> Iterator[None]:
@@ -115,11 +121,12 @@ class HealthChecker:
         return True
 
     async def _look(self, instance: Instance) -> None:
-        opened = not instance.healthy
-        if not await self.check(instance) and opened:
-            # It opened just now and failed fast: nobody would ask again until the next period.
+        """Until it answers or its circuit opens. One that is open may fail fast the first time."""
+        returning = not instance.healthy
+        for _ in range(MAX_LOOKS):
+            if await self.check(instance) or not (instance.healthy or returning):
+                return
             await sleep(self._clock, DEMAND_INTERVAL_S)
-            await self.check(instance)
 
     async def _watch(self, instance: Instance) -> None:
         while True:

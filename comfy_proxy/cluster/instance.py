@@ -179,7 +179,7 @@ class Instance:
         An InstanceError raised inside is the instance's fault; any other answer, an error of
         ComfyUI's own included, proves that it works. A client that went away proves nothing.
         ``background``: a socket that nobody's prompt waits for. However many of those fail, none
-        is a strike: the first of an outage asks for one check (``on_doubt``), whose verdict counts.
+        is a strike: the first of an outage asks for checks (``on_doubt``), whose verdicts count.
         """
         started = self._clock.monotonic()
         verdict, error = Verdict.OK, None
@@ -211,9 +211,11 @@ class Instance:
                 observer(record)
 
     def _socket_told(self, *, works: bool) -> None:
-        """Ask for a check where sockets begin to say otherwise than what is known."""
+        """Ask for checks where sockets begin to say otherwise than what is known."""
         was_away, self._sockets_away = self._sockets_away, not works
-        news = (was_away or not self.healthy) if works else not (was_away or self.failing)
+        news = (was_away or not self.healthy) if works else (self.healthy and not was_away)
+        if works:
+            self.breaker.sign_of_life()
         if news:
             for callback in self.on_doubt:
                 callback(self)

@@ -143,6 +143,16 @@ def test_abandoning_without_a_trial_does_nothing(breaker: CircuitBreaker, told: 
     assert told == []
 
 
+def test_a_sign_of_life_ends_the_cooldown(breaker: CircuitBreaker, told: Told) -> None:
+    """Of that one opening; the circuit itself stays as it is until a trial has succeeded."""
+    open_it(breaker)
+    breaker.sign_of_life()
+    assert breaker.state is OPEN
+    assert breaker.begin_trial()
+    breaker.record_failure("not yet", trial=True)
+    assert not breaker.begin_trial()
+
+
 def test_repr_is_a_line_of_state(breaker: CircuitBreaker) -> None:
     """What a debugger shows is the state and the count."""
     open_it(breaker)

@@ -1,4 +1,4 @@
-"""One check more, when something else tells that an instance went or came back."""
+"""Checks out of turn, when sockets tell that an instance went or came back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from manual_clock import ManualClock, settle
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
-from comfy_proxy.cluster.health_checker import DEMAND_INTERVAL_S
+from comfy_proxy.cluster.health_checker import DEMAND_INTERVAL_S, MAX_LOOKS
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
@@ -39,19 +39,70 @@ async def watched(start_cluster: Start, worker: EmbeddedWorker, clock: ManualClo
     return cluster
 
 
-async def test_a_look_is_one_check(
-    watched: Cluster, worker: EmbeddedWorker, probes: list[Instance]
+async def test_a_dead_instance_is_out_after_three_checks(
+    watched: Cluster, worker: EmbeddedWorker, clock: ManualClock, probes: list[Instance]
 ) -> None:
-    """However many ask at once; its verdict counts like any other."""
+    """A second apart, however many sockets ask at once; then nobody looks any more."""
     (instance,) = watched.instances
     await worker.kill()
     for _ in range(5):
         watched.health_checker.look(instance)
-    await eventually(lambda: instance.check_ok is False)
-    await settle()
-    assert probes == [instance]
-    assert instance.breaker.consecutive_failures == 1
-    assert instance.healthy
+    for strikes in (1, 2, 3):
+        await eventually(lambda strikes=strikes: len(probes) == strikes)
+        await eventually(lambda: instance.check_ok is False)
+        await settle()
+        assert instance.breaker.consecutive_failures == strikes
+        assert instance.healthy is (strikes < 3)
+        await clock.advance(DEMAND_INTERVAL_S)
+    assert len(probes) == 3
+    assert clock.waiting == 1
+
+
+async def test_a_blip_opens_no_circuit(
+    watched: Cluster, worker: EmbeddedWorker, clock: ManualClock, probes: list[Instance]
+) -> None:
+    """The next check passes, and that was it."""
+    (instance,) = watched.instances
+    worker.refuse_connections()
+    worker.drop_connections()
+    watched.health_checker.look(instance)
+    await eventually(lambda: instance.check_ok is False and clock.waiting == 2)
+    await worker.accept_connections()
+    await clock.advance(DEMAND_INTERVAL_S)
+    await eventually(lambda: instance.check_ok)
+    assert instance.breaker.consecutive_failures == 0
+    await eventually(lambda: clock.waiting == 1)
+    assert len(probes) == 2
+
+
+async def test_a_return_is_looked_at_at_once(
+    watched: Cluster, worker: EmbeddedWorker, clock: ManualClock
+) -> None:
+    """Not when the look at the outage has its next turn."""
+    (instance,) = watched.instances
+    worker.refuse_connections()
+    worker.drop_connections()
+    watched.health_checker.look(instance)
+    await eventually(lambda: instance.check_ok is False and clock.waiting == 2)
+    await worker.accept_connections()
+    watched.health_checker.look(instance)
+    await eventually(lambda: instance.check_ok)
+
+
+async def test_an_instance_that_answers_nothing_but_sockets_is_given_up(
+    watched: Cluster, worker: EmbeddedWorker, clock: ManualClock, probes: list[Instance]
+) -> None:
+    """No look goes on for ever."""
+    (instance,) = watched.instances
+    for _ in range(3):
+        instance.fault("refused")
+    worker.faults.answers = {"/system_stats": "500"}
+    watched.health_checker.look(instance)
+    for _ in range(2 * MAX_LOOKS):
+        await eventually(lambda: not watched.health_checker._checks)
+        await clock.advance(DEMAND_INTERVAL_S)
+    assert 0 < len(probes) < MAX_LOOKS
+    assert clock.waiting == 1
 
 
 async def test_a_look_waits_for_a_circuit_that_opened_just_now(

@@ -123,11 +123,12 @@ async def test_sockets_in_the_background_are_no_strikes(instance: Instance) -> N
     assert instance.breaker.consecutive_failures == 0
 
 
-async def test_a_failed_socket_tells_nothing_new_of_a_failing_instance(instance: Instance) -> None:
-    """Its outage is known, and counted by the checks that come anyway."""
+async def test_a_failed_socket_tells_nothing_new_of_an_open_circuit(instance: Instance) -> None:
+    """The outage is known."""
     asked: list[Instance] = []
     instance.on_doubt.append(asked.append)
-    instance.check_failed("refused")
+    for _ in range(3):
+        instance.check_failed("refused")
     await socket(instance, works=False)
     assert asked == []
 
@@ -141,6 +142,7 @@ async def test_a_socket_that_opens_questions_an_open_circuit(instance: Instance)
     await socket(instance, works=True)
     assert asked == [instance]
     assert not instance.healthy
+    assert instance.breaker.begin_trial()
 
 
 async def test_a_cancelled_socket_tells_nothing(instance: Instance) -> None:
