@@ -16,7 +16,6 @@ from comfy_proxy.gateway.event_session import EventSession
 from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.headers import is_websocket_upgrade
-from comfy_proxy.gateway.marks import mark_outputs
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.socket_traffic import counted
 
@@ -137,7 +136,7 @@ async def events(request: web.Request, match: Match, gateway: Gateway) -> web.St
         return await forward_balanced(request, gateway.cluster)
 
     def mark(output: object, instance: Instance) -> object:
-        return output if gateway.shared_storage else mark_outputs(output, instance.id)
+        return gateway.files.storage.marked(output, instance)
 
     client_id = request.query.get("clientId") or uuid.uuid4().hex
     session = EventSession(client_id, gateway, mark)

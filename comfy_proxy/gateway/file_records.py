@@ -6,22 +6,29 @@ Both are bounded and forget the oldest; what is forgotten is found again by aski
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName
+from comfy_proxy.gateway.marks import FILE_TYPES
 from comfy_proxy.gateway.stored_bytes import StoredBytes
 
 MAX_STORED_FILES = 1_000
 MAX_STORED_BYTES = 256 * 2**20
+MAX_EARLIER = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Upload:
-    """The newest bytes under a name, by their SHA-256; ``content`` until it is crowded out."""
+    """The newest bytes under a name, by their SHA-256; ``content`` until it is crowded out.
+
+    ``earlier``: the digests of what was uploaded under this name before, the latest few.
+    """
 
     digest: str
     size: int
+    earlier: tuple[str, ...] = ()
     content: StoredBytes | None = field(default=None, repr=False)
 
 
@@ -38,7 +45,7 @@ class Uploads:
         self._max_records = max_records
         self._max_files = max_files
         self._max_bytes = max_bytes
-        self._known: OrderedDict[FileName, tuple[str, int]] = OrderedDict()
+        self._known: OrderedDict[FileName, Upload] = OrderedDict()
         self._stored: OrderedDict[FileName, StoredBytes] = OrderedDict()
         self._bytes = 0
 
@@ -51,7 +58,9 @@ class Uploads:
     def keep(self, file: FileName, content: StoredBytes) -> None:
         """``content`` is what ``file`` is from now on; it is closed here, some time."""
         self._drop(file)
-        self._known[file] = content.digest, content.size
+        before = self._known.get(file)
+        earlier = () if before is None else (*before.earlier, before.digest)[-MAX_EARLIER:]
+        self._known[file] = Upload(digest=content.digest, size=content.size, earlier=earlier)
         self._known.move_to_end(file)
         self._stored[file] = content
         self._bytes += content.size
@@ -62,14 +71,24 @@ class Uploads:
 
     def get(self, file: FileName) -> Upload | None:
         """The upload, now the last to be crowded out."""
-        if file not in self._known:
+        upload = self._known.get(file)
+        if upload is None:
             return None
         self._known.move_to_end(file)
-        digest, size = self._known[file]
         content = self._stored.get(file)
         if content is not None:
             self._stored.move_to_end(file)
-        return Upload(digest=digest, size=size, content=content)
+        return replace(upload, content=content)
+
+    def lost(self, file: FileName, content: StoredBytes) -> None:
+        """``content`` of ``file`` cannot be read: somebody tidied the temporary directory."""
+        if self._stored.get(file) is content:
+            self._drop(file)
+
+    def forget(self, file: FileName) -> None:
+        """An instance has made a file of that name itself: it is no upload any more."""
+        self._drop(file)
+        self._known.pop(file, None)
 
     def close(self) -> None:
         """Remove all bytes."""
@@ -83,21 +102,31 @@ class Uploads:
             content.close()
 
 
+def _own_place(instance: Instance, kind: str) -> Hashable:
+    return instance
+
+
 class Holdings:
-    """Which version of a file an instance holds, until it was away (``on_interruption``).
+    """Which version of a file an instance holds, until it was away (:meth:`forget`).
 
     A version is the SHA-256 of an upload, what tells the versions of an owner's output apart, or
-    ``""``: it holds the file, whatever is in it.
+    ``""``: it holds the file, whatever is in it. ``place`` is the same for instances that share a
+    directory: what one of them holds they all hold.
     """
 
-    def __init__(self, limit: int = MAX_RECORDS) -> None:
+    def __init__(
+        self,
+        limit: int = MAX_RECORDS,
+        place: Callable[[Instance, str], Hashable] = _own_place,
+    ) -> None:
         self._limit = limit
-        self._versions: OrderedDict[tuple[Instance, FileName], str] = OrderedDict()
+        self._place = place
+        self._versions: OrderedDict[tuple[Hashable, FileName], str] = OrderedDict()
         self._lives: dict[Instance, int] = {}
 
     def version(self, instance: Instance, file: FileName) -> str | None:
         """What it holds under that name; None if that is not known."""
-        return self._versions.get((instance, file))
+        return self._versions.get(self._key(instance, file))
 
     def life(self, instance: Instance) -> int:
         """Changes whenever the instance may have lost its files; for :meth:`note`."""
@@ -107,16 +136,21 @@ class Holdings:
         """It held that version in that ``life``, which began before the instance was asked."""
         if life != self.life(instance):
             return
-        self._versions[instance, file] = version
-        self._versions.move_to_end((instance, file))
+        key = self._key(instance, file)
+        self._versions[key] = version
+        self._versions.move_to_end(key)
         if len(self._versions) > self._limit:
             self._versions.popitem(last=False)
 
     def discard(self, instance: Instance, file: FileName) -> None:
-        self._versions.pop((instance, file), None)
+        self._versions.pop(self._key(instance, file), None)
 
     def forget(self, instance: Instance) -> None:
-        """It was away, and may have come back empty."""
+        """It was away, and may have come back empty; or it shares other directories now."""
         self._lives[instance] = self.life(instance) + 1
-        for key in [key for key in self._versions if key[0] is instance]:
+        places = {instance, *(self._place(instance, kind) for kind in FILE_TYPES)}
+        for key in [key for key in self._versions if key[0] in places]:
             del self._versions[key]
+
+    def _key(self, instance: Instance, file: FileName) -> tuple[Hashable, FileName]:
+        return self._place(instance, file.type), file

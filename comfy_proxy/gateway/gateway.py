@@ -13,6 +13,7 @@ from comfy_proxy.cluster.ownership import Ownership
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.events import EventSessions
 from comfy_proxy.gateway.file_copies import FileCopies
+from comfy_proxy.gateway.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.marks import file_at
 from comfy_proxy.gateway.moves import PromptMover
 from comfy_proxy.gateway.moving import MovingPrompt, MovingPrompts
@@ -41,7 +42,7 @@ class Gateway:
         self.events = EventSessions()
         self.mover = PromptMover(self)
         self.moving = MovingPrompts()
-        self.shared_storage = False
+        self.history_numbers = HistoryNumbers()
         self._submissions: set[asyncio.Task[Any]] = set()
 
     @property
@@ -53,7 +54,9 @@ class Gateway:
         """Begin to listen: to loads, to instances that return."""
         if not self.several:
             return
-        for callback in (self.events.wake, self.state.heard, self.cluster.object_info.heard):
+        self.files.storage.start()
+        heard = (self.state.heard, self.cluster.object_info.heard, self.files.storage.heard)
+        for callback in (self.events.wake, *heard):
             self.cluster.health_checker.on_success.append(callback)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         self.cluster.health_checker.on_success.append(lambda _: self.mover.consider())
@@ -125,7 +128,7 @@ class Gateway:
         if isinstance(output, dict):
             if isinstance(name := output.get("filename"), str):
                 folder, kind = str(output.get("subfolder", "")), str(output.get("type", "output"))
-                self.ownership.files.record(file_at(name, folder, kind), instance)
+                self.files.made(file_at(name, folder, kind), instance)
                 return
             output = list(output.values())
         if isinstance(output, list):

@@ -19,7 +19,6 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
 from comfy_proxy.gateway.forward import forward_balanced
-from comfy_proxy.gateway.marks import mark_outputs
 from comfy_proxy.gateway.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
 
@@ -134,10 +133,9 @@ def pending_job(entry: list[Any]) -> Job:
 
 def marked_job(job: Job, instance: Instance, gateway: Gateway) -> Job:
     """``job`` with the instance in the names of its outputs."""
-    if gateway.shared_storage:
-        return job
+    marked = gateway.files.storage.marked
     named = {key: job[key] for key in ("preview_output", "outputs") if key in job}
-    return {**job, **{key: mark_outputs(value, instance.id) for key, value in named.items()}}
+    return {**job, **{key: marked(value, instance) for key, value in named.items()}}
 
 
 def _join(lists: Mapping[Instance, Any], gateway: Gateway) -> tuple[dict[str, Job], int]:

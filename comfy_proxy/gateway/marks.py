@@ -21,7 +21,6 @@ MARKED_TYPES = frozenset({"output", "temp"})
 FILE_TYPES = MARKED_TYPES | {"input"}
 
 _MARK = re.compile(r"@(?P<id>[^/\\]+)(?:[/\\]+(?P<rest>.*))?", re.DOTALL)
-_LOOKS_MARKED = re.compile(r"@\d+(?:[/\\]|$)")
 _SEPARATORS = re.compile(r"[/\\]")
 
 
@@ -46,30 +45,29 @@ def climbs(path: str) -> bool:
     return ".." in _SEPARATORS.split(path)
 
 
-def mark_outputs(output: Any, instance_id: str) -> Any:
-    """JSON like ``output``, the subfolder of each file of type output or temp in it marked.
+def mark_outputs(output: Any, instance_id: str, kinds: Collection[str] = MARKED_TYPES) -> Any:
+    """JSON like ``output``, the subfolder of each file in it whose type is of ``kinds`` marked.
 
     For whatever names files: ``executed``, ``/history``, ``/api/jobs``. ``output`` is left as it
-    is; what bears a mark already (a node that shows an earlier result) keeps it.
+    is. A subfolder that looks marked is marked like any other (``@2/@1``): it is a folder of that
+    instance, made by a client's own prefix or by a copy for it.
     """
     if isinstance(output, list):
-        return [mark_outputs(item, instance_id) for item in output]
+        return [mark_outputs(item, instance_id, kinds) for item in output]
     if not isinstance(output, dict):
         return output
-    marked = {key: mark_outputs(value, instance_id) for key, value in output.items()}
-    if _names_an_output(output):
-        subfolder = output.get("subfolder") or ""
-        if not _LOOKS_MARKED.match(subfolder):
-            marked["subfolder"] = mark(subfolder, instance_id)
+    marked = {key: mark_outputs(value, instance_id, kinds) for key, value in output.items()}
+    if _names_a_file(output, kinds):
+        marked["subfolder"] = mark(output.get("subfolder") or "", instance_id)
     return marked
 
 
-def _names_an_output(item: dict[str, Any]) -> bool:
+def _names_a_file(item: dict[str, Any], kinds: Collection[str]) -> bool:
     kind = item.get("type")
     return (
         isinstance(item.get("filename"), str)
         and isinstance(kind, str)
-        and kind in MARKED_TYPES
+        and kind in kinds
         and isinstance(item.get("subfolder") or "", str)
     )
 

@@ -48,17 +48,22 @@ async def stage_inputs(
     node_info: NodeInfo,
     *,
     fresh: bool = False,
-) -> None:
+) -> bool:
     """Bring to ``instance`` what it lacks of the files in ``prompt``; never fails.
 
-    ``fresh``: what it was known to hold is asked again, after it said that it lacks something.
+    False if it has a result of its own under a name by which ``prompt`` means another one: it must
+    not run there. ``fresh``: what it was known to hold is asked again, after it said that it lacks
+    something.
     """
-    if gateway.shared_storage or not gateway.several:
-        return
+    if not gateway.several:
+        return True
     if fresh:
         gateway.files.holdings.forget(instance)
     files = files_in_graph(prompt, node_info)
-    await asyncio.gather(*(gateway.files.stage(file, instance) for file in files))
+    staged = await asyncio.gather(
+        *(gateway.files.stage(file, instance, fresh=fresh) for file in files)
+    )
+    return all(staged)
 
 
 def has_inputs(

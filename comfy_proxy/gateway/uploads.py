@@ -37,7 +37,6 @@ from comfy_proxy.gateway.file_copies import FileCopies
 from comfy_proxy.gateway.forward import (
     AUTO_HEADERS,
     client_fault,
-    forward_balanced,
     instance_fault,
 )
 from comfy_proxy.gateway.gateway import Gateway
@@ -52,8 +51,6 @@ MASK_PATTERN = "/upload/mask"
 
 async def upload(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """See the module. What the instances were told is finished even if the client leaves."""
-    if gateway.shared_storage:
-        return await forward_balanced(request, gateway.cluster)
     body = UploadBody(request)
     work = _Upload(request, body, gateway.files, is_mask=match.pattern == MASK_PATTERN)
     try:
@@ -150,9 +147,9 @@ class _Upload:
         while True:
             instance = self._cluster.load_balancer.primary(exclude=passed_over)
             try:
-                if needed is not None:
-                    await self._files.stage(needed, instance)
-                return await self._post(instance)
+                if needed is None or await self._files.stage(needed, instance):
+                    return await self._post(instance)
+                passed_over.append(instance)  # its file of that name is another one
             except (InstanceUnreachableError, InstanceTimeoutError) as error:
                 if not self._body.whole:
                     raise

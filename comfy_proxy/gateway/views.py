@@ -16,15 +16,13 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
 from comfy_proxy.gateway.forward import forward_balanced
+from comfy_proxy.gateway.history_numbers import ended_at
 from comfy_proxy.gateway.job_views import jobs
-from comfy_proxy.gateway.marks import mark_outputs
 from comfy_proxy.gateway.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
-
-_ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 Entry = list[Any]
 """``[number, id, prompt, extra_data, outputs]``."""
@@ -169,25 +167,15 @@ def _in_order(histories: Mapping[Instance, Any], gateway: Gateway) -> dict[str, 
             ended = ended_at(entry) or ended
             dated.append((ended, prompt_id, marked_entry(entry, instance, gateway)))
     dated.sort(key=lambda item: item[0])
-    return {prompt_id: entry for _, prompt_id, entry in dated}
-
-
-def ended_at(entry: Any) -> float | None:
-    """When a prompt of the history ended, in ms; None if the entry does not tell."""
-    status = entry.get("status") if isinstance(entry, dict) else None
-    messages = status.get("messages") if isinstance(status, dict) else None
-    for message in reversed(messages if isinstance(messages, list) else []):
-        match message:
-            case [str(event), {"timestamp": int() | float() as timestamp}] if event in _ENDS:
-                return float(timestamp)
-    return None
+    numbered = gateway.history_numbers.numbered
+    return {prompt_id: numbered(prompt_id, entry) for _, prompt_id, entry in dated}
 
 
 def marked_entry(entry: Any, instance: Instance, gateway: Gateway) -> Any:
     """A history entry with the instance in the names of its outputs."""
-    if gateway.shared_storage or not isinstance(entry, dict) or "outputs" not in entry:
+    if not isinstance(entry, dict) or "outputs" not in entry:
         return entry
-    return {**entry, "outputs": mark_outputs(entry["outputs"], instance.id)}
+    return {**entry, "outputs": gateway.files.storage.marked(entry["outputs"], instance)}
 
 
 # --- /internal/files --------------------------------------------------------------------

@@ -60,7 +60,7 @@ async def test_outputs_bear_the_mark_of_their_instance() -> None:
         two.history = {"a": finished("a", 1, 2)}
         [job] = (await get(client, "/api/jobs"))["jobs"]
         assert job["preview_output"]["subfolder"] == "@2"
-        gateway.shared_storage = True
+        gateway.files.storage.declare()
         [job] = (await get(client, "/api/jobs"))["jobs"]
         assert job["preview_output"]["subfolder"] == ""
 

@@ -78,11 +78,17 @@ def test_outputs_are_marked_wherever_they_are() -> None:
     }
 
 
-def test_marking_twice_marks_once() -> None:
-    """A second marking, by another instance too, changes nothing."""
-    once = mark_outputs([picture("a")], "1")
-    assert mark_outputs(once, "1") == once
-    assert mark_outputs(once, "2") == once
+def test_a_folder_that_looks_like_a_mark_is_marked_too() -> None:
+    """A client's own prefix ``@1/x`` at instance 2 is a folder there, not instance 1's file."""
+    (marked,) = mark_outputs([picture("@1/a")], "2")
+    assert marked["subfolder"] == "@2/@1/a"
+    assert unmark(marked["subfolder"], IDS) == ("2", "@1/a")
+
+
+def test_only_the_kinds_that_are_not_shared_are_marked() -> None:
+    """Where all instances share a directory its files have one name."""
+    outputs = [picture(""), picture("", "temp")]
+    assert [f["subfolder"] for f in mark_outputs(outputs, "2", {"temp"})] == ["", "@2"]
 
 
 def test_an_output_without_a_subfolder_gets_one() -> None:

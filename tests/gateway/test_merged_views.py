@@ -182,7 +182,7 @@ async def test_the_history_is_in_the_order_of_the_ends(workers: Workers) -> None
         assert list(await get(client, "/history?max_items=3")) == ["b", "c", "d"]
         assert list(await get(client, "/history?max_items=2&offset=1")) == ["b", "c"]
         assert list(await get(client, "/history?offset=3")) == ["d"]
-        gateway.shared_storage = True
+        gateway.files.storage.declare()
         history = await get(client, "/history")
         assert history["d"]["outputs"]["2"]["images"][0]["subfolder"] == ""
 

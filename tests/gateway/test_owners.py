@@ -43,7 +43,7 @@ async def test_an_entry_nobody_remembers_is_found(workers: Workers, prefix: str)
         owner = gateway.ownership.prompts.owner("a")
         assert owner is not None
         assert owner.id == "2"
-        gateway.shared_storage = True
+        gateway.files.storage.declare()
         found = await get(client, f"{prefix}/history/a")
         assert found["a"]["outputs"]["2"]["images"][0]["subfolder"] == ""
 
@@ -275,7 +275,7 @@ async def test_a_job_is_found_and_its_outputs_marked() -> None:
             assert int(answer.headers["Content-Length"]) == len(json.dumps(job))
         async with client.get("/api/jobs/b") as answer:
             assert (answer.status, await answer.text()) == (404, '{"error": "Job not found"}')
-        gateway.shared_storage = True
+        gateway.files.storage.declare()
         assert (await get(client, "/api/jobs/a"))["preview_output"]["subfolder"] == ""
 
 

@@ -221,12 +221,24 @@ async def test_earlier_results(front: Front, kind: str, target: int) -> None:
 
 
 async def test_a_result_is_brought_once(front: Front) -> None:
-    """While its owner was not away a second prompt asks nobody."""
+    """A second prompt only asks its owner whether it is still the same."""
     front.write(2, "output/x.png", BLUE)
     await stage(front, 1, "@2/x.png [output]")
     requests = Requests(front)
     await stage(front, 1, "@2/x.png [output]")
-    assert requests.kinds == []
+    assert requests.kinds == ["ask"]
+    assert front.workers[0].uploads == ["output/@2/x.png"]
+
+
+async def test_a_result_that_its_owner_wrote_anew(front: Front) -> None:
+    """A node that saves under a fixed name makes a new picture: copies follow, on the owner too."""
+    front.write(2, "output/x.png", BLUE)
+    for number in (1, 2):
+        await stage(front, number, "@2/x.png [output]")
+    front.write(2, "output/x.png", GREEN + b" anew")
+    for number in (1, 2):
+        await stage(front, number, "@2/x.png [output]")
+    assert front.files("output/@2/x.png") == [GREEN + b" anew"] * 2
 
 
 async def test_a_result_of_an_owner_that_was_away(front: Front) -> None:
@@ -269,7 +281,7 @@ async def test_preference(front: Front) -> None:
 
 async def test_shared_storage_stages_nothing(front: Front) -> None:
     """One directory for all: nothing is asked and nothing copied."""
-    front.gateway.shared_storage = True
+    front.gateway.files.storage.declare()
     front.write(1, "input/x.png", RED)
     requests = Requests(front)
     await stage(front, 2, "x.png")

@@ -1,0 +1,216 @@
+"""How a file gets to the instance where it is needed, under exactly its path (trap 18).
+
+See ``file_copies.py`` for the kinds of files. Each is brought once at a time to a place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.errors import InstanceError, UnavailableError
+from comfy_proxy.gateway.file_client import Look, download, look, put
+from comfy_proxy.gateway.file_records import Upload
+from comfy_proxy.gateway.keyed_locks import KeyedLocks
+from comfy_proxy.gateway.marks import MARKED_TYPES
+from comfy_proxy.gateway.stored_bytes import StoredBytes
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.file_copies import FileCopies
+
+
+class FileStaging:
+    """Serves one :class:`FileCopies`."""
+
+    def __init__(self, files: FileCopies) -> None:
+        self._files = files
+        self._cluster = files.cluster
+        self._locks = KeyedLocks()
+
+    async def stage(self, file: FileName, instance: Instance, *, fresh: bool) -> bool:
+        """See :meth:`FileCopies.stage`."""
+        place = self._files.storage.place(instance, file.type)
+        async with self._locks((file, place)):
+            try:
+                return await self._stage(file, instance, fresh=fresh)
+            except (InstanceError, UnavailableError, OSError, ValueError) as error:
+                logger.warning("{} is without {}: {}", instance.host, file, error)
+                return True
+
+    async def _stage(self, file: FileName, instance: Instance, *, fresh: bool) -> bool:
+        if file in self._files.uploads:
+            return await self._stage_upload(file, instance, fresh=fresh)
+        owner, inner = self._files.owner(file.subfolder, file.type)
+        if owner is not None:
+            source = FileName(filename=file.filename, subfolder=inner, type=file.type)
+            await self._stage_output(file, instance, owner, source)
+        elif self._files.storage.is_common(instance, file.type) and not fresh:
+            pass  # whoever has it, this one has it
+        elif file.type in MARKED_TYPES:
+            return await self._stage_result(file, instance)
+        else:
+            await self._stage_input(file, instance, fresh=fresh)
+        return True
+
+    # --- uploads -----------------------------------------------------------------------
+
+    async def _stage_upload(self, file: FileName, instance: Instance, *, fresh: bool) -> bool:
+        while upload := self._files.uploads.get(file):
+            if not fresh and self._files.holdings.version(instance, file) == upload.digest:
+                return True
+            try:
+                return await self._bring_upload(file, upload, instance)
+            except FileNotFoundError:
+                # Newer bytes came meanwhile, or these were crowded out or tidied away.
+                if upload.content is None:
+                    raise
+                self._files.uploads.lost(file, upload.content)
+        return await self._stage(file, instance, fresh=fresh)
+
+    async def _bring_upload(self, file: FileName, upload: Upload, instance: Instance) -> bool:
+        """Raises FileNotFoundError if the bytes are closed meanwhile."""
+        holdings = self._files.holdings
+        life = holdings.life(instance)
+        present = await self._present(file, upload, instance)
+        if present != upload.digest:
+            if present is not None and file.type in MARKED_TYPES and present not in upload.earlier:
+                return False
+            async with self._uploaded(file, upload) as content:
+                if content is None:
+                    await self._stage_input(file, instance, fresh=False)
+                    return True
+                holdings.discard(instance, file)
+                await put(instance, self._cluster, file, content)
+        holdings.note(instance, file, upload.digest, life=life)
+        return True
+
+    async def _present(self, file: FileName, upload: Upload, instance: Instance) -> str | None:
+        """The digest of what is there under an upload's name; None if nothing is.
+
+        The same bytes are not to be written again: a prompt may be reading them just now.
+        """
+        found = await look(instance, self._cluster, file)
+        if not found.there:
+            return None
+        if self._files.storage.is_common(instance, file.type):
+            return upload.digest  # nobody has missed anything: it is what was made of it since
+        if found.size != upload.size and file.type not in MARKED_TYPES:
+            return ""  # something else, whatever it is
+        held = self._files.holdings.version(instance, file)
+        return held if held == upload.digest else await self._digest(instance, file)
+
+    @asynccontextmanager
+    async def _uploaded(self, file: FileName, upload: Upload) -> AsyncIterator[StoredBytes | None]:
+        """The bytes, from here or from whoever has them."""
+        if upload.content is not None:
+            yield upload.content
+            return
+        for source in self._files.healthy():
+            if self._files.holdings.version(source, file) == upload.digest:
+                async with self._downloaded(source, file) as content:
+                    if content is not None and content.digest == upload.digest:
+                        yield content
+                        return
+        yield None
+
+    # --- results -----------------------------------------------------------------------
+
+    async def _stage_output(
+        self, file: FileName, instance: Instance, owner: Instance, source: FileName
+    ) -> None:
+        """A marked one; its owner may have written another one under that name since."""
+        holdings = self._files.holdings
+        life = holdings.life(instance)
+        found = await self._files.look(owner, source) if owner.healthy else None
+        if found is None or not found.there:
+            await self._stage_input(file, instance, fresh=False)
+        elif holdings.version(instance, file) != found.version:
+            async with self._downloaded(owner, source) as content:
+                if content is not None:
+                    await self._put(instance, file, content, found.version, life)
+
+    async def _stage_result(self, file: FileName, instance: Instance) -> bool:
+        """One without a mark: for who answers for that name, or lacks it and can be given it."""
+        holdings, storage = self._files.holdings, self._files.storage
+        life = holdings.life(instance)
+        found = await look(instance, self._cluster, file)
+        try:
+            source = await self._files.locate(file)
+        except UnavailableError:
+            return not found.there
+        if source is None or storage.same(source, instance, file.type):
+            return True
+        newest = await look(source, self._cluster, file)
+        if found.there and holdings.version(instance, file) == f"{newest.version} {found.version}":
+            return True
+        async with self._downloaded(source, file) as content:
+            if content is None:
+                return True
+            if not found.there:
+                await put(instance, self._cluster, file, content)
+                found = await look(instance, self._cluster, file)
+            elif await self._digest(instance, file) != content.digest:
+                return False
+        holdings.note(instance, file, f"{newest.version} {found.version}", life=life)
+        return True
+
+    # --- everything else ---------------------------------------------------------------
+
+    async def _stage_input(self, file: FileName, instance: Instance, *, fresh: bool) -> None:
+        """Or anything else that an instance keeps if it has it."""
+        holdings, storage = self._files.holdings, self._files.storage
+        if not fresh and holdings.version(instance, file) is not None:
+            return
+        life = holdings.life(instance)
+        found = await look(instance, self._cluster, file)
+        if found.there:
+            holdings.note(instance, file, "", life=life)
+        if found.status != 404:
+            return
+        source = await self._files.locate(file)
+        if source is None or source is instance:
+            return
+        if storage.same(source, instance, file.type):
+            storage.doubt(instance)
+            life = holdings.life(instance)
+        async with self._downloaded(source, file) as content:
+            if content is not None:
+                await self._put(instance, file, content, "", life, found)
+
+    async def _put(
+        self,
+        instance: Instance,
+        file: FileName,
+        content: StoredBytes,
+        version: str,
+        life: int,
+        found: Look | None = None,
+    ) -> None:
+        """Put it there, unless the same bytes are: a prompt may be reading them just now."""
+        holdings = self._files.holdings
+        found = found or await look(instance, self._cluster, file)
+        same = found.there and found.size == content.size
+        if not (same and await self._digest(instance, file) == content.digest):
+            holdings.discard(instance, file)
+            await put(instance, self._cluster, file, content)
+        holdings.note(instance, file, version, life=life)
+
+    async def _digest(self, instance: Instance, file: FileName) -> str | None:
+        async with self._downloaded(instance, file) as present:
+            return None if present is None else present.digest
+
+    @asynccontextmanager
+    async def _downloaded(
+        self, instance: Instance, file: FileName
+    ) -> AsyncIterator[StoredBytes | None]:
+        content = await download(instance, self._cluster, file)
+        try:
+            yield content
+        finally:
+            if content is not None:
+                content.close()

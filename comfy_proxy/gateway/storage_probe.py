@@ -1,0 +1,97 @@
+"""Have two instances one directory between them? By writing to it and reading from it.
+
+One writes a text that nobody can guess into a small file, the other must show it at once; then the
+other way round, and all of that twice. Directories that a program keeps in step do not pass for
+one: it would have to carry four texts over, each within ``READ_TIMEOUT_S``.
+
+ComfyUI deletes nothing for us, so the file has one name for ever and there is one in a directory.
+No client waits for any of this and an instance may be busy (trap 8): whatever fails is no strike.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import aiohttp
+from loguru import logger
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.translation import translated
+from comfy_proxy.errors import InstanceError, InstanceRefusedError
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.cluster import Cluster
+
+READ_TIMEOUT_S = 0.3
+WRITE_TIMEOUT_S = 5.0
+PROBE_FOLDER = ".comfy-proxy"
+PROBE_NAME = "shared-storage.txt"
+_PLAIN = {"Accept-Encoding": "identity"}
+
+
+async def have_one_directory(
+    one: Instance, other: Instance, kind: str, cluster: Cluster
+) -> bool | None:
+    """Whether what one of them writes is there for the other; None if that cannot be said now.
+
+    Those that have one directory are listened to from then on: the end of a socket tells of a
+    restart, after which the directory may be another one.
+    """
+    try:
+        # Once more if not: another proxy may have written to the file at the same moment.
+        if not (
+            await _each_shows(one, other, kind, cluster)
+            or await _each_shows(one, other, kind, cluster)
+        ):
+            return False
+        await _listen(one, cluster)
+        await _listen(other, cluster)
+        return await _each_shows(one, other, kind, cluster)
+    except (InstanceError, TimeoutError) as error:
+        logger.debug("{} of {} and {}: {!r}", kind, one.host, other.host, error)
+        return None
+
+
+async def _each_shows(one: Instance, other: Instance, kind: str, cluster: Cluster) -> bool:
+    """Whether each shows at once what the other has written.
+
+    Raises InstanceError and TimeoutError: then nobody knows.
+    """
+    for writer, reader in ((one, other), (other, one)):
+        text = f"Is this directory shared by several ComfyUI? {secrets.token_hex(16)}\n".encode()
+        async with cluster.clock.timeout(WRITE_TIMEOUT_S):
+            await _write(writer, kind, text, cluster)
+        async with cluster.clock.timeout(READ_TIMEOUT_S):
+            if await _read(reader, kind, len(text), cluster) != text:
+                return False
+    return True
+
+
+async def _write(instance: Instance, kind: str, text: bytes, cluster: Cluster) -> None:
+    form = aiohttp.FormData()
+    form.add_field("image", text, filename=PROBE_NAME, content_type="text/plain")
+    fields = {"type": kind, "subfolder": PROBE_FOLDER, "overwrite": "true"}
+    for name, value in fields.items():
+        form.add_field(name, value)
+    session = cluster.connections.session(instance)
+    with translated(instance.host):
+        async with session.post(f"{instance.url}/upload/image", data=form) as answer:
+            await answer.read()
+            if answer.status != 200:
+                raise InstanceRefusedError(f"{instance.host} writes nothing: {answer.status}.")
+
+
+async def _read(instance: Instance, kind: str, size: int, cluster: Cluster) -> bytes:
+    query = {"filename": PROBE_NAME, "subfolder": PROBE_FOLDER, "type": kind}
+    session = cluster.connections.session(instance)
+    with translated(instance.host):
+        async with session.get(f"{instance.url}/view", params=query, headers=_PLAIN) as answer:
+            return await answer.read() if answer.content_length == size else b""
+
+
+async def _listen(instance: Instance, cluster: Cluster) -> None:
+    pool = cluster.connections.pool(instance)
+    if not pool.state.open:
+        async with cluster.clock.timeout(WRITE_TIMEOUT_S):
+            await pool.listen()
