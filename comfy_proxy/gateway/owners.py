@@ -58,8 +58,11 @@ async def history_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     entries = native.load(answer)
     if not isinstance(entries, dict) or not entries:
         return native.relayed(answer)
-    marked = {key: marked_entry(entry, instance, gateway) for key, entry in entries.items()}
-    return native.reply(marked, answer)
+    numbered = gateway.history_numbers.numbered
+    shown = {
+        key: numbered(key, marked_entry(entry, instance, gateway)) for key, entry in entries.items()
+    }
+    return native.reply(shown, answer)
 
 
 async def job_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:

@@ -1,0 +1,65 @@
+"""Numbers of ended prompts that grow as prompts end, over all instances.
+
+Each instance counts its prompts from its own start. ComfyUI's frontend sorts the history by these
+numbers, and of a new history takes only what is above the highest that it has: of two counts it
+would never see the results of the lower one, and nothing of a server that was started again. So
+an ended prompt has the time of its end (ms) for its number. A number that a client chose, a float
+in ComfyUI, stays; so does that of a prompt that was put in front, which is negative.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from comfy_proxy.cluster.ownership import MAX_RECORDS
+
+LATE_MS = 10_000
+"""So much older than the newest that was told may an end be that was not seen: the history is
+written a little after it, and the clocks of instances differ."""
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+class HistoryNumbers:
+    """What was told is remembered, bounded; after a restart it is the same to a few ms."""
+
+    def __init__(self, limit: int = MAX_RECORDS) -> None:
+        self._limit = limit
+        self._numbers: OrderedDict[tuple[str, float], int] = OrderedDict()
+        self._highest = 0
+
+    def __repr__(self) -> str:
+        return f"<HistoryNumbers {len(self._numbers)} up to {self._highest}>"
+
+    def numbered(self, prompt_id: str, entry: Any) -> Any:
+        """The history entry with its number; as it is if it does not tell when it ended."""
+        ended_ms, row = ended_at(entry), entry.get("prompt") if isinstance(entry, dict) else None
+        if ended_ms is None or not isinstance(row, list) or not row:
+            return entry
+        if type(row[0]) is not int or row[0] < 0:
+            return entry
+        return {**entry, "prompt": [self._number(prompt_id, ended_ms), *row[1:]]}
+
+    def _number(self, prompt_id: str, ended_ms: float) -> int:
+        key = prompt_id, ended_ms
+        if (known := self._numbers.get(key)) is not None:
+            return known
+        number = int(ended_ms)
+        if number <= self._highest < number + LATE_MS:
+            number = self._highest + 1
+        self._highest = max(self._highest, number)
+        self._numbers[key] = number
+        if len(self._numbers) > self._limit:
+            self._numbers.popitem(last=False)
+        return number
+
+
+def ended_at(entry: Any) -> float | None:
+    """When a prompt of the history ended, in ms; None if the entry does not tell."""
+    status = entry.get("status") if isinstance(entry, dict) else None
+    messages = status.get("messages") if isinstance(status, dict) else None
+    for message in reversed(messages if isinstance(messages, list) else []):
+        match message:
+            case [str(event), {"timestamp": int() | float() as timestamp}] if event in _ENDS:
+                return float(timestamp)
+    return None
