@@ -26,8 +26,8 @@ def request_record(
     traffic = request.get(TRAFFIC)
     if begun is None and request.transport is None:
         answer = None  # nobody is left to send it to
-    if traffic is not None:
-        received, sent = traffic.received_bytes, traffic.sent_bytes
+    if traffic is not None:  # a WebSocket ends when its client leaves, however that is told us
+        answer, received, sent = begun, traffic.received_bytes, traffic.sent_bytes
     else:
         received = request.content.total_raw_bytes if request.body_exists else 0
         sent = _sent_bytes(request, answer, begun)
