@@ -47,15 +47,14 @@ class LogFile:
         try:
             handler = self._open(now_s)
             if handler is not None:
-                for line in lines:
-                    handler.emit(logging.makeLogRecord({"msg": line}))
-                    written += 1
+                # As one record: a file is asked for its size once a batch, which costs 15 µs.
+                handler.emit(logging.makeLogRecord({"msg": "\n".join(lines)}))
                 handler.flush_batch()
+                written = len(lines)
                 self.error = None
         except OSError as error:
             self.error = error
             self._retry_at_s = now_s + RETRY_S
-            written = 0
             self.close()
         self.dropped += len(lines) - written
 
