@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from comfy_proxy import status
+from comfy_proxy import dashboard, status
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
+from comfy_proxy.keys import CLUSTER, DASHBOARD, GATEWAY, JOBS, LOGS, METRICS
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
 from comfy_proxy.settings import Settings, load_settings
@@ -40,23 +41,33 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[CLUSTER] = cluster
     app[GATEWAY] = Gateway(cluster)
     app[JOBS] = JobService(settings, cluster, workflows)
-    register(app, [*status.routes(), *api.routes()], settings)
+    register(app, [*status.routes(), *dashboard.routes(), *api.routes()], settings)
     app[METRICS] = observe(app)
+    app[METRICS].logs = app[LOGS]
+    app[DASHBOARD] = dashboard.feed(app)
     app.cleanup_ctx.append(_lifecycle)
-    app.on_shutdown.append(_finish_jobs)
+    app.on_shutdown.append(_end_waiting)
 
 
 async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
-    cluster, jobs = app[CLUSTER], app[JOBS]
-    await cluster.start()
-    await app[GATEWAY].start()
-    await jobs.start()
+    cluster, jobs, logs = app[CLUSTER], app[JOBS], app[LOGS]
+    begun = logs.start()
+    with logs.current():
+        await cluster.start()
+        await app[GATEWAY].start()
+        await jobs.start()
     yield
-    await jobs.close()
-    await app[GATEWAY].close()
-    await cluster.close()
+    with logs.current():
+        await app[DASHBOARD].close()
+        await jobs.close()
+        await app[GATEWAY].close()
+        await cluster.close()
+    if begun:
+        await asyncio.to_thread(logs.close)
 
 
-async def _finish_jobs(app: web.Application) -> None:
+async def _end_waiting(app: web.Application) -> None:
     """Before aiohttp waits for open requests: those that wait for a job end when it does."""
-    await app[JOBS].processor.close(app[JOBS].settings.shutdown_timeout_s)
+    with app[LOGS].current():
+        app[DASHBOARD].end_viewers()
+        await app[JOBS].processor.close(app[JOBS].settings.shutdown_timeout_s)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -14,9 +16,11 @@ from loguru import logger
 from comfy_proxy.app import create_app
 from comfy_proxy.check import check_instances
 from comfy_proxy.errors import SettingsError
+from comfy_proxy.keys import LOGS
 from comfy_proxy.logs import configure_console
+from comfy_proxy.logs.entry import LEVELS
 from comfy_proxy.security import listening_warning
-from comfy_proxy.settings import load_settings
+from comfy_proxy.settings import Settings, load_settings
 from comfy_proxy.version import __version__
 
 EXIT_CANNOT_LISTEN = 1
@@ -53,8 +57,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = load_settings(config_file=options.config)
-    configure_console(settings.log_level)
     app = create_app(settings)
+    logs = app[LOGS]
+    logs.start(sys.stderr, owns_process=True)
+    app.on_startup.append(_listen_to_signals)
+    try:
+        return _run(app, settings)
+    finally:
+        logs.close()
+
+
+def _run(app: web.Application, settings: Settings) -> int:
     warning = listening_warning(settings)
     if warning:
         logger.warning(warning)
@@ -73,6 +86,20 @@ def _serve(options: argparse.Namespace) -> int:
         logger.error("cannot listen on {}:{}: {}", settings.host, settings.port, error.strerror)
         return EXIT_CANNOT_LISTEN
     return 0
+
+
+async def _listen_to_signals(app: web.Application) -> None:
+    """SIGUSR1 logs one level more, SIGUSR2 one less; where there are such signals."""
+    logs, loop = app[LOGS], asyncio.get_running_loop()
+
+    def change(step: int) -> None:
+        place = min(max(LEVELS.index(logs.level) + step, 0), len(LEVELS) - 1)
+        logs.set_level(LEVELS[place])
+        logger.error("the log level is {} now", logs.level)  # whatever it is, this is seen
+
+    with suppress(NotImplementedError, AttributeError):
+        loop.add_signal_handler(signal.SIGUSR1, change, 1)
+        loop.add_signal_handler(signal.SIGUSR2, change, -1)
 
 
 def _check(options: argparse.Namespace) -> int:

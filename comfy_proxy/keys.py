@@ -9,8 +9,10 @@ from aiohttp import web
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
+    from comfy_proxy.dashboard.feed import Feed
     from comfy_proxy.gateway.gateway import Gateway
     from comfy_proxy.jobs.service import JobService
+    from comfy_proxy.logs import AppLogs
     from comfy_proxy.metrics import Metrics
     from comfy_proxy.metrics.records import RequestRecord
     from comfy_proxy.settings import Settings
@@ -20,6 +22,8 @@ CLUSTER: web.AppKey[Cluster] = web.AppKey("comfy_proxy.cluster")
 GATEWAY: web.AppKey[Gateway] = web.AppKey("comfy_proxy.gateway")
 JOBS: web.AppKey[JobService] = web.AppKey("comfy_proxy.jobs")
 METRICS: web.AppKey[Metrics] = web.AppKey("comfy_proxy.metrics")
+LOGS: web.AppKey[AppLogs] = web.AppKey("comfy_proxy.logs")
+DASHBOARD: web.AppKey[Feed] = web.AppKey("comfy_proxy.dashboard")
 REQUEST_OBSERVERS: web.AppKey[list[Callable[[RequestRecord], None]]] = web.AppKey(
     "comfy_proxy.request_observers"
 )

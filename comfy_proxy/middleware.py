@@ -8,8 +8,8 @@ because streams and WebSocket handshakes have sent their headers before a middle
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from collections.abc import Iterable
 
 from aiohttp import hdrs, web
@@ -25,9 +25,11 @@ from comfy_proxy.gateway.context import POLICY, REQUEST_ID, SOCKETS
 from comfy_proxy.gateway.error_answers import error_response
 from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC, AllTraffic
 from comfy_proxy.gateway.target import request_target
-from comfy_proxy.keys import CLUSTER, GATEWAY, REQUEST_OBSERVERS, SETTINGS
+from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS
+from comfy_proxy.logs import AppLogs
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
+from comfy_proxy.tracing import Trace, traced, valid_traceparent
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
 """What we registered, the catch-all included; any other resource is the host's."""
@@ -61,9 +63,11 @@ def register(
     for resource in (*ours.resources(), everything_else):
         app.router.register_resource(resource)
     app[SETTINGS] = settings
+    app[LOGS] = AppLogs(settings)
     app[SOCKETS] = set()
     app[ALL_TRAFFIC] = AllTraffic()
     app[REQUEST_OBSERVERS] = []
+    app[REQUEST_OBSERVERS].append(app[LOGS].record_request)
     app[OUR_RESOURCES] = resources
     app[_OUR_ROUTES] = ours
     app[_OUR_PREFIXES] = frozenset(
@@ -82,6 +86,13 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
     if _belongs_to_host(request):
         return await handler(request)
     request[REQUEST_ID] = _request_id(request)
+    traceparent = valid_traceparent(request.headers.get("traceparent"))
+    with request.app[LOGS].current(), traced(Trace(request[REQUEST_ID], traceparent)):
+        return await _recorded(request, handler)
+
+
+async def _recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer, and tell the observers in one record what came of it."""
     clock = request.app[CLUSTER].clock
     started = clock.monotonic()
     answer: web.StreamResponse | None = None  # and stays so if we are cancelled
@@ -93,15 +104,6 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
     finally:
         duration_s = clock.monotonic() - started
         record = request_record(request, answer, request.get(_ANSWER), duration_s=duration_s)
-        logger.info(
-            "{} {} {} {:.1f} ms {} {}",
-            record.method,
-            record.path,  # without the query: it may hold a key
-            record.status,
-            duration_s * 1000,
-            record.instance or "-",
-            record.request_id,
-        )
         for observer in request.app[REQUEST_OBSERVERS]:
             observer(record)
     return answer
@@ -193,7 +195,7 @@ def _broken_off(request: web.Request, error: Exception) -> web.StreamResponse:
 
 def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-ID", "")
-    return given if _SANE_ID.fullmatch(given) else secrets.token_hex(16)
+    return given if _SANE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> None:

@@ -49,7 +49,7 @@ class Settings:
     max_results_size: int = 1_073_741_824
     shutdown_timeout_s: float = 10.0
     log_level: str = "info"
-    log_directory: Path = Path("logs")
+    log_directory: Path | None = Path("logs")
     host: str = "127.0.0.1"
     port: int = 3000
     default_mode: str = "async"
@@ -183,7 +183,7 @@ VARIABLES: tuple[Variable, ...] = (
          "ms; grace period for running jobs at shutdown"),
     _row("LOG_LEVEL", "log_level", _one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
     _row("LOG_DIRECTORY", "log_directory", _path, "./logs",
-         "where the log files will go; none are written yet"),
+         "where `combined.log` and `error.log` are written"),
     _row("HOST", "host", str.strip, "127.0.0.1", "address on which the proxy listens"),
     _row("PORT", "port", _integer(0, 65535), "3000", "port on which the proxy listens"),
     _row("DEFAULT_MODE", "default_mode", _one_of("async", "sync"), "async",

@@ -64,7 +64,7 @@ async def start_proxy() -> AsyncIterator[Callable[..., object]]:
             urls = [target if isinstance(target, str) else target.url for target in targets]
             settings = Settings(
                 instances=tuple(parse_instance(url) for url in urls),
-                **{"shutdown_timeout_s": 0.0, **changes},
+                **{"shutdown_timeout_s": 0.0, "log_directory": None, **changes},
             )
             app = web.Application() if app is None else app
             setup(app, settings)

@@ -29,6 +29,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(autouse=True)
+def _logs_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LOG_DIRECTORY", str(tmp_path / "logs"))
+
+
 def environment(workers: Pair, **changes: str) -> dict[str, str]:
     hosts = {f"COMFYUI_HOST_{n}": worker.host for n, worker in enumerate(workers, start=1)}
     return {**os.environ, **hosts, **changes}

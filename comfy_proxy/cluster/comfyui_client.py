@@ -26,6 +26,7 @@ from comfy_proxy.errors import (
     PromptLostError,
     PromptRejectedError,
 )
+from comfy_proxy.tracing import TRACE
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_PICTURE_BYTES = 1024 * 2**20
@@ -211,7 +212,8 @@ class ComfyUIClient:
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         session = self._connections.session(self.instance)
-        options["headers"] = {**_HEADERS, **(headers or {})}
+        trace = TRACE.get()
+        options["headers"] = {**_HEADERS, **(trace.headers if trace else {}), **(headers or {})}
         async with self.instance.attempt(path.partition("/")[0]):
             with translated(self.instance.host):
                 async with (

@@ -48,7 +48,9 @@ async def run_demo(*, output: Path, keep: bool) -> int:
         for worker in workers:
             await stack.enter_async_context(worker)
         settings = replace(
-            load_settings({}), instances=tuple(parse_instance(worker.url) for worker in workers)
+            load_settings({}),
+            instances=tuple(parse_instance(worker.url) for worker in workers),
+            log_directory=folder / "logs",
         )
         url = await stack.enter_async_context(_Proxy(settings))
         print(f"two embedded CPU workers (OpenCV, no GPU): {workers[0].url} {workers[1].url}")

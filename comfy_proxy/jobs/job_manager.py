@@ -34,6 +34,7 @@ class JobManager:
         self._results_size = 0
         self._finished_one = asyncio.Event()
         self.on_created: list[Callable[[Job], None]] = []
+        self.on_changed: list[Callable[[Job], None]] = []
         self.on_finished: list[Callable[[Job], None]] = []
 
     def __repr__(self) -> str:
@@ -55,7 +56,7 @@ class JobManager:
         self._jobs[job.id] = job
         if idempotency_key is not None:
             self._by_key[idempotency_key] = job
-        for callback in self.on_created:
+        for callback in (*self.on_created, *self.on_changed):
             callback(job)
         return job
 
@@ -107,7 +108,7 @@ class JobManager:
             job.percentage = 0.0  # the next attempt begins anew
         else:
             self._finish(job, result, error)
-        job.touch(self._clock.now())
+        self._touch(job)
         if job.finished:
             for callback in self.on_finished:
                 callback(job)
@@ -131,7 +132,7 @@ class JobManager:
             job.instance, job.prompt_id, job.percentage, job.current_node, job.preview = new
             if executing and job.executing_since is None:
                 job.executing_since = self._clock.monotonic()
-            job.touch(self._clock.now())
+            self._touch(job)
 
     def delete_job(self, job_id: str) -> Job:
         """Forget a finished job at once. Raises NotFoundError."""
@@ -155,6 +156,11 @@ class JobManager:
             next_s = self.expire()
             finished_one = self._finished_one
             await wait_for_event(self._clock, finished_one, next_s)
+
+    def _touch(self, job: Job) -> None:
+        job.touch(self._clock.now())
+        for callback in self.on_changed:
+            callback(job)
 
     def _begin(self, job: Job, instance: str | None) -> None:
         job.instance = instance

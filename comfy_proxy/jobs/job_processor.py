@@ -21,6 +21,7 @@ from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.workflows import WorkflowRegistry
+from comfy_proxy.tracing import traced
 
 
 class JobProcessor:
@@ -132,11 +133,13 @@ class JobProcessor:
         self._cluster.scheduler.rebalance()
 
     async def _run(self, job: Job) -> None:
-        with logger.contextualize(job_id=job.id):
+        with traced(job.trace), logger.contextualize(job_id=job.id):
             try:
                 picture = await self._job_run(job).run()
                 self._manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture)
-                logger.info("job {} completed on {}", job.id, job.instance)
+                logger.bind(instance=job.instance, prompt_id=job.prompt_id).info(
+                    "job {} completed", job.id
+                )
             except ComfyProxyError as error:
                 self._fail(job, error)
             except Exception as error:  # nothing accepted is lost, by our own faults neither
@@ -161,7 +164,10 @@ class JobProcessor:
             return
         failure = JobFailure(code=error.code, message=error.message, status=error.status)
         self._manager.update_job_status(job.id, JobStatus.FAILED, error=failure)
-        logger.warning("job {} failed: {}: {}", job.id, error.code, error.message)
+        level = "INFO" if error in (_CANCELLED, _STOPPED) else "ERROR"
+        logger.bind(job_id=job.id, instance=job.instance, prompt_id=job.prompt_id).log(
+            level, "job {} failed: {}: {}", job.id, error.code, error.message
+        )
 
 
 _CANCELLED = JobCancelledError("The job was cancelled.")

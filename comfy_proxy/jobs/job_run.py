@@ -102,7 +102,9 @@ class JobRun:
         elif isinstance(error, InstanceError) and self._failures < MAX_ATTEMPTS - 1:
             self._failures += 1
             self._failed_on.add(instance)
-            logger.warning("job {}: failure {}: {}", self._job.id, self._failures, error)
+            logger.bind(instance=instance.host, prompt_id=self._job.prompt_id).warning(
+                "job {}: failure {}: {}", self._job.id, self._failures, error
+            )
         else:
             raise error
 
@@ -122,7 +124,9 @@ class JobRun:
                 graph,
                 tracker.update,
             )
-            picture = await run.run()
+            with logger.contextualize(instance=instance.host, prompt_id=run.prompt_id):
+                logger.debug("job {}: a prompt at {}", self._job.id, instance.host)
+                picture = await run.run()
         finally:
             placement.release()
         if tracker.execution_s is not None:

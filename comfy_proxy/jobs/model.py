@@ -24,6 +24,7 @@ from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.parameters import Scalar
 from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.tracing import TRACE, Trace
 
 
 class JobStatus(StrEnum):
@@ -61,7 +62,8 @@ class Job:
     """One accepted request. Times are UTC, durations seconds; changed by JobManager alone.
 
     ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
-    ``result`` is None again when the memory was needed (``result_dropped``).
+    ``trace`` is that of the request which made it. ``result`` is None again when the memory was
+    needed (``result_dropped``).
     """
 
     type: str
@@ -88,6 +90,7 @@ class Job:
     etag: str = ""
     error: JobFailure | None = None
     idempotency_key: str | None = None
+    trace: Trace | None = field(default_factory=TRACE.get, repr=False)
     version: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 

@@ -21,13 +21,15 @@ from loguru import logger
 from comfy_proxy.logs.entry import LEVELS, Entry
 from comfy_proxy.logs.lines import Redaction
 from comfy_proxy.logs.log_writer import LogWriter
-from comfy_proxy.tracing import TRACE
+from comfy_proxy.tracing import TRACE, Trace
 
 if TYPE_CHECKING:
+    from comfy_proxy.metrics.records import RequestRecord
     from comfy_proxy.settings import Settings
 
 _TO_LOGURU = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
 _OURS = "comfy_proxy"
+_FAULT = 500
 _FORMAT = (
     "<green>{time:YYYY-MM-DDTHH:mm:ss.SSS}</green> "
     "<level>{level: <7}</level> <level>{message}</level>"
@@ -58,14 +60,14 @@ class AppLogs:
         written = self._writer.written if self._writer is not None else {}
         return {level: written.get(level, 0) for level in LEVELS}
 
-    def start(self, console: TextIO | None = None, *, owns_process: bool = False) -> None:
-        """Begin to take and write lines; a second call does nothing.
+    def start(self, console: TextIO | None = None, *, owns_process: bool = False) -> bool:
+        """Begin to take and write lines; False if it has begun already. Who begins, ends it.
 
         ``owns_process``: the command's; lines of nobody else are taken too, and other handlers of
         loguru and ``logging`` are removed. Else only this application's lines are.
         """
         if self._writer is not None:
-            return
+            return False
         self._owns_process = owns_process
         self._writer = LogWriter(
             directory=self._settings.log_directory,
@@ -79,6 +81,7 @@ class AppLogs:
         else:
             logging.getLogger("aiohttp").addHandler(self._standard)
         self._listen()
+        return True
 
     def close(self) -> None:
         """Stop to listen, write what is left."""
@@ -109,6 +112,13 @@ class AppLogs:
             yield
         finally:
             _CURRENT.reset(token)
+
+    def record_request(self, request: RequestRecord) -> None:
+        """The access log: a line for each request, faults of ours or an instance's as warnings."""
+        level = "info" if request.status < _FAULT else "warn"
+        if self._writer is not None and self.takes(level):
+            time_s, trace = time.time(), TRACE.get()
+            self._writer.put(lambda: access_entry(request, level, time_s, trace))
 
     def put(self, level: str, make: Callable[[], Entry]) -> None:
         """Log what ``make`` returns; it is called in the thread that writes."""
@@ -182,10 +192,27 @@ def configure_console(level: str) -> None:
     logger.add(sys.stderr, level=_TO_LOGURU[level], format=_FORMAT, diagnose=False)
 
 
-def access_entry(message: str, level: str, fields: dict[str, Any]) -> Entry:
-    """The entry of one answered request."""
+def access_entry(request: RequestRecord, level: str, time_s: float, trace: Trace | None) -> Entry:
+    """The line of one answered request. The path is without the query, which may hold a key."""
     return Entry(
-        time_s=time.time(), level=level, message=message, logger=f"{_OURS}.access", fields=fields
+        time_s=time_s,
+        level=level,
+        message=f"{request.method} {request.path} {request.status}",
+        logger=f"{_OURS}.access",
+        site=(request.path, request.status),
+        fields={
+            "duration_ms": round(request.duration_s * 1000, 1),
+            "method": request.method,
+            "path": request.path,
+            "status": request.status,
+            "received_bytes": request.received_bytes,
+            "sent_bytes": request.sent_bytes,
+            "user_agent": request.user_agent,
+            "client": request.client,
+            "instance": request.instance,
+            "policy": request.policy,
+        },
+        trace=trace,
     )
 
 

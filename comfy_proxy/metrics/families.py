@@ -1,7 +1,8 @@
 """The figures as Prometheus' metric families: names, units and help, in one place.
 
-Labels are bounded: ``instance`` is a ``host:port`` of the configuration, ``type`` a workflow's
-name, ``code`` one of ``errors.py``, ``policy`` one of ``gateway/routes.py``, ``ours`` or ``other``.
+Labels are bounded: ``comfyui_instance`` is a ``host:port`` of the configuration (``instance`` is
+Prometheus' own label, for us), ``type`` a workflow's name, ``code`` one of ``errors.py``, ``policy``
+one of ``gateway/routes.py``, ``ours`` or ``other``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
 Labels = tuple[str, ...]
+_HOST = "comfyui_instance"
 T = TypeVar("T")
 
 
@@ -71,7 +73,7 @@ def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Family]:
     )
     yield _counter("job_moves", "Waiting jobs moved to another instance.", "type", _one(jobs.moves))
     yield _histogram(
-        "job_duration_seconds", "Processing time of completed jobs.", "type instance",
+        "job_duration_seconds", "Processing time of completed jobs.", f"type {_HOST}",
         jobs.duration_histograms.items(),
     )  # fmt: skip
     yield _histogram(
@@ -96,7 +98,7 @@ def _prompts(metrics: Metrics) -> Iterator[Family]:
             for (what, host), count in metrics.instances.prompts.items()
             if what is event
         ]
-        yield _counter(f"prompts_{event}", text, "instance", values)
+        yield _counter(f"prompts_{event}", text, _HOST, values)
 
 
 def _http(metrics: Metrics) -> Iterator[Family]:
@@ -137,36 +139,38 @@ def _sockets(live: LiveState) -> Iterator[Family]:
 def _instances(metrics: Metrics) -> Iterator[Family]:
     figures = metrics.instances
     yield _counter(
-        "instance_circuit_changes", "Changes of the circuit breaker to a state.", "instance state",
+        "instance_circuit_changes", "Changes of the circuit breaker to a state.", f"{_HOST} state",
         figures.circuit_changes.items(),
     )  # fmt: skip
     yield _counter(
         "instance_requests", "Exchanges with the instance, by who ended them how.",
-        "instance kind verdict", figures.attempts.items(),
+        f"{_HOST} kind verdict", figures.attempts.items(),
     )  # fmt: skip
     yield _histogram(
-        "instance_request_duration_seconds", "Duration of the exchanges.", "instance kind",
+        "instance_request_duration_seconds", "Duration of the exchanges.", f"{_HOST} kind",
         figures.attempt_histograms.items(),
     )  # fmt: skip
 
 
 def _instances_now(live: LiveState) -> Iterator[Family]:
     each = live.instances
-    yield _gauge("instance_up", "1 if healthy.", "instance", [((i.host,), i.healthy) for i in each])
     yield _gauge(
-        "instance_circuit_state", "1 for the state of the circuit breaker.", "instance state",
+        "instance_up", "1 if healthy.", _HOST, [((i.host,), i.healthy) for i in each]
+    )
+    yield _gauge(
+        "instance_circuit_state", "1 for the state of the circuit breaker.", f"{_HOST} state",
         [((i.host, state), i.circuit == state) for i in each for state in CIRCUIT_STATES],
     )  # fmt: skip
     yield _gauge(
-        "instance_active_jobs", "Prompts placed there by this proxy and not ended.", "instance",
+        "instance_active_jobs", "Prompts placed there by this proxy and not ended.", _HOST,
         [((i.host,), i.active_jobs) for i in each],
     )  # fmt: skip
     yield _gauge(
-        "instance_load", "Prompts that wait or run there, whoever gave them.", "instance",
+        "instance_load", "Prompts that wait or run there, whoever gave them.", _HOST,
         [((i.host,), i.load) for i in each],
     )  # fmt: skip
     yield _gauge(
-        "instance_check_duration_seconds", "Duration of the last check that passed.", "instance",
+        "instance_check_duration_seconds", "Duration of the last check that passed.", _HOST,
         [((i.host,), i.response_time_s) for i in each if i.response_time_s is not None],
     )  # fmt: skip
 
@@ -174,7 +178,7 @@ def _instances_now(live: LiveState) -> Iterator[Family]:
 def _pools(metrics: Metrics, live: LiveState) -> Iterator[Family]:
     each = live.instances
     yield _gauge(
-        "pool_connections", "Pooled WebSockets of jobs.", "instance state",
+        "pool_connections", "Pooled WebSockets of jobs.", f"{_HOST} state",
         [
             ((i.host, state), count)
             for i in each
@@ -182,11 +186,11 @@ def _pools(metrics: Metrics, live: LiveState) -> Iterator[Family]:
         ],
     )  # fmt: skip
     yield _gauge(
-        "pool_waiting", "Jobs that wait for a pooled WebSocket.", "instance",
+        "pool_waiting", "Jobs that wait for a pooled WebSocket.", _HOST,
         [((i.host,), i.pool_waiting) for i in each],
     )  # fmt: skip
     yield _histogram(
-        "pool_wait_seconds", "How long jobs waited for a pooled WebSocket.", "instance",
+        "pool_wait_seconds", "How long jobs waited for a pooled WebSocket.", _HOST,
         _one(metrics.instances.pool_histograms),
     )  # fmt: skip
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from gateway_harness import Harness, until_still, unused_url
+from gateway_harness import Harness, Proxy, until_still, unused_url
 from loguru import logger
 
 from comfy_proxy.errors import InvalidFieldError, NotOursError, PayloadTooLargeError, QueueFullError
 from comfy_proxy.gateway.context import REQUEST_ID
+from comfy_proxy.keys import REQUEST_OBSERVERS
+from comfy_proxy.metrics.records import RequestRecord
 
 KEY = "s3cret-key"
 APP = "http://app.example"
@@ -37,6 +39,13 @@ def log_lines() -> Iterator[list[str]]:
     sink = logger.add(lambda message: lines.append(str(message)), format="{level} {message}")
     yield lines
     logger.remove(sink)
+
+
+def recorded(proxy: Proxy) -> list[RequestRecord]:
+    """The records of the requests from now on."""
+    records: list[RequestRecord] = []
+    proxy.runner.app[REQUEST_OBSERVERS].append(records.append)
+    return records
 
 
 def _failing(error: BaseException) -> Any:
@@ -262,7 +271,7 @@ async def test_a_huge_refused_body_ends_the_connection(harness: Harness) -> None
     writer.close()
 
 
-async def test_a_cancelled_handler_stays_cancelled(harness: Harness, log_lines: list[str]) -> None:
+async def test_a_cancelled_handler_stays_cancelled(harness: Harness) -> None:
     """CancelledError is nobody's error: a host that cancels handlers sees it pass."""
     cancelled = asyncio.Event()
     entered = asyncio.Event()
@@ -281,34 +290,34 @@ async def test_a_cancelled_handler_stays_cancelled(harness: Harness, log_lines: 
         routes=[web.get("/x", wait)],
         runner_options={"handler_cancellation": True},
     )
+    records = recorded(proxy)
     _, writer = await proxy.open()
     writer.write(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await entered.wait()
     writer.close()
     await cancelled.wait()
-    await until_still(lambda: len(log_lines))
-    assert any(line.startswith("INFO GET /x 499 ") for line in log_lines)
+    await until_still(lambda: len(records))
+    assert [(one.method, one.path, one.status) for one in records] == [("GET", "/x", 499)]
 
 
-# --- the log ------------------------------------------------------------------------------
+# --- the record of each request -----------------------------------------------------------
 
 
-async def test_each_request_is_one_line_without_its_query(
-    harness: Harness, log_lines: list[str]
-) -> None:
+async def test_each_request_is_one_record_without_its_query(harness: Harness) -> None:
     """Method, path, status, instance and id; a key in the URL or a header is not in it."""
     proxy = await harness.proxy(await harness.upstream(_upstream), api_keys=(KEY,))
+    records = recorded(proxy)
     headers = {"X-API-Key": KEY, "X-Request-ID": "id-1"}
     async with proxy.client.post(f"/a%20b?token={KEY}", headers=headers):
         pass
     async with proxy.client.get(f"/?token={KEY}", allow_redirects=False):
         pass
-    await until_still(lambda: len(log_lines))
-    host = proxy.cluster.instances[0].host
-    line = next(line for line in log_lines if "id-1" in line)
-    assert line.startswith("INFO POST /a%20b 200 ")
-    assert f" ms {host} id-1" in line
-    assert KEY not in "".join(log_lines)
+    await until_still(lambda: len(records))
+    first, second = records
+    assert (first.method, first.path, first.status) == ("POST", "/a%20b", 200)
+    assert (first.instance, first.request_id) == (proxy.cluster.instances[0].host, "id-1")
+    assert second.status == 303
+    assert KEY not in repr(records)
 
 
 # --- security -----------------------------------------------------------------------------

@@ -107,7 +107,7 @@ async def bare(
     monkeypatch.setattr(tempfile, "tempdir", str(spools))
     app = web.Application()
     urls = tuple(parse_instance(worker.url) for worker in workers)
-    setup(app, Settings(instances=urls, shutdown_timeout_s=0.0))
+    setup(app, Settings(instances=urls, shutdown_timeout_s=0.0, log_directory=None))
     async with AsyncExitStack() as stack:
         runner = web.AppRunner(app, handler_cancellation=request.param, shutdown_timeout=1)
         await runner.setup()

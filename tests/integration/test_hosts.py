@@ -46,7 +46,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 def settings(*workers: EmbeddedWorker, **changes: Any) -> Settings:
     urls = tuple(parse_instance(worker.url) for worker in workers)
-    return Settings(instances=urls, **{"shutdown_timeout_s": 0.0, **changes})
+    return Settings(instances=urls, **{"shutdown_timeout_s": 0.0, "log_directory": None, **changes})
 
 
 async def run_job(session: aiohttp.ClientSession, url: str, picture: bytes) -> int:
