@@ -78,9 +78,12 @@ class Carrier:
             if refusals >= MAX_REFUSALS:
                 break
             await sleep(gateway.cluster.clock, PAUSE_S)
-            targets = [one for one in gateway.cluster.instances if one.healthy] or targets
-            for target in targets:
-                await stage_inputs(prompt.graph, target, gateway, gateway.node_info(target))
+            targets = [
+                target
+                for target in gateway.cluster.instances
+                if target.healthy
+                and await stage_inputs(prompt.graph, target, gateway, gateway.node_info(target))
+            ]
         logger.error("prompt {} could not be submitted again anywhere", prompt.prompt_id)
         return None
 

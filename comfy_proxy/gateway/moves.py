@@ -116,7 +116,10 @@ class PromptMover:
         try:
             if not await self._gateway.cluster.health_checker.check(idle):
                 return False
-            await stage_inputs(prompt.graph, idle, self._gateway, self._gateway.node_info(idle))
+            node_info = self._gateway.node_info(idle)
+            if not await stage_inputs(prompt.graph, idle, self._gateway, node_info):
+                prompt.settled = self._changed = True  # there its names mean other results
+                return False
             if prompt.client_id is not None:
                 await self._gateway.events.ready(prompt.client_id, idle, self._gateway)
             if self._closing.is_set():

@@ -18,9 +18,11 @@ from loguru import logger
 from multidict import CIMultiDict
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import (
     InstanceError,
+    InstanceRefusedError,
     InstanceTimeoutError,
     NoHealthyInstanceError,
     PayloadTooLargeError,
@@ -166,16 +168,24 @@ class Submission:
         return await events.ready(client_id, instance, self._gateway)
 
     async def _submit(self, instance: Instance, placement: Placement) -> Answer:
-        prompt, gateway = self._prompt, self._gateway
-        node_info = gateway.node_info(instance)
-        await stage_inputs(prompt.graph, instance, gateway, node_info)
+        await self._stage(instance)
         placement.in_queue = True
         answer = await self._post(instance)
-        if answer.status == 400 and files_in_graph(prompt.graph, node_info):
+        if answer.status == 400 and self._files(instance):
             # A file that it was believed to have may be gone: somebody tidied its disk.
-            await stage_inputs(prompt.graph, instance, gateway, node_info, fresh=True)
+            await self._stage(instance, fresh=True)
             answer = await self._post(instance)
         return answer
+
+    async def _stage(self, instance: Instance, *, fresh: bool = False) -> None:
+        """Raises InstanceRefusedError if it must not run there: names mean other results."""
+        graph, gateway = self._prompt.graph, self._gateway
+        node_info = gateway.node_info(instance)
+        if not await stage_inputs(graph, instance, gateway, node_info, fresh=fresh):
+            raise InstanceRefusedError(f"{instance.host} has another result of a name in the graph")
+
+    def _files(self, instance: Instance) -> list[FileName]:
+        return files_in_graph(self._prompt.graph, self._gateway.node_info(instance))
 
     async def _post(self, instance: Instance) -> Answer:
         prompt, gateway = self._prompt, self._gateway

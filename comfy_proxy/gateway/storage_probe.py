@@ -77,7 +77,6 @@ async def _write(instance: Instance, kind: str, text: bytes, cluster: Cluster) -
     session = cluster.connections.session(instance)
     with translated(instance.host):
         async with session.post(f"{instance.url}/upload/image", data=form) as answer:
-            await answer.read()
             if answer.status != 200:
                 raise InstanceRefusedError(f"{instance.host} writes nothing: {answer.status}.")
 
