@@ -18,6 +18,9 @@ from comfy_proxy.logs.log_file import LogFile
 
 MAX_QUEUE = 10_000
 MAX_BATCH = 200
+GATHER_S = 0.05
+"""How long the first line of a batch waits for more: a thread that wakes up for each line takes the
+interpreter from the event loop each time, which costs a request more than its line does."""
 STOP_TIMEOUT_S = 5.0
 
 Item = Entry | Callable[[], Entry] | None
@@ -40,6 +43,7 @@ class LogWriter:
         self._floods = Floods()
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
         self._told: str | None = None
         self._overflowed = 0
         self.written: Counter[str] = Counter()
@@ -66,6 +70,7 @@ class LogWriter:
     def stop(self) -> None:
         """Write what is left and end; returns when that is done, or after STOP_TIMEOUT_S."""
         if self._thread is not None:
+            self._stopping.set()
             self._queue.put(None)
             self._thread.join(STOP_TIMEOUT_S)
             self._thread = None
@@ -98,6 +103,8 @@ class LogWriter:
                 break
             if item is None:
                 return batch, False
+            if not batch and self._queue.qsize() < MAX_BATCH:
+                self._stopping.wait(GATHER_S)
             try:
                 batch.append(item if isinstance(item, Entry) else item())
             except Exception:  # whoever makes a line may fail; the next ones are written
