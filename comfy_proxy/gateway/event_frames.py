@@ -164,3 +164,18 @@ def status_frame(queue_remaining: int, sid: str | None = None) -> str:
     if sid is not None:
         data["sid"] = sid
     return json.dumps({"type": "status", "data": data})
+
+
+NOT_HEARD = object()
+"""The kind of what ComfyUI does not count as a message: binary, no JSON, no JSON object."""
+
+
+def message_kind(data: str | bytes) -> object:
+    """``type`` of a client's message, as ComfyUI reads it; or NOT_HEARD."""
+    if isinstance(data, bytes):
+        return NOT_HEARD
+    try:
+        message = json.loads(data)
+    except (ValueError, RecursionError):
+        return NOT_HEARD
+    return message.get("type") if isinstance(message, dict) else NOT_HEARD

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.event_frames import (
+    NOT_HEARD,
     Began,
     Ended,
     Executed,
@@ -19,6 +19,7 @@ from comfy_proxy.gateway.event_frames import (
     Pass,
     Seen,
     Status,
+    message_kind,
     status_frame,
 )
 from comfy_proxy.gateway.event_leg import EventLeg
@@ -154,7 +155,10 @@ class EventSession:
         """What an instance sent, in the order in which it came."""
         if isinstance(seen, Status):
             self.arrivals.told(leg.instance, seen.queue_remaining)
-            self.status_changed()
+            if leg.connected.is_set():
+                self.status_changed()
+            else:  # the greeting of that instance; the client has had its own
+                self.sum_corrected()
         elif isinstance(seen, Flags):
             if not self._flags_answered:
                 self._flags_answered = True
@@ -274,7 +278,7 @@ class EventSession:
                 return
             self.traffic.to_instance(message.data)
             legs = self._legs.values()
-            if not self._spoken and (kind := _kind(message.data)) is not _NOT_HEARD:
+            if not self._spoken and (kind := message_kind(message.data)) is not NOT_HEARD:
                 self._spoken = True
                 if kind == "feature_flags":
                     self.first_message = message.data
@@ -285,15 +289,3 @@ class EventSession:
 
 _UNSENDABLE = (0, 1005, 1006, 1015)
 """No code at all, and those that must not be on the wire (RFC 6455 7.4.1)."""
-_NOT_HEARD = object()
-"""The kind of what ComfyUI does not count as a message: binary, no JSON, no JSON object."""
-
-
-def _kind(data: str | bytes) -> object:
-    if isinstance(data, bytes):
-        return _NOT_HEARD
-    try:
-        message = json.loads(data)
-    except (ValueError, RecursionError):
-        return _NOT_HEARD
-    return message.get("type") if isinstance(message, dict) else _NOT_HEARD
