@@ -7,9 +7,10 @@ those of one of the answers that went into it.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
 
@@ -23,6 +24,10 @@ from comfy_proxy.gateway.headers import body_was_decoded
 MAX_BODY_BYTES = 16 * 2**20
 """Of a request that names prompts: some 400,000 ids."""
 
+LONG_BYTES = 256 * 2**10
+"""Takes some ten milliseconds to be read, marked and written."""
+
+T = TypeVar("T")
 _OF_ONE_BODY = (hdrs.CONTENT_ENCODING, hdrs.ETAG, hdrs.LAST_MODIFIED)
 
 
@@ -40,15 +45,31 @@ def usable(
     return answers[next(iter(found or answers))], found
 
 
+async def off_loop(answers: Mapping[Instance, Answer], work: Callable[[], T]) -> T:
+    """``work`` on these answers; in a thread if they are long, so that nobody waits behind them."""
+    if sum(len(answer.body) for answer in answers.values()) < LONG_BYTES:
+        return work()
+    return await asyncio.to_thread(work)
+
+
+def encoded(entries: Mapping[str, Any]) -> bytes:
+    """``entries`` as ComfyUI writes them: one by one, since one call holds up all threads."""
+    pairs = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items())
+    return f"{{{', '.join(pairs)}}}".encode()
+
+
 def reply(data: Any, like: Answer) -> web.StreamResponse:
     """``data`` as ComfyUI would send it; status and headers are ``like``'s."""
+    return reply_encoded(json.dumps(data).encode(), like)
+
+
+def reply_encoded(body: bytes, like: Answer) -> web.StreamResponse:
+    """As :func:`reply`, of a body that is JSON already."""
     headers = like.headers.copy()
     for name in _OF_ONE_BODY:
         headers.popall(name, None)
     headers.setdefault(hdrs.CONTENT_LENGTH, "")  # to be filled in
-    return WholeAnswer(
-        json.dumps(data).encode(), status=like.status, reason=like.reason or None, headers=headers
-    )
+    return WholeAnswer(body, status=like.status, reason=like.reason or None, headers=headers)
 
 
 def relayed(answer: Answer) -> web.StreamResponse:

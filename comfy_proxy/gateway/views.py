@@ -134,10 +134,14 @@ async def history(request: web.Request, match: Match, gateway: Gateway) -> web.S
         return await forward_balanced(request, gateway.cluster)
     path = f"/history{_enough(max_items, offset)}"
     answers = await ask_all(gateway.cluster, "GET", path)
-    like, histories = native.usable(answers, _is_dict)
-    if not histories:
+    like, ordered = await native.off_loop(answers, lambda: _in_order(answers, gateway))
+    if ordered is None:
         return native.relayed(like)
-    return native.reply(page(_in_order(histories, gateway), max_items, offset), like)
+    numbered = gateway.history_numbers.numbered
+    shown = page(ordered, max_items, offset)
+    shown = {prompt_id: numbered(prompt_id, entry) for prompt_id, entry in shown.items()}
+    body = await native.off_loop(answers, lambda: native.encoded(shown))
+    return native.reply_encoded(body, like)
 
 
 def _enough(max_items: int | None, offset: int) -> str:
@@ -159,7 +163,13 @@ def page(entries: Mapping[str, Any], max_items: int | None, offset: int) -> dict
     return {prompt_id: entries[prompt_id] for prompt_id in ids}
 
 
-def _in_order(histories: Mapping[Instance, Any], gateway: Gateway) -> dict[str, Any]:
+def _in_order(
+    answers: Mapping[Instance, Answer], gateway: Gateway
+) -> tuple[Answer, dict[str, Any] | None]:
+    """All entries by their ends, None if nobody gave any; reads only, a thread may do it."""
+    like, histories = native.usable(answers, _is_dict)
+    if not histories:
+        return like, None
     dated: list[tuple[float, str, Any]] = []
     for instance, entries in histories.items():
         ended = 0.0
@@ -167,8 +177,7 @@ def _in_order(histories: Mapping[Instance, Any], gateway: Gateway) -> dict[str, 
             ended = ended_at(entry) or ended
             dated.append((ended, prompt_id, marked_entry(entry, instance, gateway)))
     dated.sort(key=lambda item: item[0])
-    numbered = gateway.history_numbers.numbered
-    return {prompt_id: numbered(prompt_id, entry) for _, prompt_id, entry in dated}
+    return like, {prompt_id: entry for _, prompt_id, entry in dated}
 
 
 def marked_entry(entry: Any, instance: Instance, gateway: Gateway) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import aiohttp
@@ -22,6 +23,7 @@ from views_harness import (
 )
 
 from comfy_proxy.embedded.prompt_queue import PromptQueue
+from comfy_proxy.gateway import native
 from comfy_proxy.gateway.views import page
 
 
@@ -248,3 +250,15 @@ async def test_files_are_the_union(workers: Workers) -> None:
         async with client.get("/internal/files/models") as answer:
             assert answer.status == 400
             assert await answer.text() == '{"error": "Invalid directory type"}'
+
+
+async def test_a_long_history_is_put_together_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Byte for byte the same, and the event loop goes on meanwhile."""
+    async with two_fakes() as (one, two), front(one, two) as (client, _):
+        one.history["a"], two.history["b"] = finished("a", 1, 2), finished("b", 3, 4)
+        async with client.get("/history") as answer:
+            expected = await answer.read()
+        monkeypatch.setattr(native, "LONG_BYTES", 10)
+        async with client.get("/history") as answer:
+            assert await answer.read() == expected
+        assert json.dumps(json.loads(expected)).encode() == expected
