@@ -151,6 +151,8 @@ def _end_to_end(message: web.Request | aiohttp.ClientResponse) -> CIMultiDict[st
 
 def _each_in_one_spelling(headers: CIMultiDict[str]) -> CIMultiDict[str]:
     """aiohttp's client takes the last of ``Cookie`` and ``cookie`` for the only one."""
+    if len(set(map(str.lower, headers))) == len(headers):
+        return headers  # as nearly always
     spelt: dict[str, str] = {}
     return CIMultiDict(
         (spelt.setdefault(name.lower(), name), value) for name, value in headers.items()

@@ -391,6 +391,24 @@ async def test_a_client_that_leaves_an_upload_ends_it(harness: Harness) -> None:
     assert (await proxy.cluster.attempts.get()).verdict is not Verdict.INSTANCE_FAULT
 
 
+async def test_a_head_does_not_wait_for_its_body(harness: Harness) -> None:
+    """Only a body that came together with its head leaves together with it."""
+
+    async def slow_body(server: RawServer, reader: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        await seen.wait()
+        writer.write(b"hi")
+
+    seen = asyncio.Event()
+    proxy = await harness.proxy((await harness.raw(slow_body)).url)
+    reader, writer = await proxy.open()
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    seen.set()
+    assert await reader.readexactly(2) == b"hi"
+    writer.close()
+
+
 async def test_a_later_request_of_a_connection_is_watched_too(harness: Harness) -> None:
     """The first one has ended: the client's leaving is told of the second alone."""
 
