@@ -1,8 +1,8 @@
 """The figures as Prometheus' metric families: names, units and help, in one place.
 
 Labels are bounded: ``comfyui_instance`` is a ``host:port`` of the configuration (``instance`` is
-Prometheus' own label, for us), ``type`` a workflow's name, ``code`` one of ``errors.py``, ``policy``
-one of ``gateway/routes.py``, ``ours`` or ``other``.
+Prometheus' own label, for us), ``type`` a workflow's name, ``code`` one of ``errors.py``,
+``policy`` one of ``gateway/routes.py``, ``ours`` or ``other``.
 """
 
 from __future__ import annotations
@@ -154,9 +154,7 @@ def _instances(metrics: Metrics) -> Iterator[Family]:
 
 def _instances_now(live: LiveState) -> Iterator[Family]:
     each = live.instances
-    yield _gauge(
-        "instance_up", "1 if healthy.", _HOST, [((i.host,), i.healthy) for i in each]
-    )
+    yield _gauge("instance_up", "1 if healthy.", _HOST, [((i.host,), i.healthy) for i in each])
     yield _gauge(
         "instance_circuit_state", "1 for the state of the circuit breaker.", f"{_HOST} state",
         [((i.host, state), i.circuit == state) for i in each for state in CIRCUIT_STATES],

@@ -76,7 +76,7 @@ class JobFigures:
         """How many ended how: of all, of one type, at one instance."""
         result = {str(outcome): 0 for outcome in Outcome}
         for (job_type, outcome, host), count in self.finished.items():
-            if type in (None, job_type) and instance in (None, host):
+            if (type is None or type == job_type) and (instance is None or instance == host):
                 result[outcome] += count
         return result
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_proxy.clock import iso
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.job_figures import error_rate
+from comfy_proxy.metrics.last_hour import Minute
 from comfy_proxy.metrics.live import InstanceState, LiveState
 from comfy_proxy.version import __version__
 
@@ -16,15 +17,15 @@ if TYPE_CHECKING:
 
 def statistics(metrics: Metrics) -> dict[str, Any]:
     """The whole document."""
-    live = metrics.live()
+    live, hour = metrics.live(), metrics.last_hour.total()
     return {
         "timestamp": iso(metrics.clock.now()),
         "start_time": iso(metrics.started_at),
         "uptime_seconds": round(live.uptime_s, 3),
         "version": __version__,
         "jobs": _jobs(metrics, live),
-        "errors": _errors(metrics),
-        "last_hour": _last_hour(metrics),
+        "errors": _errors(metrics, hour),
+        "last_hour": _last_hour(hour),
         "instances": [_instance(state, metrics) for state in live.instances],
         "prompts": metrics.instances.prompts_json(),
         "http": metrics.http.as_json(),
@@ -74,9 +75,9 @@ def _jobs(metrics: Metrics, live: LiveState) -> dict[str, Any]:
     }
 
 
-def _errors(metrics: Metrics) -> dict[str, Any]:
+def _errors(metrics: Metrics, hour: Minute) -> dict[str, Any]:
     """Of jobs, by kind: an error's share of the jobs that came to an end of their own."""
-    outcomes, hour = metrics.jobs.outcomes(), metrics.last_hour.total()
+    outcomes = metrics.jobs.outcomes()
     since_start = _by_kind(outcomes["completed"], outcomes["failed"], metrics.jobs.errors_by_code())
     return {**since_start, "last_hour": _by_kind(hour.completed, hour.failed, hour.errors)}
 
@@ -92,8 +93,7 @@ def _by_kind(completed: int, failed: int, errors: dict[str, int]) -> dict[str, A
     }
 
 
-def _last_hour(metrics: Metrics) -> dict[str, Any]:
-    hour = metrics.last_hour.total()
+def _last_hour(hour: Minute) -> dict[str, Any]:
     return {
         "since": iso(hour.began_at),
         "completed": hour.completed,
