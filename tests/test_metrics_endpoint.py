@@ -176,6 +176,26 @@ async def test_an_instance_that_dies_is_seen_in_the_figures(
     assert closed == 1
 
 
+async def test_a_job_that_moves_is_counted_as_moved(workers: Pair, start_jobs: Start) -> None:
+    """One attempt, one move: it waited behind a long job and runs where another one ended."""
+    jobs = await start_jobs(*workers)
+    ids = [await jobs.submit(seconds=60) for _ in range(3)]
+    await until(lambda: sum(len(worker.submitted) for worker in workers) == 3)
+    _, idle = sorted(workers, key=lambda worker: -len(worker.submitted))
+    await until(lambda: all(worker.started for worker in workers))
+    manager = jobs.service.manager
+    await until(lambda: all(job.prompt_id for job in manager))
+    (ended,) = [job.id for job in manager if job.prompt_id == idle.started[0]]
+    await jobs.delete(ended)
+    await until(lambda: len(idle.started) == 2)
+    stats, samples = await jobs.get("/metrics"), await samples_of(jobs)
+    assert stats["jobs"]["moves"] == samples("job_moves_total", type="timed") == 1
+    assert stats["jobs"]["retries"] == stats["prompts"]["moved"] == 0
+    for job_id in ids:
+        if job_id != ended:
+            await jobs.delete(job_id)
+
+
 async def test_it_answers_while_every_instance_hangs(workers: Pair, start_jobs: Start) -> None:
     """From memory: nobody is asked, nothing is waited for."""
     jobs = await start_jobs(*workers, health_check_interval_s=0.05)
