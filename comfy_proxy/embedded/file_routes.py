@@ -58,33 +58,33 @@ async def _upload(instance: Instance, form: Form, save: Save) -> web.Response:
         # Not foreseen by the real server either: it stumbles, and answers 500.
         raise TypeError("An upload wants a file and one of input, output and temp.")
     subfolder = str(form.get("subfolder", ""))
-    path = _joined(root, subfolder, field.filename)
-    if not is_inside(root, path):
+    folder = _folder(root, subfolder)
+    if not is_inside(root, folder / field.filename):
         return web.Response(status=400)
     if instance.faults.disk_full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     overwrite = form.get("overwrite") in ("true", "1")
     # One at a time: between looking for a free name and taking it nobody else may come.
     async with instance.upload_lock:
-        name = await asyncio.to_thread(_store, field, path, overwrite, save)
+        name = await asyncio.to_thread(_store, field, folder, overwrite, save)
     instance.journal.uploads.append("/".join(filter(None, (folder_type, subfolder, name))))
     return web.json_response({"name": name, "subfolder": subfolder, "type": folder_type})
 
 
-def _joined(root: Path, subfolder: str, name: str) -> Path:
-    return root / os.path.normpath(subfolder) / name
+def _folder(root: Path, subfolder: str) -> Path:
+    return root / os.path.normpath(subfolder)
 
 
-def _store(field: FileField, path: Path, overwrite: bool, save: Save) -> str:
+def _store(field: FileField, folder: Path, overwrite: bool, save: Save) -> str:
     """Save under the first free name, or under none if the same bytes are there already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     stem, suffix = os.path.splitext(field.filename)
     name, number = field.filename, 1
-    while not overwrite and (path.parent / name).exists():
-        if _same_bytes(path.parent / name, field):
+    while not overwrite and (folder / name).exists():
+        if _same_bytes(folder / name, field):
             return name
         name, number = f"{stem} ({number}){suffix}", number + 1
-    save(field, path.parent / name)
+    save(field, folder / name)
     return name
 
 
