@@ -34,7 +34,7 @@ def request_record(
     return RequestRecord(
         method=request.method,
         path=request.rel_url.raw_path,
-        policy=request.get(POLICY, _REFUSED),
+        policy=str(request.get(POLICY, _REFUSED)),  # no enum, which is no key of JSON
         status=CLIENT_CLOSED_REQUEST if answer is None else answer.status,
         duration_s=duration_s,
         received_bytes=received,

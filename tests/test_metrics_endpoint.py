@@ -225,6 +225,9 @@ async def test_requests_are_counted_with_themselves_left_out(
     assert samples("http_requests_total", policy="primary", status="404") == 1
     assert samples("http_request_duration_seconds_count", policy="ours") == 2
     assert (await samples_of(jobs))("http_requests_total") == 6
+    assert (await jobs.get("/metrics"))["http"]["by_policy"] == {
+        "merged": 2, "ours": 4, "primary": 1,
+    }  # fmt: skip
 
 
 async def test_strange_paths_and_methods_make_no_series(workers: Pair, start_jobs: Start) -> None:
