@@ -28,6 +28,9 @@ aioresponses.core.ClientResponse = functools.partial(
     ClientResponse, stream_writer=Mock(output_size=0)
 )
 
+DEFAULTS = {"shutdown_timeout_s": 0.0, "log_directory": None, "shared_storage": "false"}
+"""No probe of shared directories, unless a test is about them: it would be an upload too."""
+
 
 @pytest.fixture(autouse=True)
 def _quiet_logs() -> None:
@@ -64,7 +67,7 @@ async def start_proxy() -> AsyncIterator[Callable[..., object]]:
             urls = [target if isinstance(target, str) else target.url for target in targets]
             settings = Settings(
                 instances=tuple(parse_instance(url) for url in urls),
-                **{"shutdown_timeout_s": 0.0, "log_directory": None, **changes},
+                **{**DEFAULTS, **changes},
             )
             app = web.Application() if app is None else app
             setup(app, settings)

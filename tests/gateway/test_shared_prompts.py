@@ -33,7 +33,7 @@ async def workers(tmp_path: Path) -> AsyncIterator[Workers]:
 
 @pytest.fixture
 async def front(workers: Workers, start_proxy: Callable[..., Any]) -> Any:
-    http = await start_proxy(*workers)
+    http = await start_proxy(*workers, shared_storage="auto")
     await until(lambda: len(shared(http)) == 2)
     return http
 
@@ -106,7 +106,7 @@ async def test_prompts_while_it_is_found_out(
     workers: Workers, start_proxy: Callable[..., Any]
 ) -> None:
     """Whatever is told before, meanwhile and after resolves: marked or not, each its own bytes."""
-    http = await start_proxy(*workers)
+    http = await start_proxy(*workers, shared_storage="auto")
     colours = [0x0000FF, 0x00FF00, 0xFF0000, 0xFFFF00, 0xFF00FF, 0x00FFFF]
     async with listening(http) as client:
         ids = []
