@@ -235,7 +235,8 @@ async def test_a_task_that_is_cancelled_from_outside_loses_no_job(jobs: JobClien
 
 async def test_the_stop_lets_running_jobs_finish(jobs: JobClient, workers: Pair) -> None:
     """Stopping: no new jobs, those that run get their time, those that wait fail with a reason."""
-    short = [await jobs.submit(seconds=0.1) for _ in range(6)]
+    # None of the first two ends before all have begun, or the one that waits would begin too.
+    short = [await jobs.submit(seconds=seconds) for seconds in (0.8, 0.8, 0.01, 0.01, 0.01, 0.01)]
     waiting = await jobs.submit()
     for job_id in short:
         await jobs.reaches(job_id, "processing")
