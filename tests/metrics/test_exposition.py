@@ -107,7 +107,8 @@ def test_counters_begin_at_nought(clock: ManualClock) -> None:
     values = samples(parse_plain(text_of(made_metrics(clock))))
     completed = frozenset({("type", TYPES[0]), ("outcome", "completed")})
     assert values["comfy_proxy_jobs_finished_total", completed] == 0
-    assert values["comfy_proxy_prompts_moved_total", frozenset({("comfyui_instance", HOSTS[0])})] == 0
+    here = frozenset({("comfyui_instance", HOSTS[0])})
+    assert values["comfy_proxy_prompts_moved_total", here] == 0
 
 
 @pytest.mark.parametrize(
