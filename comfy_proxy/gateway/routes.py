@@ -129,7 +129,10 @@ TABLE: tuple[Row, ...] = (
     _row("GET", "/internal/logs/raw", Policy.PRIMARY, Prefix.BARE),
     _row("PATCH", "/internal/logs/subscribe", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/internal/folder_paths", Policy.PRIMARY, Prefix.BARE),
-    # The asset database of 2026 lives on each instance's disk; it is not yet kept in step.
+    # The asset database of 2026 is each instance's own, and so are the ids in it. The primary alone
+    # is asked: it lists and changes what it has. A file that it took by POST is copied to whoever
+    # runs a prompt that names its path, and found by its hash in /view at whoever has it; ids of
+    # results that another instance made (in its events, where assets are on) are unknown here.
     _row("GET POST", "/assets", Policy.PRIMARY, Prefix.API),
     _row("GET POST PUT DELETE", "/assets/{path…}", Policy.PRIMARY, Prefix.API),
     _row("GET", "/tags", Policy.PRIMARY, Prefix.API),
