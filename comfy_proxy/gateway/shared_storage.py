@@ -21,11 +21,12 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.marks import FILE_TYPES, MARKED_TYPES, mark_outputs
 from comfy_proxy.gateway.storage_probe import have_one_directory
+from comfy_proxy.tracing import untraced
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
 
-RETRY_S = 30.0
+RETRY_S = 5.0
 """How soon an instance of which nothing could be found out is tried again."""
 RECHECK_S = 600.0
 """How soon those that share are tried again: somebody may have mounted something over it."""
@@ -149,7 +150,9 @@ class SharedStorage:
         if not self._watching or instance in self._tasks:
             return
         if due is None or self._cluster.clock.monotonic() >= due:
-            task = asyncio.create_task(self._find_out(instance), name=f"storage of {instance.host}")
+            task = asyncio.create_task(
+                self._find_out(instance), name=f"storage of {instance.host}", context=untraced()
+            )
             self._tasks[instance] = task
             task.add_done_callback(lambda _done: self._tasks.pop(instance, None))
 
@@ -182,6 +185,11 @@ class SharedStorage:
             self._due[instance] = self._cluster.clock.monotonic() + wait_s
             if (after := self._shown()) != before:
                 logger.info("directories that all instances share: {}", after)
+                if "output" in after and "output" not in before:
+                    logger.warning(
+                        "output is shared: ComfyUI may give one name to two results that are saved"
+                        " under one prefix at the same moment, and only one of them remains"
+                    )
 
     def _shown(self) -> str:
         return ", ".join(name for name, kind in self._kinds.items() if kind.home) or "none"
