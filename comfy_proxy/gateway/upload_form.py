@@ -80,6 +80,11 @@ class UploadForm:
         """Of a body that is not read here."""
         return cls(image=None, filename="", subfolder="", type="input", original_ref="")
 
+    def close(self) -> None:
+        """Forget the file."""
+        if self.image is not None:
+            self.image.close()
+
     @property
     def family(self) -> tuple[str, str, str]:
         """All names that ComfyUI may give it have this in common: ``x.png``, ``x (1).png``…"""

@@ -101,14 +101,16 @@ class _Upload:
         self._is_mask = is_mask
 
     async def run(self) -> _Posted:
+        form = UploadForm.nothing()
         try:
             form = await self._form()
             async with self._files.upload_locks(form.family):
                 posted = await (self._mask(form) if self._is_mask else self._post_anywhere())
                 if posted.file is not None:
-                    await self._remember(posted.file, posted, form)
+                    form = await self._remember(posted.file, posted, form)
         finally:
             self._body.close()
+            form.close()
         if posted.file is not None:
             await self._files.spread(posted.file, but=posted.instance)
         return posted
@@ -118,8 +120,11 @@ class _Upload:
             return UploadForm.nothing()
         return await read_form(self._body, self._request.headers.get(hdrs.CONTENT_TYPE, ""))
 
-    async def _remember(self, file: FileName, posted: _Posted, form: UploadForm) -> None:
-        """The newest bytes of ``file``: the client's, or what the instance made of them."""
+    async def _remember(self, file: FileName, posted: _Posted, form: UploadForm) -> UploadForm:
+        """The newest bytes of ``file``: the client's, or what the instance made of them.
+
+        Returns what is left of the form.
+        """
         content = None if self._is_mask else form.image
         try:
             if content is None:
@@ -128,6 +133,7 @@ class _Upload:
             logger.warning("{} cannot be read back: {}", file, error.message)
         if content is not None:
             self._files.received(file, content, posted.instance, life=posted.life)
+        return form if content is not form.image else UploadForm.nothing()
 
     async def _mask(self, form: UploadForm) -> _Posted:
         original = _original(form)
