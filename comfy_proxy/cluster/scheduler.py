@@ -80,6 +80,11 @@ class Scheduler:
             if busy is not None:
                 return self._placement(busy, may_move_to)
 
+    def enter(self, instance: Instance) -> Placement:
+        """A place at once, also beyond the capacity: for a client's own prompt, which does not wait
+        here. It is not offered another place (``gateway/moves.py`` moves such prompts)."""
+        return self._placement(instance, lambda other: False)
+
     async def confirm(self, placement: Placement) -> bool:
         """The check right before a submission; a place that fails it is given back."""
         try:

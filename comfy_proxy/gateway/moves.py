@@ -23,6 +23,7 @@ from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.posting import ForwardedPrompt
 from comfy_proxy.gateway.staging import stage_inputs
 from comfy_proxy.metrics.records import PromptEvent
+from comfy_proxy.tracing import untraced
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -64,7 +65,9 @@ class PromptMover:
         if self._closing.is_set() or (self._scout is not None and not self._scout.done()):
             return
         if next(self._pairs(), None) is not None:
-            self._scout = asyncio.create_task(self._even_out(), name="even out prompts")
+            self._scout = asyncio.create_task(
+                self._even_out(), name="even out prompts", context=untraced()
+            )
             self._scout.add_done_callback(_report)
 
     async def close(self) -> None:
@@ -112,7 +115,7 @@ class PromptMover:
         prompt = self._waiting.get(entry[1]) if entry is not None else None
         if entry is None or prompt is None:
             return False
-        placement = Placement(idle)
+        placement = self._gateway.cluster.scheduler.enter(idle)
         try:
             if not await self._gateway.cluster.health_checker.check(idle):
                 return False

@@ -75,9 +75,10 @@ class Submission:
         self._unheard: set[Instance] = set()
 
     async def run(self) -> tuple[Instance, Answer]:
+        gateway = self._gateway
         while True:
             instance = await self._choose()
-            placement = Placement(instance)
+            placement = gateway.cluster.scheduler.enter(instance)
             try:
                 if not await self._answers(instance):
                     self._pass_over(instance, self._silent)

@@ -233,3 +233,20 @@ async def test_starts_as_soon_as_one_answers(
         await eventually(lambda: task.done() or clock.waiting == 2)
     assert (await task).instance is instance
     assert clock.monotonic() - began < 3
+
+
+async def test_a_client_s_prompt_enters_at_once_and_stays(cluster: Cluster) -> None:
+    """Also at a full instance; it is offered no other place, and its end wakes who waits."""
+    one, two = cluster.instances
+    entered = [cluster.scheduler.enter(one) for _ in range(4)]
+    for placement in entered:
+        placement.in_queue = True
+    cluster.scheduler.rebalance()
+    assert (one.active_jobs, two.active_jobs) == (4, 0)
+    jobs = [await place(cluster) for _ in range(3)]
+    waiting = asyncio.create_task(place(cluster))
+    await settle()
+    for placement in entered:
+        placement.release()
+    assert (await waiting).instance is one
+    assert {job.instance for job in jobs} == {two}
