@@ -12,6 +12,7 @@ from processes import TIMEOUT_S, wait_for
 from selenium.common.exceptions import ElementClickInterceptedException, JavascriptException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 LOAD_TIMEOUT_S = 90.0
 QUIET_S = 2.0
@@ -139,6 +140,14 @@ class Frontend:
         before = len(self.heard("execution_start"))
         self.post()
         return self.until_started(before + 1)[-1]
+
+    def save_as(self, name: str) -> None:
+        """*Save as* of the workflow's menu, and its dialog."""
+        self.js("app.extensionManager.command.execute('Comfy.SaveWorkflowAs')")
+        field = self.until_found("[role=dialog] input")
+        field.clear()
+        field.send_keys(name, Keys.ENTER)
+        self.until("return document.title.includes(arguments[0])", name)
 
     # --- what a person sees ------------------------------------------------------------------
 
