@@ -1,7 +1,8 @@
 """One id through everything: from a client's request over its job to the instance and back.
 
 The middleware sets :data:`TRACE` for a request; a job keeps the one that made it. Log lines carry
-it, requests to instances too (``X-Request-ID``, W3C ``traceparent``).
+it, requests to instances too (``X-Request-ID``, W3C ``traceparent``). What a line is about beside
+that (``job_id``, ``prompt_id``, ``instance``) is told by :func:`about`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
+from types import MappingProxyType
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
@@ -38,6 +40,10 @@ class Trace:
 
 TRACE: ContextVar[Trace | None] = ContextVar("comfy_proxy.trace", default=None)
 
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_ABOUT: ContextVar[Mapping[str, str]] = ContextVar("comfy_proxy.about", default=_NOTHING)
+# Not loguru's contextualize(): nobody can take that out of a task's context again.
+
 
 def valid_traceparent(header: str | None) -> str | None:
     """``header`` if it is one that may be passed on."""
@@ -57,8 +63,31 @@ def traced(trace: Trace | None) -> Iterator[None]:
         TRACE.reset(token)
 
 
+@contextmanager
+def about(**fields: str) -> Iterator[None]:
+    """Inside the block, and in tasks made there, log lines carry ``fields`` too."""
+    token = _ABOUT.set({**_ABOUT.get(), **fields})
+    try:
+        yield
+    finally:
+        _ABOUT.reset(token)
+
+
+def subject() -> Mapping[str, str]:
+    """What log lines are about here, by :func:`about`."""
+    return _ABOUT.get()
+
+
+def trace_headers() -> Mapping[str, str]:
+    """What a request to an instance is sent with here; empty if it is on nobody's behalf."""
+    trace = TRACE.get()
+    return _NOTHING if trace is None else trace.headers
+
+
 def untraced() -> Context:
-    """A context for a task that outlives the request in which it happens to be made."""
+    """A context for a task that outlives the request or job in which it happens to be made, or
+    that many of them wait for."""
     context = copy_context()
     context.run(TRACE.set, None)
+    context.run(_ABOUT.set, _NOTHING)
     return context

@@ -14,6 +14,7 @@ from typing import Any
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.tracing import untraced
 
 KEEP_S = 300.0
 """How long knowledge is used before it is asked anew: somebody may add a model file."""
@@ -90,7 +91,7 @@ class CapabilityCache:
             return capabilities
         task = self._asking.get(instance)
         if task is None:
-            task = asyncio.create_task(self._ask(instance))
+            task = asyncio.create_task(self._ask(instance), context=untraced())
             self._asking[instance] = task
             self._tasks.add(task)
             task.add_done_callback(lambda done: self._asked(instance, done))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine
+from contextvars import Context
 
 from loguru import logger
 
@@ -22,6 +23,7 @@ from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import PromptEvent, PromptRecord
 from comfy_proxy.settings import Settings
+from comfy_proxy.tracing import untraced
 
 
 class Cluster:
@@ -118,7 +120,7 @@ class Cluster:
         How long it stays there is told by ``status`` frames: one socket is opened to hear them.
         """
         instance.external_jobs += 1
-        self.spawn(self._listen(instance))
+        self.spawn(self._listen(instance), context=untraced())
 
     def tell_prompt(
         self,
@@ -141,16 +143,16 @@ class Cluster:
         except InstanceError as error:
             logger.debug("the load of {} cannot be heard: {}", instance.host, error.message)
 
-    def spawn(self, chore: Coroutine[None, None, None]) -> None:
+    def spawn(self, chore: Coroutine[None, None, None], *, context: Context | None = None) -> None:
         """Run ``chore`` in the background; it is ended with the cluster at the latest."""
-        task = asyncio.create_task(chore)
+        task = asyncio.create_task(chore, context=context)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
 
     def _learn(self, instance: Instance) -> None:
         """After a first or renewed contact: what can it run? In the background."""
         if self.capabilities.known(instance) is None:
-            self.spawn(self._learn_now(instance))
+            self.spawn(self._learn_now(instance), context=untraced())
 
     async def _learn_now(self, instance: Instance) -> None:
         try:

@@ -26,7 +26,7 @@ from comfy_proxy.errors import (
     PromptLostError,
     PromptRejectedError,
 )
-from comfy_proxy.tracing import TRACE
+from comfy_proxy.tracing import trace_headers
 
 MAX_JSON_BYTES = 64 * 2**20
 MAX_PICTURE_BYTES = 1024 * 2**20
@@ -212,8 +212,7 @@ class ComfyUIClient:
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         session = self._connections.session(self.instance)
-        trace = TRACE.get()
-        options["headers"] = {**_HEADERS, **(trace.headers if trace else {}), **(headers or {})}
+        options["headers"] = {**_HEADERS, **trace_headers(), **(headers or {})}
         async with self.instance.attempt(path.partition("/")[0]):
             with translated(self.instance.host):
                 async with (

@@ -20,6 +20,7 @@ from comfy_proxy.clock import Clock, sleep, wait_for_event
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
+from comfy_proxy.tracing import untraced
 
 DEMAND_INTERVAL_S = 1.0
 MAX_LOOKS = 10
@@ -74,7 +75,7 @@ class HealthChecker:
         """
         task = self._checks.get(instance)
         if task is None:
-            task = asyncio.create_task(self._probe(instance))
+            task = asyncio.create_task(self._probe(instance), context=untraced())
             self._checks[instance] = task
             task.add_done_callback(lambda done: self._checks.pop(instance, None))
         return await asyncio.shield(task)
@@ -87,7 +88,9 @@ class HealthChecker:
         if self._watching:
             if (before := self._looks.get(instance)) is not None:
                 before.cancel()
-            task = asyncio.create_task(self._look(instance), name=f"look at {instance.host}")
+            task = asyncio.create_task(
+                self._look(instance), name=f"look at {instance.host}", context=untraced()
+            )
             self._looks[instance] = task
 
     @contextmanager

@@ -29,6 +29,7 @@ from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.node_inputs import Classes, lists_uploads, missing
 from comfy_proxy.errors import InstanceError, InstanceRefusedError, InvalidAnswerError
+from comfy_proxy.tracing import untraced
 
 STALE_S = 30.0
 REFRESH_S = 300.0
@@ -246,7 +247,7 @@ class ObjectInfoCache:
         return answers
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(work, context=untraced())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -33,6 +33,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceUnreachableError
 from comfy_proxy.metrics.records import PoolWait
+from comfy_proxy.tracing import untraced
 
 HEARTBEAT_S = 60.0
 """Idle heartbeat; a pong may take half of it, far longer than a busy event loop stands still."""
@@ -61,7 +62,10 @@ class PromptSocket:
         self.on_prompt_end: Callable[[str], None] = _nobody
         self._instance = instance
         self._ws = ws
-        self._reader = asyncio.create_task(self._read(), name=f"frames of {instance.host}")
+        # It serves many jobs, one after the other.
+        self._reader = asyncio.create_task(
+            self._read(), name=f"frames of {instance.host}", context=untraced()
+        )
 
     @property
     def open(self) -> bool:
@@ -69,7 +73,7 @@ class PromptSocket:
 
     def on_end(self, callback: Callable[[PromptSocket], None]) -> None:
         """Call ``callback(socket)`` once when the connection has ended."""
-        self._reader.add_done_callback(lambda task: callback(self))
+        self._reader.add_done_callback(lambda task: callback(self), context=untraced())
 
     async def close(self) -> None:
         self._reader.cancel()

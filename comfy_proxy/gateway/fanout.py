@@ -22,6 +22,7 @@ from comfy_proxy.errors import AnswerTooLargeError, InstanceError, NoHealthyInst
 from comfy_proxy.gateway.forward import AUTO_HEADERS
 from comfy_proxy.gateway.headers import response_headers, sendable
 from comfy_proxy.gateway.target import address
+from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -58,12 +59,13 @@ async def ask(
     """One exchange with ``instance``; ``options`` are aiohttp's.
 
     ``path`` is encoded, may carry a query, and is asked for as it stands. ``headers`` among the
-    options are a client's: what it did not send is not added. Raises InstanceError.
+    options are a client's: what it did not send is not added, its ids apart. Raises InstanceError.
     """
     if "headers" in options:
         options["skip_auto_headers"] = AUTO_HEADERS
     headers: CIMultiDict[str] = CIMultiDict(options.pop("headers", ()))
-    headers.setdefault(hdrs.ACCEPT_ENCODING, "identity")
+    for name, value in {hdrs.ACCEPT_ENCODING: "identity", **trace_headers()}.items():
+        headers.setdefault(name, value)
     async with instance.attempt("ask"):
         with translated(instance.host):
             async with (

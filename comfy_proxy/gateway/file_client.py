@@ -17,6 +17,7 @@ from comfy_proxy.errors import AnswerTooLargeError, InstanceRefusedError
 from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.marks import file_at
 from comfy_proxy.gateway.stored_bytes import StoredBytes
+from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -66,7 +67,7 @@ async def download(instance: Instance, cluster: Cluster, file: FileName) -> Stor
                     session.get(
                         f"{instance.url}/view",
                         params=_query(file),
-                        headers={"Accept-Encoding": "identity"},
+                        headers={"Accept-Encoding": "identity", **trace_headers()},
                         allow_redirects=False,
                     ) as response,
                 ):

@@ -123,13 +123,17 @@ class PromptMover:
             if not await stage_inputs(prompt.graph, idle, self._gateway, node_info):
                 prompt.settled = self._changed = True  # there its names mean other results
                 return False
-            if prompt.client_id is not None:
-                await self._gateway.events.ready(prompt.client_id, idle, self._gateway)
-            if self._closing.is_set():
+            if not await self._heard(prompt, idle) or self._closing.is_set():
                 return False
             return await self._move(prompt, entry, busy, placement)
         finally:
             placement.release()
+
+    async def _heard(self, prompt: ForwardedPrompt, idle: Instance) -> bool:
+        """Its client's socket is at ``idle``, or the client has none."""
+        if prompt.client_id is None:
+            return True
+        return await self._gateway.events.ready(prompt.client_id, idle, self._gateway)
 
     async def _candidate(self, busy: Instance, idle: Instance) -> list[Any] | None:
         """The next prompt in ``busy``'s order that is known here and that ``idle`` can run.

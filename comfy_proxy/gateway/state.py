@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import hdrs, web
@@ -41,6 +42,7 @@ from comfy_proxy.gateway.state_requests import (
     state_request,
 )
 from comfy_proxy.gateway.user_ids import UserIds
+from comfy_proxy.tracing import untraced
 
 PATIENCE_S = 1.0
 SMALLEST_LIMIT = 104_857_600
@@ -214,7 +216,7 @@ class SharedState:
     async def _know_users(self) -> None:
         """Who is who, as far as the instances tell it in a moment."""
         if self._learning is None or self._learning.done():
-            self._learning = self._start(self._users.learn())
+            self._learning = self._start(self._users.learn(), context=untraced())
         try:
             async with self._cluster.clock.timeout(PATIENCE_S):
                 await asyncio.shield(self._learning)
@@ -244,8 +246,10 @@ class SharedState:
         headers[hdrs.CONTENT_LENGTH] = str(len(body))
         return Reply(status=reply.status, reason=reply.reason, headers=headers, body=body)
 
-    def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
+    def _start(
+        self, work: Coroutine[Any, Any, T], *, context: Context | None = None
+    ) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

@@ -11,6 +11,7 @@ import asyncio
 from collections import deque
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 
 from loguru import logger
 
@@ -21,7 +22,7 @@ from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.workflows import WorkflowRegistry
-from comfy_proxy.tracing import traced
+from comfy_proxy.tracing import about, traced, untraced
 
 
 class JobProcessor:
@@ -123,17 +124,18 @@ class JobProcessor:
     def _start_next(self) -> None:
         while self._pending and len(self._tasks) < self._max_concurrent and not self._draining:
             job = self._pending.popleft()
-            task = asyncio.create_task(self._run(job), name=f"job {job.id}")
+            # Whose request or end it is that starts this job is chance.
+            task = asyncio.create_task(self._run(job), name=f"job {job.id}", context=untraced())
             self._tasks[job] = task
-            task.add_done_callback(lambda done, job=job: self._ended(job))  # type: ignore[misc]
+            task.add_done_callback(partial(self._ended, job), context=untraced())
 
-    def _ended(self, job: Job) -> None:
+    def _ended(self, job: Job, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(job, None)
         self._start_next()
         self._cluster.scheduler.rebalance()
 
     async def _run(self, job: Job) -> None:
-        with traced(job.trace), logger.contextualize(job_id=job.id):
+        with traced(job.trace), about(job_id=job.id):
             try:
                 picture = await self._job_run(job).run()
                 self._manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture)

@@ -30,6 +30,7 @@ from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.pictures import Picture, convert_picture
 from comfy_proxy.jobs.workflows import Workflow
 from comfy_proxy.metrics.records import PromptEvent
+from comfy_proxy.tracing import about
 
 MAX_ATTEMPTS = 3
 """How often a job is tried when instances fail under it."""
@@ -124,7 +125,7 @@ class JobRun:
                 graph,
                 tracker.update,
             )
-            with logger.contextualize(instance=instance.host, prompt_id=run.prompt_id):
+            with about(instance=instance.host, prompt_id=run.prompt_id):
                 logger.debug("job {}: a prompt at {}", self._job.id, instance.host)
                 picture = await run.run()
         finally:

@@ -21,7 +21,7 @@ from loguru import logger
 from comfy_proxy.logs.entry import LEVELS, Entry
 from comfy_proxy.logs.lines import Redaction
 from comfy_proxy.logs.log_writer import LogWriter
-from comfy_proxy.tracing import TRACE, Trace
+from comfy_proxy.tracing import TRACE, Trace, subject
 
 if TYPE_CHECKING:
     from comfy_proxy.metrics.records import RequestRecord
@@ -156,7 +156,7 @@ class AppLogs:
                 message=record["message"],
                 logger=name,
                 site=(name, record["line"]),
-                fields=dict(record["extra"]),
+                fields={**subject(), **record["extra"]},
                 exception=exception.value if exception is not None else None,
                 trace=TRACE.get(),
             )
@@ -180,6 +180,7 @@ class _FromLogging(logging.Handler):
             message=record.getMessage(),
             logger=record.name,
             site=(record.name, record.lineno),
+            fields=subject(),
             exception=error,
             trace=TRACE.get(),
         )
