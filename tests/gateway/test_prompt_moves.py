@@ -131,5 +131,5 @@ async def test_no_sum_dips_or_stays_too_high(proxy: TestClient, workers: Workers
             assert min(listener.sums()[since:]) == 9
         async with proxy.post("/queue", json={"delete": prompt_ids[1:]}) as answer:
             assert answer.status == 200
-        await interrupt(proxy, *prompt_ids[:2])
+        await interrupt(proxy, *workers[0].started, *workers[1].started)
         await until(lambda: mine.sums()[-1] == other.sums()[-1] == 0)
