@@ -179,6 +179,19 @@ async def test_a_prompt_goes_where_its_client_can_hear_it(
     assert workers[0].submitted
 
 
+async def test_no_prompt_moves_to_where_its_client_cannot_hear_it(
+    workers: Workers, start_proxy: Start
+) -> None:
+    """It waits its turn, though the other instance has nothing to do."""
+    front = await start_proxy(*workers)
+    workers[1].faults.answers = {"/ws": "500"}
+    client = await listen(front, "me")
+    ids = [await post(front, colour(n, seconds=0.05), "me") for n in range(4)]
+    await client.until_end_of(ids[-1])
+    assert workers[0].executed == ids
+    assert not workers[1].submitted
+
+
 async def test_a_prompt_nobody_can_hear_runs_all_the_same(
     workers: Workers, start_proxy: Start
 ) -> None:
