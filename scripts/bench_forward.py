@@ -230,7 +230,7 @@ def main() -> None:
         report(measure(ways, loads, options.rounds))
     print(
         f"\nbodies and frames: {CLIENTS} connections; {os.cpu_count()} cores; {options.rounds}"
-        f" rounds of {options.seconds} s"
+        f" rounds of {options.seconds} s; load average {os.getloadavg()[1]:.1f}"
     )
 
 
