@@ -35,6 +35,8 @@ class Redaction:
     def text(self, text: str) -> str:
         if len(text) > MAX_TEXT:
             text = f"{text[:MAX_TEXT]}… ({len(text)} characters)"
+        if not text.isascii():  # aiohttp makes surrogates of bytes that are no UTF-8
+            text = text.encode("utf-8", "backslashreplace").decode()
         text = _IMAGE_DATA.sub("<data>", text)
         return self._secrets.sub("<secret>", text) if self._secrets else text
 
@@ -79,7 +81,8 @@ def as_text(entry: Entry, redaction: Redaction, *, colours: bool) -> str:
         message = f"{_COLOURS[entry.level]}{message}{_RESET}"
     line = " ".join(part for part in (time, level, message, shown) if part)
     if entry.exception is not None:
-        line = f"{line}\n{redaction.text(stack_trace(entry.exception))}"
+        trace = redaction.text(stack_trace(entry.exception))
+        line = "\n".join((line, *map(_escaped, trace.split("\n"))))
     return line
 
 

@@ -7,6 +7,7 @@ the file is tried again now and then, and nobody is stopped by it.
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -71,7 +72,20 @@ class LogFile:
             if now_s < self._retry_at_s:
                 return None
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            torn = _ends_in_mid_line(self._path)
             self._handler = _Handler(
                 self._path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"
             )
+            if torn:
+                self._handler.emit(logging.makeLogRecord({"msg": ""}))  # ends it
         return self._handler
+
+
+def _ends_in_mid_line(path: Path) -> bool:
+    """The disk was full, or whoever wrote was killed: the next line must begin on its own."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
+    except OSError:  # there is none, or nothing in it
+        return False

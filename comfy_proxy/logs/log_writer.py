@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TextIO
@@ -83,10 +84,7 @@ class LogWriter:
             batch, go_on = self._next_batch()
             entries = [passed for entry in batch for passed in self._floods.pass_on(entry)]
             entries += self._floods.due(time.time() if go_on else float("inf"))
-            try:
-                self._write(entries)
-            except Exception:  # a line that cannot be formatted must not be the last one
-                self._overflowed += len(entries)
+            self._write(entries)
         for file in (self._combined, self._errors):
             if file is not None:
                 file.close()
@@ -114,14 +112,26 @@ class LogWriter:
     def _write(self, entries: list[Entry]) -> None:
         self.written.update(entry.level for entry in entries)
         if self._combined is not None and self._errors is not None:
-            lines = [as_json(entry, self._redaction) for entry in entries]
+            lines = self._formatted(entries, lambda entry: as_json(entry, self._redaction))
             now_s = time.monotonic()
-            self._combined.write(lines, now_s)
-            pairs = zip(entries, lines, strict=True)
-            self._errors.write([line for entry, line in pairs if entry.level == "error"], now_s)
+            self._combined.write([line for _, line in lines], now_s)
+            self._errors.write([line for entry, line in lines if entry.level == "error"], now_s)
+            self._overflowed += len(entries) - len(lines)
             self._tell_about(self._combined)
         if self._console is not None:
-            self._print([as_text(one, self._redaction, colours=self._colours) for one in entries])
+            lines = self._formatted(
+                entries, lambda entry: as_text(entry, self._redaction, colours=self._colours)
+            )
+            self._print([line for _, line in lines])
+
+    @staticmethod
+    def _formatted(entries: list[Entry], form: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
+        """Without those that cannot be: whatever a line is fed with, the others are written."""
+        result = []
+        for entry in entries:
+            with suppress(Exception):
+                result.append((entry, form(entry)))
+        return result
 
     def _tell_about(self, file: LogFile) -> None:
         """A disk that fails is told where it can be: on the console, once."""

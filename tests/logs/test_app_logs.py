@@ -162,6 +162,17 @@ def test_a_full_disk_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert file.error is None
 
 
+def test_a_torn_line_stays_alone(tmp_path: Path) -> None:
+    """After a full disk or a kill in mid-line the next line is a line of its own."""
+    path = tmp_path / "combined.log"
+    for before, after in (("", "one\n"), ("torn", "torn\none\n"), ("whole\n", "whole\none\n")):
+        path.write_text(before)
+        file = LogFile(path)
+        file.write(["one"], 0.0)
+        file.close()
+        assert path.read_text() == after
+
+
 def test_a_file_rotates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By size; the oldest goes."""
     monkeypatch.setattr(log_file, "MAX_BYTES", 100)
@@ -197,6 +208,24 @@ def test_a_line_that_cannot_be_made_is_not_the_last(tmp_path: Path) -> None:
     writer.put(entry("after"))
     writer.stop()
     assert [line["message"] for line in lines(tmp_path / "combined.log")] == ["after"]
+    assert writer.dropped == 1
+
+
+def test_a_line_that_cannot_be_formatted_takes_no_other_with_it(tmp_path: Path) -> None:
+    """It is counted as lost; those before and after it, of the same batch too, are written."""
+
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    console = io.StringIO()
+    writer = LogWriter(directory=tmp_path, console=console, redaction=Redaction())
+    for one in (entry("before"), entry("lost", fields={"what": Unspeakable()}), entry("after")):
+        writer.put(one)
+    writer.start()
+    writer.stop()
+    assert [line["message"] for line in lines(tmp_path / "combined.log")] == ["before", "after"]
+    assert "after" in console.getvalue()
     assert writer.dropped == 1
 
 

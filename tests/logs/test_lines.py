@@ -51,6 +51,22 @@ def test_no_client_can_write_a_line_or_control_a_terminal(bad: str) -> None:
     assert not set(text) & {"\x1b", "\x9b"}
 
 
+def test_bytes_that_are_no_utf_8_can_be_written() -> None:
+    """aiohttp makes surrogates of them, which neither JSON nor a file takes."""
+    one = entry("GET /a\udcff", fields={"user_agent": "é\udce9"})
+    line = as_json(one, PLAIN)
+    assert json.loads(line)["user_agent"] == "é\\udce9"
+    assert line.encode()
+    assert as_text(one, PLAIN, colours=False).encode()
+
+
+def test_a_stack_trace_controls_no_terminal_either() -> None:
+    """What an exception says may be a client's words; the lines of the trace stay lines."""
+    text = as_text(entry(exception=ValueError("\x1b[2J\rmore")), PLAIN, colours=False)
+    assert text.splitlines()[-1] == "ValueError: \\x1b[2J\\rmore"
+    assert "\x1b" not in text
+
+
 def test_secrets_and_pictures_are_left_out() -> None:
     """API keys and base64 data, in messages, fields and stack traces."""
     redaction = Redaction(["key", "key-of-longer-name"])
