@@ -238,8 +238,8 @@ async def test_the_stop_lets_running_jobs_finish(jobs: JobClient, workers: Pair)
     # None of the first two ends before all have begun, or the one that waits would begin too.
     short = [await jobs.submit(seconds=seconds) for seconds in (0.8, 0.8, 0.01, 0.01, 0.01, 0.01)]
     waiting = await jobs.submit()
-    for job_id in short:
-        await jobs.reaches(job_id, "processing")
+    begun = [jobs.service.manager.get_job(job_id) for job_id in short]
+    await until(lambda: all(job.attempts for job in begun))
     stopping = asyncio.create_task(jobs.service.processor.close(20))
     await until(lambda: jobs.service.processor.draining)
     async with jobs.http.get("/health/ready") as answer:
