@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
+from aiohttp.http import HttpProcessingError
 from loguru import logger
 
 from comfy_proxy.logs.entry import LEVELS, Entry
@@ -174,10 +175,14 @@ class _FromLogging(logging.Handler):
         if not self._logs.is_mine(record.name):
             return
         error = record.exc_info[1] if record.exc_info else None
+        level, message = _level(record.levelno), record.getMessage()
+        if isinstance(error, HttpProcessingError):  # a client that speaks no HTTP: not our fault
+            what = error.message.partition("\n")[0].rstrip(":")  # below that are the client's words
+            level, message, error = "warn", f"{message}: {error.code} {what}", None
         entry = Entry(
             time_s=record.created,
-            level=_level(record.levelno),
-            message=record.getMessage(),
+            level=level,
+            message=message,
             logger=record.name,
             site=(record.name, record.lineno),
             fields=subject(),
