@@ -69,6 +69,7 @@ class Instance:
         )
         self.placements: list[Placement] = []
         self.external_jobs = 0
+        self.queue_remaining = 0  # by its last `status`, also after it went away
         self.last_check: datetime | None = None
         self.last_success: datetime | None = None
         self.response_time_s: float | None = None
@@ -110,6 +111,11 @@ class Instance:
         return len(self.placements) + self.external_jobs
 
     @property
+    def client_prompts(self) -> int:
+        """Of the load what is none of our jobs'."""
+        return sum(placement.of_client for placement in self.placements) + self.external_jobs
+
+    @property
     def queued(self) -> int:
         """What waits or runs there, as its last ``queue_remaining`` told."""
         return self.external_jobs + self._own_queued()
@@ -142,6 +148,7 @@ class Instance:
 
     def queue_observed(self, remaining: int) -> None:
         """So many prompts wait or run there: what is above our own was put by others."""
+        self.queue_remaining = remaining
         self.external_jobs = max(0, remaining - self._own_queued())
         for callback in self.on_load:
             callback()

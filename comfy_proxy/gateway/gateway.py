@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from comfy_proxy.cluster.cluster import Cluster
@@ -20,7 +21,7 @@ from comfy_proxy.gateway.moving import MovingPrompt, MovingPrompts
 from comfy_proxy.gateway.object_info import MergedObjectInfo
 from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state import SharedState
-from comfy_proxy.metrics.records import PromptEvent
+from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
 
 T = TypeVar("T")
 
@@ -59,10 +60,16 @@ class Gateway:
         for callback in (self.events.wake, *heard):
             self.cluster.health_checker.on_success.append(callback)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
-        self.cluster.health_checker.on_success.append(lambda _: self.mover.consider())
+        self.cluster.health_checker.on_success.append(self.mover.answered)
         for instance in self.cluster.instances:
-            instance.on_load.append(self.mover.consider)
+            instance.on_load.append(partial(self.mover.told, instance))
+            instance.on_interruption.append(self.mover.doubt)
+            instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
+
+    def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
+        if not instance.healthy:
+            self.mover.doubt(instance)
 
     async def close(self) -> None:
         """End what :meth:`start` and the requests since have begun."""
@@ -118,7 +125,7 @@ class Gateway:
 
     def prompt_began(self, prompt_id: str, instance: Instance) -> None:
         self.ownership.prompts.record(prompt_id, instance)
-        self.mover.discard(prompt_id)
+        self.mover.began(prompt_id)
 
     def prompt_ended(self, prompt_id: str) -> None:
         self.mover.discard(prompt_id)

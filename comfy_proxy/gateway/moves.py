@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -21,6 +21,7 @@ from comfy_proxy.gateway.carrier import Carrier
 from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.posting import ForwardedPrompt
+from comfy_proxy.gateway.rescue import Rescuer, queue_was_lost
 from comfy_proxy.gateway.staging import stage_inputs
 from comfy_proxy.metrics.records import PromptEvent
 from comfy_proxy.tracing import untraced
@@ -28,43 +29,87 @@ from comfy_proxy.tracing import untraced
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
-MAX_WAITING = 10_000
-MAX_WAITING_BYTES = 256 * 2**20
+MAX_KNOWN = 10_000
+MAX_KNOWN_BYTES = 256 * 2**20
 CLOSE_TIMEOUT_S = 10.0
 
 
 class PromptMover:
-    """Knows the forwarded prompts that may still wait, and evens out what waits where."""
+    """Knows the forwarded prompts that have not ended, evens out what waits where, and sees to
+    those of an instance that may have lost its queue (``_doubtful``) or has (``_lost``)."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._waiting: OrderedDict[str, ForwardedPrompt] = OrderedDict()
+        self._known: OrderedDict[str, ForwardedPrompt] = OrderedDict()
         self._bytes = 0
         self._scout: asyncio.Task[None] | None = None
         self._changed = False
         self._closing = asyncio.Event()
         self._carrier = Carrier(gateway)
+        self._rescuer = Rescuer(gateway, self._carrier)
+        self._doubtful: dict[Instance, list[ForwardedPrompt]] = {}
+        self._lost: list[ForwardedPrompt] = []
+        self._asking = False
 
     def add(self, prompt: ForwardedPrompt) -> None:
         self.discard(prompt.prompt_id)
-        self._waiting[prompt.prompt_id] = prompt
+        self._known[prompt.prompt_id] = prompt
         self._bytes += len(prompt.body)
-        while len(self._waiting) > MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
-            self.discard(next(iter(self._waiting)))
+        while len(self._known) > MAX_KNOWN or self._bytes > MAX_KNOWN_BYTES:
+            self.discard(next(iter(self._known)))
         self.consider()
 
     def discard(self, prompt_id: str) -> None:
-        """It runs, or is over: it does not move any more."""
-        prompt = self._waiting.pop(prompt_id, None)
+        """It is over, or a client has deleted it."""
+        prompt = self._known.pop(prompt_id, None)
         if prompt is not None:
             self._bytes -= len(prompt.body)
+
+    def deleted(self, prompt_ids: Iterable[str] | None = None) -> None:
+        """Clients have deleted these, or all, as far as they wait: they are not lost."""
+        for prompt_id in tuple(self._known) if prompt_ids is None else prompt_ids:
+            prompt = self._known.get(prompt_id)
+            if prompt is None or prompt_id in self._gateway.moving:
+                continue
+            if not prompt.began or prompt in self._lost:
+                self.discard(prompt_id)
+
+    def began(self, prompt_id: str) -> None:
+        """It runs: it does not move any more."""
+        if prompt := self._known.get(prompt_id):
+            prompt.began = True
+
+    def doubt(self, instance: Instance) -> None:
+        """``instance`` was away, or is: it may have lost its queue.
+
+        Of prompts whose events nobody hears the end is not known; but prompts end in turn, so not
+        more are taken for lost than were in the queue by its last ``status``.
+        """
+        if instance.queue_remaining and (prompts := self._at(instance)):
+            doubtful = self._doubtful.setdefault(instance, [])
+            youngest = prompts[-instance.queue_remaining :]
+            doubtful += [prompt for prompt in youngest if prompt not in doubtful]
+        self._ask()
+
+    def answered(self, instance: Instance) -> None:
+        """``instance`` has passed a check: it may be what lost prompts wait for."""
+        self._ask()
+        self.consider()
+
+    def told(self, instance: Instance) -> None:
+        """A ``status`` frame has told how many prompts ``instance`` has: none at all, perhaps."""
+        if instance.load == 0 and instance not in self._doubtful:
+            for prompt in self._at(instance):
+                if prompt not in self._lost:
+                    self.discard(prompt.prompt_id)
+        self.consider()
 
     def consider(self) -> None:
         """The load of an instance has changed."""
         self._changed = True
         if self._closing.is_set() or (self._scout is not None and not self._scout.done()):
             return
-        if next(self._pairs(), None) is not None:
+        if self._asking or next(self._pairs(), None) is not None:
             self._scout = asyncio.create_task(
                 self._even_out(), name="even out prompts", context=untraced()
             )
@@ -84,7 +129,7 @@ class PromptMover:
 
     def _pairs(self) -> Iterator[tuple[Instance, Instance]]:
         """Who gives and who takes: one runs low (one prefetched prompt is kept) while two wait."""
-        if not self._waiting:
+        if not self._known:
             return
         by_load = sorted(
             (one for one in self._gateway.cluster.instances if one.healthy),
@@ -95,12 +140,18 @@ class PromptMover:
                 if idle.load <= 1 and busy.load - idle.load >= 2 and self._waits_at(busy):
                     yield busy, idle
 
+    def _at(self, instance: Instance) -> list[ForwardedPrompt]:
+        return [prompt for prompt in self._known.values() if prompt.instance is instance]
+
     def _waits_at(self, instance: Instance) -> bool:
-        return any(p.instance is instance and not p.settled for p in self._waiting.values())
+        return any(prompt.movable for prompt in self._at(instance))
 
     async def _even_out(self) -> None:
         while self._changed and not self._closing.is_set():
             self._changed = False
+            if self._asking:
+                self._asking = False
+                await self._rescue_all()
             for busy, idle in tuple(self._pairs()):
                 try:
                     if await self._move_one(busy, idle):
@@ -112,7 +163,7 @@ class PromptMover:
     async def _move_one(self, busy: Instance, idle: Instance) -> bool:
         """True if a prompt was taken away. Raises InstanceError before anything was changed."""
         entry = await self._candidate(busy, idle)
-        prompt = self._waiting.get(entry[1]) if entry is not None else None
+        prompt = self._known.get(entry[1]) if entry is not None else None
         if entry is None or prompt is None:
             return False
         placement = self._gateway.cluster.scheduler.enter(idle)
@@ -140,20 +191,49 @@ class PromptMover:
 
         Not one whose id is there twice: of those nobody could say which was deleted (trap 9).
         """
-        known = {i for i, p in self._waiting.items() if p.instance is busy and not p.settled}
+        known = {prompt.prompt_id for prompt in self._at(busy) if prompt.movable}
         queue = load(await ask(busy, self._gateway.cluster, "GET", "/queue")) or {}
         pending = sorted(queue.get("queue_pending") or (), key=lambda entry: entry[0])
         there = Counter(entry[1] for entry in (*pending, *(queue.get("queue_running") or ())))
         waiting = {entry[1] for entry in pending}
         for prompt_id in known - waiting:
-            self.discard(prompt_id)
+            if prompt_id in there:
+                self.began(prompt_id)
+            else:
+                self.discard(prompt_id)
         for entry in pending:
-            prompt = self._waiting.get(entry[1]) if there[entry[1]] == 1 else None
+            prompt = self._known.get(entry[1]) if there[entry[1]] == 1 else None
             if prompt is None or entry[1] not in known:
                 continue
             if await self._gateway.lacks(prompt.graph, idle) == 0:
                 return list(entry)
         return None
+
+    # --- lost with an instance ----------------------------------------------------------
+
+    def _ask(self) -> None:
+        if self._doubtful or self._lost:
+            self._asking = True
+            self.consider()
+
+    async def _rescue_all(self) -> None:
+        """Submit elsewhere what is proven to be lost; what cannot be said or done now stays."""
+        for instance in tuple(self._doubtful):
+            lost = await queue_was_lost(instance, self._gateway)
+            if lost is not None:
+                prompts = self._doubtful.pop(instance)
+                still = [prompt for prompt in prompts if prompt.instance is instance]
+                self._lost += [one for one in still if lost and one not in self._lost]
+        for prompt in tuple(self._lost):
+            if self._closing.is_set():
+                return
+            if self._known.get(prompt.prompt_id) is not prompt:
+                self._lost.remove(prompt)  # deleted, or ended after all
+            elif target := await self._rescuer.rescue(prompt):
+                self._lost.remove(prompt)
+                lost_at, prompt.began = prompt.instance, False
+                logger.warning("prompt {} was lost and goes on", prompt.prompt_id)
+                self._arrived(prompt, target, lost_at)
 
     # --- how ----------------------------------------------------------------------------
 
@@ -190,7 +270,7 @@ class PromptMover:
         finally:
             placement.release()
 
-    def _arrived(self, prompt: ForwardedPrompt, target: Instance, busy: Instance) -> None:
+    def _arrived(self, prompt: ForwardedPrompt, target: Instance, busy: Instance | None) -> None:
         prompt.settled = target is busy  # it was refused elsewhere: once is enough
         if target is not busy:
             self._gateway.cluster.tell_prompt(PromptEvent.MOVED, target, prompt.prompt_id)

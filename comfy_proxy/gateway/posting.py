@@ -31,7 +31,8 @@ _GATEWAY_STATUSES = (502, 503, 504)
 class ForwardedPrompt:
     """A prompt that a client posted. ``headers`` differ by instance: each checks its Origin.
 
-    ``instance`` is where it waits. ``settled``: it is not to be moved any more.
+    ``instance`` is where it waits or runs (``began``), ``number`` the one that it got there.
+    ``settled``: it is not to be moved any more.
     """
 
     prompt_id: str
@@ -42,6 +43,13 @@ class ForwardedPrompt:
     headers: Mapping[Instance, CIMultiDict[str]] = field(repr=False)
     instance: Instance | None = None
     settled: bool = False
+    began: bool = False
+    number: float = 0
+
+    @property
+    def movable(self) -> bool:
+        """It waits, as far as is known, and nothing speaks against another place."""
+        return not (self.began or self.settled)
 
     def with_number(self, number: float) -> bytes:
         """The body with the ``number`` that the prompt has, to keep its place in the order.

@@ -197,6 +197,8 @@ class Submission:
         told = answer.json()
         if isinstance(told, dict) and isinstance(told.get("prompt_id"), str):
             self._prompt.prompt_id = told["prompt_id"]
+        if isinstance(told, dict) and isinstance(told.get("number"), int | float):
+            self._prompt.number = told["number"]
         self._gateway.prompt_accepted(self._prompt, instance)
 
 

@@ -168,8 +168,10 @@ async def listening(http: Http, client_id: str | None = None) -> AsyncIterator[L
         await reader
 
 
-async def pile_up(http: Http, workers: Workers, count: int = 5, **fields: Any) -> list[str]:
-    """Ids of prompts that are all at the first worker, the first of them running for long.
+async def pile_up(
+    http: Http, workers: Workers, count: int = 5, *, seconds: float = LONG_S, **fields: Any
+) -> list[str]:
+    """Ids of prompts that are all at the first worker, the first of them running for ``seconds``.
 
     The second one is hidden: it refuses connections until :func:`show`.
     """
@@ -177,7 +179,7 @@ async def pile_up(http: Http, workers: Workers, count: int = 5, **fields: Any) -
     await recover(http, idle)
     idle.refuse_connections()
     idle.drop_connections()
-    blocker = await post(http, graph(LONG_S), **fields)
+    blocker = await post(http, graph(seconds), **fields)
     await until(lambda: busy.started == [blocker])
     waiting = [await post(http, graph(0.01), number=n, **fields) for n in range(1, count)]
     assert busy.submitted == [blocker, *waiting]

@@ -163,7 +163,7 @@ async def test_a_browser_s_prompt_moves(proxy: TestClient, workers: Workers) -> 
     origin = str(proxy.make_url("")).rstrip("/")
     async with proxy.post("/prompt", json={"prompt": graph()}, headers={"Origin": origin}) as one:
         prompt_id = (await one.json())["prompt_id"]
-    prompt = proxy.app[GATEWAY].mover._waiting[prompt_id]
+    prompt = proxy.app[GATEWAY].mover._known[prompt_id]
     for worker in workers:
         assert prompt.headers[instance_of(proxy, worker)]["Origin"] == worker.url
     second = await post(proxy, graph())

@@ -1,0 +1,109 @@
+"""What an instance takes along when it dies runs elsewhere; nothing else is run again (trap 5)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from prompts_front import (
+    COMPLETE,
+    LONG_S,
+    ended,
+    get,
+    graph,
+    interrupt,
+    listening,
+    pile_up,
+    post,
+    recover,
+    show,
+    until,
+)
+
+from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.keys import GATEWAY
+
+Workers = tuple[EmbeddedWorker, EmbeddedWorker]
+
+
+async def die(worker: EmbeddedWorker) -> None:
+    """As by ``kill -9``."""
+    await worker.kill()
+
+
+async def known(proxy: Any, workers: Workers, prompt_ids: list[str]) -> None:
+    """The proxy has heard how many wait at the first worker."""
+    instance = proxy.app[GATEWAY].cluster.instances[0]
+    await until(lambda: instance.queue_remaining == len(prompt_ids))
+
+
+@pytest.mark.parametrize("listens", [True, False])
+async def test_waiting_and_running_prompts_go_on(
+    proxy: TestClient, workers: Workers, listens: bool
+) -> None:
+    """Under their ids, each once; whoever listens hears the waiting ones complete and once."""
+    async with listening(proxy) as listener:
+        fields = {"client_id": listener.client_id} if listens else {}
+        prompt_ids = await pile_up(proxy, workers, 4, seconds=0.3, **fields)
+        await known(proxy, workers, prompt_ids)
+        await die(workers[0])
+        await show(proxy, workers[1])
+        entries = await ended(proxy, *prompt_ids)
+        assert sorted(workers[1].executed) == sorted(prompt_ids)
+        assert all(entries[one]["status"]["status_str"] == "success" for one in prompt_ids)
+        if listens:
+            await until(lambda: all(listener.over(one) for one in prompt_ids))
+            for prompt_id in prompt_ids[1:]:
+                assert listener.kinds(prompt_id) == COMPLETE
+
+
+async def test_one_that_was_started_again_gets_them_too(
+    proxy: TestClient, workers: Workers
+) -> None:
+    """The other instance stays away: the prompts run where they were, after the restart."""
+    prompt_ids = await pile_up(proxy, workers, 3, seconds=0.3)
+    await known(proxy, workers, prompt_ids)
+    await workers[0].restart()
+    await recover(proxy, workers[0])
+    await ended(proxy, *prompt_ids)
+    assert sorted(workers[0].executed) == sorted(prompt_ids)
+
+
+async def test_what_has_ended_or_was_deleted_is_not_run_again(
+    proxy: TestClient, workers: Workers
+) -> None:
+    """Prompts that nobody listens to, too."""
+    await recover(proxy, workers[1])
+    workers[1].refuse_connections()
+    workers[1].drop_connections()
+    over = [await post(proxy, graph()) for _ in range(3)]
+    await ended(proxy, *over)
+    blocker = await post(proxy, graph(LONG_S))
+    await until(lambda: workers[0].started[-1] == blocker)
+    deleted = await post(proxy, graph())
+    async with proxy.post("/queue", json={"delete": [deleted]}) as answer:
+        assert answer.status == 200
+    await known(proxy, workers, [blocker])
+    await die(workers[0])
+    await show(proxy, workers[1])
+    await until(lambda: blocker in workers[1].started)
+    await interrupt(proxy, blocker)
+    await ended(proxy, blocker)
+    assert workers[1].submitted == [blocker]
+
+
+async def test_one_that_only_fell_silent_keeps_them(proxy: TestClient, workers: Workers) -> None:
+    """Its sockets break and it is silent for a while: nothing is proven, nothing runs twice."""
+    blocker, *waiting = await pile_up(proxy, workers, 3, seconds=0.3)
+    await known(proxy, workers, [blocker, *waiting])
+    workers[0].faults.hang = ("/",)
+    workers[0].drop_connections()
+    await asyncio.sleep(0)
+    workers[0].faults.clear()
+    await recover(proxy, workers[0])
+    await ended(proxy, blocker, *waiting)
+    assert sorted([*workers[0].executed, *workers[1].executed]) == sorted([blocker, *waiting])
+    queue = await get(proxy, "/queue")
+    assert queue == {"queue_running": [], "queue_pending": []}
