@@ -44,7 +44,7 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     register(app, [*status.routes(), *dashboard.routes(), *api.routes()], settings)
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]
-    app[DASHBOARD] = dashboard.feed(app)
+    app[DASHBOARD] = dashboard.make_feed(app)
     app.cleanup_ctx.append(_lifecycle)
     app.on_shutdown.append(_end_waiting)
 

@@ -83,6 +83,7 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         consecutive_failures=instance.breaker.consecutive_failures,
         active_jobs=instance.active_jobs,
         load=instance.load,
+        client_prompts=instance.client_prompts,
         last_check=instance.last_check,
         last_success=instance.last_success,
         response_time_s=instance.response_time_s,

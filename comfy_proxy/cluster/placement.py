@@ -15,7 +15,8 @@ class Placement:
     ``in_queue``: the prompt was sent there and has not ended. ``running``: ComfyUI said that it
     executes. ``move_to`` is a place at another instance, offered to a prompt that still waits
     here (trap 24); ``on_offer`` wakes whoever follows the prompt. ``accepts`` says to which
-    instances it may be moved; an offer that was declined is not repeated.
+    instances it may be moved; an offer that was declined is not repeated. ``of_client``: not one
+    of our jobs'.
     """
 
     def __init__(
@@ -24,8 +25,10 @@ class Placement:
         *,
         accepts: Callable[[Instance], bool] = lambda instance: True,
         on_release: Callable[[Placement], None] = lambda placement: None,
+        of_client: bool = False,
     ) -> None:
         self.instance = instance
+        self.of_client = of_client
         self.accepts = accepts
         self._on_release = on_release
         self._declined = False

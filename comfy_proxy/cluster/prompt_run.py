@@ -266,6 +266,9 @@ class PromptRun:
         try:
             async with self._clock.timeout(WITHDRAW_TIMEOUT_S):
                 await self._submission_over()
+                # The next `status` counts without it, and may be read before the answer; of one
+                # that stays there it counts rightly as somebody's.
+                self.placement.in_queue = False
                 if await self._client.delete(self.prompt_id):
                     return
                 if self.prompt_id in (await self._client.queue()).running:

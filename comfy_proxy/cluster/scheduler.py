@@ -24,7 +24,10 @@ Accepts = Callable[[Instance], bool]
 
 
 class Scheduler:
-    """Hands out places. ``backlog`` tells how many jobs wait without standing at the door yet."""
+    """Hands out places. ``backlog`` tells how many jobs wait without standing at the door yet.
+
+    ``on_change`` callbacks hear that a place was taken or given back.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Scheduler:
         self._changed = asyncio.Event()
         self._waiting = 0
         self.backlog: Callable[[], int] = lambda: 0
+        self.on_change: list[Callable[[], None]] = []
         health_checker.on_success.append(lambda instance: self._wake())
 
     def __repr__(self) -> str:
@@ -83,7 +87,7 @@ class Scheduler:
     def enter(self, instance: Instance) -> Placement:
         """A place at once, also beyond the capacity: for a client's own prompt, which does not wait
         here. It is not offered another place (``gateway/moves.py`` moves such prompts)."""
-        return self._placement(instance, lambda other: False)
+        return self._placement(instance, lambda other: False, of_client=True)
 
     async def confirm(self, placement: Placement) -> bool:
         """The check right before a submission; a place that fails it is given back."""
@@ -116,12 +120,23 @@ class Scheduler:
                         prompt.offer(self._placement(idle, prompt.accepts))
                         return
 
-    def _placement(self, instance: Instance, accepts: Accepts) -> Placement:
-        return Placement(instance, accepts=accepts, on_release=self._released)
+    def _placement(
+        self, instance: Instance, accepts: Accepts, *, of_client: bool = False
+    ) -> Placement:
+        placement = Placement(
+            instance, accepts=accepts, on_release=self._released, of_client=of_client
+        )
+        self._tell()
+        return placement
 
     def _released(self, placement: Placement) -> None:
+        self._tell()
         self._wake()
         self.rebalance()
+
+    def _tell(self) -> None:
+        for callback in self.on_change:
+            callback()
 
     def _choose(
         self, accepts: Accepts, avoid: Collection[Instance], passed_over: set[Instance]

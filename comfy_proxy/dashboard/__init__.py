@@ -1,5 +1,5 @@
 """``/dashboard``: a page to look at, live through Server-Sent Events."""
 
-from comfy_proxy.dashboard.routes import feed, routes
+from comfy_proxy.dashboard.routes import make_feed, routes
 
-__all__ = ["feed", "routes"]
+__all__ = ["make_feed", "routes"]

@@ -43,6 +43,10 @@ class JobManager:
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs.values()))
 
+    def newest_finished(self) -> Iterator[Job]:
+        """The finished jobs, the one that ended last first."""
+        return (self._jobs[job_id] for job_id in reversed(self._finished))
+
     def create_job(self, request: JobRequest, *, idempotency_key: str | None = None) -> Job:
         """A new pending job for ``request``."""
         job = Job(

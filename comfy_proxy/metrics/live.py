@@ -10,7 +10,8 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstanceState:
-    """One instance now; ``healthy`` is what ``/health`` calls so."""
+    """One instance now; ``healthy`` is what ``/health`` calls so, ``client_prompts`` those of the
+    load that are none of our jobs'."""
 
     id: str
     host: str
@@ -19,6 +20,7 @@ class InstanceState:
     consecutive_failures: int
     active_jobs: int
     load: int
+    client_prompts: int
     last_check: datetime | None
     last_success: datetime | None
     response_time_s: float | None

@@ -1,0 +1,62 @@
+"""The last things that went wrong, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy_proxy.clock import Clock, iso
+from comfy_proxy.metrics.records import CircuitRecord, JobRecord, Outcome, RequestRecord
+
+MAX_ERRORS = 30
+_FAULT = 500
+
+
+class RecentErrors:
+    """What was told of failures; of equal ones the newest, with their number.
+
+    ``on_change`` callbacks hear of each.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.on_change: list[Callable[[], None]] = []
+        self._clock = clock
+        self._errors: dict[tuple[str, str | None, str], dict[str, Any]] = {}  # the newest is last
+
+    def job_ended(self, job: JobRecord) -> None:
+        if job.outcome is Outcome.FAILED:
+            self._add(job.code or "internal_error", job.instance, f"{job.message} (job {job.id})")
+
+    def circuit_changed(self, change: CircuitRecord) -> None:
+        """Each failed trial opens the circuit again: only the first opening is news."""
+        if change.new == "open" and change.old == "closed":
+            self._add("circuit_open", change.instance, change.reason)
+
+    def request_answered(self, request: RequestRecord) -> None:
+        """Faults as ComfyUI's clients see them; those of one kind are one, with the newest path."""
+        if request.status < _FAULT:
+            return
+        if request.policy == "ours" and request.status != _FAULT:
+            return  # how a job ended, or /health during an outage: both are told by themselves
+        code = f"http_{request.status}"
+        message = f"{request.method} {request.path} was answered with {request.status}"
+        self._add(code, request.instance, message, alike=request.method)
+
+    def newest_first(self) -> list[dict[str, Any]]:
+        """``time``, ``code``, ``where`` (an instance or None), ``message``, ``count`` of each."""
+        return list(reversed(self._errors.values()))
+
+    def _add(self, code: str, where: str | None, message: str, *, alike: str | None = None) -> None:
+        key = (code, where, message if alike is None else alike)
+        before = self._errors.pop(key, None)
+        self._errors[key] = {
+            "time": iso(self._clock.now()),
+            "code": code,
+            "where": where,
+            "message": message,
+            "count": before["count"] + 1 if before else 1,
+        }
+        if len(self._errors) > MAX_ERRORS:
+            del self._errors[next(iter(self._errors))]
+        for callback in self.on_change:
+            callback()
