@@ -12,6 +12,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TextIO
 
+from comfy_proxy.logs.console import Console
 from comfy_proxy.logs.entry import Entry
 from comfy_proxy.logs.floods import Floods
 from comfy_proxy.logs.lines import Redaction, as_json, as_text
@@ -36,8 +37,7 @@ class LogWriter:
     def __init__(
         self, *, directory: Path | None, console: TextIO | None, redaction: Redaction
     ) -> None:
-        self._console = console
-        self._colours = _is_terminal(console)
+        self._console = Console(console) if console is not None else None
         self._redaction = redaction
         self._combined = LogFile(directory / "combined.log") if directory else None
         self._errors = LogFile(directory / "error.log") if directory else None
@@ -119,10 +119,11 @@ class LogWriter:
             self._overflowed += len(entries) - len(lines)
             self._tell_about(self._combined)
         if self._console is not None:
+            colours = self._console.colours
             lines = self._formatted(
-                entries, lambda entry: as_text(entry, self._redaction, colours=self._colours)
+                entries, lambda entry: as_text(entry, self._redaction, colours=colours)
             )
-            self._print([line for _, line in lines])
+            self._console.write([line for _, line in lines])
 
     @staticmethod
     def _formatted(entries: list[Entry], form: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
@@ -137,21 +138,5 @@ class LogWriter:
         """A disk that fails is told where it can be: on the console, once."""
         problem = None if file.error is None else f"the log cannot be written: {file.error}"
         if problem is not None and problem != self._told:
-            print(f"comfy-proxy: {problem}", file=sys.stderr)
+            (self._console or Console(sys.stderr)).write([f"comfy-proxy: {problem}"])
         self._told = problem
-
-    def _print(self, lines: list[str]) -> None:
-        if self._console is None or not lines:
-            return
-        try:
-            self._console.write("".join(f"{line}\n" for line in lines))
-            self._console.flush()
-        except (OSError, ValueError):
-            self._console = None  # nobody is there any more
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # it is closed
-        return False
