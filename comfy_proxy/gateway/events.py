@@ -36,6 +36,10 @@ class EventSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def listens(self, client_id: str) -> bool:
+        """Whether a client of that id has a socket here."""
+        return client_id in self._sessions
+
     def wake(self, instance: Instance) -> None:
         """``instance`` answered a check: whoever waits for its return may connect."""
         for session in self._sessions.values():

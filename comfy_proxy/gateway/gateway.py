@@ -149,9 +149,20 @@ class Gateway:
         try:
             yield prompt
         finally:
-            del self.moving[prompt_id]
-            if prompt.target is None:  # else a frame of the target tells everybody
-                self.events.status_changed()
+            self.end_move(prompt)
+
+    def begin_move(self, prompt: ForwardedPrompt) -> MovingPrompt:
+        """It was lost with its instance, and is shown as waiting until :meth:`end_move`."""
+        entry = [prompt.number, prompt.prompt_id, prompt.graph, {}, []]
+        moving = MovingPrompt(prompt_id=prompt.prompt_id, queue_entry=entry)
+        self.moving[prompt.prompt_id] = moving
+        return moving
+
+    def end_move(self, prompt: MovingPrompt) -> None:
+        """It is at its place, or gone for good."""
+        del self.moving[prompt.prompt_id]
+        if prompt.target is None:  # else a frame of the target tells everybody
+            self.events.status_changed()
 
     def sent(self, prompt: MovingPrompt, target: Instance) -> None:
         """``target`` is being sent a prompt that moves; its frames may tell of it from now on."""

@@ -19,6 +19,7 @@ from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.carrier import Carrier
 from comfy_proxy.gateway.fanout import ask
+from comfy_proxy.gateway.moving import MovingPrompt
 from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.posting import ForwardedPrompt
 from comfy_proxy.gateway.rescue import Rescuer, queue_was_lost
@@ -48,7 +49,7 @@ class PromptMover:
         self._carrier = Carrier(gateway)
         self._rescuer = Rescuer(gateway, self._carrier)
         self._doubtful: dict[Instance, list[ForwardedPrompt]] = {}
-        self._lost: list[ForwardedPrompt] = []
+        self._lost: dict[ForwardedPrompt, MovingPrompt] = {}
         self._asking = False
 
     def add(self, prompt: ForwardedPrompt) -> None:
@@ -69,9 +70,8 @@ class PromptMover:
         """Clients have deleted these, or all, as far as they wait: they are not lost."""
         for prompt_id in tuple(self._known) if prompt_ids is None else prompt_ids:
             prompt = self._known.get(prompt_id)
-            if prompt is None or prompt_id in self._gateway.moving:
-                continue
-            if not prompt.began or prompt in self._lost:
+            # One that moves, or is lost, is marked as cancelled by whoever deletes it.
+            if prompt is not None and not prompt.began and prompt_id not in self._gateway.moving:
                 self.discard(prompt_id)
 
     def began(self, prompt_id: str) -> None:
@@ -83,13 +83,18 @@ class PromptMover:
         """``instance`` was away, or is: it may have lost its queue.
 
         Of prompts whose events nobody hears the end is not known; but prompts end in turn, so not
-        more are taken for lost than were in the queue by its last ``status``.
+        more of these are taken for lost than were in the queue by its last ``status``.
         """
-        if instance.queue_remaining and (prompts := self._at(instance)):
+        prompts = self._at(instance)
+        first = max(0, len(prompts) - instance.queue_remaining)
+        if left := [p for n, p in enumerate(prompts) if n >= first or self._is_heard(p)]:
             doubtful = self._doubtful.setdefault(instance, [])
-            youngest = prompts[-instance.queue_remaining :]
-            doubtful += [prompt for prompt in youngest if prompt not in doubtful]
+            doubtful += [prompt for prompt in left if prompt not in doubtful]
         self._ask()
+
+    def _is_heard(self, prompt: ForwardedPrompt) -> bool:
+        """Its client listens, so its end would be known."""
+        return prompt.client_id is not None and self._gateway.events.listens(prompt.client_id)
 
     def answered(self, instance: Instance) -> None:
         """``instance`` has passed a check: it may be what lost prompts wait for."""
@@ -221,19 +226,23 @@ class PromptMover:
         for instance in tuple(self._doubtful):
             lost = await queue_was_lost(instance, self._gateway)
             if lost is not None:
-                prompts = self._doubtful.pop(instance)
-                still = [prompt for prompt in prompts if prompt.instance is instance]
-                self._lost += [one for one in still if lost and one not in self._lost]
-        for prompt in tuple(self._lost):
+                for prompt in self._doubtful.pop(instance):
+                    if lost and prompt.instance is instance and prompt not in self._lost:
+                        self._lost[prompt] = self._gateway.begin_move(prompt)
+        for prompt, moving in tuple(self._lost.items()):
             if self._closing.is_set():
                 return
-            if self._known.get(prompt.prompt_id) is not prompt:
-                self._lost.remove(prompt)  # deleted, or ended after all
-            elif target := await self._rescuer.rescue(prompt):
-                self._lost.remove(prompt)
+            if self._known.get(prompt.prompt_id) is not prompt or moving.cancelled:
+                self.discard(prompt.prompt_id)  # deleted
+            elif target := await self._rescuer.rescue(prompt, moving):
                 lost_at, prompt.began = prompt.instance, False
                 logger.warning("prompt {} was lost and goes on", prompt.prompt_id)
                 self._arrived(prompt, target, lost_at)
+                await self._withdraw_if_cancelled(prompt, moving, target)
+            else:
+                continue
+            del self._lost[prompt]
+            self._gateway.end_move(moving)
 
     # --- how ----------------------------------------------------------------------------
 
@@ -257,11 +266,7 @@ class PromptMover:
                     self.discard(prompt.prompt_id)
                     return True
                 self._arrived(prompt, target, busy)
-                # No await between this question and the end of the move: later deletions find it.
-                while moving.cancelled:
-                    moving.cancelled = False
-                    self.discard(prompt.prompt_id)
-                    await self._carrier.withdraw(prompt, target)
+                await self._withdraw_if_cancelled(prompt, moving, target)
                 return True
         except asyncio.CancelledError:
             if target is None:
@@ -269,6 +274,15 @@ class PromptMover:
             raise
         finally:
             placement.release()
+
+    async def _withdraw_if_cancelled(
+        self, prompt: ForwardedPrompt, moving: MovingPrompt, target: Instance
+    ) -> None:
+        """No await between the last question and the end of the move: later deletions find it."""
+        while moving.cancelled:
+            moving.cancelled = False
+            self.discard(prompt.prompt_id)
+            await self._carrier.withdraw(prompt, target)
 
     def _arrived(self, prompt: ForwardedPrompt, target: Instance, busy: Instance | None) -> None:
         prompt.settled = target is busy  # it was refused elsewhere: once is enough

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.carrier import Carrier
 from comfy_proxy.gateway.fanout import ask
+from comfy_proxy.gateway.moving import MovingPrompt
 from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.posting import ForwardedPrompt, refused
 from comfy_proxy.gateway.staging import stage_inputs
@@ -48,13 +48,13 @@ class Rescuer:
         self._gateway = gateway
         self._carrier = carrier
 
-    async def rescue(self, prompt: ForwardedPrompt) -> Instance | None:
+    async def rescue(self, prompt: ForwardedPrompt, moving: MovingPrompt) -> Instance | None:
         """Where it is now; None if no instance can take it at the moment."""
         for target in await self._targets(prompt):
             placement = self._gateway.cluster.scheduler.enter(target)
             try:
                 if await self._is_ready(prompt, target):
-                    return await self._submit(prompt, target, placement)
+                    return await self._carrier.arrive(prompt, moving, [target], placement)
             except InstanceError as error:
                 logger.info("{} cannot take over a prompt: {}", target.host, error.message)
             finally:
@@ -77,14 +77,3 @@ class Rescuer:
         return prompt.client_id is None or await gateway.events.ready(
             prompt.client_id, target, gateway
         )
-
-    async def _submit(
-        self, prompt: ForwardedPrompt, target: Instance, placement: Placement
-    ) -> Instance | None:
-        """As a prompt that moves, so that no view misses it meanwhile."""
-        entry = [prompt.number, prompt.prompt_id, prompt.graph, {}, []]
-        with self._gateway.while_moving(prompt.prompt_id, entry) as moving:
-            arrived = await self._carrier.arrive(prompt, moving, [target], placement)
-            if arrived is not None and moving.cancelled:
-                await self._carrier.withdraw(prompt, arrived)
-        return arrived
