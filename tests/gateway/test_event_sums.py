@@ -9,8 +9,9 @@ import aiohttp
 import pytest
 from events_harness import ScriptedInstance, checked, legs, listen, scripted, until
 
-from comfy_proxy.gateway import event_leg, event_session
-from comfy_proxy.gateway.event_frames import status_frame
+from comfy_proxy.gateway.events import leg as event_leg
+from comfy_proxy.gateway.events import session as event_session
+from comfy_proxy.gateway.events.frames import status_frame
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Instances = list[tuple[str, ScriptedInstance]]
@@ -163,7 +164,6 @@ async def test_a_socket_lost_in_silence_keeps_the_sum_until_the_circuit_opens(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Busy is not dead: only a refusal, or the health checks, say that nothing waits there."""
-    monkeypatch.setattr(event_leg, "DIAL_TIMEOUT_S", 0.02)
     await checked(front)
     instance, one = front.app[CLUSTER].instances[0], instances[0][1]
     client = await listen(front, "me")
@@ -171,6 +171,7 @@ async def test_a_socket_lost_in_silence_keeps_the_sum_until_the_circuit_opens(
     await wire.status(2)
     await client.until_sum(2)
     (leg,) = legs(front, instance)
+    monkeypatch.setattr(event_leg, "DIAL_TIMEOUT_S", 0.02)
     one.gate.clear()
     wire.drop()
     await until(lambda: leg.failures > 3)
