@@ -12,15 +12,15 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import Ownership
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.events import EventSessions
-from comfy_proxy.gateway.file_copies import FileCopies
-from comfy_proxy.gateway.history_numbers import HistoryNumbers
-from comfy_proxy.gateway.marks import file_at
-from comfy_proxy.gateway.moves import PromptMover
-from comfy_proxy.gateway.moving import MovingPrompt, MovingPrompts
-from comfy_proxy.gateway.object_info import MergedObjectInfo
-from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
-from comfy_proxy.gateway.state import SharedState
+from comfy_proxy.gateway.events.sessions import EventSessions
+from comfy_proxy.gateway.files.copies import FileCopies
+from comfy_proxy.gateway.files.marks import file_at
+from comfy_proxy.gateway.prompts.moves import PromptMover
+from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts
+from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
+from comfy_proxy.gateway.state.shared_state import SharedState
+from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
+from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.event_frames import status_frame
+from comfy_proxy.gateway.events.frames import status_frame
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Json = dict[str, Any]

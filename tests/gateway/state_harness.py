@@ -13,7 +13,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.state import SharedState, state
+from comfy_proxy.gateway.state.shared_state import SharedState, state
 
 FILE = "/userdata/workflows%2Fa.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.gateway.event_frames import (
+from comfy_proxy.gateway.events.frames import (
     Began,
     Ended,
     Executed,

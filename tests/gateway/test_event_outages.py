@@ -21,7 +21,8 @@ from events_harness import (
 )
 
 from comfy_proxy.cluster.instance import Attempt, Instance, Verdict
-from comfy_proxy.gateway import event_leg, event_session
+from comfy_proxy.gateway.events import leg as event_leg
+from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Instances = list[tuple[str, ScriptedInstance]]
@@ -227,7 +228,7 @@ async def test_ready_says_whether_the_socket_is_there(
 ) -> None:
     """True when it has come, and for a client without one; False for one that is only dialling."""
     monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
-    monkeypatch.setattr("comfy_proxy.gateway.events.READY_TIMEOUT_S", 0.02)
+    monkeypatch.setattr("comfy_proxy.gateway.events.sessions.READY_TIMEOUT_S", 0.02)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one = instances[0][1]
     one.gate.clear()

@@ -20,8 +20,9 @@ from events_harness import (
     until,
 )
 
-from comfy_proxy.gateway import event_leg, event_session
-from comfy_proxy.gateway.event_frames import status_frame
+from comfy_proxy.gateway.events import leg as event_leg
+from comfy_proxy.gateway.events import session as event_session
+from comfy_proxy.gateway.events.frames import status_frame
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Instances = list[tuple[str, ScriptedInstance]]

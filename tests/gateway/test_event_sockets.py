@@ -19,7 +19,8 @@ from events_harness import (
     until,
 )
 
-from comfy_proxy.gateway import event_session, outbox
+from comfy_proxy.gateway.events import outbox
+from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.keys import GATEWAY
 
 Instances = list[tuple[str, ScriptedInstance]]

@@ -1,4 +1,4 @@
-"""gateway/files.py: ``/view`` is answered by the instance that has the file the client means."""
+"""``/view`` is answered by the instance that has the file the client means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""gateway/marks.py: the mark of an instance goes in and out of names, and nothing else changes."""
+"""The mark of an instance goes in and out of names, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.marks import (
+from comfy_proxy.gateway.files.marks import (
     annotated,
     file_at,
     mark,

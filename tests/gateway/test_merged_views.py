@@ -24,7 +24,7 @@ from views_harness import (
 
 from comfy_proxy.embedded.prompt_queue import PromptQueue
 from comfy_proxy.gateway import native
-from comfy_proxy.gateway.views import page
+from comfy_proxy.gateway.views.queue_and_history import page
 
 
 def ids(queue: dict[str, Any]) -> tuple[list[str], list[str]]:

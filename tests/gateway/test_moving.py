@@ -7,7 +7,7 @@ from manual_clock import ManualClock
 from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.moving import MovingPrompt, MovingPrompts, UntoldArrivals
+from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts, UntoldArrivals
 
 ENTRY = [0, "p", {}, {}, []]
 

@@ -18,7 +18,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info import ObjectInfoCache
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.object_info import MergedObjectInfo, Union, object_info
+from comfy_proxy.gateway.views.object_info import MergedObjectInfo, Union, object_info
 
 RECORDED = Path(__file__).parents[3] / "shared" / "comfyui" / "object_info.json"
 PLAIN = {"Accept-Encoding": "identity"}

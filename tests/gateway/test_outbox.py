@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 from manual_clock import settle
 
-from comfy_proxy.gateway import outbox
-from comfy_proxy.gateway.event_frames import Pass
-from comfy_proxy.gateway.outbox import Outbox, OutboxFullError
+from comfy_proxy.gateway.events import outbox
+from comfy_proxy.gateway.events.frames import Pass
+from comfy_proxy.gateway.events.outbox import Outbox, OutboxFullError
 
 
 class Socket:

@@ -15,8 +15,8 @@ from manual_clock import ManualClock
 
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway import storage_probe
-from comfy_proxy.gateway.shared_storage import RECHECK_S, RETRY_S, SharedStorage
+from comfy_proxy.gateway.files import storage_probe
+from comfy_proxy.gateway.files.shared_storage import RECHECK_S, RETRY_S, SharedStorage
 
 RED, BLUE = picture("red"), picture("blue")
 KINDS = ("input", "output", "temp")

@@ -1,4 +1,4 @@
-"""gateway/staging.py: what a graph names is where it runs, under exactly the name in the graph."""
+"""What a graph names is where it runs, under exactly the name in the graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from files_front import LOAD_INFO, Front, picture, running_front
 
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.staging import files_in_graph, has_inputs, stage_inputs
+from comfy_proxy.gateway.files.staging import files_in_graph, has_inputs, stage_inputs
 
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
 

@@ -1,4 +1,4 @@
-"""gateway/state.py: what users keep is the same whichever instance is up."""
+"""gateway/state/shared_state.py: what users keep is the same whichever instance is up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from state_harness import FILE, StateRoom, eventually, state_room
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway import state as state_module
+from comfy_proxy.gateway.state import shared_state as state_module
 
 
 @pytest.fixture

@@ -1,13 +1,13 @@
-"""gateway/state_requests.py: what an instance missed, in order, no more of it than is needed."""
+"""What an instance missed, in order, no more of it than is needed."""
 
 from __future__ import annotations
 
 import pytest
 from yarl import URL
 
-from comfy_proxy.gateway import state_requests
 from comfy_proxy.gateway.routes import match
-from comfy_proxy.gateway.state_requests import MissedWrites, StateRequest
+from comfy_proxy.gateway.state import requests as state_requests
+from comfy_proxy.gateway.state.requests import MissedWrites, StateRequest
 
 
 def write(method: str, path: str, size: int = 0) -> StateRequest:

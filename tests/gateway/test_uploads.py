@@ -1,4 +1,4 @@
-"""gateway/uploads.py: an upload is on every instance, under the name that the client was told."""
+"""An upload is on every instance, under the name that the client was told."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from PIL import Image
 
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway import upload_form
-from comfy_proxy.gateway.file_records import Holdings, Uploads
-from comfy_proxy.gateway.stored_bytes import StoredBytes
-from comfy_proxy.gateway.upload_form import UploadForm
+from comfy_proxy.gateway.files import upload_form
+from comfy_proxy.gateway.files.records import Holdings, Uploads
+from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.gateway.files.upload_form import UploadForm
 
 RED, BLUE = picture("red"), picture("blue")
 

@@ -14,10 +14,10 @@ from rooms_harness import Client, answering, gateway_over
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.moving import MovingPrompt
-from comfy_proxy.gateway.owners import broadcast, owner_by_prompt
+from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.routes import Policy
-from comfy_proxy.gateway.views import merged
+from comfy_proxy.gateway.views.owners import broadcast, owner_by_prompt
+from comfy_proxy.gateway.views.queue_and_history import merged
 
 Json = dict[str, Any]
 Hook = Callable[[], Awaitable[None]]

@@ -17,13 +17,13 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.carrier import Carrier
 from comfy_proxy.gateway.fanout import ask
-from comfy_proxy.gateway.moving import MovingPrompt
+from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.native import load
-from comfy_proxy.gateway.posting import ForwardedPrompt
-from comfy_proxy.gateway.rescue import Rescuer, queue_was_lost
-from comfy_proxy.gateway.staging import stage_inputs
+from comfy_proxy.gateway.prompts.carrier import Carrier
+from comfy_proxy.gateway.prompts.moving import MovingPrompt
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
+from comfy_proxy.gateway.prompts.rescue import Rescuer, queue_was_lost
 from comfy_proxy.metrics.records import PromptEvent
 from comfy_proxy.tracing import untraced
 

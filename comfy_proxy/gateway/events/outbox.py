@@ -10,7 +10,7 @@ from collections import deque
 
 from aiohttp import web
 
-from comfy_proxy.gateway.event_frames import Pass
+from comfy_proxy.gateway.events.frames import Pass
 from comfy_proxy.gateway.socket_traffic import SocketTraffic
 
 MAX_BYTES = 256 * 2**20

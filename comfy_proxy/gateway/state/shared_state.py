@@ -30,7 +30,7 @@ from comfy_proxy.gateway.answers import gone
 from comfy_proxy.gateway.context import ClientGoneError
 from comfy_proxy.gateway.forward import DialError, DialTimeoutError, forward, forward_balanced
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.state_requests import (
+from comfy_proxy.gateway.state.requests import (
     USER_HEADER,
     USERS,
     MissedWrites,
@@ -41,7 +41,7 @@ from comfy_proxy.gateway.state_requests import (
     spooled,
     state_request,
 )
-from comfy_proxy.gateway.user_ids import UserIds
+from comfy_proxy.gateway.state.user_ids import UserIds
 from comfy_proxy.tracing import untraced
 
 PATIENCE_S = 1.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.marks import climbs, split_annotated
+from comfy_proxy.gateway.files.marks import climbs, split_annotated
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

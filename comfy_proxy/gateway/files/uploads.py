@@ -32,8 +32,16 @@ from comfy_proxy.errors import (
 from comfy_proxy.gateway.answers import ForwardedResponse, gone
 from comfy_proxy.gateway.client_watch import while_connected
 from comfy_proxy.gateway.context import INSTANCE, ClientGoneError
-from comfy_proxy.gateway.file_client import download, uploaded
-from comfy_proxy.gateway.file_copies import FileCopies
+from comfy_proxy.gateway.files.client import download, uploaded
+from comfy_proxy.gateway.files.copies import FileCopies
+from comfy_proxy.gateway.files.marks import (
+    FILE_TYPES,
+    MARKED_TYPES,
+    climbs,
+    file_at,
+    split_annotation,
+)
+from comfy_proxy.gateway.files.upload_form import UploadBody, UploadForm, read_form
 from comfy_proxy.gateway.forward import (
     AUTO_HEADERS,
     client_fault,
@@ -41,10 +49,8 @@ from comfy_proxy.gateway.forward import (
 )
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.headers import request_headers, response_headers, sendable
-from comfy_proxy.gateway.marks import FILE_TYPES, MARKED_TYPES, climbs, file_at, split_annotation
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.target import instance_url
-from comfy_proxy.gateway.upload_form import UploadBody, UploadForm, read_form
 
 MASK_PATTERN = "/upload/mask"
 

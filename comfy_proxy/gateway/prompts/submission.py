@@ -30,11 +30,11 @@ from comfy_proxy.errors import (
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.context import INSTANCE
 from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.files.staging import files_in_graph, has_inputs, stage_inputs
 from comfy_proxy.gateway.forward import client_fault
 from comfy_proxy.gateway.headers import request_headers
-from comfy_proxy.gateway.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
+from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.staging import files_in_graph, has_inputs, stage_inputs
 from comfy_proxy.gateway.target import client_target
 from comfy_proxy.metrics.records import PromptEvent
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.marks import FILE_TYPES, MARKED_TYPES, mark_outputs
-from comfy_proxy.gateway.storage_probe import have_one_directory
+from comfy_proxy.gateway.files.marks import FILE_TYPES, MARKED_TYPES, mark_outputs
+from comfy_proxy.gateway.files.storage_probe import have_one_directory
 from comfy_proxy.tracing import untraced
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import AnswerTooLargeError, InstanceRefusedError
 from comfy_proxy.gateway.fanout import ask
-from comfy_proxy.gateway.marks import file_at
-from comfy_proxy.gateway.stored_bytes import StoredBytes
+from comfy_proxy.gateway.files.marks import file_at
+from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:

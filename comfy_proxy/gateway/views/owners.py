@@ -22,10 +22,10 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask, ask_all
-from comfy_proxy.gateway.job_views import marked_job, pending_job
-from comfy_proxy.gateway.moving import MAX_LOOKS, MovingPrompt
+from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.views import is_queue, marked_entry
+from comfy_proxy.gateway.views.jobs import marked_job, pending_job
+from comfy_proxy.gateway.views.queue_and_history import is_queue, marked_entry
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

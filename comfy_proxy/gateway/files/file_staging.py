@@ -1,6 +1,6 @@
 """How a file gets to the instance where it is needed, under exactly its path (trap 18).
 
-See ``file_copies.py`` for the kinds of files. Each is brought once at a time to a place.
+See ``copies.py`` for the kinds of files. Each is brought once at a time to a place.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import InstanceError, UnavailableError
-from comfy_proxy.gateway.file_client import Look, download, look, put
-from comfy_proxy.gateway.file_records import Upload
-from comfy_proxy.gateway.keyed_locks import KeyedLocks
-from comfy_proxy.gateway.marks import MARKED_TYPES
-from comfy_proxy.gateway.stored_bytes import StoredBytes
+from comfy_proxy.gateway.files.client import Look, download, look, put
+from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
+from comfy_proxy.gateway.files.marks import MARKED_TYPES
+from comfy_proxy.gateway.files.records import Upload
+from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
-    from comfy_proxy.gateway.file_copies import FileCopies
+    from comfy_proxy.gateway.files.copies import FileCopies
 
 
 class FileStaging:

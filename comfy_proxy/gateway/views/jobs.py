@@ -19,7 +19,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
 from comfy_proxy.gateway.forward import forward_balanced
-from comfy_proxy.gateway.moving import MAX_LOOKS
+from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.event_frames import (
+from comfy_proxy.gateway.events.frames import (
     NOT_HEARD,
     Began,
     Ended,
@@ -22,9 +22,9 @@ from comfy_proxy.gateway.event_frames import (
     message_kind,
     status_frame,
 )
-from comfy_proxy.gateway.event_leg import EventLeg
-from comfy_proxy.gateway.moving import UntoldArrivals
-from comfy_proxy.gateway.outbox import Outbox, OutboxFullError
+from comfy_proxy.gateway.events.leg import EventLeg
+from comfy_proxy.gateway.events.outbox import Outbox, OutboxFullError
+from comfy_proxy.gateway.prompts.moving import UntoldArrivals
 from comfy_proxy.gateway.socket_traffic import SocketTraffic
 
 if TYPE_CHECKING:

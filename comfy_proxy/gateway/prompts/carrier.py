@@ -11,9 +11,9 @@ from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError
-from comfy_proxy.gateway.moving import MovingPrompt
-from comfy_proxy.gateway.posting import ForwardedPrompt, find, post, refused
-from comfy_proxy.gateway.staging import stage_inputs
+from comfy_proxy.gateway.files.staging import stage_inputs
+from comfy_proxy.gateway.prompts.moving import MovingPrompt
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, find, post, refused
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

@@ -25,11 +25,11 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
-from comfy_proxy.gateway.event_frames import FrameReader, Seen, Status
+from comfy_proxy.gateway.events.frames import FrameReader, Seen, Status
 from comfy_proxy.gateway.headers import websocket_headers
 
 if TYPE_CHECKING:
-    from comfy_proxy.gateway.event_session import EventSession
+    from comfy_proxy.gateway.events.session import EventSession
 
 DIAL_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 2.0

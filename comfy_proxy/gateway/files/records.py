@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName
-from comfy_proxy.gateway.marks import FILE_TYPES
-from comfy_proxy.gateway.stored_bytes import StoredBytes
+from comfy_proxy.gateway.files.marks import FILE_TYPES
+from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 
 MAX_STORED_FILES = 1_000
 MAX_STORED_BYTES = 256 * 2**20

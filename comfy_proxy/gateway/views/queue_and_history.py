@@ -16,10 +16,10 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
 from comfy_proxy.gateway.forward import forward_balanced
-from comfy_proxy.gateway.history_numbers import ended_at
-from comfy_proxy.gateway.job_views import jobs
-from comfy_proxy.gateway.moving import MAX_LOOKS
+from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.views.history_numbers import ended_at
+from comfy_proxy.gateway.views.jobs import jobs
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

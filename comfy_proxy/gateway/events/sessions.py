@@ -12,7 +12,7 @@ from aiohttp import web
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.context import SOCKETS
-from comfy_proxy.gateway.event_session import EventSession
+from comfy_proxy.gateway.events.session import EventSession
 from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.headers import is_websocket_upgrade

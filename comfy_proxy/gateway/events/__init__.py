@@ -1,0 +1,1 @@
+"""``GET /ws``: one client socket over all instances."""

@@ -1,0 +1,1 @@
+"""Files: uploads, ``/view``, and what is put where a prompt needs it."""

@@ -1,0 +1,1 @@
+"""``POST /prompt``: which instance takes a prompt, and when it moves to another."""

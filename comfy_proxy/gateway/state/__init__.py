@@ -1,0 +1,1 @@
+"""Settings, users and userdata, the same on all instances."""

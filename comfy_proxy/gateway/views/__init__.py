@@ -1,0 +1,1 @@
+"""The instances' queues, histories, jobs and nodes as one."""
