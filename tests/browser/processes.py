@@ -10,11 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -40,6 +40,13 @@ def wait_for(condition: Callable[[], T], timeout_s: float = TIMEOUT_S) -> T:
             pass
         time.sleep(0.1)
     raise TimeoutError(f"nothing true within {timeout_s} s")
+
+
+class Server(Protocol):
+    """What the proxy is told of an instance."""
+
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,14 @@ class LiveServer:
 
 
 @contextmanager
-def proxy(servers: tuple[LiveServer, ...], directory: Path) -> Iterator[str]:
-    """``comfy-proxy serve`` before the servers; its URL. Its words are in ``directory``."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+def proxy(servers: Sequence[Server], directory: Path, *, port: int = 0) -> Iterator[str]:
+    """``comfy-proxy serve`` before the servers; its URL. Its words are in ``directory``.
+
+    ``port`` 0 takes a free one.
+    """
+    if not port:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
     hosts = {f"COMFYUI_HOST_{n}": server.url for n, server in enumerate(servers, start=1)}
     logs = {"LOG_DIRECTORY": str(directory), "LOG_LEVEL": "debug"}
     command = [sys.executable, "-m", "comfy_proxy", "serve"]
