@@ -8,11 +8,13 @@ import os
 import signal
 import socket
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import aiohttp
 
@@ -23,15 +25,17 @@ Line = dict[str, Any]
 
 @dataclass(kw_only=True)
 class Served:
-    """A proxy that runs. ``said`` is what it wrote to standard error; complete after :meth:`end`.
+    """A proxy that runs. ``said`` is what it wrote to its ``console``; there after :meth:`end`.
 
-    ``http`` is a client of it.
+    ``http`` is a client of it, ``answers`` counts what that was answered by method and status.
     """
 
     url: str
     logs: Path
     http: aiohttp.ClientSession
     process: asyncio.subprocess.Process
+    answers: Counter[tuple[str, str]]
+    console: IO[bytes]
     said: str = ""
 
     @property
@@ -40,9 +44,11 @@ class Served:
 
     def lines(self, name: str = "combined.log") -> list[Line]:
         """The whole lines of a log file so far; each is JSON, or this fails."""
+        return [json.loads(line) for line in self.text(name).split("\n")[:-1]]
+
+    def text(self, name: str = "combined.log") -> str:
         path = self.logs / name
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text.split("\n")[:-1]]
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     async def logged(self, condition: Callable[[Line], object], *, after: int = 0) -> Line:
         """The first line for which that holds, as soon as it is there; not one of ``after``."""
@@ -63,9 +69,10 @@ class Served:
         """Stop it as a service manager does; its exit code."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        _, said = await self.process.communicate()
-        self.said = self.said or said.decode()
-        return self.process.returncode or 0
+        code = await self.process.wait()
+        self.console.seek(0)
+        self.said = self.console.read().decode()
+        return code
 
 
 @asynccontextmanager
@@ -76,21 +83,37 @@ async def serving(*hosts: str, logs: Path, **environ: str) -> AsyncIterator[Serv
     own = {f"COMFYUI_HOST_{number}": host for number, host in enumerate(hosts, start=1)}
     own |= {"HOST": "127.0.0.1", "PORT": str(port), "LOG_DIRECTORY": str(logs)}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFYUI_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "comfy_proxy", "serve"),
-        env=kept | own | environ,
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    url = f"http://127.0.0.1:{port}"
-    async with aiohttp.ClientSession() as http:
-        served = Served(url=url, logs=logs, http=http, process=process)
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                await _until_ready(served)
-            yield served
-        finally:
-            await served.end()
+    answers: Counter[tuple[str, str]] = Counter()
+
+    async def answered(_: object, __: object, end: aiohttp.TraceRequestEndParams) -> None:
+        answers[end.method, str(end.response.status)] += 1
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_end.append(answered)
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(trace_configs=[trace], connector=aiohttp.TCPConnector(limit=0))
+        )
+        # A pipe would want to be read all the time.
+        console = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "comfy_proxy", "serve"),
+            env=kept | own | environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stderr=console,
+        )
+        served = Served(
+            url=f"http://127.0.0.1:{port}",
+            logs=logs,
+            http=http,
+            process=process,
+            answers=answers,
+            console=console,
+        )
+        stack.push_async_callback(served.end)
+        async with asyncio.timeout(PATIENCE_S):
+            await _until_ready(served)
+        yield served
 
 
 async def _until_ready(served: Served) -> None:
