@@ -83,7 +83,8 @@ async def test_an_instance_that_takes_it_all_the_same_gets_no_socket(harness: Ha
     """A 101 to what we know to be no handshake is a 400 of ours, and both connections are well."""
 
     async def accept(server: RawServer, reader: asyncio.StreamReader, writer: Any) -> None:
-        writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n")
+        head = b"HTTP/1.1 101 Switching Protocols\r\n"
+        writer.write(head + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         await reader.read()
         server.closed.set()
 
