@@ -8,6 +8,9 @@ request meets every way once, in an order that turns: small JSON by GET at 16 an
 
 CPU is that of the way's own processes (children too) for each request; the upstream's own for the
 direct way. Ratios are of throughput, and of CPU, of the same round.
+
+--logging leaves out the others and compares the proxy with itself: LOG_LEVEL=info, a line for each
+request in combined.log and on the console, beside LOG_LEVEL=error, no line at all.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from bench_load import (
 
 HERE = Path(__file__).parent
 DIRECT, NGINX, PROXY, QUIET = "direct", "nginx", "proxy", "proxy, warn"
+SILENT = "proxy, error"
 START_TIMEOUT_S = 15
 
 
@@ -109,7 +113,7 @@ def wait_for(port: int, path: str) -> None:
 
 
 @contextmanager
-def all_ways(folder: Path) -> Iterator[dict[str, Way]]:
+def all_ways(folder: Path, *, logging: bool) -> Iterator[dict[str, Way]]:
     """The upstream with two addresses (two instances for the proxy), and who stands before it."""
     one, two, nginx, proxy, quiet = free_ports(5)
     template = string.Template((HERE / "bench_nginx.conf").read_text())
@@ -137,6 +141,10 @@ def all_ways(folder: Path) -> Iterator[dict[str, Way]]:
             )
 
         upstream = (sys.executable, str(HERE / "bench_upstream.py"), str(one), str(two))
+        if logging:
+            start("upstream", one, "/small", *upstream)
+            yield {PROXY: serve("proxy", proxy, "info"), SILENT: serve("quiet", quiet, "error")}
+            return
         # A path of nginx's before the configuration is read: its error log.
         command = ("nginx", "-e", str(folder / "nginx-start.log"), "-c", str(configuration))
         yield {
@@ -217,6 +225,19 @@ def report(table: Table) -> None:
             print(f"| {kind} | {' | '.join(columns)} |")
 
 
+def report_logging(table: Table) -> None:
+    """What a line for each request costs, in Markdown."""
+    print("\n| request | per second, info | error | throughput: info/error | CPU: info/error |")
+    print("|---|---|---|---|---|")
+    for kind in dict.fromkeys(kind for kind, _ in table):
+        columns = [
+            *(spread([row.per_second for row in table[kind, way]], 0) for way in (PROXY, SILENT)),
+            ratio(table, kind, PROXY, SILENT, "per_second"),
+            ratio(table, kind, PROXY, SILENT, "cpu_us"),
+        ]
+        print(f"| {kind} | {' | '.join(columns)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -224,10 +245,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2, help="of each stretch")
     parser.add_argument("--only", default="", help="kinds of request whose name has this in it")
+    parser.add_argument("--logging", action="store_true", help="info beside error, nothing else")
     options = parser.parse_args()
     loads = {name: load for name, load in kinds(options.seconds).items() if options.only in name}
-    with tempfile.TemporaryDirectory() as folder, all_ways(Path(folder)) as ways:
-        report(measure(ways, loads, options.rounds))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        all_ways(Path(folder), logging=options.logging) as ways,
+    ):
+        table = measure(ways, loads, options.rounds)
+        report_logging(table) if options.logging else report(table)
     print(
         f"\nbodies and frames: {CLIENTS} connections; {os.cpu_count()} cores; {options.rounds}"
         f" rounds of {options.seconds} s; load average {os.getloadavg()[1]:.1f}"
