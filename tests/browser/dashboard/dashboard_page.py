@@ -18,10 +18,10 @@ FOCUSED = """
   return {id: one.id, tag: one.tagName, outline: style.outlineStyle === 'none' ? 0 :
           parseFloat(style.outlineWidth), visible: box.bottom > 0 && box.top < innerHeight}"""
 OVERFLOWING = """
-  const wide = document.documentElement.clientWidth;
-  return [...document.querySelectorAll('body *')].filter(one =>
-    !one.closest('.scroll, thead, svg') && one.getBoundingClientRect().right > wide + 1
-  ).map(one => one.outerHTML.slice(0, 200))"""
+  const wide = arguments[0], visible = one => one.getBoundingClientRect().right <= wide + 1;
+  return [...document.querySelectorAll('body *')]
+    .filter(one => !visible(one) && (innerWidth > wide || !one.closest('.scroll')))
+    .map(one => one.outerHTML.slice(0, 200))"""
 SPOKEN = """
   window.spoken = [];
   for (const region of document.querySelectorAll('[role=status]'))
@@ -41,6 +41,7 @@ class Dashboard:
 
     def look(self, width: int, *, dark: bool = False) -> None:
         """How large the window is, and what the person's system prefers."""
+        self._width = width
         cdp = self.driver.execute_cdp_cmd
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         cdp("Emulation.setDeviceMetricsOverride", size)
@@ -138,8 +139,8 @@ class Dashboard:
         )
 
     def overflowing(self) -> list[str]:
-        """What sticks out at the right, those apart that scroll by themselves."""
-        found: list[str] = self.js(OVERFLOWING)
+        """What sticks out at the right; in the table's own scroller only what widens the page."""
+        found: list[str] = self.js(OVERFLOWING, self._width)
         return found
 
     def spoken(self) -> list[list[str]]:

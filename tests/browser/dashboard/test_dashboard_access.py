@@ -46,3 +46,4 @@ def test_anybody_can_use_it(
     dashboard.until_status("degraded")
     found += violations(dashboard)
     assert found == []
+    assert dashboard.overflowing() == []
