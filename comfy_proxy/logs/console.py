@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import select
+import stat
+from itertools import accumulate
 from typing import TextIO
 
 PATIENCE_S = 1.0
-PIECE = select.PIPE_BUF
+PIECE: int = getattr(select, "PIPE_BUF", 512)
 """A pipe that has room at all takes so many bytes without waiting (pipe(7))."""
+WHOLE = 2**20
+"""A file takes everything, and each call costs the event loop its turn."""
 
 
 class Console:
@@ -21,12 +25,15 @@ class Console:
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
         self._file = _file_of(stream)
-        self._poll = select.poll()
         self.missed = 0
-        self._torn = ""  # what ends a line of which a part was written
+        self._torn = ""  # what ends a line of which only a part was written
         self.colours = _is_terminal(stream)
+        self._piece = PIECE
         if self._file is not None:
+            self._poll = select.poll()
             self._poll.register(self._file, select.POLLOUT)
+            if stat.S_ISREG(os.fstat(self._file).st_mode):
+                self._piece = WHOLE
 
     def write(self, lines: list[str]) -> None:
         """Write whole lines as far as there is room; never raises for the stream."""
@@ -45,20 +52,21 @@ class Console:
 
     def _write_to(self, file: int, lines: list[str]) -> None:
         """Past the stream's own buffer: its lock would be held while nobody reads."""
+        notice = ""
         if self.missed:
             if not self._has_room(0.0):
                 self.missed += len(lines)
                 return
-            lines = [f"{self._torn}({self.missed} lines are not shown)", *lines]
-            self.missed = 0
-        for number, line in enumerate(lines):
-            data = whole = f"{line}\n".encode("utf-8", "replace")
-            while data:
-                if not self._has_room(PATIENCE_S):
-                    self.missed = len(lines) - number
-                    self._torn = "" if data is whole else "\n"
-                    return
-                data = data[os.write(file, data[:PIECE]) :]
+            notice = f"{self._torn}({self.missed} lines are not shown)\n"
+        texts = [f"{line}\n".encode("utf-8", "replace") for line in lines]
+        texts[0] = notice.encode() + texts[0]
+        data, written = b"".join(texts), 0
+        while written < len(data) and self._has_room(PATIENCE_S):
+            written += os.write(file, data[written : written + self._piece])
+        shown = sum(end <= written for end in accumulate(map(len, texts)))
+        self.missed = len(lines) - shown if shown else self.missed + len(lines)
+        if written:
+            self._torn = "" if data[:written].endswith(b"\n") else "\n"
 
     def _has_room(self, timeout_s: float) -> bool:
         """Also if writing would fail at once."""
@@ -66,8 +74,9 @@ class Console:
 
 
 def _file_of(stream: TextIO) -> int | None:
+    """None where it cannot be asked for room."""
     try:
-        return stream.fileno()
+        return stream.fileno() if hasattr(select, "poll") else None
     except (OSError, ValueError):  # it is none of the system's, or closed
         return None
 

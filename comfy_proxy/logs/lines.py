@@ -17,8 +17,10 @@ SERVICE = "comfy_proxy"
 MAX_TEXT = 8192
 """Of one value: nobody reads more, and a body does not belong into a log."""
 
+_NUMBERS = (bool, int, float)
+_LEAST_IMAGE_DATA = 256
 _IMAGE_DATA = re.compile(
-    r"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=_-]+|[A-Za-z0-9+/]{256,}={0,2}"
+    rf"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=_-]+|[A-Za-z0-9+/]{{{_LEAST_IMAGE_DATA},}}={{0,2}}"
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _COLOURS = {"error": "\x1b[31m", "warn": "\x1b[33m", "info": "", "debug": "\x1b[2m"}
@@ -33,16 +35,18 @@ class Redaction:
         self._secrets = re.compile(alternatives) if alternatives else None
 
     def text(self, text: str) -> str:
+        """``text`` without them, no longer than MAX_TEXT and writable as UTF-8."""
         if len(text) > MAX_TEXT:
             text = f"{text[:MAX_TEXT]}… ({len(text)} characters)"
         if not text.isascii():  # aiohttp makes surrogates of bytes that are no UTF-8
             text = text.encode("utf-8", "backslashreplace").decode()
-        text = _IMAGE_DATA.sub("<data>", text)
+        if len(text) >= _LEAST_IMAGE_DATA or ";base64," in text:
+            text = _IMAGE_DATA.sub("<data>", text)
         return self._secrets.sub("<secret>", text) if self._secrets else text
 
     def value(self, value: Any) -> Any:
         """``value`` as JSON can hold it."""
-        if value is None or isinstance(value, bool | int | float):
+        if value is None or isinstance(value, _NUMBERS):
             return value
         return self.text(value if isinstance(value, str) else str(value))
 
@@ -69,11 +73,13 @@ def as_text(entry: Entry, redaction: Redaction, *, colours: bool) -> str:
     """For people: what is in the message is not repeated, a stack trace is on lines of its own."""
     message = _escaped(redaction.text(entry.message))
     details = {**_context(entry), **entry.fields}
+    texts = {key: str(value) for key, value in details.items() if value is not None}
     shown = " ".join(
-        f"{key}={_escaped(str(redaction.value(value)))}"
-        for key, value in details.items()
-        if value is not None and str(value) not in message
+        f"{key}={text if len(text) <= MAX_TEXT else redaction.text(text)}"
+        for key, text in texts.items()
+        if text not in message
     )
+    shown = _escaped(redaction.text(shown))
     time, level = _time(entry), f"{entry.level:<5}"
     if colours:
         time, shown = f"{_GREY}{time}{_RESET}", f"{_GREY}{shown}{_RESET}" if shown else ""
@@ -105,4 +111,6 @@ def _context(entry: Entry) -> Mapping[str, Any]:
 
 def _escaped(text: str) -> str:
     """Nobody outside gets to write lines of our log, or to a terminal's controls."""
+    if text.isprintable():
+        return text
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
