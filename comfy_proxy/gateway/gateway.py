@@ -153,6 +153,8 @@ class Gateway:
 
     def begin_move(self, prompt: ForwardedPrompt) -> MovingPrompt:
         """It was lost with its instance, and is shown as waiting until :meth:`end_move`."""
+        if prompt.instance is not None:  # what its frames told of it must not count twice
+            self.events.queue_lost(prompt.instance)
         entry = [prompt.number, prompt.prompt_id, prompt.graph, {}, []]
         moving = MovingPrompt(prompt_id=prompt.prompt_id, queue_entry=entry)
         self.moving[prompt.prompt_id] = moving

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
-from events_harness import ScriptedInstance, checked, legs, listen, scripted, until
+from events_harness import (
+    ScriptedInstance,
+    checked,
+    colour,
+    legs,
+    listen,
+    post,
+    scripted,
+    until,
+)
 
 from comfy_proxy.gateway.events import leg as event_leg
 from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.gateway.events.frames import status_frame
+from comfy_proxy.gateway.prompts import moves, rescue
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Instances = list[tuple[str, ScriptedInstance]]
 Workers = Any
 Start = Callable[..., Any]
-BROWSERS = 12
 
 
 @pytest.fixture(autouse=True)
@@ -139,6 +149,41 @@ async def test_an_instance_that_dies_with_an_untold_prompt_leaves_the_sum(
     await client.until_sum(1)
     await workers[0].kill()
     await client.until_sum(0)
+
+
+async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
+    workers: Workers, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while it is unknown what became of their instance, and they are never counted twice: a
+    sum of 0 before their history would end the client's wait (trap 13).
+    """
+    known = asyncio.Event()
+
+    async def queue_was_lost(*arguments: Any) -> bool | None:
+        await known.wait()
+        return await rescue.queue_was_lost(*arguments)
+
+    monkeypatch.setattr(moves, "queue_was_lost", queue_was_lost)
+    front = await start_proxy(*workers)
+    instance = front.app[CLUSTER].instances[1]
+    client = await listen(front, "me")
+    ids = [await post(front, colour(n, seconds=0.5), "me") for n in range(4)]
+    await client.until_sum(4)
+    (leg,) = legs(front, instance)
+    await workers[1].kill()
+    await until(lambda: leg.failures > 3)
+    known.set()
+    for prompt_id in ids:
+        if not any(f["type"] == "execution_success" for f in client.of_prompt(prompt_id)):
+            await client.until_type("execution_success", prompt_id=prompt_id)
+    await client.until_sum(0)
+    left, filled = 4, False
+    for frame in client.texts:
+        left -= frame["type"] == "execution_success"
+        if frame["type"] == "status":
+            remaining = frame["data"]["status"]["exec_info"]["queue_remaining"]
+            filled |= remaining == 4
+            assert not filled or left <= remaining <= left + 1
 
 
 async def test_what_waits_at_a_busy_instance_is_in_the_greeting(

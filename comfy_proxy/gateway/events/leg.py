@@ -39,7 +39,7 @@ _LONGEST_BACKOFF_S = 5.0
 
 
 class EventLeg:
-    """``remaining`` is the instance's last ``queue_remaining``, 0 when it cannot be reached.
+    """``remaining`` is the instance's last ``queue_remaining``, 0 when nothing of it is left.
 
     ``attempted`` is True when a first attempt to connect has succeeded or failed; ``failures``
     counts those that failed. ``confirmed``: the instance knows that its last socket has ended.
@@ -175,7 +175,6 @@ class EventLeg:
             self.confirmed = False
             if self.instance.healthy:
                 return  # busy, not dead (trap 8): what waits there still does
-        self.remaining = 0
         self._session.away(self)
 
     async def _open(self, request: web.Request) -> None:

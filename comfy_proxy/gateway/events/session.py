@@ -191,9 +191,17 @@ class EventSession:
             self.status_changed()
 
     def away(self, leg: EventLeg) -> None:
-        """Its instance cannot be reached: nothing waits there any more."""
-        self.arrivals.told(leg.instance, 0)
+        """Its instance cannot be reached: nothing waits there, unless it is to be rescued."""
+        if leg.instance in self._gateway.mover.doubtful:
+            return  # they count where they are until it is known whether they go on elsewhere
+        self.queue_lost(leg.instance)
         self.sum_corrected()
+
+    def queue_lost(self, instance: Instance) -> None:
+        """Forget what its frames told; the client is told nothing."""
+        if not self._legs[instance].connected.is_set():
+            self._legs[instance].remaining = 0
+            self.arrivals.told(instance, 0)
 
     def mute(self) -> None:
         """A newer socket has this clientId: this one hears nothing any more, as in ComfyUI."""

@@ -50,6 +50,11 @@ class EventSessions:
         for session in self._sessions.values():
             session.status_changed()
 
+    def queue_lost(self, instance: Instance) -> None:
+        """What its last frames told is no more; what of it is to go on, ``moving`` counts."""
+        for session in self._sessions.values():
+            session.queue_lost(instance)
+
     def arriving(self, instance: Instance) -> None:
         """``instance`` is being sent a prompt that moves."""
         for session in self._sessions.values():

@@ -37,7 +37,7 @@ CLOSE_TIMEOUT_S = 10.0
 
 class PromptMover:
     """Knows the forwarded prompts that have not ended, evens out what waits where, and sees to
-    those of an instance that may have lost its queue (``_doubtful``) or has (``_lost``)."""
+    those of an instance that may have lost its queue (``doubtful``) or has (``_lost``)."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -48,7 +48,7 @@ class PromptMover:
         self._closing = asyncio.Event()
         self._carrier = Carrier(gateway)
         self._rescuer = Rescuer(gateway, self._carrier)
-        self._doubtful: dict[Instance, list[ForwardedPrompt]] = {}
+        self.doubtful: dict[Instance, list[ForwardedPrompt]] = {}
         self._lost: dict[ForwardedPrompt, MovingPrompt] = {}
         self._asking = False
 
@@ -88,7 +88,7 @@ class PromptMover:
         prompts = self._at(instance)
         first = max(0, len(prompts) - instance.queue_remaining)
         if left := [p for n, p in enumerate(prompts) if n >= first or self._is_heard(p)]:
-            doubtful = self._doubtful.setdefault(instance, [])
+            doubtful = self.doubtful.setdefault(instance, [])
             doubtful += [prompt for prompt in left if prompt not in doubtful]
         self._ask()
 
@@ -103,7 +103,7 @@ class PromptMover:
 
     def told(self, instance: Instance) -> None:
         """A ``status`` frame has told how many prompts ``instance`` has: none at all, perhaps."""
-        if instance.load == 0 and instance not in self._doubtful:
+        if instance.load == 0 and instance not in self.doubtful:
             for prompt in self._at(instance):
                 if prompt not in self._lost:
                     self.discard(prompt.prompt_id)
@@ -217,16 +217,16 @@ class PromptMover:
     # --- lost with an instance ----------------------------------------------------------
 
     def _ask(self) -> None:
-        if self._doubtful or self._lost:
+        if self.doubtful or self._lost:
             self._asking = True
             self.consider()
 
     async def _rescue_all(self) -> None:
         """Submit elsewhere what is proven to be lost; what cannot be said or done now stays."""
-        for instance in tuple(self._doubtful):
+        for instance in tuple(self.doubtful):
             lost = await queue_was_lost(instance, self._gateway)
             if lost is not None:
-                for prompt in self._doubtful.pop(instance):
+                for prompt in self.doubtful.pop(instance):
                     if lost and prompt.instance is instance and prompt not in self._lost:
                         self._lost[prompt] = self._gateway.begin_move(prompt)
         for prompt, moving in tuple(self._lost.items()):
