@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from loguru import logger
+
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import Ownership
@@ -22,6 +24,7 @@ from comfy_proxy.gateway.state.shared_state import SharedState
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
+from comfy_proxy.tracing import about
 
 T = TypeVar("T")
 
@@ -121,6 +124,9 @@ class Gateway:
         self.ownership.prompts.record(prompt.prompt_id, instance)
         self.cluster.prompt_forwarded(instance)
         self.cluster.tell_prompt(PromptEvent.FORWARDED, instance, prompt.prompt_id)
+        logger.bind(prompt_id=prompt.prompt_id, instance=instance.host).info(
+            "prompt {} forwarded to {}", prompt.prompt_id, instance.host
+        )
         self.mover.add(prompt)
 
     def prompt_began(self, prompt_id: str, instance: Instance) -> None:
@@ -147,7 +153,8 @@ class Gateway:
         """The prompt is nowhere, and everywhere shown."""
         prompt = self.moving[prompt_id] = MovingPrompt(prompt_id=prompt_id, queue_entry=queue_entry)
         try:
-            yield prompt
+            with about(prompt_id=prompt_id):
+                yield prompt
         finally:
             self.end_move(prompt)
 

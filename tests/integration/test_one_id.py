@@ -15,6 +15,8 @@ from job_client import JobClient, form, kill, until
 
 from comfy_proxy.embedded import life
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.keys import GATEWAY
+from comfy_proxy.tracing import subject
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 Start = Callable[..., Awaitable[JobClient]]
@@ -90,6 +92,25 @@ async def test_a_failed_job_is_followed_by_its_id(
     assert at_instance == [
         path for path, headers in seen if headers.get("traceparent") == IDS["traceparent"]
     ]
+
+
+async def test_a_client_s_prompt_is_followed_by_its_id(
+    workers: Pair, start_jobs: Start, tmp_path: Path
+) -> None:
+    """Where it went is told beside the id of the request that brought it."""
+    jobs = await start_jobs(*workers, log_directory=tmp_path / "logs")
+    prompt_id = str(uuid.uuid4())
+    body = {"prompt": graph(), "prompt_id": prompt_id}
+    async with jobs.http.post("/prompt", json=body, headers=IDS) as answer:
+        assert answer.status == 200
+    with jobs.http.app[GATEWAY].while_moving(prompt_id, []):
+        assert subject() == {"prompt_id": prompt_id}
+    await jobs.http.close()
+    combined = lines(tmp_path / "logs" / "combined.log")
+    (told,) = [line for line in combined if line.get("prompt_id") == prompt_id]
+    assert (told["request_id"], told["trace_id"]) == ("mine-1", TRACE_ID)
+    (ran,) = [worker.host for worker in workers if prompt_id in worker.submitted]
+    assert told["instance"] == ran
 
 
 @pytest.mark.parametrize(
