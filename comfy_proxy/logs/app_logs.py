@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from aiohttp.http import HttpProcessingError
@@ -119,7 +120,7 @@ class AppLogs:
         level = "info" if request.status < _FAULT else "warn"
         if self._writer is not None and self.takes(level):
             time_s, trace = time.time(), TRACE.get()
-            self._writer.put(lambda: access_entry(request, level, time_s, trace))
+            self._writer.put(partial(access_entry, request, level, time_s, trace))
 
     def put(self, level: str, make: Callable[[], Entry]) -> None:
         """Log what ``make`` returns; it is called in the thread that writes."""

@@ -6,17 +6,20 @@ import re
 import traceback
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from comfy_proxy.clock import iso
 from comfy_proxy.logs.entry import Entry
 
 SERVICE = "comfy_proxy"
+Line = dict[str, Any]
+"""Keys as in the files; values are those of JSON, free of secrets."""
 MAX_TEXT = 8192
 """Of one value: nobody reads more, and a body does not belong into a log."""
 
+_NOT_DETAILS = {"timestamp", "level", "service", "message", "logger", "exception"}
 _NUMBERS = (bool, int, float)
 _LEAST_IMAGE_DATA = 256
 _IMAGE_DATA = re.compile(
@@ -51,10 +54,10 @@ class Redaction:
         return self.text(value if isinstance(value, str) else str(value))
 
 
-def as_json(entry: Entry, redaction: Redaction) -> str:
-    """One line without its end. Later keys are the entry's own fields."""
-    line: dict[str, Any] = {
-        "timestamp": _time(entry),
+def line_of(entry: Entry, redaction: Redaction) -> Line:
+    """What is said of ``entry``, clean; fields of the line itself win over those of the entry."""
+    line: Line = {
+        "timestamp": _time(entry.time_s),
         "level": entry.level,
         "service": SERVICE,
         "message": redaction.text(entry.message),
@@ -62,42 +65,47 @@ def as_json(entry: Entry, redaction: Redaction) -> str:
         **_context(entry),
     }
     for key, value in entry.fields.items():
-        if value is not None:
-            line.setdefault(key, redaction.value(value))
+        if value is not None and key not in line:
+            line[key] = redaction.value(value)
     if entry.exception is not None:
         line["exception"] = redaction.text(stack_trace(entry.exception))
+    return line
+
+
+def as_json(line: Line) -> str:
+    """One line without its end."""
     return orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
 
 
-def as_text(entry: Entry, redaction: Redaction, *, colours: bool) -> str:
+def as_text(line: Line, *, colours: bool) -> str:
     """For people: what is in the message is not repeated, a stack trace is on lines of its own."""
-    message = _escaped(redaction.text(entry.message))
-    details = {**_context(entry), **entry.fields}
-    texts = {key: str(value) for key, value in details.items() if value is not None}
-    shown = " ".join(
-        f"{key}={text if len(text) <= MAX_TEXT else redaction.text(text)}"
-        for key, text in texts.items()
-        if text not in message
-    )
-    shown = _escaped(redaction.text(shown))
-    time, level = _time(entry), f"{entry.level:<5}"
+    message = _escaped(line["message"])
+    details = [(key, str(value)) for key, value in line.items() if key not in _NOT_DETAILS]
+    shown = _escaped(" ".join([f"{key}={text}" for key, text in details if text not in message]))
+    time, level = line["timestamp"], f"{line['level']:<5}"
     if colours:
         time, shown = f"{_GREY}{time}{_RESET}", f"{_GREY}{shown}{_RESET}" if shown else ""
-        level = f"{_COLOURS[entry.level]}{level}{_RESET}"
-        message = f"{_COLOURS[entry.level]}{message}{_RESET}"
-    line = " ".join(part for part in (time, level, message, shown) if part)
-    if entry.exception is not None:
-        trace = redaction.text(stack_trace(entry.exception))
-        line = "\n".join((line, *map(_escaped, trace.split("\n"))))
-    return line
+        level = f"{_COLOURS[line['level']]}{level}{_RESET}"
+        message = f"{_COLOURS[line['level']]}{message}{_RESET}"
+    text = f"{time} {level} {message} {shown}" if shown else f"{time} {level} {message}"
+    if "exception" in line:
+        text = "\n".join((text, *map(_escaped, line["exception"].split("\n"))))
+    return text
 
 
 def stack_trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
-def _time(entry: Entry) -> str | None:
-    return iso(datetime.fromtimestamp(entry.time_s, UTC))
+def _time(time_s: float) -> str:
+    second, millisecond = divmod(int(time_s * 1000), 1000)
+    return f"{_second(second)}.{millisecond:03}Z"
+
+
+@lru_cache(maxsize=16)
+def _second(time_s: int) -> str:
+    """It is the same for many lines."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _context(entry: Entry) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TextIO
@@ -15,7 +14,7 @@ from typing import TextIO
 from comfy_proxy.logs.console import Console
 from comfy_proxy.logs.entry import Entry
 from comfy_proxy.logs.floods import Floods
-from comfy_proxy.logs.lines import Redaction, as_json, as_text
+from comfy_proxy.logs.lines import Line, Redaction, as_json, as_text, line_of
 from comfy_proxy.logs.log_file import LogFile
 
 MAX_QUEUE = 10_000
@@ -84,7 +83,10 @@ class LogWriter:
             batch, go_on = self._next_batch()
             entries = [passed for entry in batch for passed in self._floods.pass_on(entry)]
             entries += self._floods.due(time.time() if go_on else float("inf"))
-            self._write(entries)
+            try:
+                self._write(entries)
+            except Exception:  # whatever it was, these must not be the last lines
+                self._overflowed += len(entries)
         for file in (self._combined, self._errors):
             if file is not None:
                 file.close()
@@ -111,28 +113,27 @@ class LogWriter:
 
     def _write(self, entries: list[Entry]) -> None:
         self.written.update(entry.level for entry in entries)
+        lines = self._lines(entries)
         if self._combined is not None and self._errors is not None:
-            lines = self._formatted(entries, lambda entry: as_json(entry, self._redaction))
             now_s = time.monotonic()
-            self._combined.write([line for _, line in lines], now_s)
-            self._errors.write([line for entry, line in lines if entry.level == "error"], now_s)
-            self._overflowed += len(entries) - len(lines)
+            self._combined.write([text for _, text in lines], now_s)
+            errors = [text for line, text in lines if line["level"] == "error"]
+            self._errors.write(errors, now_s)
             self._tell_about(self._combined)
         if self._console is not None:
             colours = self._console.colours
-            lines = self._formatted(
-                entries, lambda entry: as_text(entry, self._redaction, colours=colours)
-            )
-            self._console.write([line for _, line in lines])
+            self._console.write([as_text(line, colours=colours) for line, _ in lines])
 
-    @staticmethod
-    def _formatted(entries: list[Entry], form: Callable[[Entry], str]) -> list[tuple[Entry, str]]:
-        """Without those that cannot be: whatever a line is fed with, the others are written."""
-        result = []
+    def _lines(self, entries: list[Entry]) -> list[tuple[Line, str]]:
+        """With their JSON; without those that cannot be: the others are written all the same."""
+        lines = []
         for entry in entries:
-            with suppress(Exception):
-                result.append((entry, form(entry)))
-        return result
+            try:
+                line = line_of(entry, self._redaction)
+                lines.append((line, as_json(line)))
+            except Exception:
+                self._overflowed += 1
+        return lines
 
     def _tell_about(self, file: LogFile) -> None:
         """A disk that fails is told where it can be: on the console, once."""

@@ -211,16 +211,19 @@ def test_a_line_that_cannot_be_made_is_not_the_last(tmp_path: Path) -> None:
     assert writer.dropped == 1
 
 
-def test_a_line_that_cannot_be_formatted_takes_no_other_with_it(tmp_path: Path) -> None:
+class Unspeakable:
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize("value", [Unspeakable(), 2**70])
+def test_a_line_that_cannot_be_formatted_takes_no_other_with_it(
+    tmp_path: Path, value: object
+) -> None:
     """It is counted as lost; those before and after it, of the same batch too, are written."""
-
-    class Unspeakable:
-        def __str__(self) -> str:
-            raise RuntimeError
-
     console = io.StringIO()
     writer = LogWriter(directory=tmp_path, console=console, redaction=Redaction())
-    for one in (entry("before"), entry("lost", fields={"what": Unspeakable()}), entry("after")):
+    for one in (entry("before"), entry("lost", fields={"what": value}), entry("after")):
         writer.put(one)
     writer.start()
     writer.stop()
