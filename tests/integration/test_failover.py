@@ -20,8 +20,8 @@ async def test_one_of_two_is_killed_under_twenty_jobs(start_jobs: Start, workers
     pictures = [noise() for _ in range(20)]
     ids = [await jobs.submit(picture=picture, seconds=0.05) for picture in pictures]
     await until(lambda: len(workers[0].executed) >= 2)
-    before = len(workers[0].executed)
     await kill(workers[0])
+    before = len(workers[0].executed)
     ends = [await jobs.ends(job_id) for job_id in ids]
     assert {end["status"] for end in ends} == {"completed"}
     assert len({end["prompt_id"] for end in ends}) == 20
