@@ -56,11 +56,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    with suppress(AttributeError):  # until we listen to them, they are no reason to die
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
     settings = load_settings(config_file=options.config)
     app = create_app(settings)
     logs = app[LOGS]
     logs.start(sys.stderr, owns_process=True)
-    app.on_startup.append(_listen_to_signals)
+    app.on_startup.insert(0, _listen_to_signals)
     try:
         return _run(app, settings)
     finally:
@@ -95,7 +98,6 @@ async def _listen_to_signals(app: web.Application) -> None:
     def change(step: int) -> None:
         place = min(max(LEVELS.index(logs.level) + step, 0), len(LEVELS) - 1)
         logs.set_level(LEVELS[place])
-        logger.error("the log level is {} now", logs.level)  # whatever it is, this is seen
 
     with suppress(NotImplementedError, AttributeError):
         loop.add_signal_handler(signal.SIGUSR1, change, 1)

@@ -27,6 +27,7 @@ from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC, AllTraffic
 from comfy_proxy.gateway.target import request_target
 from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS
 from comfy_proxy.logs import AppLogs
+from comfy_proxy.observers import tell
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
 from comfy_proxy.tracing import Trace, traced, valid_traceparent
@@ -39,6 +40,8 @@ _OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes
 """The paths of our routes up to their first variable."""
 
 _ANSWER: web.RequestKey[web.StreamResponse] = web.RequestKey("comfy_proxy.answer")
+_BEGAN_AT: web.RequestKey[float] = web.RequestKey("comfy_proxy.began_at")
+"""When the headers of the answer went out (monotonic)."""
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SHARED_PATH = re.compile(r"/api/jobs(/[^/]+(/cancel)?)?")
@@ -102,10 +105,15 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
         answer = redirect
         raise
     finally:
-        duration_s = clock.monotonic() - started
-        record = request_record(request, answer, request.get(_ANSWER), duration_s=duration_s)
-        for observer in request.app[REQUEST_OBSERVERS]:
-            observer(record)
+        now, observers = clock.monotonic(), request.app[REQUEST_OBSERVERS]
+        record = request_record(
+            request,
+            answer,
+            request.get(_ANSWER),
+            duration_s=now - started,
+            first_byte_s=request.get(_BEGAN_AT, now) - started,
+        )
+        tell(observers, record)
     return answer
 
 
@@ -203,6 +211,7 @@ async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> N
     if REQUEST_ID not in request:
         return
     request[_ANSWER] = answer
+    request[_BEGAN_AT] = request.config_dict[CLUSTER].clock.monotonic()
     answer.headers["X-Request-ID"] = request[REQUEST_ID]
     if isinstance(answer, ForwardedResponse):
         answer.drop_additions()

@@ -20,6 +20,7 @@ def request_record(
     begun: web.StreamResponse | None,
     *,
     duration_s: float,
+    first_byte_s: float,
 ) -> RequestRecord:
     """``answer`` is what came out of it, None if the client left before; aiohttp will send what was
     not sent yet. ``begun`` is the answer whose headers went out already, None if none did."""
@@ -37,6 +38,7 @@ def request_record(
         policy=str(request.get(POLICY, _REFUSED)),  # no enum, which is no key of JSON
         status=CLIENT_CLOSED_REQUEST if answer is None else answer.status,
         duration_s=duration_s,
+        first_byte_s=None if begun is None and answer is None else first_byte_s,
         received_bytes=received,
         sent_bytes=sent,
         user_agent=request.headers.get(hdrs.USER_AGENT),

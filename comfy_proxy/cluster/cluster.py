@@ -22,6 +22,7 @@ from comfy_proxy.cluster.prompt_run import OnUpdate, PromptRun
 from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import PromptEvent, PromptRecord
+from comfy_proxy.observers import tell
 from comfy_proxy.settings import Settings
 from comfy_proxy.tracing import untraced
 
@@ -134,8 +135,7 @@ class Cluster:
         record = PromptRecord(
             event=event, instance=instance.host, prompt_id=prompt_id, job_type=job_type
         )
-        for observer in self.on_prompt:
-            observer(record)
+        tell(self.on_prompt, record)
 
     async def _listen(self, instance: Instance) -> None:
         try:

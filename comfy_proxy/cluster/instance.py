@@ -21,6 +21,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.circuit_breaker import CircuitBreaker, CircuitState
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import CircuitRecord
+from comfy_proxy.observers import tell
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.placement import Placement
@@ -214,8 +215,7 @@ class Instance:
                 verdict=verdict,
                 error=error,
             )
-            for observer in self.observers:
-                observer(record)
+            tell(self.observers, record)
 
     def _socket_told(self, *, works: bool) -> None:
         """Ask for checks where sockets begin to say otherwise than what is known."""
@@ -242,5 +242,5 @@ class Instance:
         logger.bind(instance=self.host).log(
             level, "instance {}: circuit {} -> {}: {}", self.host, old, new, reason
         )
-        for observer in self.on_circuit:
-            observer(CircuitRecord(instance=self.host, old=old, new=new, reason=reason))
+        record = CircuitRecord(instance=self.host, old=old, new=new, reason=reason)
+        tell(self.on_circuit, record)

@@ -33,6 +33,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceUnreachableError
 from comfy_proxy.metrics.records import PoolWait
+from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
 
 HEARTBEAT_S = 60.0
@@ -194,8 +195,7 @@ class WebSocketPool:
         finally:
             self._waiting -= 1
         waited_s = self._clock.monotonic() - since
-        for observer in self._on_wait:
-            observer(PoolWait(instance=self._instance.host, duration_s=waited_s))
+        tell(self._on_wait, PoolWait(instance=self._instance.host, duration_s=waited_s))
 
     def _pop_idle(self) -> PromptSocket | None:
         while self._idle:

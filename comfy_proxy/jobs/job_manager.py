@@ -18,6 +18,7 @@ from comfy_proxy.errors import IdempotencyConflictError, NotFoundError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.observers import tell
 
 
 class JobManager:
@@ -60,8 +61,7 @@ class JobManager:
         self._jobs[job.id] = job
         if idempotency_key is not None:
             self._by_key[idempotency_key] = job
-        for callback in (*self.on_created, *self.on_changed):
-            callback(job)
+        tell((*self.on_created, *self.on_changed), job)
         return job
 
     def find_job(self, job_id: str) -> Job | None:
@@ -114,8 +114,7 @@ class JobManager:
             self._finish(job, result, error)
         self._touch(job)
         if job.finished:
-            for callback in self.on_finished:
-                callback(job)
+            tell(self.on_finished, job)
         return job
 
     def update_progress(
@@ -163,8 +162,7 @@ class JobManager:
 
     def _touch(self, job: Job) -> None:
         job.touch(self._clock.now())
-        for callback in self.on_changed:
-            callback(job)
+        tell(self.on_changed, job)
 
     def _begin(self, job: Job, instance: str | None) -> None:
         job.instance = instance

@@ -1,9 +1,13 @@
 """The logs of one application: who feeds them, and what of it is theirs.
 
 Three sources: loguru (our own lines), the standard library's ``logging`` (aiohttp, asyncio), and
-one record a request. A record belongs to the application in whose context it was made, so two
-applications in one process keep theirs apart. The host's handlers are never touched: what is added
-here is taken away here.
+one record a request, which goes to the writer directly: loguru would cost a request as much as the
+line. A record belongs to the application in whose context it was made, so two applications in one
+process keep theirs apart.
+
+The host's handlers, loguru's and ``logging``'s, get what they would get without us: nothing of
+theirs is touched, and what is added here is taken away here. (A host's loguru handler gets our
+lines too; their ids are in :mod:`comfy_proxy.tracing`, not in the record.)
 """
 
 from __future__ import annotations
@@ -11,12 +15,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
+from aiohttp import log as aiohttp_log
 from aiohttp.http import HttpProcessingError
 from loguru import logger
 
@@ -32,6 +37,13 @@ if TYPE_CHECKING:
 _TO_LOGURU = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
 _OURS = "comfy_proxy"
 _FAULT = 500
+_AIOHTTP = (  # its access log is not among them: ours has a line for each request
+    aiohttp_log.client_logger,
+    aiohttp_log.internal_logger,
+    aiohttp_log.server_logger,
+    aiohttp_log.web_logger,
+    aiohttp_log.ws_logger,
+)
 _FORMAT = (
     "<green>{time:YYYY-MM-DDTHH:mm:ss.SSS}</green> "
     "<level>{level: <7}</level> <level>{message}</level>"
@@ -81,7 +93,9 @@ class AppLogs:
             logger.remove()
             logging.basicConfig(handlers=[self._standard], level=logging.WARNING, force=True)
         else:
-            logging.getLogger("aiohttp").addHandler(self._standard)
+            # No handler: with one of ours alone nobody would print what is not ours.
+            for source in _AIOHTTP:
+                source.addFilter(self._standard.overhear)
         self._listen()
         return True
 
@@ -92,7 +106,10 @@ class AppLogs:
         if self._handler_id is not None:
             logger.remove(self._handler_id)
             self._handler_id = None
-        logging.getLogger("aiohttp").removeHandler(self._standard)
+        for source in _AIOHTTP:
+            source.removeFilter(self._standard.overhear)
+            if self._owns_process:
+                source.setLevel(logging.NOTSET)
         if self._owns_process:
             logging.getLogger().removeHandler(self._standard)
         self._writer.stop()
@@ -105,6 +122,11 @@ class AppLogs:
         if self._handler_id is not None:
             logger.remove(self._handler_id)
             self._listen()
+        if self._writer is not None:
+            message = f"the log level is {level} now"  # no error, and yet always written
+            self._writer.put(
+                Entry(time_s=time.time(), level="info", message=message, logger=__name__)
+            )
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -122,10 +144,10 @@ class AppLogs:
             time_s, trace = time.time(), TRACE.get()
             self._writer.put(partial(access_entry, request, level, time_s, trace))
 
-    def put(self, level: str, make: Callable[[], Entry]) -> None:
-        """Log what ``make`` returns; it is called in the thread that writes."""
-        if self._writer is not None and self.takes(level):
-            self._writer.put(make)
+    def put(self, entry: Entry) -> None:
+        """Log ``entry`` if its level is logged now."""
+        if self._writer is not None and self.takes(entry.level):
+            self._writer.put(entry)
 
     def takes(self, level: str) -> bool:
         """Whether lines of that level are written now."""
@@ -139,10 +161,18 @@ class AppLogs:
         return current is self and name.partition(".")[0] in (_OURS, "aiohttp")
 
     def _listen(self) -> None:
-        # The format is empty: nothing is formatted on the side of the caller.
+        # The format is empty: but for exceptions loguru formats nothing on the caller's side.
         self._handler_id = logger.add(
-            self._take, level=_TO_LOGURU[self.level], format=_nothing, catch=True, diagnose=False
+            self._take,
+            level=_TO_LOGURU[self.level],
+            format=_nothing,
+            catch=True,
+            backtrace=False,
+            diagnose=False,
         )
+        if self._owns_process:
+            for source in _AIOHTTP:
+                source.setLevel(_TO_LOGURU[self.level])
 
     def _take(self, message: Any) -> None:
         """A line of loguru."""
@@ -190,7 +220,13 @@ class _FromLogging(logging.Handler):
             exception=error,
             trace=TRACE.get(),
         )
-        self._logs.put(entry.level, lambda: entry)
+        self._logs.put(entry)
+
+    def overhear(self, record: logging.LogRecord) -> bool:
+        """As a filter that lets everything through, for loggers whose handlers are the host's."""
+        with suppress(Exception):  # a record that cannot be formatted: its handlers will say so
+            self.emit(record)
+        return True
 
 
 def configure_console(level: str) -> None:
@@ -206,7 +242,6 @@ def access_entry(request: RequestRecord, level: str, time_s: float, trace: Trace
         level=level,
         message=f"{request.method} {request.path} {request.status}",
         logger=f"{_OURS}.access",
-        site=(request.path, request.status),
         fields={
             "duration_ms": round(request.duration_s * 1000, 1),
             "method": request.method,

@@ -15,13 +15,13 @@ LEVELS = ("error", "warn", "info", "debug")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """``time_s`` since the epoch. ``site`` is where it was logged: what comes from one site is
-    alike. ``fields`` become keys of the JSON line."""
+    alike; None if it is like no other. ``fields`` become keys of the JSON line."""
 
     time_s: float
     level: str
     message: str
     logger: str
-    site: tuple[str, int] = ("", 0)
+    site: tuple[str, int] | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     exception: BaseException | None = None
     trace: Trace | None = None

@@ -39,13 +39,15 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """``text`` without them, no longer than MAX_TEXT and writable as UTF-8."""
+        if self._secrets:  # before it is cut: half a key is one too many
+            text = self._secrets.sub("<secret>", text)
         if len(text) > MAX_TEXT:
             text = f"{text[:MAX_TEXT]}… ({len(text)} characters)"
         if not text.isascii():  # aiohttp makes surrogates of bytes that are no UTF-8
             text = text.encode("utf-8", "backslashreplace").decode()
         if len(text) >= _LEAST_IMAGE_DATA or ";base64," in text:
             text = _IMAGE_DATA.sub("<data>", text)
-        return self._secrets.sub("<secret>", text) if self._secrets else text
+        return text
 
     def value(self, value: Any) -> Any:
         """``value`` as JSON can hold it."""

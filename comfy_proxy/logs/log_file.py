@@ -1,7 +1,8 @@
 """A file of log lines that rotates by size, on a disk that may be full, read-only or gone.
 
-Rotation is the standard library's. What cannot be written is counted and dropped; after a failure
-the file is tried again now and then, and nobody is stopped by it.
+Rotation is the standard library's; a file that somebody else has moved or deleted (logrotate, or
+another proxy with this directory) is left for a new one. What cannot be written is counted and
+dropped; after a failure the file is tried again now and then, and nobody is stopped by it.
 """
 
 from __future__ import annotations
@@ -34,30 +35,30 @@ class LogFile:
     """Lines go to ``path``; its directory is made if it is missing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._handler: _Handler | None = None
         self._retry_at_s = 0.0
         self.dropped = 0
         self.error: OSError | None = None
 
-    def write(self, lines: list[str], now_s: float) -> None:
-        """Write whole lines; ``now_s`` is monotonic. Never raises for the disk."""
+    def write(self, lines: list[str], now_s: float) -> bool:
+        """Write whole lines, all or none; ``now_s`` is monotonic. Never raises for the disk."""
         if not lines:
-            return
-        written = 0
+            return True
         try:
             handler = self._open(now_s)
             if handler is not None:
                 # As one record: a file is asked for its size once a batch, which costs 15 µs.
                 handler.emit(logging.makeLogRecord({"msg": "\n".join(lines)}))
                 handler.flush_batch()
-                written = len(lines)
                 self.error = None
+                return True
         except OSError as error:
             self.error = error
             self._retry_at_s = now_s + RETRY_S
             self.close()
-        self.dropped += len(lines) - written
+        self.dropped += len(lines)
+        return False
 
     def close(self) -> None:
         handler, self._handler = self._handler, None
@@ -68,17 +69,28 @@ class LogFile:
                 handler.close()
 
     def _open(self, now_s: float) -> _Handler | None:
+        if self._handler is not None and _was_moved(self._handler):
+            self.close()
         if self._handler is None:
             if now_s < self._retry_at_s:
                 return None
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            torn = _ends_in_mid_line(self._path)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            torn = _ends_in_mid_line(self.path)
             self._handler = _Handler(
-                self._path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"
+                self.path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"
             )
             if torn:
                 self._handler.emit(logging.makeLogRecord({"msg": ""}))  # ends it
         return self._handler
+
+
+def _was_moved(handler: _Handler) -> bool:
+    """Its name belongs to another file by now, or to none."""
+    try:
+        found = os.stat(handler.baseFilename)
+    except FileNotFoundError:
+        return True
+    return handler.stream is None or not os.path.samestat(found, os.fstat(handler.stream.fileno()))
 
 
 def _ends_in_mid_line(path: Path) -> bool:

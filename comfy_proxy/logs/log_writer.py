@@ -13,9 +13,9 @@ from typing import TextIO
 
 from comfy_proxy.logs.console import Console
 from comfy_proxy.logs.entry import Entry
-from comfy_proxy.logs.floods import Floods
 from comfy_proxy.logs.lines import Line, Redaction, as_json, as_text, line_of
 from comfy_proxy.logs.log_file import LogFile
+from comfy_proxy.logs.suppressor import Suppressor
 
 MAX_QUEUE = 10_000
 MAX_BATCH = 200
@@ -30,7 +30,8 @@ Item = Entry | Callable[[], Entry] | None
 
 class LogWriter:
     """``directory`` gets ``error.log`` and ``combined.log``, ``console`` readable lines; either may
-    be None. ``dropped`` counts entries that found the queue full; ``written`` by level.
+    be None. ``written`` counts lines by level: those in ``combined.log``, or those for the console
+    if there is no directory.
     """
 
     def __init__(
@@ -40,19 +41,23 @@ class LogWriter:
         self._redaction = redaction
         self._combined = LogFile(directory / "combined.log") if directory else None
         self._errors = LogFile(directory / "error.log") if directory else None
-        self._floods = Floods()
+        self._suppressor = Suppressor()
         self._queue: SimpleQueue[Item] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._told: str | None = None
-        self._overflowed = 0
+        self._told: set[str] = set()
+        self._refused = 0  # by put(), on any thread
+        self._failed = 0  # in our thread
         self.written: Counter[str] = Counter()
 
     @property
     def dropped(self) -> int:
-        """Lines that were lost: the queue was full, or the disk."""
-        files = [file for file in (self._combined,) if file is not None]
-        return self._overflowed + sum(file.dropped for file in files)
+        """Lines that were lost: the queue was full, or the disk, or they could not be made."""
+        return self._refused + self._failed + sum(file.dropped for file in self._files)
+
+    @property
+    def _files(self) -> list[LogFile]:
+        return [file for file in (self._combined, self._errors) if file is not None]
 
     def start(self) -> None:
         """Begin to write; what was put before is written first."""
@@ -62,8 +67,8 @@ class LogWriter:
 
     def put(self, item: Entry | Callable[[], Entry]) -> None:
         """Have it written some time soon; from any thread, and without waiting."""
-        if self._queue.qsize() >= MAX_QUEUE:
-            self._overflowed += 1
+        if self._stopping.is_set() or self._queue.qsize() >= MAX_QUEUE:
+            self._refused += 1
         else:
             self._queue.put(item)
 
@@ -81,15 +86,12 @@ class LogWriter:
         go_on = True
         while go_on:
             batch, go_on = self._next_batch()
-            entries = [passed for entry in batch for passed in self._floods.pass_on(entry)]
-            entries += self._floods.due(time.time() if go_on else float("inf"))
             try:
-                self._write(entries)
+                self._write(self._unsuppressed(batch, end=not go_on))
             except Exception:  # whatever it was, these must not be the last lines
-                self._overflowed += len(entries)
-        for file in (self._combined, self._errors):
-            if file is not None:
-                file.close()
+                self._failed += len(batch)
+        for file in self._files:
+            file.close()
 
     def _next_batch(self) -> tuple[list[Entry], bool]:
         """What is there, at least one unless a summary is due; False at the end."""
@@ -97,7 +99,7 @@ class LogWriter:
         while len(batch) < MAX_BATCH:
             try:
                 item = self._queue.get(
-                    block=not batch, timeout=1.0 if self._floods.pending else None
+                    block=not batch, timeout=1.0 if self._suppressor.pending else None
                 )
             except Empty:
                 break
@@ -108,18 +110,27 @@ class LogWriter:
             try:
                 batch.append(item if isinstance(item, Entry) else item())
             except Exception:  # whoever makes a line may fail; the next ones are written
-                self._overflowed += 1
+                self._failed += 1
         return batch, True
 
+    def _unsuppressed(self, batch: list[Entry], *, end: bool) -> list[Entry]:
+        now_s = time.monotonic()
+        entries = [one for entry in batch for one in self._suppressor.pass_on(entry, now_s)]
+        return entries + list(self._suppressor.due(float("inf") if end else now_s))
+
     def _write(self, entries: list[Entry]) -> None:
-        self.written.update(entry.level for entry in entries)
         lines = self._lines(entries)
+        if not lines:
+            return
+        all_written = True
         if self._combined is not None and self._errors is not None:
             now_s = time.monotonic()
-            self._combined.write([text for _, text in lines], now_s)
+            all_written = self._combined.write([text for _, text in lines], now_s)
             errors = [text for line, text in lines if line["level"] == "error"]
             self._errors.write(errors, now_s)
-            self._tell_about(self._combined)
+            self._tell_of_failures()
+        if all_written:
+            self.written.update(line["level"] for line, _ in lines)
         if self._console is not None:
             colours = self._console.colours
             self._console.write([as_text(line, colours=colours) for line, _ in lines])
@@ -132,12 +143,16 @@ class LogWriter:
                 line = line_of(entry, self._redaction)
                 lines.append((line, as_json(line)))
             except Exception:
-                self._overflowed += 1
+                self._failed += 1
         return lines
 
-    def _tell_about(self, file: LogFile) -> None:
+    def _tell_of_failures(self) -> None:
         """A disk that fails is told where it can be: on the console, once."""
-        problem = None if file.error is None else f"the log cannot be written: {file.error}"
-        if problem is not None and problem != self._told:
-            (self._console or Console(sys.stderr)).write([f"comfy-proxy: {problem}"])
-        self._told = problem
+        problems = {
+            f"comfy-proxy: the log cannot be written: {file.error}"
+            for file in self._files
+            if file.error is not None
+        }
+        if new := sorted(problems - self._told):
+            (self._console or Console(sys.stderr)).write(new)
+        self._told = problems

@@ -1,7 +1,8 @@
 """``/metrics`` for Prometheus: who wants it, in which format, and the text.
 
 A registry of prometheus_client's for each application: two in one process do not collide, and that
-of the host is left alone, unless it registers our collector there itself.
+of the host is left alone, unless it registers our collector there itself. The figures are counted
+once, in ``metrics.py``; the collector turns them into families when it is asked.
 """
 
 from __future__ import annotations
@@ -9,38 +10,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client.exposition import (
+    CONTENT_TYPE_PLAIN_0_0_4,
+    choose_encoder,
+    generate_latest,
 )
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from comfy_proxy.metrics.durations import Histogram
-from comfy_proxy.metrics.families import COUNTER, HISTOGRAM, Family, families
-from comfy_proxy.metrics.text import TextWriter, bound_text
+from comfy_proxy.metrics.families import families
 
 if TYPE_CHECKING:
     from comfy_proxy.metrics.metrics import Metrics
 
 
 class Exposition(Collector):
-    """The figures of one application; ``registry`` holds them for prometheus_client's tools."""
+    """The figures of one application. ``registry`` has them and those of the process (CPU time,
+    memory, open files, garbage collection), by the names that all of Prometheus' clients use."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._writer = TextWriter()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        """All families as prometheus_client's, as they stand now."""
-        for family in families(self._metrics):
-            yield _metric(family)
+        """All families, as they stand now."""
+        return families(self._metrics)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: names are not looked at when this is registered."""
@@ -49,14 +47,10 @@ class Exposition(Collector):
     def render(self, accept: str) -> tuple[bytes, str]:
         """The text in the format that ``accept`` asks for, and its content type."""
         try:
-            _, content_type = choose_encoder(accept)
+            encode, content_type = choose_encoder(accept)
         except TypeError:  # a version that is no number
-            content_type = CONTENT_TYPE_PLAIN_0_0_4
-        openmetrics = content_type.startswith("application/openmetrics-text")
-        if openmetrics:
-            content_type = CONTENT_TYPE_LATEST  # whichever newer one was asked for
-        text = self._writer.write(families(self._metrics), openmetrics=openmetrics)
-        return text.encode(), content_type
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        return encode(self.registry), content_type
 
 
 def wants_prometheus(accept: str) -> bool:
@@ -86,24 +80,3 @@ def _quality(parameters: Iterable[str]) -> float:
             except ValueError:
                 return 0.0
     return 1.0
-
-
-def _metric(family: Family) -> Metric:
-    if family.kind == HISTOGRAM:
-        histograms = HistogramMetricFamily(
-            family.name, family.help, labels=family.labels, unit=family.unit
-        )
-        for labels, value in family.values:
-            if isinstance(value, Histogram):
-                buckets = [(bound_text(bound), count) for bound, count in value.cumulative()]
-                histograms.add_metric(labels, buckets, value.total_s)
-        return histograms
-    metric: CounterMetricFamily | GaugeMetricFamily
-    if family.kind == COUNTER:
-        metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
-    else:
-        metric = GaugeMetricFamily(family.name, family.help, labels=family.labels, unit=family.unit)
-    for labels, value in family.values:
-        if not isinstance(value, Histogram):
-            metric.add_metric(labels, value)
-    return metric

@@ -8,8 +8,14 @@ Prometheus' own label, for us), ``type`` a workflow's name, ``code`` one of ``er
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
+
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 
 from comfy_proxy.metrics.durations import Histogram
 from comfy_proxy.metrics.instance_figures import CIRCUIT_STATES
@@ -20,29 +26,12 @@ from comfy_proxy.version import __version__
 if TYPE_CHECKING:
     from comfy_proxy.metrics.metrics import Metrics
 
-COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
-
 Labels = tuple[str, ...]
 _HOST = "comfyui_instance"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
-    """``values`` by the values of ``labels``; a counter's ``name`` is without its ``_total``."""
-
-    kind: str
-    name: str
-    help: str
-    labels: Labels
-    values: tuple[tuple[Labels, float | Histogram], ...]
-
-    @property
-    def unit(self) -> str:
-        return "seconds" if self.name.endswith("_seconds") else ""
-
-
-def families(metrics: Metrics) -> Iterator[Family]:
+def families(metrics: Metrics) -> Iterator[Metric]:
     """All families, as they stand now."""
     live = metrics.live()
     yield _gauge("build_info", "The version that runs.", "version", [((__version__,), 1)])
@@ -60,12 +49,12 @@ def families(metrics: Metrics) -> Iterator[Family]:
     yield from _logs(metrics)
 
 
-def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Family]:
+def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Metric]:
     jobs = metrics.jobs
     yield _counter("jobs_accepted", "Jobs accepted.", "type", _one(jobs.accepted))
     yield _counter(
-        "jobs_finished", "Jobs that ended, by outcome.", "type outcome",
-        [((name, str(outcome)), n) for (name, outcome), n in jobs.by_type_and_outcome().items()],
+        "jobs_finished", "Jobs that ended, by outcome and where.", f"type outcome {_HOST}",
+        [((name, str(outcome), host), n) for (name, outcome, host), n in jobs.finished.items()],
     )  # fmt: skip
     yield _counter("job_errors", "Failed jobs by error code.", "type code", jobs.errors.items())
     yield _counter(
@@ -86,7 +75,7 @@ def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _prompts(metrics: Metrics) -> Iterator[Family]:
+def _prompts(metrics: Metrics) -> Iterator[Metric]:
     helps = {
         PromptEvent.FORWARDED: "Clients' prompts that the instance has taken.",
         PromptEvent.MOVED: "Clients' waiting prompts moved to the instance.",
@@ -101,14 +90,15 @@ def _prompts(metrics: Metrics) -> Iterator[Family]:
         yield _counter(f"prompts_{event}", text, _HOST, values)
 
 
-def _http(metrics: Metrics) -> Iterator[Family]:
+def _http(metrics: Metrics) -> Iterator[Metric]:
     http = metrics.http
     yield _counter(
         "http_requests", "Requests answered; 499: the client left.", "method policy status",
         http.requests.items(),
     )  # fmt: skip
     yield _histogram(
-        "http_request_duration_seconds", "Time to answer; WebSockets left out.", "policy",
+        "http_time_to_first_byte_seconds", "Until an answer began; waits asked for are in it.",
+        "policy",
         _one(http.histograms),
     )  # fmt: skip
     received, sent = "Bytes of request bodies and frames.", "Bytes of answers' bodies and frames."
@@ -116,7 +106,7 @@ def _http(metrics: Metrics) -> Iterator[Family]:
     yield _counter("http_sent_bytes", sent, "policy", _one(http.sent))
 
 
-def _sockets(live: LiveState) -> Iterator[Family]:
+def _sockets(live: LiveState) -> Iterator[Metric]:
     sockets = live.sockets
     yield _gauge("websocket_clients", "Clients' open WebSockets.", "", [((), sockets.clients)])
     yield _counter(
@@ -136,7 +126,7 @@ def _sockets(live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _instances(metrics: Metrics) -> Iterator[Family]:
+def _instances(metrics: Metrics) -> Iterator[Metric]:
     figures = metrics.instances
     yield _counter(
         "instance_circuit_changes", "Changes of the circuit breaker to a state.", f"{_HOST} state",
@@ -152,7 +142,7 @@ def _instances(metrics: Metrics) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _instances_now(live: LiveState) -> Iterator[Family]:
+def _instances_now(live: LiveState) -> Iterator[Metric]:
     each = live.instances
     yield _gauge("instance_up", "1 if healthy.", _HOST, [((i.host,), i.healthy) for i in each])
     yield _gauge(
@@ -173,7 +163,7 @@ def _instances_now(live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _pools(metrics: Metrics, live: LiveState) -> Iterator[Family]:
+def _pools(metrics: Metrics, live: LiveState) -> Iterator[Metric]:
     each = live.instances
     yield _gauge(
         "pool_connections", "Pooled WebSockets of jobs.", f"{_HOST} state",
@@ -193,7 +183,7 @@ def _pools(metrics: Metrics, live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _logs(metrics: Metrics) -> Iterator[Family]:
+def _logs(metrics: Metrics) -> Iterator[Metric]:
     logs = metrics.logs
     dropped = logs.dropped if logs else 0
     yield _counter("log_lines_dropped", "Log lines lost.", "", [((), dropped)])
@@ -209,16 +199,41 @@ def _one(values: Mapping[str, T]) -> list[tuple[Labels, T]]:
     return [((label,), value) for label, value in values.items()]
 
 
-def _counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, int]]) -> Family:
-    return Family(COUNTER, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))
+def _counter(
+    name: str, text: str, labels: str, values: Iterable[tuple[Labels, int]]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"comfy_proxy_{name}", text, labels=labels.split())
+    for key, value in values:
+        family.add_metric(key, value)
+    return family
 
 
-def _gauge(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
-    numbers = tuple((key, float(value)) for key, value in values)  # no True, which is one too
-    return Family(GAUGE, f"comfy_proxy_{name}", text, tuple(labels.split()), numbers)
+def _gauge(
+    name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]
+) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        f"comfy_proxy_{name}", text, labels=labels.split(), unit=_unit_of(name)
+    )
+    for key, value in values:
+        family.add_metric(key, value)
+    return family
 
 
 def _histogram(
     name: str, text: str, labels: str, values: Iterable[tuple[Labels, Histogram]]
-) -> Family:
-    return Family(HISTOGRAM, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))
+) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(
+        f"comfy_proxy_{name}", text, labels=labels.split(), unit=_unit_of(name)
+    )
+    for key, value in values:
+        buckets = [(_bound(bound), count) for bound, count in value.cumulative()]
+        family.add_metric(key, buckets, value.total_s)
+    return family
+
+
+def _bound(bound_s: float) -> str:
+    return "+Inf" if bound_s == float("inf") else repr(bound_s)
+
+
+def _unit_of(name: str) -> str:
+    return "seconds" if name.endswith("_seconds") else ""

@@ -11,35 +11,39 @@ from comfy_proxy.metrics.labels import method_label, status_label
 from comfy_proxy.metrics.records import RequestRecord
 
 REQUEST_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_SWITCHING_PROTOCOLS = 101
+_FAULTS = ("500", "502", "503", "504")
 
 
 class HttpFigures:
-    """Since the start. A WebSocket is a request, but how long it was open is no response time."""
+    """Since the start. Times are those to the first byte: how long a stream or a WebSocket was open
+    tells nothing of how quickly anybody was answered."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, str]] = Counter()
         self.received: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
-        self.durations = Durations()
+        self.first_bytes = Durations()
         self.histograms: defaultdict[str, Histogram] = defaultdict(
             partial(Histogram, REQUEST_BOUNDS_S)
         )
 
     def record(self, request: RequestRecord) -> None:
-        policy = request.policy
-        self.requests[method_label(request.method), policy, status_label(request.status)] += 1
+        method, policy = method_label(request.method), request.policy
+        if (method, policy, _FAULTS[0]) not in self.requests:
+            # They begin with the first request of their kind: the first fault is seen as a rise.
+            self.requests.update({(method, policy, status): 0 for status in _FAULTS})
+        self.requests[method, policy, status_label(request.status)] += 1
         self.received[policy] += request.received_bytes
         self.sent[policy] += request.sent_bytes
-        if request.status != _SWITCHING_PROTOCOLS:
-            self.durations.record(request.duration_s)
-            self.histograms[policy].record(request.duration_s)
+        if request.first_byte_s is not None:
+            self.first_bytes.record(request.first_byte_s)
+            self.histograms[policy].record(request.first_byte_s)
 
     def as_json(self) -> dict[str, Any]:
         by_policy: Counter[str] = Counter()
         by_status: Counter[str] = Counter()
         by_method: Counter[str] = Counter()
-        for (method, policy, status), count in self.requests.items():
+        for (method, policy, status), count in (+self.requests).items():
             by_method[method] += count
             by_policy[policy] += count
             by_status[status] += count
@@ -50,5 +54,5 @@ class HttpFigures:
             "by_status": dict(by_status),
             "received_bytes": self.received.total(),
             "sent_bytes": self.sent.total(),
-            "response_time": self.durations.as_json(),
+            "time_to_first_byte": self.first_bytes.as_json(),
         }

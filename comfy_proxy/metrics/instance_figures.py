@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WAIT_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 CIRCUIT_STATES = ("closed", "open", "half_open")
+_VERDICTS = ("ok", "instance_fault", "client_gone")
 MAX_KINDS = 32
 
 
@@ -40,6 +41,9 @@ class InstanceFigures:
 
     def record_attempt(self, attempt: Attempt) -> None:
         kind = self._kind(attempt.kind)
+        if (attempt.instance, kind) not in self.attempt_histograms:
+            # They begin together: the first fault is seen as a rise.
+            self.attempts.update({(attempt.instance, kind, verdict): 0 for verdict in _VERDICTS})
         self.attempts[attempt.instance, kind, attempt.verdict] += 1
         self.attempt_histograms[attempt.instance, kind].record(attempt.duration_s)
 

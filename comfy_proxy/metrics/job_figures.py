@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+from comfy_proxy.errors import JOB_ERROR_CODES
 from comfy_proxy.metrics.durations import Durations, Histogram
 from comfy_proxy.metrics.labels import Bounded
 from comfy_proxy.metrics.records import JobRecord, Outcome
@@ -37,7 +38,7 @@ class JobFigures:
     long a picture takes. Waiting times are those of all jobs that began.
     """
 
-    def __init__(self, types: Iterable[str]) -> None:
+    def __init__(self, types: Iterable[str], hosts: Iterable[str]) -> None:
         self.accepted: Counter[str] = Counter()
         self.finished: Counter[tuple[str, Outcome, str]] = Counter()
         self.errors: Counter[tuple[str, str]] = Counter()
@@ -51,10 +52,12 @@ class JobFigures:
             partial(Histogram, DURATION_BOUNDS_S)
         )
         self._code = Bounded(MAX_CODES)
-        for name in types:  # a counter that begins at nought shows its first event as a rise
+        # A counter that begins at nought shows its first event as a rise.
+        places = ("", *hosts)
+        for name in types:
             self.accepted[name] = self.retries[name] = self.moves[name] = 0
-            for outcome in Outcome:
-                self.finished[name, outcome, ""] = 0
+            self.finished.update({(name, end, at): 0 for end in Outcome for at in places})
+            self.errors.update({(name, code): 0 for code in map(self._code, JOB_ERROR_CODES)})
 
     def record(self, job: JobRecord) -> str | None:
         """Count a job that has ended; the label of its error, None unless it failed."""
@@ -80,17 +83,10 @@ class JobFigures:
                 result[outcome] += count
         return result
 
-    def by_type_and_outcome(self) -> Counter[tuple[str, Outcome]]:
-        """``finished`` without the instances."""
-        result: Counter[tuple[str, Outcome]] = Counter()
-        for (job_type, outcome, _), count in self.finished.items():
-            result[job_type, outcome] += count
-        return result
-
     def errors_by_code(self, type: str | None = None) -> Counter[str]:  # noqa: A002
         result: Counter[str] = Counter()
         for (job_type, code), count in self.errors.items():
-            if type in (None, job_type):
+            if count and type in (None, job_type):
                 result[code] += count
         return result
 

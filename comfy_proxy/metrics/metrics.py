@@ -52,8 +52,8 @@ class Metrics:
         self.started_at = clock.now()
         self.live = live
         self.logs: LogCounts | None = None
-        self.jobs = JobFigures(job_types)
         self.instances = InstanceFigures(instances)
+        self.jobs = JobFigures(job_types, self.instances.hosts)
         self.http = HttpFigures()
         self.last_hour = LastHour(clock)
         self.exposition = Exposition(self)

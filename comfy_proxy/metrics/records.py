@@ -60,8 +60,9 @@ class PromptRecord:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestRecord:
     """One request that was answered. ``path`` is as it came, without the query (which may hold a
-    key). Bytes are those of the bodies, or of the frames of a WebSocket. ``status`` is 499 if the
-    client left before its answer began or ended. ``client`` is an address.
+    key). ``duration_s`` is to the end of the answer, ``first_byte_s`` to its beginning, None if the
+    client left before. Bytes are those of the bodies, or of the frames of a WebSocket. ``status``
+    is 499 if the client left before its answer began or ended. ``client`` is an address.
     """
 
     method: str
@@ -69,6 +70,7 @@ class RequestRecord:
     policy: str
     status: int
     duration_s: float
+    first_byte_s: float | None
     received_bytes: int
     sent_bytes: int
     user_agent: str | None

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from manual_clock import ManualClock
+from request_example import request_record
 
 from comfy_proxy.dashboard.recent_errors import MAX_ERRORS, RecentErrors
 from comfy_proxy.metrics.records import CircuitRecord, JobRecord, Outcome, RequestRecord
@@ -24,12 +25,8 @@ def job(number: int, outcome: Outcome = Outcome.FAILED) -> JobRecord:
 
 
 def request(status: int, **changes: Any) -> RequestRecord:
-    values = {
-        "method": "POST", "path": "/prompt", "policy": "prompt", "status": status,
-        "duration_s": 0.1, "received_bytes": 0, "sent_bytes": 0, "user_agent": None,
-        "client": None, "instance": "gpu:1", "request_id": "r",
-    }  # fmt: skip
-    return RequestRecord(**{**values, **changes})
+    values = {"method": "POST", "path": "/prompt", "policy": "prompt", "instance": "gpu:1"}
+    return request_record(**{**values, "status": status, **changes})
 
 
 def test_a_failed_job_is_told_in_words(errors: RecentErrors, clock: ManualClock) -> None:

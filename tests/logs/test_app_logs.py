@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from log_entries import entry, lines
 from loguru import logger
+from request_example import request_record
 
 from comfy_proxy import Settings
 from comfy_proxy.logs import AppLogs, log_file, log_writer
@@ -97,6 +98,37 @@ def test_aiohttp_s_own_lines_are_in_it(logs: AppLogs) -> None:
     assert "RuntimeError: inside aiohttp" in line["exception"]
 
 
+@pytest.mark.parametrize("with_handler", [False, True])
+def test_the_host_s_aiohttp_is_heard_as_before(
+    logs: AppLogs, with_handler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not ours goes where it went without us: a handler, or standard error if none is."""
+    aiohttp_server, heard = logging.getLogger("aiohttp.server"), io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's would be the host's
+    monkeypatch.setattr(sys, "stderr", heard)
+    handler = logging.StreamHandler(heard)
+    if with_handler:
+        aiohttp_server.addHandler(handler)
+    try:
+        aiohttp_server.error("broke outside of ours")
+        aiohttp_server.error("%d", "no number")
+    finally:
+        aiohttp_server.removeHandler(handler)
+    assert heard.getvalue().count("broke outside of ours") == 1
+    logs.close()
+    assert not any(logs.written.values())
+
+
+def test_each_failed_request_has_its_line(logs: AppLogs) -> None:
+    """However alike they are: each has an id of its own by which somebody may look for it."""
+    for number in range(50):
+        with traced(Trace(f"r{number}")):
+            logs.record_request(request_record(status=502))
+    found = combined(logs)
+    assert [line["request_id"] for line in found] == [f"r{number}" for number in range(50)]
+    assert {line["level"] for line in found} == {"warn"}
+
+
 def test_the_level_changes_at_run_time(logs: AppLogs) -> None:
     """Up, down, and nonsense is refused."""
     with logs.current():
@@ -107,7 +139,11 @@ def test_the_level_changes_at_run_time(logs: AppLogs) -> None:
         ours.warning("unheard")
         with pytest.raises(ValueError, match="'loud' is none of"):
             logs.set_level("loud")
-    assert [line["message"] for line in combined(logs)] == ["heard"]
+    assert [(line["level"], line["message"]) for line in combined(logs)] == [
+        ("info", "the log level is debug now"),
+        ("debug", "heard"),
+        ("info", "the log level is error now"),  # seen though it is no error
+    ]
 
 
 def test_the_command_has_it_all(tmp_path: Path) -> None:
@@ -143,7 +179,39 @@ def test_a_directory_that_cannot_be_made_stops_nothing(
             ours.info("lost")
     logs.close()
     assert logs.dropped == 3
+    assert logs.written["info"] == 0
     assert told.getvalue().count("the log cannot be written") == 1
+
+
+def test_a_broken_error_log_is_told_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """combined.log goes on; what error.log lacks is counted."""
+    (tmp_path / "error.log").mkdir()
+    told = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", told)
+    logs = AppLogs(Settings(log_directory=tmp_path))
+    logs.start()
+    with logs.current():
+        ours.error("one")
+        ours.info("two")
+    assert [line["message"] for line in combined(logs)] == ["one", "two"]
+    assert logs.dropped == 1
+    assert logs.written == {"error": 1, "warn": 0, "info": 1, "debug": 0}
+    assert told.getvalue().count("the log cannot be written") == 1
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_file_that_was_taken_away_is_made_anew(tmp_path: Path, moved: bool) -> None:
+    """By logrotate, by another proxy with the same directory, or by somebody who tidies up."""
+    path = tmp_path / "combined.log"
+    file = LogFile(path)
+    file.write(["one"], 0.0)
+    path.rename(tmp_path / "old") if moved else path.unlink()
+    assert file.write(["two"], 1.0)
+    file.close()
+    assert path.read_text() == "two\n"
+    assert file.dropped == 0
 
 
 def test_a_full_disk_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +297,29 @@ def test_a_line_that_cannot_be_formatted_takes_no_other_with_it(
     writer.stop()
     assert [line["message"] for line in lines(tmp_path / "combined.log")] == ["before", "after"]
     assert "after" in console.getvalue()
+    assert writer.dropped == 1
+
+
+def test_a_batch_that_breaks_is_not_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in the thread, it goes on; what that took with it is counted as lost."""
+    monkeypatch.setattr(log_writer, "MAX_BATCH", 1)
+    writer = LogWriter(directory=tmp_path, console=None, redaction=Redaction())
+    writer.put(entry(level="warn", site=("m", 1), fields={"instance": Unspeakable()}))
+    writer.put(entry("after"))
+    writer.start()
+    writer.stop()
+    assert [line["message"] for line in lines(tmp_path / "combined.log")] == ["after"]
+    assert writer.dropped == 1
+
+
+def test_what_comes_after_the_end_is_counted(tmp_path: Path) -> None:
+    """Nobody would write it."""
+    writer = LogWriter(directory=tmp_path, console=None, redaction=Redaction())
+    writer.start()
+    writer.stop()
+    writer.put(entry("too late"))
     assert writer.dropped == 1
 
 

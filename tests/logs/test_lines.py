@@ -79,6 +79,12 @@ def test_secrets_and_pictures_are_left_out() -> None:
         assert "QQQQ" not in text
 
 
+def test_half_a_secret_is_none() -> None:
+    """One that lies where a long text is cut does not leave its beginning there."""
+    redaction = Redaction(["key-of-some-length"])
+    assert "key" not in redaction.text("x " * (MAX_TEXT // 2 - 4) + "key-of-some-length" + " y")
+
+
 def test_an_endless_text_is_cut() -> None:
     """Nobody reads more than some thousand characters."""
     line = as_json(line_of(entry("x y " * MAX_TEXT), PLAIN))

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 from manual_clock import ManualClock
+from request_example import request_record as request
 
 from comfy_proxy.cluster.instance import Attempt, Verdict
 from comfy_proxy.metrics import Metrics
@@ -17,7 +18,6 @@ from comfy_proxy.metrics.records import (
     PoolWait,
     PromptEvent,
     PromptRecord,
-    RequestRecord,
 )
 
 HOSTS = ("gpu:8188", "gpu:8189")
@@ -53,15 +53,6 @@ def job(outcome: Outcome = Outcome.COMPLETED, **changes: Any) -> JobRecord:
         "code": "timeout" if outcome is Outcome.FAILED else None,
     }  # fmt: skip
     return JobRecord(**{**record, **changes})
-
-
-def request(**changes: Any) -> RequestRecord:
-    record = {
-        "method": "GET", "path": "/view", "policy": "owner_by_file", "status": 200,
-        "duration_s": 0.02, "received_bytes": 10, "sent_bytes": 1000, "user_agent": "curl",
-        "client": "127.0.0.1", "instance": HOSTS[0], "request_id": "r",
-    }  # fmt: skip
-    return RequestRecord(**{**record, **changes})
 
 
 def attempt(**changes: Any) -> Attempt:

@@ -134,9 +134,10 @@ def test_prompts_of_clients_and_of_jobs_are_kept_apart(metrics: Metrics) -> None
 
 
 def test_requests_and_their_bytes_are_counted(metrics: Metrics) -> None:
-    """By method, policy and status; how long a WebSocket was open is no response time."""
+    """By method, policy and status; how long a stream or a WebSocket was open is no answer's time,
+    and a client that left before has got none."""
     metrics.record_request(request())
-    metrics.record_request(request(method="BREW", status=503, policy="ours"))
+    metrics.record_request(request(method="BREW", status=503, policy="ours", first_byte_s=None))
     metrics.record_request(request(status=101, duration_s=86400.0, policy="events"))
     stats = metrics.get_stats()
     assert stats["http"]["requests"] == 3
@@ -144,7 +145,8 @@ def test_requests_and_their_bytes_are_counted(metrics: Metrics) -> None:
     assert stats["http"]["by_status"] == {"200": 1, "503": 1, "101": 1}
     assert stats["http"]["by_policy"] == {"owner_by_file": 1, "ours": 1, "events": 1}
     assert (stats["http"]["received_bytes"], stats["http"]["sent_bytes"]) == (30, 3000)
-    assert stats["http"]["response_time"]["p99_seconds"] == 0.02
+    assert stats["http"]["time_to_first_byte"]["p99_seconds"] == 0.01
+    assert stats["http"]["time_to_first_byte"]["count"] == 2
     assert (stats["last_hour"]["requests"], stats["last_hour"]["requests_failed"]) == (3, 1)
 
 
@@ -161,7 +163,9 @@ def test_instances_circuits_and_pools(clock: ManualClock) -> None:
     metrics.record_pool_wait(PoolWait(instance=HOSTS[0], duration_s=1.5))
     stats = metrics.get_stats()
     one, two = stats["instances"]
-    assert one["requests"] == {"forward": {"ok": 1, "instance_fault": 1, "mean_seconds": 0.02}}
+    assert one["requests"] == {
+        "forward": {"ok": 1, "instance_fault": 1, "client_gone": 0, "mean_seconds": 0.02}
+    }
     assert (one["status"], one["circuit"], two["status"], two["circuit"]) == (
         "healthy", "closed", "unhealthy", "open",
     )  # fmt: skip
@@ -211,4 +215,3 @@ def test_ten_thousand_paths_methods_and_codes_do_not_make_it_grow(metrics: Metri
     assert sizes[0] == sizes[1] < 1500
     assert len(metrics.http.requests) < 100
     assert len(metrics.jobs.errors) < 100
-    assert len(metrics.exposition._writer._beginnings) < 500
