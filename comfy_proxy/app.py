@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 
 from comfy_proxy import dashboard, status
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
 from comfy_proxy.keys import CLUSTER, DASHBOARD, GATEWAY, JOBS, LOGS, METRICS
+from comfy_proxy.logs import AppLogs
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
 from comfy_proxy.settings import Settings, load_settings
@@ -50,20 +53,22 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
 
 
 async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
-    cluster, jobs, logs = app[CLUSTER], app[JOBS], app[LOGS]
-    begun = logs.start()
+    """Whatever fails on the way up or down, what was begun is ended, the last begun first."""
+    logs = app[LOGS]
+    async with AsyncExitStack() as begun:
+        if logs.start():
+            begun.push_async_callback(asyncio.to_thread, logs.close)
+        for room in (app[CLUSTER], app[GATEWAY], app[JOBS]):
+            begun.push_async_callback(_close, room, logs)
+            with logs.current():
+                await room.start()
+        begun.push_async_callback(_close, app[DASHBOARD], logs)
+        yield
+
+
+async def _close(room: Cluster | Gateway | JobService | Feed, logs: AppLogs) -> None:
     with logs.current():
-        await cluster.start()
-        await app[GATEWAY].start()
-        await jobs.start()
-    yield
-    with logs.current():
-        await app[DASHBOARD].close()
-        await jobs.close()
-        await app[GATEWAY].close()
-        await cluster.close()
-    if begun:
-        await asyncio.to_thread(logs.close)
+        await room.close()
 
 
 async def _end_waiting(app: web.Application) -> None:

@@ -8,15 +8,19 @@ import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import log as aiohttp_log
 from aiohttp import web
 from job_client import form, noise, until
 
 from comfy_proxy import Settings, create_app, setup
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.jobs.service import JobService
+from comfy_proxy.keys import CLUSTER, JOBS, METRICS, REQUEST_OBSERVERS
 from comfy_proxy.settings import parse_instance
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
@@ -154,3 +158,55 @@ async def test_start_and_stop_leave_nothing(
     await until(lambda: asyncio.all_tasks() <= tasks)
     assert ours_now()[0] <= threads
     await until(lambda: ours_now()[1] <= sockets)
+
+
+@pytest.mark.parametrize("fails", ["start", "close"])
+async def test_what_fails_half_way_leaves_nothing(
+    workers: Pair, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: str
+) -> None:
+    """One room cannot start or end: those begun before it are ended, the logs too."""
+    tasks, (threads, sockets) = asyncio.all_tasks(), ours_now()
+    filters = aiohttp_log.server_logger.filters[:]
+
+    async def fail(_: JobService) -> None:
+        raise RuntimeError("the room is on fire")
+
+    real_close = JobService.close
+    monkeypatch.setattr(JobService, fails, fail)
+    app = create_app(settings(*workers, log_directory=tmp_path))
+    runner = web.AppRunner(app, shutdown_timeout=1)
+    if fails == "start":
+        with pytest.raises(RuntimeError, match="on fire"):
+            await runner.setup()
+    else:
+        await runner.setup()
+        with pytest.raises(RuntimeError, match="on fire"):
+            await runner.cleanup()
+        await real_close(app[JOBS])
+    await until(lambda: asyncio.all_tasks() <= tasks)
+    assert ours_now()[0] <= threads
+    await until(lambda: ours_now()[1] <= sockets)
+    assert aiohttp_log.server_logger.filters == filters
+
+
+async def test_a_watcher_that_fails_harms_nobody(
+    workers: Pair, serve: Serve, session: aiohttp.ClientSession, picture: bytes
+) -> None:
+    """Requests, jobs and instances are what they would be without it; the others are told."""
+    app, told = create_app(settings(*workers)), []
+
+    def fail(_: object) -> None:
+        raise RuntimeError
+
+    app[REQUEST_OBSERVERS][:0] = [fail]
+    app[REQUEST_OBSERVERS].append(told.append)
+    for instance in app[CLUSTER].instances:
+        instance.observers[:0] = [fail]
+        instance.on_circuit[:0] = [fail]
+    app[JOBS].manager.on_finished[:0] = [fail]
+    url = await serve(app)
+    assert await run_job(session, url, picture) > 0
+    async with session.get(f"{url}/health/live") as answer:
+        assert await answer.json() == {"status": "alive"}
+    assert [record.path for record in told] == ["/api/upscale-image", "/health/live"]
+    assert app[METRICS].jobs.outcomes()["completed"] == 1
