@@ -82,6 +82,9 @@ def _run(app: web.Application, settings: Settings) -> int:
             port=settings.port,
             access_log=None,
             handler_cancellation=True,
+            # For what is still being sent when the jobs have ended or had their grace period:
+            # a client that has stopped reading holds up nobody for longer.
+            shutdown_timeout=settings.shutdown_timeout_s,
             print=None,
             loop=_event_loop(),
         )

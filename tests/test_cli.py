@@ -8,11 +8,13 @@ import re
 import signal
 import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from comfy_proxy import __version__, create_app
 from comfy_proxy.cli import main
@@ -21,6 +23,8 @@ from comfy_proxy.keys import CLUSTER, SETTINGS
 
 ROOT = Path(__file__).parent.parent
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
+PATIENCE_S = 30.0
+"""Before what does not come true fails the test."""
 
 
 def free_port() -> int:
@@ -41,7 +45,7 @@ def environment(workers: Pair, **changes: str) -> dict[str, str]:
 
 async def until_ready(url: str, process: asyncio.subprocess.Process) -> None:
     """Return when the proxy at ``url`` can take a job; fails if its process ends before."""
-    async with aiohttp.ClientSession() as session:
+    async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
         while process.returncode is None:
             try:
                 async with session.get(f"{url}/health/ready") as response:
@@ -67,6 +71,63 @@ async def test_serve_answers_until_it_is_told_to_end(workers: Pair) -> None:
     assert process.returncode == 0
     assert f"comfy_proxy {__version__}" in log.decode()
     assert "Traceback" not in log.decode()
+
+
+async def test_a_signal_before_it_is_ready_does_not_end_it(workers: Pair) -> None:
+    """Whoever changes the level may be quicker than the start."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "comfy_proxy", "serve"),
+        env=environment(workers, PORT=str(port)),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    first = await process.stderr.readline()  # before the application starts
+    assert f"comfy_proxy {__version__}" in first.decode()
+    for _ in range(20):
+        process.send_signal(signal.SIGUSR1)
+    await until_ready(f"http://127.0.0.1:{port}", process)
+    process.send_signal(signal.SIGTERM)
+    await process.communicate()
+    assert process.returncode == 0
+
+
+async def test_a_client_that_does_not_read_cannot_hold_up_the_end(workers: Pair) -> None:
+    """What is still being sent has SHUTDOWN_TIMEOUT too, not aiohttp's minute."""
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(bytes(1 << 20))
+        return response
+
+    async def stats(request: web.Request) -> web.Response:
+        return web.json_response({"system": {}})
+
+    app = web.Application()
+    app.router.add_get("/system_stats", stats)
+    app.router.add_get("/endless", endless)
+    async with TestServer(app) as upstream:
+        port = free_port()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "comfy_proxy", "serve"),
+            env={
+                **os.environ,
+                **{"COMFYUI_HOST_1": f"127.0.0.1:{upstream.port}", "PORT": str(port)},
+                "SHUTDOWN_TIMEOUT": "200",
+            },
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await until_ready(f"http://127.0.0.1:{port}", process)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readexactly(1024)
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            await process.communicate()
+        writer.close()
+    assert process.returncode == 0
 
 
 async def test_adev_runs_it(workers: Pair) -> None:

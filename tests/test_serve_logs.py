@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from serving import Served, serving
+from serving import PATIENCE_S, Served, serving
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
@@ -68,8 +68,9 @@ async def test_a_directory_that_cannot_be_made_stops_nothing(workers: Pair, tmp_
     async with serving(*hosts, logs=tmp_path / "file" / "logs") as served:
         for _ in range(20):
             await served.get("/system_stats")
-        while (await served.get("/metrics"))["logs"]["lines_dropped"] < 20:
-            pass
+        async with asyncio.timeout(PATIENCE_S):
+            while (await served.get("/metrics"))["logs"]["lines_dropped"] < 20:
+                pass
         assert await served.end() == 0
     assert served.said.count("comfy-proxy: the log cannot be written") == 1
     assert "GET /system_stats 200" in served.said  # the console has them

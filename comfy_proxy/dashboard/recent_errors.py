@@ -9,6 +9,8 @@ from comfy_proxy.clock import Clock, iso
 from comfy_proxy.metrics.records import CircuitRecord, JobRecord, Outcome, RequestRecord
 
 MAX_ERRORS = 30
+MAX_TEXT = 500
+"""Of a message, in characters: a node's may be a whole stack trace, and all are sent each time."""
 _FAULT = 500
 
 
@@ -25,12 +27,15 @@ class RecentErrors:
 
     def job_ended(self, job: JobRecord) -> None:
         if job.outcome is Outcome.FAILED:
-            self._add(job.code or "internal_error", job.instance, f"{job.message} (job {job.id})")
+            message = shortened(job.message or "", MAX_TEXT - 100)
+            self._add(
+                job.code or "internal_error", job.instance, f"{message} (job {job.id})", message
+            )
 
     def circuit_changed(self, change: CircuitRecord) -> None:
         """Each failed trial opens the circuit again: only the first opening is news."""
         if change.new == "open" and change.old == "closed":
-            self._add("circuit_open", change.instance, change.reason)
+            self._add("circuit_open", change.instance, change.reason, change.reason)
 
     def request_answered(self, request: RequestRecord) -> None:
         """Faults as ComfyUI's clients see them; those of one kind are one, with the newest path."""
@@ -40,23 +45,28 @@ class RecentErrors:
             return  # how a job ended, or /health during an outage: both are told by themselves
         code = f"http_{request.status}"
         message = f"{request.method} {request.path} was answered with {request.status}"
-        self._add(code, request.instance, message, alike=request.method)
+        self._add(code, request.instance, message, request.method)
 
     def newest_first(self) -> list[dict[str, Any]]:
         """``time``, ``code``, ``where`` (an instance or None), ``message``, ``count`` of each."""
         return list(reversed(self._errors.values()))
 
-    def _add(self, code: str, where: str | None, message: str, *, alike: str | None = None) -> None:
-        key = (code, where, message if alike is None else alike)
+    def _add(self, code: str, where: str | None, message: str, alike: str) -> None:
+        key = (code, where, alike)
         before = self._errors.pop(key, None)
         self._errors[key] = {
             "time": iso(self._clock.now()),
             "code": code,
             "where": where,
-            "message": message,
+            "message": shortened(message),
             "count": before["count"] + 1 if before else 1,
         }
         if len(self._errors) > MAX_ERRORS:
             del self._errors[next(iter(self._errors))]
         for callback in self.on_change:
             callback()
+
+
+def shortened(text: str, length: int = MAX_TEXT) -> str:
+    """``text``, or its beginning."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from comfy_proxy.clock import iso
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
-from comfy_proxy.dashboard.recent_errors import RecentErrors
+from comfy_proxy.dashboard.recent_errors import RecentErrors, shortened
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.service import JobService
@@ -99,28 +99,26 @@ def _job(job: Job, status: dict[str, Any], jobs: JobService) -> dict[str, Any]:
     waiting_s = job.waiting_time_s
     if job.status is JobStatus.PENDING:
         waiting_s = jobs.clock.monotonic() - job.created_monotonic
+    error = status["error"]
     return {
         **{key: status[key] for key in _SHOWN},
+        "error": error and {**error, "message": shortened(error["message"])},
         "waiting_seconds": None if waiting_s is None else round(waiting_s, 3),
     }
 
 
 _SHOWN = (
     *("job_id", "type", "status", "progress_percentage", "processing_time_seconds"),
-    *("queue_position", "comfyui_instance", "error", "result_url"),
+    *("queue_position", "comfyui_instance", "result_url"),
 )
 
 
-def _last_hour(minutes: list[Minute]) -> dict[str, list[float]]:
-    """One value a minute, oldest first; times are means, 0 where nothing ended."""
+def _last_hour(minutes: list[Minute]) -> dict[str, Sequence[float | None]]:
+    """One value a minute, oldest first; times are means, None where nothing ended."""
     return {
         "completed": [minute.completed for minute in minutes],
         "failed": [minute.failed for minute in minutes],
         "prompts": [minute.prompts for minute in minutes],
-        "waiting_seconds": [_mean(m.waiting_s, m.waited) for m in minutes],
-        "processing_seconds": [_mean(m.processing_s, m.processed) for m in minutes],
+        "waiting_seconds": [minute.waiting_mean_s for minute in minutes],
+        "processing_seconds": [minute.processing_mean_s for minute in minutes],
     }
-
-
-def _mean(total: float, count: int) -> float:
-    return round(total / count, 3) if count else 0.0

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from comfy_proxy.clock import Clock
+from comfy_proxy.metrics.durations import rounded
 
 MINUTES = 60
 _MINUTE_S = 60
@@ -31,6 +32,16 @@ class Minute:
     requests: int = 0
     faults: int = 0
     errors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def waiting_mean_s(self) -> float | None:
+        """None if no job ended that had begun."""
+        return rounded(self.waiting_s / self.waited) if self.waited else None
+
+    @property
+    def processing_mean_s(self) -> float | None:
+        """Of completed jobs; None if there was none."""
+        return rounded(self.processing_s / self.processed) if self.processed else None
 
 
 _SUMMED = tuple(Minute.__dataclass_fields__.keys() - {"index", "began_at", "errors"})

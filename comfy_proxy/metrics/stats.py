@@ -46,7 +46,6 @@ def statistics(metrics: Metrics) -> dict[str, Any]:
 def job_statistics(metrics: Metrics) -> dict[str, Any]:
     """``GET /api/jobs/stats``: the same figures, those of jobs alone."""
     jobs, live = metrics.jobs, metrics.live()
-    mean = rounded(jobs.processing.all.mean_s), rounded(jobs.waiting.all.mean_s)
     return {
         "total": jobs.accepted.total(),
         "by_status": {
@@ -58,8 +57,8 @@ def job_statistics(metrics: Metrics) -> dict[str, Any]:
         "by_instance": {
             host: sum(jobs.outcomes(instance=host).values()) for host in metrics.instances.hosts
         },
-        "average_processing_time_seconds": mean[0],
-        "average_waiting_time_seconds": mean[1],
+        "average_processing_time_seconds": rounded(jobs.processing.all.mean_s),
+        "average_waiting_time_seconds": rounded(jobs.waiting.all.mean_s),
         "max_concurrent_jobs": live.max_concurrent_jobs,
     }
 
@@ -99,16 +98,12 @@ def _last_hour(hour: Minute) -> dict[str, Any]:
         "completed": hour.completed,
         "failed": hour.failed,
         "cancelled": hour.cancelled,
-        "processing_time_mean_seconds": _mean(hour.processing_s, hour.processed),
-        "waiting_time_mean_seconds": _mean(hour.waiting_s, hour.waited),
+        "processing_time_mean_seconds": hour.processing_mean_s,
+        "waiting_time_mean_seconds": hour.waiting_mean_s,
         "prompts": hour.prompts,
         "requests": hour.requests,
         "requests_failed": hour.faults,
     }
-
-
-def _mean(total_s: float, count: int) -> float | None:
-    return rounded(total_s / count) if count else None
 
 
 def _instance(state: InstanceState, metrics: Metrics) -> dict[str, Any]:

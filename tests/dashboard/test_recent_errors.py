@@ -8,7 +8,7 @@ import pytest
 from manual_clock import ManualClock
 from request_example import request_record
 
-from comfy_proxy.dashboard.recent_errors import MAX_ERRORS, RecentErrors
+from comfy_proxy.dashboard.recent_errors import MAX_ERRORS, MAX_TEXT, RecentErrors
 from comfy_proxy.metrics.records import CircuitRecord, JobRecord, Outcome, RequestRecord
 
 
@@ -17,10 +17,12 @@ def errors(clock: ManualClock) -> RecentErrors:
     return RecentErrors(clock)
 
 
-def job(number: int, outcome: Outcome = Outcome.FAILED) -> JobRecord:
+def job(
+    number: int, outcome: Outcome = Outcome.FAILED, message: str = "silent for 60 s"
+) -> JobRecord:
     return JobRecord(
         id=f"job-{number}", type="upscale-image", outcome=outcome, instance="gpu:1", attempts=1,
-        waiting_s=0.0, processing_s=1.0, code="timeout", message="silent for 60 s",
+        waiting_s=0.0, processing_s=1.0, code="timeout", message=message,
     )  # fmt: skip
 
 
@@ -83,12 +85,30 @@ def test_equal_errors_are_one_with_their_number(errors: RecentErrors) -> None:
     ]
 
 
+def test_one_reason_is_one_error(errors: RecentErrors) -> None:
+    """However many jobs failed for it: their number, and the last one's id."""
+    errors.circuit_changed(CircuitRecord(instance="gpu:1", old="closed", new="open", reason="r"))
+    for number in range(40):
+        errors.job_ended(job(number))
+    failed, outage = errors.newest_first()
+    assert (failed["count"], failed["message"]) == (40, "silent for 60 s (job job-39)")
+    assert outage["code"] == "circuit_open"
+
+
+def test_a_stack_trace_is_shortened(errors: RecentErrors) -> None:
+    """Each viewer is sent the whole list twice a second; the job's id is still there."""
+    errors.job_ended(job(7, message="Traceback " * 10_000))
+    (error,) = errors.newest_first()
+    assert len(error["message"]) <= MAX_TEXT
+    assert error["message"].endswith("… (job job-7)")
+
+
 def test_the_list_does_not_grow(errors: RecentErrors) -> None:
     """The newest thirty; the page is told of each."""
     told: list[None] = []
     errors.on_change.append(lambda: told.append(None))
     for number in range(100):
-        errors.job_ended(job(number))
+        errors.job_ended(job(number, message=f"reason {number}"))
     shown = errors.newest_first()
     assert (len(shown), len(told)) == (MAX_ERRORS, 100)
     assert "job-99" in shown[0]["message"]
