@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,7 @@ EXIT_SETTINGS = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 is an orderly end, 1 a failure, 2 settings that cannot be used."""
+    _open_missing_streams()
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -36,6 +38,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in error.problems:
             print(f"comfy-proxy: {problem}", file=sys.stderr)
         return EXIT_SETTINGS
+
+
+def _open_missing_streams() -> None:
+    """Somebody may have closed our standard streams: sockets must not get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,7 +106,8 @@ def _run(app: web.Application, settings: Settings) -> int:
 
 
 async def _listen_to_signals(app: web.Application) -> None:
-    """SIGUSR1 logs one level more, SIGUSR2 one less; where there are such signals."""
+    """SIGUSR1 logs one level more, SIGUSR2 one less, SIGHUP ends as SIGTERM does; where there are
+    such signals."""
     logs, loop = app[LOGS], asyncio.get_running_loop()
 
     def change(step: int) -> None:
@@ -105,6 +117,12 @@ async def _listen_to_signals(app: web.Application) -> None:
     with suppress(NotImplementedError, AttributeError):
         loop.add_signal_handler(signal.SIGUSR1, change, 1)
         loop.add_signal_handler(signal.SIGUSR2, change, -1)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's
+            loop.add_signal_handler(signal.SIGHUP, _end)
+
+
+def _end() -> None:
+    raise web.GracefulExit
 
 
 def _check(options: argparse.Namespace) -> int:

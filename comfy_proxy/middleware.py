@@ -88,7 +88,7 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
     """See the module. Cancellation passes through; no other exception does, redirects apart."""
     if _belongs_to_host(request):
         return await handler(request)
-    request[REQUEST_ID] = _request_id(request)
+    request[REQUEST_ID] = _request_id(request, request.app[SETTINGS])
     traceparent = valid_traceparent(request.headers.get("traceparent"))
     with request.app[LOGS].current(), traced(Trace(request[REQUEST_ID], traceparent)):
         return await _recorded(request, handler)
@@ -201,9 +201,12 @@ def _broken_off(request: web.Request, error: Exception) -> web.StreamResponse:
     return answer
 
 
-def _request_id(request: web.Request) -> str:
+def _request_id(request: web.Request, settings: Settings) -> str:
+    """The client's if it is sane, and no key: it goes into every log and to the instances."""
     given = request.headers.get("X-Request-ID", "")
-    return given if _SANE_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
+    if _SANE_ID.fullmatch(given) and not any(key in given for key in settings.api_keys):
+        return given
+    return f"{random.getrandbits(128):032x}"
 
 
 async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> None:

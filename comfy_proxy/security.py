@@ -12,7 +12,7 @@ import ipaddress
 import re
 from collections.abc import Collection
 from functools import lru_cache
-from urllib.parse import unquote_plus
+from urllib.parse import quote, quote_plus, unquote_plus
 
 from aiohttp import hdrs, web
 from yarl import URL
@@ -193,6 +193,15 @@ def cookie_value(key: str) -> str:
     """What the cookie holds: proves the key, but is not the key, and works nowhere else."""
     secret = key.encode("utf-8", "surrogateescape")
     return hmac.new(secret, b"comfy-proxy cookie 1", hashlib.sha256).hexdigest()
+
+
+def forms_of(keys: Collection[str]) -> set[str]:
+    """All texts that stand for one of ``keys``: as they are, in a URL, in our cookie."""
+    return {
+        form
+        for key in keys
+        for form in (key, quote(key), quote(key, safe=""), quote_plus(key), cookie_value(key))
+    }
 
 
 def bearer_token(authorization: str) -> str | None:

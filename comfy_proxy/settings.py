@@ -131,7 +131,10 @@ def _origins(text: str) -> tuple[str, ...]:
 
 
 def _path(text: str) -> Path:
-    return Path(text.strip()).expanduser()
+    try:
+        return Path(text.strip()).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r} names the home of a user that there is not") from None
 
 
 def _directory(text: str) -> Path:

@@ -57,8 +57,9 @@ async def until_ready(url: str, process: asyncio.subprocess.Process) -> None:
     pytest.fail("the process ended before it was ready")
 
 
-async def test_serve_answers_until_it_is_told_to_end(workers: Pair) -> None:
-    """``comfy-proxy serve`` listens where it is told and ends with 0 on SIGTERM."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_serve_answers_until_it_is_told_to_end(workers: Pair, number: int) -> None:
+    """``comfy-proxy serve`` listens where it is told and ends with 0 on a signal."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "comfy_proxy", "serve"),
@@ -66,11 +67,23 @@ async def test_serve_answers_until_it_is_told_to_end(workers: Pair) -> None:
         stderr=asyncio.subprocess.PIPE,
     )
     await until_ready(f"http://127.0.0.1:{port}", process)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, log = await process.communicate()
     assert process.returncode == 0
     assert f"comfy_proxy {__version__}" in log.decode()
     assert "Traceback" not in log.decode()
+
+
+async def test_it_runs_without_standard_streams(workers: Pair) -> None:
+    """As some service managers start it: its own sockets must not get their numbers."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *("sh", "-c", f"exec {sys.executable} -m comfy_proxy serve <&- >&- 2>&-"),
+        env=environment(workers, PORT=str(port)),
+    )
+    await until_ready(f"http://127.0.0.1:{port}", process)
+    process.send_signal(signal.SIGTERM)
+    assert await process.wait() == 0
 
 
 async def test_a_signal_before_it_is_ready_does_not_end_it(workers: Pair) -> None:

@@ -28,6 +28,7 @@ from loguru import logger
 from comfy_proxy.logs.entry import LEVELS, Entry
 from comfy_proxy.logs.lines import Redaction
 from comfy_proxy.logs.log_writer import LogWriter
+from comfy_proxy.security import forms_of
 from comfy_proxy.tracing import TRACE, Trace, subject
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class AppLogs:
         self._writer = LogWriter(
             directory=self._settings.log_directory,
             console=console,
-            redaction=Redaction(self._settings.api_keys),
+            redaction=Redaction(forms_of(self._settings.api_keys)),
         )
         self._writer.start()
         if owns_process:
@@ -103,9 +104,7 @@ class AppLogs:
         """Stop to listen, write what is left."""
         if self._writer is None:
             return
-        if self._handler_id is not None:
-            logger.remove(self._handler_id)
-            self._handler_id = None
+        self._stop_listening()
         for source in _AIOHTTP:
             source.removeFilter(self._standard.overhear)
             if self._owns_process:
@@ -120,7 +119,7 @@ class AppLogs:
             raise ValueError(f"{level!r} is none of {', '.join(LEVELS)}.")
         self.level = level
         if self._handler_id is not None:
-            logger.remove(self._handler_id)
+            self._stop_listening()
             self._listen()
         if self._writer is not None:
             message = f"the log level is {level} now"  # no error, and yet always written
@@ -153,12 +152,10 @@ class AppLogs:
         """Whether lines of that level are written now."""
         return LEVELS.index(level) <= LEVELS.index(self.level)
 
-    def is_mine(self, name: str) -> bool:
-        """Whether a line that module ``name`` logs in this context belongs here."""
+    def is_mine(self) -> bool:
+        """Whether what is logged in this context belongs here."""
         current = _CURRENT.get()
-        if self._owns_process:
-            return current is None or current is self
-        return current is self and name.partition(".")[0] in (_OURS, "aiohttp")
+        return current is self or (self._owns_process and current is None)
 
     def _listen(self) -> None:
         # The format is empty: but for exceptions loguru formats nothing on the caller's side.
@@ -174,12 +171,20 @@ class AppLogs:
             for source in _AIOHTTP:
                 source.setLevel(_TO_LOGURU[self.level])
 
+    def _stop_listening(self) -> None:
+        if self._handler_id is not None:
+            with suppress(ValueError):  # the host has removed all there were, ours too
+                logger.remove(self._handler_id)
+            self._handler_id = None
+
     def _take(self, message: Any) -> None:
         """A line of loguru."""
         record = message.record
         name = record["name"] or ""
-        if self._writer is None or not self.is_mine(name):
+        if self._writer is None or not self.is_mine():
             return
+        if not self._owns_process and name.partition(".")[0] != _OURS:
+            return  # the host's, or what it has sent here from the standard library's
         exception = record["exception"]
         self._writer.put(
             Entry(
@@ -203,13 +208,14 @@ class _FromLogging(logging.Handler):
         self._logs = logs
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self._logs.is_mine(record.name):
+        if not self._logs.is_mine():
             return
         error = record.exc_info[1] if record.exc_info else None
         level, message = _level(record.levelno), record.getMessage()
-        if isinstance(error, HttpProcessingError):  # a client that speaks no HTTP: not our fault
-            what = error.message.partition("\n")[0].rstrip(":")  # below that are the client's words
-            level, message, error = "warn", f"{message}: {error.code} {what}", None
+        if isinstance(error, HttpProcessingError):
+            # A client that speaks no HTTP: not our fault. What the error says are the client's own
+            # words, a cookie that is too long for instance.
+            level, message, error = "warn", f"{message}: {error.code} {type(error).__name__}", None
         entry = Entry(
             time_s=record.created,
             level=level,

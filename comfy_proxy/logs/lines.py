@@ -17,15 +17,19 @@ SERVICE = "comfy_proxy"
 Line = dict[str, Any]
 """Keys as in the files; values are those of JSON, free of secrets."""
 MAX_TEXT = 8192
-"""Of one value: nobody reads more, and a body does not belong into a log."""
+"""Of one value, in characters: nobody reads more, and a body does not belong into a log."""
+_LIMITS = {"message": 4096, "path": 1024, "user_agent": 256, "method": 64}
+"""Of what any client may choose: lines must not push all others out of the files."""
 
 _NOT_DETAILS = {"timestamp", "level", "service", "message", "logger", "exception"}
 _NUMBERS = (bool, int, float)
 _LEAST_IMAGE_DATA = 256
 _IMAGE_DATA = re.compile(
-    rf"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=_-]+|[A-Za-z0-9+/]{{{_LEAST_IMAGE_DATA},}}={{0,2}}"
+    r"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=_-]+"
+    rf"|[A-Za-z0-9+/_-]{{{_LEAST_IMAGE_DATA},}}={{0,2}}"
+    r"|(?:[A-Za-z0-9+/]{60,76}\r?\n){4,}[A-Za-z0-9+/]*={0,2}"  # MIME's (RFC 2045, 6.8)
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _COLOURS = {"error": "\x1b[31m", "warn": "\x1b[33m", "info": "", "debug": "\x1b[2m"}
 _GREY, _RESET = "\x1b[90m", "\x1b[0m"
 
@@ -37,23 +41,27 @@ class Redaction:
         alternatives = "|".join(re.escape(one) for one in sorted(secrets, key=len, reverse=True))
         self._secrets = re.compile(alternatives) if alternatives else None
 
-    def text(self, text: str) -> str:
-        """``text`` without them, no longer than MAX_TEXT and writable as UTF-8."""
+    def text(self, text: str, limit: int = MAX_TEXT) -> str:
+        """``text`` without them, not much longer than ``limit`` and writable as UTF-8.
+
+        Of a longer one beginning and end are kept: the end of a stack trace says what it was.
+        """
         if self._secrets:  # before it is cut: half a key is one too many
             text = self._secrets.sub("<secret>", text)
-        if len(text) > MAX_TEXT:
-            text = f"{text[:MAX_TEXT]}… ({len(text)} characters)"
+        if len(text) > limit:
+            half = limit // 2
+            text = f"{text[:half]} … ({len(text)} characters) … {text[-half:]}"
         if not text.isascii():  # aiohttp makes surrogates of bytes that are no UTF-8
             text = text.encode("utf-8", "backslashreplace").decode()
         if len(text) >= _LEAST_IMAGE_DATA or ";base64," in text:
             text = _IMAGE_DATA.sub("<data>", text)
         return text
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: Any, limit: int = MAX_TEXT) -> Any:
         """``value`` as JSON can hold it."""
         if value is None or isinstance(value, _NUMBERS):
             return value
-        return self.text(value if isinstance(value, str) else str(value))
+        return self.text(value if isinstance(value, str) else str(value), limit)
 
 
 def line_of(entry: Entry, redaction: Redaction) -> Line:
@@ -62,13 +70,13 @@ def line_of(entry: Entry, redaction: Redaction) -> Line:
         "timestamp": _time(entry.time_s),
         "level": entry.level,
         "service": SERVICE,
-        "message": redaction.text(entry.message),
+        "message": redaction.text(entry.message, _LIMITS["message"]),
         "logger": entry.logger,
         **_context(entry),
     }
     for key, value in entry.fields.items():
         if value is not None and key not in line:
-            line[key] = redaction.value(value)
+            line[key] = redaction.value(value, _LIMITS.get(key, MAX_TEXT))
     if entry.exception is not None:
         line["exception"] = redaction.text(stack_trace(entry.exception))
     return line
@@ -111,6 +119,7 @@ def _second(time_s: int) -> str:
 
 
 def _context(entry: Entry) -> Mapping[str, Any]:
+    """Both are checked when they come: no keys, no controls."""
     if entry.trace is None:
         return {}
     context = {"request_id": entry.trace.request_id}

@@ -19,13 +19,20 @@ RETRY_S = 10.0
 
 
 class _Handler(RotatingFileHandler):
-    """Flushed once a batch; errors are raised to whoever writes."""
+    """Flushed once a batch; errors are raised to whoever writes. A file that cannot be renamed (in
+    a directory that is not ours) grows on rather than not being written."""
 
     def flush(self) -> None:
         pass
 
     def flush_batch(self) -> None:
         super().flush()
+
+    def doRollover(self) -> None:  # noqa: N802 - logging's name
+        try:
+            super().doRollover()
+        except OSError:
+            self.stream = self.stream or self._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         raise  # it is called by emit(), inside an except clause
@@ -41,6 +48,13 @@ class LogFile:
         self.dropped = 0
         self.error: OSError | None = None
 
+    def prepare(self, now_s: float) -> None:
+        """Make the file, so that whoever follows it finds it; or find out that it cannot be."""
+        try:
+            self._open(now_s)
+        except OSError as error:
+            self._fails(error, now_s)
+
     def write(self, lines: list[str], now_s: float) -> bool:
         """Write whole lines, all or none; ``now_s`` is monotonic. Never raises for the disk."""
         if not lines:
@@ -54,11 +68,14 @@ class LogFile:
                 self.error = None
                 return True
         except OSError as error:
-            self.error = error
-            self._retry_at_s = now_s + RETRY_S
-            self.close()
+            self._fails(error, now_s)
         self.dropped += len(lines)
         return False
+
+    def _fails(self, error: OSError, now_s: float) -> None:
+        self.error = error
+        self._retry_at_s = now_s + RETRY_S
+        self.close()
 
     def close(self) -> None:
         handler, self._handler = self._handler, None
@@ -75,6 +92,8 @@ class LogFile:
             if now_s < self._retry_at_s:
                 return None
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and not self.path.is_file() and not self.path.is_char_device():
+                raise OSError(f"{self.path} is no file")  # a pipe would hold us up for good
             torn = _ends_in_mid_line(self.path)
             self._handler = _Handler(
                 self.path, maxBytes=MAX_BYTES, backupCount=BACKUPS, encoding="utf-8"

@@ -78,11 +78,18 @@ class LogWriter:
             self._stopping.set()
             self._queue.put(None)
             self._thread.join(STOP_TIMEOUT_S)
+            if self._thread.is_alive():
+                left = self._queue.qsize()
+                self._refused += left
+                self._print([f"comfy-proxy: {left} lines of the log were not written in time"])
             self._thread = None
 
     # --- in the thread ------------------------------------------------------------------
 
     def _run(self) -> None:
+        for file in self._files:
+            file.prepare(time.monotonic())
+        self._tell_of_failures()
         go_on = True
         while go_on:
             batch, go_on = self._next_batch()
@@ -149,10 +156,16 @@ class LogWriter:
     def _tell_of_failures(self) -> None:
         """A disk that fails is told where it can be: on the console, once."""
         problems = {
-            f"comfy-proxy: the log cannot be written: {file.error}"
+            f"comfy-proxy: the log cannot be written (LOG_DIRECTORY): {file.error}"
             for file in self._files
             if file.error is not None
         }
         if new := sorted(problems - self._told):
-            (self._console or Console(sys.stderr)).write(new)
+            self._print(new)
         self._told = problems
+
+    def _print(self, lines: list[str]) -> None:
+        if self._console is not None:
+            self._console.write(lines)
+        elif sys.stderr is not None:  # it is where there was none at the start
+            Console(sys.stderr).write(lines)

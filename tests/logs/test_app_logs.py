@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.http_exceptions import LineTooLong
 from log_entries import entry, lines
 from loguru import logger
 from request_example import request_record
@@ -119,6 +121,46 @@ def test_the_host_s_aiohttp_is_heard_as_before(
     assert not any(logs.written.values())
 
 
+def test_a_host_may_remove_all_of_loguru_s_handlers(logs: AppLogs) -> None:
+    """Ours is among them: the end is orderly, and a change of the level brings it back."""
+    logger.remove()
+    logs.set_level("debug")
+    with logs.current():
+        ours.debug("heard again")
+    logger.remove()
+    assert [line["message"] for line in combined(logs)][-1] == "heard again"
+
+
+def test_a_host_that_sends_logging_to_loguru_doubles_nothing(logs: AppLogs) -> None:
+    """What aiohttp says to us comes once, though the host's own handler says it to loguru too."""
+
+    class Intercept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            theirs = logger.patch(lambda line: line.update(name=record.name))
+            theirs.log(record.levelname, record.getMessage())
+
+    handler = Intercept()
+    logging.getLogger("aiohttp").addHandler(handler)
+    try:
+        with logs.current():
+            logging.getLogger("aiohttp.client").error("once")
+    finally:
+        logging.getLogger("aiohttp").removeHandler(handler)
+    assert [line["message"] for line in combined(logs)] == ["once"]
+
+
+def test_malformed_http_is_told_without_its_words(logs: AppLogs) -> None:
+    """They may be a cookie that was too long."""
+    try:
+        raise LineTooLong(b"comfy_proxy_key=secret", 8190)
+    except LineTooLong:
+        with logs.current():
+            logging.getLogger("aiohttp.server").exception("Error handling request")
+    (line,) = combined(logs)
+    assert (line["level"], line["message"]) == ("warn", "Error handling request: 400 LineTooLong")
+    assert "secret" not in json.dumps(line)
+
+
 def test_each_failed_request_has_its_line(logs: AppLogs) -> None:
     """However alike they are: each has an id of its own by which somebody may look for it."""
     for number in range(50):
@@ -212,6 +254,40 @@ def test_a_file_that_was_taken_away_is_made_anew(tmp_path: Path, moved: bool) ->
     file.close()
     assert path.read_text() == "two\n"
     assert file.dropped == 0
+
+
+def test_a_file_that_cannot_be_renamed_grows_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory is somebody else's: no rotation is better than no lines."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(log_file, "MAX_BYTES", 100)
+    monkeypatch.setattr(os, "rename", refuse)
+    file = LogFile(tmp_path / "combined.log")
+    for number in range(20):
+        assert file.write([f"{number:02} " + "x" * 40], 0.0)
+    file.close()
+    assert (tmp_path / "combined.log").read_text().count("\n") == 20
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    """Opening it would wait for somebody to read, and all other lines with it."""
+    os.mkfifo(tmp_path / "combined.log")
+    file = LogFile(tmp_path / "combined.log")
+    assert not file.write(["one"], 0.0)
+    assert "is no file" in str(file.error)
+
+
+def test_the_files_are_there_before_the_first_line(tmp_path: Path) -> None:
+    """Whoever follows error.log need not wait for an error."""
+    logs = AppLogs(Settings(log_directory=tmp_path))
+    logs.start()
+    logs.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["combined.log", "error.log"]
 
 
 def test_a_full_disk_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import json
+from urllib.parse import quote, quote_plus
 
 import pytest
 from log_entries import entry
 
 from comfy_proxy.logs.lines import MAX_TEXT, Redaction, as_json, as_text, line_of
+from comfy_proxy.security import cookie_value, forms_of
 from comfy_proxy.tracing import Trace
 
 TRACEPARENT = f"00-{'a' * 32}-{'b' * 16}-01"
@@ -85,10 +88,43 @@ def test_half_a_secret_is_none() -> None:
     assert "key" not in redaction.text("x " * (MAX_TEXT // 2 - 4) + "key-of-some-length" + " y")
 
 
+@pytest.mark.parametrize(
+    "picture",
+    [
+        "iVBORw0KGgo" * 100,
+        base64.urlsafe_b64encode(bytes(range(256)) * 8).decode(),
+        base64.encodebytes(bytes(range(256)) * 8).decode(),
+    ],
+    ids=["plain", "for URLs", "in lines of MIME"],
+)
+def test_base64_is_left_out_however_it_is_written(picture: str) -> None:
+    """No picture belongs into a log."""
+    text = PLAIN.text(f"before {picture} after")
+    assert text.startswith("before <data>")
+    assert len(text) < 100
+
+
+def test_a_key_is_found_in_every_form() -> None:
+    """As it is, in a path, in a query, and as the cookie that stands for it."""
+    key = "s3cr%t+Key/w=="
+    redaction = Redaction(forms_of([key]))
+    for form in (key, quote(key), quote(key, safe=""), quote_plus(key), cookie_value(key)):
+        assert redaction.text(f"a {form} b") == "a <secret> b"
+
+
 def test_an_endless_text_is_cut() -> None:
-    """Nobody reads more than some thousand characters."""
-    line = as_json(line_of(entry("x y " * MAX_TEXT), PLAIN))
-    assert len(line) < MAX_TEXT + 300
+    """Nobody reads more than some thousand characters; the end, as of a stack trace, is kept."""
+    error = entry(exception=ValueError("x y " * MAX_TEXT + "the reason"))
+    line = line_of(error, PLAIN)
+    assert len(line["exception"]) < MAX_TEXT + 100
+    assert line["exception"].endswith("the reason")
+
+
+def test_no_client_can_fill_the_disk() -> None:
+    """What anybody may choose is cut shorter: a line is at most a few thousand characters."""
+    long = "x y " * 2000
+    fields = {"path": long, "user_agent": long, "method": long}
+    assert len(as_json(line_of(entry(f"GET {long}", fields=fields), PLAIN))) < 6000
 
 
 def test_a_stack_trace_goes_with_its_error() -> None:
