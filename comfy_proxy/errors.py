@@ -247,9 +247,13 @@ class JobError(ComfyProxyError):
 
 
 class WorkflowError(JobError):
-    """ComfyUI refused the graph or a node of it raised; the message is ComfyUI's own."""
+    """ComfyUI refused the graph or a node of it raised; the message is ComfyUI's own.
+
+    ``node_traceback`` is the node's, with the instance's paths: for the log alone.
+    """
 
     code = "workflow_error"
+    node_traceback: str | None = None
 
 
 class PromptRejectedError(WorkflowError):

@@ -47,7 +47,7 @@ def job_record(job: Job) -> JobRecord:
         instance=job.instance,
         attempts=job.attempts,
         waiting_s=job.waiting_time_s,
-        processing_s=job.processing_time_s,
+        processing_s=job.execution_time_s,
         code=job.error.code if job.error else None,
         message=job.error.message if job.error else None,
     )

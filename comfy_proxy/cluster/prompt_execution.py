@@ -135,9 +135,7 @@ class PromptExecution:
         self.phase = Phase.SUCCEEDED
 
     def _on_execution_error(self, data: Mapping[str, Any]) -> None:
-        text = str(data.get("exception_message") or data.get("exception_type") or "unknown error")
-        message = f"{data.get('node_type')} (node {data.get('node_id')}): {without_paths(text)}"
-        self._fail(WorkflowError(message, details={"type": data.get("exception_type")}))
+        self._fail(node_error(data))
 
     def _on_execution_interrupted(self, data: Mapping[str, Any]) -> None:
         self._fail(InterruptedPromptError("The prompt was interrupted at the instance."))
@@ -170,3 +168,16 @@ class PromptExecution:
     def _fail(self, error: JobError) -> None:
         self.phase = Phase.FAILED
         self.error = error
+
+
+def node_error(data: Mapping[str, Any]) -> WorkflowError:
+    """What an ``execution_error`` says: which node raised what."""
+    text = str(data.get("exception_message") or data.get("exception_type") or "unknown error")
+    error = WorkflowError(
+        f"{data.get('node_type')} (node {data.get('node_id')}): {without_paths(text)}",
+        details={"type": data.get("exception_type")},
+    )
+    lines = data.get("traceback")
+    if isinstance(lines, list):
+        error.node_traceback = "".join(map(str, lines)).rstrip() or None
+    return error

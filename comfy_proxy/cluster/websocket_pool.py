@@ -251,7 +251,7 @@ class WebSocketPool:
         self._in_use.discard(socket)
         if self._closed:
             return
-        logger.info("a websocket to {} ended: {}", self._instance.host, self.state)
+        logger.debug("a websocket to {} ended: {}", self._instance.host, self.state)
         if self._replacement is None or self._replacement.done():
             self._replacement = asyncio.create_task(self._replace())
 

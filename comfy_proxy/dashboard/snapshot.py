@@ -10,8 +10,9 @@ from comfy_proxy.clock import iso
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.dashboard.recent_errors import RecentErrors, shortened
 from comfy_proxy.jobs import views
-from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
+from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.last_hour import Minute
 from comfy_proxy.metrics.live import InstanceState
 from comfy_proxy.metrics.metrics import Metrics
@@ -96,19 +97,22 @@ def _jobs(jobs: JobService, running: list[Job]) -> list[dict[str, Any]]:
 
 
 def _job(job: Job, status: dict[str, Any], jobs: JobService) -> dict[str, Any]:
-    waiting_s = job.waiting_time_s
-    if job.status is JobStatus.PENDING:
-        waiting_s = jobs.clock.monotonic() - job.created_monotonic
+    waiting_s, execution_s = job.waiting_time_s, job.execution_time_s
+    if not job.finished:
+        now, began = jobs.clock.monotonic(), job.executing_since
+        waiting_s = (now if began is None else began) - job.created_monotonic
+        execution_s = None if began is None else now - began
     error = status["error"]
     return {
         **{key: status[key] for key in _SHOWN},
         "error": error and {**error, "message": shortened(error["message"])},
-        "waiting_seconds": None if waiting_s is None else round(waiting_s, 3),
+        "waiting_seconds": rounded(waiting_s),
+        "execution_seconds": rounded(execution_s),
     }
 
 
 _SHOWN = (
-    *("job_id", "type", "status", "progress_percentage", "processing_time_seconds"),
+    *("job_id", "type", "status", "progress_percentage", "attempts"),
     *("queue_position", "comfyui_instance", "result_url"),
 )
 

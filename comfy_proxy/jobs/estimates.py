@@ -1,4 +1,4 @@
-"""How long jobs take, as measured: the ground of every estimate a client is shown."""
+"""How long jobs and clients' prompts take, as measured: the ground of every estimate."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ class Estimates:
     """Mean execution times by job type, from the last hundred of each; seconds."""
 
     def __init__(self) -> None:
-        self._executions: dict[str, deque[float]] = {}
+        self._executions: dict[str | None, deque[float]] = {}
 
-    def record(self, job_type: str, execution_s: float) -> None:
-        """One execution, from ComfyUI's ``execution_start`` to its end."""
+    def record(self, job_type: str | None, execution_s: float) -> None:
+        """One execution, from ComfyUI's ``execution_start`` to its end; None: of a client's own
+        prompt."""
         self._executions.setdefault(job_type, deque(maxlen=_REMEMBERED)).append(execution_s)
 
-    def mean(self, job_type: str) -> float | None:
-        """Of that type; of all types while it was never measured; None before any job ran."""
+    def mean(self, job_type: str | None) -> float | None:
+        """Of that type; None while it was never measured."""
         samples = self._executions.get(job_type)
-        if samples:
-            return fmean(samples)
-        everything = [value for deque_ in self._executions.values() for value in deque_]
+        return fmean(samples) if samples else None
+
+    def mean_of_all(self) -> float | None:
+        """Of whatever was measured; None before anything was."""
+        everything = [value for samples in self._executions.values() for value in samples]
         return fmean(everything) if everything else None

@@ -107,8 +107,8 @@ class JobManager:
         if status is JobStatus.PROCESSING:
             self._begin(job, instance)
         elif status is JobStatus.PENDING:
-            job.instance = job.prompt_id = job.current_node = None
-            job.preview = job.executing_since = None
+            job.instance = job.prompt_id = job.current_node = job.started_at = None
+            job.preview = job.executing_since = job.started_monotonic = None
             job.percentage = 0.0  # the next attempt begins anew
         else:
             self._finish(job, result, error)
@@ -135,6 +135,9 @@ class JobManager:
             job.instance, job.prompt_id, job.percentage, job.current_node, job.preview = new
             if executing and job.executing_since is None:
                 job.executing_since = self._clock.monotonic()
+                logger.bind(instance=instance, prompt_id=prompt_id).info(
+                    "job {} began on {}", job.id, instance
+                )
             self._touch(job)
 
     def delete_job(self, job_id: str) -> Job:
@@ -167,10 +170,8 @@ class JobManager:
     def _begin(self, job: Job, instance: str | None) -> None:
         job.instance = instance
         job.attempts += 1
-        job.started_at = job.started_at or self._clock.now()
-        if job.started_monotonic is None:
-            job.started_monotonic = self._clock.monotonic()
-            job.waiting_time_s = job.started_monotonic - job.created_monotonic
+        job.started_at = self._clock.now()
+        job.started_monotonic = self._clock.monotonic()
 
     def _finish(self, job: Job, result: Picture | None, error: JobFailure | None) -> None:
         now = self._clock.monotonic()
@@ -179,6 +180,12 @@ class JobManager:
         job.preview = None
         if job.started_monotonic is not None:
             job.processing_time_s = now - job.started_monotonic
+        began = job.executing_since
+        if began is None and result is not None:  # its events were missed, not its result
+            began = job.started_monotonic
+        if began is not None:
+            job.waiting_time_s = began - job.created_monotonic
+            job.execution_time_s = now - began
         job.error = error
         if result is not None:
             job.percentage = 100.0
@@ -215,7 +222,7 @@ class JobManager:
 
 
 def elapsed_s(job: Job, clock: Clock) -> float | None:
-    """Processing time so far, or in all once it is finished; None before it began."""
+    """Processing time so far, or in all once it is finished; None while it has no place."""
     if job.processing_time_s is not None or job.started_monotonic is None:
         return job.processing_time_s
     return clock.monotonic() - job.started_monotonic

@@ -16,12 +16,19 @@ from functools import partial
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.errors import ComfyProxyError, DrainingError, JobCancelledError, QueueFullError
+from comfy_proxy.errors import (
+    ComfyProxyError,
+    DrainingError,
+    JobCancelledError,
+    QueueFullError,
+    WorkflowError,
+)
 from comfy_proxy.jobs.estimates import Estimates
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.workflows import WorkflowRegistry
+from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.tracing import about, traced, untraced
 
 
@@ -74,7 +81,7 @@ class JobProcessor:
         if len(self._at_the_door()) + len(self._pending) >= self._max_pending:
             raise QueueFullError(
                 f"{self._max_pending} jobs are waiting already.",
-                retry_after_s=max(1, round(self.estimates.mean("") or 5)),
+                retry_after_s=max(1, round(self.estimates.mean_of_all() or 5)),
             )
 
     def submit(self, job: Job) -> None:
@@ -139,9 +146,7 @@ class JobProcessor:
             try:
                 picture = await self._job_run(job).run()
                 self._manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture)
-                logger.bind(instance=job.instance, prompt_id=job.prompt_id).info(
-                    "job {} completed", job.id
-                )
+                self._log_end(job, "INFO", "completed")
             except ComfyProxyError as error:
                 self._fail(job, error)
             except Exception as error:  # nothing accepted is lost, by our own faults neither
@@ -150,6 +155,23 @@ class JobProcessor:
             except asyncio.CancelledError:
                 self._fail(job, _STOPPED)  # whoever cancelled it: nothing accepted is lost
                 raise
+
+    @staticmethod
+    def _log_end(job: Job, level: str, message: str, error: ComfyProxyError | None = None) -> None:
+        """With what the job has cost; in its own context, whoever ended it."""
+        costs = {
+            "type": job.type,
+            "attempts": job.attempts,
+            "waiting_seconds": rounded(job.waiting_time_s),
+            "processing_seconds": rounded(job.execution_time_s),
+        }
+        with traced(job.trace), about(job_id=job.id):
+            logger.bind(
+                instance=job.instance,
+                prompt_id=job.prompt_id,
+                exception=error.node_traceback if isinstance(error, WorkflowError) else None,
+                **costs,
+            ).log(level, "job {} {}", job.id, message)
 
     def _job_run(self, job: Job) -> JobRun:
         return JobRun(
@@ -166,10 +188,8 @@ class JobProcessor:
             return
         failure = JobFailure(code=error.code, message=error.message, status=error.status)
         self._manager.update_job_status(job.id, JobStatus.FAILED, error=failure)
-        level = "INFO" if error in (_CANCELLED, _STOPPED) else "ERROR"
-        logger.bind(job_id=job.id, instance=job.instance, prompt_id=job.prompt_id).log(
-            level, "job {} failed: {}: {}", job.id, error.code, error.message
-        )
+        level = "INFO" if error is _CANCELLED else "ERROR"
+        self._log_end(job, level, f"failed: {error.code}: {error.message}", error)
 
 
 _CANCELLED = JobCancelledError("The job was cancelled.")

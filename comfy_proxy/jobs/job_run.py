@@ -83,6 +83,7 @@ class JobRun:
 
     def _tell_move(self, target: Instance) -> None:
         job = self._job
+        logger.bind(instance=target.host).info("job {} moved to {}", job.id, target.host)
         self._cluster.tell_prompt(PromptEvent.MOVED, target, job.prompt_id, job_type=job.type)
 
     async def _place(self) -> Placement:
@@ -130,7 +131,7 @@ class JobRun:
                 picture = await run.run()
         finally:
             placement.release()
-        if tracker.execution_s is not None:
+        if tracker.execution_s is not None and tracker.worked:
             self._estimates.record(self._job.type, tracker.execution_s)
         return picture
 
@@ -165,7 +166,11 @@ class JobRun:
 
 
 class _Tracker:
-    """Brings what one prompt reports into its job, and times its execution."""
+    """Brings what one prompt reports into its job, and times its execution.
+
+    ``worked`` is False if all but the output came from ComfyUI's cache: that tells nothing of how
+    long another picture takes.
+    """
 
     def __init__(self, job: Job, instance: Instance, manager: JobManager, cluster: Cluster) -> None:
         self._job = job
@@ -174,10 +179,12 @@ class _Tracker:
         self._clock = cluster.clock
         self._begun: float | None = None
         self.execution_s: float | None = None
+        self.worked = False
 
     def update(self, execution: PromptExecution) -> None:
         if execution.phase is Phase.RUNNING and self._begun is None:
             self._begun = self._clock.monotonic()
+        self.worked |= execution.current_node not in (None, execution.graph.output_node)
         if execution.phase is Phase.SUCCEEDED and self._begun is not None:
             self.execution_s = self._clock.monotonic() - self._begun
         self._manager.update_progress(

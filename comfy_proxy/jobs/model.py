@@ -61,6 +61,10 @@ class JobFailure:
 class Job:
     """One accepted request. Times are UTC, durations seconds; changed by JobManager alone.
 
+    ``started_at`` is when its current attempt got a place at an instance, where it may wait some
+    more: ``executing_since`` is when ComfyUI began with it. Once it has ended ``waiting_time_s``
+    goes from its making to there and ``execution_time_s`` from there to its end (both None if
+    ComfyUI never began), ``processing_time_s`` from ``started_at``.
     ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
     ``trace`` is that of the request which made it. ``result`` is None again when the memory was
     needed (``result_dropped``).
@@ -78,6 +82,7 @@ class Job:
     started_monotonic: float | None = None
     processing_time_s: float | None = None
     waiting_time_s: float | None = None
+    execution_time_s: float | None = None
     instance: str | None = None
     prompt_id: str | None = None
     executing_since: float | None = None  # monotonic; None while it waits at its instance

@@ -1,10 +1,14 @@
 """Where the unfinished jobs stand at one moment: their places in the queue and the time left.
 
-Made once for a whole listing: a thousand waiting jobs cost one walk through the queue.
+Made once for a whole listing: a thousand waiting jobs cost one walk through the queue. Seconds are
+made of measured durations and of what ComfyUI reports, or they are None: before a job's type was
+measured, while no instance is healthy, and for one that takes longer than the others did and
+reports no progress.
 """
 
 from __future__ import annotations
 
+import heapq
 from functools import cached_property
 
 from comfy_proxy.jobs.model import Job
@@ -12,14 +16,13 @@ from comfy_proxy.jobs.service import JobService
 
 
 class Outlook:
-    """Use it at once and throw it away. Seconds are None before any job was measured."""
+    """Use it at once and throw it away."""
 
     def __init__(self, service: JobService) -> None:
         self._processor = service.processor
         self._now = service.clock.monotonic()
-        healthy = sum(instance.healthy for instance in service.cluster.instances)
-        self._instances = max(healthy, 1)
-        self._means: dict[str, float | None] = {}
+        self._healthy = {one.host: one for one in service.cluster.instances if one.healthy}
+        self._means: dict[str | None, float | None] = {}
 
     def queue_position(self, job: Job) -> int | None:
         """1 for the pending job that is next; None for one that does not wait."""
@@ -27,40 +30,68 @@ class Outlook:
         return place[0] if place else None
 
     def remaining_s(self, job: Job) -> float | None:
-        """Until the job is done, from measured durations."""
-        if job in self._running:
-            return self._running[job]
+        """Until the job is done."""
+        at_instances, _ = self._at_instances
+        if job in at_instances:
+            return at_instances[job]
         place = self._waiting.get(job)
         return place[1] if place else None
 
-    def _mean(self, job_type: str) -> float | None:
+    def _mean(self, job_type: str | None) -> float | None:
         if job_type not in self._means:
             self._means[job_type] = self._processor.estimates.mean(job_type)
         return self._means[job_type]
 
+    def _cost_s(self, job_type: str | None) -> float:
+        """What it keeps an instance busy, guessed by all others where it was never measured."""
+        return self._mean(job_type) or self._mean_of_all or 0.0
+
     @cached_property
-    def _running(self) -> dict[Job, float | None]:
-        """An instance executes one prompt at a time: those queued there wait for it."""
+    def _mean_of_all(self) -> float | None:
+        return self._processor.estimates.mean_of_all()
+
+    @cached_property
+    def _at_instances(self) -> tuple[dict[Job, float | None], dict[str, float]]:
+        """The time left for jobs that have a place, and when each healthy instance is free.
+
+        An instance executes one prompt at a time: those queued there wait for it.
+        """
+        prompt_s = self._cost_s(None)
+        free_in_s = {host: one.client_prompts * prompt_s for host, one in self._healthy.items()}
         left: dict[Job, float | None] = {}
-        ahead_s: dict[str | None, float] = {}
         for job in sorted(self._processor.running, key=lambda job: job.executing_since is None):
-            own_s = self._mean(job.type)
-            if own_s is not None:
-                if job.executing_since is not None:
-                    own_s = max(0.0, own_s - (self._now - job.executing_since))
-                own_s = ahead_s[job.instance] = ahead_s.get(job.instance, 0.0) + own_s
-            left[job] = own_s
-        self._backlog_s = sum(ahead_s.values())
-        return left
+            if job.instance not in free_in_s:
+                left[job] = None
+            elif job.executing_since is None:
+                free_in_s[job.instance] += self._cost_s(job.type)
+                known = self._mean(job.type) is not None
+                left[job] = free_in_s[job.instance] if known else None
+            else:
+                left[job] = self._of_executing(job, self._now - job.executing_since)
+                free_in_s[job.instance] += left[job] or 0.0
+        return left, free_in_s
+
+    def _of_executing(self, job: Job, elapsed_s: float) -> float | None:
+        """By its mean; beyond that, or without one, by its own progress."""
+        mean_s = self._mean(job.type)
+        if mean_s is not None and mean_s > elapsed_s:
+            return mean_s - elapsed_s
+        if 0.0 < job.percentage < 100.0:
+            return elapsed_s * (100.0 - job.percentage) / job.percentage
+        return None
 
     @cached_property
     def _waiting(self) -> dict[Job, tuple[int, float | None]]:
-        _ = self._running
-        ahead_s = self._backlog_s
+        """Each takes the instance that is free first."""
+        free = [(seconds, host) for host, seconds in self._at_instances[1].items()]
+        heapq.heapify(free)
         places: dict[Job, tuple[int, float | None]] = {}
         for position, job in enumerate(self._processor.waiting, start=1):
-            own_s = self._mean(job.type)
-            left_s = None if own_s is None else ahead_s / self._instances + own_s
+            left_s = None
+            if free:
+                free_in_s, host = free[0]
+                heapq.heapreplace(free, (free_in_s + self._cost_s(job.type), host))
+                if (own_s := self._mean(job.type)) is not None:
+                    left_s = free_in_s + own_s
             places[job] = position, left_s
-            ahead_s += own_s or 0.0
         return places

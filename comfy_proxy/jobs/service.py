@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
+from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.jobs.availability import Availability
@@ -95,6 +96,7 @@ class JobService:
             request.picture.close()
             raise
         job = self.manager.create_job(request, idempotency_key=idempotency_key)
+        logger.bind(job_id=job.id, type=job.type).info("job {} accepted", job.id)
         self.processor.submit(job)
         return job, True
 

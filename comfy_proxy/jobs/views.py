@@ -27,7 +27,7 @@ def urls(job: Job) -> dict[str, str]:
 def accepted(job: Job, service: JobService) -> dict[str, Any]:
     """The body of a 202."""
     seconds = Outlook(service).remaining_s(job)
-    text = "not known before the first job was measured" if seconds is None else _in_words(seconds)
+    text = "not known yet" if seconds is None else _in_words(seconds)
     return {
         "job_id": job.id,
         "status": str(job.status),

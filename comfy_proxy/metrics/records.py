@@ -19,7 +19,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRecord:
-    """A job that has ended. Seconds are None if it never began; ``code`` and ``message`` say why
+    """A job that has ended. ``waiting_s`` is from its acceptance until ComfyUI began with it,
+    ``processing_s`` from there to its end; None if that never was. ``code`` and ``message`` say why
     it failed. ``instance`` is where it ended, None if that was nowhere."""
 
     id: str

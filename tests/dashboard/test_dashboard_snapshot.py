@@ -106,6 +106,9 @@ async def test_jobs_in_the_order_of_interest(workers: Pair, start_jobs: Start) -
     assert "CUDA out of memory" in shown[4]["error"]["message"]
     assert shown[5]["result_url"] == f"/api/jobs/{completed}/result"
     assert all(job["waiting_seconds"] >= 0 for job in shown)
+    assert [job["execution_seconds"] is None for job in shown] == [False] * 2 + [True] * 2 + [
+        False
+    ] * 2
     assert state["queue"] == {"pending": 2, "processing": 2, "max_concurrent_jobs": 2}
     assert state["totals"] == {"completed": 1, "failed": 1, "cancelled": 0, "prompts": 0}
     (error,) = state["errors"]

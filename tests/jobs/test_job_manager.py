@@ -54,20 +54,27 @@ async def test_get_and_find(manager: JobManager, job: Job) -> None:
 
 
 async def test_times_of_a_life(manager: JobManager, job: Job, clock: ManualClock) -> None:
-    """Waiting and processing are measured apart, and the clock stops at the end."""
+    """Waiting, here and at the instance, and execution are measured apart; the clock stops."""
     await clock.advance(2)
     assert elapsed_s(job, clock) is None
     manager.update_job_status(job.id, JobStatus.PROCESSING, instance="a:1")
     await clock.advance(3)
     assert elapsed_s(job, clock) == 3.0
-    manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture(1))
+    manager.update_progress(
+        job, instance="a:1", prompt_id="p", percentage=0.0, current_node="1", executing=True
+    )
     await clock.advance(4)
-    assert (job.waiting_time_s, job.processing_time_s, elapsed_s(job, clock)) == (2.0, 3.0, 3.0)
+    manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture(1))
+    await clock.advance(5)
+    assert (job.waiting_time_s, job.execution_time_s) == (5.0, 4.0)
+    assert (job.processing_time_s, elapsed_s(job, clock)) == (7.0, 7.0)
     assert (job.instance, job.percentage, job.attempts) == ("a:1", 100.0, 1)
 
 
-async def test_a_second_attempt_begins_anew(manager: JobManager, job: Job) -> None:
-    """Back in pending, nothing of the instance that failed is left; the first start stays."""
+async def test_a_second_attempt_begins_anew(
+    manager: JobManager, job: Job, clock: ManualClock
+) -> None:
+    """Back in pending, nothing of the instance that failed is left, nor of what it took there."""
     manager.update_job_status(job.id, JobStatus.PROCESSING, instance="a:1")
     manager.update_progress(
         job, instance="a:1", prompt_id="p", percentage=40.0, current_node="2", executing=True
@@ -76,9 +83,11 @@ async def test_a_second_attempt_begins_anew(manager: JobManager, job: Job) -> No
     manager.update_job_status(job.id, JobStatus.PENDING)
     left = (job.instance, job.prompt_id, job.current_node, job.preview, job.executing_since)
     assert left == (None,) * 5
-    assert job.percentage == 0.0
+    assert (job.percentage, job.started_at, elapsed_s(job, clock)) == (0.0, None, None)
+    await clock.advance(1)
     manager.update_job_status(job.id, JobStatus.PROCESSING, instance="b:1")
-    assert (job.attempts, job.started_at) == (2, started)
+    assert job.attempts == 2
+    assert job.started_at > started
 
 
 async def test_delete(manager: JobManager, job: Job) -> None:
