@@ -31,6 +31,7 @@ def observe(app: web.Application) -> Metrics:
         instance.observers.append(metrics.record_attempt)
         instance.on_circuit.append(metrics.record_circuit)
     cluster.on_prompt.append(metrics.record_prompt)
+    cluster.on_prompt_end.append(metrics.record_prompt_end)
     cluster.connections.on_wait.append(metrics.record_pool_wait)
     jobs.manager.on_created.append(lambda job: metrics.record_accepted_job(job.type))
     jobs.manager.on_finished.append(lambda job: metrics.record_job(job_record(job)))

@@ -21,7 +21,7 @@ from comfy_proxy.cluster.prompt_execution import Graph
 from comfy_proxy.cluster.prompt_run import OnUpdate, PromptRun
 from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.metrics.records import PromptEvent, PromptRecord
+from comfy_proxy.metrics.records import PromptEnd, PromptEvent, PromptRecord
 from comfy_proxy.observers import tell
 from comfy_proxy.settings import Settings
 from comfy_proxy.tracing import untraced
@@ -75,6 +75,7 @@ class Cluster:
         )
         self.health_checker.on_success.append(self._learn)
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
+        self.on_prompt_end: list[Callable[[PromptEnd], None]] = []
         self._chores: set[asyncio.Task[None]] = set()
         for instance in self.instances:
             instance.on_interruption.append(self.capabilities.forget)

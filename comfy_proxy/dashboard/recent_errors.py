@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from comfy_proxy.clock import Clock, iso
-from comfy_proxy.metrics.records import CircuitRecord, JobRecord, Outcome, RequestRecord
+from comfy_proxy.metrics.records import (
+    CircuitRecord,
+    JobRecord,
+    Outcome,
+    PromptEnd,
+    RequestRecord,
+)
 
 MAX_ERRORS = 30
 MAX_TEXT = 500
@@ -31,6 +37,13 @@ class RecentErrors:
             self._add(
                 job.code or "internal_error", job.instance, f"{message} (job {job.id})", message
             )
+
+    def prompt_ended(self, prompt: PromptEnd) -> None:
+        """Of one of ComfyUI's clients."""
+        if prompt.outcome is Outcome.FAILED:
+            message = shortened(prompt.message or "", MAX_TEXT - 100)
+            text = f"{message} (prompt {prompt.prompt_id})"
+            self._add(prompt.code or "internal_error", prompt.instance, text, message)
 
     def circuit_changed(self, change: CircuitRecord) -> None:
         """Each failed trial opens the circuit again: only the first opening is news."""

@@ -54,6 +54,7 @@ def make_feed(app: web.Application) -> Feed:
     jobs.manager.on_changed.append(feed.changed)
     jobs.manager.on_finished.append(lambda job: errors.job_ended(job_record(job)))
     app[REQUEST_OBSERVERS].append(errors.request_answered)
+    cluster.on_prompt_end += (errors.prompt_ended, feed.changed)
     errors.on_change.append(feed.changed)
     cluster.scheduler.on_change.append(feed.changed)
     for instance in cluster.instances:

@@ -16,7 +16,7 @@ from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.last_hour import Minute
 from comfy_proxy.metrics.live import InstanceState
 from comfy_proxy.metrics.metrics import Metrics
-from comfy_proxy.metrics.records import Outcome, PromptEvent
+from comfy_proxy.metrics.records import Outcome
 from comfy_proxy.version import __version__
 
 MAX_JOBS = 40
@@ -27,7 +27,7 @@ MIN_FINISHED = 10
 def snapshot(jobs: JobService, metrics: Metrics, errors: RecentErrors) -> dict[str, Any]:
     """The ``data`` of a ``state`` event."""
     live = metrics.live()
-    outcomes = metrics.jobs.outcomes()
+    outcomes, prompts = metrics.jobs.outcomes(), metrics.prompts.at_instance(None)
     healthy = all(instance.healthy for instance in live.instances)
     running = jobs.processor.running
     return {
@@ -45,11 +45,8 @@ def snapshot(jobs: JobService, metrics: Metrics, errors: RecentErrors) -> dict[s
             "completed": outcomes[Outcome.COMPLETED],
             "failed": outcomes[Outcome.FAILED],
             "cancelled": outcomes[Outcome.CANCELLED],
-            "prompts": sum(
-                count
-                for (event, _), count in metrics.instances.prompts.items()
-                if event is PromptEvent.FORWARDED
-            ),
+            "prompts_completed": prompts[Outcome.COMPLETED],
+            "prompts_failed": prompts[Outcome.FAILED],
         },
         "jobs": _jobs(jobs, running),
         "last_hour": _last_hour(metrics.last_hour.minutes()),
@@ -122,7 +119,8 @@ def _last_hour(minutes: list[Minute]) -> dict[str, Sequence[float | None]]:
     return {
         "completed": [minute.completed for minute in minutes],
         "failed": [minute.failed for minute in minutes],
-        "prompts": [minute.prompts for minute in minutes],
+        "prompts_completed": [minute.prompts_completed for minute in minutes],
+        "prompts_failed": [minute.prompts_failed for minute in minutes],
         "waiting_seconds": [minute.waiting_mean_s for minute in minutes],
         "processing_seconds": [minute.processing_mean_s for minute in minutes],
     }

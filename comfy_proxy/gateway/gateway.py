@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -19,12 +19,12 @@ from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.marks import file_at
 from comfy_proxy.gateway.prompts.moves import PromptMover
 from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts
+from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state.shared_state import SharedState
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
-from comfy_proxy.tracing import about
 
 T = TypeVar("T")
 
@@ -45,6 +45,7 @@ class Gateway:
         self.state = SharedState(cluster)
         self.events = EventSessions()
         self.mover = PromptMover(self)
+        self.outcomes = PromptOutcomes(self)
         self.moving = MovingPrompts()
         self.history_numbers = HistoryNumbers()
         self._submissions: set[asyncio.Task[Any]] = set()
@@ -66,6 +67,7 @@ class Gateway:
         self.cluster.health_checker.on_success.append(self.mover.answered)
         for instance in self.cluster.instances:
             instance.on_load.append(partial(self.mover.told, instance))
+            instance.on_load.append(partial(self.outcomes.load_changed, instance))
             instance.on_interruption.append(self.mover.doubt)
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
@@ -79,6 +81,7 @@ class Gateway:
         if self._submissions:
             await asyncio.wait(tuple(self._submissions), timeout=SUBMIT_TIMEOUT_S)
         await self.mover.close()
+        await self.outcomes.close()
         await self.files.close()
         await self.state.close()
 
@@ -128,13 +131,25 @@ class Gateway:
             "prompt {} forwarded to {}", prompt.prompt_id, instance.host
         )
         self.mover.add(prompt)
+        self.outcomes.add(prompt)
 
     def prompt_began(self, prompt_id: str, instance: Instance) -> None:
         self.ownership.prompts.record(prompt_id, instance)
         self.mover.began(prompt_id)
+        self.outcomes.began(prompt_id)
 
-    def prompt_ended(self, prompt_id: str) -> None:
+    def prompt_ended(
+        self, prompt_id: str, kind: str, data: Mapping[str, Any], instance: Instance
+    ) -> None:
+        """A frame of that ``kind`` has told it."""
         self.mover.discard(prompt_id)
+        self.outcomes.heard(prompt_id, kind, data, instance)
+
+    def prompts_deleted(self, prompt_ids: Iterable[str] | None = None) -> None:
+        """Clients have deleted these, or all, as far as they wait."""
+        ids = None if prompt_ids is None else tuple(prompt_ids)
+        self.mover.deleted(ids)
+        self.outcomes.deleted(ids)
 
     def files_made(self, output: Any, instance: Instance) -> None:
         """Record who made each file of ``output`` last."""
@@ -153,8 +168,7 @@ class Gateway:
         """The prompt is nowhere, and everywhere shown."""
         prompt = self.moving[prompt_id] = MovingPrompt(prompt_id=prompt_id, queue_entry=queue_entry)
         try:
-            with about(prompt_id=prompt_id):
-                yield prompt
+            yield prompt
         finally:
             self.end_move(prompt)
 

@@ -29,6 +29,7 @@ from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.metrics.durations import rounded
+from comfy_proxy.metrics.records import Outcome, PromptEnd
 from comfy_proxy.tracing import about, traced, untraced
 
 
@@ -55,6 +56,7 @@ class JobProcessor:
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._draining = False
         self.estimates = Estimates()
+        cluster.on_prompt_end.append(self._learn_from)
         cluster.scheduler.backlog = lambda: len(self._pending)
 
     def __repr__(self) -> str:
@@ -121,6 +123,11 @@ class JobProcessor:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks.values())
+
+    def _learn_from(self, prompt: PromptEnd) -> None:
+        """Clients' prompts keep instances busy too: how long one does is part of an estimate."""
+        if prompt.outcome is Outcome.COMPLETED and prompt.processing_s is not None:
+            self.estimates.record(None, prompt.processing_s)
 
     # --- one job -------------------------------------------------------------------------
 

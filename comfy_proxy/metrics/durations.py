@@ -9,6 +9,11 @@ from math import ceil
 
 REMEMBERED = 1000
 PERCENTILES = (50, 95, 99)
+DURATION_BOUNDS_S = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+    *(10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
+)
+"""Of jobs and prompts: from a wait for nobody to a video."""
 
 
 class Durations:

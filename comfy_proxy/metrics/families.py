@@ -62,11 +62,12 @@ def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Metric]:
     )
     yield _counter("job_moves", "Waiting jobs moved to another instance.", "type", _one(jobs.moves))
     yield _histogram(
-        "job_duration_seconds", "Processing time of completed jobs.", f"type {_HOST}",
+        "job_duration_seconds", "From the start of the execution, of completed jobs.",
+        f"type {_HOST}",
         jobs.duration_histograms.items(),
     )  # fmt: skip
     yield _histogram(
-        "job_wait_seconds", "From acceptance to the start of the processing.", "type",
+        "job_wait_seconds", "From acceptance to the beginning of the execution.", "type",
         _one(jobs.wait_histograms),
     )  # fmt: skip
     yield _gauge(
@@ -84,10 +85,23 @@ def _prompts(metrics: Metrics) -> Iterator[Metric]:
     for event, text in helps.items():
         values = [
             ((host,), count)
-            for (what, host), count in metrics.instances.prompts.items()
+            for (what, host), count in metrics.prompts.events.items()
             if what is event
         ]
         yield _counter(f"prompts_{event}", text, _HOST, values)
+    prompts = metrics.prompts
+    yield _counter(
+        "prompts_finished", "Clients' prompts that ended, by outcome and where.",
+        f"outcome {_HOST}", [((str(end), host), n) for (end, host), n in prompts.ends.items()],
+    )  # fmt: skip
+    yield _histogram(
+        "prompt_duration_seconds", "Execution time of completed prompts of clients.", _HOST,
+        _one(prompts.duration_histograms),
+    )  # fmt: skip
+    yield _histogram(
+        "prompt_wait_seconds", "From the acceptance of a client's prompt to its execution.", "",
+        [((), prompts.wait_histogram)],
+    )  # fmt: skip
 
 
 def _http(metrics: Metrics) -> Iterator[Metric]:

@@ -1,4 +1,4 @@
-"""What is counted of the instances: exchanges, prompts, circuits, waits for a connection."""
+"""What is counted of the instances: exchanges, circuits, waits for a connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_proxy.metrics.durations import Durations, Histogram
 from comfy_proxy.metrics.http_figures import REQUEST_BOUNDS_S
 from comfy_proxy.metrics.labels import Bounded
-from comfy_proxy.metrics.records import CircuitRecord, PoolWait, PromptEvent, PromptRecord
+from comfy_proxy.metrics.records import CircuitRecord, PoolWait
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.instance import Attempt
@@ -30,13 +30,11 @@ class InstanceFigures:
         self.attempt_histograms: defaultdict[tuple[str, str], Histogram] = defaultdict(
             partial(Histogram, REQUEST_BOUNDS_S)
         )
-        self.prompts: Counter[tuple[PromptEvent, str]] = Counter()
         self.circuit_changes: Counter[tuple[str, str]] = Counter()
         self.pool_waits = {host: Durations() for host in self.hosts}
         self.pool_histograms = {host: Histogram(WAIT_BOUNDS_S) for host in self.hosts}
         self._kind = Bounded(MAX_KINDS)
         for host in self.hosts:  # a counter that begins at nought shows its first event as a rise
-            self.prompts.update({(event, host): 0 for event in PromptEvent})
             self.circuit_changes.update({(host, state): 0 for state in CIRCUIT_STATES})
 
     def record_attempt(self, attempt: Attempt) -> None:
@@ -47,27 +45,12 @@ class InstanceFigures:
         self.attempts[attempt.instance, kind, attempt.verdict] += 1
         self.attempt_histograms[attempt.instance, kind].record(attempt.duration_s)
 
-    def record_prompt(self, prompt: PromptRecord) -> None:
-        """A client's prompt; those of jobs are counted with the jobs."""
-        self.prompts[prompt.event, prompt.instance] += 1
-
     def record_circuit(self, change: CircuitRecord) -> None:
         self.circuit_changes[change.instance, change.new] += 1
 
     def record_pool_wait(self, wait: PoolWait) -> None:
         self.pool_waits[wait.instance].record(wait.duration_s)
         self.pool_histograms[wait.instance].record(wait.duration_s)
-
-    def prompts_json(self, host: str | None = None) -> dict[str, int]:
-        """Of all instances, or of one."""
-        return {
-            str(event): sum(
-                count
-                for (what, where), count in self.prompts.items()
-                if what is event and host in (None, where)
-            )
-            for event in PromptEvent
-        }
 
     def circuit_json(self, host: str) -> dict[str, int]:
         return {state: self.circuit_changes[host, state] for state in CIRCUIT_STATES}

@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any
 
 from comfy_proxy.errors import JOB_ERROR_CODES
-from comfy_proxy.metrics.durations import Durations, Histogram
+from comfy_proxy.metrics.durations import DURATION_BOUNDS_S, Durations, Histogram
 from comfy_proxy.metrics.labels import Bounded
 from comfy_proxy.metrics.records import JobRecord, Outcome
 
-DURATION_BOUNDS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 MAX_CODES = 64
 
 

@@ -17,7 +17,8 @@ _MINUTE_S = 60
 @dataclass(kw_only=True, slots=True)
 class Minute:
     """What ended within one minute. ``waited`` and ``processed`` count the jobs whose seconds are
-    in the sums; ``errors`` are failed jobs by code, ``faults`` requests answered with 5xx."""
+    in the sums; ``errors`` are failed jobs by code, ``faults`` requests answered with 5xx.
+    ``prompts`` were forwarded."""
 
     index: int
     began_at: datetime
@@ -29,6 +30,8 @@ class Minute:
     processed: int = 0
     processing_s: float = 0.0
     prompts: int = 0
+    prompts_completed: int = 0
+    prompts_failed: int = 0
     requests: int = 0
     faults: int = 0
     errors: Counter[str] = field(default_factory=Counter)

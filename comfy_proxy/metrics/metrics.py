@@ -17,11 +17,13 @@ from comfy_proxy.metrics.instance_figures import InstanceFigures
 from comfy_proxy.metrics.job_figures import JobFigures
 from comfy_proxy.metrics.last_hour import LastHour
 from comfy_proxy.metrics.live import LiveState, LogCounts
+from comfy_proxy.metrics.prompt_figures import PromptFigures
 from comfy_proxy.metrics.records import (
     CircuitRecord,
     JobRecord,
     Outcome,
     PoolWait,
+    PromptEnd,
     PromptEvent,
     PromptRecord,
     RequestRecord,
@@ -53,6 +55,7 @@ class Metrics:
         self.live = live
         self.logs: LogCounts | None = None
         self.instances = InstanceFigures(instances)
+        self.prompts = PromptFigures(self.instances.hosts)
         self.jobs = JobFigures(job_types, self.instances.hosts)
         self.http = HttpFigures()
         self.last_hour = LastHour(clock)
@@ -96,9 +99,15 @@ class Metrics:
             if prompt.event is PromptEvent.MOVED:
                 self.jobs.moves[prompt.job_type] += 1
             return
-        self.instances.record_prompt(prompt)
+        self.prompts.record(prompt)
         if prompt.event is PromptEvent.FORWARDED:
             self.last_hour.current.prompts += 1
+
+    def record_prompt_end(self, end: PromptEnd) -> None:
+        """A client's prompt has ended."""
+        self.prompts.record_end(end)
+        self.last_hour.current.prompts_completed += end.outcome is Outcome.COMPLETED
+        self.last_hour.current.prompts_failed += end.outcome is Outcome.FAILED
 
     def record_request(self, request: RequestRecord) -> None:
         """A request was answered."""

@@ -59,6 +59,20 @@ class PromptRecord:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PromptEnd:
+    """A client's prompt that has ended; as :class:`JobRecord`, seconds are None also where nobody
+    could tell."""
+
+    prompt_id: str
+    outcome: Outcome
+    instance: str
+    waiting_s: float | None
+    processing_s: float | None
+    code: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RequestRecord:
     """One request that was answered. ``path`` is as it came, without the query (which may hold a
     key). ``duration_s`` is to the end of the answer, ``first_byte_s`` to its beginning, None if the

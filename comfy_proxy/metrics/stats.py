@@ -27,7 +27,7 @@ def statistics(metrics: Metrics) -> dict[str, Any]:
         "errors": _errors(metrics, hour),
         "last_hour": _last_hour(hour),
         "instances": [_instance(state, metrics) for state in live.instances],
-        "prompts": metrics.instances.prompts_json(),
+        "prompts": metrics.prompts.totals(),
         "http": metrics.http.as_json(),
         "websockets": {
             "clients": live.sockets.clients,
@@ -101,6 +101,8 @@ def _last_hour(hour: Minute) -> dict[str, Any]:
         "processing_time_mean_seconds": hour.processing_mean_s,
         "waiting_time_mean_seconds": hour.waiting_mean_s,
         "prompts": hour.prompts,
+        "prompts_completed": hour.prompts_completed,
+        "prompts_failed": hour.prompts_failed,
         "requests": hour.requests,
         "requests_failed": hour.faults,
     }
@@ -120,7 +122,7 @@ def _instance(state: InstanceState, metrics: Metrics) -> dict[str, Any]:
         "last_success": iso(state.last_success),
         "check_seconds": rounded(state.response_time_s),
         "jobs": metrics.jobs.at_instance(state.host),
-        "prompts": figures.prompts_json(state.host),
+        "prompts": metrics.prompts.at_instance(state.host),
         "requests": figures.requests_json(state.host),
         "connections": {
             "open": state.pool_open,

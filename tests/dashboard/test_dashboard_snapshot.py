@@ -110,7 +110,13 @@ async def test_jobs_in_the_order_of_interest(workers: Pair, start_jobs: Start) -
         False
     ] * 2
     assert state["queue"] == {"pending": 2, "processing": 2, "max_concurrent_jobs": 2}
-    assert state["totals"] == {"completed": 1, "failed": 1, "cancelled": 0, "prompts": 0}
+    assert state["totals"] == {
+        "completed": 1,
+        "failed": 1,
+        "cancelled": 0,
+        "prompts_completed": 0,
+        "prompts_failed": 0,
+    }
     (error,) = state["errors"]
     assert (error["code"], error["count"]) == ("workflow_error", 1)
     assert failed in error["message"]
@@ -146,10 +152,10 @@ async def test_the_last_hour(workers: Pair, start_jobs: Start) -> None:
     await jobs.ends(await jobs.submit("failing"))
     await post_prompt(jobs, graph(0, 1))
     async with looking(jobs.http) as viewer:
-        hour = (await viewer.state())["last_hour"]
+        hour = (await viewer.until(lambda s: s["totals"]["prompts_completed"]))["last_hour"]
     assert {len(values) for values in hour.values()} == {60}
-    totals = {name: sum(hour[name]) for name in ("completed", "failed", "prompts")}
-    assert totals == {"completed": 3, "failed": 1, "prompts": 1}
+    totals = {name: sum(hour[name]) for name in ("completed", "failed", "prompts_completed")}
+    assert totals == {"completed": 3, "failed": 1, "prompts_completed": 1}
     longest = max(end["processing_time_seconds"] for end in ends)
     assert 0.05 <= max(filter(None, hour["processing_seconds"])) <= longest
     assert 0 < max(filter(None, hour["waiting_seconds"])) < longest

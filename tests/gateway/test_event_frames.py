@@ -77,7 +77,12 @@ def test_an_own_prompt_from_start_to_end() -> None:
     assert one.binary(PNG) == Pass(data=PNG)
     assert one.binary(JPEG) == Pass(data=JPEG, droppable=True)
     end = text("execution_success", {"prompt_id": "p"})
-    assert one.text(end) == Ended(prompt_id="p", frame=Pass(data=end))
+    assert one.text(end) == Ended(
+        prompt_id="p",
+        kind="execution_success",
+        data=json.loads(end)["data"],
+        frame=Pass(data=end),
+    )
     assert one.binary(PNG) is None
 
 
@@ -118,7 +123,12 @@ def test_a_client_that_comes_in_mid_run_gets_the_rest() -> None:
     assert one.binary(PNG) == Pass(data=PNG)
     assert one.binary(own) == Pass(data=own)
     end = text("execution_success", {"prompt_id": "p"})
-    assert one.text(end) == Ended(prompt_id="p", frame=Pass(data=end))
+    assert one.text(end) == Ended(
+        prompt_id="p",
+        kind="execution_success",
+        data=json.loads(end)["data"],
+        frame=Pass(data=end),
+    )
     assert one.binary(PNG) is None
 
 

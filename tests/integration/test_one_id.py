@@ -15,8 +15,7 @@ from job_client import JobClient, form, kill, until
 
 from comfy_proxy.embedded import life
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.keys import GATEWAY
-from comfy_proxy.tracing import subject
+from comfy_proxy.keys import METRICS
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 Start = Callable[..., Awaitable[JobClient]]
@@ -97,20 +96,24 @@ async def test_a_failed_job_is_followed_by_its_id(
 async def test_a_client_s_prompt_is_followed_by_its_id(
     workers: Pair, start_jobs: Start, tmp_path: Path
 ) -> None:
-    """Where it went is told beside the id of the request that brought it."""
+    """Where it went and what it cost is told beside the id of the request that brought it."""
     jobs = await start_jobs(*workers, log_directory=tmp_path / "logs")
     prompt_id = str(uuid.uuid4())
     body = {"prompt": graph(), "prompt_id": prompt_id}
     async with jobs.http.post("/prompt", json=body, headers=IDS) as answer:
         assert answer.status == 200
-    with jobs.http.app[GATEWAY].while_moving(prompt_id, []):
-        assert subject() == {"prompt_id": prompt_id}
+    await until(lambda: jobs.http.app[METRICS].prompts.at_instance(None)["completed"])
     await jobs.http.close()
     combined = lines(tmp_path / "logs" / "combined.log")
-    (told,) = [line for line in combined if line.get("prompt_id") == prompt_id]
-    assert (told["request_id"], told["trace_id"]) == ("mine-1", TRACE_ID)
+    told = [line for line in combined if line.get("prompt_id") == prompt_id]
+    assert {(line["request_id"], line["trace_id"]) for line in told} == {("mine-1", TRACE_ID)}
     (ran,) = [worker.host for worker in workers if prompt_id in worker.submitted]
-    assert told["instance"] == ran
+    assert {line["instance"] for line in told} == {ran}
+    assert [line["message"] for line in told] == [
+        f"prompt {prompt_id} forwarded to {ran}",
+        f"prompt {prompt_id} completed",
+    ]
+    assert told[1]["processing_seconds"] >= 0
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from comfy_proxy.metrics.records import (
     JobRecord,
     Outcome,
     PoolWait,
+    PromptEnd,
     PromptEvent,
     PromptRecord,
 )
@@ -67,6 +68,14 @@ def prompt(event: PromptEvent, **changes: Any) -> PromptRecord:
     return PromptRecord(**{"event": event, "instance": HOSTS[0], "prompt_id": "p", **changes})
 
 
+def prompt_end(outcome: Outcome = Outcome.COMPLETED, **changes: Any) -> PromptEnd:
+    record = {
+        "prompt_id": "p", "outcome": outcome, "instance": HOSTS[0], "waiting_s": 0.5,
+        "processing_s": 2.0,
+    }  # fmt: skip
+    return PromptEnd(**{**record, **changes})
+
+
 def fill(metrics: Metrics, count: int = 200) -> None:
     """Something of everything; the same each time."""
     some = random.Random(7)
@@ -97,5 +106,8 @@ def fill(metrics: Metrics, count: int = 200) -> None:
             )
         )
         metrics.record_prompt(prompt(some.choice(list(PromptEvent)), instance=some.choice(HOSTS)))
+        metrics.record_prompt_end(
+            prompt_end(some.choice(list(Outcome)), instance=some.choice(HOSTS))
+        )
     metrics.record_circuit(CircuitRecord(instance=HOSTS[1], old="closed", new="open", reason="x"))
     metrics.record_pool_wait(PoolWait(instance=HOSTS[1], duration_s=0.7))

@@ -6,7 +6,18 @@ import re
 from typing import Any
 
 import pytest
-from figures import HOSTS, TYPES, attempt, fill, instance_state, job, made_metrics, prompt, request
+from figures import (
+    HOSTS,
+    TYPES,
+    attempt,
+    fill,
+    instance_state,
+    job,
+    made_metrics,
+    prompt,
+    prompt_end,
+    request,
+)
 from manual_clock import ManualClock
 
 from comfy_proxy.cluster.instance import Verdict
@@ -127,10 +138,25 @@ def test_prompts_of_clients_and_of_jobs_are_kept_apart(metrics: Metrics) -> None
     metrics.record_prompt(prompt(PromptEvent.PASSED_OVER))
     metrics.record_prompt(prompt(PromptEvent.MOVED, job_type=TYPES[0]))
     stats = metrics.get_stats()
-    assert stats["prompts"] == {"forwarded": 2, "moved": 1, "passed_over": 1}
-    assert stats["instances"][1]["prompts"] == {"forwarded": 1, "moved": 1, "passed_over": 0}
+    for outcome, seconds in (
+        (Outcome.COMPLETED, 2.0),
+        (Outcome.COMPLETED, 4.0),
+        (Outcome.FAILED, 9),
+    ):
+        metrics.record_prompt_end(prompt_end(outcome, processing_s=seconds))
+    stats = metrics.get_stats()
+    durations = {name: stats["prompts"].pop(name) for name in ("processing_time", "waiting_time")}
+    assert stats["prompts"] == {
+        "forwarded": 2, "moved": 1, "passed_over": 1, "completed": 2, "failed": 1, "cancelled": 0,
+    }  # fmt: skip
+    assert stats["instances"][1]["prompts"] == {
+        "forwarded": 1, "moved": 1, "passed_over": 0, "completed": 0, "failed": 0, "cancelled": 0,
+    }  # fmt: skip
+    assert durations["processing_time"]["mean_seconds"] == 3.0
+    assert durations["waiting_time"]["count"] == 3
     assert stats["jobs"]["moves"] == stats["jobs"]["by_type"][TYPES[0]]["moves"] == 1
-    assert stats["last_hour"]["prompts"] == 2
+    hour = stats["last_hour"]
+    assert (hour["prompts"], hour["prompts_completed"], hour["prompts_failed"]) == (2, 2, 1)
 
 
 def test_requests_and_their_bytes_are_counted(metrics: Metrics) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -62,9 +62,11 @@ class Executed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A prompt of this client is over; its history is there."""
+    """A prompt of this client is over; its history is there. ``data`` is that of the event."""
 
     prompt_id: str
+    kind: str
+    data: Mapping[str, Any] = field(repr=False)
     frame: Pass
 
 
@@ -132,7 +134,7 @@ class FrameReader:
             return self._executed(text, data)
         if kind in _ENDS and isinstance(prompt_id, str) and self._is_own(prompt_id):
             self._own_running = False
-            return Ended(prompt_id=prompt_id, frame=frame)
+            return Ended(prompt_id=prompt_id, kind=kind, data=data, frame=frame)
         return frame
 
     def _is_own(self, prompt_id: str) -> bool:

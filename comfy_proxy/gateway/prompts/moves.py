@@ -229,20 +229,32 @@ class PromptMover:
                 for prompt in self.doubtful.pop(instance):
                     if lost and prompt.instance is instance and prompt not in self._lost:
                         self._lost[prompt] = self._gateway.begin_move(prompt)
+                        with prompt.context():
+                            logger.bind(instance=instance.host).warning(
+                                "prompt {} was lost with {} and will go on elsewhere",
+                                prompt.prompt_id,
+                                instance.host,
+                            )
         for prompt, moving in tuple(self._lost.items()):
             if self._closing.is_set():
                 return
-            if self._known.get(prompt.prompt_id) is not prompt or moving.cancelled:
-                self.discard(prompt.prompt_id)  # deleted
-            elif target := await self._rescuer.rescue(prompt, moving):
-                lost_at, prompt.began = prompt.instance, False
-                logger.warning("prompt {} was lost and goes on", prompt.prompt_id)
-                self._arrived(prompt, target, lost_at)
-                await self._withdraw_if_cancelled(prompt, moving, target)
-            else:
-                continue
-            del self._lost[prompt]
-            self._gateway.end_move(moving)
+            with prompt.context():
+                if await self._rescue(prompt, moving):
+                    del self._lost[prompt]
+                    self._gateway.end_move(moving)
+
+    async def _rescue(self, prompt: ForwardedPrompt, moving: MovingPrompt) -> bool:
+        """True if it is at an instance again, or was deleted."""
+        if self._known.get(prompt.prompt_id) is not prompt or moving.cancelled:
+            self.discard(prompt.prompt_id)  # deleted
+            return True
+        target = await self._rescuer.rescue(prompt, moving)
+        if target is None:
+            return False
+        lost_at, prompt.began = prompt.instance, False
+        self._arrived(prompt, target, lost_at)
+        await self._withdraw_if_cancelled(prompt, moving, target)
+        return True
 
     # --- how ----------------------------------------------------------------------------
 
@@ -256,7 +268,7 @@ class PromptMover:
         """True if it was taken away from ``busy``."""
         target, idle = None, placement.instance
         try:
-            with self._gateway.while_moving(prompt.prompt_id, entry) as moving:
+            with prompt.context(), self._gateway.while_moving(prompt.prompt_id, entry) as moving:
                 if not await self._carrier.take_away(prompt, busy):
                     prompt.settled = self._changed = True  # it stays; the next one may go
                     return False
@@ -270,7 +282,10 @@ class PromptMover:
                 return True
         except asyncio.CancelledError:
             if target is None:
-                logger.error("prompt {} was lost as the proxy ended in mid-move", prompt.prompt_id)
+                with prompt.context():
+                    logger.error(
+                        "prompt {} was lost: the proxy ended in mid-move", prompt.prompt_id
+                    )
             raise
         finally:
             placement.release()
@@ -291,7 +306,9 @@ class PromptMover:
         prompt.instance = target
         self._gateway.cluster.prompt_forwarded(target)
         self._gateway.ownership.prompts.record(prompt.prompt_id, target)
-        logger.info("prompt {} moved to {}", prompt.prompt_id, target.host)
+        logger.bind(instance=target.host).info(
+            "prompt {} moved from {} to {}", prompt.prompt_id, busy and busy.host, target.host
+        )
 
 
 def _report(scout: asyncio.Task[None]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.tracing import TRACE, Trace, about, traced
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -32,7 +34,7 @@ class ForwardedPrompt:
     """A prompt that a client posted. ``headers`` differ by instance: each checks its Origin.
 
     ``instance`` is where it waits or runs (``began``), ``number`` the one that it got there.
-    ``settled``: it is not to be moved any more.
+    ``settled``: it is not to be moved any more. ``trace`` is that of the request that brought it.
     """
 
     prompt_id: str
@@ -45,6 +47,13 @@ class ForwardedPrompt:
     settled: bool = False
     began: bool = False
     number: float = 0
+    trace: Trace | None = field(default_factory=TRACE.get, repr=False)
+
+    @contextmanager
+    def context(self) -> Iterator[None]:
+        """Inside the block log lines are about it, and requests are on behalf of its own."""
+        with traced(self.trace), about(prompt_id=self.prompt_id):
+            yield
 
     @property
     def movable(self) -> bool:

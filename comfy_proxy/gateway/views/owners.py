@@ -96,6 +96,7 @@ async def cancel_job(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
             _, answer = await _find(prompt_id, "POST", path, _was_cancelled, gateway)
         if _was_cancelled(answer):
             gateway.mover.discard(prompt_id)  # it is not lost if its instance is
+            gateway.outcomes.deleted([prompt_id])
         if answer.status != 200 or _was_cancelled(answer) or prompt_id not in moved:
             break
         if prompt_id in gateway.moving:
@@ -152,7 +153,7 @@ async def change_queue(body: native.Body, gateway: Gateway) -> web.StreamRespons
     with gateway.moving.watch() as moved:
         _cancel_moves(moved if everything else ids, gateway)
         answers = await _tell_owners("/queue", "delete", body.json, ids, gateway)
-    gateway.mover.deleted(None if everything else ids)
+    gateway.prompts_deleted(None if everything else ids)
     late = set(moved) if everything else moved.keys() & set(ids)
     if late:
         _cancel_moves(late, gateway)
@@ -180,7 +181,7 @@ async def cancel_jobs(body: native.Body, gateway: Gateway) -> web.StreamResponse
     if worst.status != 200:
         return native.relayed(worst)
     cancelled = any(_was_cancelled(answer) for answer in answers.values())
-    gateway.mover.deleted(ids)
+    gateway.prompts_deleted(ids)
     if late := moved.keys() & set(ids):
         cancelled |= _cancel_moves(late, gateway)
         again = await ask_all(gateway.cluster, "POST", path, json={"job_ids": sorted(late)})

@@ -1,0 +1,56 @@
+"""What is counted of clients' own prompts (those of jobs are counted with the jobs)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from comfy_proxy.metrics.durations import DURATION_BOUNDS_S, Durations, Histogram
+from comfy_proxy.metrics.records import Outcome, PromptEnd, PromptEvent, PromptRecord
+
+
+class PromptFigures:
+    """Since the start, by ``host``. Processing times are those of completed prompts."""
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        self.events: Counter[tuple[PromptEvent, str]] = Counter()
+        self.ends: Counter[tuple[Outcome, str]] = Counter()
+        self.waiting, self.processing = Durations(), Durations()
+        self.duration_histograms: dict[str, Histogram] = {}
+        self.wait_histogram = Histogram(DURATION_BOUNDS_S)
+        for host in hosts:  # a counter that begins at nought shows its first event as a rise
+            self.events.update({(event, host): 0 for event in PromptEvent})
+            self.ends.update({(outcome, host): 0 for outcome in Outcome})
+            self.duration_histograms[host] = Histogram(DURATION_BOUNDS_S)
+
+    def record(self, prompt: PromptRecord) -> None:
+        """It was forwarded or moved, or an instance passed over."""
+        self.events[prompt.event, prompt.instance] += 1
+
+    def record_end(self, end: PromptEnd) -> None:
+        """It has ended."""
+        self.ends[end.outcome, end.instance] += 1
+        if end.waiting_s is not None:
+            self.waiting.record(end.waiting_s)
+            self.wait_histogram.record(end.waiting_s)
+        if end.processing_s is not None and end.outcome is Outcome.COMPLETED:
+            self.processing.record(end.processing_s)
+            self.duration_histograms[end.instance].record(end.processing_s)
+
+    def totals(self) -> dict[str, Any]:
+        """The JSON of all of them."""
+        return {
+            **self.at_instance(None),
+            "processing_time": self.processing.as_json(),
+            "waiting_time": self.waiting.as_json(),
+        }
+
+    def at_instance(self, host: str | None) -> dict[str, int]:
+        """The counts of one instance; of all for None."""
+        result = {str(what): 0 for what in (*PromptEvent, *Outcome)}
+        for counter in (self.events, self.ends):
+            for (what, where), count in counter.items():
+                if host in (None, where):
+                    result[what] += count
+        return result
