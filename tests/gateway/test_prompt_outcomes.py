@@ -21,6 +21,7 @@ from prompts_front import (
     until,
 )
 
+from comfy_proxy.gateway.prompts.outcomes import WatchedPrompt
 from comfy_proxy.keys import CLUSTER, GATEWAY, METRICS
 from comfy_proxy.metrics.records import Outcome, PromptEnd
 
@@ -59,7 +60,7 @@ async def test_a_completed_prompt(
     prompt_id = await submit(proxy, heard, graph(0.05), lambda: ends)
     (end,) = ends
     assert (end.prompt_id, end.outcome, end.code) == (prompt_id, Outcome.COMPLETED, None)
-    assert [end.instance] == [one.host for one in workers if prompt_id in one.executed]
+    assert [end.instance] == [one.host for one in workers if prompt_id in one.started]
     assert end.processing_s is not None
     assert end.processing_s >= 0.05
     assert end.waiting_s is not None
@@ -123,19 +124,17 @@ async def test_a_moved_prompt_ends_where_it_ran(
     await until(lambda: len(ends) == 3)
 
 
-async def test_one_whose_history_is_gone_is_not_watched_for_ever(
-    proxy: TestClient, workers: Workers, ends: list[PromptEnd]
+async def test_one_that_left_no_history_is_not_watched_for_ever(
+    proxy: TestClient, ends: list[PromptEnd]
 ) -> None:
-    """A client that tidies up before anybody looked: how it ended nobody knows; it is let go."""
+    """A client deleted it before anybody looked: how it ended nobody knows; it is let go."""
     gateway = proxy.app[GATEWAY]
-    (blocker,) = await pile_up(proxy, workers, 1)
-    workers[0].faults.answers = {"/history": "500"}
-    await interrupt(proxy, blocker)
-    await until(lambda: not workers[0].queue_remaining)
-    workers[0].faults.clear()
-    async with proxy.post("/history", json={"clear": True}) as answer:
-        assert answer.status == 200
-    gateway.outcomes.load_changed(gateway.cluster.instances[0])
+    instance = gateway.cluster.instances[0]
+    gateway.ownership.prompts.record("gone", instance)
+    gateway.outcomes._watched["gone"] = WatchedPrompt(
+        prompt_id="gone", client_id=None, trace=None, accepted_at=0.0
+    )
+    gateway.outcomes.load_changed(instance)
     await until(lambda: not gateway.outcomes._watched)
     assert ends == []
 
