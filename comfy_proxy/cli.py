@@ -13,6 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 from loguru import logger
+from yarl import URL
 
 from comfy_proxy.app import create_app
 from comfy_proxy.check import check_instances
@@ -85,7 +86,14 @@ def _run(app: web.Application, settings: Settings) -> int:
     warning = listening_warning(settings)
     if warning:
         logger.warning(warning)
-    logger.info("comfy_proxy {}: {!r}", __version__, settings)
+    instances = ", ".join(map(str, settings.instances))
+    logger.info("comfy_proxy {} in front of {}", __version__, instances)
+
+    def tell_address(_: str) -> None:
+        url = URL.build(scheme="http", host=settings.host, port=settings.port)
+        logs = settings.log_directory and settings.log_directory.absolute()
+        logger.info("listening on {}; dashboard: {}; logs: {}", url, url / "dashboard", logs)
+
     try:
         web.run_app(
             app,
@@ -96,7 +104,7 @@ def _run(app: web.Application, settings: Settings) -> int:
             # For what is still being sent when the jobs have ended or had their grace period:
             # a client that has stopped reading holds up nobody for longer.
             shutdown_timeout=settings.shutdown_timeout_s,
-            print=None,
+            print=tell_address,
             loop=_event_loop(),
         )
     except OSError as error:

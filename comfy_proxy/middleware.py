@@ -18,6 +18,7 @@ from loguru import logger
 
 from comfy_proxy import security
 from comfy_proxy.cors import allow_origins
+from comfy_proxy.counted_response import send_if_large
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
 from comfy_proxy.gateway import policies, routes
 from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
@@ -27,6 +28,7 @@ from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC, AllTraffic
 from comfy_proxy.gateway.target import request_target
 from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS
 from comfy_proxy.logs import AppLogs
+from comfy_proxy.metrics.records import OURS
 from comfy_proxy.observers import tell
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
@@ -120,7 +122,8 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         refused = security.check(request, request.app[SETTINGS])
-        return refused or await _ours_or_forwarded(request, handler)
+        answer = refused or await _ours_or_forwarded(request, handler)
+        return await send_if_large(request, answer)
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
@@ -132,7 +135,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[POLICY] = "ours"
+    request[POLICY] = OURS
     if _has_handler(request):
         try:
             return await handler(request)

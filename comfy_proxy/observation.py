@@ -82,6 +82,7 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         healthy=instance.healthy and instance.last_success is not None,
         circuit=str(instance.breaker.state),
         consecutive_failures=instance.breaker.consecutive_failures,
+        last_error=instance.last_error,
         active_jobs=instance.active_jobs,
         load=instance.load,
         client_prompts=instance.client_prompts,

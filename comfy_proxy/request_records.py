@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 
 from comfy_proxy.counted_response import CountedResponse
 from comfy_proxy.gateway.answers import CLIENT_CLOSED_REQUEST
-from comfy_proxy.gateway.context import INSTANCE, POLICY, REQUEST_ID
+from comfy_proxy.gateway.context import INSTANCE, POLICY, REASON, REQUEST_ID
 from comfy_proxy.gateway.socket_traffic import TRAFFIC
 from comfy_proxy.metrics.records import RequestRecord
 
@@ -45,6 +45,7 @@ def request_record(
         client=request.remote,
         instance=request.get(INSTANCE),
         request_id=request[REQUEST_ID],
+        reason=request.get(REASON),
     )
 
 

@@ -88,6 +88,7 @@ def _instance(instance: InstanceState) -> dict[str, Any]:
         "last_success": iso(instance.last_success),
         "response_time_ms": None if response_s is None else round(response_s * 1000, 3),
         "consecutive_failures": instance.consecutive_failures,
+        "last_error": instance.last_error,
         "connections": {
             "open": instance.pool_open,
             "in_use": instance.pool_in_use,

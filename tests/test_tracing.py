@@ -40,6 +40,8 @@ def test_a_traceparent_of_w3c_is_valid(header: str) -> None:
         f"{TRACEPARENT} ",
         f"ff-{TRACE_ID}-00f067aa0ba902b7-01",
         f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"{TRACEPARENT}-more-of-it",
         f"cc-{TRACE_ID}-00f067aa0ba902b7-01-{'x' * 512}",
         f"cc-{TRACE_ID}-00f067aa0ba902b7-01-a\nb",
     ],

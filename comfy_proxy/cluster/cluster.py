@@ -10,6 +10,7 @@ from loguru import logger
 
 from comfy_proxy.clock import Clock, SystemClock
 from comfy_proxy.cluster.capabilities import CapabilityCache
+from comfy_proxy.cluster.circuit_breaker import CircuitState
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.health_checker import HealthChecker
@@ -21,7 +22,7 @@ from comfy_proxy.cluster.prompt_execution import Graph
 from comfy_proxy.cluster.prompt_run import OnUpdate, PromptRun
 from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.metrics.records import PromptEnd, PromptEvent, PromptRecord
+from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
 from comfy_proxy.observers import tell
 from comfy_proxy.settings import Settings
 from comfy_proxy.tracing import untraced
@@ -81,6 +82,7 @@ class Cluster:
             instance.on_interruption.append(self.capabilities.forget)
             instance.on_interruption.append(self.object_info.forget)
             instance.on_doubt.append(self.health_checker.look)
+            instance.on_circuit.append(self._circuit_changed)
 
     @property
     def uptime_s(self) -> float:
@@ -102,6 +104,13 @@ class Cluster:
         await self.capabilities.close()
         await self.object_info.close()
         await self.connections.close()
+
+    def _circuit_changed(self, change: CircuitRecord) -> None:
+        left = [instance.host for instance in self.instances if instance.healthy]
+        if change.old == CircuitState.CLOSED and not left:
+            logger.error("no ComfyUI instance is healthy: jobs wait, prompts are refused")
+        elif change.new == CircuitState.CLOSED and left == [change.instance]:
+            logger.warning("the outage is over: {} is healthy again", change.instance)
 
     def prompt_run(self, placement: Placement, graph: Graph, on_update: OnUpdate) -> PromptRun:
         """One attempt at ``graph`` at a place that the scheduler gave."""

@@ -166,7 +166,7 @@ class ComfyUIClient:
                 _require_ok(response, self.instance.host)
             payload = _loads(await _read(response, MAX_JSON_BYTES))
             if response.status == 400 and isinstance(payload, dict):
-                raise PromptRejectedError(_rejection(payload), details={"type": "rejected"})
+                raise PromptRejectedError(rejection(payload), details={"type": "rejected"})
             if not isinstance(payload, dict) or not isinstance(payload.get("prompt_id"), str):
                 raise InvalidAnswerError(f"{self.instance.host}: the prompt got no id.")
             return str(payload["prompt_id"])
@@ -261,7 +261,7 @@ def _loads(body: bytes) -> Any:
         raise InvalidAnswerError("An instance answered something that is not JSON.") from error
 
 
-def _rejection(payload: Mapping[str, Any]) -> str:
+def rejection(payload: Mapping[str, Any]) -> str:
     """ComfyUI's 400 in one sentence: its message, then each node's own complaint."""
     error = payload.get("error")
     parts = [str(error.get("message", "")) if isinstance(error, dict) else str(error)]

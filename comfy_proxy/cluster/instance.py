@@ -75,6 +75,7 @@ class Instance:
         self.last_success: datetime | None = None
         self.response_time_s: float | None = None
         self.check_ok: bool | None = None
+        self.last_error: str | None = None
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_load: list[Callable[[], None]] = []
@@ -161,6 +162,7 @@ class Instance:
         self.last_check = self.last_success = self._clock.now()
         self.check_ok = True
         self.response_time_s = duration_s
+        self.last_error = None
         self.breaker.record_success(trial=True)
 
     def check_failed(self, reason: str) -> None:
@@ -174,7 +176,15 @@ class Instance:
 
     def _fault(self, reason: str, *, trial: bool) -> None:
         if not self.alive_just_now:
+            self.last_error = reason
             self.breaker.record_failure(reason, trial=trial)
+            if self.healthy:
+                logger.bind(instance=self.host).warning(
+                    "instance {}: failure {}: {}",
+                    self.host,
+                    self.breaker.consecutive_failures,
+                    reason,
+                )
             return
         logger.debug("{} is busy, not dead: {}", self.host, reason)
         if trial:

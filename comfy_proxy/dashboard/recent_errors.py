@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_proxy.clock import Clock, iso
 from comfy_proxy.metrics.records import (
+    OURS,
     CircuitRecord,
     JobRecord,
     Outcome,
@@ -17,7 +18,7 @@ from comfy_proxy.metrics.records import (
 MAX_ERRORS = 30
 MAX_TEXT = 500
 """Of a message, in characters: a node's may be a whole stack trace, and all are sent each time."""
-_FAULT = 500
+_INTERNAL_ERROR = 500
 
 
 class RecentErrors:
@@ -52,12 +53,14 @@ class RecentErrors:
 
     def request_answered(self, request: RequestRecord) -> None:
         """Faults as ComfyUI's clients see them; those of one kind are one, with the newest path."""
-        if request.status < _FAULT:
+        if not request.is_fault:
             return
-        if request.policy == "ours" and request.status != _FAULT:
-            return  # how a job ended, or /health during an outage: both are told by themselves
+        if request.policy == OURS and request.status != _INTERNAL_ERROR:
+            return  # how a job ended, which is told by itself
         code = f"http_{request.status}"
         message = f"{request.method} {request.path} was answered with {request.status}"
+        if request.reason is not None:
+            message += f": {request.reason.partition(': ')[2]}"
         self._add(code, request.instance, message, request.method)
 
     def newest_first(self) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
-from comfy_proxy.counted_response import CountedResponse
+from comfy_proxy.counted_response import LARGE, CountedResponse
 from comfy_proxy.gateway.context import REQUEST_ID
 
 CLIENT_CLOSED_REQUEST = 499
@@ -62,7 +62,11 @@ class WholeAnswer(ForwardedResponse):
         return await super().prepare(request)
 
     async def write_eof(self, data: bytes = b"") -> None:
-        await super().write_eof(self.body if self._is_sent else b"")
+        if self._is_sent and len(self.body) >= LARGE:
+            await self.write_in_pieces(self.body)
+            await super().write_eof()
+        else:
+            await super().write_eof(self.body if self._is_sent else b"")
 
 
 def abort(request: web.Request, answer: web.StreamResponse) -> None:

@@ -16,6 +16,10 @@ POLICY: web.RequestKey[str] = web.RequestKey("comfy_proxy.policy", str)
 """Who was to answer: ``ours``, or the policy of its row in ``routes.py``."""
 
 
+REASON: web.RequestKey[str] = web.RequestKey("comfy_proxy.reason", str)
+"""Why it was answered with an error, for the access log: the error's own words."""
+
+
 class Stoppable(Protocol):
     """A client's WebSocket that is served."""
 

@@ -9,7 +9,7 @@ from aiohttp import hdrs, web
 from loguru import logger
 
 from comfy_proxy.errors import ComfyProxyError, MethodNotAllowedError, UnauthorizedError
-from comfy_proxy.gateway.context import REQUEST_ID
+from comfy_proxy.gateway.context import REASON, REQUEST_ID
 
 MUCH_UNREAD = 1_048_576
 """Bytes of a refused body that are worth reading to keep the connection."""
@@ -35,8 +35,7 @@ def error_response(request: web.Request, error: Exception) -> web.Response:
 
 
 def _of_ours(request: web.Request, error: ComfyProxyError) -> web.Response:
-    if error.status >= 500:
-        logger.warning("{} answered {}: {}", request[REQUEST_ID], error.status, error.message)
+    request[REASON] = f"{error.code}: {error.message}"
     answer = _json(request, error.status, error.message, error.code, error.details)
     if error.retry_after_s is not None:
         answer.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)

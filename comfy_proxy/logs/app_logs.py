@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 _TO_LOGURU = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
 _OURS = "comfy_proxy"
-_FAULT = 500
 _AIOHTTP = (  # its access log is not among them: ours has a line for each request
     aiohttp_log.client_logger,
     aiohttp_log.internal_logger,
@@ -138,7 +137,7 @@ class AppLogs:
 
     def record_request(self, request: RequestRecord) -> None:
         """The access log: a line for each request, faults of ours or an instance's as warnings."""
-        level = "info" if request.status < _FAULT else "warn"
+        level = "warn" if request.is_fault else "info"
         if self._writer is not None and self.takes(level):
             time_s, trace = time.time(), TRACE.get()
             self._writer.put(partial(access_entry, request, level, time_s, trace))
@@ -259,6 +258,7 @@ def access_entry(request: RequestRecord, level: str, time_s: float, trace: Trace
             "client": request.client,
             "instance": request.instance,
             "policy": request.policy,
+            "reason": request.reason,
         },
         trace=trace,
     )

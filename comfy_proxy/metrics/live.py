@@ -11,13 +11,14 @@ from typing import Protocol
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstanceState:
     """One instance now; ``healthy`` is what ``/health`` calls so, ``client_prompts`` those of the
-    load that are none of our jobs'."""
+    load that are none of our jobs', ``last_error`` what went wrong since a check passed."""
 
     id: str
     host: str
     healthy: bool
     circuit: str
     consecutive_failures: int
+    last_error: str | None
     active_jobs: int
     load: int
     client_prompts: int

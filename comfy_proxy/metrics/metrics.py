@@ -33,8 +33,6 @@ from comfy_proxy.metrics.stats import statistics
 if TYPE_CHECKING:
     from comfy_proxy.cluster.instance import Attempt
 
-_FAULT = 500
-
 
 class Metrics:
     """One for each application. ``live`` tells how things stand when somebody asks.
@@ -114,7 +112,7 @@ class Metrics:
         self.http.record(request)
         minute = self.last_hour.current
         minute.requests += 1
-        minute.faults += request.status >= _FAULT
+        minute.faults += request.is_fault
 
     def record_attempt(self, attempt: Attempt) -> None:
         """One exchange with an instance is over."""

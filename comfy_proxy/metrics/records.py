@@ -8,6 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+OURS = "ours"
+"""The policy of requests that we answer ourselves."""
+_FAULT = 500
+
 
 class Outcome(StrEnum):
     """How a job ended."""
@@ -77,7 +81,8 @@ class RequestRecord:
     """One request that was answered. ``path`` is as it came, without the query (which may hold a
     key). ``duration_s`` is to the end of the answer, ``first_byte_s`` to its beginning, None if the
     client left before. Bytes are those of the bodies, or of the frames of a WebSocket. ``status``
-    is 499 if the client left before its answer began or ended. ``client`` is an address.
+    is 499 if the client left before its answer began or ended. ``client`` is an address, ``reason``
+    that of an error of ours.
     """
 
     method: str
@@ -92,6 +97,14 @@ class RequestRecord:
     client: str | None
     instance: str | None
     request_id: str
+    reason: str | None = None
+
+    @property
+    def is_fault(self) -> bool:
+        """An error on our side or an instance's; ``/health`` that tells of an outage is none."""
+        return self.status >= _FAULT and not (
+            self.policy == OURS and self.path.startswith("/health")
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

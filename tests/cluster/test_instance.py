@@ -264,7 +264,8 @@ async def test_interruption_forgets_and_tells(instance: Instance, clock: ManualC
 async def test_changes_are_logged_once_with_the_reason(
     instance: Instance, clock: ManualClock
 ) -> None:
-    """Opening is a warning, recovery an info line; the trials in between are for debugging."""
+    """Failures are warnings up to the opening, recovery is an info line; the trials in between are
+    for debugging."""
     lines: list[str] = []
     logger.add(lines.append, format="{level} {message}", level="INFO")
     for _ in range(5):
@@ -277,6 +278,8 @@ async def test_changes_are_logged_once_with_the_reason(
     instance.breaker.begin_trial()
     instance.check_passed(0.01)
     assert [line.strip() for line in lines] == [
+        "WARNING instance gpu1:8188: failure 1: refused",
+        "WARNING instance gpu1:8188: failure 2: refused",
         "WARNING instance gpu1:8188: circuit closed -> open:"
         " 3 consecutive failures, the last: refused",
         "INFO instance gpu1:8188: circuit half_open -> closed: a check succeeded",

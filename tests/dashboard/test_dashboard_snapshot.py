@@ -55,10 +55,11 @@ async def test_the_instances(workers: Pair, start_jobs: Start) -> None:
     for number, one in enumerate(state["instances"], 1):
         assert one.pop("response_time_ms") > 0
         assert one.pop("last_success").endswith("Z")
+        assert one.pop("last_check").endswith("Z")
         assert one == {
             "id": str(number), "host": workers[number - 1].host, "status": "healthy",
             "circuit": "closed", "load": 0, "connections": {"open": 0, "in_use": 0},
-            "client_prompts": 0, "jobs": [],
+            "client_prompts": 0, "jobs": [], "consecutive_failures": 0, "last_error": None,
         }  # fmt: skip
 
 

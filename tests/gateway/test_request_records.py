@@ -14,6 +14,7 @@ from gateway_harness import Harness, Proxy, RawServer, unused_url
 from prompts_front import until
 
 from comfy_proxy.counted_response import CountedResponse
+from comfy_proxy.gateway.answers import WholeAnswer
 from comfy_proxy.gateway.routes import Policy
 from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC
 from comfy_proxy.keys import REQUEST_OBSERVERS
@@ -252,3 +253,32 @@ async def test_the_frames_of_a_websocket_are_its_bytes(harness: Harness) -> None
     assert (record.status, record.policy) == (101, Policy.EVENTS)
     assert (record.received_bytes, record.sent_bytes) == (SIZE + 5, SIZE + 10)
     assert traffic.totals == SocketTotals(clients=0, frames_to_client=2, frames_to_instance=2)
+
+
+@pytest.mark.parametrize("policy", ["ours", "merged"])
+async def test_a_client_that_leaves_in_mid_answer_has_got_less(
+    harness: Harness, policy: str
+) -> None:
+    """Of a picture of ours or a history put together: 499, and the bytes that went out."""
+    size = 50_000_000
+
+    async def picture(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=bytes(size)) if policy == "ours" else WholeAnswer(bytes(size))
+
+    upstream = await harness.upstream(_answer)
+    proxy = await harness.proxy(upstream, routes=[web.get("/picture", picture)])
+    records = Records(proxy)
+    reader, writer = await asyncio.open_connection(*proxy.address, limit=1024)
+    writer.write(b"GET /picture HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await reader.readexactly(1024)
+    writer.transport.abort()
+    record = await records.next()
+    assert record.status == 499
+    assert 0 < record.sent_bytes < size
+    async with proxy.client.get("/picture") as answer:
+        assert len(await answer.read()) == size
+    record = await records.next()
+    assert (record.status, record.sent_bytes) == (200, size)
+    async with proxy.client.head("/picture") as answer:
+        assert answer.headers.get("Content-Length", str(size)) == str(size)
+    assert (await records.next()).sent_bytes == 0

@@ -218,8 +218,9 @@ async def test_two_applications_keep_their_logs_apart(
     for end, worker, other in zip(ends, workers, workers[::-1], strict=True):
         combined = lines(tmp_path / worker.name / "combined.log")
         assert {line["job_id"] for line in combined if "job_id" in line} == {end["job_id"]}
-        (failure,) = lines(tmp_path / worker.name / "error.log")
+        failure, *outage = lines(tmp_path / worker.name / "error.log")
         assert failure["job_id"] == end["job_id"]
+        assert bool(outage) == (worker is workers[1])
         access = [line for line in combined if line["logger"] == "comfy_proxy.access"]
         assert len(access) == 2  # the POST and the status
         assert other.host not in json.dumps(combined)

@@ -17,6 +17,7 @@ from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
 
+from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.placement import Placement
@@ -97,6 +98,8 @@ class Submission:
                 placement.release()
             if answer.status == 200:
                 self._accepted(instance, answer)
+            else:
+                self._refused(instance, answer)
             return instance, answer
 
     def _pass_over(self, instance: Instance, why: set[Instance]) -> None:
@@ -192,6 +195,14 @@ class Submission:
         prompt, gateway = self._prompt, self._gateway
         answering = post(prompt, instance, gateway, prompt.body)
         return await gateway.events.counted(instance, gateway, answering)
+
+    def _refused(self, instance: Instance, answer: Answer) -> None:
+        told = answer.json()
+        why = rejection(told) if isinstance(told, dict) else f"status {answer.status}"
+        with self._prompt.context():
+            logger.bind(instance=instance.host).info(
+                "prompt {} was refused by {}: {}", self._prompt.prompt_id, instance.host, why
+            )
 
     def _accepted(self, instance: Instance, answer: Answer) -> None:
         told = answer.json()
