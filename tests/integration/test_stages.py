@@ -64,7 +64,7 @@ async def test_one_instance_answers_nonsense(
 @pytest.mark.parametrize("path", ["/object_info", "/upload", "/prompt"])
 async def test_an_endless_answer(start_jobs: Start, workers: Pair, path: str) -> None:
     """A body without end is cut off by COMFYUI_TIMEOUT, not collected, and done elsewhere."""
-    jobs = await start_jobs(*workers, comfyui_timeout_s=0.3)
+    jobs = await start_jobs(*workers, comfyui_timeout_s=1.0)
     workers[0].faults.answers = {path: "endless"}
     workers[0].faults.slow_node_s = 0
     ids = [await jobs.submit() for _ in range(2)]
