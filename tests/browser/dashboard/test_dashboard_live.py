@@ -21,9 +21,10 @@ BUSY_HOUR = """
   window.show = () => {};  // what comes meanwhile
   const completed = minutes.map(i => Math.round(60 * wave(i)));
   draw({...newest, last_hour: {
-    completed, failed: minutes.map(i => i % 9), prompts: minutes.map(i => i % 23),
+    completed, failed: minutes.map(i => i % 9), prompts_completed: minutes.map(i => i % 23),
+    prompts_failed: minutes.map(i => i % 3),
     waiting_seconds: minutes.map(i => 400 * wave(i)),
-    processing_seconds: minutes.map(i => i % 5 ? 7.5 * wave(2 * i) : 0)}});
+    processing_seconds: minutes.map(i => i % 5 ? 7.5 * wave(2 * i) : null)}});
   return [...document.querySelectorAll('svg rect, svg text')].filter(one => {
     const box = one.getBoundingClientRect(), plot = one.closest('section').getBoundingClientRect();
     return box.left < plot.left || box.right > plot.right || box.top < plot.top;
@@ -100,7 +101,7 @@ def test_under_load(dashboard: Dashboard, photograph: Path) -> None:
     assert "number 10 in the queue" in dashboard.text("#jobs")
     assert "CUDA out of memory" in dashboard.text("#jobs")
     assert "CUDA out of memory" in dashboard.text("#errors")
-    assert "4 completed" in dashboard.text("#plot-done")
+    assert "4 jobs" in dashboard.text("#plot-done")
     assert dashboard.js("return document.querySelectorAll('#plot-done rect').length") >= 2
     assert {where for where, _ in dashboard.spoken()} <= {"status"}
     assert dashboard.js("return notReloaded")
@@ -133,11 +134,12 @@ def test_an_instance_is_lost_and_returns(dashboard: Dashboard, servers: Servers)
     assert dashboard.text("#status") == f"degraded: {servers[1].host} unhealthy"
     assert servers[1].host in dashboard.text(".instance.down h3")
     assert "open" in dashboard.text(".instance.down")
-    assert f"circuit_open ({servers[1].host})" in dashboard.text("#errors")
+    assert f"circuit open ({servers[1].host})" in dashboard.text("#errors")
     assert dashboard.js("return document.title") == "⚠ comfy_proxy"
     dashboard.screenshot("one-down")
     dashboard.look(1280, dark=True)
     dashboard.screenshot("one-down-dark")
+    assert "failures in a row" in dashboard.text(".instance.down")
     servers[1].start()
     dashboard.until_status("healthy")
     assert dashboard.js("return document.title") == "comfy_proxy"
@@ -146,6 +148,30 @@ def test_an_instance_is_lost_and_returns(dashboard: Dashboard, servers: Servers)
         ["status", "healthy"],
     ]
     assert dashboard.log.errors(dashboard.url) == set()
+
+
+def test_both_are_lost(dashboard: Dashboard, servers: Servers, photograph: Path) -> None:
+    """It is said that nobody answers, and how many jobs wait for that."""
+    dashboard.open()
+    for server in servers:
+        server.kill()
+    dashboard.until_status("no instance answers")
+    for _ in range(2):
+        submit(dashboard.url, "showing", photograph, seconds=0)
+    dashboard.until_status("no instance answers; 2 jobs wait")
+    dashboard.screenshot("both-down")
+
+
+def test_silence_is_told(dashboard: Dashboard) -> None:
+    """A proxy that hangs sends nothing: what is shown may be wrong, and looks like that."""
+    dashboard.open()
+    dashboard.until_status("healthy")
+    dashboard.js("quietMs = 300")
+    dashboard.until_status("no news since")
+    assert dashboard.js("return document.body.className") == "stale"
+    dashboard.js("quietMs = 15000")
+    dashboard.until_status("healthy")
+    assert dashboard.js("return document.body.className") == ""
 
 
 def test_what_strangers_wrote_is_text(dashboard: Dashboard, photograph: Path) -> None:

@@ -18,7 +18,7 @@ def done(dashboard: Dashboard) -> None:
     dashboard.until_text("#try-status", "done in")
     dashboard.until("return document.getElementById('after-size').innerText")
     assert dashboard.js("return document.getElementById('try-progress').hidden")
-    assert not dashboard.js("return document.getElementById('go').disabled")
+    assert dashboard.js("return document.getElementById('go').ariaDisabled") == "false"
 
 
 def transparent(dashboard: Dashboard) -> float:
@@ -93,6 +93,7 @@ def test_with_the_keyboard_alone(dashboard: Dashboard, photograph: Path) -> None
     dashboard.screenshot("keyboard-focus")
     dashboard.press(Keys.ENTER)
     done(dashboard)
+    assert dashboard.js("return document.activeElement.id") == "go"  # the focus stays where it was
     assert dashboard.picture("after") == (1800, 1200)
     seen += dashboard.tab_to("save")
     assert [one for one in seen if one["outline"] < 2 or not one["visible"]] == []
@@ -119,7 +120,7 @@ def test_what_is_no_picture_is_refused_in_words(dashboard: Dashboard, tmp_path: 
     dashboard.js("document.getElementById('go').click()")
     dashboard.until("return document.querySelector('#try-status.bad')?.innerText")
     assert "picture" in dashboard.text("#try-status")
-    assert not dashboard.js("return document.getElementById('go').disabled")
+    assert dashboard.js("return document.getElementById('go').ariaDisabled") == "false"
     assert dashboard.picture("after") is None
     dashboard.screenshot("drop-refused")
 
@@ -138,4 +139,4 @@ def test_a_new_picture_makes_the_old_answer_worthless(
     dashboard.until_text("#queue", "1 completed")
     assert dashboard.picture("after") is None
     assert dashboard.text("#try-status") == "chelsea.png is chosen"
-    assert not dashboard.js("return document.getElementById('go').disabled")
+    assert dashboard.js("return document.getElementById('go').ariaDisabled") == "false"
