@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -27,6 +29,7 @@ from comfy_proxy.version import __version__
 
 EXIT_CANNOT_LISTEN = 1
 EXIT_SETTINGS = 2
+_CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,6 +111,8 @@ def _run(app: web.Application, settings: Settings) -> int:
             loop=_event_loop(),
         )
     except OSError as error:
+        if error.errno not in _CANNOT_LISTEN and not isinstance(error, socket.gaierror):
+            raise
         logger.error("cannot listen on {}:{}: {}", settings.host, settings.port, error.strerror)
         return EXIT_CANNOT_LISTEN
     return 0

@@ -221,7 +221,10 @@ def _check_key(request: web.Request, keys: Collection[str]) -> web.Response | No
         if request.method == hdrs.METH_GET:
             return _redirect_without_token(request, keys)
     if not _has_key_header(request, keys) and not _has_key_cookie(request, keys):
-        raise UnauthorizedError("A key is required: Authorization: Bearer KEY, or X-API-Key.")
+        raise UnauthorizedError(
+            "A key is required: Authorization: Bearer KEY, or X-API-Key;"
+            " a browser opens the address with ?token=KEY once."
+        )
     return None
 
 
