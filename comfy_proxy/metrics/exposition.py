@@ -8,18 +8,23 @@ once, in ``metrics.py``; the collector turns them into families when it is asked
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
-from prometheus_client.exposition import (
-    CONTENT_TYPE_PLAIN_0_0_4,
-    choose_encoder,
-    generate_latest,
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
 )
-from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from comfy_proxy.metrics.families import families
+from comfy_proxy.metrics.durations import Histogram
+from comfy_proxy.metrics.families import COUNTER, HISTOGRAM, Family, families
+from comfy_proxy.metrics.text import TextWriter, bound_text
 
 if TYPE_CHECKING:
     from comfy_proxy.metrics.metrics import Metrics
@@ -31,14 +36,18 @@ class Exposition(Collector):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._writer = TextWriter()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
-        ProcessCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        self._process = (
+            ProcessCollector(registry=self.registry),
+            GCCollector(registry=self.registry),
+        )
 
     def collect(self) -> Iterator[Metric]:
-        """All families, as they stand now."""
-        return families(self._metrics)
+        """All families as prometheus_client's, as they stand now."""
+        for family in families(self._metrics):
+            yield _metric(family)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: names are not looked at when this is registered."""
@@ -47,10 +56,13 @@ class Exposition(Collector):
     def render(self, accept: str) -> tuple[bytes, str]:
         """The text in the format that ``accept`` asks for, and its content type."""
         try:
-            encode, content_type = choose_encoder(accept)
+            _, content_type = choose_encoder(accept)
         except TypeError:  # a version that is no number
-            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-        return encode(self.registry), content_type
+            content_type = CONTENT_TYPE_PLAIN_0_0_4
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        process = (_family(metric) for one in self._process for metric in one.collect())
+        text = self._writer.write(chain(families(self._metrics), process), openmetrics=openmetrics)
+        return text.encode(), CONTENT_TYPE_LATEST if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
 
 
 def wants_prometheus(accept: str) -> bool:
@@ -80,3 +92,31 @@ def _quality(parameters: Iterable[str]) -> float:
             except ValueError:
                 return 0.0
     return 1.0
+
+
+def _metric(family: Family) -> Metric:
+    if family.kind == HISTOGRAM:
+        histograms = HistogramMetricFamily(
+            family.name, family.help, labels=family.labels, unit=family.unit
+        )
+        for labels, value in family.values:
+            if isinstance(value, Histogram):
+                buckets = [(bound_text(bound), count) for bound, count in value.cumulative()]
+                histograms.add_metric(labels, buckets, value.total_s)
+        return histograms
+    metric: CounterMetricFamily | GaugeMetricFamily
+    if family.kind == COUNTER:
+        metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+    else:
+        metric = GaugeMetricFamily(family.name, family.help, labels=family.labels, unit=family.unit)
+    for labels, value in family.values:
+        if not isinstance(value, Histogram):
+            metric.add_metric(labels, value)
+    return metric
+
+
+def _family(metric: Metric) -> Family:
+    """A counter or gauge of one of prometheus_client's own collectors."""
+    values = tuple((tuple(one.labels.values()), one.value) for one in metric.samples)
+    labels = tuple(metric.samples[0].labels) if metric.samples else ()
+    return Family(metric.type, metric.name, metric.documentation, labels, values)

@@ -8,14 +8,8 @@ Prometheus' own label, for us), ``type`` a workflow's name, ``code`` one of ``er
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
-
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
 
 from comfy_proxy.metrics.durations import Histogram
 from comfy_proxy.metrics.instance_figures import CIRCUIT_STATES
@@ -26,12 +20,29 @@ from comfy_proxy.version import __version__
 if TYPE_CHECKING:
     from comfy_proxy.metrics.metrics import Metrics
 
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
+
 Labels = tuple[str, ...]
 _HOST = "comfyui_instance"
 T = TypeVar("T")
 
 
-def families(metrics: Metrics) -> Iterator[Metric]:
+@dataclass(frozen=True, slots=True)
+class Family:
+    """``values`` by the values of ``labels``; a counter's ``name`` is without its ``_total``."""
+
+    kind: str
+    name: str
+    help: str
+    labels: Labels
+    values: tuple[tuple[Labels, float | Histogram], ...]
+
+    @property
+    def unit(self) -> str:
+        return "seconds" if self.name.endswith("_seconds") else ""
+
+
+def families(metrics: Metrics) -> Iterator[Family]:
     """All families, as they stand now."""
     live = metrics.live()
     yield _gauge("build_info", "The version that runs.", "version", [((__version__,), 1)])
@@ -49,7 +60,7 @@ def families(metrics: Metrics) -> Iterator[Metric]:
     yield from _logs(metrics)
 
 
-def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Metric]:
+def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Family]:
     jobs = metrics.jobs
     yield _counter("jobs_accepted", "Jobs accepted.", "type", _one(jobs.accepted))
     yield _counter(
@@ -76,7 +87,7 @@ def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _prompts(metrics: Metrics) -> Iterator[Metric]:
+def _prompts(metrics: Metrics) -> Iterator[Family]:
     helps = {
         PromptEvent.FORWARDED: "Clients' prompts that the instance has taken.",
         PromptEvent.MOVED: "Clients' waiting prompts moved to the instance.",
@@ -104,7 +115,7 @@ def _prompts(metrics: Metrics) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _http(metrics: Metrics) -> Iterator[Metric]:
+def _http(metrics: Metrics) -> Iterator[Family]:
     http = metrics.http
     yield _counter(
         "http_requests", "Requests answered; 499: the client left.", "method policy status",
@@ -120,7 +131,7 @@ def _http(metrics: Metrics) -> Iterator[Metric]:
     yield _counter("http_sent_bytes", sent, "policy", _one(http.sent))
 
 
-def _sockets(live: LiveState) -> Iterator[Metric]:
+def _sockets(live: LiveState) -> Iterator[Family]:
     sockets = live.sockets
     yield _gauge("websocket_clients", "Clients' open WebSockets.", "", [((), sockets.clients)])
     yield _counter(
@@ -140,7 +151,7 @@ def _sockets(live: LiveState) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _instances(metrics: Metrics) -> Iterator[Metric]:
+def _instances(metrics: Metrics) -> Iterator[Family]:
     figures = metrics.instances
     yield _counter(
         "instance_circuit_changes", "Changes of the circuit breaker to a state.", f"{_HOST} state",
@@ -156,7 +167,7 @@ def _instances(metrics: Metrics) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _instances_now(live: LiveState) -> Iterator[Metric]:
+def _instances_now(live: LiveState) -> Iterator[Family]:
     each = live.instances
     yield _gauge("instance_up", "1 if healthy.", _HOST, [((i.host,), i.healthy) for i in each])
     yield _gauge(
@@ -177,7 +188,7 @@ def _instances_now(live: LiveState) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _pools(metrics: Metrics, live: LiveState) -> Iterator[Metric]:
+def _pools(metrics: Metrics, live: LiveState) -> Iterator[Family]:
     each = live.instances
     yield _gauge(
         "pool_connections", "Pooled WebSockets of jobs.", f"{_HOST} state",
@@ -197,7 +208,7 @@ def _pools(metrics: Metrics, live: LiveState) -> Iterator[Metric]:
     )  # fmt: skip
 
 
-def _logs(metrics: Metrics) -> Iterator[Metric]:
+def _logs(metrics: Metrics) -> Iterator[Family]:
     logs = metrics.logs
     dropped = logs.dropped if logs else 0
     yield _counter("log_lines_dropped", "Log lines lost.", "", [((), dropped)])
@@ -213,41 +224,16 @@ def _one(values: Mapping[str, T]) -> list[tuple[Labels, T]]:
     return [((label,), value) for label, value in values.items()]
 
 
-def _counter(
-    name: str, text: str, labels: str, values: Iterable[tuple[Labels, int]]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(f"comfy_proxy_{name}", text, labels=labels.split())
-    for key, value in values:
-        family.add_metric(key, value)
-    return family
+def _counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, int]]) -> Family:
+    return Family(COUNTER, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))
 
 
-def _gauge(
-    name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]
-) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(
-        f"comfy_proxy_{name}", text, labels=labels.split(), unit=_unit_of(name)
-    )
-    for key, value in values:
-        family.add_metric(key, value)
-    return family
+def _gauge(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
+    numbers = tuple((key, float(value)) for key, value in values)  # no True, which is one too
+    return Family(GAUGE, f"comfy_proxy_{name}", text, tuple(labels.split()), numbers)
 
 
 def _histogram(
     name: str, text: str, labels: str, values: Iterable[tuple[Labels, Histogram]]
-) -> HistogramMetricFamily:
-    family = HistogramMetricFamily(
-        f"comfy_proxy_{name}", text, labels=labels.split(), unit=_unit_of(name)
-    )
-    for key, value in values:
-        buckets = [(_bound(bound), count) for bound, count in value.cumulative()]
-        family.add_metric(key, buckets, value.total_s)
-    return family
-
-
-def _bound(bound_s: float) -> str:
-    return "+Inf" if bound_s == float("inf") else repr(bound_s)
-
-
-def _unit_of(name: str) -> str:
-    return "seconds" if name.endswith("_seconds") else ""
+) -> Family:
+    return Family(HISTOGRAM, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))

@@ -241,3 +241,4 @@ def test_ten_thousand_paths_methods_and_codes_do_not_make_it_grow(metrics: Metri
     assert sizes[0] == sizes[1] < 1500
     assert len(metrics.http.requests) < 100
     assert len(metrics.jobs.errors) < 100
+    assert len(metrics.exposition._writer._beginnings) < 1500
