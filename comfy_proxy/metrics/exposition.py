@@ -8,10 +8,9 @@ once, in ``metrics.py``; the collector turns them into families when it is asked
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -31,18 +30,17 @@ if TYPE_CHECKING:
 
 
 class Exposition(Collector):
-    """The figures of one application. ``registry`` has them and those of the process (CPU time,
-    memory, open files, garbage collection), by the names that all of Prometheus' clients use."""
+    """The figures of one application; ``registry`` holds them for prometheus_client's tools.
+
+    Not those of the process: its collector reads five files of ``/proc`` each time, which takes as
+    long as all the rest. A host that wants them has them in prometheus_client's own registry.
+    """
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._writer = TextWriter()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
-        self._process = (
-            ProcessCollector(registry=self.registry),
-            GCCollector(registry=self.registry),
-        )
 
     def collect(self) -> Iterator[Metric]:
         """All families as prometheus_client's, as they stand now."""
@@ -60,8 +58,7 @@ class Exposition(Collector):
         except TypeError:  # a version that is no number
             content_type = CONTENT_TYPE_PLAIN_0_0_4
         openmetrics = content_type.startswith("application/openmetrics-text")
-        process = (_family(metric) for one in self._process for metric in one.collect())
-        text = self._writer.write(chain(families(self._metrics), process), openmetrics=openmetrics)
+        text = self._writer.write(families(self._metrics), openmetrics=openmetrics)
         return text.encode(), CONTENT_TYPE_LATEST if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
 
 
@@ -113,10 +110,3 @@ def _metric(family: Family) -> Metric:
         if not isinstance(value, Histogram):
             metric.add_metric(labels, value)
     return metric
-
-
-def _family(metric: Metric) -> Family:
-    """A counter or gauge of one of prometheus_client's own collectors."""
-    values = tuple((tuple(one.labels.values()), one.value) for one in metric.samples)
-    labels = tuple(metric.samples[0].labels) if metric.samples else ()
-    return Family(metric.type, metric.name, metric.documentation, labels, values)
