@@ -40,12 +40,12 @@ class Truth:
         """Jobs by what their status says under ``keys``."""
         return Counter(tuple(str(job[key]) for key in keys) for job in self.jobs)
 
-    def completed_at(self, **wanted: str) -> list[float]:
-        """When each job that completed and is like that did, since the epoch."""
+    def ended_at(self, **wanted: str) -> list[float]:
+        """When each job that is like that ended, since the epoch."""
         return [
             datetime.fromisoformat(job["completed_time"]).timestamp()
             for job in self.jobs
-            if job["status"] == "completed" and wanted.items() <= job.items()
+            if wanted.items() <= job.items()
         ]
 
 
