@@ -88,6 +88,12 @@ class Conversation:
         """Upload and record; the answer."""
         return await self.ask("POST", path, data=multipart(content, name, form), headers=True)
 
+    async def idle(self) -> None:
+        """Wait, off the record, until nothing waits or runs."""
+        socket = await self._session.ws_connect(f"{self.url}/ws")
+        await Socket(socket, "", []).until_idle()
+        await socket.close()
+
     async def prepare(self, *graphs: Json) -> None:
         """Run graphs off the record, so that the cache holds the last one's nodes and no more."""
         names = list(self.sockets)

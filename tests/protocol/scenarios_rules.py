@@ -67,6 +67,7 @@ async def refused_graphs(conversation: Conversation) -> None:
     await conversation.upload(png(), "in.png", subfolder="rec", overwrite="true")
     for graph in INVALID.values():
         await conversation.ask("POST", "/prompt", body={"prompt": graph})
+    await conversation.idle()  # some are accepted, and fail when they run
     await conversation.ask("GET", "/queue")
 
 
