@@ -1,8 +1,8 @@
 """Many warnings of one kind are one line and a number. Pure; the time is an argument (monotonic).
 
-Alike are warnings and errors from one site about one instance and one job, with exceptions raised
-at one place: what happened to a job can always be followed, and a second bug is not taken for more
-of the first.
+Alike are warnings and errors from one site about one instance and one job or prompt, with
+exceptions raised at one place: what happened to a job can always be followed, and a second bug is
+not taken for more of the first.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Suppressor:
 
 def _key(entry: Entry) -> _Key:
     """Of texts: what a library puts into its fields need not be hashable."""
-    about = [str(entry.fields.get(name)) for name in ("instance", "job_id")]
+    about = [str(entry.fields.get(name)) for name in ("instance", "job_id", "prompt_id")]
     return (entry.level, entry.site, *about, _raised_at(entry.exception))
 
 

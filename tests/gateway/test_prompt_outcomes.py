@@ -21,7 +21,7 @@ from prompts_front import (
     until,
 )
 
-from comfy_proxy.gateway.prompts.outcomes import WatchedPrompt
+from comfy_proxy.gateway.prompts.outcomes import WatchedPrompt, told_by
 from comfy_proxy.keys import CLUSTER, GATEWAY, METRICS
 from comfy_proxy.metrics.records import Outcome, PromptEnd
 
@@ -137,6 +137,28 @@ async def test_one_that_left_no_history_is_not_watched_for_ever(
     gateway.outcomes.load_changed(instance)
     await until(lambda: not gateway.outcomes._watched)
     assert ends == []
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        ({"status_str": "success", "completed": True, "messages": []}, Outcome.COMPLETED),
+        ({"status_str": "error", "completed": False}, Outcome.FAILED),
+        ({"messages": [["execution_success", {}]]}, Outcome.COMPLETED),
+        ({"messages": [["execution_interrupted", {"timestamp": 5}], 7]}, Outcome.CANCELLED),
+        (None, Outcome.COMPLETED),
+        ("nonsense", None),
+        ({"messages": 5}, None),
+    ],
+)
+def test_histories_of_all_kinds(status: Any, outcome: Outcome | None) -> None:
+    """Of old servers, which tell less; what is none of ComfyUI's is told apart."""
+    entry = {"status": status}
+    if outcome is None:
+        with pytest.raises((AttributeError, TypeError, ValueError)):
+            told_by(entry)
+    else:
+        assert told_by(entry)[:2] == (outcome, None)
 
 
 async def test_the_watch_is_bounded(proxy: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ def test_what_is_not_alike_passes() -> None:
         *(entry(level="error", site=("m", line)) for line in range(50)),
         *(entry(level="warn", site=SITE, fields={"instance": str(n)}) for n in range(50)),
         *(entry(level="error", site=SITE, fields={"job_id": str(n)}) for n in range(50)),
+        *(entry(level="error", site=SITE, fields={"prompt_id": str(n)}) for n in range(50)),
     ]
     assert len(passed(Suppressor(), entries)) == len(entries)
 

@@ -16,7 +16,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_execution import node_error
-from comfy_proxy.errors import ComfyProxyError, InstanceError, WorkflowError
+from comfy_proxy.errors import ComfyProxyError, InstanceError, InvalidAnswerError, WorkflowError
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.records import Outcome, PromptEnd
@@ -142,7 +142,11 @@ class PromptOutcomes:
         client = self._gateway.cluster.clients[instance]
         entry = await client.history(prompt.prompt_id)
         if entry is not None:
-            self._end(prompt, instance, *_told_by(entry))
+            try:
+                told = told_by(entry)
+            except (AttributeError, TypeError, ValueError) as error:
+                raise InvalidAnswerError("An entry of /history is none of ComfyUI's.") from error
+            self._end(prompt, instance, *told)
             return True
         if instance.load > 0 and not prompt.deleted:
             return False
@@ -183,7 +187,7 @@ class PromptOutcomes:
         _log(prompt, end, error)
 
 
-def _told_by(entry: Mapping[str, Any]) -> tuple[Outcome, float | None, ComfyProxyError | None]:
+def told_by(entry: Mapping[str, Any]) -> tuple[Outcome, float | None, ComfyProxyError | None]:
     """How it ended, how long it executed, and why it failed, by an entry of ``/history``."""
     status = entry.get("status") or {}
     events: dict[str, Any] = {
