@@ -114,7 +114,10 @@ class Run:
         assert not self.task.done()
 
     async def waits_there(self, worker: EmbeddedWorker) -> None:
-        await eventually(lambda: self.prompt.prompt_id in waiting(worker) and self.updates)
+        """Behind one that runs."""
+        await eventually(
+            lambda: self.prompt.prompt_id in waiting(worker) and running(worker) and self.updates
+        )
 
 
 async def somebody(cluster: Cluster, graph: Graph, prompt_id: str = "theirs") -> None:

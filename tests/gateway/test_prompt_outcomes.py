@@ -62,7 +62,7 @@ async def test_a_completed_prompt(
     assert (end.prompt_id, end.outcome, end.code) == (prompt_id, Outcome.COMPLETED, None)
     assert [end.instance] == [one.host for one in workers if prompt_id in one.started]
     assert end.processing_s is not None
-    assert end.processing_s >= 0.05
+    assert end.processing_s > 0
     assert end.waiting_s is not None
     stats = proxy.app[METRICS].get_stats()["prompts"]
     assert (stats["forwarded"], stats["completed"], stats["failed"]) == (1, 1, 0)
