@@ -234,8 +234,16 @@ async def test_a_newer_socket_that_comes_to_nothing_leaves_the_old_one_hearing(
     for _, instance in instances:
         instance.gate.set()
     one = instances[0][1]
-    await one.wire()
+    await until(
+        lambda: all(
+            leg.connected.is_set()
+            for session in sessions(front)._sessions.values()
+            for leg in session.legs.values()
+        )
+    )
     wire = await one.wire()
+    while not one.wires.empty():  # the newer one's, if it came as far as that
+        wire = await one.wire()
     await wire.status(2)
     await old.until_sum(2)
     assert one.most_open == 1

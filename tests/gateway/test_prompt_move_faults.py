@@ -23,8 +23,9 @@ from prompts_front import (
     until,
 )
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.keys import GATEWAY
+from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
 Start = Callable[..., Any]
@@ -126,6 +127,29 @@ async def test_nothing_moves_where_the_nodes_are_missing(
         await interrupt(http, blocker)
         await ended(http, blocker)
         await http.close()
+
+
+async def test_a_missed_check_delays_a_move_and_no_more(
+    proxy: TestClient, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle instance that was busy for a moment is looked at until it answers."""
+    blocker, *waiting = await pile_up(proxy, workers, 3)
+    checker, missed = proxy.app[CLUSTER].health_checker, []
+    check = checker.check
+
+    async def miss_once(instance: Instance) -> bool:
+        task = asyncio.current_task()
+        if task is not None and task.get_name() == "even out prompts" and not missed:
+            missed.append(instance)
+            return False
+        return await check(instance)
+
+    monkeypatch.setattr(checker, "check", miss_once)
+    await show(proxy, workers[1])
+    await ended(proxy, *waiting)
+    assert [instance.host for instance in missed] == [workers[1].host]
+    await interrupt(proxy, blocker)
+    await ended(proxy, blocker)
 
 
 async def test_an_id_that_is_there_twice_stays(proxy: TestClient, workers: Workers) -> None:

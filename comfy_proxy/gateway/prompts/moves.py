@@ -173,7 +173,9 @@ class PromptMover:
             return False
         placement = self._gateway.cluster.scheduler.enter(idle)
         try:
-            if not await self._gateway.cluster.health_checker.check(idle):
+            checker = self._gateway.cluster.health_checker
+            if not await checker.check(idle):
+                checker.look(idle)  # when it answers, work is evened out again
                 return False
             node_info = self._gateway.node_info(idle)
             if not await stage_inputs(prompt.graph, idle, self._gateway, node_info):
