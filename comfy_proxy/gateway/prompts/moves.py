@@ -167,15 +167,15 @@ class PromptMover:
 
     async def _move_one(self, busy: Instance, idle: Instance) -> bool:
         """True if a prompt was taken away. Raises InstanceError before anything was changed."""
+        if not await self._answers(idle):  # it would be asked what it can run
+            return False
         entry = await self._candidate(busy, idle)
         prompt = self._known.get(entry[1]) if entry is not None else None
         if entry is None or prompt is None:
             return False
         placement = self._gateway.cluster.scheduler.enter(idle)
         try:
-            checker = self._gateway.cluster.health_checker
-            if not await checker.check(idle):
-                checker.look(idle)  # when it answers, work is evened out again
+            if not await self._answers(idle):
                 return False
             node_info = self._gateway.node_info(idle)
             if not await stage_inputs(prompt.graph, idle, self._gateway, node_info):
@@ -186,6 +186,15 @@ class PromptMover:
             return await self._move(prompt, entry, busy, placement)
         finally:
             placement.release()
+
+    async def _answers(self, idle: Instance) -> bool:
+        """The check before each submission. One that fails it is looked at until it answers, and
+        then work is evened out again."""
+        checker = self._gateway.cluster.health_checker
+        answers = await checker.check(idle)
+        if not answers:
+            checker.look(idle)
+        return answers
 
     async def _heard(self, prompt: ForwardedPrompt, idle: Instance) -> bool:
         """Its client's socket is at ``idle``, or the client has none."""
