@@ -123,7 +123,9 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         refused = security.check(request, request.app[SETTINGS])
         answer = refused or await _ours_or_forwarded(request, handler)
-        return await send_if_large(request, answer)
+        # What a host's middlewares do to an answer they must be able to do.
+        outermost = request.app.middlewares[0] is proxy_middleware
+        return await send_if_large(request, answer) if outermost else answer
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise

@@ -83,6 +83,7 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         circuit=str(instance.breaker.state),
         consecutive_failures=instance.breaker.consecutive_failures,
         last_error=instance.last_error,
+        last_error_at=instance.last_error_at,
         active_jobs=instance.active_jobs,
         load=instance.load,
         client_prompts=instance.client_prompts,

@@ -76,6 +76,7 @@ class Instance:
         self.response_time_s: float | None = None
         self.check_ok: bool | None = None
         self.last_error: str | None = None
+        self.last_error_at: datetime | None = None
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_load: list[Callable[[], None]] = []
@@ -162,7 +163,7 @@ class Instance:
         self.last_check = self.last_success = self._clock.now()
         self.check_ok = True
         self.response_time_s = duration_s
-        self.last_error = None
+        self.last_error = self.last_error_at = None
         self.breaker.record_success(trial=True)
 
     def check_failed(self, reason: str) -> None:
@@ -176,7 +177,7 @@ class Instance:
 
     def _fault(self, reason: str, *, trial: bool) -> None:
         if not self.alive_just_now:
-            self.last_error = reason
+            self.last_error, self.last_error_at = reason, self._clock.now()
             self.breaker.record_failure(reason, trial=trial)
             if self.healthy:
                 logger.bind(instance=self.host).warning(

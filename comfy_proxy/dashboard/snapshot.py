@@ -16,7 +16,7 @@ from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.last_hour import Minute
 from comfy_proxy.metrics.live import InstanceState
 from comfy_proxy.metrics.metrics import Metrics
-from comfy_proxy.metrics.records import Outcome
+from comfy_proxy.metrics.records import Outcome, PromptEvent
 from comfy_proxy.version import __version__
 
 MAX_JOBS = 40
@@ -45,11 +45,12 @@ def snapshot(jobs: JobService, metrics: Metrics, errors: RecentErrors) -> dict[s
             "completed": outcomes[Outcome.COMPLETED],
             "failed": outcomes[Outcome.FAILED],
             "cancelled": outcomes[Outcome.CANCELLED],
+            "prompts_forwarded": prompts[PromptEvent.FORWARDED],
             "prompts_completed": prompts[Outcome.COMPLETED],
             "prompts_failed": prompts[Outcome.FAILED],
         },
         "jobs": _jobs(jobs, running),
-        "last_hour": _last_hour(metrics.last_hour.minutes()),
+        "last_hour": _last_hour(metrics.last_hour.minutes(), ends_known=metrics.prompts.ends_known),
         "errors": errors.newest_first(),
     }
 
@@ -71,6 +72,7 @@ def _instance(one: InstanceState, running: list[Job]) -> dict[str, Any]:
         "last_success": iso(one.last_success),
         "consecutive_failures": one.consecutive_failures,
         "last_error": one.last_error and shortened(one.last_error),
+        "last_error_at": iso(one.last_error_at),
         "response_time_ms": None if seconds is None else round(seconds * 1000, 3),
         "connections": {"open": one.pool_open, "in_use": one.pool_in_use},
         "client_prompts": one.client_prompts,
@@ -117,12 +119,13 @@ _SHOWN = (
 )
 
 
-def _last_hour(minutes: list[Minute]) -> dict[str, Sequence[float | None]]:
-    """One value a minute, oldest first; times are means, None where nothing ended."""
+def _last_hour(minutes: list[Minute], *, ends_known: bool) -> dict[str, Sequence[float | None]]:
+    """One value a minute, oldest first; times are means, None where nothing ended. ``prompts`` of
+    clients are those that completed, or if nobody knows that, those that were forwarded."""
     return {
         "completed": [minute.completed for minute in minutes],
         "failed": [minute.failed for minute in minutes],
-        "prompts_completed": [minute.prompts_completed for minute in minutes],
+        "prompts": [one.prompts_completed if ends_known else one.prompts for one in minutes],
         "prompts_failed": [minute.prompts_failed for minute in minutes],
         "waiting_seconds": [minute.waiting_mean_s for minute in minutes],
         "processing_seconds": [minute.processing_mean_s for minute in minutes],

@@ -14,12 +14,13 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import Ownership
 from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.events.frames import Ended
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.marks import file_at
 from comfy_proxy.gateway.prompts.moves import PromptMover
 from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts
-from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes
+from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes, told_by_frame
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state.shared_state import SharedState
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
@@ -131,19 +132,18 @@ class Gateway:
             "prompt {} forwarded to {}", prompt.prompt_id, instance.host
         )
         self.mover.add(prompt)
-        self.outcomes.add(prompt)
+        self.outcomes.add(prompt, instance)
 
     def prompt_began(self, prompt_id: str, instance: Instance) -> None:
         self.ownership.prompts.record(prompt_id, instance)
         self.mover.began(prompt_id)
-        self.outcomes.began(prompt_id)
+        self.outcomes.began(prompt_id, instance)
 
-    def prompt_ended(
-        self, prompt_id: str, kind: str, data: Mapping[str, Any], instance: Instance
-    ) -> None:
-        """A frame of that ``kind`` has told it."""
-        self.mover.discard(prompt_id)
-        self.outcomes.heard(prompt_id, kind, data, instance)
+    def prompt_ended(self, end: Ended, instance: Instance) -> None:
+        """A frame of ``instance`` has told it."""
+        self.mover.discard(end.prompt_id)
+        told = told_by_frame(end.kind, end.data, worked=end.worked)
+        self.outcomes.heard(end.prompt_id, told, instance)
 
     def prompts_deleted(self, prompt_ids: Iterable[str] | None = None) -> None:
         """Clients have deleted these, or all, as far as they wait."""

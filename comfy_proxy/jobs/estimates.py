@@ -24,7 +24,12 @@ class Estimates:
         samples = self._executions.get(job_type)
         return fmean(samples) if samples else None
 
-    def mean_of_all(self) -> float | None:
-        """Of whatever was measured; None before anything was."""
-        everything = [value for samples in self._executions.values() for value in samples]
+    def mean_of_jobs(self) -> float | None:
+        """Of jobs of all types; None before any job was measured."""
+        everything = [
+            value
+            for job_type, samples in self._executions.items()
+            for value in samples
+            if job_type is not None
+        ]
         return fmean(everything) if everything else None

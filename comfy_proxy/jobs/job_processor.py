@@ -83,7 +83,7 @@ class JobProcessor:
         if len(self._at_the_door()) + len(self._pending) >= self._max_pending:
             raise QueueFullError(
                 f"{self._max_pending} jobs are waiting already.",
-                retry_after_s=max(1, round(self.estimates.mean_of_all() or 5)),
+                retry_after_s=max(1, round(self.estimates.mean_of_jobs() or 5)),
             )
 
     def submit(self, job: Job) -> None:
@@ -126,8 +126,9 @@ class JobProcessor:
 
     def _learn_from(self, prompt: PromptEnd) -> None:
         """Clients' prompts keep instances busy too: how long one does is part of an estimate."""
-        if prompt.outcome is Outcome.COMPLETED and prompt.processing_s is not None:
-            self.estimates.record(None, prompt.processing_s)
+        seconds = prompt.processing_s
+        if prompt.outcome is Outcome.COMPLETED and prompt.worked and seconds is not None:
+            self.estimates.record(None, seconds)
 
     # --- one job -------------------------------------------------------------------------
 

@@ -43,12 +43,12 @@ class Outlook:
         return self._means[job_type]
 
     def _cost_s(self, job_type: str | None) -> float:
-        """What it keeps an instance busy, guessed by all others where it was never measured."""
-        return self._mean(job_type) or self._mean_of_all or 0.0
+        """What it keeps an instance busy, guessed by all jobs where it was never measured."""
+        return self._mean(job_type) or self._mean_of_jobs or 0.0
 
     @cached_property
-    def _mean_of_all(self) -> float | None:
-        return self._processor.estimates.mean_of_all()
+    def _mean_of_jobs(self) -> float | None:
+        return self._processor.estimates.mean_of_jobs()
 
     @cached_property
     def _at_instances(self) -> tuple[dict[Job, float | None], dict[str, float]]:

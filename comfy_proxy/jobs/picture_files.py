@@ -34,13 +34,13 @@ class _Format:
 
 
 FORMATS: Final[dict[str, _Format]] = {
-    "PNG": _Format(PngImagePlugin.PngImageFile, "image/png", "png"),
+    "PNG": _Format(PngImagePlugin.PngImageFile, "image/png", ".png"),
     # The plain JPEG class reads an MPO as its first picture, which is what ComfyUI does.
-    "JPEG": _Format(JpegImagePlugin.JpegImageFile, "image/jpeg", "jpg"),
-    "WEBP": _Format(WebPImagePlugin.WebPImageFile, "image/webp", "webp"),
-    "GIF": _Format(GifImagePlugin.GifImageFile, "image/gif", "gif"),
-    "BMP": _Format(BmpImagePlugin.BmpImageFile, "image/bmp", "bmp"),
-    "TIFF": _Format(TiffImagePlugin.TiffImageFile, "image/tiff", "tif"),
+    "JPEG": _Format(JpegImagePlugin.JpegImageFile, "image/jpeg", ".jpg"),
+    "WEBP": _Format(WebPImagePlugin.WebPImageFile, "image/webp", ".webp"),
+    "GIF": _Format(GifImagePlugin.GifImageFile, "image/gif", ".gif"),
+    "BMP": _Format(BmpImagePlugin.BmpImageFile, "image/bmp", ".bmp"),
+    "TIFF": _Format(TiffImagePlugin.TiffImageFile, "image/tiff", ".tif"),
 }
 
 _SIGNATURES: Final = (

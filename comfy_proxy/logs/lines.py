@@ -39,7 +39,8 @@ class Redaction:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         alternatives = "|".join(re.escape(one) for one in sorted(secrets, key=len, reverse=True))
-        self._secrets = re.compile(alternatives) if alternatives else None
+        # Whoever writes %2f for %2F in a path writes the same key.
+        self._secrets = re.compile(alternatives, re.IGNORECASE) if alternatives else None
 
     def text(self, text: str, limit: int = MAX_TEXT) -> str:
         """``text`` without them, not much longer than ``limit`` and writable as UTF-8.

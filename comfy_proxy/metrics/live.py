@@ -19,6 +19,7 @@ class InstanceState:
     circuit: str
     consecutive_failures: int
     last_error: str | None
+    last_error_at: datetime | None
     active_jobs: int
     load: int
     client_prompts: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_proxy.metrics.durations import DURATION_BOUNDS_S, Durations, Histogram
@@ -11,9 +11,13 @@ from comfy_proxy.metrics.records import Outcome, PromptEnd, PromptEvent, PromptR
 
 
 class PromptFigures:
-    """Since the start, by ``host``. Processing times are those of completed prompts."""
+    """Since the start, by ``host``. Processing times are those of completed prompts.
 
-    def __init__(self, hosts: Iterable[str]) -> None:
+    ``ends_known`` is False with one instance: its prompts pass unread, and nobody knows their ends.
+    """
+
+    def __init__(self, hosts: Sequence[str]) -> None:
+        self.ends_known = len(hosts) > 1
         self.events: Counter[tuple[PromptEvent, str]] = Counter()
         self.ends: Counter[tuple[Outcome, str]] = Counter()
         self.waiting, self.processing = Durations(), Durations()
@@ -21,7 +25,8 @@ class PromptFigures:
         self.wait_histogram = Histogram(DURATION_BOUNDS_S)
         for host in hosts:  # a counter that begins at nought shows its first event as a rise
             self.events.update({(event, host): 0 for event in PromptEvent})
-            self.ends.update({(outcome, host): 0 for outcome in Outcome})
+            if self.ends_known:
+                self.ends.update({(outcome, host): 0 for outcome in Outcome})
             self.duration_histograms[host] = Histogram(DURATION_BOUNDS_S)
 
     def record(self, prompt: PromptRecord) -> None:
@@ -46,11 +51,12 @@ class PromptFigures:
             "waiting_time": self.waiting.as_json(),
         }
 
-    def at_instance(self, host: str | None) -> dict[str, int]:
-        """The counts of one instance; of all for None."""
-        result = {str(what): 0 for what in (*PromptEvent, *Outcome)}
+    def at_instance(self, host: str | None) -> dict[str, int | None]:
+        """The counts of one instance; of all for None. How they ended is None if nobody knows."""
+        counts: Counter[str] = Counter()
         for counter in (self.events, self.ends):
             for (what, where), count in counter.items():
                 if host in (None, where):
-                    result[what] += count
-        return result
+                    counts[what] += count
+        ends = {str(end): counts[end] if self.ends_known else None for end in Outcome}
+        return {**{str(event): counts[event] for event in PromptEvent}, **ends}

@@ -65,13 +65,14 @@ class PromptRecord:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptEnd:
     """A client's prompt that has ended; as :class:`JobRecord`, seconds are None also where nobody
-    could tell."""
+    could tell. ``worked`` is False if all came from ComfyUI's cache."""
 
     prompt_id: str
     outcome: Outcome
     instance: str
     waiting_s: float | None
     processing_s: float | None
+    worked: bool = True
     code: str | None = None
     message: str | None = None
 

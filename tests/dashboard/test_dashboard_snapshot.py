@@ -37,6 +37,9 @@ def graph(seconds: float, salt: int) -> dict[str, Any]:
     }
 
 
+NO_PROMPTS = {"prompts_forwarded": 0, "prompts_completed": 0, "prompts_failed": 0}
+
+
 async def post_prompt(client: JobClient, prompt: dict[str, Any]) -> str:
     async with client.http.post("/prompt", json={"prompt": prompt, "client_id": "me"}) as answer:
         assert answer.status == 200, await answer.text()
@@ -60,6 +63,7 @@ async def test_the_instances(workers: Pair, start_jobs: Start) -> None:
             "id": str(number), "host": workers[number - 1].host, "status": "healthy",
             "circuit": "closed", "load": 0, "connections": {"open": 0, "in_use": 0},
             "client_prompts": 0, "jobs": [], "consecutive_failures": 0, "last_error": None,
+            "last_error_at": None,
         }  # fmt: skip
 
 
@@ -115,8 +119,7 @@ async def test_jobs_in_the_order_of_interest(workers: Pair, start_jobs: Start) -
         "completed": 1,
         "failed": 1,
         "cancelled": 0,
-        "prompts_completed": 0,
-        "prompts_failed": 0,
+        **NO_PROMPTS,
     }
     (error,) = state["errors"]
     assert (error["code"], error["count"]) == ("workflow_error", 1)
@@ -155,8 +158,8 @@ async def test_the_last_hour(workers: Pair, start_jobs: Start) -> None:
     async with looking(jobs.http) as viewer:
         hour = (await viewer.until(lambda s: s["totals"]["prompts_completed"]))["last_hour"]
     assert {len(values) for values in hour.values()} == {60}
-    totals = {name: sum(hour[name]) for name in ("completed", "failed", "prompts_completed")}
-    assert totals == {"completed": 3, "failed": 1, "prompts_completed": 1}
+    totals = {name: sum(hour[name]) for name in ("completed", "failed", "prompts")}
+    assert totals == {"completed": 3, "failed": 1, "prompts": 1}
     longest = max(end["processing_time_seconds"] for end in ends)
     assert 0.05 <= max(filter(None, hour["processing_seconds"])) <= longest
     assert 0 < max(filter(None, hour["waiting_seconds"])) < longest

@@ -13,6 +13,7 @@ from prompts_front import (
     ended,
     get,
     graph,
+    instance_of,
     interrupt,
     listening,
     pile_up,
@@ -21,8 +22,10 @@ from prompts_front import (
     until,
 )
 
-from comfy_proxy.gateway.prompts.outcomes import WatchedPrompt, told_by
-from comfy_proxy.keys import CLUSTER, GATEWAY, METRICS
+from comfy_proxy.gateway.prompts.outcomes import told_by
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
+from comfy_proxy.metrics.prompt_figures import PromptFigures
 from comfy_proxy.metrics.records import Outcome, PromptEnd
 
 FAILING = {
@@ -38,6 +41,13 @@ def ends(proxy: TestClient) -> list[PromptEnd]:
     told: list[PromptEnd] = []
     proxy.app[CLUSTER].on_prompt_end.append(told.append)
     return told
+
+
+def forwarded(prompt_id: str, client_id: str | None = None) -> ForwardedPrompt:
+    """One that no instance has ever seen."""
+    return ForwardedPrompt(
+        prompt_id=prompt_id, path="/prompt", body=b"", graph={}, client_id=client_id, headers={}
+    )
 
 
 async def submit(http: Http, heard: bool, prompt: Any, then: Callable[[], object]) -> str:
@@ -128,15 +138,118 @@ async def test_one_that_left_no_history_is_not_watched_for_ever(
     proxy: TestClient, ends: list[PromptEnd]
 ) -> None:
     """A client deleted it before anybody looked: how it ended nobody knows; it is let go."""
-    gateway = proxy.app[GATEWAY]
-    instance = gateway.cluster.instances[0]
-    gateway.ownership.prompts.record("gone", instance)
-    gateway.outcomes._watched["gone"] = WatchedPrompt(
-        prompt_id="gone", client_id=None, trace=None, accepted_at=0.0
-    )
-    gateway.outcomes.load_changed(instance)
-    await until(lambda: not gateway.outcomes._watched)
+    outcomes, instance = proxy.app[GATEWAY].outcomes, proxy.app[CLUSTER].instances[0]
+    outcomes.add(forwarded("gone"), instance)
+    outcomes.load_changed(instance)
+    await until(lambda: not outcomes._watched)
     assert ends == []
+
+
+@pytest.mark.parametrize("odd", ["a/b", "..", ".", "../object_info", "ä%2F", "x?y#z"])
+async def test_no_id_makes_others_uncounted(
+    proxy: TestClient, workers: Workers, ends: list[PromptEnd], odd: str
+) -> None:
+    """Old servers take any text for an id: it leads nowhere, costs no strike and stops nobody."""
+    ids = [await post(proxy, graph(), prompt_id=odd)]
+    ids += [await post(proxy, graph()) for _ in range(6)]
+    await until(lambda: len(ends) == 7)
+    assert sorted(end.prompt_id for end in ends) == sorted(ids)
+    assert [one.breaker.consecutive_failures for one in proxy.app[CLUSTER].instances] == [0, 0]
+
+
+async def test_what_waits_long_hides_no_ends(
+    proxy: TestClient, workers: Workers, ends: list[PromptEnd]
+) -> None:
+    """Prompts that came first and run last: the others are counted when they end."""
+    blockers = [await post(proxy, graph(60)) for _ in workers]
+    last = [await post(proxy, graph(), number=1000) for _ in range(10)]
+    quick = [await post(proxy, graph()) for _ in range(6)]
+    await interrupt(proxy, blockers[0])
+    await until(lambda: len(ends) >= 8)
+    assert set(quick) & {end.prompt_id for end in ends}
+    await interrupt(proxy, blockers[1])
+    await until(lambda: len(ends) == 18)
+    assert {end.prompt_id for end in ends} == {*blockers, *last, *quick}
+
+
+async def test_a_missed_end_is_found_with_its_own_times(
+    proxy: TestClient, workers: Workers, ends: list[PromptEnd]
+) -> None:
+    """A listening client's socket missed the frames: the history has what they would have told."""
+    gateway = proxy.app[GATEWAY]
+    async with listening(proxy) as listener:
+        blocker, *_ = await pile_up(proxy, workers, 1, client_id=listener.client_id)
+        instance = instance_of(proxy, workers[0])
+        unheard = gateway.outcomes._watched[blocker]
+        await until(lambda: unheard.began_at is not None)
+        unheard.began_at = None  # as if its beginning had not been heard
+        await interrupt(proxy, blocker)
+        await until(lambda: ends)
+    (end,) = ends
+    assert (end.outcome, end.instance) == (Outcome.CANCELLED, instance.host)
+    assert end.waiting_s is not None
+    assert end.processing_s is not None
+
+
+async def test_the_next_one_shows_that_one_has_ended(
+    proxy: TestClient, workers: Workers, ends: list[PromptEnd]
+) -> None:
+    """Its end was not heard and its instance is busy on: it is looked for all the same."""
+    outcomes, instance = proxy.app[GATEWAY].outcomes, proxy.app[CLUSTER].instances[0]
+    async with listening(proxy) as listener:
+        outcomes.add(forwarded("first", listener.client_id), instance)
+        outcomes.add(forwarded("second", listener.client_id), instance)
+        outcomes.began("first", instance)
+        outcomes.began("second", instance)
+        assert outcomes._watched["first"].missed
+        await until(lambda: not outcomes._watched)  # neither is known there
+
+
+async def test_a_rescued_prompt_can_be_deleted(proxy: TestClient, ends: list[PromptEnd]) -> None:
+    """That it ran somewhere before does not count any more."""
+    outcomes, (one, two) = proxy.app[GATEWAY].outcomes, proxy.app[CLUSTER].instances
+    outcomes.add(forwarded("p"), one)
+    outcomes.began("p", one)
+    outcomes.moved("p", two)
+    outcomes.deleted(["p"])
+    await until(lambda: ends)
+    assert (ends[0].outcome, ends[0].instance) == (Outcome.CANCELLED, two.host)
+
+
+async def test_nobody_looks_after_the_end(proxy: TestClient) -> None:
+    """A frame that comes late begins nothing."""
+    outcomes, instance = proxy.app[GATEWAY].outcomes, proxy.app[CLUSTER].instances[0]
+    outcomes.add(forwarded("p"), instance)
+    await outcomes.close()
+    outcomes.deleted(["p"])
+    assert all(looker.done() for looker in outcomes._lookers.values())
+
+
+async def test_a_cached_prompt_teaches_no_estimate(
+    proxy: TestClient, ends: list[PromptEnd]
+) -> None:
+    """The same graph again takes no time, which says nothing of another one."""
+    prompt = graph(0.02)
+    for _ in range(2):
+        await post(proxy, prompt)
+    await until(lambda: len(ends) == 2)
+    async with listening(proxy) as listener:
+        for _ in range(4):
+            await post(proxy, prompt, client_id=listener.client_id)
+        await until(lambda: len(ends) == 6)
+    measured = sum(end.worked for end in ends)
+    assert 1 <= measured <= 2  # once on each instance at the most
+    assert len(proxy.app[JOBS].processor.estimates._executions[None]) == measured
+
+
+def test_with_one_instance_nobody_knows(clock: Any) -> None:
+    """Its prompts pass unread: null, which is not nought."""
+    figures = PromptFigures(["gpu:8188"])
+    assert figures.at_instance(None) == {
+        "forwarded": 0, "moved": 0, "passed_over": 0,
+        "completed": None, "failed": None, "cancelled": None,
+    }  # fmt: skip
+    assert not figures.ends
 
 
 @pytest.mark.parametrize(
@@ -154,11 +267,8 @@ async def test_one_that_left_no_history_is_not_watched_for_ever(
 def test_histories_of_all_kinds(status: Any, outcome: Outcome | None) -> None:
     """Of old servers, which tell less; what is none of ComfyUI's is told apart."""
     entry = {"status": status}
-    if outcome is None:
-        with pytest.raises((AttributeError, TypeError, ValueError)):
-            told_by(entry)
-    else:
-        assert told_by(entry)[:2] == (outcome, None)
+    told = told_by(entry)
+    assert (told and told.outcome) is outcome
 
 
 async def test_the_watch_is_bounded(proxy: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def test_the_mean_is_the_type_s_own() -> None:
     assert estimates.mean("a") == 2.0
     assert estimates.mean("b") == 8.0
     assert estimates.mean("new") is None
-    assert estimates.mean_of_all() == 4.0
+    assert estimates.mean_of_jobs() == 4.0
 
 
 def test_only_the_last_hundred_count() -> None:

@@ -36,12 +36,12 @@ def png_header(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("format_name", "media_type", "extension"),
     [
-        ("PNG", "image/png", "png"),
-        ("JPEG", "image/jpeg", "jpg"),
-        ("WEBP", "image/webp", "webp"),
-        ("GIF", "image/gif", "gif"),
-        ("BMP", "image/bmp", "bmp"),
-        ("TIFF", "image/tiff", "tif"),
+        ("PNG", "image/png", ".png"),
+        ("JPEG", "image/jpeg", ".jpg"),
+        ("WEBP", "image/webp", ".webp"),
+        ("GIF", "image/gif", ".gif"),
+        ("BMP", "image/bmp", ".bmp"),
+        ("TIFF", "image/tiff", ".tif"),
     ],
 )
 def test_each_format_is_told_by_content(format_name: str, media_type: str, extension: str) -> None:
@@ -197,7 +197,7 @@ def test_jpeg_is_laid_on_white() -> None:
     """JPEG has no alpha: what was transparent is white."""
     picture = convert_picture(encoded(subject(), "PNG"), format="JPEG", quality=None, crop=False)
     image = reopened(picture.data)
-    assert (image.format, image.mode, picture.extension) == ("JPEG", "RGB", "jpg")
+    assert (image.format, image.mode, picture.extension) == ("JPEG", "RGB", ".jpg")
     corner = image.getpixel((49, 0))
     assert isinstance(corner, tuple)
     assert min(corner) > 250

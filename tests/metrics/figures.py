@@ -28,9 +28,9 @@ TYPES = ("remove-background", "upscale-image")
 def instance_state(host: str, **changes: Any) -> InstanceState:
     state = {
         "id": str(HOSTS.index(host) + 1), "host": host, "healthy": True, "circuit": "closed",
-        "consecutive_failures": 0, "last_error": None, "active_jobs": 1, "load": 2,
-        "client_prompts": 1, "last_check": None, "last_success": None, "response_time_s": 0.004,
-        "pool_open": 2, "pool_in_use": 1, "pool_waiting": 0,
+        "consecutive_failures": 0, "last_error": None, "last_error_at": None,
+        "active_jobs": 1, "load": 2, "client_prompts": 1, "last_check": None, "last_success": None,
+        "response_time_s": 0.004, "pool_open": 2, "pool_in_use": 1, "pool_waiting": 0,
     }  # fmt: skip
     return InstanceState(**{**state, **changes})
 

@@ -62,11 +62,13 @@ class Executed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A prompt of this client is over; its history is there. ``data`` is that of the event."""
+    """A prompt of this client is over; its history is there. ``data`` is that of the event,
+    ``worked`` is False if no node ran: all came from the cache."""
 
     prompt_id: str
     kind: str
     data: Mapping[str, Any] = field(repr=False)
+    worked: bool
     frame: Pass
 
 
@@ -83,6 +85,7 @@ class FrameReader:
         self._mark = mark
         self._own_prompt: str | None = None
         self._own_running = False
+        self._own_worked = False
 
     def text(self, text: str) -> Seen:
         """A text frame; what cannot be understood passes as it is."""
@@ -123,18 +126,20 @@ class FrameReader:
         frame = Pass(data=text)
         prompt_id = data.get("prompt_id")
         if kind == "execution_start" and isinstance(prompt_id, str):
-            self._own_prompt, self._own_running = prompt_id, True
+            self._own_prompt, self._own_running, self._own_worked = prompt_id, True, False
             return Began(prompt_id=prompt_id, frame=frame)
         if kind == "executing":
             # Without prompt_id: what a socket is told that (re)connects in mid-run (trap 14).
             self._own_running = data.get("node") is not None
             if self._own_running:
-                self._own_prompt = prompt_id
+                self._own_prompt, self._own_worked = prompt_id, True
         if kind == "executed" and isinstance(data.get("output"), dict):
             return self._executed(text, data)
         if kind in _ENDS and isinstance(prompt_id, str) and self._is_own(prompt_id):
             self._own_running = False
-            return Ended(prompt_id=prompt_id, kind=kind, data=data, frame=frame)
+            return Ended(
+                prompt_id=prompt_id, kind=kind, data=data, worked=self._own_worked, frame=frame
+            )
         return frame
 
     def _is_own(self, prompt_id: str) -> bool:

@@ -170,7 +170,7 @@ class EventSession:
             self._gateway.files_made(seen.output, leg.instance)
             self._put(seen.frame)
         elif isinstance(seen, Ended):
-            self._gateway.prompt_ended(seen.prompt_id, seen.kind, seen.data, leg.instance)
+            self._gateway.prompt_ended(seen, leg.instance)
             self._put(seen.frame)
         elif seen is not None:
             self._put(seen)

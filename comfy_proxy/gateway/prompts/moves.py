@@ -258,6 +258,7 @@ class PromptMover:
         """True if it is at an instance again, or was deleted."""
         if self._known.get(prompt.prompt_id) is not prompt or moving.cancelled:
             self.discard(prompt.prompt_id)  # deleted
+            self._gateway.outcomes.cancelled(prompt.prompt_id)
             return True
         target = await self._rescuer.rescue(prompt, moving)
         if target is None:
@@ -287,6 +288,11 @@ class PromptMover:
                 placement.release()
                 if target is None:
                     self.discard(prompt.prompt_id)
+                    if moving.cancelled:
+                        self._gateway.outcomes.cancelled(prompt.prompt_id)
+                    else:
+                        why = "It was taken by no instance again."
+                        self._gateway.outcomes.lost(prompt.prompt_id, why)
                     return True
                 self._arrived(prompt, target, busy)
                 await self._withdraw_if_cancelled(prompt, moving, target)
@@ -309,6 +315,7 @@ class PromptMover:
             moving.cancelled = False
             self.discard(prompt.prompt_id)
             await self._carrier.withdraw(prompt, target)
+            self._gateway.outcomes.deleted([prompt.prompt_id])
 
     def _arrived(self, prompt: ForwardedPrompt, target: Instance, busy: Instance | None) -> None:
         prompt.settled = target is busy  # it was refused elsewhere: once is enough
@@ -317,6 +324,7 @@ class PromptMover:
         prompt.instance = target
         self._gateway.cluster.prompt_forwarded(target)
         self._gateway.ownership.prompts.record(prompt.prompt_id, target)
+        self._gateway.outcomes.moved(prompt.prompt_id, target)
         logger.bind(instance=target.host).info(
             "prompt {} moved from {} to {}", prompt.prompt_id, busy and busy.host, target.host
         )

@@ -1,22 +1,28 @@
 """How clients' prompts end, and what they cost: told once to the cluster's observers, and logged.
 
-Of a client that listens the frames tell it. Of one that only asks, or has left, ``/history`` is
-looked at whenever its instance's queue has changed: ComfyUI tells such events to nobody.
+Of a client that listens the frames tell it. Of one that only asks, has left, or has missed a frame,
+the newest entries of ``/history`` are looked at whenever its instance's queue has changed: ComfyUI
+tells such events to nobody. No client's id goes into a request while anything waits there, so what
+a look costs does not depend on how much waits.
+
+Of prompts that share an id (trap 9) the last one is known: ComfyUI's history has one as well.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_execution import node_error
-from comfy_proxy.errors import ComfyProxyError, InstanceError, InvalidAnswerError, WorkflowError
+from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError, WorkflowError
+from comfy_proxy.gateway.fanout import ask
+from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.records import Outcome, PromptEnd
@@ -27,9 +33,11 @@ if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
 MAX_WATCHED = 10_000
-MAX_LOOKS = 3
-"""So many prompts of one instance that have not ended are looked for at a time: the order in which
-they run may not be the order in which they came."""
+NEWEST = 2
+"""So many entries of the history are looked at, four times as many while ends are among them."""
+MAX_NEWEST = 2048
+MAX_BY_ID = 100
+"""So many prompts are looked for one by one where nothing waits or runs any more."""
 ENDS: Mapping[str, Outcome] = {
     "execution_success": Outcome.COMPLETED,
     "execution_error": Outcome.FAILED,
@@ -40,14 +48,33 @@ ENDS: Mapping[str, Outcome] = {
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class WatchedPrompt:
-    """One that has not ended; times are monotonic. ``deleted`` by a client, if it still waited."""
+    """One that has not ended, as far as is known. ``accepted_at`` and ``began_at`` are monotonic,
+    ``accepted_time`` since the epoch.
+
+    ``deleted``: a client has deleted it, if it still waited. ``missed``: its end was not heard.
+    """
 
     prompt_id: str
     client_id: str | None
     trace: Trace | None
+    instance: Instance
     accepted_at: float
+    accepted_time: float
     began_at: float | None = None
     deleted: bool = False
+    missed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What frames or ``/history`` tell of an end; seconds, and since the epoch, None if they do
+    not. ``worked`` is False if all came from ComfyUI's cache."""
+
+    outcome: Outcome
+    execution_s: float | None = None
+    began_time: float | None = None
+    error: ComfyProxyError | None = None
+    worked: bool = True
 
 
 class PromptOutcomes:
@@ -56,49 +83,108 @@ class PromptOutcomes:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._clock = gateway.cluster.clock
-        self._watched: OrderedDict[str, WatchedPrompt] = OrderedDict()
-        self._lookers: dict[Instance, asyncio.Task[None]] = {}
+        self._watched: dict[str, WatchedPrompt] = {}
+        self._at: dict[Instance, dict[str, WatchedPrompt]] = {
+            instance: {} for instance in gateway.cluster.instances
+        }
+        self._running: dict[Instance, WatchedPrompt] = {}  # by the last frame that told of one
+        self._remaining: dict[Instance, int] = {}
         self._news: set[Instance] = set()
+        self._lookers: dict[Instance, asyncio.Task[None]] = {}
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<PromptOutcomes watched={len(self._watched)}>"
 
-    def add(self, prompt: ForwardedPrompt) -> None:
-        """An instance has taken it."""
-        self._watched[prompt.prompt_id] = WatchedPrompt(
+    # --- what happens to prompts -------------------------------------------------------------
+
+    def add(self, prompt: ForwardedPrompt, instance: Instance) -> None:
+        """``instance`` has taken it."""
+        self._forget(prompt.prompt_id)
+        watched = WatchedPrompt(
             prompt_id=prompt.prompt_id,
             client_id=prompt.client_id,
             trace=prompt.trace,
+            instance=instance,
             accepted_at=self._clock.monotonic(),
+            accepted_time=self._clock.now().timestamp(),
         )
+        self._watched[prompt.prompt_id] = self._at[instance][prompt.prompt_id] = watched
+        self._remaining.pop(instance, None)  # it may have ended before a frame told of it
         if len(self._watched) > MAX_WATCHED:
-            self._watched.popitem(last=False)
+            self._forget(next(iter(self._watched)))
 
-    def began(self, prompt_id: str) -> None:
-        """It runs, perhaps not for the first time."""
+    def moved(self, prompt_id: str, instance: Instance) -> None:
+        """It waits at ``instance`` now, whatever it did elsewhere."""
         if prompt := self._watched.get(prompt_id):
+            self._at[prompt.instance].pop(prompt_id, None)
+            self._at[instance][prompt_id] = prompt
+            self._remaining.pop(instance, None)
+            prompt.instance, prompt.began_at = instance, None
+            prompt.deleted = prompt.missed = False
+
+    def began(self, prompt_id: str, instance: Instance) -> None:
+        """A frame of ``instance`` has told that it runs: the one before it there has ended."""
+        before, prompt = self._running.get(instance), self._watched.get(prompt_id)
+        if before is not None and before is not prompt:
+            self._miss(before)
+        if prompt is not None:
             prompt.began_at = self._clock.monotonic()
+            self._running[instance] = prompt
+
+    def heard(self, prompt_id: str, told: Told, instance: Instance) -> None:
+        """A frame of ``instance`` has told the end of a prompt; when it began we know ourselves."""
+        prompt = self._watched.get(prompt_id)
+        if prompt is None:
+            return
+        if prompt.began_at is None:
+            self._miss(prompt)  # the history knows
+            return
+        now = self._clock.monotonic()
+        execution_s = now - prompt.began_at
+        self._end(prompt, instance, told, execution_s, prompt.began_at - prompt.accepted_at)
 
     def deleted(self, prompt_ids: Iterable[str] | None = None) -> None:
         """Clients have deleted these, or all, as far as they waited."""
         for prompt_id in tuple(self._watched) if prompt_ids is None else prompt_ids:
-            if prompt := self._watched.get(prompt_id):
-                prompt.deleted = prompt.began_at is None
-                if owner := self._gateway.ownership.prompts.owner(prompt_id):
-                    self.load_changed(owner)
+            prompt = self._watched.get(prompt_id)
+            if prompt is not None and prompt.began_at is None:
+                prompt.deleted = True
+                self._look_at(prompt.instance)
 
-    def heard(self, prompt_id: str, kind: str, data: Mapping[str, Any], instance: Instance) -> None:
-        """A frame of ``instance`` has told the end of a prompt."""
+    def cancelled(self, prompt_id: str) -> None:
+        """A client has deleted it, and it is nowhere any more."""
         if prompt := self._watched.get(prompt_id):
-            now, execution_s = self._clock.monotonic(), None
-            if prompt.began_at is not None:
-                execution_s = now - prompt.began_at
-            error = node_error(data) if kind == "execution_error" else None
-            self._end(prompt, instance, ENDS[kind], execution_s, error)
+            self._end(prompt, prompt.instance, Told(outcome=Outcome.CANCELLED))
+
+    def lost(self, prompt_id: str, why: str) -> None:
+        """It is nowhere any more, and no client wanted that."""
+        if prompt := self._watched.get(prompt_id):
+            told = Told(outcome=Outcome.FAILED, error=PromptLostError(why))
+            self._end(prompt, prompt.instance, told)
+
+    # --- looking for ends that nobody hears --------------------------------------------------
 
     def load_changed(self, instance: Instance) -> None:
-        """Something has begun or ended there: ends that nobody hears are looked for."""
-        if not self._watched:
+        """A ``status`` frame, perhaps one of many that tell the same."""
+        if self._remaining.get(instance) != instance.queue_remaining:
+            self._remaining[instance] = instance.queue_remaining
+            self._look_at(instance)
+
+    async def close(self) -> None:
+        """Look no more."""
+        self._closed = True
+        for looker in self._lookers.values():
+            looker.cancel()
+        await asyncio.gather(*self._lookers.values(), return_exceptions=True)
+
+    def _miss(self, prompt: WatchedPrompt) -> None:
+        if self._watched.get(prompt.prompt_id) is prompt:
+            prompt.missed = True
+            self._look_at(prompt.instance)
+
+    def _look_at(self, instance: Instance) -> None:
+        if self._closed or not self._at[instance]:
             return
         self._news.add(instance)
         looker = self._lookers.get(instance)
@@ -107,107 +193,161 @@ class PromptOutcomes:
                 self._look(instance), name=f"ends at {instance.host}", context=untraced()
             )
 
-    async def close(self) -> None:
-        """Look no more."""
-        for looker in self._lookers.values():
-            looker.cancel()
-        await asyncio.gather(*self._lookers.values(), return_exceptions=True)
-
     async def _look(self, instance: Instance) -> None:
         while instance in self._news:
             self._news.discard(instance)
-            left = MAX_LOOKS
             try:
-                for prompt in [
-                    one for one in self._watched.values() if self._unheard(one, instance)
-                ]:
-                    left -= not await self._has_ended(prompt, instance)
-                    if left == 0:
-                        break
-            except InstanceError as error:  # whoever is to know it is told by the attempt
+                if any(map(self._is_unheard, self._at[instance].values())):
+                    await self._look_at_newest(instance)
+                gone = [one for one in self._at[instance].values() if one.deleted]
+                if instance.load == 0:
+                    gone = list(self._at[instance].values())
+                if gone:
+                    await self._look_for(gone[:MAX_BY_ID], instance)
+            except InstanceError as error:  # the next frame, or check, comes back here
                 logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
+            except Exception as error:
+                logger.opt(exception=error).error("looking for ends at {} broke", instance.host)
 
-    def _unheard(self, prompt: WatchedPrompt, instance: Instance) -> bool:
-        """Where nothing waits or runs, what was not heard was missed."""
-        gateway, client_id = self._gateway, prompt.client_id
-        if gateway.ownership.prompts.owner(prompt.prompt_id) is not instance:
-            return False
-        if prompt.prompt_id in gateway.moving or instance in gateway.mover.doubtful:
-            return False
-        if prompt.deleted or client_id is None:
+    def _is_unheard(self, prompt: WatchedPrompt) -> bool:
+        if prompt.missed or prompt.deleted or prompt.client_id is None:
             return True
-        return instance.load == 0 or not gateway.events.listens(client_id)
+        return not self._gateway.events.listens(prompt.client_id)
 
-    async def _has_ended(self, prompt: WatchedPrompt, instance: Instance) -> bool:
-        client = self._gateway.cluster.clients[instance]
-        entry = await client.history(prompt.prompt_id)
-        if entry is not None:
-            try:
-                told = told_by(entry)
-            except (AttributeError, TypeError, ValueError) as error:
-                raise InvalidAnswerError("An entry of /history is none of ComfyUI's.") from error
-            self._end(prompt, instance, *told)
-            return True
-        if instance.load > 0 and not prompt.deleted:
+    async def _look_at_newest(self, instance: Instance) -> None:
+        """Entries that ended last, more of them as long as all or some are news."""
+        size = NEWEST
+        while size <= MAX_NEWEST:
+            history = await self._ask(instance, f"/history?max_items={size}")
+            entries = history if isinstance(history, dict) else {}
+            news = [key for key, entry in entries.items() if self._settle(key, entry, instance)]
+            if not news or len(entries) < size:
+                return
+            size *= 4
+
+    async def _look_for(self, prompts: list[WatchedPrompt], instance: Instance) -> None:
+        """One by one: each is in the history, or still in the queue, or gone."""
+        queue = await self._ask(instance, "/queue")
+        entries = [*queue["queue_running"], *queue["queue_pending"]] if queue else None
+        if entries is None:
+            return
+        there = {entry[1] for entry in entries}
+        for prompt in prompts:
+            if prompt.prompt_id in there:
+                prompt.deleted = False  # it ran already when it was to be deleted
+            elif not self._may_be_elsewhere(prompt, instance):
+                path = f"/history/{quote(prompt.prompt_id, safe='')}"
+                history = await self._ask(instance, path)
+                entry = history.get(prompt.prompt_id) if isinstance(history, dict) else None
+                if not self._settle(prompt.prompt_id, entry, instance):
+                    self._is_gone(prompt, instance)
+
+    def _may_be_elsewhere(self, prompt: WatchedPrompt, instance: Instance) -> bool:
+        gateway = self._gateway
+        return (
+            self._watched.get(prompt.prompt_id) is not prompt
+            or prompt.instance is not instance
+            or prompt.prompt_id in gateway.moving
+            or instance in gateway.mover.doubtful
+        )
+
+    def _is_gone(self, prompt: WatchedPrompt, instance: Instance) -> None:
+        """Neither queue nor history has it."""
+        if self._may_be_elsewhere(prompt, instance):
+            return
+        if prompt.deleted:
+            self._end(prompt, instance, Told(outcome=Outcome.CANCELLED))
+        else:  # its history was deleted already, or its instance has forgotten it
+            self._forget(prompt.prompt_id)
+            with traced(prompt.trace), about(prompt_id=prompt.prompt_id):
+                logger.info("prompt {} has left no history", prompt.prompt_id)
+
+    async def _ask(self, instance: Instance, path: str) -> Any:
+        return load(await ask(instance, self._gateway.cluster, "GET", path))
+
+    def _settle(self, prompt_id: str, entry: Any, instance: Instance) -> bool:
+        """True if that was news: the end of a prompt that is watched there."""
+        prompt = self._at[instance].get(prompt_id)
+        told = told_by(entry)
+        if prompt is None or told is None:
             return False
-        if prompt.prompt_id in await client.queue():
-            return False
-        if await client.history(prompt.prompt_id) is None and self._unheard(prompt, instance):
-            if prompt.deleted:
-                self._end(prompt, instance, Outcome.CANCELLED, None)
-            else:  # its history was deleted already, or its instance has forgotten it
-                del self._watched[prompt.prompt_id]
-                with traced(prompt.trace), about(prompt_id=prompt.prompt_id):
-                    logger.info("prompt {} has left no history", prompt.prompt_id)
+        waiting_s = None
+        if told.execution_s is not None and told.began_time is not None:
+            most_s = self._clock.monotonic() - prompt.accepted_at - told.execution_s
+            waiting_s = min(max(0.0, told.began_time - prompt.accepted_time), max(0.0, most_s))
+        self._end(prompt, instance, told, told.execution_s, waiting_s)
         return True
+
+    def _forget(self, prompt_id: str) -> None:
+        prompt = self._watched.pop(prompt_id, None)
+        if prompt is not None:
+            self._at[prompt.instance].pop(prompt_id, None)
+            if self._running.get(prompt.instance) is prompt:
+                del self._running[prompt.instance]
 
     def _end(
         self,
         prompt: WatchedPrompt,
         instance: Instance,
-        outcome: Outcome,
-        execution_s: float | None,
-        error: ComfyProxyError | None = None,
+        told: Told,
+        execution_s: float | None = None,
+        waiting_s: float | None = None,
     ) -> None:
-        if self._watched.pop(prompt.prompt_id, None) is not prompt:
-            return  # told meanwhile
-        waiting_s = None
-        if execution_s is not None:
-            waiting_s = max(0.0, self._clock.monotonic() - prompt.accepted_at - execution_s)
+        self._forget(prompt.prompt_id)
         end = PromptEnd(
             prompt_id=prompt.prompt_id,
-            outcome=outcome,
+            outcome=told.outcome,
             instance=instance.host,
             waiting_s=waiting_s,
             processing_s=execution_s,
-            code=error.code if error is not None else None,
-            message=error.message if error is not None else None,
+            worked=told.worked,
+            code=told.error.code if told.error is not None else None,
+            message=told.error.message if told.error is not None else None,
         )
         tell(self._gateway.cluster.on_prompt_end, end)
-        _log(prompt, end, error)
+        _log(prompt, end, told.error)
 
 
-def told_by(entry: Mapping[str, Any]) -> tuple[Outcome, float | None, ComfyProxyError | None]:
-    """How it ended, how long it executed, and why it failed, by an entry of ``/history``."""
+def told_by_frame(kind: str, data: Mapping[str, Any], *, worked: bool) -> Told:
+    """What the last event of a prompt says."""
+    error = node_error(data) if kind == "execution_error" else None
+    return Told(outcome=ENDS[kind], error=error, worked=worked)
+
+
+def told_by(entry: Any) -> Told | None:
+    """What an entry of ``/history`` says; None if it is none of ComfyUI's."""
+    try:
+        return _read(entry)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _read(entry: Mapping[str, Any]) -> Told:
     status = entry.get("status") or {}
     events: dict[str, Any] = {
         event[0]: event[1]
         for event in status.get("messages") or ()
         if isinstance(event, list) and len(event) == 2 and isinstance(event[1], dict)
     }
-    for kind, outcome in ENDS.items():
-        if kind in events:
-            begin, end = (
-                events.get(name, {}).get("timestamp") for name in ("execution_start", kind)
-            )
-            execution_s = None
-            if isinstance(begin, int | float) and isinstance(end, int | float):
-                execution_s = max(0.0, (end - begin) / 1000)
-            error = node_error(events[kind]) if outcome is Outcome.FAILED else None
-            return outcome, execution_s, error
-    if status.get("status_str") == "error":
-        return Outcome.FAILED, None, WorkflowError("ComfyUI reports an error without a reason.")
-    return Outcome.COMPLETED, None, None
+    kind = next((kind for kind in ENDS if kind in events), None)
+    if kind is None:
+        failed = status.get("status_str") == "error"
+        why = WorkflowError("ComfyUI reports an error without a reason.") if failed else None
+        return Told(outcome=Outcome.FAILED if failed else Outcome.COMPLETED, error=why)
+    begin, end = (events.get(name, {}).get("timestamp") for name in ("execution_start", kind))
+    began_time = begin / 1000 if isinstance(begin, int | float) else None
+    execution_s = None
+    if began_time is not None and isinstance(end, int | float):
+        execution_s = max(0.0, end / 1000 - began_time)
+    cached = set(events.get("execution_cached", {}).get("nodes") or ())
+    prompt = entry.get("prompt")
+    return Told(
+        outcome=ENDS[kind],
+        execution_s=execution_s,
+        began_time=began_time,
+        error=node_error(events[kind]) if kind == "execution_error" else None,
+        worked=not prompt or not set(prompt[2]) <= cached,
+    )
 
 
 def _log(prompt: WatchedPrompt, end: PromptEnd, error: ComfyProxyError | None) -> None:

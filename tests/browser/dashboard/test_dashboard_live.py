@@ -21,7 +21,7 @@ BUSY_HOUR = """
   window.show = () => {};  // what comes meanwhile
   const completed = minutes.map(i => Math.round(60 * wave(i)));
   draw({...newest, last_hour: {
-    completed, failed: minutes.map(i => i % 9), prompts_completed: minutes.map(i => i % 23),
+    completed, failed: minutes.map(i => i % 9), prompts: minutes.map(i => i % 23),
     prompts_failed: minutes.map(i => i % 3),
     waiting_seconds: minutes.map(i => 400 * wave(i)),
     processing_seconds: minutes.map(i => i % 5 ? 7.5 * wave(2 * i) : null)}});
