@@ -15,9 +15,12 @@ import aiohttp
 import pytest
 from aiohttp import log as aiohttp_log
 from aiohttp import web
-from job_client import form, noise, until
+from aiohttp.typedefs import Handler
+from job_client import encode, form, noise, until
+from PIL import Image
 
 from comfy_proxy import Settings, create_app, setup
+from comfy_proxy.counted_response import LARGE
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import CLUSTER, JOBS, METRICS, REQUEST_OBSERVERS
@@ -122,6 +125,29 @@ async def test_two_applications_in_one_process(
             async with session.get(f"{other}{job['status_url']}") as answer:
                 assert answer.status == (200 if other == url else 404)
     assert [len(worker.started) for worker in workers] == [1, 1]
+
+
+async def test_a_host_s_middleware_has_its_say(
+    workers: Pair, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    """Also about a picture of ours that is sent in pieces elsewhere."""
+
+    @web.middleware
+    async def mark(request: web.Request, handler: Handler) -> web.StreamResponse:
+        answer = await handler(request)
+        answer.headers["X-Host"] = "was here"
+        return answer
+
+    app = web.Application(middlewares=[mark])
+    setup(app, settings(*workers))
+    url = await serve(app)
+    large = encode(Image.effect_noise((600, 600), 90))
+    headers = {"Accept": "image/png"}
+    async with session.post(
+        f"{url}/api/upscale-image?scale=1", data=form(large), headers=headers
+    ) as answer:
+        assert len(await answer.read()) > LARGE
+        assert answer.headers["X-Host"] == "was here"
 
 
 def ours_now() -> tuple[set[str], int]:
