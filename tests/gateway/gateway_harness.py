@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
@@ -170,12 +172,11 @@ class Harness:
 
 
 async def unused_url() -> URL:
-    """An address where nobody listens."""
-    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return URL(f"http://127.0.0.1:{port}")
+    """An address that refuses connections, held so that no test in another process gets it."""
+    taken = socket.socket()
+    atexit.register(taken.close)
+    taken.bind(("127.0.0.1", 0))
+    return URL(f"http://127.0.0.1:{taken.getsockname()[1]}")
 
 
 async def until_still(progress: Callable[[], int]) -> None:
