@@ -43,6 +43,9 @@ class Outside(Protocol):
     def before_node(self, class_type: str) -> None:
         """Called when a node starts; faults die here."""
 
+    def completed(self, prompt_id: str) -> None:
+        """Called when all nodes have run, before anybody is told."""
+
     def check_interrupt(self) -> None:
         """Raises Interrupted."""
 
@@ -84,6 +87,7 @@ class PromptRun:
             ExecutionList(graph, self.item.outputs, self._is_cached, self._is_output)
         )
         if success:
+            self.outside.completed(self.item.prompt_id)
             self._announce("execution_success", self._prompt())
         return PromptResult(
             success=success,
