@@ -18,9 +18,10 @@ from comfy_proxy.gateway.events.frames import Ended
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.marks import file_at
+from comfy_proxy.gateway.prompts.ends import told_by_frame
 from comfy_proxy.gateway.prompts.moves import PromptMover
 from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts
-from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes, told_by_frame
+from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state.shared_state import SharedState
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers

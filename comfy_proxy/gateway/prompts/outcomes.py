@@ -2,8 +2,8 @@
 
 Of a client that listens the frames tell it. Of one that only asks, has left, or has missed a frame,
 the newest entries of ``/history`` are looked at whenever its instance's queue has changed: ComfyUI
-tells such events to nobody. No client's id goes into a request while anything waits there, so what
-a look costs does not depend on how much waits.
+tells such events to nobody. Only what was deleted, and what is left where nothing waits any more,
+is asked for by id: what a look costs does not depend on how much waits.
 
 Of prompts that share an id (trap 9) the last one is known: ComfyUI's history has one as well.
 """
@@ -11,7 +11,7 @@ Of prompts that share an id (trap 9) the last one is known: ComfyUI's history ha
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -19,10 +19,10 @@ from urllib.parse import quote
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_execution import node_error
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError, WorkflowError
 from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.native import load
+from comfy_proxy.gateway.prompts.ends import Told, told_by
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.records import Outcome, PromptEnd
@@ -38,12 +38,6 @@ NEWEST = 2
 MAX_NEWEST = 2048
 MAX_BY_ID = 100
 """So many prompts are looked for one by one where nothing waits or runs any more."""
-ENDS: Mapping[str, Outcome] = {
-    "execution_success": Outcome.COMPLETED,
-    "execution_error": Outcome.FAILED,
-    "execution_interrupted": Outcome.CANCELLED,
-}
-"""By the type of the event."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -63,18 +57,6 @@ class WatchedPrompt:
     began_at: float | None = None
     deleted: bool = False
     missed: bool = False
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
-    """What frames or ``/history`` tell of an end; seconds, and since the epoch, None if they do
-    not. ``worked`` is False if all came from ComfyUI's cache."""
-
-    outcome: Outcome
-    execution_s: float | None = None
-    began_time: float | None = None
-    error: ComfyProxyError | None = None
-    worked: bool = True
 
 
 class PromptOutcomes:
@@ -306,48 +288,6 @@ class PromptOutcomes:
         )
         tell(self._gateway.cluster.on_prompt_end, end)
         _log(prompt, end, told.error)
-
-
-def told_by_frame(kind: str, data: Mapping[str, Any], *, worked: bool) -> Told:
-    """What the last event of a prompt says."""
-    error = node_error(data) if kind == "execution_error" else None
-    return Told(outcome=ENDS[kind], error=error, worked=worked)
-
-
-def told_by(entry: Any) -> Told | None:
-    """What an entry of ``/history`` says; None if it is none of ComfyUI's."""
-    try:
-        return _read(entry)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        return None
-
-
-def _read(entry: Mapping[str, Any]) -> Told:
-    status = entry.get("status") or {}
-    events: dict[str, Any] = {
-        event[0]: event[1]
-        for event in status.get("messages") or ()
-        if isinstance(event, list) and len(event) == 2 and isinstance(event[1], dict)
-    }
-    kind = next((kind for kind in ENDS if kind in events), None)
-    if kind is None:
-        failed = status.get("status_str") == "error"
-        why = WorkflowError("ComfyUI reports an error without a reason.") if failed else None
-        return Told(outcome=Outcome.FAILED if failed else Outcome.COMPLETED, error=why)
-    begin, end = (events.get(name, {}).get("timestamp") for name in ("execution_start", kind))
-    began_time = begin / 1000 if isinstance(begin, int | float) else None
-    execution_s = None
-    if began_time is not None and isinstance(end, int | float):
-        execution_s = max(0.0, end / 1000 - began_time)
-    cached = set(events.get("execution_cached", {}).get("nodes") or ())
-    prompt = entry.get("prompt")
-    return Told(
-        outcome=ENDS[kind],
-        execution_s=execution_s,
-        began_time=began_time,
-        error=node_error(events[kind]) if kind == "execution_error" else None,
-        worked=not prompt or not set(prompt[2]) <= cached,
-    )
 
 
 def _log(prompt: WatchedPrompt, end: PromptEnd, error: ComfyProxyError | None) -> None:

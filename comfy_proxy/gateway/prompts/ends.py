@@ -1,0 +1,72 @@
+"""What ComfyUI says of how a prompt ended: by a frame, or by its entry in the history. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_proxy.cluster.prompt_execution import node_error
+from comfy_proxy.errors import ComfyProxyError, WorkflowError
+from comfy_proxy.metrics.records import Outcome
+
+ENDS: Mapping[str, Outcome] = {
+    "execution_success": Outcome.COMPLETED,
+    "execution_error": Outcome.FAILED,
+    "execution_interrupted": Outcome.CANCELLED,
+}
+"""By the type of the event."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What frames or ``/history`` tell of an end; seconds, and since the epoch, None if they do
+    not. ``worked`` is False if all came from ComfyUI's cache."""
+
+    outcome: Outcome
+    execution_s: float | None = None
+    began_time: float | None = None
+    error: ComfyProxyError | None = None
+    worked: bool = True
+
+
+def told_by_frame(kind: str, data: Mapping[str, Any], *, worked: bool) -> Told:
+    """What the last event of a prompt says."""
+    error = node_error(data) if kind == "execution_error" else None
+    return Told(outcome=ENDS[kind], error=error, worked=worked)
+
+
+def told_by(entry: Any) -> Told | None:
+    """What an entry of ``/history`` says; None if it is none of ComfyUI's."""
+    try:
+        return _read(entry)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _read(entry: Mapping[str, Any]) -> Told:
+    status = entry.get("status") or {}
+    events: dict[str, Any] = {
+        event[0]: event[1]
+        for event in status.get("messages") or ()
+        if isinstance(event, list) and len(event) == 2 and isinstance(event[1], dict)
+    }
+    kind = next((kind for kind in ENDS if kind in events), None)
+    if kind is None:
+        failed = status.get("status_str") == "error"
+        why = WorkflowError("ComfyUI reports an error without a reason.") if failed else None
+        return Told(outcome=Outcome.FAILED if failed else Outcome.COMPLETED, error=why)
+    begin, end = (events.get(name, {}).get("timestamp") for name in ("execution_start", kind))
+    began_time = begin / 1000 if isinstance(begin, int | float) else None
+    execution_s = None
+    if began_time is not None and isinstance(end, int | float):
+        execution_s = max(0.0, end / 1000 - began_time)
+    cached = set(events.get("execution_cached", {}).get("nodes") or ())
+    prompt = entry.get("prompt")
+    return Told(
+        outcome=ENDS[kind],
+        execution_s=execution_s,
+        began_time=began_time,
+        error=node_error(events[kind]) if kind == "execution_error" else None,
+        worked=not prompt or not set(prompt[2]) <= cached,
+    )
