@@ -219,11 +219,12 @@ async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> N
     if REQUEST_ID not in request:
         return
     request[_ANSWER] = answer
-    request[_BEGAN_AT] = request.config_dict[CLUSTER].clock.monotonic()
+    found = request.config_dict  # it is made anew each time
+    request[_BEGAN_AT] = found[CLUSTER].clock.monotonic()
     answer.headers["X-Request-ID"] = request[REQUEST_ID]
     if isinstance(answer, ForwardedResponse):
         answer.drop_additions()
-    if request.config_dict[SETTINGS].cors_origins:
+    if found[SETTINGS].cors_origins:
         answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
 
 

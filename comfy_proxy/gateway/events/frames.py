@@ -16,10 +16,11 @@ from typing import Any
 
 import orjson
 
+from comfy_proxy.gateway.prompts.ends import ENDS
+
 _PREVIEW_IMAGE = 1
 _PREVIEW_IMAGE_WITH_METADATA = 4
 _JPEG = 1
-_ENDS = frozenset(("execution_success", "execution_error", "execution_interrupted"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +136,7 @@ class FrameReader:
                 self._own_prompt, self._own_worked = prompt_id, True
         if kind == "executed" and isinstance(data.get("output"), dict):
             return self._executed(text, data)
-        if kind in _ENDS and isinstance(prompt_id, str) and self._is_own(prompt_id):
+        if kind in ENDS and isinstance(prompt_id, str) and self._is_own(prompt_id):
             self._own_running = False
             return Ended(
                 prompt_id=prompt_id, kind=kind, data=data, worked=self._own_worked, frame=frame

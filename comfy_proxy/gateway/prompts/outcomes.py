@@ -24,6 +24,7 @@ from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.prompts.ends import Told, told_by
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
+from comfy_proxy.gateway.views.queue_and_history import is_queue
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.records import Outcome, PromptEnd
 from comfy_proxy.observers import tell
@@ -178,12 +179,15 @@ class PromptOutcomes:
     async def _look(self, instance: Instance) -> None:
         while instance in self._news:
             self._news.discard(instance)
+            there = self._at[instance].values()
+            unheard = [prompt for prompt in there if self._is_unheard(prompt)]
             try:
-                if any(map(self._is_unheard, self._at[instance].values())):
+                if unheard:
                     await self._look_at_newest(instance)
-                gone = [one for one in self._at[instance].values() if one.deleted]
                 if instance.load == 0:
-                    gone = list(self._at[instance].values())
+                    gone = list(there)
+                else:
+                    gone = [prompt for prompt in unheard if prompt.deleted]
                 if gone:
                     await self._look_for(gone[:MAX_BY_ID], instance)
             except InstanceError as error:  # the next frame, or check, comes back here
@@ -210,10 +214,9 @@ class PromptOutcomes:
     async def _look_for(self, prompts: list[WatchedPrompt], instance: Instance) -> None:
         """One by one: each is in the history, or still in the queue, or gone."""
         queue = await self._ask(instance, "/queue")
-        entries = [*queue["queue_running"], *queue["queue_pending"]] if queue else None
-        if entries is None:
+        if not is_queue(queue):
             return
-        there = {entry[1] for entry in entries}
+        there = {entry[1] for entry in (*queue["queue_running"], *queue["queue_pending"])}
         for prompt in prompts:
             if prompt.prompt_id in there:
                 prompt.deleted = False  # it ran already when it was to be deleted
@@ -250,8 +253,7 @@ class PromptOutcomes:
     def _settle(self, prompt_id: str, entry: Any, instance: Instance) -> bool:
         """True if that was news: the end of a prompt that is watched there."""
         prompt = self._at[instance].get(prompt_id)
-        told = told_by(entry)
-        if prompt is None or told is None:
+        if prompt is None or (told := told_by(entry)) is None:
             return False
         waiting_s = None
         if told.execution_s is not None and told.began_time is not None:
