@@ -136,6 +136,11 @@ class JsonScanner:
                 self._kept = None
         self._offset += len(piece)
 
+    @property
+    def failed(self) -> bool:
+        """True if nothing that may still come makes an object or an array of the text."""
+        return self._broken or (self._root is not None and self._root.members is None)
+
     def result(self) -> Value | None:
         """The outermost value; None if the text was not one whole JSON value."""
         if self._in_scalar:

@@ -1,4 +1,4 @@
-"""JSON of instances, read as leniently as ComfyUI writes it. The one pair for all that comes from one.
+"""JSON that comes from instances, read as leniently as ComfyUI writes it.
 
 ComfyUI's JSON is Python's ``json``, which is more than RFC 8259 allows: ``NaN`` and ``Infinity``,
 integers of any size, and lone surrogates (``"caf\\udce9.png"``: a file name that is no UTF-8 on the

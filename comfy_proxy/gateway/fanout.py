@@ -11,17 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
-from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
+from comfy_proxy.cluster.answer_bodies import MAX_JSON_BYTES
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import AnswerTooLargeError, InstanceError, NoHealthyInstanceError
 from comfy_proxy.gateway.forward import AUTO_HEADERS
 from comfy_proxy.gateway.headers import response_headers, sendable
 from comfy_proxy.gateway.target import address
+from comfy_proxy.lenient_json import loads
 from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON; None where it is none."""
         try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
+            return loads(self.body)
+        except ValueError:
             return None
 
 
@@ -64,8 +64,9 @@ async def ask(
     if "headers" in options:
         options["skip_auto_headers"] = AUTO_HEADERS
     headers: CIMultiDict[str] = CIMultiDict(options.pop("headers", ()))
-    for name, value in {hdrs.ACCEPT_ENCODING: "identity", **trace_headers()}.items():
+    for name, value in trace_headers().items():
         headers.setdefault(name, value)
+    headers[hdrs.ACCEPT_ENCODING] = "identity"  # the session hands out bytes as they come
     async with instance.attempt("ask"):
         with translated(instance.host):
             async with (
