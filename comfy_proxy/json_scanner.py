@@ -54,15 +54,17 @@ class Value:
     """One value: the bytes ``start:end`` of the text.
 
     ``name`` is that of a member of an object, as bytes without quotes (None for an item, and for
-    a name that is too long). ``text`` is what the value consists of, if it was kept: strings,
-    numbers and literals up to MAX_LEAF_BYTES, and what the shape calls TEXT. ``members`` are its
-    parts, if the shape looks into it; ``is_object`` tells whether they have names.
+    a name that is too long); it begins at ``name_start``. ``text`` is what the value consists of,
+    if it was kept: strings, numbers and literals up to MAX_LEAF_BYTES, and what the shape calls
+    TEXT. ``members`` are its parts, if the shape looks into it; ``is_object`` tells whether they
+    have names.
     """
 
-    __slots__ = ("end", "is_object", "members", "name", "start", "text")
+    __slots__ = ("end", "is_object", "members", "name", "name_start", "start", "text")
 
-    def __init__(self, start: int, name: bytes | None) -> None:
+    def __init__(self, start: int, name: bytes | None, name_start: int | None) -> None:
         self.start = start
+        self.name_start = start if name_start is None else name_start
         self.end = start
         self.name = name
         self.text: bytes | None = None
@@ -108,6 +110,7 @@ class JsonScanner:
         self._root: Value | None = None
         self._open: list[tuple[Value, Shape]] = []
         self._name: bytes | None = None
+        self._name_start: int | None = None
         self._named = False
         self._value: Value | None = None  # the leaf, or what is stepped over
         self._in_name = self._in_string = self._in_scalar = self._escaped = False
@@ -162,6 +165,7 @@ class JsonScanner:
             self._close(at + 1)
         elif byte == _QUOTE and self._open and self._open[-1][0].is_object and not self._named:
             self._in_name = self._in_string = True
+            self._name_start = self._offset + at
             self._keep(at, limited=True)
         else:
             self._begin(byte, at)
@@ -217,9 +221,9 @@ class JsonScanner:
         if self._root is not None and not self._open:
             self._broken = True  # something behind the end
             return
-        value = Value(self._offset + at, self._name)
+        value = Value(self._offset + at, self._name, self._name_start)
         shape = self._place(value)
-        self._name, self._named = None, False
+        self._name, self._name_start, self._named = None, None, False
         if byte in _OPENING and shape is not None and shape is not TEXT:
             value.members, value.is_object = [], byte == _OBJECT
             self._open.append((value, shape))
@@ -249,7 +253,7 @@ class JsonScanner:
             self._broken = True
             return
         self._open.pop()[0].end = self._offset + at
-        self._name, self._named = None, False
+        self._name, self._name_start, self._named = None, None, False
 
     def _keep(self, at: int, *, limited: bool) -> None:
         self._kept, self._kept_from, self._limited = bytearray(), at, limited

@@ -14,13 +14,11 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.files.staging import stage_inputs
-from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, refused
-from comfy_proxy.gateway.views.queue_and_history import is_queue
+from comfy_proxy.gateway.scanned import ask_history, ask_queue
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -32,13 +30,12 @@ async def queue_was_lost(instance: Instance, gateway: Gateway) -> bool | None:
     """Whether its process has ended since it took prompts; None if that cannot be said now."""
     cluster = gateway.cluster
     try:
-        queue = load(await ask(instance, cluster, "GET", "/queue", timeout_s=ASK_TIMEOUT_S))
+        queue = await ask_queue(instance, cluster, timeout_s=ASK_TIMEOUT_S)
         path = "/history?max_items=1"
-        history = load(await ask(instance, cluster, "GET", path, timeout_s=ASK_TIMEOUT_S))
+        history = await ask_history(instance, cluster, path, timeout_s=ASK_TIMEOUT_S)
     except InstanceError as error:
         return True if refused(error) else None
-    empty = is_queue(queue) and not (queue["queue_running"] or queue["queue_pending"])
-    return empty and history == {}
+    return queue is not None and queue.empty and history == {}
 
 
 class Rescuer:

@@ -273,12 +273,9 @@ async def _read(request: web.Request, limit: int) -> bytes:
 
 
 def _parse(body: bytes) -> dict[str, Any] | None:
-    """The JSON object in ``body``, read as ComfyUI reads it: NaN and huge integers are welcome.
-
-    What is no UTF-8 is left to ComfyUI, which answers 500.
-    """
+    """The JSON object in ``body``, read as ComfyUI reads it: NaN and huge integers are welcome."""
     try:
-        document = loads(body.decode())
+        document = loads(body)
     except ValueError:
         return None
     return document if isinstance(document, dict) else None
