@@ -21,11 +21,10 @@ def saying(text: bytes) -> Any:
 
 async def test_odd_entries_of_a_queue_hide_no_other(harness: Harness) -> None:
     """What is no entry, has no id or one that is no string is shown as it came."""
-    odd = b'null, 7, {"a": 1}, [], [1], [2, 3, {}], [3, ["x"], {}], ["n", "s", {}, 5], [NaN, "caf\xe9"]'
-    queue = b'{"queue_running": [%s], "queue_pending": [%s, [-1, "first", {}, {}, []]]}' % (
-        odd,
-        odd,
-    )
+    once = b'null, 7, {"a": 1}, [], [1], [2, 3, {}], [3, ["x"], {}]'
+    ids = b'["n", "s", {}, 5], [NaN, "caf\xe9"]'
+    queue = b'{"queue_running": [%s, %s], "queue_pending": [%s, %s, [-1, "first", {}, {}, []]]}'
+    queue %= (once, ids, once, ids)
     urls = [str(await harness.upstream(saying(queue))) for _ in range(2)]
     async with front(*urls) as (client, _), client.get("/queue") as answer:
         body = await answer.read()
