@@ -2,19 +2,20 @@
 
 ComfyUI keeps its queue in memory: a process that ends takes along what waited and what ran there
 (trap 5). A prompt is submitted again only if that is proven: nobody listens at the address any
-more, or a ComfyUI answers there that knows no prompt at all.
+more, or a ComfyUI answers there that has the prompt neither in its queue nor in its history.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.fanout import ask
+from comfy_proxy.gateway.fanout import Answer, ask
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.prompts.carrier import Carrier
@@ -28,17 +29,40 @@ if TYPE_CHECKING:
 ASK_TIMEOUT_S = 5.0
 
 
-async def queue_was_lost(instance: Instance, gateway: Gateway) -> bool | None:
-    """Whether its process has ended since it took prompts; None if that cannot be said now."""
-    cluster = gateway.cluster
+async def lost_prompts(
+    prompts: Sequence[ForwardedPrompt], instance: Instance, gateway: Gateway
+) -> Sequence[ForwardedPrompt] | None:
+    """Which of ``prompts``, all accepted by ``instance``, were lost with its process; None if it
+    cannot be asked now.
+
+    All of them if nobody listens at its address or a process that was started again knows nothing
+    at all. Else each is looked for by its id, since others may have been submitted there since: in
+    the queue first, because ComfyUI moves a prompt from there to its history without a gap. What
+    is in neither though there was no trouble with the instance was deleted by somebody there.
+    """
+    prompts = [prompt for prompt in prompts if instance.troubled_since(prompt.sent_at)]
     try:
-        queue = load(await ask(instance, cluster, "GET", "/queue", timeout_s=ASK_TIMEOUT_S))
-        path = "/history?max_items=1"
-        history = load(await ask(instance, cluster, "GET", path, timeout_s=ASK_TIMEOUT_S))
+        queue = load(await _ask("/queue", instance, gateway))
+        if not is_queue(queue):
+            return None
+        entries = (*queue["queue_running"], *queue["queue_pending"])
+        there = {entry[1] for entry in entries if isinstance(entry[1], str)}
+        if not there and load(await _ask("/history?max_items=1", instance, gateway)) == {}:
+            return prompts
+        absent = [prompt for prompt in prompts if prompt.prompt_id not in there]
+        return [prompt for prompt in absent if not await _has_ended(prompt, instance, gateway)]
     except InstanceError as error:
-        return True if refused(error) else None
-    empty = is_queue(queue) and not (queue["queue_running"] or queue["queue_pending"])
-    return empty and history == {}
+        return prompts if refused(error) else None
+
+
+async def _has_ended(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> bool:
+    path = f"/history/{quote(prompt.prompt_id, safe='')}"
+    history = load(await _ask(path, instance, gateway))
+    return isinstance(history, dict) and prompt.prompt_id in history
+
+
+async def _ask(path: str, instance: Instance, gateway: Gateway) -> Answer:
+    return await ask(instance, gateway.cluster, "GET", path, timeout_s=ASK_TIMEOUT_S)
 
 
 class Rescuer:

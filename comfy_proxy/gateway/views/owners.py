@@ -53,6 +53,8 @@ async def broadcast(request: web.Request, match: Match, gateway: Gateway) -> web
 
 async def history_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it."""
+    if (entry := gateway.given_up.entry(prompt_id)) is not None:
+        return web.json_response({prompt_id: gateway.history_numbers.numbered(prompt_id, entry)})
     path = f"/history/{quote(prompt_id, safe='')}"
     instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
     entries = native.load(answer)
