@@ -144,9 +144,9 @@ async def _follow(session: aiohttp.ClientSession, url: str, label: str) -> dict[
 
 
 async def _until_stopped(url: str) -> None:
-    _say(f"still running at {url}, dashboard: {url}/dashboard (Ctrl-C ends it); try:")
-    _say(f"  curl -F imageFile=@photo.png {url}/api/remove-background")
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    _say(f"still running at {url}, dashboard: {url}/dashboard (Ctrl-C ends it); try:")
+    _say(f"  curl -F imageFile=@photo.png {url}/api/remove-background")
     await stopped.wait()
