@@ -25,6 +25,7 @@ from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts
 from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state.shared_state import SharedState
+from comfy_proxy.gateway.views.features import UploadLimits
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
@@ -46,6 +47,7 @@ class Gateway:
         self.files = FileCopies(cluster, self.ownership)
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
         self.state = SharedState(cluster)
+        self.upload_limits = UploadLimits(cluster)
         self.events = EventSessions()
         self.mover = PromptMover(self)
         self.outcomes = PromptOutcomes(self)
@@ -75,6 +77,7 @@ class Gateway:
             instance.on_interruption.append(self.mover.doubt)
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
+            instance.on_interruption.append(self.upload_limits.forget)
 
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:

@@ -422,6 +422,24 @@ async def test_any_origin_gets_no_credentials(harness: Harness) -> None:
         assert "Access-Control-Allow-Credentials" not in answer.headers
 
 
+@pytest.mark.parametrize("origin", ["null", "file://", "app://name"])
+async def test_pages_without_an_address_get_no_credentials(harness: Harness, origin: str) -> None:
+    """``null`` and ``file://`` bring a key in a header; an application's own scheme is its own."""
+    named = origin == "app://name"
+    proxy = await harness.proxy(
+        await harness.upstream(_upstream), cors_origins=(origin,), api_keys=(KEY,)
+    )
+    headers = PREFLIGHT | {"Origin": origin, "Access-Control-Request-Headers": "X-API-Key"}
+    async with proxy.client.options("/queue", headers=headers) as answer:
+        assert answer.status == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert ("Access-Control-Allow-Credentials" in answer.headers) is named
+    async with proxy.client.get("/queue", headers={"Origin": origin, "X-API-Key": KEY}) as answer:
+        assert answer.status == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert ("Access-Control-Allow-Credentials" in answer.headers) is named
+
+
 @pytest.mark.parametrize("cors", [{}, {"cors_origins": (APP,)}])
 async def test_an_options_that_is_no_preflight_is_comfyuis(
     harness: Harness, cors: dict[str, Any]

@@ -162,7 +162,7 @@ class EventSession:
         elif isinstance(seen, Flags):
             if not self._flags_answered:
                 self._flags_answered = True
-                self._put(Pass(data=seen.text))
+                self._put(Pass(data=self._gateway.upload_limits.in_flags(seen.text)))
         elif isinstance(seen, Began):
             self._gateway.prompt_began(seen.prompt_id, leg.instance)
             self._put(seen.frame)

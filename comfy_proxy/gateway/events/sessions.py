@@ -163,6 +163,7 @@ async def events(request: web.Request, match: Match, gateway: Gateway) -> web.St
         connected = await gateway.events.open(session, request)
         if not connected:
             raise NoHealthyInstanceError("No ComfyUI instance takes a WebSocket.", retry_after_s=5)
+        await gateway.upload_limits.learn()  # a client may ask for them by its first message
         with counted(request, session.traffic):
             return await session.run(request)
     finally:
