@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from aiohttp import hdrs, web
 
 from comfy_proxy.clock import iso
 from comfy_proxy.keys import CLUSTER, JOBS, METRICS
+from comfy_proxy.lenient_json import dumps
 from comfy_proxy.metrics.exposition import wants_prometheus
 from comfy_proxy.metrics.live import InstanceState
 from comfy_proxy.version import __version__
@@ -98,4 +98,4 @@ def _instance(instance: InstanceState) -> dict[str, Any]:
 
 
 def _json(data: Any, *, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(data), status=status, content_type="application/json")
+    return web.Response(body=dumps(data), status=status, content_type="application/json")

@@ -14,6 +14,8 @@ from typing import Any
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.node_inputs import choices as listed_values
+from comfy_proxy.cluster.node_inputs import specs
 from comfy_proxy.tracing import untraced
 
 KEEP_S = 300.0
@@ -38,15 +40,9 @@ class Capabilities:
 
         ``/object_info`` writes it as ``[["a", "b"], {…}]`` or ``["COMBO", {"options": […]}]``.
         """
-        inputs = self.classes.get(class_name, {}).get("input") or {}
-        for group in ("required", "optional"):
-            spec = (inputs.get(group) or {}).get(input_name)
-            if not isinstance(spec, list) or not spec:
-                continue
-            if isinstance(spec[0], list):
-                return tuple(str(item) for item in spec[0])
-            if len(spec) > 1 and isinstance(spec[1], dict) and "options" in spec[1]:
-                return tuple(str(item) for item in spec[1]["options"])
+        for _, name, spec in specs(self.classes.get(class_name, {})):
+            if name == input_name and (listed := listed_values(spec)) is not None:
+                return tuple(str(item) for item in listed)
         return None
 
 

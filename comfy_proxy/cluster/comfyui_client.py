@@ -7,17 +7,26 @@ routes and traps are those of PROTOCOL.md. Every request is one ``instance.attem
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import aiohttp
-import orjson
 
 from comfy_proxy.clock import Clock
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import (
+    HISTORY,
+    QUEUE,
+    QueueView,
+    history_path,
+    read_history,
+    read_queue,
+)
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import (
     InstanceRefusedError,
@@ -25,10 +34,12 @@ from comfy_proxy.errors import (
     InvalidAnswerError,
     PromptLostError,
     PromptRejectedError,
+    ResultError,
 )
+from comfy_proxy.json_scanner import JsonScanner, Shape, Value
+from comfy_proxy.lenient_json import dumps_exact, loads_exact
 from comfy_proxy.tracing import trace_headers
 
-MAX_JSON_BYTES = 64 * 2**20
 MAX_PICTURE_BYTES = 1024 * 2**20
 UPLOAD_SUBFOLDER = "comfy_proxy"
 _GATEWAY_STATUSES = (502, 503, 504)
@@ -38,17 +49,6 @@ _ABSOLUTE_PATH = re.compile(
 )
 _HEADERS = {"Accept-Encoding": "identity"}
 """The session hands out raw bytes; ComfyUI's ``--enable-compress-response-body`` needs a no."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueueView:
-    """Prompt ids of ``GET /queue``."""
-
-    running: frozenset[str]
-    pending: frozenset[str]
-
-    def __contains__(self, prompt_id: str) -> bool:
-        return prompt_id in self.running or prompt_id in self.pending
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,36 +103,43 @@ class ComfyUIClient:
                 ) as response,
             ):
                 _require_ok(response, self.instance.host)
-                stats = _loads(await _read(response, MAX_JSON_BYTES))
+                stats = _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
         if not isinstance(stats, dict) or "system" not in stats:
             raise InvalidAnswerError(f"{self.instance.host} does not answer like ComfyUI.")
 
     async def queue(self) -> QueueView:
         """``GET /queue``."""
-        answer = await self._json("GET", "queue")
-        try:
-            return QueueView(
-                running=frozenset(entry[1] for entry in answer["queue_running"]),
-                pending=frozenset(entry[1] for entry in answer["queue_pending"]),
-            )
-        except (KeyError, TypeError, IndexError) as error:
-            raise InvalidAnswerError(f"{self.instance.host}: /queue has no queue.") from error
+        queue = read_queue(await self._scanned("queue", QUEUE))
+        if queue is None:
+            raise InvalidAnswerError(f"{self.instance.host}: /queue has no queue.")
+        return queue.view()
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
-        """``GET /history/{id}``: the entry, or None while it is unfinished or unknown."""
-        answer = await self._json("GET", f"history/{prompt_id}")
-        entry = answer.get(prompt_id) if isinstance(answer, dict) else None
-        return entry if isinstance(entry, dict) else None
+        """``GET /history/{id}``: the entry, or None while it is unfinished or unknown.
+
+        ``{"prompt": [number, id, None, …], "outputs": …, "status": …}``: the graph is not read.
+        """
+        path = history_path(prompt_id)
+        entries = read_history(await self._scanned(path, HISTORY)) or ()
+        found = [one for one in entries if one.prompt_id == prompt_id and one.value.is_object]
+        return found[-1].data() if found else None
 
     async def object_info(self) -> bytes:
         """``GET /object_info`` as it came; stops the instance's event loop for 67 ms and more."""
         async with self._request("GET", "object_info") as response:
             _require_ok(response, self.instance.host)
-            return await _read(response, MAX_JSON_BYTES)
+            return await answer_bodies.read(response, answer_bodies.MAX_OBJECT_INFO_BYTES)
 
     async def node_info(self, class_name: str) -> dict[str, Any] | None:
-        """``GET /object_info/{class}``: that class alone (the whole blocks the instance)."""
-        answer = await self._json("GET", f"object_info/{class_name}")
+        """``GET /object_info/{class}``: that class alone (the whole blocks the instance).
+
+        Raises InstanceRefusedError for a name that no path can hold.
+        """
+        try:
+            segment = quote(class_name, safe="!$&'()*+,:;=@")
+        except UnicodeEncodeError as error:
+            raise InstanceRefusedError(f"No path has the class {class_name!r}.") from error
+        answer = await self._json("GET", f"object_info/{segment}")
         info = answer.get(class_name) if isinstance(answer, dict) else None
         return info if isinstance(info, dict) else None
 
@@ -158,13 +165,13 @@ class ComfyUIClient:
 
         Raises PromptRejectedError with ComfyUI's own words on a 400.
         """
-        body = orjson.dumps({"prompt": graph, "prompt_id": prompt_id, "client_id": client_id})
+        body = dumps_exact({"prompt": graph, "prompt_id": prompt_id, "client_id": client_id})
         async with self._request(
             "POST", "prompt", data=body, headers={"Content-Type": "application/json"}
         ) as response:
             if response.status != 400:
                 _require_ok(response, self.instance.host)
-            payload = _loads(await _read(response, MAX_JSON_BYTES))
+            payload = _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
             if response.status == 400 and isinstance(payload, dict):
                 raise PromptRejectedError(rejection(payload), details={"type": "rejected"})
             if not isinstance(payload, dict) or not isinstance(payload.get("prompt_id"), str):
@@ -181,13 +188,20 @@ class ComfyUIClient:
         await self._post("interrupt", {"prompt_id": prompt_id})
 
     async def view(self, file: OutputFile) -> bytes:
-        """``GET /view``: the bytes of an output. Raises PromptLostError if they are gone."""
+        """``GET /view``: the bytes of an output. Raises PromptLostError if they are gone.
+
+        Raises ResultError for a name that is no UTF-8: a query cannot hold it.
+        """
+        try:
+            "".join((file.filename, file.subfolder, file.type)).encode()
+        except UnicodeEncodeError as error:
+            raise ResultError(f"The result has a name that is no UTF-8: {file!r}.") from error
         params = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
         async with self._request("GET", "view", params=params, extra_s=600) as response:
             if response.status == 404:
                 raise PromptLostError(f"{self.instance.host} no longer has the result.")
             _require_ok(response, self.instance.host)
-            return await _read(response, MAX_PICTURE_BYTES, silence=self._silence)
+            return await answer_bodies.read(response, MAX_PICTURE_BYTES, self._silence)
 
     def _silence(self) -> AbstractAsyncContextManager[Any]:
         return self._clock.timeout(self._timeout_s)
@@ -199,7 +213,22 @@ class ComfyUIClient:
     async def _json(self, method: str, path: str, **options: Any) -> Any:
         async with self._request(method, path, **options) as response:
             _require_ok(response, self.instance.host)
-            return _loads(await _read(response, MAX_JSON_BYTES))
+            return _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
+
+    async def _scanned(self, path: str, shape: Shape) -> Value:
+        """What ``shape`` names in the answer, which may be long but not silent."""
+        scanner = JsonScanner(shape)
+        async with self._request("GET", path, whole=False) as response:
+            _require_ok(response, self.instance.host)
+            limit = answer_bodies.MAX_SCANNED_BYTES
+            async for piece in answer_bodies.pieces(response, limit, self._silence):
+                scanner.feed(piece)
+                if scanner.failed:
+                    break
+            root = scanner.result()
+            if root is None or root.members is None:
+                raise InvalidAnswerError(f"{self.instance.host} answered what is no JSON.")
+            return root
 
     @asynccontextmanager
     async def _request(
@@ -208,19 +237,23 @@ class ComfyUIClient:
         path: str,
         *,
         extra_s: float = 0,
+        whole: bool = True,
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One exchange; ``path`` is encoded. The timeout is that of the whole, or of the head."""
         session = self._connections.session(self.instance)
         options["headers"] = {**_HEADERS, **trace_headers(), **(headers or {})}
-        async with self.instance.attempt(path.partition("/")[0]):
+        url = self.instance.url.joinpath(path.lstrip("/"), encoded=True)
+        async with self.instance.attempt(path.lstrip("/").partition("/")[0]):
             with translated(self.instance.host):
-                async with (
-                    self._clock.timeout(self._timeout_s + extra_s),
-                    session.request(
-                        method, self.instance.url / path, allow_redirects=False, **options
-                    ) as response,
-                ):
+                async with AsyncExitStack() as exchange:
+                    async with AsyncExitStack() as head:
+                        timeout = self._clock.timeout(self._timeout_s + extra_s)
+                        await (exchange if whole else head).enter_async_context(timeout)
+                        response = await exchange.enter_async_context(
+                            session.request(method, url, allow_redirects=False, **options)
+                        )
                     yield response
 
 
@@ -233,31 +266,10 @@ def _require_ok(response: aiohttp.ClientResponse, host: str) -> None:
     raise InstanceRefusedError(message)
 
 
-async def _read(
-    response: aiohttp.ClientResponse,
-    limit: int,
-    *,
-    silence: Callable[[], AbstractAsyncContextManager[Any]] = nullcontext,
-) -> bytes:
-    """The body, unless it is longer than ``limit``: an endless one must not fill the memory.
-
-    ``silence()`` bounds the wait for each piece of it.
-    """
-    body = bytearray()
-    while True:
-        async with silence():
-            chunk = await response.content.readany()
-        if not chunk:
-            return bytes(body)
-        body += chunk
-        if len(body) > limit:
-            raise InvalidAnswerError(f"An answer of {response.url.host} is endless.")
-
-
 def _loads(body: bytes) -> Any:
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
+        return loads_exact(body)
+    except ValueError as error:
         raise InvalidAnswerError("An instance answered something that is not JSON.") from error
 
 
@@ -269,9 +281,11 @@ def rejection(payload: Mapping[str, Any]) -> str:
         parts.append(str(error["details"]))
     nodes = payload.get("node_errors")
     for node_id, node in nodes.items() if isinstance(nodes, dict) else ():
+        complaints = node.get("errors") if isinstance(node, dict) else None
         parts.extend(
             f"{node.get('class_type')} (node {node_id}): {complaint.get('message')}"
             f" {complaint.get('details')}"
-            for complaint in node.get("errors") or ()
+            for complaint in (complaints if isinstance(complaints, list) else ())
+            if isinstance(complaint, dict)
         )
     return without_paths("; ".join(part for part in parts if part)) or "ComfyUI refused the graph."

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
+from comfy_proxy.lenient_json import dumps, loads
 
-FEATURE_FLAGS = orjson.dumps(
+FEATURE_FLAGS = dumps(
     {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 ).decode()
 """The FIRST message of a socket that wants binary frames to name their prompt (type 4)."""
@@ -74,13 +74,13 @@ Frame = StatusFrame | PromptFrame | PictureFrame | ConnectionLost | Wake
 def decode_text(text: str) -> StatusFrame | PromptFrame | None:
     """A text frame; None for one that concerns no prompt of ours or that is malformed."""
     try:
-        message = orjson.loads(text)
+        message = loads(text)
         kind, data = message["type"], message["data"]
         if kind == "status":
             remaining = data["status"]["exec_info"]["queue_remaining"]
             return StatusFrame(queue_remaining=int(remaining))
         prompt_id = data["prompt_id"]
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):  # int(Infinity) overflows
         return None
     if not isinstance(kind, str) or not isinstance(prompt_id, str):
         return None
@@ -96,12 +96,12 @@ def decode_binary(payload: bytes) -> PictureFrame | None:
             return PictureFrame(media_type=media_type, data=payload[8:])
         if event != _PREVIEW_IMAGE_WITH_METADATA or len(payload) < 8 + second:
             return None
-        metadata = orjson.loads(payload[8 : 8 + second])
+        metadata = loads(payload[8 : 8 + second])
         return PictureFrame(
             media_type=str(metadata.get("image_type", "image/png")),
             data=payload[8 + second :],
             prompt_id=metadata.get("prompt_id"),
             node_id=metadata.get("node_id"),
         )
-    except (struct.error, orjson.JSONDecodeError, AttributeError):
+    except (struct.error, ValueError, AttributeError):
         return None

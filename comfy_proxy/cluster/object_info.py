@@ -9,15 +9,14 @@ An upload changes a handful of small classes only. It is noted here (``uploads_c
 wants the document next gets these classes asked again before. That costs nothing where clients
 upload a thousand pictures and never look at ``/object_info``.
 
-Parsed by ``json``, not orjson: nodes have limits like ``Infinity`` and ``-0xffffffffffffffff``,
-which must come out as they went in.
+Read exactly (see ``lenient_json.py``): nodes have limits like ``Infinity`` and
+``-0xffffffffffffffff``, which must come out as they went in. What is no class is left out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 from collections.abc import Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from loguru import logger
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.node_classes import read_classes
 from comfy_proxy.cluster.node_inputs import Classes, lists_uploads, missing
 from comfy_proxy.errors import InstanceError, InstanceRefusedError, InvalidAnswerError
 from comfy_proxy.tracing import untraced
@@ -196,7 +196,9 @@ class ObjectInfoCache:
         known = self._known.get(instance)
         same = known is not None and known.digest == digest
         return Document(
-            classes=known.classes if known is not None and same else _parsed(body, instance),
+            classes=known.classes
+            if known is not None and same
+            else await read_classes(body, instance),
             asked_at=asked_at,
             uploads=uploads,
             uploads_asked_at=asked_at,
@@ -277,13 +279,3 @@ def _patched(document: Document, answers: Mapping[str, Mapping[str, Any] | None]
     merged = {**document.classes, **changed}
     classes = {name: info for name, info in merged.items() if info is not None}
     return replace(document, classes=classes, digest=None)
-
-
-def _parsed(body: bytes, instance: Instance) -> Classes:
-    try:
-        classes = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidAnswerError(f"/object_info of {instance.host} is no JSON.") from error
-    if not isinstance(classes, dict) or not all(isinstance(i, dict) for i in classes.values()):
-        raise InvalidAnswerError(f"/object_info of {instance.host} has no node classes.")
-    return classes

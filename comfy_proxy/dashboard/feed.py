@@ -13,13 +13,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 from aiohttp import web
 from loguru import logger
 
 from comfy_proxy.clock import Clock, sleep, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.counted_response import CountedResponse
+from comfy_proxy.lenient_json import dumps
 from comfy_proxy.tracing import untraced
 
 SHORTEST_INTERVAL_S = 0.5
@@ -142,7 +142,7 @@ class Feed:
             for job_id, frame in self._previews().items()
         }
         return _Moment(
-            state=b"event: state\ndata: %s\n\n" % orjson.dumps(self._state()),
+            state=b"event: state\ndata: %s\n\n" % dumps(self._state()),
             previews={job_id: event for job_id, (_, event) in self._encoded.items()},
         )
 
@@ -179,4 +179,4 @@ class _Viewer:
 def _preview(job_id: str, preview: PictureFrame) -> bytes:
     picture = base64.b64encode(preview.data).decode()
     data = {"job_id": job_id, "mime_type": preview.media_type, "image_base64": picture}
-    return b"event: preview\ndata: %s\n\n" % orjson.dumps(data)
+    return b"event: preview\ndata: %s\n\n" % dumps(data)

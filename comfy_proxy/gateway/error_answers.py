@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-import orjson
 from aiohttp import hdrs, web
 from loguru import logger
 
 from comfy_proxy.errors import ComfyProxyError, MethodNotAllowedError, UnauthorizedError
 from comfy_proxy.gateway.context import REASON, REQUEST_ID
+from comfy_proxy.lenient_json import dumps
 
 MUCH_UNREAD = 1_048_576
 """Bytes of a refused body that are worth reading to keep the connection."""
@@ -71,7 +71,7 @@ def _json(
         "request_id": request[REQUEST_ID],
     }
     return web.Response(
-        status=status, body=orjson.dumps(body, default=str), content_type="application/json"
+        status=status, body=dumps(body, default=str), content_type="application/json"
     )
 
 

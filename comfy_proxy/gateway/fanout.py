@@ -7,25 +7,29 @@ instance is streamed by ``forward.py`` instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import orjson
+import aiohttp
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
-from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import AnswerTooLargeError, InstanceError, NoHealthyInstanceError
 from comfy_proxy.gateway.forward import AUTO_HEADERS
 from comfy_proxy.gateway.headers import response_headers, sendable
 from comfy_proxy.gateway.target import address
+from comfy_proxy.lenient_json import loads
 from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
+
+T = TypeVar("T")
 
 ASK_TIMEOUT_S = 30.0
 
@@ -42,8 +46,8 @@ class Answer:
     def json(self) -> Any:
         """The body as JSON; None where it is none."""
         try:
-            return orjson.loads(self.body)
-        except orjson.JSONDecodeError:
+            return loads(self.body)
+        except ValueError:
             return None
 
 
@@ -61,34 +65,43 @@ async def ask(
     ``path`` is encoded, may carry a query, and is asked for as it stands. ``headers`` among the
     options are a client's: what it did not send is not added, its ids apart. Raises InstanceError.
     """
-    if "headers" in options:
-        options["skip_auto_headers"] = AUTO_HEADERS
-    headers: CIMultiDict[str] = CIMultiDict(options.pop("headers", ()))
-    for name, value in {hdrs.ACCEPT_ENCODING: "identity", **trace_headers()}.items():
-        headers.setdefault(name, value)
     async with instance.attempt("ask"):
         with translated(instance.host):
             async with (
                 cluster.clock.timeout(timeout_s),
-                cluster.connections.session(instance).request(
-                    method,
-                    address(instance, path),
-                    headers=headers,
-                    allow_redirects=False,
-                    **options,
-                ) as response,
+                asked(instance, cluster, method, path, **options) as response,
             ):
-                body = bytearray()
-                async for chunk in response.content.iter_any():
-                    body += chunk
-                    if len(body) > MAX_JSON_BYTES:
-                        raise AnswerTooLargeError(f"An answer of {instance.host} is endless.")
                 return Answer(
                     status=response.status,
                     reason=sendable(response.reason or ""),
                     headers=response_headers(response, instance, cluster.settings),
-                    body=bytes(body),
+                    body=await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES),
                 )
+
+
+@asynccontextmanager
+async def asked(
+    instance: Instance,
+    cluster: Cluster,
+    method: str,
+    path: str,
+    *,
+    head_timeout_s: float | None = None,
+    **options: Any,
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """The answer to what :func:`ask` describes, its body still to be read."""
+    if "headers" in options:
+        options["skip_auto_headers"] = AUTO_HEADERS
+    headers: CIMultiDict[str] = CIMultiDict(options.pop("headers", ()))
+    for name, value in trace_headers().items():
+        headers.setdefault(name, value)
+    headers[hdrs.ACCEPT_ENCODING] = "identity"  # the session hands out bytes as they come
+    async with cluster.clock.timeout(head_timeout_s) if head_timeout_s else nullcontext():
+        response = await cluster.connections.session(instance).request(
+            method, address(instance, path), headers=headers, allow_redirects=False, **options
+        )
+    async with response:
+        yield response
 
 
 async def ask_all(
@@ -104,14 +117,22 @@ async def ask_all(
     Raises NoHealthyInstanceError if nobody answers, AnswerTooLargeError if one says more than can
     be put together: it is there, and an answer without its part would be wrong.
     """
-    asked = [i for i in cluster.instances if i.healthy] if instances is None else list(instances)
-    results = await asyncio.gather(
-        *(ask(instance, cluster, method, path, **options) for instance in asked),
-        return_exceptions=True,
+    return await answers_of_all(
+        cluster, lambda instance: ask(instance, cluster, method, path, **options), instances
     )
-    answers: dict[Instance, Answer] = {}
-    for instance, result in zip(asked, results, strict=True):
-        if isinstance(result, Answer):
+
+
+async def answers_of_all(
+    cluster: Cluster,
+    question: Callable[[Instance], Awaitable[T]],
+    instances: Iterable[Instance] | None = None,
+) -> dict[Instance, T]:
+    """What each says to ``question``; see :func:`ask_all`."""
+    whom = [i for i in cluster.instances if i.healthy] if instances is None else list(instances)
+    results = await asyncio.gather(*map(question, whom), return_exceptions=True)
+    answers: dict[Instance, T] = {}
+    for instance, result in zip(whom, results, strict=True):
+        if not isinstance(result, BaseException):
             answers[instance] = result
         elif isinstance(result, AnswerTooLargeError) or not isinstance(result, InstanceError):
             raise result

@@ -1,25 +1,32 @@
 """Answers that are put together here and look as if one ComfyUI had given them.
 
-JSON goes through the standard library both ways, as in ComfyUI: what it writes (NaN, integers of
-any size, lone surrogates, blanks after commas) comes out byte for byte as it came in. Headers are
-those of one of the answers that went into it.
+What is read and written again goes through Python's own ``json``, as in ComfyUI: NaN, integers of
+any size, lone surrogates and blanks after commas come out byte for byte as they came in. What is
+large (graphs) is not read at all but passed on as it came. Headers are those of one of the answers
+that went into it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
+from loguru import logger
+from multidict import CIMultiDict
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import PayloadTooLargeError
-from comfy_proxy.gateway.answers import WholeAnswer
+from comfy_proxy.gateway import pieces as parts
+from comfy_proxy.gateway.answers import ForwardedResponse, WholeAnswer, abort, gone
 from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.forward import client_fault
 from comfy_proxy.gateway.headers import body_was_decoded
+from comfy_proxy.gateway.pieces import Piece
+from comfy_proxy.gateway.scanned import ScannedAnswer
+from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 MAX_BODY_BYTES = 16 * 2**20
 """Of a request that names prompts: some 400,000 ids."""
@@ -28,48 +35,88 @@ LONG_BYTES = 256 * 2**10
 """Takes some ten milliseconds to be read, marked and written."""
 
 T = TypeVar("T")
+AnyAnswer = Answer | ScannedAnswer
+A = TypeVar("A", Answer, ScannedAnswer)
 _OF_ONE_BODY = (hdrs.CONTENT_ENCODING, hdrs.ETAG, hdrs.LAST_MODIFIED)
 
 
 def load(answer: Answer) -> Any:
     """The JSON of an answer with status 200; None for any other and for what is no JSON."""
-    return _parse(answer.body, "utf-8") if answer.status == 200 else None
+    try:
+        return loads_exact(answer.body) if answer.status == 200 else None
+    except ValueError:
+        return None
 
 
 def usable(
-    answers: Mapping[Instance, Answer], fits: Callable[[Any], bool]
-) -> tuple[Answer, dict[Instance, Any]]:
-    """What was answered in the right shape, and the answer whose headers to take (the first)."""
-    loaded = {instance: load(answer) for instance, answer in answers.items()}
-    found = {instance: data for instance, data in loaded.items() if fits(data)}
+    answers: Mapping[Instance, A], read: Callable[[A], T | None]
+) -> tuple[A, dict[Instance, T]]:
+    """What ``read`` makes of each, where it is not None; and whose headers to take (the first)."""
+    data = {instance: read(answer) for instance, answer in answers.items()}
+    found = {instance: one for instance, one in data.items() if one is not None}
     return answers[next(iter(found or answers))], found
 
 
-async def off_loop(answers: Mapping[Instance, Answer], work: Callable[[], T]) -> T:
+async def off_loop(answers: Mapping[Instance, AnyAnswer], work: Callable[[], T]) -> T:
     """``work`` on these answers; in a thread if they are long, so that nobody waits behind them."""
     if sum(len(answer.body) for answer in answers.values()) < LONG_BYTES:
         return work()
     return await asyncio.to_thread(work)
 
 
-def encoded(entries: Mapping[str, Any]) -> bytes:
-    """``entries`` as ComfyUI writes them: one by one, since one call holds up all threads."""
-    pairs = (f"{json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items())
-    return f"{{{', '.join(pairs)}}}".encode()
-
-
-def reply(data: Any, like: Answer) -> web.StreamResponse:
+def reply(data: Any, like: AnyAnswer) -> web.StreamResponse:
     """``data`` as ComfyUI would send it; status and headers are ``like``'s."""
-    return reply_encoded(json.dumps(data).encode(), like)
+    return _whole(dumps_exact(data), like, _headers(like))
 
 
-def reply_encoded(body: bytes, like: Answer) -> web.StreamResponse:
-    """As :func:`reply`, of a body that is JSON already."""
+async def reply_pieces(
+    request: web.Request, pieces: Sequence[Piece], like: AnyAnswer
+) -> web.StreamResponse:
+    """As :func:`reply`, of JSON in pieces; what is on a disk is sent from there, and was sent."""
+    headers = _headers(like)
+    if parts.in_memory(pieces):
+        return _whole(parts.joined(pieces), like, headers)
+    return await _streamed(request, pieces, like, headers)
+
+
+async def relayed_scanned(request: web.Request, answer: ScannedAnswer) -> web.StreamResponse:
+    """``answer`` as it came."""
+    if parts.in_memory([answer.body]):
+        return _whole(parts.joined([answer.body]), answer, answer.headers.copy())
+    return await _streamed(request, [answer.body], answer, answer.headers.copy())
+
+
+def _headers(like: AnyAnswer) -> CIMultiDict[str]:
     headers = like.headers.copy()
     for name in _OF_ONE_BODY:
         headers.popall(name, None)
     headers.setdefault(hdrs.CONTENT_LENGTH, "")  # to be filled in
+    return headers
+
+
+def _whole(body: bytes, like: AnyAnswer, headers: CIMultiDict[str]) -> WholeAnswer:
     return WholeAnswer(body, status=like.status, reason=like.reason or None, headers=headers)
+
+
+async def _streamed(
+    request: web.Request, pieces: Sequence[Piece], like: AnyAnswer, headers: CIMultiDict[str]
+) -> web.StreamResponse:
+    """Send what is too large for the memory, as fast as the client reads it."""
+    headers[hdrs.CONTENT_LENGTH] = str(parts.length(pieces))
+    answer = ForwardedResponse(status=like.status, reason=like.reason or None, headers=headers)
+    try:
+        await answer.prepare(request)
+        if request.method != hdrs.METH_HEAD:
+            async with aclosing(parts.batches(pieces)) as batches:
+                async for batch in batches:
+                    await answer.write(batch)
+        await answer.write_eof()
+    except ConnectionError:
+        return gone(request)
+    except OSError as error:
+        logger.error("a stored answer cannot be read again: {}", error)
+        abort(request, answer)
+    return answer
 
 
 def relayed(answer: Answer) -> web.StreamResponse:
@@ -94,7 +141,7 @@ class Body:
         for name in names:
             if name in request.headers:
                 self.headers[name] = request.headers[name]
-        self.json: Any = _parse(raw, request.charset or "utf-8")
+        self.json: Any = _client_json(raw, request.charset or "utf-8")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -120,8 +167,9 @@ async def read_body(request: web.Request) -> Body:
     return Body(request, bytes(raw))
 
 
-def _parse(raw: bytes, charset: str) -> Any:
+def _client_json(raw: bytes, charset: str) -> Any:
+    """As ComfyUI reads it: of bytes that are not in that charset nothing."""
     try:
-        return json.loads(raw.decode(charset))
-    except (ValueError, LookupError, RecursionError):
+        return loads_exact(raw.decode(charset))
+    except (ValueError, LookupError):
         return None

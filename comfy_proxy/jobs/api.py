@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import orjson
 from aiohttp import web
 
 from comfy_proxy.errors import (
@@ -34,6 +33,7 @@ from comfy_proxy.jobs.negotiation import (
 from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import JOBS, METRICS
+from comfy_proxy.lenient_json import dumps
 from comfy_proxy.metrics.stats import job_statistics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -294,5 +294,5 @@ def _picture_response(
 
 def _json(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     return web.Response(
-        body=orjson.dumps(data), status=status, headers=headers, content_type="application/json"
+        body=dumps(data), status=status, headers=headers, content_type="application/json"
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 
-import orjson
 from aiohttp import web
 
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
@@ -17,6 +16,7 @@ from comfy_proxy.forwarded import root_path
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
+from comfy_proxy.lenient_json import dumps
 
 HEARTBEAT_S = 15.0
 WRITE_TIMEOUT_S = 60.0
@@ -93,14 +93,14 @@ class _EventStream:
         else:
             name = "progress" if job.status is self._status else "status"
         self._status = job.status
-        data = orjson.dumps(views.status(job, self._service, self._root))
+        data = dumps(views.status(job, self._service, self._root))
         await self._write(b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), self._seen, data))
 
     async def _send_preview(self, preview: PictureFrame) -> None:
         """Without an id: who is cut off behind it has not seen the status of that version yet."""
         self._preview = preview
         picture = base64.b64encode(preview.data).decode()
-        data = orjson.dumps({"mime_type": preview.media_type, "image_base64": picture})
+        data = dumps({"mime_type": preview.media_type, "image_base64": picture})
         await self._write(b"event: preview\ndata: %s\n\n" % data)
 
     async def _write(self, data: bytes) -> None:

@@ -22,6 +22,7 @@ from comfy_proxy.jobs.bodies import BoundedBody, FormReader, too_large
 from comfy_proxy.jobs.parameters import MAX_VALUE_LENGTH, Scalar, unknown_parameter
 from comfy_proxy.jobs.spool import SpooledPicture
 from comfy_proxy.jobs.workflows import Workflow
+from comfy_proxy.lenient_json import SORT_KEYS, dumps
 
 FILE_FIELDS: Final = ("imageFile", "image", "file")
 OPTIONS: Final = frozenset(("async", "mode", "token"))
@@ -77,7 +78,7 @@ async def read_job_request(
 
 
 def _fingerprint(workflow: str, parameters: Mapping[str, Scalar], sha256: str) -> str:
-    document = orjson.dumps([workflow, parameters, sha256], option=orjson.OPT_SORT_KEYS)
+    document = dumps([workflow, parameters, sha256], option=SORT_KEYS)
     return hashlib.sha256(document).hexdigest()
 
 

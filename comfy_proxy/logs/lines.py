@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-import orjson
-
+from comfy_proxy.lenient_json import NON_STR_KEYS, dumps
 from comfy_proxy.logs.entry import Entry
 
 SERVICE = "comfy_proxy"
@@ -85,7 +84,7 @@ def line_of(entry: Entry, redaction: Redaction) -> Line:
 
 def as_json(line: Line) -> str:
     """One line without its end."""
-    return orjson.dumps(line, option=orjson.OPT_NON_STR_KEYS, default=str).decode()
+    return dumps(line, option=NON_STR_KEYS, default=str).decode()
 
 
 def as_text(line: Line, *, colours: bool) -> str:

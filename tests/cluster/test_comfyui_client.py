@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 from aioresponses import aioresponses
 from cluster_harness import graph
+from yarl import URL
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient, OutputFile, without_paths
@@ -90,7 +92,7 @@ async def test_queue(client: ComfyUIClient, answers: aioresponses) -> None:
     assert "x" not in queue
 
 
-@pytest.mark.parametrize("payload", [[], {}, {"queue_running": [[]], "queue_pending": []}])
+@pytest.mark.parametrize("payload", [[], {}, {"queue_running": {}, "queue_pending": []}])
 async def test_queue_of_something_else(
     client: ComfyUIClient, answers: aioresponses, payload: object
 ) -> None:
@@ -98,6 +100,45 @@ async def test_queue_of_something_else(
     answers.get(f"{GPU}/queue", payload=payload)
     with pytest.raises(InvalidAnswerError):
         await client.queue()
+
+
+async def test_an_odd_entry_of_a_queue_hides_no_other(
+    client: ComfyUIClient, answers: aioresponses
+) -> None:
+    """Entries without an id, with one that is no string, with NaN: the rest is what it is."""
+    odd: list[object] = [
+        [],
+        None,
+        7,
+        {},
+        [1],
+        [2, 3],
+        [2, ["x"]],
+        [float("nan"), "n"],
+        [1, "\ud800"],
+    ]
+    body = json.dumps({"queue_running": odd, "queue_pending": [*odd, [5, "p", {}, {}, []]]})
+    answers.get(f"{GPU}/queue", body=body)
+    queue = await client.queue()
+    assert (queue.running, queue.pending) == ({"n", "\ud800"}, {"n", "\ud800", "p"})
+
+
+@pytest.mark.parametrize("prompt_id", ["\ud800", "", "..", "."])
+async def test_an_id_that_no_path_can_hold_is_looked_for_in_the_whole_history(
+    client: ComfyUIClient, answers: aioresponses, prompt_id: str
+) -> None:
+    """A path is UTF-8 and has segments that mean something: such an id is found all the same."""
+    entry = {"outputs": {}, "status": {"messages": [["x", float("inf")]]}}
+    answers.get(f"{GPU}/history", body=json.dumps({"other": {}, prompt_id: entry}))
+    assert await client.history(prompt_id) == entry
+
+
+async def test_an_id_with_a_slash_is_one_segment(
+    client: ComfyUIClient, answers: aioresponses
+) -> None:
+    """What means something in a URL is escaped."""
+    answers.get(URL(f"{GPU}/history/a%2Fb%3Fc", encoded=True), payload={"a/b?c": {}})
+    assert await client.history("a/b?c") == {}
 
 
 @pytest.mark.parametrize(

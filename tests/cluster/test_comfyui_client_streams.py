@@ -11,11 +11,12 @@ from aiohttp.test_utils import TestServer
 from cluster_harness import eventually
 from manual_clock import ManualClock
 
-from comfy_proxy.cluster import comfyui_client
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient, OutputFile
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
+    AnswerTooLargeError,
     InstanceError,
     InstanceTimeoutError,
     InvalidAnswerError,
@@ -23,6 +24,7 @@ from comfy_proxy.errors import (
 
 GPU = "http://gpu1:8188/comfy"
 PROMPT_ID = "0dfe5e00-5637-46f0-ae6a-12e54160ba92"
+HISTORY = b'{"%s": {"prompt": ' % PROMPT_ID.encode()
 FILE = OutputFile(filename="a b.png", subfolder="x", type="temp")
 
 
@@ -33,12 +35,50 @@ def client_of(cluster: Cluster) -> ComfyUIClient:
 async def test_endless_answer(
     cluster: Cluster, worker: EmbeddedWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A body without end is cut off at a limit and counts as a fault."""
-    monkeypatch.setattr(comfyui_client, "MAX_JSON_BYTES", 4096)
+    """A body without end is cut off at a limit; whoever sends it works, so it is no strike."""
+    monkeypatch.setattr(answer_bodies, "MAX_JSON_BYTES", 4096)
+    worker.faults.answers = {"/object_info": "endless"}
+    with pytest.raises(AnswerTooLargeError, match="4096"):
+        await client_of(cluster).node_info("LoadImage")
+    assert cluster.instances[0].breaker.consecutive_failures == 0
+
+
+async def test_endless_text_that_is_no_json(cluster: Cluster, worker: EmbeddedWorker) -> None:
+    """Of what begins like no queue the end is not waited for; it counts as a fault."""
     worker.faults.answers = {"/queue": "endless"}
-    with pytest.raises(InvalidAnswerError, match="endless"):
+    with pytest.raises(InvalidAnswerError, match="no JSON"):
         await client_of(cluster).queue()
     assert cluster.instances[0].breaker.consecutive_failures == 1
+
+
+async def test_a_queue_and_a_history_of_any_size(
+    connected: Callable[..., Awaitable[Cluster]],
+) -> None:
+    """Graphs with pictures in them are stepped over: 70 MiB, far more than is read whole."""
+    picture = b"A" * 2**20
+
+    async def large(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        is_queue = request.path == "/queue"
+        begin = b'[0, "%s", {"1": {"inputs": {"x": NaN, "image": "' % PROMPT_ID.encode()
+        end = b'"}}}, {"create_time": 1}, []]'
+        begin = (b'{"queue_pending": [], "queue_running": [' if is_queue else HISTORY) + begin
+        await response.write(begin)
+        for _ in range(70):
+            await response.write(picture)
+        await response.write(end + (b"]}" if is_queue else b', "outputs": {"9": {}}}}'))
+        return response
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", large)
+    async with TestServer(app) as server:
+        cluster = await connected(f"127.0.0.1:{server.port}")
+        client = client_of(cluster)
+        assert (await client.queue()).running == {PROMPT_ID}
+        entry = await client.history(PROMPT_ID)
+    assert entry == {"prompt": [0, PROMPT_ID, None, None, None], "outputs": {"9": {}}}
+    assert cluster.instances[0].breaker.consecutive_failures == 0
 
 
 async def test_hung_instance(cluster: Cluster, worker: EmbeddedWorker, clock: ManualClock) -> None:

@@ -11,9 +11,10 @@ from gateway_harness import Handler, Harness, RawServer
 from rooms_harness import answering, gateway_over
 from yarl import URL
 
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import AnswerTooLargeError
-from comfy_proxy.gateway import fanout, policies
+from comfy_proxy.gateway import policies
 from comfy_proxy.gateway.fanout import ask
 
 EMPTY_QUEUE = b'{"queue_running": [], "queue_pending": []}'
@@ -38,7 +39,7 @@ async def test_an_answer_that_does_not_end_is_no_strike(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever sends more than we keep is alive: the question fails, the breaker hears nothing."""
-    monkeypatch.setattr(fanout, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(answer_bodies, "MAX_JSON_BYTES", 1000)
 
     async def endless(request: web.Request) -> web.Response:
         return web.Response(body=bytes(1001))
@@ -57,7 +58,7 @@ async def test_a_view_without_one_instances_part_is_none(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A history too long to be put together is a 502 that says so, not a history with holes."""
-    monkeypatch.setattr(fanout, "MAX_JSON_BYTES", 1000)
+    monkeypatch.setattr(answer_bodies, "MAX_SCANNED_BYTES", 1000)
 
     async def long(request: web.Request) -> web.Response:
         return web.json_response({"id": "x" * 1000})

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from views_harness import finished, front, get, two_fakes
 
-from comfy_proxy.gateway.views.history_numbers import LATE_MS, HistoryNumbers
+from comfy_proxy.gateway.views.history_numbers import LATE_MS, HistoryNumbers, ended_at
 
 NOW = 1_795_483_000_000
 
@@ -20,7 +20,7 @@ def counted(number: float, end: int) -> dict[str, Any]:
 
 
 def told(numbers: HistoryNumbers, prompt_id: str, end: int) -> int:
-    number: int = numbers.numbered(prompt_id, counted(3, end))["prompt"][0]
+    number: int = numbers.shown(prompt_id, end, 3)
     return number
 
 
@@ -43,16 +43,21 @@ async def test_what_ends_later_has_the_higher_number_whichever_instance_counted_
 @pytest.mark.parametrize("number", [7.0, -3, "first", None, True])
 def test_a_number_that_no_instance_counted_stays(number: Any) -> None:
     """Chosen by the client, put in front, or nothing that we know."""
-    entry = counted(number, NOW)
-    assert HistoryNumbers().numbered("p", entry)["prompt"][0] is number
+    assert HistoryNumbers().shown("p", NOW, number) is number
 
 
 @pytest.mark.parametrize(
-    "entry", [None, {}, {"prompt": [1, "p"]}, {"prompt": [], "status": finished("p", 1, 2)}]
+    "entry",
+    [
+        *(None, {}, {"prompt": [1, "p"]}, {"prompt": [], "status": finished("p", 1, 2)}),
+        {"status": {"messages": [["execution_success", {"timestamp": float("inf")}]]}},
+        {"status": {"messages": [["execution_success", {"timestamp": float("nan")}]]}},
+    ],
 )
-def test_an_entry_that_does_not_tell_its_end_stays(entry: Any) -> None:
+def test_an_entry_that_does_not_tell_its_end_keeps_its_number(entry: Any) -> None:
     """Whatever an old ComfyUI or a custom node writes there."""
-    assert HistoryNumbers().numbered("p", entry) == entry
+    assert ended_at(entry) is None
+    assert HistoryNumbers().shown("p", None, 1) == 1
 
 
 def test_a_number_stays_what_it_was_and_is_the_same_after_a_restart() -> None:

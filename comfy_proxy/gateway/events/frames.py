@@ -8,15 +8,13 @@ socket) are kept from those whom they do not concern. All else passes as it came
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from comfy_proxy.gateway.prompts.ends import ENDS
+from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
 
 _PREVIEW_IMAGE = 1
 _PREVIEW_IMAGE_WITH_METADATA = 4
@@ -99,14 +97,14 @@ class FrameReader:
     def text(self, text: str) -> Seen:
         """A text frame; what cannot be understood passes as it is."""
         try:
-            message = _loads(text)
+            message = loads(text)
             kind, data = message["type"], message["data"]
             if kind == "status":
                 return Status(queue_remaining=int(data["status"]["exec_info"]["queue_remaining"]))
             if kind == "feature_flags":
                 return Flags(text=text)
             return self._event(text, kind, data)
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError):
             return Pass(data=text)
 
     def binary(self, payload: bytes) -> Pass | None:
@@ -121,9 +119,9 @@ class FrameReader:
     def _with_metadata(self, payload: bytes, length: int) -> Pass | None:
         """It names its prompt; one that does not is the client's if a prompt of its own runs."""
         try:
-            metadata = orjson.loads(payload[8 : 8 + length])
+            metadata = loads(payload[8 : 8 + length])
             prompt_id, image_type = metadata.get("prompt_id"), metadata.get("image_type")
-        except (orjson.JSONDecodeError, AttributeError):
+        except (ValueError, AttributeError):
             prompt_id = image_type = None
         if prompt_id is None or self._own_prompt is None:
             concerned = self._own_running
@@ -161,19 +159,10 @@ class FrameReader:
         output = data["output"]
         marked = self._mark(output)
         if marked != output:
-            # json, not orjson: separators, numbers and escapes stay those of ComfyUI's own frames.
-            message = json.loads(text)
+            message = loads_exact(text)
             message["data"]["output"] = self._mark(message["data"]["output"])
-            text = json.dumps(message)
+            text = dumps_exact(message).decode()
         return Executed(output=output, frame=Pass(data=text))
-
-
-def _loads(text: str) -> Any:
-    """JSON as Python writes it: NaN and lone surrogates too, which orjson refuses."""
-    try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return json.loads(text)
 
 
 def status_frame(queue_remaining: int, sid: str | None = None) -> str:
@@ -181,7 +170,7 @@ def status_frame(queue_remaining: int, sid: str | None = None) -> str:
     data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": queue_remaining}}}
     if sid is not None:
         data["sid"] = sid
-    return json.dumps({"type": "status", "data": data})
+    return dumps_exact({"type": "status", "data": data}).decode()
 
 
 NOT_HEARD = object()
@@ -193,7 +182,7 @@ def message_kind(data: str | bytes) -> object:
     if isinstance(data, bytes):
         return NOT_HEARD
     try:
-        message = json.loads(data)
-    except (ValueError, RecursionError):
+        message = loads(data)
+    except ValueError:
         return NOT_HEARD
     return message.get("type") if isinstance(message, dict) else NOT_HEARD

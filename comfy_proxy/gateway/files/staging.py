@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.node_inputs import specs
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.gateway.files.marks import climbs, split_annotated
 
@@ -89,12 +90,10 @@ def _names(node: Any, node_info: NodeInfo) -> Iterator[str]:
 
 def _file_inputs(class_name: str, node_info: NodeInfo) -> set[str]:
     found = set(FILE_INPUTS.get(class_name, ()))
-    inputs = (node_info.get(class_name) or {}).get("input") or {}
-    for group in ("required", "optional"):
-        for name, spec in (inputs.get(group) or {}).items():
-            options = spec[1] if isinstance(spec, list | tuple) and len(spec) > 1 else None
-            if isinstance(options, dict) and any(options.get(flag) for flag in UPLOAD_FLAGS):
-                found.add(name)
+    for _, name, spec in specs(node_info.get(class_name) or {}):
+        options = spec[1] if isinstance(spec, list | tuple) and len(spec) > 1 else None
+        if isinstance(options, dict) and any(options.get(flag) for flag in UPLOAD_FLAGS):
+            found.add(name)
     return found
 
 

@@ -76,7 +76,9 @@ async def _write(instance: Instance, kind: str, text: bytes, cluster: Cluster) -
         form.add_field(name, value)
     session = cluster.connections.session(instance)
     with translated(instance.host):
-        async with session.post(f"{instance.url}/upload/image", data=form) as answer:
+        async with session.post(
+            f"{instance.url}/upload/image", data=form, headers=_PLAIN
+        ) as answer:
             if answer.status != 200:
                 raise InstanceRefusedError(f"{instance.host} writes nothing: {answer.status}.")
 

@@ -21,12 +21,15 @@ BATCH_BYTES: Final = 262_144
 class StoredBytes:
     """Written once, hashed on the way, then read as often as wanted.
 
-    No descriptor is kept open. The file is removed by :meth:`close`, when the object is collected
+    Up to ``memory_bytes`` stay in memory. Without ``hashed`` there is no digest. No descriptor is
+    kept open. The file is removed by :meth:`close`, when the object is collected
     and when the process exits; a reader that was opened before goes on to its end. A disk that is
     full is UnavailableError. Disk work runs in a thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, memory_bytes: int = MEMORY_BYTES, hashed: bool = True) -> None:
+        self._memory_bytes = memory_bytes
+        self._hashed = hashed
         self._batch = bytearray()
         self._path: str | None = None
         self._remove: weakref.finalize[[str], StoredBytes] | None = None
@@ -43,18 +46,24 @@ class StoredBytes:
         """SHA-256 of the bytes; final after :meth:`finish`."""
         return self._hash.hexdigest()
 
+    @property
+    def in_memory(self) -> bool:
+        """True if no file was needed."""
+        return self._path is None
+
     async def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append ``chunk``."""
         self._batch += chunk
         self.size += len(chunk)
-        if len(self._batch) >= BATCH_BYTES:
+        most = self._memory_bytes if self._path is None else 0
+        if len(self._batch) >= max(BATCH_BYTES, most):
             await self._flush()
 
     async def finish(self) -> StoredBytes:
         """Nothing more will be written; to be called before anything is read."""
-        if self._path is not None or self.size > MEMORY_BYTES:
+        if self._path is not None or self.size > self._memory_bytes:
             await self._flush()
-        else:
+        elif self._hashed:
             self._hash.update(self._batch)
         return self
 
@@ -86,7 +95,8 @@ class StoredBytes:
             raise UnavailableError(message, code="storage_unavailable") from error
 
     def _append(self, path: str, batch: bytes) -> None:
-        self._hash.update(batch)
+        if self._hashed:
+            self._hash.update(batch)
         with open(path, "r+b") as file:  # never brings back a file that was removed meanwhile
             file.seek(0, os.SEEK_END)
             file.write(batch)

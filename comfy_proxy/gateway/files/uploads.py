@@ -15,12 +15,11 @@ import asyncio
 from dataclasses import dataclass, field
 
 import aiohttp
-import orjson
 from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
 
-from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
+from comfy_proxy.cluster.answer_bodies import MAX_JSON_BYTES
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import (
@@ -51,6 +50,7 @@ from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.headers import request_headers, response_headers, sendable
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.target import instance_url
+from comfy_proxy.lenient_json import loads
 
 MASK_PATTERN = "/upload/mask"
 
@@ -172,6 +172,7 @@ class _Upload:
         settings = self._cluster.settings
         life = self._files.holdings.life(instance)
         headers = request_headers(self._request, instance, settings)
+        headers[hdrs.ACCEPT_ENCODING] = "identity"  # the answer is read here for the name
         if self._body.size is not None:
             headers[hdrs.CONTENT_LENGTH] = str(self._body.size)
         self._request[INSTANCE] = instance.host
@@ -203,8 +204,8 @@ class _Upload:
 
 def _uploaded(answer: bytes) -> FileName | None:
     try:
-        return uploaded(orjson.loads(answer))
-    except orjson.JSONDecodeError:
+        return uploaded(loads(answer))
+    except ValueError:
         return None
 
 
@@ -233,8 +234,8 @@ async def _reply(request: web.Request, posted: _Posted) -> web.StreamResponse:
 def _original(form: UploadForm) -> FileName | None:
     """The picture that a mask is for; None if none is named that an instance would take."""
     try:
-        reference = orjson.loads(form.original_ref)
-    except orjson.JSONDecodeError:
+        reference = loads(form.original_ref)
+    except ValueError:
         return None
     if not isinstance(reference, dict) or not isinstance(reference.get("filename"), str):
         return None

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from comfy_proxy.errors import ProcessEndedError
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
+from comfy_proxy.lenient_json import loads_exact
 
 MAX_ENTRIES = 1_000
 MAX_BYTES = 64 * 2**20
@@ -100,8 +99,8 @@ class GivenUpPrompts:
 def _extra_data(prompt: ForwardedPrompt) -> dict[str, Any]:
     """As ComfyUI keeps it: without secrets, and with the clientId."""
     try:
-        extra_data = orjson.loads(prompt.body).get("extra_data")
-    except (orjson.JSONDecodeError, AttributeError):
+        extra_data = loads_exact(prompt.body).get("extra_data")
+    except (ValueError, AttributeError):
         extra_data = None
     shown = dict(extra_data) if isinstance(extra_data, dict) else {}
     for secret in ("auth_token_comfy_org", "api_key_comfy_org"):

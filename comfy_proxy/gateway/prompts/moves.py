@@ -16,15 +16,17 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.prompt_lists import QUEUE, read_queue
 from comfy_proxy.errors import InstanceError, PromptLostError
-from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.files.staging import stage_inputs
-from comfy_proxy.gateway.native import load
+from comfy_proxy.gateway.pieces import read
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.lost import LostPrompts
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.gateway.prompts.running import RunningPrompts
+from comfy_proxy.gateway.scanned import ask_scanned
+from comfy_proxy.lenient_json import loads_exact
 from comfy_proxy.metrics.records import PromptEvent
 from comfy_proxy.tracing import untraced
 
@@ -237,22 +239,25 @@ class PromptMover:
         Not one whose id is there twice: of those nobody could say which was deleted (trap 9).
         """
         known = {prompt.prompt_id for prompt in self._at(busy) if prompt.movable}
-        queue = load(await ask(busy, self._gateway.cluster, "GET", "/queue")) or {}
-        pending = sorted(queue.get("queue_pending") or (), key=lambda entry: entry[0])
-        there = Counter(entry[1] for entry in (*pending, *(queue.get("queue_running") or ())))
-        waiting = {entry[1] for entry in pending}
-        for prompt_id in known - waiting:
+        answer = await ask_scanned(busy, self._gateway.cluster, "/queue", QUEUE)
+        if (queue := read_queue(answer.root)) is None:
+            return None
+        pending = sorted(queue.pending, key=lambda entry: entry.number)
+        there = Counter(entry.prompt_id for entry in (*pending, *queue.running))
+        for prompt_id in known - queue.view().pending:
             if prompt_id in there:
                 self.began(prompt_id)
             elif prompt := self._known.get(prompt_id):
                 # It has ended, or its process has: whoever learns which sees to it.
                 prompt.settled = True
         for entry in pending:
-            prompt = self._known.get(entry[1]) if there[entry[1]] == 1 else None
-            if prompt is None or entry[1] not in known:
+            if entry.prompt_id is None or there[entry.prompt_id] > 1:
+                continue
+            prompt = self._known.get(entry.prompt_id)
+            if prompt is None or entry.prompt_id not in known:
                 continue
             if await self._gateway.lacks(prompt.graph, idle) == 0:
-                return list(entry)
+                return list(loads_exact(await read([answer.part(entry.value)])))
         return None
 
     def _ask(self) -> None:

@@ -14,17 +14,15 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.errors import ComfyProxyError, InstanceError, WorkflowError
-from comfy_proxy.gateway.fanout import ask
-from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.prompts.ends import Told, told_by
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
-from comfy_proxy.gateway.views.queue_and_history import is_queue
+from comfy_proxy.gateway.scanned import ask_history, ask_queue
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.records import Outcome, PromptEnd
 from comfy_proxy.observers import tell
@@ -203,8 +201,7 @@ class PromptOutcomes:
         """Entries that ended last, more of them as long as all or some are news."""
         size = NEWEST
         while size <= MAX_NEWEST:
-            history = await self._ask(instance, f"/history?max_items={size}")
-            entries = history if isinstance(history, dict) else {}
+            entries = await self._history(instance, f"/history?max_items={size}")
             news = [key for key, entry in entries.items() if self._settle(key, entry, instance)]
             if not news or len(entries) < size:
                 return
@@ -212,17 +209,15 @@ class PromptOutcomes:
 
     async def _look_for(self, prompts: list[WatchedPrompt], instance: Instance) -> None:
         """One by one: each is in the history, or still in the queue, or gone."""
-        queue = await self._ask(instance, "/queue")
-        if not is_queue(queue):
+        if (queue := await ask_queue(instance, self._gateway.cluster)) is None:
             return
-        there = {entry[1] for entry in (*queue["queue_running"], *queue["queue_pending"])}
+        there = queue.view()
         for prompt in prompts:
             if prompt.prompt_id in there:
                 prompt.deleted = False  # it ran already when it was to be deleted
             elif not self._may_be_elsewhere(prompt, instance):
-                path = f"/history/{quote(prompt.prompt_id, safe='')}"
-                history = await self._ask(instance, path)
-                entry = history.get(prompt.prompt_id) if isinstance(history, dict) else None
+                history = await self._history(instance, history_path(prompt.prompt_id))
+                entry = history.get(prompt.prompt_id)
                 if not self._settle(prompt.prompt_id, entry, instance):
                     self._is_gone(prompt, instance)
 
@@ -246,8 +241,8 @@ class PromptOutcomes:
             with traced(prompt.trace), about(prompt_id=prompt.prompt_id):
                 logger.info("prompt {} has left no history", prompt.prompt_id)
 
-    async def _ask(self, instance: Instance, path: str) -> Any:
-        return load(await ask(instance, self._gateway.cluster, "GET", path))
+    async def _history(self, instance: Instance, path: str) -> dict[str, Any]:
+        return await ask_history(instance, self._gateway.cluster, path) or {}
 
     def _settle(self, prompt_id: str, entry: Any, instance: Instance) -> bool:
         """True if that was news: the end of a prompt that is watched there."""

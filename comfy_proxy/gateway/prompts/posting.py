@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import aiohttp
 from multidict import CIMultiDict
 
 from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.errors import (
     InstanceError,
@@ -21,8 +21,8 @@ from comfy_proxy.errors import (
     InstanceUnreachableError,
     ProcessEndedError,
 )
-from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.scanned import ask_history, ask_queue
 from comfy_proxy.tracing import TRACE, Trace, about, traced
 
 if TYPE_CHECKING:
@@ -119,18 +119,21 @@ async def find(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) ->
 
     Raises InstanceError if it does not say.
     """
-    queue = native.load(await ask(instance, gateway.cluster, "GET", "/queue"))
-    try:
-        for entry in [*queue["queue_running"], *queue["queue_pending"]]:
-            if entry[1] == prompt.prompt_id:
-                return _accepted(prompt.prompt_id, entry[0])
-        path = f"/history/{quote(prompt.prompt_id, safe='')}"
-        history = native.load(await ask(instance, gateway.cluster, "GET", path))
-        if prompt.prompt_id not in history:
-            return None
-        return _accepted(prompt.prompt_id, history[prompt.prompt_id]["prompt"][0])
-    except (KeyError, TypeError, IndexError) as error:
-        raise InstanceUnreachableError(f"{instance.host} has no usable queue.") from error
+    queue = await ask_queue(instance, gateway.cluster)
+    if queue is None:
+        raise InstanceUnreachableError(f"{instance.host} has no usable queue.")
+    for entry in (*queue.running, *queue.pending):
+        if entry.prompt_id == prompt.prompt_id:
+            return _accepted(prompt.prompt_id, entry.number)
+    history = await ask_history(instance, gateway.cluster, history_path(prompt.prompt_id))
+    if history is None:
+        raise InstanceUnreachableError(f"{instance.host} has no usable history.")
+    if prompt.prompt_id not in history:
+        return None
+    match history[prompt.prompt_id]:
+        case {"prompt": [int() | float() as number, *_]}:
+            return _accepted(prompt.prompt_id, number)
+    return _accepted(prompt.prompt_id, 0)
 
 
 def refused(error: InstanceError) -> bool:

@@ -7,21 +7,19 @@ more, or a ComfyUI answers there that has the prompt neither in its queue nor in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-from urllib.parse import quote
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.fanout import Answer, ask
 from comfy_proxy.gateway.files.staging import stage_inputs
-from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, refused
-from comfy_proxy.gateway.views.queue_and_history import is_queue
+from comfy_proxy.gateway.scanned import ask_history, ask_queue
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -42,27 +40,25 @@ async def lost_prompts(
     """
     prompts = [prompt for prompt in prompts if instance.troubled_since(prompt.sent_at)]
     try:
-        queue = load(await _ask("/queue", instance, gateway))
-        if not is_queue(queue):
+        queue = await ask_queue(instance, gateway.cluster, timeout_s=ASK_TIMEOUT_S)
+        if queue is None:
             return None
-        entries = (*queue["queue_running"], *queue["queue_pending"])
-        there = {entry[1] for entry in entries if isinstance(entry[1], str)}
-        if not there and load(await _ask("/history?max_items=1", instance, gateway)) == {}:
+        if queue.empty and await _history("/history?max_items=1", instance, gateway) == {}:
             return prompts
-        absent = [prompt for prompt in prompts if prompt.prompt_id not in there]
+        view = queue.view()
+        absent = [prompt for prompt in prompts if prompt.prompt_id not in view]
         return [prompt for prompt in absent if not await _has_ended(prompt, instance, gateway)]
     except InstanceError as error:
         return prompts if refused(error) else None
 
 
 async def _has_ended(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> bool:
-    path = f"/history/{quote(prompt.prompt_id, safe='')}"
-    history = load(await _ask(path, instance, gateway))
-    return isinstance(history, dict) and prompt.prompt_id in history
+    history = await _history(history_path(prompt.prompt_id), instance, gateway)
+    return history is not None and prompt.prompt_id in history
 
 
-async def _ask(path: str, instance: Instance, gateway: Gateway) -> Answer:
-    return await ask(instance, gateway.cluster, "GET", path, timeout_s=ASK_TIMEOUT_S)
+async def _history(path: str, instance: Instance, gateway: Gateway) -> Mapping[str, Any] | None:
+    return await ask_history(instance, gateway.cluster, path, timeout_s=ASK_TIMEOUT_S)
 
 
 class Rescuer:

@@ -8,11 +8,9 @@ end even if the client leaves, as ComfyUI itself does.
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
@@ -37,6 +35,7 @@ from comfy_proxy.gateway.headers import request_headers
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.target import client_target
+from comfy_proxy.lenient_json import loads
 from comfy_proxy.metrics.records import PromptEvent
 
 if TYPE_CHECKING:
@@ -276,12 +275,9 @@ async def _read(request: web.Request, limit: int) -> bytes:
 def _parse(body: bytes) -> dict[str, Any] | None:
     """The JSON object in ``body``, read as ComfyUI reads it: NaN and huge integers are welcome."""
     try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            document = json.loads(body.decode())
-        except (ValueError, RecursionError):
-            return None
+        document = loads(body)
+    except ValueError:
+        return None
     return document if isinstance(document, dict) else None
 
 

@@ -13,7 +13,7 @@ from loguru import logger
 from multidict import CIMultiDict
 from yarl import URL
 
-from comfy_proxy.cluster.comfyui_client import MAX_JSON_BYTES
+from comfy_proxy.cluster.answer_bodies import MAX_JSON_BYTES
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import AnswerTooLargeError, PayloadTooLargeError
 from comfy_proxy.gateway.answers import ForwardedResponse, gone
@@ -79,6 +79,8 @@ def state_request(
     target = request_target(request.raw_path)
     headers = request_headers(request, instance, cluster.settings)
     headers.popall(hdrs.CONTENT_LENGTH, None)
+    if match.pattern == USERS:
+        headers[hdrs.ACCEPT_ENCODING] = "identity"  # the answer may be read here for its ids
     if body is not None:
         headers[hdrs.CONTENT_LENGTH] = str(body.size)
     if repeated:

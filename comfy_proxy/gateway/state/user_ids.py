@@ -10,15 +10,14 @@ proxy, an id of an instance that is down is not known until it returns.
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.fanout import ask
+from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -56,7 +55,7 @@ class UserIds:
         # One that is for a single user tells of none.
         users = answer.get("users", {}) if isinstance(answer, dict) else None
         if isinstance(users, dict):
-            self._names[instance] = users
+            self._names[instance] = {key: name for key, name in users.items() if _is_text(name)}
             self._outdated.discard(instance)
 
     async def minted_at(self, instance: Instance) -> None:
@@ -82,13 +81,18 @@ class UserIds:
         return any(self._public_id(name, user_id) != user_id for user_id, name in own.items())
 
     def public(self, body: bytes) -> bytes:
-        """An answer to ``GET /users`` with the ids that clients know."""
-        answer = orjson.loads(body)
-        answer["users"] = {self._public_id(n, one): n for one, n in answer["users"].items()}
-        return json.dumps(answer).encode()
+        """An answer to ``GET /users`` with the ids that clients know; others as they came."""
+        try:
+            answer = loads_exact(body)
+            users = {self._public_id(n, one): n for one, n in answer["users"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return body
+        return dumps_exact({**answer, "users": users})
 
-    def _public_id(self, name: str, user_id: str) -> str:
+    def _public_id(self, name: Any, user_id: str) -> str:
         """The id of ``name`` that clients got first, or the one of the first instance."""
+        if not _is_text(name):
+            return user_id
         if name in self._public:
             return self._public[name]
         for instance in self._cluster.instances:
@@ -96,3 +100,7 @@ class UserIds:
                 if theirs == name:
                     return one
         return user_id
+
+
+def _is_text(name: Any) -> bool:
+    return isinstance(name, str)

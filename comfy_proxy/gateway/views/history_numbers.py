@@ -13,6 +13,7 @@ from collections import OrderedDict
 from typing import Any
 
 from comfy_proxy.cluster.ownership import MAX_RECORDS
+from comfy_proxy.cluster.prompt_lists import finite
 
 LATE_MS = 10_000
 """So much older than the newest that was told may an end be that was not seen: the history is
@@ -31,16 +32,13 @@ class HistoryNumbers:
     def __repr__(self) -> str:
         return f"<HistoryNumbers {len(self._numbers)} up to {self._highest}>"
 
-    def numbered(self, prompt_id: str, entry: Any) -> Any:
-        """The history entry with its number; as it is if it does not tell when it ended."""
-        ended_ms, row = ended_at(entry), entry.get("prompt") if isinstance(entry, dict) else None
-        if ended_ms is None or not isinstance(row, list) or not row:
-            return entry
-        if type(row[0]) is not int or row[0] < 0:
-            return entry
-        return {**entry, "prompt": [self._number(prompt_id, ended_ms), *row[1:]]}
+    def shown(self, prompt_id: str, ended_ms: float | None, own: Any) -> Any:
+        """What to show for the number ``own`` of a prompt that ended at ``ended_ms``.
 
-    def _number(self, prompt_id: str, ended_ms: float) -> int:
+        ``own`` itself if it is not known when it ended, or no instance counted that number.
+        """
+        if ended_ms is None or type(own) is not int or own < 0:
+            return own
         key = prompt_id, ended_ms
         if (known := self._numbers.get(key)) is not None:
             return known
@@ -61,5 +59,5 @@ def ended_at(entry: Any) -> float | None:
     for message in reversed(messages if isinstance(messages, list) else []):
         match message:
             case [str(event), {"timestamp": int() | float() as timestamp}] if event in _ENDS:
-                return float(timestamp)
+                return finite(timestamp) or None
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -16,16 +17,23 @@ from aiohttp import web
 from multidict import MultiDict
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import finite
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
 from comfy_proxy.gateway.forward import forward_balanced
+from comfy_proxy.gateway.pieces import Piece
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.scanned import ScannedAnswer
+from comfy_proxy.gateway.views.history_entries import marked
+from comfy_proxy.json_scanner import TEXT, Shape
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
 Job = dict[str, Any]
+JOB: Shape = {b"outputs": TEXT, b"preview_output": TEXT}
+"""What must be known of one job; its workflow may be any size."""
 
 _PROGRESS = ("pending", "in_progress")
 """Statuses in the order in which a job has them; all others come after these."""
@@ -39,7 +47,8 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
     for looks_left in reversed(range(MAX_LOOKS)):
         with gateway.moving.watch() as moved:
             answers = await ask_all(gateway.cluster, "GET", f"/api/jobs?{page.of_each()}")
-        like, lists = native.usable(answers, _is_list_of_jobs)
+        read = partial(native.usable, answers, _list_of_jobs)
+        like, lists = await native.off_loop(answers, read)
         if not lists or any(answer.status == 400 for answer in answers.values()):
             return native.relayed(_refusal(answers, like))
         found, total = _join(lists, gateway)
@@ -51,7 +60,9 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
         for prompt in absent
         if not prompt.cancelled and page.wants(job := pending_job(prompt.queue_entry))
     ]
-    body = page.cut([*found.values(), *waiting], total + len(waiting))
+    failed = [failed_job(entry) for entry in gateway.given_up.entries().values()]
+    own = [*waiting, *(job for job in failed if page.wants(job))]
+    body = page.cut([*found.values(), *own], total + len(own))
     return native.reply(body, like)
 
 
@@ -110,6 +121,18 @@ class _Page:
         return {"jobs": shown, "pagination": pagination}
 
 
+def failed_job(entry: Mapping[str, Any]) -> Job:
+    """A job as ComfyUI makes it of the ``entry`` of a prompt that was given up here."""
+    ((_, error),) = entry["status"]["messages"]
+    waited = pending_job(entry["prompt"])
+    return {
+        **waited,
+        "status": "failed",
+        "execution_end_time": error["timestamp"],
+        "execution_error": error,
+    }
+
+
 def pending_job(entry: list[Any]) -> Job:
     """A job as ComfyUI makes it of a waiting ``entry`` of ``/queue``."""
     number, prompt_id, _, extra_data, *_ = entry
@@ -131,6 +154,14 @@ def pending_job(entry: list[Any]) -> Job:
     return {key: value for key, value in job.items() if value is not None}
 
 
+def marked_text(answer: ScannedAnswer, instance: Instance, gateway: Gateway) -> list[Piece]:
+    """The job in an answer scanned for JOB, with the instance in the names of its outputs."""
+    assert answer.root is not None
+    places = [answer.root.get(name) for name in (b"outputs", b"preview_output")]
+    changes = [change for one in places if (change := marked(one, instance, gateway))]
+    return answer.body.replaced(sorted(changes))
+
+
 def marked_job(job: Job, instance: Instance, gateway: Gateway) -> Job:
     """``job`` with the instance in the names of its outputs."""
     marked = gateway.files.storage.marked
@@ -147,6 +178,9 @@ def _join(lists: Mapping[Instance, Any], gateway: Gateway) -> tuple[dict[str, Jo
     found: dict[str, Job] = {}
     for instance, body in lists.items():
         for job in body["jobs"]:
+            if not isinstance(job, dict) or not isinstance(job.get("id"), str):
+                total -= 1  # one odd item hides no other
+                continue
             other = found.get(job["id"])
             total -= other is not None
             if other is None or _progress(other) < _progress(job):
@@ -159,11 +193,12 @@ def _refusal(answers: Mapping[Instance, Answer], like: Answer) -> Answer:
     return next((answer for answer in answers.values() if answer.status == 400), like)
 
 
-def _is_list_of_jobs(data: Any) -> bool:
+def _list_of_jobs(answer: Answer) -> Any:
+    data = native.load(answer)
     match data:
-        case {"jobs": [*jobs], "pagination": {"total": int()}}:
-            return all(isinstance(job, dict) and "id" in job for job in jobs)
-    return False
+        case {"jobs": [*_], "pagination": {"total": int()}}:
+            return data
+    return None
 
 
 def _progress(job: Job) -> int:
@@ -172,16 +207,12 @@ def _progress(job: Job) -> int:
 
 
 def _created(job: Job) -> float:
-    return _number(job.get("create_time"))
+    return finite(job.get("create_time"))
 
 
 def _duration(job: Job) -> float:
-    start, end = (_number(job.get(f"execution_{at}_time")) for at in ("start", "end"))
+    start, end = (finite(job.get(f"execution_{at}_time")) for at in ("start", "end"))
     return end - start if start and end else 0
-
-
-def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) else 0
 
 
 def _names(text: str) -> list[str]:

@@ -12,23 +12,30 @@ client's: so an error is ComfyUI's own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, Queue, read_history
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, ask, ask_all
+from comfy_proxy.gateway.fanout import Answer, answers_of_all, ask, ask_all
+from comfy_proxy.gateway.pieces import joined, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.views.jobs import marked_job, pending_job
-from comfy_proxy.gateway.views.queue_and_history import is_queue, marked_entry
+from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned, ask_queue
+from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
+from comfy_proxy.gateway.views.jobs import JOB, failed_job, marked_text, pending_job
+from comfy_proxy.json_scanner import Shape
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
+
+A = TypeVar("A", Answer, ScannedAnswer)
+Asking = Callable[[list[Instance]], Awaitable[dict[Instance, A]]]
 
 
 async def owner_by_prompt(
@@ -37,7 +44,7 @@ async def owner_by_prompt(
     """The policy ``owner_by_prompt``."""
     if command := _COMMANDS.get(match.pattern):
         return await command(await native.read_body(request), gateway)
-    return await _OF_ONE[match.pattern](match.variables["prompt_id"], gateway)
+    return await _OF_ONE[match.pattern](request, match.variables["prompt_id"], gateway)
 
 
 async def broadcast(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
@@ -51,51 +58,69 @@ async def broadcast(request: web.Request, match: Match, gateway: Gateway) -> web
 # --- one prompt, by the id in the path --------------------------------------------------
 
 
-async def history_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+async def history_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it."""
-    if (entry := gateway.given_up.entry(prompt_id)) is not None:
-        return web.json_response({prompt_id: gateway.history_numbers.numbered(prompt_id, entry)})
+    if (own := gateway.given_up.entry(prompt_id)) is not None:
+        pieces = OwnEntry(prompt_id=prompt_id, entry=own).numbered(gateway.history_numbers)
+        body = joined([b"{", *pieces, b"}"])
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
     path = f"/history/{quote(prompt_id, safe='')}"
-    instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
-    entries = native.load(answer)
-    if not isinstance(entries, dict) or not entries:
-        return native.relayed(answer)
-    numbered = gateway.history_numbers.numbered
-    shown = {
-        key: numbered(key, marked_entry(entry, instance, gateway)) for key, entry in entries.items()
-    }
-    return native.reply(shown, answer)
+    instance, answer = await _find(prompt_id, _scanning(path, HISTORY, gateway), _entries, gateway)
+    if not (entries := _entries(answer)):
+        return await native.relayed_scanned(request, answer)
+    shown = [ShownEntry.of(entry, answer, instance, gateway) for entry in entries]
+    texts = [entry.numbered(gateway.history_numbers) for entry in shown]
+    return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
 
 
-async def job_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+def _entries(answer: ScannedAnswer) -> list[HistoryEntry]:
+    return read_history(answer.root) or []
+
+
+async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     """``GET /api/jobs/{id}``: ComfyUI's own job (2026); one that moves is pending."""
     path = f"/api/jobs/{quote(prompt_id, safe='')}"
     for _ in range(MAX_LOOKS):
         with gateway.moving.watch() as moved:
-            instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
-        job = native.load(answer)
-        if isinstance(job, dict):
-            return native.reply(marked_job(job, instance, gateway), answer)
+            asking = _scanning(path, JOB, gateway)
+            instance, answer = await _find(prompt_id, asking, _is_object, gateway)
+        if _is_object(answer):
+            shown = marked_text(answer, instance, gateway)
+            return await native.reply_pieces(request, shown, answer)
+        like = Answer(status=200, headers=answer.headers, body=b"")
+        if _knows_jobs(answer) and (own := gateway.given_up.entry(prompt_id)) is not None:
+            return native.reply(failed_job(own), like)
         if not _may_move(moved.get(prompt_id), answer):
             break
         if prompt_id in gateway.moving:
-            like = Answer(status=200, headers=answer.headers, body=b"")
             return native.reply(pending_job(moved[prompt_id].queue_entry), like)
-    return native.relayed(answer)
+    return await native.relayed_scanned(request, answer)
 
 
-def _may_move(prompt: MovingPrompt | None, answer: Answer) -> bool:
-    """Whether a 404 is to be doubted; one in plain text is that of a server without the route."""
-    knows_jobs = answer.headers.get("content-type", "").startswith("application/json")
-    return knows_jobs and prompt is not None and not prompt.cancelled
+def _is_object(answer: ScannedAnswer) -> bool:
+    return answer.root is not None and answer.root.is_object
 
 
-async def cancel_job(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+def _may_move(prompt: MovingPrompt | None, answer: ScannedAnswer) -> bool:
+    """Whether a 404 is to be doubted."""
+    return _knows_jobs(answer) and prompt is not None and not prompt.cancelled
+
+
+def _knows_jobs(answer: ScannedAnswer) -> bool:
+    """False for a 404 in plain text: that of a server without the route."""
+    return answer.headers.get("content-type", "").startswith("application/json")
+
+
+async def cancel_job(_request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     """``POST /api/jobs/{id}/cancel``, waiting, running or on its way."""
     path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
+
+    async def posting(instances: list[Instance]) -> dict[Instance, Answer]:
+        return await ask_all(gateway.cluster, "POST", path, instances=instances)
+
     for _ in range(MAX_LOOKS):
         with gateway.moving.watch() as moved:
-            _, answer = await _find(prompt_id, "POST", path, _was_cancelled, gateway)
+            _, answer = await _find(prompt_id, posting, _was_cancelled, gateway)
         if _was_cancelled(answer):
             gateway.mover.discard(prompt_id)  # it is not lost if its instance is
             gateway.outcomes.deleted([prompt_id])
@@ -108,23 +133,26 @@ async def cancel_job(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     return native.relayed(answer)
 
 
+def _scanning(path: str, shape: Shape, gateway: Gateway) -> Asking[ScannedAnswer]:
+    async def asking(instances: list[Instance]) -> dict[Instance, ScannedAnswer]:
+        return await ask_all_scanned(gateway.cluster, path, shape, instances=instances)
+
+    return asking
+
+
 async def _find(
-    prompt_id: str,
-    method: str,
-    path: str,
-    found: Callable[[Answer], Any],
-    gateway: Gateway,
-) -> tuple[Instance, Answer]:
+    prompt_id: str, asking: Asking[A], found: Callable[[A], Any], gateway: Gateway
+) -> tuple[Instance, A]:
     """The instance whose answer is ``found``, recorded as the owner; any other if none has it.
 
     Raises NoHealthyInstanceError.
     """
     record = gateway.ownership.prompts
     owner = _known_owner(prompt_id, gateway)
-    answers: dict[Instance, Answer] = {}
+    answers: dict[Instance, A] = {}
     for instances in ([owner] if owner else []), _healthy(gateway, but=owner):
         try:
-            answers |= await ask_all(gateway.cluster, method, path, instances=instances)
+            answers |= await asking(instances)
         except NoHealthyInstanceError:
             continue
         for instance in instances:
@@ -166,6 +194,10 @@ async def change_queue(body: native.Body, gateway: Gateway) -> web.StreamRespons
 async def change_history(body: native.Body, gateway: Gateway) -> web.StreamResponse:
     """``POST /history``: as ``/queue``, but what moves has no history yet."""
     ids = _ids(body, "delete")
+    if ids is not None:
+        gateway.given_up.delete(ids)
+        if body.json.get("clear"):
+            gateway.given_up.clear()
     if not ids:
         return await _tell_all("/history", body, gateway)
     answers = await _tell_owners("/history", "delete", body.json, ids, gateway)
@@ -208,9 +240,12 @@ async def interrupt(body: native.Body, gateway: Gateway) -> web.StreamResponse:
 
 
 async def _runner(prompt_id: str, gateway: Gateway) -> Instance | None:
-    _, queues = native.usable(await ask_all(gateway.cluster, "GET", "/queue"), is_queue)
+    def asking(instance: Instance) -> Awaitable[Queue | None]:
+        return ask_queue(instance, gateway.cluster)
+
+    queues = await answers_of_all(gateway.cluster, asking)
     for instance, queue in queues.items():
-        if any(entry[1] == prompt_id for entry in queue["queue_running"]):
+        if queue is not None and prompt_id in queue.view().running:
             gateway.ownership.prompts.record(prompt_id, instance)
             return instance
     return None

@@ -6,26 +6,38 @@ client gets the first one's own (its 400 or 500), if none answers at all a 503.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import (
+    HISTORY,
+    QUEUE,
+    Queue,
+    QueueEntry,
+    finite,
+    read_history,
+    read_queue,
+)
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
 from comfy_proxy.gateway.forward import forward_balanced
+from comfy_proxy.gateway.pieces import Piece, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.views.history_numbers import ended_at
+from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned
+from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
 from comfy_proxy.gateway.views.jobs import jobs
+from comfy_proxy.lenient_json import dumps_exact
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
-Entry = list[Any]
-"""``[number, id, prompt, extra_data, outputs]``."""
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
 
 
 async def merged(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
@@ -37,12 +49,22 @@ async def merged(request: web.Request, match: Match, gateway: Gateway) -> web.St
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """An entry of the queue; ``prompt_id`` is None for what is none of ComfyUI's."""
+
+    number: float
+    prompt_id: str | None
+    created: float
+    text: Piece
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class WholeQueue:
     """All instances' queues as one; ``like`` is one of the answers."""
 
-    running: list[Entry]
-    pending: list[Entry]
-    like: Answer
+    running: list[Row]
+    pending: list[Row]
+    like: ScannedAnswer
 
     @property
     def remaining(self) -> int:
@@ -52,69 +74,90 @@ class WholeQueue:
 async def queue(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """``GET /queue``: pending ones by number, then by age."""
     found = await whole_queue(gateway)
-    if isinstance(found, Answer):
-        return native.relayed(found)
-    body = {"queue_running": found.running, "queue_pending": found.pending}
-    return native.reply(body, found.like)
+    if isinstance(found, ScannedAnswer):
+        return await native.relayed_scanned(request, found)
+    pieces = [
+        b'{"queue_running": [',
+        *listed([row.text] for row in found.running),
+        b'], "queue_pending": [',
+        *listed([row.text] for row in found.pending),
+        b"]}",
+    ]
+    return await native.reply_pieces(request, pieces, found.like)
 
 
 async def queue_length(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """``GET /prompt``: how many wait or run. While prompts move they are counted one by one."""
     with gateway.moving.watch() as moved:
         answers = await ask_all(gateway.cluster, "GET", "/prompt")
-    like, usable = native.usable(answers, _is_length)
-    if not usable:
+    like, lengths = native.usable(answers, _length)
+    if not lengths:
         return native.relayed(like)
-    remaining = sum(info["exec_info"]["queue_remaining"] for info in usable.values())
+    remaining = sum(lengths.values())
     if moved:
         found = await whole_queue(gateway)
-        remaining = remaining if isinstance(found, Answer) else found.remaining
+        remaining = found.remaining if isinstance(found, WholeQueue) else remaining
     return native.reply({"exec_info": {"queue_remaining": remaining}}, like)
 
 
-async def whole_queue(gateway: Gateway) -> WholeQueue | Answer:
+async def whole_queue(gateway: Gateway) -> WholeQueue | ScannedAnswer:
     """Every prompt that waits or runs, each id where it has got furthest, none missing.
 
-    An Answer instead if no instance gave a queue. Raises NoHealthyInstanceError.
+    An answer instead if no instance gave a queue. Raises NoHealthyInstanceError.
     """
     for looks_left in reversed(range(MAX_LOOKS)):
         with gateway.moving.watch() as moved:
-            answers = await ask_all(gateway.cluster, "GET", "/queue")
-        like, queues = native.usable(answers, is_queue)
+            answers = await ask_all_scanned(gateway.cluster, "/queue", QUEUE)
+        like, queues = native.usable(answers, lambda answer: read_queue(answer.root))
         if not queues:
             return like
-        running, pending = _join(queues.values())
-        shown = {entry[1] for entry in (*running, *pending)}
+        running, pending = _join([(answers[one], queue) for one, queue in queues.items()])
+        shown = {row.prompt_id for row in (*running, *pending)}
         nowhere = [prompt for prompt in moved.values() if prompt.prompt_id not in shown]
         if not looks_left or all(prompt.prompt_id in gateway.moving for prompt in nowhere):
             break  # else one has arrived since: it is at its place now, or has ended already
-    pending += [prompt.queue_entry for prompt in nowhere if not prompt.cancelled]
-    return WholeQueue(running=running, pending=sorted(pending, key=_turn), like=like)
+    pending += [_moving_row(prompt.queue_entry) for prompt in nowhere if not prompt.cancelled]
+    pending.sort(key=lambda row: (row.number, row.created))
+    return WholeQueue(running=running, pending=pending, like=like)
 
 
-def _join(queues: Iterable[Mapping[str, Any]]) -> tuple[list[Entry], list[Entry]]:
+def _join(queues: Sequence[tuple[ScannedAnswer, Queue]]) -> tuple[list[Row], list[Row]]:
     """Running and pending entries; of an id that several instances show only the furthest.
 
-    An id twice on ONE instance are two prompts (trap 9), and stay two.
+    An id twice on ONE instance are two prompts (trap 9), and stay two. What has no id is shown as
+    it came.
     """
-    queues = list(queues)
-    results: tuple[list[Entry], list[Entry]] = ([], [])
-    seen: set[str] = set()
-    for key, result in zip(("queue_running", "queue_pending"), results, strict=True):
-        for one in queues:
-            mine = {entry[1] for entry in one["queue_running"]} if result is results[1] else set()
-            result += [entry for entry in one[key] if entry[1] not in seen or entry[1] in mine]
-            seen |= {entry[1] for entry in result}
-    return results
+    running: list[Row] = []
+    pending: list[Row] = []
+    seen: set[str | None] = set()
+    for answer, one in queues:
+        running += [_row(entry, answer) for entry in one.running if entry.prompt_id not in seen]
+        seen |= {row.prompt_id for row in running} - {None}
+    for answer, one in queues:
+        mine = {entry.prompt_id for entry in one.running}
+        new = [one for one in one.pending if one.prompt_id not in seen or one.prompt_id in mine]
+        pending += [_row(entry, answer) for entry in new]
+        seen |= {row.prompt_id for row in pending} - {None}
+    return running, pending
 
 
-def _turn(entry: Entry) -> tuple[float, float]:
+def _row(entry: QueueEntry, answer: ScannedAnswer) -> Row:
+    return Row(
+        number=entry.number,
+        prompt_id=entry.prompt_id,
+        created=entry.created,
+        text=answer.part(entry.value),
+    )
+
+
+def _moving_row(entry: list[Any]) -> Row:
     extra_data = entry[3] if len(entry) > 3 and isinstance(entry[3], dict) else {}
-    return _number(entry[0]), _number(extra_data.get("create_time"))
-
-
-def _number(value: Any) -> float:
-    return value if isinstance(value, int | float) else 0
+    return Row(
+        number=finite(entry[0]),
+        prompt_id=entry[1],
+        created=finite(extra_data.get("create_time")),
+        text=dumps_exact(entry),
+    )
 
 
 # --- /history ---------------------------------------------------------------------------
@@ -133,15 +176,13 @@ async def history(request: web.Request, match: Match, gateway: Gateway) -> web.S
     except ValueError:  # ComfyUI's own 500
         return await forward_balanced(request, gateway.cluster)
     path = f"/history{_enough(max_items, offset)}"
-    answers = await ask_all(gateway.cluster, "GET", path)
+    answers = await ask_all_scanned(gateway.cluster, path, HISTORY)
     like, ordered = await native.off_loop(answers, lambda: _in_order(answers, gateway))
     if ordered is None:
-        return native.relayed(like)
-    numbered = gateway.history_numbers.numbered
+        return await native.relayed_scanned(request, like)
     shown = page(ordered, max_items, offset)
-    shown = {prompt_id: numbered(prompt_id, entry) for prompt_id, entry in shown.items()}
-    body = await native.off_loop(answers, lambda: native.encoded(shown))
-    return native.reply_encoded(body, like)
+    numbered = [one.numbered(gateway.history_numbers) for one in shown.values()]
+    return await native.reply_pieces(request, [b"{", *listed(numbered), b"}"], like)
 
 
 def _enough(max_items: int | None, offset: int) -> str:
@@ -153,7 +194,7 @@ def _enough(max_items: int | None, offset: int) -> str:
     return f"?max_items={offset + max(max_items, 1)}&offset=0"
 
 
-def page(entries: Mapping[str, Any], max_items: int | None, offset: int) -> dict[str, Any]:
+def page(entries: Mapping[K, T], max_items: int | None, offset: int) -> dict[K, T]:
     """What ComfyUI gives for these parameters; at an offset it gives one entry at least."""
     if offset < 0 and max_items is not None:
         offset = len(entries) - max_items
@@ -164,27 +205,24 @@ def page(entries: Mapping[str, Any], max_items: int | None, offset: int) -> dict
 
 
 def _in_order(
-    answers: Mapping[Instance, Answer], gateway: Gateway
-) -> tuple[Answer, dict[str, Any] | None]:
+    answers: Mapping[Instance, ScannedAnswer], gateway: Gateway
+) -> tuple[ScannedAnswer, dict[Hashable, ShownEntry | OwnEntry] | None]:
     """All entries by their ends, None if nobody gave any; reads only, a thread may do it."""
-    like, histories = native.usable(answers, _is_dict)
+    like, histories = native.usable(answers, lambda answer: read_history(answer.root))
     if not histories:
         return like, None
-    dated: list[tuple[float, str, Any]] = []
+    dated: list[tuple[float, ShownEntry | OwnEntry]] = [
+        ((own := OwnEntry(prompt_id=key, entry=entry)).ended_ms or 0.0, own)
+        for key, entry in gateway.given_up.entries().items()
+    ]
     for instance, entries in histories.items():
         ended = 0.0
-        for prompt_id, entry in entries.items():
-            ended = ended_at(entry) or ended
-            dated.append((ended, prompt_id, marked_entry(entry, instance, gateway)))
+        for entry in entries:
+            shown = ShownEntry.of(entry, answers[instance], instance, gateway)
+            ended = shown.ended_ms or ended
+            dated.append((ended, shown))
     dated.sort(key=lambda item: item[0])
-    return like, {prompt_id: entry for _, prompt_id, entry in dated}
-
-
-def marked_entry(entry: Any, instance: Instance, gateway: Gateway) -> Any:
-    """A history entry with the instance in the names of its outputs."""
-    if not isinstance(entry, dict) or "outputs" not in entry:
-        return entry
-    return {**entry, "outputs": gateway.files.storage.marked(entry["outputs"], instance)}
+    return like, {one.prompt_id if one.prompt_id is not None else one: one for _, one in dated}
 
 
 # --- /internal/files --------------------------------------------------------------------
@@ -194,38 +232,26 @@ async def files(request: web.Request, match: Match, gateway: Gateway) -> web.Str
     """``GET /internal/files/{type}``: the union, each instance's order kept, no name twice."""
     path = request.rel_url.raw_path
     answers = await ask_all(gateway.cluster, "GET", path)
-    like, lists = native.usable(answers, _is_list)
+    like, lists = native.usable(answers, _list)
     if not lists:
         return native.relayed(like)
-    names = dict.fromkeys(name for names in lists.values() for name in names)
-    return native.reply(list(names), like)
+    names = {repr(name): name for names in lists.values() for name in names}
+    return native.reply(list(names.values()), like)
 
 
 # --- the shapes -------------------------------------------------------------------
 
 
-def is_queue(data: Any) -> bool:
-    """Whether ``data`` has the shape of ``GET /queue``."""
-    return isinstance(data, dict) and all(
-        isinstance(data.get(key), list)
-        and all(isinstance(entry, list) and len(entry) > 1 for entry in data[key])
-        for key in ("queue_running", "queue_pending")
-    )
+def _length(answer: Answer) -> int | None:
+    match native.load(answer):
+        case {"exec_info": {"queue_remaining": int() as remaining}}:
+            return remaining
+    return None
 
 
-def _is_length(data: Any) -> bool:
-    match data:
-        case {"exec_info": {"queue_remaining": int()}}:
-            return True
-    return False
-
-
-def _is_dict(data: Any) -> bool:
-    return isinstance(data, dict)
-
-
-def _is_list(data: Any) -> bool:
-    return isinstance(data, list) and all(isinstance(name, str) for name in data)
+def _list(answer: Answer) -> list[Any] | None:
+    data = native.load(answer)
+    return data if isinstance(data, list) else None
 
 
 _VIEWS = {

@@ -1,0 +1,54 @@
+"""The text of ``/object_info`` as node classes, read exactly: they are written out again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from loguru import logger
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.node_inputs import Classes
+from comfy_proxy.errors import InvalidAnswerError
+from comfy_proxy.json_scanner import JsonScanner
+from comfy_proxy.lenient_json import loads_exact
+
+_PIECE_BYTES = 65_536
+_LONG_BYTES = 2**20
+"""Takes some ten milliseconds to be read: a longer document is read in a thread."""
+
+
+async def read_classes(body: bytes, instance: Instance) -> Classes:
+    """Class name → its description. Raises InvalidAnswerError for what has none."""
+    if len(body) < _LONG_BYTES:
+        return _parsed(body, instance)
+    return await asyncio.to_thread(_parsed, body, instance)
+
+
+def _parsed(body: bytes, instance: Instance) -> Classes:
+    """Class by class: one that cannot be read hides no other, and holds up no thread for long."""
+    scanner = JsonScanner({})
+    for at in range(0, len(body), _PIECE_BYTES):
+        scanner.feed(body[at : at + _PIECE_BYTES])
+    root = scanner.result()
+    if root is None or root.members is None or not root.is_object:
+        raise InvalidAnswerError(f"/object_info of {instance.host} is no JSON object.")
+    classes: dict[str, Mapping[str, Any]] = {}
+    for member in root.members:
+        name, info = member.decoded_name(), _info(body[member.start : member.end])
+        if name is not None and info is not None:
+            classes[name] = info
+        else:
+            logger.debug("{} of {} is no node class", name, instance.host)
+    if root.members and not classes:
+        raise InvalidAnswerError(f"/object_info of {instance.host} has no node classes.")
+    return classes
+
+
+def _info(text: bytes) -> Mapping[str, Any] | None:
+    try:
+        info = loads_exact(text)
+    except ValueError:
+        return None
+    return info if isinstance(info, dict) else None

@@ -1,0 +1,164 @@
+"""``/queue`` and ``/history`` as little as they must be known: ids, numbers, outputs, ends.
+
+Their entries hold whole graphs, which may be any size and hold what is no JSON by the standard.
+Those are stepped over (see ``json_scanner.py``). An odd entry is one without an id: it stands for
+itself and hides no other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from comfy_proxy.json_scanner import ANY, TEXT, Shape, Value
+
+_ENTRY: Shape = {3: {}}
+"""``[number, id, graph, extra_data, outputs]``."""
+QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}}
+_ENDED: Shape = {b"prompt": {}, b"outputs": TEXT, b"status": TEXT}
+HISTORY: Shape = {ANY: _ENDED}
+HISTORY_WITH_NODES: Shape = {ANY: {**_ENDED, b"prompt": {2: {}}}}
+"""The ids of the nodes of each graph too."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueView:
+    """Prompt ids of ``GET /queue``."""
+
+    running: frozenset[str]
+    pending: frozenset[str]
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self.running or prompt_id in self.pending
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QueueEntry:
+    """``prompt_id`` is None for what is no entry of ComfyUI's; ``created`` is ms since the epoch,
+    0 if it is not told. ``value`` is its place in the answer."""
+
+    number: float
+    prompt_id: str | None
+    created: float
+    value: Value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queue:
+    """One instance's ``/queue``, in its order (which is not that of the turns)."""
+
+    running: list[QueueEntry]
+    pending: list[QueueEntry]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.running or self.pending)
+
+    def view(self) -> QueueView:
+        """The ids alone."""
+        return QueueView(running=_ids(self.running), pending=_ids(self.pending))
+
+
+def _ids(entries: Iterable[QueueEntry]) -> frozenset[str]:
+    return frozenset(one.prompt_id for one in entries if one.prompt_id is not None)
+
+
+def read_queue(root: Value | None) -> Queue | None:
+    """The queue in an answer scanned for QUEUE; None if there is none in it."""
+    running, pending = (
+        None if root is None else root.get(key) for key in (b"queue_running", b"queue_pending")
+    )
+    if running is None or pending is None or running.members is None or pending.members is None:
+        return None
+    if running.is_object or pending.is_object:
+        return None
+    return Queue(
+        running=[_queue_entry(one) for one in running.members],
+        pending=[_queue_entry(one) for one in pending.members],
+    )
+
+
+def _queue_entry(value: Value) -> QueueEntry:
+    number, prompt_id, extra = value.item(0), value.item(1), value.item(3)
+    created = None if extra is None else extra.get(b"create_time")
+    name = None if prompt_id is None else prompt_id.data()
+    return QueueEntry(
+        number=finite(None if number is None else number.data()),
+        prompt_id=name if isinstance(name, str) else None,
+        created=finite(None if created is None else created.data()),
+        value=value,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HistoryEntry:
+    """``prompt_id`` is None if its name is none. ``number``, ``outputs``: where they stand."""
+
+    prompt_id: str | None
+    value: Value
+    number: Value | None
+    outputs: Value | None
+
+    def data(self) -> dict[str, Any]:
+        """What was kept of it, as ComfyUI has it, without what the entry does not have.
+
+        ``{"prompt": [number, id, graph, …], "outputs": …, "status": …}``; the graph is None, or
+        ``{node: None…}`` if it was scanned for HISTORY_WITH_NODES.
+        """
+        kept: dict[str, Any] = {}
+        for name in ("outputs", "status"):
+            part = self.value.get(name.encode())
+            if part is not None and part.text is not None:
+                kept[name] = part.data()
+        if (row := self.value.get(b"prompt")) is not None and row.members and not row.is_object:
+            kept["prompt"] = [_kept(one) for one in row.members]
+        return kept
+
+
+def read_history(root: Value | None) -> list[HistoryEntry] | None:
+    """The entries in an answer scanned for HISTORY, oldest first; None if there is no history."""
+    if root is None or not root.is_object or root.members is None:
+        return None
+    return [_history_entry(one) for one in root.members]
+
+
+def _history_entry(value: Value) -> HistoryEntry:
+    row = value.get(b"prompt")
+    return HistoryEntry(
+        prompt_id=value.decoded_name(),
+        value=value,
+        number=None if row is None else row.item(0),
+        outputs=value.get(b"outputs"),
+    )
+
+
+def _kept(value: Value) -> Any:
+    if value.members is not None and value.is_object:
+        return {one.decoded_name(): None for one in value.members}
+    return value.data()
+
+
+def history_path(prompt_id: str) -> str:
+    """What to ask for to learn of one prompt: its entry, or the whole history.
+
+    The whole one for an id that no path can hold: ComfyUI takes any string for an id, also lone
+    surrogates, but a path is UTF-8, and its route wants one segment that is not empty.
+    """
+    try:
+        segment = quote(prompt_id, safe="")
+    except UnicodeEncodeError:
+        segment = ""
+    return f"/history/{segment}" if segment.strip(".") else "/history"
+
+
+def finite(value: Any) -> float:
+    """A number to sort by: NaN has no place among others, and what is none counts as 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    try:
+        return value if math.isfinite(value) else 0
+    except OverflowError:  # an integer that no float can hold
+        return 0

@@ -1,0 +1,106 @@
+"""A body that is put together of parts: bytes made here, and slices of what instances said."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from comfy_proxy.gateway.files.stored_bytes import BATCH_BYTES, StoredBytes
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The bytes ``start:end`` of ``source``."""
+
+    source: StoredBytes
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    def replaced(self, parts: Iterable[tuple[int, int, bytes]]) -> list[Piece]:
+        """With other bytes for each ``(start, end, bytes)``, which lie within and in order."""
+        pieces: list[Piece] = []
+        at = self.start
+        for start, end, content in parts:
+            pieces += (Slice(self.source, at, start), content)
+            at = end
+        return [*pieces, Slice(self.source, at, self.end)]
+
+
+Piece = bytes | Slice
+
+
+def listed(items: Iterable[Iterable[Piece]]) -> Iterator[Piece]:
+    """With a comma between them, as ComfyUI writes it."""
+    for index, item in enumerate(items):
+        if index:
+            yield b", "
+        yield from item
+
+
+def length(pieces: Iterable[Piece]) -> int:
+    """How many bytes they are."""
+    return sum(map(len, pieces))
+
+
+def in_memory(pieces: Iterable[Piece]) -> bool:
+    """True if no disk is needed to read them."""
+    return all(isinstance(one, bytes) or one.source.in_memory for one in pieces)
+
+
+def joined(pieces: Iterable[Piece]) -> bytes:
+    """All bytes at once; reads files, if there are any among them."""
+    return b"".join(_batches(pieces))
+
+
+async def batches(pieces: Sequence[Piece]) -> AsyncGenerator[bytes, None]:
+    """The bytes in order, some BATCH_BYTES each; files are read in a thread. Raises OSError."""
+    reading = _batches(pieces)
+    try:
+        while batch := await asyncio.to_thread(next, reading, b""):
+            yield batch
+    finally:
+        with suppress(ValueError):  # cancelled while a thread reads: then it is collected
+            reading.close()
+
+
+async def read(pieces: Sequence[Piece]) -> bytes:
+    """All bytes at once. Raises OSError."""
+    if in_memory(pieces):
+        return joined(pieces)
+    async with aclosing(batches(pieces)) as read_batches:
+        return b"".join([batch async for batch in read_batches])
+
+
+def _batches(pieces: Iterable[Piece]) -> Generator[bytes, None, None]:
+    """Many small pieces are one batch: a hop to a thread costs as much as copying 100 kB."""
+    batch = bytearray()
+    with ExitStack() as files:
+        opened: dict[StoredBytes, BinaryIO] = {}
+        for piece in pieces:
+            if isinstance(piece, bytes):
+                batch += piece
+            else:
+                if piece.source not in opened:
+                    opened[piece.source] = files.enter_context(piece.source.open())
+                file = opened[piece.source]
+                file.seek(piece.start)
+                left = len(piece)
+                while left and (some := file.read(min(left, BATCH_BYTES))):
+                    left -= len(some)
+                    batch += some
+                    if len(batch) >= BATCH_BYTES:
+                        yield bytes(batch)
+                        batch.clear()
+                if left:
+                    raise OSError("The stored answer is shorter than it was.")
+            if len(batch) >= BATCH_BYTES:
+                yield bytes(batch)
+                batch.clear()
+    if batch:
+        yield bytes(batch)

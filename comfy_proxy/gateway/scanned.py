@@ -1,0 +1,139 @@
+"""Ask instances for a queue or a history, which may be of any size: scanned as it comes, and kept.
+
+What :mod:`json_scanner` finds is small and in memory; the text itself is in memory up to
+``MEMORY_BYTES`` and in a temporary file beyond, from which parts go on to a client byte for byte.
+The time of such an answer is not bounded, but the silence within it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from multidict import CIMultiDict
+
+from comfy_proxy.cluster import answer_bodies
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import (
+    HISTORY_WITH_NODES,
+    QUEUE,
+    Queue,
+    read_history,
+    read_queue,
+)
+from comfy_proxy.cluster.translation import translated
+from comfy_proxy.gateway.fanout import ASK_TIMEOUT_S, answers_of_all, asked
+from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.gateway.headers import response_headers, sendable
+from comfy_proxy.gateway.pieces import Slice
+from comfy_proxy.json_scanner import JsonScanner, Shape, Value
+
+if TYPE_CHECKING:
+    from comfy_proxy.cluster.cluster import Cluster
+
+MEMORY_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScannedAnswer:
+    """What one instance said. ``root`` is what was found in it; None if it has not status 200 or
+    is no JSON object or array. ``text`` is nothing if it was not to be kept."""
+
+    status: int
+    reason: str
+    headers: CIMultiDict[str] = field(repr=False)
+    text: StoredBytes = field(repr=False)
+    root: Value | None = field(repr=False)
+
+    @property
+    def body(self) -> Slice:
+        """All of it."""
+        return Slice(self.text, 0, self.text.size)
+
+    def member(self, value: Value) -> Slice:
+        """The text of ``value`` with its name: ``"name": …``."""
+        return Slice(self.text, value.name_start, value.end)
+
+    def part(self, value: Value) -> Slice:
+        """The text of ``value``."""
+        return Slice(self.text, value.start, value.end)
+
+
+async def ask_scanned(
+    instance: Instance,
+    cluster: Cluster,
+    path: str,
+    shape: Shape,
+    *,
+    timeout_s: float = ASK_TIMEOUT_S,
+    keep: bool = True,
+) -> ScannedAnswer:
+    """``GET`` of an encoded ``path`` from ``instance``, looked into as ``shape`` says.
+
+    ``timeout_s`` bounds the wait for the head and for each piece of the body. Raises
+    InstanceError; UnavailableError if the disk is full.
+    """
+    scanner, text = JsonScanner(shape), StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False)
+
+    def silence() -> Any:
+        return cluster.clock.timeout(timeout_s)
+
+    async with instance.attempt("ask"):
+        with translated(instance.host):
+            async with asked(instance, cluster, "GET", path, head_timeout_s=timeout_s) as response:
+                limit = answer_bodies.MAX_SCANNED_BYTES
+                async for piece in answer_bodies.pieces(response, limit, silence):
+                    if response.status == 200:
+                        scanner.feed(piece)
+                    if keep or response.status != 200:
+                        await text.write(piece)
+                await text.finish()
+                root = scanner.result() if response.status == 200 else None
+                return ScannedAnswer(
+                    status=response.status,
+                    reason=sendable(response.reason or ""),
+                    headers=response_headers(response, instance, cluster.settings),
+                    text=text,
+                    root=None if root is None or root.members is None else root,
+                )
+
+
+async def ask_all_scanned(
+    cluster: Cluster, path: str, shape: Shape, *, instances: Iterable[Instance] | None = None
+) -> dict[Instance, ScannedAnswer]:
+    """Ask each healthy instance (or ``instances``); see :func:`fanout.ask_all`."""
+    return await answers_of_all(
+        cluster, lambda instance: ask_scanned(instance, cluster, path, shape), instances
+    )
+
+
+async def ask_queue(
+    instance: Instance, cluster: Cluster, *, timeout_s: float = ASK_TIMEOUT_S
+) -> Queue | None:
+    """``/queue``, the text of its entries apart; None if the answer is no queue.
+
+    Raises InstanceError.
+    """
+    answer = await ask_scanned(instance, cluster, "/queue", QUEUE, timeout_s=timeout_s, keep=False)
+    return read_queue(answer.root)
+
+
+async def ask_history(
+    instance: Instance, cluster: Cluster, path: str, *, timeout_s: float = ASK_TIMEOUT_S
+) -> dict[str, Any] | None:
+    """``/history…`` as :meth:`HistoryEntry.data` has it, by prompt id; None if it is none.
+
+    Of what is no entry of ComfyUI's the value is None. Raises InstanceError.
+    """
+    answer = await ask_scanned(
+        instance, cluster, path, HISTORY_WITH_NODES, timeout_s=timeout_s, keep=False
+    )
+    entries = read_history(answer.root)
+    if entries is None:
+        return None
+    return {
+        entry.prompt_id: entry.data() if entry.value.is_object else None
+        for entry in entries
+        if entry.prompt_id is not None
+    }

@@ -1,0 +1,87 @@
+"""An entry of the history as clients see it: marked outputs, our number, all else as it came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import HistoryEntry
+from comfy_proxy.gateway.pieces import Piece, Slice
+from comfy_proxy.gateway.scanned import ScannedAnswer
+from comfy_proxy.gateway.views.history_numbers import HistoryNumbers, ended_at
+from comfy_proxy.json_scanner import Value
+from comfy_proxy.lenient_json import dumps_exact, loads_exact
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+Change = tuple[int, int, bytes]
+"""What is put in place of the bytes from … to."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ShownEntry:
+    """``text`` is ``"id": {…}``, ``number`` the place of its number, ``outputs`` the change that
+    marks its files."""
+
+    prompt_id: str | None
+    ended_ms: float | None
+    text: Slice = field(repr=False)
+    number: Value | None = field(repr=False)
+    outputs: Change | None = field(repr=False)
+
+    @classmethod
+    def of(
+        cls, entry: HistoryEntry, answer: ScannedAnswer, instance: Instance, gateway: Gateway
+    ) -> ShownEntry:
+        """``entry`` of ``instance``, found in its ``answer``; a thread may do it."""
+        status = entry.value.get(b"status")
+        return cls(
+            prompt_id=entry.prompt_id,
+            ended_ms=None if status is None else ended_at({"status": status.data()}),
+            text=answer.member(entry.value),
+            number=entry.number,
+            outputs=marked(entry.outputs, instance, gateway),
+        )
+
+    def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
+        """``text`` with our number."""
+        changes = [] if self.outputs is None else [self.outputs]
+        if self.prompt_id is not None and self.number is not None:
+            own = self.number.data()
+            number = numbers.shown(self.prompt_id, self.ended_ms, own)
+            if number is not own:
+                changes.append((self.number.start, self.number.end, dumps_exact(number)))
+        return self.text.replaced(sorted(changes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OwnEntry:
+    """The entry of a prompt that ended here (``prompts/given_up.py``), shown like the others."""
+
+    prompt_id: str
+    entry: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def ended_ms(self) -> float | None:
+        return ended_at(self.entry)
+
+    def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
+        """``"id": {…}`` with our number."""
+        own, *rest = self.entry["prompt"]
+        row = [numbers.shown(self.prompt_id, self.ended_ms, own), *rest]
+        return [dumps_exact(self.prompt_id), b": ", dumps_exact({**self.entry, "prompt": row})]
+
+
+def marked(value: Value | None, instance: Instance, gateway: Gateway) -> Change | None:
+    """The change that puts ``instance`` into the names of files in ``value``; None if none is."""
+    if value is None or value.text is None:
+        return None
+    try:
+        outputs = loads_exact(value.text)
+        changed = gateway.files.storage.marked(outputs, instance)
+    except (ValueError, RecursionError):
+        return None
+    return None if changed == outputs else (value.start, value.end, dumps_exact(changed))

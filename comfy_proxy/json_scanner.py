@@ -1,0 +1,273 @@
+"""Where the parts of a JSON text begin and end, found while the text comes in. Pure, no I/O.
+
+For texts of any size: a queue or a history holds whole graphs, in which there may be pictures as
+base64. What is looked for is a handful of small values; all else is stepped over and can be passed
+on byte for byte. Nothing is collected but what a :data:`Shape` names, no piece of text is looked at
+for longer than it takes to step over it, and it need not be valid where nobody looks: NaN, lone
+surrogates and bytes that are no UTF-8 hinder nothing.
+
+Libraries were looked at first. ``ijson`` (yajl) and ``json-stream`` refuse NaN or give no
+positions, ``msgspec.Raw`` wants the whole text in memory, as UTF-8 and without NaN.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from comfy_proxy.lenient_json import loads
+
+ANY: Final = object()
+"""In a :data:`Shape`: every member that is not named, every item."""
+
+Shape = Mapping[object, "Shape"]
+"""What to look into: by member name (bytes as in the text, without quotes), by index, or ANY.
+
+``{}`` finds the members of an object and the items of an array, and looks into none of them.
+"""
+
+TEXT: Final[Shape] = {ANY: {}}
+"""A value whose own text is kept, whatever it is; its parts are not looked for."""
+
+MAX_LEAF_BYTES = 65_536
+"""Of a name, string or number that is kept. A longer one is stepped over: its text is None."""
+
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_FLAT = rb'[^"\[\]{}]++|' + _STRING
+
+
+def _nested(depth: int) -> bytes:
+    """What contains brackets up to ``depth`` deep: most of a graph is stepped over at once."""
+    inner = _FLAT if depth == 0 else _FLAT + rb"|" + _nested(depth - 1)
+    return rb"[\[{](?:" + inner + rb")*+[\]}]"
+
+
+_SKIPPED = re.compile(rb"(?:" + _FLAT + rb"|" + _nested(2) + rb")*+", re.DOTALL)
+_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_BETWEEN = re.compile(rb"[\s,:]*+")
+_IN_SCALAR = re.compile(rb'[^\s,:\[\]{}"]*+')
+_QUOTE, _BACKSLASH, _OPENING, _OBJECT = 0x22, 0x5C, b"[{", 0x7B
+
+
+class Value:
+    """One value: the bytes ``start:end`` of the text.
+
+    ``name`` is that of a member of an object, as bytes without quotes (None for an item, and for
+    a name that is too long); it begins at ``name_start``. ``text`` is what the value consists of,
+    if it was kept: strings, numbers and literals up to MAX_LEAF_BYTES, and what the shape calls
+    TEXT. ``members`` are its parts, if the shape looks into it; ``is_object`` tells whether they
+    have names.
+    """
+
+    __slots__ = ("end", "is_object", "members", "name", "name_start", "start", "text")
+
+    def __init__(self, start: int, name: bytes | None, name_start: int | None) -> None:
+        self.start = start
+        self.name_start = start if name_start is None else name_start
+        self.end = start
+        self.name = name
+        self.text: bytes | None = None
+        self.members: list[Value] | None = None
+        self.is_object = False
+
+    def __repr__(self) -> str:
+        return f"<Value {self.name!r} {self.start}:{self.end}>"
+
+    def get(self, name: bytes) -> Value | None:
+        """The member of that name; of several the last one, as in Python."""
+        if not self.is_object or self.members is None:
+            return None
+        return next((one for one in reversed(self.members) if one.name == name), None)
+
+    def item(self, index: int) -> Value | None:
+        """That item of an array; None if this is none or is shorter."""
+        if self.is_object or self.members is None or index >= len(self.members):
+            return None
+        return self.members[index]
+
+    def data(self) -> Any:
+        """What ``text`` means; None for a text that was not kept or is no JSON."""
+        try:
+            return None if self.text is None else loads(self.text)
+        except ValueError:
+            return None
+
+    def decoded_name(self) -> str | None:
+        """``name`` as text; None if there is none."""
+        try:
+            name = None if self.name is None else loads(b'"%s"' % self.name)
+        except ValueError:
+            return None
+        return name if isinstance(name, str) else None
+
+
+class JsonScanner:
+    """Give it the text by :meth:`feed`, in pieces of any size, then ask for :meth:`result`."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._root: Value | None = None
+        self._open: list[tuple[Value, Shape]] = []
+        self._name: bytes | None = None
+        self._name_start: int | None = None
+        self._named = False
+        self._value: Value | None = None  # the leaf, or what is stepped over
+        self._in_name = self._in_string = self._in_scalar = self._escaped = False
+        self._depth = 0  # of brackets in what is stepped over
+        self._kept: bytearray | None = None
+        self._limited = False
+        self._broken = False
+        self._offset = 0  # of the piece at hand, in the text
+        self._kept_from = 0  # in the piece at hand
+
+    def feed(self, piece: bytes) -> None:
+        """The next piece of the text."""
+        at = self._kept_from = 0
+        while at < len(piece) and not self._broken:
+            if self._in_string:
+                at = self._string(piece, at)
+            elif self._in_scalar:
+                at = self._scalar(piece, at)
+            elif self._depth:
+                at = self._skip(piece, at)
+            else:
+                at = self._between(piece, at)
+        if self._kept is not None:
+            self._kept += memoryview(piece)[self._kept_from :]
+            if self._limited and len(self._kept) > MAX_LEAF_BYTES:
+                self._kept = None
+        self._offset += len(piece)
+
+    @property
+    def failed(self) -> bool:
+        """True if nothing that may still come makes an object or an array of the text."""
+        return self._broken or (self._root is not None and self._root.members is None)
+
+    def result(self) -> Value | None:
+        """The outermost value; None if the text was not one whole JSON value."""
+        if self._in_scalar:
+            self._kept_from = 0
+            self._finish(b"", 0)
+        whole = not (self._broken or self._in_string or self._depth or self._open)
+        return self._root if whole else None
+
+    # --- one state each: from `at` on as far as it lasts -----------------------------------
+
+    def _between(self, piece: bytes, at: int) -> int:
+        found = _BETWEEN.match(piece, at)
+        assert found is not None
+        at = found.end()
+        if at == len(piece):
+            return at
+        byte = piece[at]
+        if byte in b"]}":
+            self._close(at + 1)
+        elif byte == _QUOTE and self._open and self._open[-1][0].is_object and not self._named:
+            self._in_name = self._in_string = True
+            self._name_start = self._offset + at
+            self._keep(at, limited=True)
+        else:
+            self._begin(byte, at)
+        return at if self._in_scalar else at + 1
+
+    def _string(self, piece: bytes, at: int) -> int:
+        if self._escaped:
+            self._escaped = False
+            return at + 1
+        end = piece.find(b'"', at)
+        end = len(piece) if end < 0 else end
+        if piece.find(b"\\", at, end) >= 0:
+            found = _IN_STRING.match(piece, at)
+            assert found is not None
+            end = found.end()
+            if end < len(piece) and piece[end] == _BACKSLASH:  # the last byte of the piece
+                self._escaped = True
+                return len(piece)
+        if end == len(piece):
+            return end
+        self._in_string = False
+        if not self._depth:
+            self._finish(piece, end + 1)
+        return end + 1
+
+    def _scalar(self, piece: bytes, at: int) -> int:
+        found = _IN_SCALAR.match(piece, at)
+        assert found is not None
+        if found.end() < len(piece):
+            self._finish(piece, found.end())
+        return found.end()
+
+    def _skip(self, piece: bytes, at: int) -> int:
+        found = _SKIPPED.match(piece, at)
+        assert found is not None
+        at = found.end()
+        if at == len(piece):
+            return at
+        byte = piece[at]
+        if byte == _QUOTE:  # of a string that does not end in this piece
+            self._in_string = True
+        elif byte in _OPENING:
+            self._depth += 1
+        else:
+            self._depth -= 1
+            if not self._depth:
+                self._finish(piece, at + 1)
+        return at + 1
+
+    # --- values ----------------------------------------------------------------------------
+
+    def _begin(self, byte: int, at: int) -> None:
+        if self._root is not None and not self._open:
+            self._broken = True  # something behind the end
+            return
+        value = Value(self._offset + at, self._name, self._name_start)
+        shape = self._place(value)
+        self._name, self._name_start, self._named = None, None, False
+        if byte in _OPENING and shape is not None and shape is not TEXT:
+            value.members, value.is_object = [], byte == _OBJECT
+            self._open.append((value, shape))
+            return
+        self._value = value
+        if byte in _OPENING:
+            self._depth = 1
+            if shape is TEXT:
+                self._keep(at, limited=False)
+            return
+        self._in_string, self._in_scalar = byte == _QUOTE, byte != _QUOTE
+        self._keep(at, limited=shape is not TEXT)
+
+    def _place(self, value: Value) -> Shape | None:
+        """Put ``value`` where it belongs; the shape that it is to be looked at with."""
+        if not self._open:
+            self._root = value
+            return self._shape
+        parent, shape = self._open[-1]
+        assert parent.members is not None
+        key = value.name if parent.is_object else len(parent.members)
+        parent.members.append(value)
+        return shape.get(key, shape.get(ANY))
+
+    def _close(self, at: int) -> None:
+        if not self._open:
+            self._broken = True
+            return
+        self._open.pop()[0].end = self._offset + at
+        self._name, self._name_start, self._named = None, None, False
+
+    def _keep(self, at: int, *, limited: bool) -> None:
+        self._kept, self._kept_from, self._limited = bytearray(), at, limited
+
+    def _finish(self, piece: bytes, at: int) -> None:
+        """A name, a leaf or what was stepped over ends before ``at``."""
+        text = None
+        if self._kept is not None:
+            text = bytes(self._kept) + piece[self._kept_from : at]
+            self._kept = None
+        self._in_scalar = False
+        if self._in_name:
+            self._in_name, self._named = False, True
+            self._name = None if text is None else text[1:-1]
+            return
+        assert self._value is not None
+        self._value.end, self._value.text, self._value = self._offset + at, text, None

@@ -1,0 +1,87 @@
+"""JSON that comes from instances, read as leniently as ComfyUI writes it.
+
+ComfyUI's JSON is Python's ``json``, which is more than RFC 8259 allows: ``NaN`` and ``Infinity``,
+integers of any size, and lone surrogates (``"caf\\udce9.png"``: a file name that is no UTF-8 on the
+disk). orjson refuses such a document as a whole, so one odd name or number in it would hide all
+the rest.
+
+* :func:`loads` and :func:`dumps` are for what is looked at here and for our own answers: orjson,
+  and ``json`` only where orjson refuses.
+* :func:`loads_exact` and :func:`dumps_exact` are for what goes on to a client as ComfyUI would
+  write it: ``json`` both ways, so the same text comes out that went in. (orjson makes a float of an
+  integer beyond 64 bits, and ``null`` of NaN.)
+
+Text that nothing is changed in is not to be read at all, but passed on as bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+SORT_KEYS = orjson.OPT_SORT_KEYS
+NON_STR_KEYS = orjson.OPT_NON_STR_KEYS
+
+
+def loads(data: bytes | bytearray | str) -> Any:
+    """The value of a JSON text; an integer beyond 64 bits may come out as a float.
+
+    Raises ValueError for what is no JSON for Python either, and for what is nested too deeply.
+    """
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return loads_exact(data)
+
+
+def loads_exact(data: bytes | bytearray | str) -> Any:
+    """As :func:`loads`; :func:`dumps_exact` gives back the text that ComfyUI wrote."""
+    try:
+        return json.loads(data if isinstance(data, str) else decoded(data))
+    except RecursionError as error:
+        raise ValueError("The JSON is nested too deeply.") from error
+
+
+def decoded(data: bytes | bytearray) -> str:
+    """UTF-8 as text; bytes that are none become lone surrogates, as in Python's file names."""
+    try:
+        return data.decode("utf-8", "surrogatepass")  # as json.loads decodes bytes
+    except UnicodeDecodeError:
+        return data.decode("utf-8", "surrogateescape")
+
+
+def dumps(data: Any, *, default: Callable[[Any], Any] | None = None, option: int = 0) -> bytes:
+    """``data`` as JSON by RFC 8259, without blanks: every client can read it.
+
+    NaN and the infinities become ``null``, a lone surrogate its escape (``\\udce9``). ``option``:
+    SORT_KEYS, NON_STR_KEYS. Raises TypeError for what is no JSON even by ``default``.
+    """
+    try:
+        return orjson.dumps(data, default=default, option=option)
+    except TypeError:  # a lone surrogate, or an integer beyond 64 bits
+        plain, sort = _plain(data), bool(option & SORT_KEYS)
+        text = json.dumps(
+            plain, default=default, sort_keys=sort, separators=(",", ":"), allow_nan=False
+        )
+        return text.encode()
+
+
+def dumps_exact(data: Any) -> bytes:
+    """``data`` as ComfyUI writes it: blanks after commas, NaN, ASCII with escapes."""
+    return json.dumps(data).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {
+            key if isinstance(key, str) else str(key): _plain(one) for key, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value
