@@ -27,21 +27,28 @@ from comfy_proxy.security import listening_warning
 from comfy_proxy.settings import Settings, load_settings
 from comfy_proxy.version import __version__
 
-EXIT_CANNOT_LISTEN = 1
+EXIT_FAILED = 1
 EXIT_SETTINGS = 2
+EXIT_INTERRUPTED = 130
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 is an orderly end, 1 a failure, 2 settings that cannot be used."""
+    """Run the command; 0 is an orderly end, 1 a failure, 2 settings that cannot be used, 130 ^C."""
     _open_missing_streams()
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except SettingsError as error:
         for problem in error.problems:
             print(f"comfy-proxy: {problem}", file=sys.stderr)
         return EXIT_SETTINGS
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our standard output has gone, like `head`: there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
 
 
 def _open_missing_streams() -> None:
@@ -53,7 +60,8 @@ def _open_missing_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """What the command takes; the namespace has ``run``, which takes it and gives the exit code."""
     parser = argparse.ArgumentParser(prog="comfy-proxy", description=__doc__)
     parser.add_argument("--version", action="version", version=f"comfy-proxy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -114,7 +122,7 @@ def _run(app: web.Application, settings: Settings) -> int:
         if error.errno not in _CANNOT_LISTEN and not isinstance(error, socket.gaierror):
             raise
         logger.error("cannot listen on {}:{}: {}", settings.host, settings.port, error.strerror)
-        return EXIT_CANNOT_LISTEN
+        return EXIT_FAILED
     return 0
 
 
@@ -147,17 +155,24 @@ def _check(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     try:
         from comfy_proxy.embedded.demo import run_demo
+        from comfy_proxy.embedded.process import WorkerProcessError
     except ModuleNotFoundError as error:
         print(
             f"comfy-proxy: the demo needs the extra 'embedded' ({error.name} is missing): "
             "pip install 'comfyui-proxy[embedded]'",
             file=sys.stderr,
         )
-        return EXIT_CANNOT_LISTEN
+        return EXIT_FAILED
     configure_console("warn")
     output = options.output.absolute()
-    output.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(run_demo(output=output, keep=options.keep))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        return asyncio.run(run_demo(output=output, keep=options.keep))
+    except BrokenPipeError:
+        raise
+    except (OSError, WorkerProcessError) as error:
+        print(f"comfy-proxy: {error}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:

@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp_cors
 from aiohttp import web
 
+from comfy_proxy.addresses import SHARED_ORIGINS
+
 PREFLIGHT_MAX_AGE_S = 600
 
 
@@ -21,13 +23,14 @@ def allow_origins(
 ) -> None:
     """Answer preflights for ``resources`` and add CORS headers to their answers.
 
-    Credentials go with origins that are named, never with ``*``. ``CorsConfig`` is used without
-    ``aiohttp_cors.setup``: an application has one of those, and it may be the host's.
+    Credentials go with origins that are one party's, never with ``*``, ``null`` or ``file://``:
+    pages there bring a key in a header instead of the browser's cookie. ``CorsConfig`` is used
+    without ``aiohttp_cors.setup``: an application has one of those, and it may be the host's.
     """
     make_options: Any = aiohttp_cors.ResourceOptions  # its constructor has no annotations
     defaults = {
         origin: make_options(
-            allow_credentials=origin != "*",
+            allow_credentials=origin not in ("*", *SHARED_ORIGINS),
             allow_headers="*",
             allow_methods="*",
             expose_headers="*",

@@ -236,6 +236,13 @@ class PromptLostError(InstanceError):
     strike = False
 
 
+class ResultFrameLostError(PromptLostError):
+    """The socket that the picture would have come by was lost: the prompt has to run again.
+
+    The instance is well, and so is the prompt.
+    """
+
+
 # --- how a job can end badly --------------------------------------------------------------
 
 
@@ -258,6 +265,12 @@ class WorkflowError(JobError):
 
 class PromptRejectedError(WorkflowError):
     """``POST /prompt`` answered 400: the graph does not fit this instance."""
+
+
+class ProcessEndedError(JobError):
+    """The process of ComfyUI ended each time that it ran this prompt (``cluster/retry_law.py``)."""
+
+    code = "process_ended"
 
 
 class InterruptedPromptError(JobError):

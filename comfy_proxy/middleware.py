@@ -20,6 +20,7 @@ from comfy_proxy import security
 from comfy_proxy.cors import allow_origins
 from comfy_proxy.counted_response import send_if_large
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
+from comfy_proxy.forwarded import place_under, root_path
 from comfy_proxy.gateway import policies, routes
 from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
 from comfy_proxy.gateway.context import POLICY, REQUEST_ID, SOCKETS
@@ -30,6 +31,7 @@ from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS
 from comfy_proxy.logs import AppLogs
 from comfy_proxy.metrics.records import OURS
 from comfy_proxy.observers import tell
+from comfy_proxy.origin_check import is_preflight
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
 from comfy_proxy.tracing import Trace, traced, valid_traceparent
@@ -187,7 +189,7 @@ def _has_handler(request: web.Request) -> bool:
 
     aiohttp-cors would answer the latter with 403; ComfyUI answers it, or nobody.
     """
-    if request.method == hdrs.METH_OPTIONS and not security.is_preflight(request):
+    if request.method == hdrs.METH_OPTIONS and not is_preflight(request):
         return False
     return request.match_info.http_exception is None
 
@@ -226,6 +228,8 @@ async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> N
         answer.drop_additions()
     if found[SETTINGS].cors_origins:
         answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
+    if root := root_path(request, found[SETTINGS]):  # last: whoever set a URL knew our paths only
+        place_under(answer.headers, root)
 
 
 async def _end_sockets(app: web.Application) -> None:

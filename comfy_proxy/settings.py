@@ -17,6 +17,15 @@ from typing import Any
 
 from yarl import URL
 
+from comfy_proxy.addresses import (
+    LOOPBACK,
+    Network,
+    comma_list,
+    origin_problems,
+    parse_networks,
+    parse_origins,
+    parse_root_path,
+)
 from comfy_proxy.errors import SettingsError
 
 DEFAULT_INSTANCES = ("localhost:8188", "localhost:8189")
@@ -30,7 +39,8 @@ class Settings:
     """What the proxy is told, checked; times in seconds, sizes in bytes.
 
     Build one with keyword arguments in code and tests, or with :func:`load_settings`.
-    ``max_concurrent_jobs`` None means three for each instance.
+    ``max_concurrent_jobs`` None means three for each instance. Raises SettingsError for values
+    that do not go together.
     """
 
     instances: tuple[URL, ...] = field(
@@ -57,6 +67,12 @@ class Settings:
     api_keys: tuple[str, ...] = ()
     workflow_directory: Path | None = None
     shared_storage: str = "auto"
+    root_path: str | None = None
+    trusted_proxies: tuple[Network, ...] = LOOPBACK
+
+    def __post_init__(self) -> None:
+        if problems := origin_problems(self.cors_origins, self.api_keys):
+            raise SettingsError(problems)
 
     @property
     def concurrent_jobs(self) -> int:
@@ -115,19 +131,6 @@ def _one_of(*choices: str) -> Callable[[str], str]:
         return value
 
     return parse
-
-
-def _comma_list(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _origins(text: str) -> tuple[str, ...]:
-    origins = _comma_list(text)
-    for origin in origins:
-        url = URL(origin)
-        if origin != "*" and (url.scheme not in ("http", "https") or str(url.origin()) != origin):
-            raise ValueError(f"{origin!r} is not an origin like https://app.example")
-    return origins
 
 
 def _path(text: str) -> Path:
@@ -191,13 +194,17 @@ VARIABLES: tuple[Variable, ...] = (
     _row("PORT", "port", _integer(0, 65535), "3000", "port on which the proxy listens"),
     _row("DEFAULT_MODE", "default_mode", _one_of("async", "sync"), "async",
          "`sync` where old clients send no mode"),
-    _row("CORS_ORIGINS", "cors_origins", _origins, "none",
+    _row("CORS_ORIGINS", "cors_origins", parse_origins, "none",
          "comma list of foreign origins whose pages may use the proxy"),
-    _row("API_KEYS", "api_keys", _comma_list, "none", "comma list of keys; one is then required"),
+    _row("API_KEYS", "api_keys", comma_list, "none", "comma list of keys; one is then required"),
     _row("WORKFLOW_DIRECTORY", "workflow_directory", _directory, "none",
          "extra workflow templates, each an endpoint"),
     _row("SHARED_STORAGE", "shared_storage", _one_of("auto", "true", "false"), "auto",
          "`true` if the instances share input, output and temp directories; `auto` finds out"),
+    _row("ROOT_PATH", "root_path", parse_root_path, "none",
+         "path under which another server shows the proxy, and which it takes off"),
+    _row("TRUSTED_PROXIES", "trusted_proxies", parse_networks, "loopback",
+         "comma list of addresses or networks whose `X-Forwarded-*` are believed"),
 )  # fmt: skip
 
 
@@ -228,6 +235,7 @@ def load_settings(
     instances = _instances(merged, problems)
     if instances:
         values["instances"] = instances
+    problems += origin_problems(values.get("cors_origins", ()), values.get("api_keys", ()))
     if problems:
         raise SettingsError(problems)
     return Settings(**values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from unittest.mock import Mock
@@ -16,6 +16,7 @@ import aioresponses.core
 import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
+from internal_errors import collected
 from loguru import logger
 from manual_clock import ManualClock
 from PIL import Image
@@ -36,6 +37,20 @@ DEFAULTS = {"shutdown_timeout_s": 0.0, "log_directory": None, "shared_storage": 
 def _quiet_logs() -> None:
     """Log lines are for people; tests that read them add a sink of their own."""
     logger.remove()
+
+
+@pytest.fixture(autouse=True)
+def _no_unexpected_faults(_quiet_logs: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test after which the log has an internal fault fails, unless ``logs_faults`` marks it.
+
+    A test with that mark fails if there is none.
+    """
+    with collected() as lines:
+        yield
+    if request.node.get_closest_marker("logs_faults"):
+        assert lines
+    else:
+        assert not lines, "\n".join(lines)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import socket
 import sys
@@ -221,21 +220,6 @@ async def test_check_of_an_instance_that_is_down_fails() -> None:
     told, _ = await process.communicate()
     assert process.returncode == 1
     assert b"cannot be reached" in told
-
-
-async def test_the_demo_makes_pictures_on_both_workers(tmp_path: Path) -> None:
-    """``comfy-proxy demo`` writes four pictures of the right size, made by two workers."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "comfy_proxy", "demo", "--output", str(tmp_path)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    told, _ = await process.communicate()
-    assert process.returncode == 0, told.decode()
-    assert "4 of 4 pictures" in told.decode()
-    assert "902x600 RGB PNG" in told.decode()
-    assert len(os.listdir(tmp_path)) == 4
-    used = set(re.findall(r"by (127\.0\.0\.1:\d+)", told.decode()))
-    assert len(used) == 2
 
 
 def test_create_app_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,16 @@
-"""The README and the examples in config/ tell the truth of today."""
+"""The README tells the truth of today."""
 
 from __future__ import annotations
 
-import json
-import tomllib
+import os
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+from shipped_files import check_command
 
-from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.settings import VARIABLES, Variable, load_settings
+from comfy_proxy.settings import VARIABLES, Variable
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,20 +47,16 @@ def test_every_file_that_the_readme_names_exists() -> None:
                         assert (ROOT / "comfy_proxy" / folder / word).is_file(), word
 
 
-def test_the_example_configuration_is_accepted() -> None:
-    """config/comfy-proxy.toml loads as it is, and its commented settings are real ones."""
-    path = ROOT / "config" / "comfy-proxy.toml"
-    settings = load_settings({}, path)
-    assert len(settings.instances) == 2
-    known = {variable.name.lower() for variable in VARIABLES} | {"comfyui_host_3"}
-    for line in path.read_text().splitlines():
-        if line.startswith("# ") and " = " in line:
-            assert tomllib.loads(line[2:]).keys() <= known
+def test_every_script_that_the_readme_names_can_be_run() -> None:
+    """Also those of a list of which only the first has its folder."""
+    for listed in re.findall(r"scripts/([\w-]+(?:, [\w-]+)*)", README):
+        for name in listed.split(", "):
+            assert os.access(ROOT / "scripts" / name, os.X_OK), name
 
 
-def test_the_example_workflows_load() -> None:
-    """Each template in config/workflows becomes a workflow of its name."""
-    folder = ROOT / "config" / "workflows"
-    names = {path.stem for path in folder.glob("*.json")}
-    assert names <= set(load_workflows(folder).names())
-    assert all(json.loads(path.read_text()) for path in folder.glob("*.json"))
+def test_every_command_that_the_readme_shows_is_taken() -> None:
+    """Each ``comfy-proxy`` with its options, in text and in code."""
+    commands = re.findall(r"comfy-proxy (?:check|demo|serve)[^`#\n]*", README)
+    assert len(commands) >= 4
+    for command in commands:
+        check_command(shlex.split(command.rstrip(".,;:) ")))

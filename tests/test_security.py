@@ -11,6 +11,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from comfy_proxy import security
 from comfy_proxy.errors import ForbiddenError, UnauthorizedError
+from comfy_proxy.origin_check import is_own_origin
 from comfy_proxy.settings import Settings
 
 KEY, OTHER = "first-key", "zweiter-Schlüssel"
@@ -26,7 +27,8 @@ def _request(
     local: str = "127.0.0.1",
 ) -> web.Request:
     transport = mock.Mock()
-    transport.get_extra_info.side_effect = {"sockname": (local, 3000)}.get
+    known = {"sockname": (local, 3000), "peername": ("127.0.0.1", 50000)}
+    transport.get_extra_info.side_effect = known.get
     headers = {"Host": "localhost:3000", **(headers or {})}
     return make_mocked_request(method, path, headers=headers, transport=transport)
 
@@ -105,7 +107,7 @@ def test_elsewhere_any_name_is_served(settings: Settings, local: str) -> None:
 )
 def test_own_origin_is_host_and_port(origin: str, host: str, own: bool) -> None:
     """An origin is ours if it is the address that the browser asked; null is nobody's."""
-    assert security.is_own_origin(origin, host) is own
+    assert is_own_origin(origin, host) is own
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
@@ -134,9 +136,90 @@ CROSS = {"Sec-Fetch-Site": "cross-site"}
 LINK = CROSS | {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 
 
-def test_a_link_to_us_is_followed() -> None:
-    """A top-level GET navigation passes; it shows a page to its user only."""
-    assert security.check(_request(headers=LINK), OPEN) is None
+ADDRESS_BAR = LINK | {"Sec-Fetch-Site": "none"}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/", "/?x=1", "/dashboard", "/assets/index-1.js"])
+def test_a_link_to_a_page_of_ours_is_followed(path: str, method: str) -> None:
+    """A top-level navigation of another site passes; it shows a page to its user only."""
+    assert security.check(_request(path, LINK, method=method), OPEN) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["/manager/reboot", "/queue", "/view?filename=a.png", "/assets/../x.js", "/dashboard/x"]
+)
+def test_a_link_to_anything_else_is_not(path: str) -> None:
+    """A GET may have effects: a custom node's does what it is asked for, whoever asks."""
+    with pytest.raises(ForbiddenError) as caught:
+        security.check(_request(path, LINK), OPEN)
+    assert caught.value.code == "foreign_origin"
+    assert security.check(_request(path, ADDRESS_BAR), OPEN) is None
+
+
+def test_a_link_of_an_allowed_page_leads_everywhere() -> None:
+    """CORS_ORIGINS trusts the page, whatever it asks for."""
+    settings = Settings(cors_origins=("http://app.example",))
+    headers = LINK | {"Referer": "http://app.example/page"}
+    assert security.check(_request("/manager/reboot", headers), settings) is None
+
+
+@pytest.mark.parametrize("origin", ["app://name", "capacitor://localhost", "tauri://localhost"])
+def test_an_application_of_its_own_scheme_is_an_origin(origin: str) -> None:
+    """It passes where it is named, and only under exactly that name."""
+    settings = Settings(cors_origins=(origin,))
+    assert security.check(_request(headers={"Origin": origin}), settings) is None
+    with pytest.raises(ForbiddenError):
+        security.check(_request(headers={"Origin": f"{origin}.evil"}), settings)
+
+
+def test_an_applications_scheme_names_no_host() -> None:
+    """``app://evil.example`` must not open the proxy to a page that has rebound that name."""
+    settings = Settings(cors_origins=("app://evil.example",))
+    with pytest.raises(ForbiddenError):
+        security.check(_request(headers={"Host": "evil.example"}), settings)
+
+
+@pytest.mark.parametrize("origin", ["null", "file://"])
+def test_an_origin_of_everybody_counts_with_a_key_only(origin: str) -> None:
+    """A key that the page knows, not the cookie that its user's browser has."""
+    settings = Settings(cors_origins=(origin,), api_keys=(KEY,))
+    page = {"Origin": origin}
+    cookie = {"Cookie": f"{security.COOKIE_NAME}={security.cookie_value(KEY)}"}
+    assert security.check(_request("/queue", page | {"X-API-Key": KEY}), settings) is None
+    assert security.check(_request("/queue", cookie), settings) is None
+    with pytest.raises(UnauthorizedError):
+        security.check(_request("/queue", page | cookie), settings)
+
+
+def _refusal(headers: dict[str, str], path: str = "/") -> ForbiddenError:
+    with pytest.raises(ForbiddenError) as caught:
+        security.check(_request(path, headers), OPEN)
+    return caught.value
+
+
+def test_a_refusal_names_what_was_refused_and_what_allows_it() -> None:
+    """The origin or host, and the setting, in words and for programs."""
+    origin = _refusal({"Origin": "https://pod-3000.proxy.example"})
+    assert "'https://pod-3000.proxy.example'" in origin.message
+    assert "CORS_ORIGINS" in origin.message
+    assert origin.details == {"origin": "https://pod-3000.proxy.example", "setting": "CORS_ORIGINS"}
+    host = _refusal({"Host": "host.docker.internal:3000"})
+    assert "'host.docker.internal:3000'" in host.message
+    assert "CORS_ORIGINS" in host.message
+    assert host.details == {"host": "host.docker.internal:3000", "setting": "CORS_ORIGINS"}
+    assert _refusal(LINK, "/queue").details == {"setting": "CORS_ORIGINS"}
+
+
+@pytest.mark.parametrize("header", ["Origin", "Host"])
+def test_a_refusal_repeats_no_more_than_a_line(header: str) -> None:
+    """A client's own text comes back short and printable."""
+    for text in ("http://" + "a" * 5000, "http://\x1b[2J\u202eexe\x7f\xe9" + "\u2028" * 200):
+        error = _refusal({header: text})
+        shown = error.details[header.lower()]
+        assert len(shown) <= 103
+        assert (error.message + shown).isprintable()
+        assert error.message.isascii()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +322,7 @@ def test_preflights_need_no_key_where_they_are_answered_here() -> None:
 )
 def test_a_token_opens_the_page_once(target: str, location: str) -> None:
     """Redirect to the same place without the token, and a cookie that is not the key."""
-    answer = security.check(_request(target, LINK), KEYED)
+    answer = security.check(_request(target, ADDRESS_BAR), KEYED)
     assert answer is not None
     assert answer.status == 303
     assert answer.headers["Location"] == location
@@ -258,19 +341,52 @@ def test_the_cookie_is_secure_over_https() -> None:
     assert answer.cookies[security.COOKIE_NAME]["secure"]
 
 
+def test_a_token_counts_for_head_as_for_get() -> None:
+    """A program that looks before it leaps is told the same (RFC 9110 9.3.2)."""
+    answer = security.check(_request(f"/a?token={KEY}", method="HEAD"), KEYED)
+    assert answer is not None
+    assert (answer.status, answer.headers["Location"]) == (303, "/a")
+
+
 @pytest.mark.parametrize(
-    ("target", "method"), [("/?token=wrong", "GET"), (f"/?token={KEY}", "POST"), ("/?token", "GET")]
+    ("target", "method", "headers"),
+    [
+        ("/?token=wrong", "GET", {}),
+        ("/?token", "GET", {}),
+        (f"/?token={KEY}", "POST", {}),
+        (f"/?token={KEY}", "OPTIONS", {}),
+        (f"/queue?token={KEY}", "GET", {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Site": "same-origin"}),
+        (f"/view?token={KEY}", "GET", {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}),
+    ],
 )
-def test_other_tokens_open_nothing(target: str, method: str) -> None:
-    """A wrong one, and one in the URL of something else than a GET."""
+def test_other_tokens_open_nothing(target: str, method: str, headers: dict[str, str]) -> None:
+    """A wrong one, and one in the URL of what shows no page: scripts can send a header."""
     with pytest.raises(UnauthorizedError):
-        security.check(_request(target, method=method), KEYED)
+        security.check(_request(target, headers, method=method), KEYED)
 
 
-def test_a_socket_may_bring_its_token_along() -> None:
+SOCKET = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-Fetch-Mode": "websocket"}
+
+
+@pytest.mark.parametrize("path", ["/ws", "/api/ws"])
+def test_comfyuis_socket_may_bring_its_token_along(path: str) -> None:
     """A WebSocket handshake follows no redirect and, in a browser, has no headers to set."""
-    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
-    assert security.check(_request(f"/ws?token={KEY}", headers), KEYED) is None
+    assert security.check(_request(f"{path}?token={KEY}", SOCKET), KEYED) is None
+
+
+@pytest.mark.parametrize("path", ["/terminal", "/queue", "/ws/x"])
+def test_no_other_request_passes_for_a_socket(path: str) -> None:
+    """An ``Upgrade`` header makes no token count; a custom node's socket has the cookie."""
+    with pytest.raises(UnauthorizedError):
+        security.check(_request(f"{path}?token={KEY}", SOCKET), KEYED)
+
+
+def test_a_cookie_of_another_path_of_the_host_does_no_harm() -> None:
+    """Browsers send both; whichever is ours counts."""
+    mine, name = security.cookie_value(KEY), security.COOKIE_NAME
+    for pair in ((mine, "theirs"), ("theirs", mine)):
+        cookie = "; ".join(f"{name}={value}" for value in pair)
+        assert security.check(_request("/queue", {"Cookie": cookie}), KEYED) is None
 
 
 def test_cookie_values_differ_by_key() -> None:

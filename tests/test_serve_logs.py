@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import uuid
 from pathlib import Path
@@ -74,6 +75,47 @@ async def test_a_directory_that_cannot_be_made_stops_nothing(workers: Pair, tmp_
         assert await served.end() == 0
     assert served.said.count("comfy-proxy: the log cannot be written") == 1
     assert "GET /system_stats 200" in served.said  # the console has them
+
+
+async def test_a_token_is_in_no_log(workers: Pair, tmp_path: Path) -> None:
+    """Whatever comes of a request whose URL holds a key: neither as it is nor as it was encoded.
+
+    It is told of in access lines, debug lines, refusals, aiohttp's own errors, an instance's
+    outage, metrics and the dashboard.
+    """
+    key, sent = "s3cret/key+&", "%733cret%2fkey%2B%26"  # no text that the logs would know
+    hosts = [worker.host for worker in workers]
+    logs, environ = tmp_path / "logs", {"API_KEYS": key, "LOG_LEVEL": "debug"}
+    async with serving(*hosts, logs=logs, **environ) as served:
+        head = f"?token={sent} HTTP/1.1\r\nHost: localhost\r\n"
+        mode = "Sec-Fetch-Mode: cors\r\n"
+        socket = (
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        )
+        requests = {
+            f"GET /dashboard{head}\r\n": b"303",
+            f"HEAD /{head}\r\n": b"303",
+            f"GET /queue{head}{mode}\r\n": b"401",
+            f"POST /queue{head}\r\n": b"401",
+            f"GET /manager{head}Sec-Fetch-Site: cross-site\r\n\r\n": b"403",
+            f"GET /ws{head}{socket}\r\n": b"101",
+            f"GET /{head}Content-Length: {sent}\r\n\r\n": b"400",
+            f"GET /{'a' * 9000}{head}\r\n": b"400",
+            f"GET {sent}{head}X: {sent}\x00\r\n\r\n": b"400",
+        }
+        for text, status in requests.items():
+            assert (await raw(served, text.encode())).split()[1] == status, text
+        for worker in workers:
+            await worker.stop()
+        named = f"POST /nodes{head}X-API-Key: {key}\r\nReferer: http://x/?token={sent}\r\n\r\n"
+        assert (await raw(served, named.encode())).split()[1] in (b"502", b"503")
+        await served.logged(lambda line: line.get("path") == "/nodes")
+        shown = json.dumps(await served.get("/metrics", **{"X-API-Key": key}))
+        assert await served.end() == 0
+    told = served.said + served.text() + served.text("error.log") + shown
+    assert "/dashboard" in told
+    assert "3cret" not in told.lower()
 
 
 async def test_no_header_writes_a_line_of_its_own(workers: Pair, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 from yarl import URL
 
+from comfy_proxy.addresses import LOOPBACK
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.settings import VARIABLES, Settings, load_settings, parse_instance
 
@@ -34,7 +36,10 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("API_KEYS", "one, two,", "api_keys", ("one", "two")),
     ("WORKFLOW_DIRECTORY", "/", "workflow_directory", Path("/")),
     ("SHARED_STORAGE", "TRUE", "shared_storage", "true"),
-]
+    ("ROOT_PATH", "/user/a/proxy/3000/", "root_path", "/user/a/proxy/3000"),
+    ("TRUSTED_PROXIES", "loopback, 10.0.0.0/8", "trusted_proxies",
+     (*LOOPBACK, ip_network("10.0.0.0/8"))),
+]  # fmt: skip
 BAD = [
     ("COMFYUI_TIMEOUT", "soon"),
     ("COMFYUI_TIMEOUT", "0"),
@@ -47,7 +52,11 @@ BAD = [
     ("CORS_ORIGINS", "app.example"),
     ("CORS_ORIGINS", "https://app.example/path"),
     ("WORKFLOW_DIRECTORY", "/no/such/directory"),
+    ("CORS_ORIGINS", "null"),
     ("SHARED_STORAGE", "yes"),
+    ("ROOT_PATH", "comfy"),
+    ("ROOT_PATH", "//evil.example"),
+    ("TRUSTED_PROXIES", "nginx"),
     ("COMFYUI_HOST_1", "ftp://gpu"),
     ("COMFYUI_HOST_1", "gpu:99999"),
     ("COMFYUI_HOST_1", "gpu:0"),

@@ -84,6 +84,7 @@ class Instance:
         self.on_doubt: list[Callable[[Instance], None]] = []
         self._clock = clock
         self._last_frame_at: float | None = None
+        self._troubled_at: float | None = None
         self._sockets_away = False
 
     def __repr__(self) -> str:
@@ -139,6 +140,14 @@ class Instance:
             and self._clock.monotonic() - self._last_frame_at <= ALIVE_WINDOW_S
         )
 
+    def troubled_since(self, moment: float) -> bool:
+        """True if a connection to it broke or a request failed after ``moment`` (monotonic).
+
+        Without any trouble its process cannot have ended: what it does not have any more was
+        taken away by somebody else.
+        """
+        return self._troubled_at is not None and self._troubled_at >= moment
+
     # --- what is learnt ----------------------------------------------------------------
 
     def frame_seen(self) -> None:
@@ -176,6 +185,7 @@ class Instance:
         self._fault(reason, trial=False)
 
     def _fault(self, reason: str, *, trial: bool) -> None:
+        self._troubled_at = self._clock.monotonic()
         if not self.alive_just_now:
             self.last_error, self.last_error_at = reason, self._clock.now()
             self.breaker.record_failure(reason, trial=trial)
@@ -230,6 +240,8 @@ class Instance:
 
     def _socket_told(self, *, works: bool) -> None:
         """Ask for checks where sockets begin to say otherwise than what is known."""
+        if not works:
+            self._troubled_at = self._clock.monotonic()
         was_away, self._sockets_away = self._sockets_away, not works
         news = (was_away or not self.healthy) if works else (self.healthy and not was_away)
         if works:
@@ -241,6 +253,7 @@ class Instance:
     def _interrupted(self) -> None:
         """It was away, or may have been restarted: what was known of it may be wrong now."""
         self.external_jobs = 0
+        self._troubled_at = self._clock.monotonic()
         for callback in self.on_interruption:
             callback(self)
 

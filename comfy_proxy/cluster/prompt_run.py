@@ -36,6 +36,7 @@ from comfy_proxy.errors import (
     PromptLostError,
     PromptRejectedError,
     ResultError,
+    ResultFrameLostError,
 )
 
 MAX_RENEWALS = 10
@@ -229,7 +230,7 @@ class PromptRun:
             return
         if self.execution.graph.by_frame and self.execution.picture is None:
             # It would go to the socket that is lost: better the prompt ends here and now.
-            raise PromptLostError("The socket for the picture was lost before the picture came.")
+            raise ResultFrameLostError("The socket was lost before the picture came by it.")
         self.placement.running = self.prompt_id in queue.running
 
     async def _take_history(self) -> None:
@@ -238,6 +239,7 @@ class PromptRun:
             self.placement.in_queue = False
             raise PromptLostError(f"{self.placement.instance.host} has forgotten the prompt.")
         self.execution.take_history(entry)
+        self.placement.running = False
         self._on_update(self.execution)
 
     async def _consider_offer(self) -> None:
@@ -290,5 +292,5 @@ class PromptRun:
         if execution.files:
             return await self._client.view(execution.files[0])
         if execution.graph.by_frame:
-            raise PromptLostError("The frame with the picture was lost.")
+            raise ResultFrameLostError("The frame with the picture was lost.")
         raise ResultError("The workflow ended without a picture.")

@@ -91,7 +91,11 @@ def _at_instance(job: Job) -> dict[str, Any]:
 
 
 def _jobs(jobs: JobService, running: list[Job]) -> list[dict[str, Any]]:
-    """What is in work first, then what waits, then what ended, the last one first."""
+    """What is in work first, then what waits, then what ended, the last one first.
+
+    Their URLs are those at our own root: the page takes them as relative to its own address, since
+    one picture of the whole serves viewers under all paths.
+    """
     shown = [*running, *jobs.processor.waiting][:MAX_JOBS]
     shown += islice(jobs.manager.newest_finished(), max(MIN_FINISHED, MAX_JOBS - len(shown)))
     statuses = views.statuses(shown, jobs)

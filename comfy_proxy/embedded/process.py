@@ -74,6 +74,11 @@ class WorkerProcess:
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 line = await self._ready_line(self._process)
+        except TimeoutError:
+            await self.kill()
+            raise WorkerProcessError(
+                f"The worker said nothing for {START_TIMEOUT_S:.0f} s after its start."
+            ) from None
         except BaseException:
             await self.kill()
             raise

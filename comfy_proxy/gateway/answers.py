@@ -51,22 +51,28 @@ class WholeAnswer(ForwardedResponse):
     def __init__(self, body: bytes, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.body = body
-        self._is_sent = True
+        self._unsent = b""
         if hdrs.CONTENT_LENGTH in self.headers:
             self.headers[hdrs.CONTENT_LENGTH] = str(len(body))
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        self._is_sent = request.method != hdrs.METH_HEAD and self.status not in _WITHOUT_BODY
+        if not self.prepared and request.method != hdrs.METH_HEAD:
+            self._unsent = b"" if self.status in _WITHOUT_BODY else self.body
         if request.version < HttpVersion11 and hdrs.CONTENT_LENGTH not in self.headers:
             self.force_close()  # the end of the connection is the end of the body
         return await super().prepare(request)
 
     async def write_eof(self, data: bytes = b"") -> None:
-        if self._is_sent and len(self.body) >= LARGE:
-            await self.write_in_pieces(self.body)
-            await super().write_eof()
-        else:
-            await super().write_eof(self.body if self._is_sent else b"")
+        """Send the body and end the answer; a second call sends nothing.
+
+        There is one: aiohttp prepares and ends whatever a handler returns, also an answer that
+        :func:`~comfy_proxy.counted_response.send_if_large` has ended already.
+        """
+        body, self._unsent = self._unsent, b""
+        if len(body) >= LARGE:
+            await self.write_in_pieces(body)
+            body = b""
+        await super().write_eof(body)
 
 
 def abort(request: web.Request, answer: web.StreamResponse) -> None:

@@ -29,7 +29,11 @@ def error_response(request: web.Request, error: Exception) -> web.Response:
     else:
         logger.opt(exception=error).error("{} failed", request[REQUEST_ID])
         answer = _json(request, 500, "Internal error.", "internal_error", {})
-    if _much_is_unread(request):
+    if request.body_exists and request.content.exception() is not None:
+        # aiohttp's server would read the broken body once more, and log that as a fault of ours.
+        request.content.feed_eof()
+        answer.force_close()
+    elif _much_is_unread(request):
         answer.force_close()
     return answer
 

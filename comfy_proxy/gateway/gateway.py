@@ -13,17 +13,19 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import Ownership
-from comfy_proxy.errors import InstanceError
+from comfy_proxy.errors import InstanceError, ProcessEndedError
 from comfy_proxy.gateway.events.frames import Ended
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.marks import file_at
 from comfy_proxy.gateway.prompts.ends import told_by_frame
+from comfy_proxy.gateway.prompts.given_up import GivenUpPrompts, execution_error
 from comfy_proxy.gateway.prompts.moves import PromptMover
 from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts
 from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state.shared_state import SharedState
+from comfy_proxy.gateway.views.features import UploadLimits
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
@@ -45,11 +47,13 @@ class Gateway:
         self.files = FileCopies(cluster, self.ownership)
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
         self.state = SharedState(cluster)
+        self.upload_limits = UploadLimits(cluster)
         self.events = EventSessions()
         self.mover = PromptMover(self)
         self.outcomes = PromptOutcomes(self)
         self.moving = MovingPrompts()
         self.history_numbers = HistoryNumbers()
+        self.given_up = GivenUpPrompts()
         self._submissions: set[asyncio.Task[Any]] = set()
 
     @property
@@ -68,11 +72,12 @@ class Gateway:
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         self.cluster.health_checker.on_success.append(self.mover.answered)
         for instance in self.cluster.instances:
-            instance.on_load.append(partial(self.mover.told, instance))
+            instance.on_load.append(self.mover.consider)
             instance.on_load.append(partial(self.outcomes.load_changed, instance))
             instance.on_interruption.append(self.mover.doubt)
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
+            instance.on_interruption.append(self.upload_limits.forget)
 
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:
@@ -145,6 +150,13 @@ class Gateway:
         self.mover.discard(end.prompt_id)
         told = told_by_frame(end.kind, end.data, worked=end.worked)
         self.outcomes.heard(end.prompt_id, told, instance)
+
+    def prompt_given_up(self, prompt: ForwardedPrompt, error: ProcessEndedError) -> None:
+        """No instance has it and none will: its client and its history say why."""
+        event = execution_error(prompt, error, self.cluster.clock.now())
+        self.given_up.add(prompt, event)
+        self.outcomes.failed(prompt.prompt_id, error)
+        self.events.tell(prompt.client_id, "execution_error", event)
 
     def prompts_deleted(self, prompt_ids: Iterable[str] | None = None) -> None:
         """Clients have deleted these, or all, as far as they wait."""

@@ -13,8 +13,10 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.forwarded import PREFIX, is_believed
 from comfy_proxy.gateway.context import REQUEST_ID
-from comfy_proxy.security import COOKIE_NAME, bearer_token, is_key
+from comfy_proxy.navigation import is_cross_site
+from comfy_proxy.security import COOKIE_NAME, bearer_token, is_key, without_key
 from comfy_proxy.settings import Settings
 
 _HOP_BY_HOP = frozenset(
@@ -43,7 +45,7 @@ def request_headers(
     if instance.url.raw_user is not None:
         headers.popall(hdrs.AUTHORIZATION, None)  # the operator gave credentials of their own
     _pass_origin_check(headers, instance)
-    _add_forwarded(headers, request)
+    _add_forwarded(headers, request, settings)
     headers["X-Request-ID"] = request[REQUEST_ID]
     return _each_in_one_spelling(headers)
 
@@ -184,22 +186,36 @@ def _drop_credentials(headers: CIMultiDict[str], keys: Collection[str]) -> None:
         others = [part for part in parts if part.partition("=")[0].strip() != COOKIE_NAME]
         if others:
             headers.add(hdrs.COOKIE, "; ".join(others))
+    for value in headers.popall(hdrs.REFERER, []):  # the address bar may have held one
+        headers.add(hdrs.REFERER, without_key(value, keys))
 
 
 def _pass_origin_check(headers: CIMultiDict[str], instance: Instance) -> None:
     """ComfyUI refuses an Origin that is not its Host, newer ones also cross-site (trap 7).
 
-    ``security.check`` has judged both against OUR address before; here they become the
-    instance's, as if its own page had asked.
+    ``security.check`` has judged both against OUR address before. The Origin becomes the
+    instance's, as if its own page had asked; where a page of another site has asked, nothing is
+    said of it, as browsers did before 2023: that it is of the same site would be a lie.
     """
     if hdrs.ORIGIN in headers:
         headers[hdrs.ORIGIN] = str(instance.url.origin())
-    if headers.get("Sec-Fetch-Site", "none").lower() != "none":
+    if is_cross_site(headers):
+        headers.popall("Sec-Fetch-Site")
+    elif headers.get("Sec-Fetch-Site", "none").lower() != "none":
         headers["Sec-Fetch-Site"] = "same-origin"
 
 
-def _add_forwarded(headers: CIMultiDict[str], request: web.Request) -> None:
-    """Extend the list of hops; scheme and host are the outermost proxy's, if there is one."""
+def _add_forwarded(headers: CIMultiDict[str], request: web.Request, settings: Settings) -> None:
+    """Extend the list of hops; scheme and host are the outermost proxy's, if there is one.
+
+    What a peer says that is not in ``TRUSTED_PROXIES`` ends here: the instance may believe us.
+    ``X-Forwarded-Prefix`` ends here always: we put it before the instance's paths, and an instance
+    that did so too would make it come twice.
+    """
+    if not is_believed(request, settings):
+        claims = [name for name in headers if name.lower().startswith("x-forwarded-")]
+        _drop(headers, [*claims, hdrs.FORWARDED])
+    headers.popall(PREFIX, None)
     hops = [*headers.popall("X-Forwarded-For", []), request.remote]
     known = [hop for hop in hops if hop]
     if known:
@@ -211,8 +227,13 @@ def _add_forwarded(headers: CIMultiDict[str], request: web.Request) -> None:
 
 
 def _our_location(location: str, instance: Instance) -> str:
-    """A redirect to the instance's own address, which the client may not reach, stays with us."""
+    """A redirect to the instance's own address, which the client may not reach, stays with us.
+
+    As a path of ours; the path under which the client sees us is put before it by the server.
+    """
     for base in (str(instance.url.with_user(None)), instance.url.raw_path.rstrip("/")):
         if base and (location == base or location.startswith(f"{base}/")):
-            return location[len(base) :] or "/"
+            ours = location[len(base) :] or "/"
+            # "//a" alone would be another host; WHATWG URL writes such a path so.
+            return f"/.{ours}" if ours.startswith(("//", "/\\")) else ours
     return location

@@ -15,6 +15,7 @@ from comfy_proxy.gateway.headers import is_websocket_upgrade
 from comfy_proxy.gateway.prompts.submission import prompt
 from comfy_proxy.gateway.routes import Match, Policy
 from comfy_proxy.gateway.state.shared_state import state
+from comfy_proxy.gateway.views.features import events_of_one, features, features_of_one
 from comfy_proxy.gateway.views.object_info import object_info
 from comfy_proxy.gateway.views.owners import broadcast, owner_by_prompt
 from comfy_proxy.gateway.views.queue_and_history import merged
@@ -40,10 +41,17 @@ POLICIES: Mapping[Policy, PolicyFunction] = {
     Policy.OBJECT_INFO: object_info,
     Policy.BROADCAST: broadcast,
     Policy.STATE: state,
+    Policy.FEATURES: features,
 }
+
+WITH_ONE: Mapping[Policy, PolicyFunction] = {
+    Policy.EVENTS: events_of_one,
+    Policy.FEATURES: features_of_one,
+}
+"""What is answered otherwise than by forwarding where there is one instance only."""
 
 
 async def answer(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
-    """Answer ``request`` as its row of the table says; with one instance, always forward."""
-    policy = POLICIES[match.policy] if gateway.several else primary
+    """Answer ``request`` as its row of the table says; with one instance nearly always forward."""
+    policy = POLICIES[match.policy] if gateway.several else WITH_ONE.get(match.policy, primary)
     return await policy(request, match, gateway)

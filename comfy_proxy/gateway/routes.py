@@ -39,6 +39,8 @@ class Policy(StrEnum):
     """One answer made of all instances' answers."""
     OBJECT_INFO = "object_info"
     """The union of what the instances can do, from the cache."""
+    FEATURES = "features"
+    """The primary's, with the smallest upload limit of all."""
     BROADCAST = "broadcast"
     """All instances do it; one answer."""
     STATE = "state"
@@ -117,7 +119,7 @@ TABLE: tuple[Row, ...] = (
     _row("GET", "/experiment/models/preview/{folder}/{path_index}/{filename…}", Policy.PRIMARY),
     _row("GET", "/view_metadata/{folder_name}", Policy.PRIMARY),
     _row("GET", "/system_stats", Policy.PRIMARY),
-    _row("GET", "/features", Policy.PRIMARY),
+    _row("GET", "/features", Policy.FEATURES),
     _row("GET", "/workflow_templates", Policy.PRIMARY),
     _row("GET", "/i18n", Policy.PRIMARY),
     _row("GET", "/global_subgraphs", Policy.PRIMARY),

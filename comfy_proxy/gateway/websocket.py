@@ -49,10 +49,15 @@ Leg = web.WebSocketResponse[bool] | ClientWebSocketResponse[bool]
 
 
 async def forward_websocket(
-    request: web.Request, instance: Instance, cluster: Cluster
+    request: web.Request,
+    instance: Instance,
+    cluster: Cluster,
+    *,
+    to_client: Callable[[bytes], bytes] | None = None,
 ) -> web.StreamResponse:
     """Join the client's WebSocket with one to ``instance``; returns when both have ended.
 
+    ``to_client`` makes of a text frame of the instance the one that the client gets.
     A handshake that is none is forwarded as any other request: the instance tells what is wrong.
     Raises InstanceError if no connection came about.
     The attempt that is accounted is the handshake: a socket may stay open for days.
@@ -70,7 +75,7 @@ async def forward_websocket(
         if isinstance(upstream, web.StreamResponse):
             return upstream
         try:
-            return await _join(request, upstream, answers, instance, cluster)
+            return await _join(request, upstream, answers, instance, cluster, to_client)
         finally:
             answers.close()
 
@@ -152,6 +157,7 @@ async def _join(
     answers: _Handshake,
     instance: Instance,
     cluster: Cluster,
+    to_client: Callable[[bytes], bytes] | None,
 ) -> web.StreamResponse:
     client: web.WebSocketResponse[bool] = web.WebSocketResponse(
         protocols=[upstream.protocol] if upstream.protocol else [],
@@ -168,7 +174,7 @@ async def _join(
         await client.prepare(request)
     except ConnectionError:
         return client  # left in the meantime; aiohttp will see so too
-    bridge = Bridge(client, upstream)
+    bridge = Bridge(client, upstream, to_client)
     sockets = request.config_dict.get(SOCKETS, set())
     sockets.add(bridge)
     try:
@@ -186,10 +192,14 @@ class Bridge:
     """The two legs and their pumps; :meth:`run` owns both tasks and awaits both."""
 
     def __init__(
-        self, client: web.WebSocketResponse[bool], upstream: ClientWebSocketResponse[bool]
+        self,
+        client: web.WebSocketResponse[bool],
+        upstream: ClientWebSocketResponse[bool],
+        to_client: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self._client = client
         self._upstream = upstream
+        self._to_client = to_client
         self._stopped = asyncio.Event()
         self.traffic = SocketTraffic()
 
@@ -201,7 +211,9 @@ class Bridge:
         """Pump until both ends have closed with each other, or one of them is lost."""
         pumps = [
             asyncio.create_task(_pump(self._client, self._upstream, self.traffic.to_instance)),
-            asyncio.create_task(_pump(self._upstream, self._client, self.traffic.to_client)),
+            asyncio.create_task(
+                _pump(self._upstream, self._client, self.traffic.to_client, self._to_client)
+            ),
         ]
         stopped = asyncio.create_task(self._stopped.wait())
         try:
@@ -223,8 +235,16 @@ class Bridge:
         )
 
 
-async def _pump(source: Leg, sink: Leg, count: Callable[[bytes], None]) -> bool:
-    """Pass frames on until a close frame was (True) or one of the connections is lost (False)."""
+async def _pump(
+    source: Leg,
+    sink: Leg,
+    count: Callable[[bytes], None],
+    change: Callable[[bytes], bytes] | None = None,
+) -> bool:
+    """Pass frames on until a close frame was (True) or one of the connections is lost (False).
+
+    ``change`` makes of a text frame the one that is passed on, if given.
+    """
     try:
         while True:
             message = await source.receive()
@@ -233,9 +253,12 @@ async def _pump(source: Leg, sink: Leg, count: Callable[[bytes], None]) -> bool:
                 return True
             if message.type not in _FRAMES:
                 return False
-            await sink.send_frame(message.data, message.type)
+            data = message.data
+            if change is not None and message.type is WSMsgType.TEXT:
+                data = change(data)
+            await sink.send_frame(data, message.type)
             if message.type in _DATA:
-                count(message.data)
+                count(data)
     except ConnectionError:
         return False
 

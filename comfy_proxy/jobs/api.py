@@ -18,6 +18,7 @@ from comfy_proxy.errors import (
     JobNotReadyError,
     NotOursError,
 )
+from comfy_proxy.forwarded import root_path
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.events import stream_events
 from comfy_proxy.jobs.intake import read_job_request
@@ -116,10 +117,8 @@ async def _answer(
         if prefers_picture(_header(request, "Accept")):
             return _picture_response(request, job, picture, headers)
         return _json(views.legacy_result(job, picture), headers=headers)
-    location = views.urls(job)["status_url"]
-    return _json(
-        views.accepted(job, service), status=202, headers={**headers, "Location": location}
-    )
+    headers["Location"] = views.urls(job)["status_url"]  # the root path is put before it later
+    return _json(views.accepted(job, service, _root(request)), status=202, headers=headers)
 
 
 def _idempotency_key(request: web.Request) -> str | None:
@@ -144,16 +143,17 @@ async def _status(request: web.Request) -> web.StreamResponse:
     at_arrival = job.status
     if wait_s and not job.finished:
         await job.wait_until(lambda job: job.status is not at_arrival, service.clock, wait_s)
-    return _json(views.status(job, service))
+    return _json(views.status(job, service, _root(request)))
 
 
 async def _result(request: web.Request) -> web.StreamResponse:
     service, job = _find(request)
     wait_s = wait_seconds(request.query.get("wait"))
+    status_url = views.urls(job, _root(request))["status_url"]
     if not await job.wait_until(_finished, service.clock, wait_s):
         raise JobNotReadyError(
             "The job is not finished yet.",
-            details={"status": str(job.status), "status_url": views.urls(job)["status_url"]},
+            details={"status": str(job.status), "status_url": status_url},
             retry_after_s=1,
         )
     if job.error is not None:
@@ -162,7 +162,7 @@ async def _result(request: web.Request) -> web.StreamResponse:
             code="job_failed",
             details={
                 "status": str(job.status),
-                "status_url": views.urls(job)["status_url"],
+                "status_url": status_url,
                 "job_error": views.error(job),
             },
         )
@@ -181,7 +181,7 @@ async def _events(request: web.Request) -> web.StreamResponse:
 
 async def _info(request: web.Request) -> web.StreamResponse:
     service, job = _find(request)
-    return _json(views.info(job, service))
+    return _json(views.info(job, service, _root(request)))
 
 
 async def _info_if_ours(request: web.Request) -> web.StreamResponse:
@@ -199,7 +199,7 @@ async def _list(request: web.Request) -> web.StreamResponse:
         for job in service.manager
         if all(value is None or str(getattr(job, name)) == value for name, value in wanted.items())
     ]
-    return _json({"jobs": views.statuses(jobs, service), "total": len(jobs)})
+    return _json({"jobs": views.statuses(jobs, service, _root(request)), "total": len(jobs)})
 
 
 async def _stats(request: web.Request) -> web.StreamResponse:
@@ -226,6 +226,10 @@ async def _cancel_if_ours(request: web.Request) -> web.StreamResponse:
 
 
 # --- helpers -----------------------------------------------------------------------------
+
+
+def _root(request: web.Request) -> str:
+    return root_path(request, request.app[JOBS].settings)
 
 
 def _find(request: web.Request) -> tuple[JobService, Job]:

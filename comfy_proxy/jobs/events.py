@@ -12,6 +12,7 @@ from aiohttp import web
 
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.counted_response import CountedResponse
+from comfy_proxy.forwarded import root_path
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
@@ -41,7 +42,8 @@ async def stream_events(
         }
     )
     await response.prepare(request)
-    stream = _EventStream(response, job, service, previews=previews, seen=seen)
+    root = root_path(request, service.settings)
+    stream = _EventStream(response, job, service, previews=previews, seen=seen, root=root)
     await stream.run()
     await response.write_eof()
     return response
@@ -56,10 +58,12 @@ class _EventStream:
         *,
         previews: bool,
         seen: int,
+        root: str = "",
     ) -> None:
         self._response = response
         self._job = job
         self._service = service
+        self._root = root
         self._previews = previews
         # An id that we never gave means nothing to us: tell everything.
         self._seen = seen if seen <= job.version else -1
@@ -89,7 +93,7 @@ class _EventStream:
         else:
             name = "progress" if job.status is self._status else "status"
         self._status = job.status
-        data = dumps(views.status(job, self._service))
+        data = dumps(views.status(job, self._service, self._root))
         await self._write(b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), self._seen, data))
 
     async def _send_preview(self, preview: PictureFrame) -> None:

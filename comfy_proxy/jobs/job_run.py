@@ -16,9 +16,11 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement, PlacementMoved
 from comfy_proxy.cluster.prompt_execution import Phase, PromptExecution
+from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.errors import (
     ComfyProxyError,
     InstanceError,
+    PromptLostError,
     PromptRejectedError,
     WorkflowUnavailableError,
 )
@@ -31,9 +33,6 @@ from comfy_proxy.jobs.pictures import Picture, convert_picture
 from comfy_proxy.jobs.workflows import Workflow
 from comfy_proxy.metrics.records import PromptEvent
 from comfy_proxy.tracing import about
-
-MAX_ATTEMPTS = 3
-"""How often a job is tried when instances fail under it."""
 
 
 class JobRun:
@@ -56,7 +55,7 @@ class JobRun:
         self._estimates = estimates
         self._executor = executor
         self._since = job.created_monotonic  # pending without interruption
-        self._failures = 0
+        self._tries = Tries()
         self._failed_on: set[Instance] = set()
         self._rejected_by: set[Instance] = set()
         self._availability = Availability(cluster, workflow, job.request)
@@ -75,7 +74,7 @@ class JobRun:
                     self._tell_move(placement.instance)
                     continue
             except ComfyProxyError as error:
-                self._raise_unless_worth_another_try(error, placement.instance)
+                await self._raise_unless_worth_another_try(error, placement)
             placement = None
             if self._job.status is JobStatus.PROCESSING:
                 self._since = self._cluster.clock.monotonic()
@@ -94,21 +93,26 @@ class JobRun:
             avoid=self._failed_on,
         )
 
-    def _raise_unless_worth_another_try(self, error: ComfyProxyError, instance: Instance) -> None:
+    async def _raise_unless_worth_another_try(
+        self, error: ComfyProxyError, placement: Placement
+    ) -> None:
+        instance = placement.instance
         if isinstance(error, WorkflowUnavailableError):
             return  # that instance is passed over while this is known of it
         if isinstance(error, PromptRejectedError) and instance not in self._rejected_by:
             # Perhaps a model file went away since the instance was asked; never twice.
             self._rejected_by.add(instance)
             self._cluster.capabilities.forget(instance)
-        elif isinstance(error, InstanceError) and self._failures < MAX_ATTEMPTS - 1:
-            self._failures += 1
-            self._failed_on.add(instance)
-            logger.bind(instance=instance.host, prompt_id=self._job.prompt_id).warning(
-                "job {}: failure {}: {}", self._job.id, self._failures, error
-            )
-        else:
+            return
+        if not isinstance(error, InstanceError):
             raise error
+        self._failed_on.add(instance)
+        ran, restarted = placement.running, isinstance(error, PromptLostError)
+        answers = not (ran or restarted) and await self._cluster.health_checker.check(instance)
+        self._tries.failed(error, ran=ran, answers=answers, node=self._job.current_node)
+        logger.bind(instance=instance.host, prompt_id=self._job.prompt_id).warning(
+            "job {}: failure {}: {}", self._job.id, self._tries.failures, error
+        )
 
     async def _attempt(self, placement: Placement) -> bytes:
         """One try at one instance: the picture as ComfyUI made it."""

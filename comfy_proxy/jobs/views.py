@@ -14,9 +14,9 @@ from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 
 
-def urls(job: Job) -> dict[str, str]:
-    """Where to ask about the job."""
-    base = f"/api/jobs/{job.id}"
+def urls(job: Job, root: str = "") -> dict[str, str]:
+    """Where to ask about the job, for a client that sees us under the path ``root``."""
+    base = f"{root}/api/jobs/{job.id}"
     return {
         "status_url": f"{base}/status",
         "result_url": f"{base}/result",
@@ -24,8 +24,8 @@ def urls(job: Job) -> dict[str, str]:
     }
 
 
-def accepted(job: Job, service: JobService) -> dict[str, Any]:
-    """The body of a 202."""
+def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
+    """The body of a 202; ``root`` as in :func:`urls`."""
     seconds = Outlook(service).remaining_s(job)
     text = "not known yet" if seconds is None else _in_words(seconds)
     return {
@@ -35,23 +35,26 @@ def accepted(job: Job, service: JobService) -> dict[str, Any]:
         "message": f"The {job.type} job was accepted.",
         "estimated_completion_time": text,
         "estimated_completion_seconds": None if seconds is None else round(seconds, 3),
-        **urls(job),
+        **urls(job, root),
         **job.data,
     }
 
 
-def statuses(jobs: Iterable[Job], service: JobService) -> list[dict[str, Any]]:
+def statuses(jobs: Iterable[Job], service: JobService, root: str = "") -> list[dict[str, Any]]:
     """``GET /api/jobs/list``: one walk through the queue for all of them."""
     outlook = Outlook(service)
-    return [status(job, service, outlook) for job in jobs]
+    return [status(job, service, root, outlook) for job in jobs]
 
 
-def status(job: Job, service: JobService, outlook: Outlook | None = None) -> dict[str, Any]:
-    """``GET /api/jobs/{job_id}/status``."""
+def status(
+    job: Job, service: JobService, root: str = "", outlook: Outlook | None = None
+) -> dict[str, Any]:
+    """``GET /api/jobs/{job_id}/status``; ``root`` as in :func:`urls`."""
     outlook = outlook or Outlook(service)
     elapsed = elapsed_s(job, service.clock)
     waits = job.status is JobStatus.PENDING
     remaining = None if job.finished else outlook.remaining_s(job)
+    has_result = job.status is JobStatus.COMPLETED
     return {
         "job_id": job.id,
         "status": str(job.status),
@@ -69,7 +72,7 @@ def status(job: Job, service: JobService, outlook: Outlook | None = None) -> dic
         "prompt_id": job.prompt_id,
         "attempts": job.attempts,
         "error": error(job),
-        "result_url": urls(job)["result_url"] if job.status is JobStatus.COMPLETED else None,
+        "result_url": urls(job, root)["result_url"] if has_result else None,
     }
 
 
@@ -101,12 +104,12 @@ def legacy_result(job: Job, picture: Picture) -> dict[str, Any]:
     }
 
 
-def info(job: Job, service: JobService) -> dict[str, Any]:
+def info(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
     """``GET /api/jobs/{job_id}/info``: the status, the parameters and both pictures' measures."""
     picture = job.request.picture.info
     made = job.result
     return {
-        **status(job, service),
+        **status(job, service, root),
         "parameters": dict(job.data),
         "input": {
             "format": picture.format,

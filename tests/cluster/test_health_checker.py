@@ -255,6 +255,7 @@ async def test_hanging_queue_does_not_hold_up_the_checks(
     assert strikes(cluster) == 0
 
 
+@pytest.mark.logs_faults
 async def test_a_broken_check_is_not_the_last_one(
     start_cluster: Start, worker: EmbeddedWorker, clock: ManualClock
 ) -> None:

@@ -33,6 +33,7 @@ async def test_waiting_prompt_moves(pair: Cluster, workers: Pair) -> None:
     assert pair.instances[1].placements == [target]
     assert pair.instances[0].placements == []
     assert waiting(workers[0]) == []
+    await eventually(lambda: workers[0].started)  # its thread may be slower than all this
     assert workers[0].started == running(workers[0]) == ["theirs"]
     target.release()
     await pair.clients[pair.instances[0]].interrupt("theirs")
@@ -76,6 +77,7 @@ async def test_offer_during_the_submission(pair: Cluster, workers: Pair) -> None
     with pytest.raises(PlacementMoved):
         await run.task
     assert workers[0].submitted[1:] == [run.prompt.prompt_id]
+    await eventually(lambda: workers[0].started)  # its thread may be slower than all this
     assert workers[0].started == ["theirs"]
 
 

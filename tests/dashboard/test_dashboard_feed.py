@@ -205,6 +205,7 @@ async def test_the_end_of_the_proxy_ends_viewers(client: Any, feed: Feed) -> Non
     assert "dashboard" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
+@pytest.mark.logs_faults
 async def test_a_picture_that_cannot_be_made_is_not_the_end(
     client: Any, feed: Feed, show: Show, clock: ManualClock
 ) -> None:

@@ -67,6 +67,14 @@ def test_the_page_needs_nothing_from_outside() -> None:
     ]
 
 
+def test_every_address_in_the_page_is_relative() -> None:
+    """Another server may show the page under a path of its own: no text begins with our root."""
+    assert re.findall(r"""["'`]/(?:api|dashboard|\w+\?)[^"'`]*""", PAGE) == []
+    asked = re.findall(r"""(?:fetch|EventSource)\(["'`]([^"'`]*)""", PAGE)
+    assert {"dashboard", "dashboard/events"} < set(asked)
+    assert not any(address.startswith("/") for address in asked)
+
+
 def test_no_text_can_become_markup() -> None:
     """Nothing in the page parses HTML or runs a text: what strangers wrote is shown as it is."""
     parsers = (

@@ -161,7 +161,7 @@ async def test_the_last_hour(workers: Pair, start_jobs: Start) -> None:
     totals = {name: sum(hour[name]) for name in ("completed", "failed", "prompts")}
     assert totals == {"completed": 3, "failed": 1, "prompts": 1}
     longest = max(end["processing_time_seconds"] for end in ends)
-    assert 0.05 <= max(filter(None, hour["processing_seconds"])) <= longest
+    assert 0 < max(filter(None, hour["processing_seconds"])) <= longest
     assert 0 < max(filter(None, hour["waiting_seconds"])) < longest
     assert hour["waiting_seconds"][0] is None  # nothing ended: that is no wait of nought
     assert sum(hour["completed"][:58]) == 0

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from worker_client import Client, timed
 
+from comfy_proxy.embedded import process as process_module
 from comfy_proxy.embedded.process import WorkerProcess, WorkerProcessError
 
 
@@ -96,3 +97,14 @@ async def test_a_port_that_is_taken(process: WorkerProcess, tmp_path: Path) -> N
     assert not second.running
     with pytest.raises(WorkerProcessError, match="not running"):
         second.freeze()
+
+
+async def test_a_worker_that_says_nothing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that ends before it is ready: with a reason, and no process is left."""
+    monkeypatch.setattr(process_module, "START_TIMEOUT_S", 0.0)
+    worker = WorkerProcess(base_directory=tmp_path)
+    with pytest.raises(WorkerProcessError, match="said nothing"):
+        await worker.start()
+    assert not worker.running

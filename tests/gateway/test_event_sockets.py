@@ -74,6 +74,22 @@ async def test_the_greeting_has_the_sum_and_the_sid(
         assert dict(wire.request.query) == {"clientId": sid, "token": "t"}
 
 
+async def test_the_token_of_a_socket_stays_here(
+    instances: Instances, start_proxy: Callable[..., Any], one: Any, two: Any
+) -> None:
+    """A key in the query opens the client's socket and goes to no instance; other tokens do."""
+    front = await start_proxy(*(url for url, _ in instances), api_keys=("s3cret&key",))
+    client = await listen(front, "me", "/ws?token=s3cret%26key&token=other&a=1")
+    for wire in (await one.wire(), await two.wire()):
+        assert list(wire.request.query.items()) == [
+            ("token", "other"),
+            ("a", "1"),
+            ("clientId", "me"),
+        ]
+        assert "s3cret" not in str(wire.request.headers)
+    await client.ws.close()
+
+
 def _queue(remaining: int) -> dict[str, Any]:
     return {"status": {"exec_info": {"queue_remaining": remaining}}}
 

@@ -109,6 +109,19 @@ async def test_a_page_of_ours_passes_comfyuis_origin_check(harness: Harness) -> 
     assert seen["sec-fetch-site"] == ["same-origin"]
 
 
+async def test_a_link_of_another_site_is_not_called_one_of_ours(harness: Harness) -> None:
+    """ComfyUI refuses ``cross-site``, and ``same-origin`` would be a lie: it is not told."""
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    proxy = await harness.proxy(await harness.upstream(_echo))
+    headers = link | {"Sec-Fetch-Dest": "document"}
+    async with proxy.client.get("/assets/index-1.js", headers=headers) as answer:
+        seen = {name.lower(): value for name, value in (await answer.json())["headers"]}
+    assert "sec-fetch-site" not in seen
+    assert seen["sec-fetch-mode"] == "navigate"
+    async with proxy.client.get("/manager/reboot", headers=headers) as answer:
+        assert answer.status == 403
+
+
 async def test_no_origin_is_invented(harness: Harness) -> None:
     """A client that is no browser stays one."""
     seen = await _seen(harness)
@@ -163,6 +176,16 @@ async def test_the_query_token_stays_here(harness: Harness) -> None:
     url = f"/x?a=%2F&token={KEY}&token=other&b"
     async with proxy.client.post(URL(url, encoded=True), headers={"X-API-Key": KEY}) as answer:
         assert await answer.text() == "/x?a=%2F&token=other&b"
+
+
+async def test_a_key_in_the_referer_stays_here(harness: Harness) -> None:
+    """An address that was opened with ``?token=KEY`` is named by what its page asks for."""
+    seen = await _seen(
+        harness,
+        {"X-API-Key": KEY, "Referer": f"http://localhost/dashboard?a=1&token={KEY}&b=%20"},
+        settings={"api_keys": (KEY,)},
+    )
+    assert seen["referer"] == ["http://localhost/dashboard?a=1&b=%20"]
 
 
 async def test_request_id_is_passed_on(harness: Harness) -> None:

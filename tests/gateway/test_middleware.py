@@ -153,7 +153,9 @@ async def test_a_method_that_a_shared_path_lacks_is_forwarded(harness: Harness) 
 # --- the request id -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/ours", "/fails", "/queue", "/stream"])
+@pytest.mark.parametrize(
+    "path", ["/ours", pytest.param("/fails", marks=pytest.mark.logs_faults), "/queue", "/stream"]
+)
 async def test_a_sane_request_id_is_on_every_answer(harness: Harness, path: str) -> None:
     """Ours, errors, forwarded and streamed ones; the instance's own does not win."""
 
@@ -190,7 +192,12 @@ async def test_another_request_id_is_replaced(harness: Harness, given: str) -> N
         (QueueFullError("Too many jobs.", retry_after_s=3), 503, "queue_full"),
         (web.HTTPRequestEntityTooLarge(1, 2), 413, "payload_too_large"),
         (web.HTTPNotFound(), 404, "not_found"),
-        (RuntimeError("secret: /etc/shadow"), 500, "internal_error"),
+        pytest.param(
+            RuntimeError("secret: /etc/shadow"),
+            500,
+            "internal_error",
+            marks=pytest.mark.logs_faults,
+        ),
     ],
 )
 async def test_every_error_is_json(
@@ -218,6 +225,7 @@ async def test_redirects_of_our_handlers_are_answers(harness: Harness) -> None:
         assert "X-Request-ID" in answer.headers
 
 
+@pytest.mark.logs_faults
 async def test_unexpected_errors_are_logged_with_their_trace(
     harness: Harness, log_lines: list[str]
 ) -> None:
@@ -229,6 +237,7 @@ async def test_unexpected_errors_are_logged_with_their_trace(
     assert any("RuntimeError: the reason" in line for line in log_lines)
 
 
+@pytest.mark.logs_faults
 async def test_an_error_in_mid_answer_cuts_the_connection(harness: Harness) -> None:
     """A stream of ours that fails does not end as if it were whole."""
 
@@ -411,6 +420,24 @@ async def test_any_origin_gets_no_credentials(harness: Harness) -> None:
     async with proxy.client.get("/queue", headers={"Origin": "http://any.example"}) as answer:
         assert answer.headers["Access-Control-Allow-Origin"] == "http://any.example"
         assert "Access-Control-Allow-Credentials" not in answer.headers
+
+
+@pytest.mark.parametrize("origin", ["null", "file://", "app://name"])
+async def test_pages_without_an_address_get_no_credentials(harness: Harness, origin: str) -> None:
+    """``null`` and ``file://`` bring a key in a header; an application's own scheme is its own."""
+    named = origin == "app://name"
+    proxy = await harness.proxy(
+        await harness.upstream(_upstream), cors_origins=(origin,), api_keys=(KEY,)
+    )
+    headers = PREFLIGHT | {"Origin": origin, "Access-Control-Request-Headers": "X-API-Key"}
+    async with proxy.client.options("/queue", headers=headers) as answer:
+        assert answer.status == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert ("Access-Control-Allow-Credentials" in answer.headers) is named
+    async with proxy.client.get("/queue", headers={"Origin": origin, "X-API-Key": KEY}) as answer:
+        assert answer.status == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == origin
+        assert ("Access-Control-Allow-Credentials" in answer.headers) is named
 
 
 @pytest.mark.parametrize("cors", [{}, {"cors_origins": (APP,)}])

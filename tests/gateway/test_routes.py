@@ -46,7 +46,7 @@ GET    /experiment/models/{folder}                  primary
 GET    /experiment/models/preview/{folder}/{path_index}/{filename…} primary
 GET    /view_metadata/{folder_name}                 primary
 GET    /system_stats                                primary
-GET    /features                                    primary
+GET    /features                                    features
 GET    /workflow_templates                          primary
 GET    /i18n                                        primary
 GET    /global_subgraphs                            primary

@@ -8,6 +8,7 @@ from typing import Any
 
 from job_client import JobClient, form, kill, noise, open_picture, until
 
+from comfy_proxy.cluster.retry_law import MAX_BREAKS
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
@@ -142,3 +143,51 @@ async def test_a_sync_caller_does_not_notice(start_jobs: Start, workers: Pair) -
     assert (answer.status, answer.content_type) == (200, "image/png")
     job = next(iter(jobs.service.manager))
     assert (job.instance, job.attempts) == (other.host, 2)
+
+
+async def test_a_job_that_ends_the_process_fails_at_the_second_loss(
+    start_jobs: Start, workers: Pair
+) -> None:
+    """Two deaths in all, then the job says so, and no restart brings it back."""
+    for worker in workers:
+        worker.faults.die_at_node = "FailNode"
+    jobs = await start_jobs(*workers, health_check_interval_s=0.2)
+    job_id = await jobs.submit("failing")
+    end = await jobs.ends(job_id)
+    assert (end["status"], end["attempts"]) == ("failed", 2)
+    assert end["error"]["code"] == "process_ended"
+    assert "node 2" in end["error"]["message"]
+    for worker in workers:
+        await worker.restart()
+    assert (await jobs.ends(await jobs.submit(seconds=0.02)))["status"] == "completed"
+    assert sum(len(worker.started) for worker in workers) == 3
+
+
+async def test_a_job_that_never_ran_survives_any_number_of_deaths(
+    start_jobs: Start, workers: Pair
+) -> None:
+    """Its instance dies while it waits to be taken there, again and again: it completes."""
+    worker = workers[0]
+    jobs = await start_jobs(worker, health_check_interval_s=0.1)
+    worker.faults.hang = ("/upload",)
+    job_id = await jobs.submit()
+    for _ in range(5):
+        await until(lambda: worker.faults._waiters)
+        await kill(worker)
+        worker.faults.hang = ("/upload",)
+        await worker.restart()
+    worker.faults.clear()
+    end = await jobs.ends(job_id)
+    assert (end["status"], end["error"], end["attempts"]) == ("completed", None, 6)
+
+
+async def test_an_instance_that_breaks_every_upload_is_not_tried_for_ever(
+    start_jobs: Start, workers: Pair
+) -> None:
+    """It answers checks, so its circuit stays closed: the job ends with the instance's error."""
+    for worker in workers:
+        worker.faults.answers = {"/upload": "break"}
+    jobs = await start_jobs(*workers)
+    end = await jobs.ends(await jobs.submit())
+    assert (end["status"], end["error"]["code"]) == ("failed", "instance_unreachable")
+    assert end["attempts"] == MAX_BREAKS

@@ -215,6 +215,7 @@ async def test_what_fails_half_way_leaves_nothing(
     assert aiohttp_log.server_logger.filters == filters
 
 
+@pytest.mark.logs_faults
 async def test_a_watcher_that_fails_harms_nobody(
     workers: Pair, serve: Serve, session: aiohttp.ClientSession, picture: bytes
 ) -> None:

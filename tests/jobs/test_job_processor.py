@@ -212,6 +212,7 @@ async def test_deleted_twice_at_once(start_jobs: Start, workers: Pair) -> None:
 # --- faults of our own, and the stop ----------------------------------------------------------
 
 
+@pytest.mark.logs_faults
 async def test_a_fault_of_our_own_fails_the_job_alone(
     jobs: JobClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

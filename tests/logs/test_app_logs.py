@@ -188,6 +188,7 @@ def test_the_level_changes_at_run_time(logs: AppLogs) -> None:
     ]
 
 
+@pytest.mark.logs_faults
 def test_the_command_has_it_all(tmp_path: Path) -> None:
     """On a console too, lines of nobody included; it stays quiet about what is below its level."""
     console = io.StringIO()

@@ -85,6 +85,14 @@ class FrameReader:
         self._own_prompt: str | None = None
         self._own_running = False
         self._own_worked = False
+        self._own_node: str | None = None
+
+    @property
+    def running(self) -> tuple[str, str] | None:
+        """The client's prompt that runs there and the node it is at; None if none is known to."""
+        if self._own_running and self._own_prompt is not None and self._own_node is not None:
+            return self._own_prompt, self._own_node
+        return None
 
     def text(self, text: str) -> Seen:
         """A text frame; what cannot be understood passes as it is."""
@@ -126,12 +134,14 @@ class FrameReader:
         prompt_id = data.get("prompt_id")
         if kind == "execution_start" and isinstance(prompt_id, str):
             self._own_prompt, self._own_running, self._own_worked = prompt_id, True, False
+            self._own_node = None
             return Began(prompt_id=prompt_id, frame=frame)
         if kind == "executing":
             # Without prompt_id: what a socket is told that (re)connects in mid-run (trap 14).
             self._own_running = data.get("node") is not None
             if self._own_running:
                 self._own_prompt, self._own_worked = prompt_id, True
+                self._own_node = str(data["node"])
         if kind == "executed" and isinstance(data.get("output"), dict):
             return self._executed(text, data)
         if kind in ENDS and isinstance(prompt_id, str) and self._is_own(prompt_id):

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp import WSMsgType, web
 from loguru import logger
-from multidict import MultiDict
 
 from comfy_proxy.clock import wait_for_event
 from comfy_proxy.cluster.cluster import Cluster
@@ -27,6 +26,7 @@ from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.events.frames import FrameReader, Seen, Status
 from comfy_proxy.gateway.headers import websocket_headers
+from comfy_proxy.security import query_without_key
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.events.session import EventSession
@@ -182,7 +182,7 @@ class EventLeg:
             await self._cluster.clients[self.instance].check(DIAL_TIMEOUT_S)
             self.confirmed = True
         session = self._cluster.connections.session(self.instance)
-        query = MultiDict(request.query)
+        query = query_without_key(request.query, self._cluster.settings.api_keys)
         query["clientId"] = self._session.client_id
         self._reader = FrameReader(self._mark)  # what ran before may have ended unheard
         self._introduced = False
@@ -227,6 +227,8 @@ class EventLeg:
         if self._ws is not None:
             self._note_end(self._ws)
         if not self._ending:
+            if (running := self._reader.running) is not None:
+                self._session.stopped_at(*running)
             self.instance.socket_lost()
 
     async def _pause(self, backoff_s: float) -> None:

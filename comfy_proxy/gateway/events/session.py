@@ -162,7 +162,7 @@ class EventSession:
         elif isinstance(seen, Flags):
             if not self._flags_answered:
                 self._flags_answered = True
-                self._put(Pass(data=seen.text))
+                self._put(Pass(data=self._gateway.upload_limits.in_flags(seen.text)))
         elif isinstance(seen, Began):
             self._gateway.prompt_began(seen.prompt_id, leg.instance)
             self._put(seen.frame)
@@ -174,6 +174,14 @@ class EventSession:
             self._put(seen.frame)
         elif seen is not None:
             self._put(seen)
+
+    def tell(self, text: str) -> None:
+        """A frame that no instance sent: what became of a prompt that none of them has."""
+        self._put(Pass(data=text))
+
+    def stopped_at(self, prompt_id: str, node: str) -> None:
+        """The socket of an instance was lost while ``node`` of this client's prompt ran there."""
+        self._gateway.mover.stopped_at(prompt_id, node)
 
     def leg_changed(self) -> None:
         """An attempt to connect to an instance has succeeded or failed."""
@@ -192,7 +200,7 @@ class EventSession:
 
     def away(self, leg: EventLeg) -> None:
         """Its instance cannot be reached: nothing waits there, unless it is to be rescued."""
-        if leg.instance in self._gateway.mover.doubtful:
+        if leg.instance in self._gateway.mover.lost.doubtful:
             return  # they count where they are until it is known whether they go on elsewhere
         self.queue_lost(leg.instance)
         self.sum_corrected()

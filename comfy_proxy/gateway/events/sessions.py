@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -64,6 +65,12 @@ class EventSessions:
         """It did not take that prompt."""
         for session in self._sessions.values():
             session.arrivals.refused(instance)
+
+    def tell(self, client_id: str | None, kind: str, data: Mapping[str, Any]) -> None:
+        """Send the client of that id, if it has a socket here, an event as ComfyUI writes it."""
+        session = self._sessions.get(client_id) if client_id is not None else None
+        if session is not None:
+            session.tell(json.dumps({"type": kind, "data": data}))
 
     async def counted(
         self, instance: Instance, gateway: Gateway, answering: Awaitable[Answer]
@@ -156,6 +163,7 @@ async def events(request: web.Request, match: Match, gateway: Gateway) -> web.St
         connected = await gateway.events.open(session, request)
         if not connected:
             raise NoHealthyInstanceError("No ComfyUI instance takes a WebSocket.", retry_after_s=5)
+        await gateway.upload_limits.learn()  # a client may ask for them by its first message
         with counted(request, session.traffic):
             return await session.run(request)
     finally:

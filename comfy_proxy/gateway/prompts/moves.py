@@ -17,13 +17,14 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_lists import QUEUE, read_queue
-from comfy_proxy.errors import InstanceError
+from comfy_proxy.errors import InstanceError, PromptLostError
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.pieces import read
 from comfy_proxy.gateway.prompts.carrier import Carrier
+from comfy_proxy.gateway.prompts.lost import LostPrompts
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
-from comfy_proxy.gateway.prompts.rescue import Rescuer, queue_was_lost
+from comfy_proxy.gateway.prompts.running import RunningPrompts
 from comfy_proxy.gateway.scanned import ask_scanned
 from comfy_proxy.lenient_json import loads_exact
 from comfy_proxy.metrics.records import PromptEvent
@@ -38,8 +39,11 @@ CLOSE_TIMEOUT_S = 10.0
 
 
 class PromptMover:
-    """Knows the forwarded prompts that have not ended, evens out what waits where, and sees to
-    those of an instance that may have lost its queue (``doubtful``) or has (``_lost``)."""
+    """Knows the forwarded prompts that have not ended, and evens out what waits where.
+
+    ``running``: what runs at each instance. ``lost`` sees to those of an instance that may have
+    lost its queue, or has.
+    """
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -49,15 +53,16 @@ class PromptMover:
         self._changed = False
         self._closing = asyncio.Event()
         self._carrier = Carrier(gateway)
-        self._rescuer = Rescuer(gateway, self._carrier)
-        self.doubtful: dict[Instance, list[ForwardedPrompt]] = {}
-        self._lost: dict[ForwardedPrompt, MovingPrompt] = {}
         self._asking = False
+        self.running = RunningPrompts()
+        self.lost = LostPrompts(gateway, self, self._carrier)
 
     def add(self, prompt: ForwardedPrompt) -> None:
         self.discard(prompt.prompt_id)
         self._known[prompt.prompt_id] = prompt
         self._bytes += len(prompt.body)
+        if prompt.instance is not None:
+            self.running.arrived(prompt, prompt.instance)
         while len(self._known) > MAX_KNOWN or self._bytes > MAX_KNOWN_BYTES:
             self.discard(next(iter(self._known)))
         self.consider()
@@ -67,6 +72,15 @@ class PromptMover:
         prompt = self._known.pop(prompt_id, None)
         if prompt is not None:
             self._bytes -= len(prompt.body)
+            self._left(prompt, prompt.instance)
+
+    def knows(self, prompt: ForwardedPrompt) -> bool:
+        """Whether it has not ended, and no newer one has its id."""
+        return self._known.get(prompt.prompt_id) is prompt
+
+    def _left(self, prompt: ForwardedPrompt, instance: Instance | None) -> None:
+        if instance is not None:
+            self.running.left(prompt, instance, self._at(instance))
 
     def deleted(self, prompt_ids: Iterable[str] | None = None) -> None:
         """Clients have deleted these, or all, as far as they wait: they are not lost."""
@@ -80,6 +94,13 @@ class PromptMover:
         """It runs: it does not move any more."""
         if prompt := self._known.get(prompt_id):
             prompt.began = True
+            if prompt.instance is not None:
+                self.running.began(prompt, prompt.instance)
+
+    def stopped_at(self, prompt_id: str, node: str) -> None:
+        """Its instance's socket was lost while ``node`` of it ran."""
+        if prompt := self._known.get(prompt_id):
+            prompt.node = node
 
     def doubt(self, instance: Instance) -> None:
         """``instance`` was away, or is: it may have lost its queue.
@@ -88,10 +109,10 @@ class PromptMover:
         more of these are taken for lost than were in the queue by its last ``status``.
         """
         prompts = self._at(instance)
-        first = max(0, len(prompts) - instance.queue_remaining)
-        if left := [p for n, p in enumerate(prompts) if n >= first or self._is_heard(p)]:
-            doubtful = self.doubtful.setdefault(instance, [])
-            doubtful += [prompt for prompt in left if prompt not in doubtful]
+        for prompt in prompts[: max(0, len(prompts) - instance.queue_remaining)]:
+            prompt.over = prompt.over or not self._is_heard(prompt)
+        if left := [prompt for prompt in prompts if not prompt.over]:
+            self.lost.doubt(instance, left)
         self._ask()
 
     def _is_heard(self, prompt: ForwardedPrompt) -> bool:
@@ -103,13 +124,21 @@ class PromptMover:
         self._ask()
         self.consider()
 
-    def told(self, instance: Instance) -> None:
-        """A ``status`` frame has told how many prompts ``instance`` has: none at all, perhaps."""
-        if instance.load == 0 and instance not in self.doubtful:
-            for prompt in self._at(instance):
-                if prompt not in self._lost:
-                    self.discard(prompt.prompt_id)
-        self.consider()
+    def missing(self, prompt_id: str, instance: Instance) -> bool:
+        """``instance`` has it neither in its queue nor in its history.
+
+        True if it may have been lost with the process: then that is found out, for all that is
+        there. Else somebody has deleted it at the instance itself, and it is forgotten here.
+        """
+        prompt = self._known.get(prompt_id)
+        if prompt is None or prompt.instance is not instance:
+            return False
+        if not instance.troubled_since(prompt.sent_at):
+            self.discard(prompt_id)
+            return False
+        self.lost.doubt(instance, self._at(instance))
+        self._ask()
+        return True
 
     def consider(self) -> None:
         """The load of an instance has changed."""
@@ -158,7 +187,7 @@ class PromptMover:
             self._changed = False
             if self._asking:
                 self._asking = False
-                await self._rescue_all()
+                await self.lost.submit_again(self._closing)
             for busy, idle in tuple(self._pairs()):
                 try:
                     if await self._move_one(busy, idle):
@@ -218,8 +247,9 @@ class PromptMover:
         for prompt_id in known - queue.view().pending:
             if prompt_id in there:
                 self.began(prompt_id)
-            else:
-                self.discard(prompt_id)
+            elif prompt := self._known.get(prompt_id):
+                # It has ended, or its process has: whoever learns which sees to it.
+                prompt.settled = True
         for entry in pending:
             if entry.prompt_id is None or there[entry.prompt_id] > 1:
                 continue
@@ -230,48 +260,10 @@ class PromptMover:
                 return list(loads_exact(await read([answer.part(entry.value)])))
         return None
 
-    # --- lost with an instance ----------------------------------------------------------
-
     def _ask(self) -> None:
-        if self.doubtful or self._lost:
+        if self.lost:
             self._asking = True
             self.consider()
-
-    async def _rescue_all(self) -> None:
-        """Submit elsewhere what is proven to be lost; what cannot be said or done now stays."""
-        for instance in tuple(self.doubtful):
-            lost = await queue_was_lost(instance, self._gateway)
-            if lost is not None:
-                for prompt in self.doubtful.pop(instance):
-                    if lost and prompt.instance is instance and prompt not in self._lost:
-                        self._lost[prompt] = self._gateway.begin_move(prompt)
-                        with prompt.context():
-                            logger.bind(instance=instance.host).warning(
-                                "prompt {} was lost with {} and will go on elsewhere",
-                                prompt.prompt_id,
-                                instance.host,
-                            )
-        for prompt, moving in tuple(self._lost.items()):
-            if self._closing.is_set():
-                return
-            with prompt.context():
-                if await self._rescue(prompt, moving):
-                    del self._lost[prompt]
-                    self._gateway.end_move(moving)
-
-    async def _rescue(self, prompt: ForwardedPrompt, moving: MovingPrompt) -> bool:
-        """True if it is at an instance again, or was deleted."""
-        if self._known.get(prompt.prompt_id) is not prompt or moving.cancelled:
-            self.discard(prompt.prompt_id)  # deleted
-            self._gateway.outcomes.cancelled(prompt.prompt_id)
-            return True
-        target = await self._rescuer.rescue(prompt, moving)
-        if target is None:
-            return False
-        lost_at, prompt.began = prompt.instance, False
-        self._arrived(prompt, target, lost_at)
-        await self._withdraw_if_cancelled(prompt, moving, target)
-        return True
 
     # --- how ----------------------------------------------------------------------------
 
@@ -296,11 +288,11 @@ class PromptMover:
                     if moving.cancelled:
                         self._gateway.outcomes.cancelled(prompt.prompt_id)
                     else:
-                        why = "It was taken by no instance again."
-                        self._gateway.outcomes.lost(prompt.prompt_id, why)
+                        lost = PromptLostError("It was taken by no instance again.")
+                        self._gateway.outcomes.failed(prompt.prompt_id, lost)
                     return True
-                self._arrived(prompt, target, busy)
-                await self._withdraw_if_cancelled(prompt, moving, target)
+                self.arrived(prompt, target, busy)
+                await self.withdraw_if_cancelled(prompt, moving, target)
                 return True
         except asyncio.CancelledError:
             if target is None:
@@ -312,7 +304,7 @@ class PromptMover:
         finally:
             placement.release()
 
-    async def _withdraw_if_cancelled(
+    async def withdraw_if_cancelled(
         self, prompt: ForwardedPrompt, moving: MovingPrompt, target: Instance
     ) -> None:
         """No await between the last question and the end of the move: later deletions find it."""
@@ -322,11 +314,14 @@ class PromptMover:
             await self._carrier.withdraw(prompt, target)
             self._gateway.outcomes.deleted([prompt.prompt_id])
 
-    def _arrived(self, prompt: ForwardedPrompt, target: Instance, busy: Instance | None) -> None:
+    def arrived(self, prompt: ForwardedPrompt, target: Instance, busy: Instance | None) -> None:
+        """``target`` has taken it, which was lost at ``busy`` or taken away there."""
         prompt.settled = target is busy  # it was refused elsewhere: once is enough
         if target is not busy:
             self._gateway.cluster.tell_prompt(PromptEvent.MOVED, target, prompt.prompt_id)
         prompt.instance = target
+        self._left(prompt, busy)
+        self.running.arrived(prompt, target)
         self._gateway.cluster.prompt_forwarded(target)
         self._gateway.ownership.prompts.record(prompt.prompt_id, target)
         self._gateway.outcomes.moved(prompt.prompt_id, target)

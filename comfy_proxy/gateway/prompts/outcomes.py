@@ -19,7 +19,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
-from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError, WorkflowError
+from comfy_proxy.errors import ComfyProxyError, InstanceError, WorkflowError
 from comfy_proxy.gateway.prompts.ends import Told, told_by
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.gateway.scanned import ask_history, ask_queue
@@ -138,11 +138,10 @@ class PromptOutcomes:
         if prompt := self._watched.get(prompt_id):
             self._end(prompt, prompt.instance, Told(outcome=Outcome.CANCELLED))
 
-    def lost(self, prompt_id: str, why: str) -> None:
+    def failed(self, prompt_id: str, error: ComfyProxyError) -> None:
         """It is nowhere any more, and no client wanted that."""
         if prompt := self._watched.get(prompt_id):
-            told = Told(outcome=Outcome.FAILED, error=PromptLostError(why))
-            self._end(prompt, prompt.instance, told)
+            self._end(prompt, prompt.instance, Told(outcome=Outcome.FAILED, error=error))
 
     # --- looking for ends that nobody hears --------------------------------------------------
 
@@ -228,7 +227,7 @@ class PromptOutcomes:
             self._watched.get(prompt.prompt_id) is not prompt
             or prompt.instance is not instance
             or prompt.prompt_id in gateway.moving
-            or instance in gateway.mover.doubtful
+            or instance in gateway.mover.lost.doubtful
         )
 
     def _is_gone(self, prompt: WatchedPrompt, instance: Instance) -> None:
@@ -237,7 +236,7 @@ class PromptOutcomes:
             return
         if prompt.deleted:
             self._end(prompt, instance, Told(outcome=Outcome.CANCELLED))
-        else:  # its history was deleted already, or its instance has forgotten it
+        elif not self._gateway.mover.missing(prompt.prompt_id, instance):  # deleted there
             self._forget(prompt.prompt_id)
             with traced(prompt.trace), about(prompt_id=prompt.prompt_id):
                 logger.info("prompt {} has left no history", prompt.prompt_id)
@@ -255,6 +254,7 @@ class PromptOutcomes:
             most_s = self._clock.monotonic() - prompt.accepted_at - told.execution_s
             waiting_s = min(max(0.0, told.began_time - prompt.accepted_time), max(0.0, most_s))
         self._end(prompt, instance, told, told.execution_s, waiting_s)
+        self._gateway.mover.discard(prompt_id)
         return True
 
     def _forget(self, prompt_id: str) -> None:

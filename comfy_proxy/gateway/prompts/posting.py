@@ -14,7 +14,13 @@ from multidict import CIMultiDict
 from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
-from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
+from comfy_proxy.cluster.retry_law import Tries
+from comfy_proxy.errors import (
+    InstanceError,
+    InstanceTimeoutError,
+    InstanceUnreachableError,
+    ProcessEndedError,
+)
 from comfy_proxy.gateway.fanout import Answer, ask
 from comfy_proxy.gateway.scanned import ask_history, ask_queue
 from comfy_proxy.tracing import TRACE, Trace, about, traced
@@ -35,6 +41,10 @@ class ForwardedPrompt:
 
     ``instance`` is where it waits or runs (``began``), ``number`` the one that it got there.
     ``settled``: it is not to be moved any more. ``trace`` is that of the request that brought it.
+    ``node`` is the one that ran when the socket to its instance was lost, ``tries`` what it has
+    been through, ``fatal`` the error that ends it after one loss too many. ``sent_at`` is when it
+    was sent to ``instance`` (monotonic). ``over``: by the length of the queue there it has ended,
+    though nobody has heard how.
     """
 
     prompt_id: str
@@ -48,6 +58,11 @@ class ForwardedPrompt:
     began: bool = False
     number: float = 0
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)
+    node: str | None = None
+    tries: Tries = field(default_factory=Tries)
+    fatal: ProcessEndedError | None = None
+    sent_at: float = 0
+    over: bool = False
 
     @contextmanager
     def context(self) -> Iterator[None]:
@@ -77,6 +92,7 @@ async def post(
     Raises InstanceTimeoutError if nobody can say whether it was taken, any other InstanceError if
     it was not: then it may be posted elsewhere.
     """
+    prompt.sent_at, prompt.over = gateway.cluster.clock.monotonic(), False
     try:
         answer = await ask(
             instance,

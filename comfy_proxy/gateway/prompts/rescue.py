@@ -2,17 +2,18 @@
 
 ComfyUI keeps its queue in memory: a process that ends takes along what waited and what ran there
 (trap 5). A prompt is submitted again only if that is proven: nobody listens at the address any
-more, or a ComfyUI answers there that knows no prompt at all.
+more, or a ComfyUI answers there that has the prompt neither in its queue nor in its history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.carrier import Carrier
@@ -26,16 +27,38 @@ if TYPE_CHECKING:
 ASK_TIMEOUT_S = 5.0
 
 
-async def queue_was_lost(instance: Instance, gateway: Gateway) -> bool | None:
-    """Whether its process has ended since it took prompts; None if that cannot be said now."""
-    cluster = gateway.cluster
+async def lost_prompts(
+    prompts: Sequence[ForwardedPrompt], instance: Instance, gateway: Gateway
+) -> Sequence[ForwardedPrompt] | None:
+    """Which of ``prompts``, all accepted by ``instance``, were lost with its process; None if it
+    cannot be asked now.
+
+    All of them if nobody listens at its address or a process that was started again knows nothing
+    at all. Else each is looked for by its id, since others may have been submitted there since: in
+    the queue first, because ComfyUI moves a prompt from there to its history without a gap. What
+    is in neither though there was no trouble with the instance was deleted by somebody there.
+    """
+    prompts = [prompt for prompt in prompts if instance.troubled_since(prompt.sent_at)]
     try:
-        queue = await ask_queue(instance, cluster, timeout_s=ASK_TIMEOUT_S)
-        path = "/history?max_items=1"
-        history = await ask_history(instance, cluster, path, timeout_s=ASK_TIMEOUT_S)
+        queue = await ask_queue(instance, gateway.cluster, timeout_s=ASK_TIMEOUT_S)
+        if queue is None:
+            return None
+        if queue.empty and await _history("/history?max_items=1", instance, gateway) == {}:
+            return prompts
+        view = queue.view()
+        absent = [prompt for prompt in prompts if prompt.prompt_id not in view]
+        return [prompt for prompt in absent if not await _has_ended(prompt, instance, gateway)]
     except InstanceError as error:
-        return True if refused(error) else None
-    return queue is not None and queue.empty and history == {}
+        return prompts if refused(error) else None
+
+
+async def _has_ended(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> bool:
+    history = await _history(history_path(prompt.prompt_id), instance, gateway)
+    return history is not None and prompt.prompt_id in history
+
+
+async def _history(path: str, instance: Instance, gateway: Gateway) -> Mapping[str, Any] | None:
+    return await ask_history(instance, gateway.cluster, path, timeout_s=ASK_TIMEOUT_S)
 
 
 class Rescuer:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
@@ -54,6 +55,24 @@ class ShownEntry:
             if number is not own:
                 changes.append((self.number.start, self.number.end, dumps_exact(number)))
         return self.text.replaced(sorted(changes))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class OwnEntry:
+    """The entry of a prompt that ended here (``prompts/given_up.py``), shown like the others."""
+
+    prompt_id: str
+    entry: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def ended_ms(self) -> float | None:
+        return ended_at(self.entry)
+
+    def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
+        """``"id": {…}`` with our number."""
+        own, *rest = self.entry["prompt"]
+        row = [numbers.shown(self.prompt_id, self.ended_ms, own), *rest]
+        return [dumps_exact(self.prompt_id), b": ", dumps_exact({**self.entry, "prompt": row})]
 
 
 def marked(value: Value | None, instance: Instance, gateway: Gateway) -> Change | None:

@@ -60,7 +60,9 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
         for prompt in absent
         if not prompt.cancelled and page.wants(job := pending_job(prompt.queue_entry))
     ]
-    body = page.cut([*found.values(), *waiting], total + len(waiting))
+    failed = [failed_job(entry) for entry in gateway.given_up.entries().values()]
+    own = [*waiting, *(job for job in failed if page.wants(job))]
+    body = page.cut([*found.values(), *own], total + len(own))
     return native.reply(body, like)
 
 
@@ -117,6 +119,18 @@ class _Page:
             "has_more": self.offset + len(shown) < total,
         }
         return {"jobs": shown, "pagination": pagination}
+
+
+def failed_job(entry: Mapping[str, Any]) -> Job:
+    """A job as ComfyUI makes it of the ``entry`` of a prompt that was given up here."""
+    ((_, error),) = entry["status"]["messages"]
+    waited = pending_job(entry["prompt"])
+    return {
+        **waited,
+        "status": "failed",
+        "execution_end_time": error["timestamp"],
+        "execution_error": error,
+    }
 
 
 def pending_job(entry: list[Any]) -> Job:

@@ -23,12 +23,12 @@ from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, Queue, read_
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, answers_of_all, ask, ask_all
-from comfy_proxy.gateway.pieces import listed
+from comfy_proxy.gateway.pieces import joined, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned, ask_queue
-from comfy_proxy.gateway.views.history_entries import ShownEntry
-from comfy_proxy.gateway.views.jobs import JOB, marked_text, pending_job
+from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
+from comfy_proxy.gateway.views.jobs import JOB, failed_job, marked_text, pending_job
 from comfy_proxy.json_scanner import Shape
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ async def broadcast(request: web.Request, match: Match, gateway: Gateway) -> web
 
 async def history_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it."""
+    if (own := gateway.given_up.entry(prompt_id)) is not None:
+        pieces = OwnEntry(prompt_id=prompt_id, entry=own).numbered(gateway.history_numbers)
+        body = joined([b"{", *pieces, b"}"])
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
     path = f"/history/{quote(prompt_id, safe='')}"
     instance, answer = await _find(prompt_id, _scanning(path, HISTORY, gateway), _entries, gateway)
     if not (entries := _entries(answer)):
@@ -83,10 +87,12 @@ async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.
         if _is_object(answer):
             shown = marked_text(answer, instance, gateway)
             return await native.reply_pieces(request, shown, answer)
+        like = Answer(status=200, headers=answer.headers, body=b"")
+        if _knows_jobs(answer) and (own := gateway.given_up.entry(prompt_id)) is not None:
+            return native.reply(failed_job(own), like)
         if not _may_move(moved.get(prompt_id), answer):
             break
         if prompt_id in gateway.moving:
-            like = Answer(status=200, headers=answer.headers, body=b"")
             return native.reply(pending_job(moved[prompt_id].queue_entry), like)
     return await native.relayed_scanned(request, answer)
 
@@ -96,9 +102,13 @@ def _is_object(answer: ScannedAnswer) -> bool:
 
 
 def _may_move(prompt: MovingPrompt | None, answer: ScannedAnswer) -> bool:
-    """Whether a 404 is to be doubted; one in plain text is that of a server without the route."""
-    knows_jobs = answer.headers.get("content-type", "").startswith("application/json")
-    return knows_jobs and prompt is not None and not prompt.cancelled
+    """Whether a 404 is to be doubted."""
+    return _knows_jobs(answer) and prompt is not None and not prompt.cancelled
+
+
+def _knows_jobs(answer: ScannedAnswer) -> bool:
+    """False for a 404 in plain text: that of a server without the route."""
+    return answer.headers.get("content-type", "").startswith("application/json")
 
 
 async def cancel_job(_request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
@@ -184,6 +194,10 @@ async def change_queue(body: native.Body, gateway: Gateway) -> web.StreamRespons
 async def change_history(body: native.Body, gateway: Gateway) -> web.StreamResponse:
     """``POST /history``: as ``/queue``, but what moves has no history yet."""
     ids = _ids(body, "delete")
+    if ids is not None:
+        gateway.given_up.delete(ids)
+        if body.json.get("clear"):
+            gateway.given_up.clear()
     if not ids:
         return await _tell_all("/history", body, gateway)
     answers = await _tell_owners("/history", "delete", body.json, ids, gateway)

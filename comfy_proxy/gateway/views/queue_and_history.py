@@ -30,7 +30,7 @@ from comfy_proxy.gateway.pieces import Piece, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned
-from comfy_proxy.gateway.views.history_entries import ShownEntry
+from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
 from comfy_proxy.gateway.views.jobs import jobs
 from comfy_proxy.lenient_json import dumps_exact
 
@@ -214,12 +214,15 @@ def page(entries: Mapping[K, T], max_items: int | None, offset: int) -> dict[K, 
 
 def _in_order(
     answers: Mapping[Instance, ScannedAnswer], gateway: Gateway
-) -> tuple[ScannedAnswer, dict[Hashable, ShownEntry] | None]:
+) -> tuple[ScannedAnswer, dict[Hashable, ShownEntry | OwnEntry] | None]:
     """All entries by their ends, None if nobody gave any; reads only, a thread may do it."""
     like, histories = native.usable(answers, lambda answer: read_history(answer.root))
     if not histories:
         return like, None
-    dated: list[tuple[float, ShownEntry]] = []
+    dated: list[tuple[float, ShownEntry | OwnEntry]] = [
+        ((own := OwnEntry(prompt_id=key, entry=entry)).ended_ms or 0.0, own)
+        for key, entry in gateway.given_up.entries().items()
+    ]
     for instance, entries in histories.items():
         ended = 0.0
         for entry in entries:

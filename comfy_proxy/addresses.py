@@ -1,0 +1,133 @@
+"""Addresses that settings and headers name, read and checked: origins, a root path, networks.
+
+Pure functions from text to a value; each raises ValueError with the reason in words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from urllib.parse import unquote
+
+from yarl import URL
+
+Network = IPv4Network | IPv6Network
+
+LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+SHARED_ORIGINS = ("null", "file://")
+"""What pages without an address of their own send as ``Origin``: sandboxed frames, ``data:`` URLs
+and local files (``null``), local files in some web views (``file://``). It names nobody."""
+
+MAX_ROOT_PATH = 1024
+"""Characters; what is longer is refused: it goes into every URL that we give."""
+
+_WEB_SCHEMES = ("http", "https")
+_NO_PAGES_SCHEMES = ("ws", "wss", "ftp")
+_OWN_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://[^\s/?#@\\]+")
+# RFC 3986 3.3 less comma and semicolon, which mean something in the headers where it is used.
+_ROOT_PATH = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+=:@-]|%[0-9A-Fa-f]{2})+)*/?")
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    """The parts of ``text`` between commas, without blanks around them and without empty ones."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+# --- origins ------------------------------------------------------------------------------
+
+
+def parse_origins(text: str) -> tuple[str, ...]:
+    """A comma list of origins as browsers and web views write them in ``Origin`` (RFC 6454 7).
+
+    ``https://app.example``, those of an application's own scheme (``app://name``,
+    ``capacitor://localhost``), ``null``, ``file://``, or ``*`` for all.
+    """
+    origins = comma_list(text)
+    for origin in origins:
+        if origin != "*" and origin not in SHARED_ORIGINS and not _is_origin(origin):
+            raise ValueError(
+                f"{origin!r} is not an origin like https://app.example or app://name"
+                " (scheme, host, port if it is not the default; no path)"
+            )
+    return origins
+
+
+def _is_origin(text: str) -> bool:
+    scheme = text.partition("://")[0]
+    if scheme in _WEB_SCHEMES:
+        with suppress(ValueError):
+            return str(URL(text).origin()) == text
+        return False
+    return scheme not in _NO_PAGES_SCHEMES and _OWN_SCHEME.fullmatch(text) is not None
+
+
+def origin_problems(origins: Collection[str], keys: Collection[str]) -> list[str]:
+    """What is wrong with ``origins`` where ``keys`` are the API keys: a line for each problem.
+
+    Any page on the web can make itself ``null`` by a sandboxed frame, so without a key whoever
+    allows that origin allows everybody.
+    """
+    if keys:
+        return []
+    return [
+        f"CORS_ORIGINS: {origin!r} needs API_KEYS: pages of strangers can have this origin too,"
+        " only a key tells yours from them"
+        for origin in SHARED_ORIGINS
+        if origin in origins
+    ]
+
+
+def web_authorities(origins: Collection[str]) -> list[str]:
+    """``host[:port]`` of the http and https origins among ``origins``; others name no host."""
+    split = [origin.partition("://") for origin in origins]
+    return [authority for scheme, _, authority in split if scheme in _WEB_SCHEMES]
+
+
+# --- the root path ------------------------------------------------------------------------
+
+
+def parse_root_path(text: str) -> str | None:
+    """``/a/b`` or ``/a/b/`` → ``/a/b``, ``/`` → None.
+
+    Refused is whatever could lead elsewhere than to a path of the same server when a URL is put
+    behind it: ``//host``, a scheme, ``..`` in any spelling, control characters.
+    """
+    path = text.strip()
+    segments = [unquote(part, "iso-8859-1") for part in path.split("/")]
+    if (
+        len(path) > MAX_ROOT_PATH
+        or not path.startswith("/")
+        or not _ROOT_PATH.fullmatch(path)
+        or any(part in (".", "..") or not _is_plain(part) for part in segments)
+    ):
+        raise ValueError(f"{text[:100]!r} is not a path like /comfy (one / before each part)")
+    return path.rstrip("/") or None
+
+
+def _is_plain(segment: str) -> bool:
+    return not any(
+        character in "/\\" or ord(character) < 32 or 127 <= ord(character) < 160
+        for character in segment
+    )
+
+
+# --- networks -----------------------------------------------------------------------------
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """A comma list of addresses and networks (``10.0.0.7``, ``10.0.0.0/8``, ``fd00::/8``).
+
+    The words ``loopback`` (127.0.0.0/8 and ::1) and ``none`` stand for themselves.
+    """
+    networks: list[Network] = []
+    for part in comma_list(text):
+        if part == "loopback":
+            networks += LOOPBACK
+        elif part != "none":
+            try:
+                networks.append(ip_network(part))
+            except ValueError as error:
+                raise ValueError(f"{error}; addresses and networks are named") from None
+    return tuple(networks)

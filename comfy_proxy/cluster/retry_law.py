@@ -1,0 +1,90 @@
+"""What may be tried again when an instance fails under a prompt: one rule for jobs and clients.
+
+* A prompt that RAN when the process of its instance ended may be what ended it (out of memory, a
+  driver fault). It is tried once more, elsewhere if there is a choice: an innocent one must survive
+  the death of its instance. After the second such loss it ends with ``ProcessEndedError`` and is
+  never tried again.
+* A prompt that only waited is innocent: the death of its instance costs it nothing.
+* An instance that answers, but breaks off the exchanges about this one prompt, is tried
+  ``MAX_BREAKS`` times; one that answers with an error where none belongs ``MAX_REFUSALS`` times.
+
+Pure: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comfy_proxy.errors import (
+    InstanceError,
+    InstanceTimeoutError,
+    InstanceUnreachableError,
+    ProcessEndedError,
+    PromptLostError,
+    ResultFrameLostError,
+)
+
+MAX_LOSSES = 2
+"""How often a prompt may have been running when the process of its instance ended."""
+MAX_BREAKS = 10
+"""How often exchanges about a prompt may break with instances that answer a check right after.
+
+Ten, because resets come in bursts (a proxy between us and the instance that restarts); not without
+end, because a picture that some part of the way refuses breaks every time."""
+MAX_REFUSALS = 3
+"""How often instances may answer with an error of their own, like 500 for a full disk."""
+
+_BROKEN = (InstanceUnreachableError, InstanceTimeoutError, PromptLostError)
+"""The process of the instance may have ended, or the way to it broken."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Tries:
+    """What one prompt has been through so far; whoever submits it keeps one for it."""
+
+    losses: int = 0
+    breaks: int = 0
+    refusals: int = 0
+
+    @property
+    def failures(self) -> int:
+        """How often it was tried in vain at some cost to it."""
+        return self.losses + self.breaks + self.refusals
+
+    def lost_running(self, node: str | None = None) -> ProcessEndedError | None:
+        """It ran (``node`` is the last one that was heard of) when the process ended.
+
+        Returns the error that ends it, None if it may be tried once more.
+        """
+        self.losses += 1
+        return process_ended(node) if self.losses >= MAX_LOSSES else None
+
+    def failed(
+        self, error: InstanceError, *, ran: bool, answers: bool, node: str | None = None
+    ) -> None:
+        """An attempt ended with ``error``; returns if the prompt may be tried again.
+
+        ``ran``: ComfyUI had begun with it, and was at ``node`` when it was last heard of.
+        ``answers``: the instance passes a check right after and has not been restarted.
+        Raises ProcessEndedError, or ``error`` itself when it has happened too often.
+        """
+        if not isinstance(error, _BROKEN):
+            self.refusals += 1
+            if self.refusals >= MAX_REFUSALS:
+                raise error
+        elif isinstance(error, ResultFrameLostError) or (answers and not ran):
+            self.breaks += 1
+            if self.breaks >= MAX_BREAKS:
+                raise error
+        elif ran and (end := self.lost_running(node)) is not None:
+            raise end from error
+
+
+def process_ended(node: str | None) -> ProcessEndedError:
+    """The error of a prompt that was lost too often; ``node`` as in :meth:`Tries.lost_running`."""
+    where = "" if node is None else f" (the last time at node {node})"
+    return ProcessEndedError(
+        f"ComfyUI's process ended {MAX_LOSSES} times while it ran this{where}; it is not tried"
+        " again. Out of memory and driver faults end a process like that: ComfyUI's own log says"
+        " more."
+    )

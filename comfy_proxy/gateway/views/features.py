@@ -1,0 +1,163 @@
+"""How large an upload may be, as clients are told: ``/features`` and the ``feature_flags`` frame.
+
+``max_upload_size`` (bytes) is the least of what the instances and ``MAX_UPLOAD_SIZE`` allow, since
+an upload may go to each of them. Everything else is the answering instance's, and an answer whose
+figure is right already passes as it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway import native
+from comfy_proxy.gateway.context import INSTANCE
+from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.forward import forward_balanced
+from comfy_proxy.gateway.headers import is_websocket_upgrade, request_headers
+from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.target import client_target
+from comfy_proxy.gateway.websocket import forward_websocket
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+LIMIT = "max_upload_size"
+PATIENCE_S = 0.5
+"""How long a client waits for the limits of the other instances; then those known before count."""
+
+_PATH = "/features"
+_FLAGS = b'"feature_flags"'
+_LONGEST_FLAGS = 65_536
+"""Bytes; no server has so many flags, and a longer frame is not worth being searched."""
+
+
+class UploadLimits:
+    """What each instance allows, in bytes, as it said last. One for each gateway."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._known: dict[Instance, float] = {}
+
+    def forget(self, instance: Instance) -> None:
+        """For ``instance.on_interruption``: it may come back with another limit."""
+        self._known.pop(instance, None)
+
+    def told(self, instance: Instance, features: Any) -> None:
+        """``features`` is what ``instance`` says of itself."""
+        limit = _limit(features)
+        self._known[instance] = math.inf if limit is None else limit
+
+    def in_flags(self, frame: str) -> str:
+        """One instance's frame with feature flags, as a client of all instances is to see it."""
+        return flags_with_limit(frame.encode(), self.least()).decode()
+
+    def least(self) -> float:
+        """Bytes that each healthy instance allows, as far as it is known, and we do."""
+        known = [limit for instance, limit in self._known.items() if instance.healthy]
+        return min([self._cluster.settings.max_upload_size, *known])
+
+    async def learn(self, instances: Iterable[Instance] | None = None) -> None:
+        """Ask ``instances``, or those that have told nothing yet, for :data:`PATIENCE_S`."""
+        if instances is None:
+            instances = [one for one in self._cluster.instances if one not in self._known]
+        await asyncio.gather(*(self._learn(one) for one in instances if one.healthy))
+
+    async def _learn(self, instance: Instance) -> None:
+        try:
+            async with self._cluster.clock.timeout(PATIENCE_S):
+                answer = await ask(instance, self._cluster, "GET", _PATH)
+        except (InstanceError, TimeoutError) as error:
+            logger.debug("/features of {} is not known: {!r}", instance.host, error)
+        else:
+            self.told(instance, native.load(answer))
+
+
+async def features(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """``GET /features`` with several instances: the primary's, with the least limit of all."""
+    limits = gateway.upload_limits
+
+    async def send(
+        request: web.Request, instance: Instance, cluster: Cluster
+    ) -> web.StreamResponse:
+        others = [one for one in cluster.instances if one is not instance]
+        answer, _ = await asyncio.gather(_asked(request, instance, cluster), limits.learn(others))
+        limits.told(instance, native.load(answer))
+        return _answered(answer, limits.least())
+
+    return await forward_balanced(request, gateway.cluster, send)
+
+
+async def features_of_one(
+    request: web.Request, match: Match, gateway: Gateway
+) -> web.StreamResponse:
+    """``GET /features`` of the only instance, with ``MAX_UPLOAD_SIZE`` if that is less."""
+
+    async def send(
+        request: web.Request, instance: Instance, cluster: Cluster
+    ) -> web.StreamResponse:
+        answer = await _asked(request, instance, cluster)
+        return _answered(answer, cluster.settings.max_upload_size)
+
+    return await forward_balanced(request, gateway.cluster, send)
+
+
+async def events_of_one(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    """``GET /ws`` with one instance: its own socket, but for the limit in its flags."""
+    if not is_websocket_upgrade(request):
+        return await forward_balanced(request, gateway.cluster)
+    limit = gateway.cluster.settings.max_upload_size
+    send = partial(forward_websocket, to_client=partial(flags_with_limit, limit=limit))
+    return await forward_balanced(request, gateway.cluster, send)
+
+
+def flags_with_limit(frame: bytes, limit: float) -> bytes:
+    """A text frame; of one with feature flags the limit becomes ``limit`` if that is less."""
+    if len(frame) > _LONGEST_FLAGS or _FLAGS not in frame:
+        return frame
+    try:
+        message = json.loads(frame)
+        if message["type"] != "feature_flags":
+            return frame
+        changed = with_limit(message["data"], limit)
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return frame
+    return frame if changed is None else json.dumps({**message, "data": changed}).encode()
+
+
+def with_limit(features: Any, limit: float) -> dict[str, Any] | None:
+    """``features`` with ``limit``; None if they are right as they are, or are no features."""
+    if not isinstance(features, dict):
+        return None
+    own = _limit(features)
+    return None if own is not None and own <= limit else {**features, LIMIT: limit}
+
+
+def _limit(features: Any) -> float | None:
+    limit = features.get(LIMIT) if isinstance(features, dict) else None
+    known = isinstance(limit, int | float) and not isinstance(limit, bool) and limit == limit
+    return limit if known else None
+
+
+async def _asked(request: web.Request, instance: Instance, cluster: Cluster) -> Answer:
+    """What ``instance`` says to this client; whole, since it may have to be changed."""
+    request[INSTANCE] = instance.host
+    target = client_target(request, cluster.settings)
+    headers = request_headers(request, instance, cluster.settings)
+    headers.popall("Accept-Encoding", None)  # what is compressed cannot be changed
+    return await ask(instance, cluster, "GET", target, headers=headers)
+
+
+def _answered(answer: Answer, limit: float) -> web.StreamResponse:
+    changed = with_limit(native.load(answer), limit)
+    return native.relayed(answer) if changed is None else native.reply(changed, answer)

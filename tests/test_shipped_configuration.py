@@ -1,0 +1,185 @@
+"""Every shipped configuration can be read, and names settings, commands and ports that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from string import Template
+
+import pytest
+from shipped_files import (
+    CONFIG,
+    DEFAULTS,
+    ROOT,
+    check_command,
+    is_setting,
+    read_dockerfile,
+    read_json,
+    read_unit,
+    read_yaml,
+    setup_cfg,
+    supported_pythons,
+)
+
+from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.settings import Settings, load_settings
+
+TOML = CONFIG / "comfy-proxy.toml"
+UNIT = CONFIG / "systemd" / "comfy-proxy.service"
+OF_OTHERS = {"COMFYUI_IMAGE", "CUDA_VISIBLE_DEVICES"}
+"""Names of variables in our files that are Docker Compose's and CUDA's to read."""
+READERS = {
+    ".yml": read_yaml,
+    ".json": read_json,
+    ".toml": lambda path: tomllib.loads(path.read_text(encoding="utf-8")),
+    ".service": read_unit,
+    "Dockerfile": read_dockerfile,
+}
+
+
+def unit_values(name: str) -> list[str]:
+    return [value for found, value in read_unit(UNIT)["Service"] if found == name]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(path for path in sorted(CONFIG.rglob("*")) if path.is_file()),
+        *sorted((ROOT / "comfy_proxy").rglob("*.json")),
+        ROOT / "tests" / "monitoring" / "alerts_test.yml",
+        ROOT / "pyproject.toml",
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_it_can_be_read(path: Path) -> None:
+    """By a parser of its format; a file of a new format needs one here."""
+    assert READERS[path.suffix or path.name](path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(path for path in CONFIG.rglob("*") if path.is_file()), ROOT / "README.md"],
+    ids=lambda path: path.name,
+)
+def test_each_variable_that_is_named_exists(path: Path) -> None:
+    """In values, comments and texts: names of several words in capitals are settings."""
+    for name in re.findall(r"\b[A-Z]+(?:_[A-Z0-9]+)+\b", path.read_text(encoding="utf-8")):
+        assert is_setting(name) or name in OF_OTHERS, name
+
+
+def test_the_example_settings_are_accepted() -> None:
+    """As they are; those in comments, each with its value, when they are taken out of them."""
+    assert len(load_settings({}, TOML).instances) == 2
+
+
+def test_the_example_settings_in_comments_are_accepted(tmp_path: Path) -> None:
+    """Whoever takes away the comment sign gets what the comment says."""
+    text = re.sub(r"^# (\w+ = )", r"\1", TOML.read_text(encoding="utf-8"), flags=re.M)
+    written = tomllib.loads(text)
+    assert written.keys() - tomllib.loads(TOML.read_text(encoding="utf-8")).keys()
+    path = tmp_path / "all.toml"
+    path.write_text(text.replace(written["workflow_directory"], str(CONFIG / "workflows")))
+    settings = load_settings({}, path)
+    assert len(settings.instances) == 3
+    assert settings.api_keys == tuple(written["api_keys"])
+    assert settings.cors_origins == tuple(written["cors_origins"])
+    assert settings.workflow_directory == CONFIG / "workflows"
+
+
+def test_the_values_of_the_example_settings_are_the_defaults() -> None:
+    """It shows what is so without it; only the network's and the instances' are examples."""
+    assert load_settings({}, TOML) == Settings()
+
+
+def test_the_example_workflows_load() -> None:
+    """Each template in config/workflows becomes a workflow of its name."""
+    folder = CONFIG / "workflows"
+    names = {path.stem for path in folder.glob("*.json")}
+    assert names
+    assert names <= set(load_workflows(folder).names())
+
+
+def test_the_unit_sets_and_starts_what_exists() -> None:
+    """Its variables are accepted as settings, its command is ours."""
+    environment = dict(
+        word.split("=", 1) for value in unit_values("Environment") for word in shlex.split(value)
+    )
+    assert all(map(is_setting, environment))
+    settings = load_settings(environment)
+    assert len(settings.instances) == 2
+    assert unit_values("LogsDirectory") == [settings.log_directory.name]
+    assert settings.log_directory.parent == Path("/var/log")
+    check_command(shlex.split(unit_values("ExecStart")[0]))
+
+
+def test_systemd_waits_while_jobs_have_time_to_finish() -> None:
+    """It kills later than SHUTDOWN_TIMEOUT."""
+    assert float(unit_values("TimeoutStopSec")[0]) > Settings().shutdown_timeout_s
+
+
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
+    """With the command of this environment for the one that is installed later."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("systemd is not installed")
+    command = unit_values("ExecStart")[0].split()[0]
+    unit = tmp_path / UNIT.name
+    here = str(Path(sys.executable).parent / Path(command).name)
+    unit.write_text(UNIT.read_text(encoding="utf-8").replace(command, here))
+    done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_prometheus_finds_the_proxy_and_the_alerts() -> None:
+    """Targets are at the port by default, rule files exist, and their job is the one scraped."""
+    prometheus = read_yaml(CONFIG / "prometheus" / "prometheus.yml")
+    (scrape,) = prometheus["scrape_configs"]
+    for config in scrape["static_configs"]:
+        assert config["targets"] == [f"127.0.0.1:{DEFAULTS['PORT']}"]
+    for name in prometheus["rule_files"]:
+        rules = read_yaml(CONFIG / "prometheus" / name)["groups"]
+        text = " ".join(rule["expr"] for group in rules for rule in group["rules"])
+        assert set(re.findall(r'\bjob="(\w+)"', text)) == {scrape["job_name"]}
+
+
+def test_nginx_accepts_the_configuration_of_the_benchmark(tmp_path: Path) -> None:
+    """As scripts/bench-forward fills it in."""
+    nginx = shutil.which("nginx")
+    if nginx is None:
+        pytest.skip("nginx is not installed")
+    template = Template((ROOT / "scripts" / "bench_nginx.conf").read_text(encoding="utf-8"))
+    path = tmp_path / "nginx.conf"
+    path.write_text(template.substitute(folder=tmp_path, port=1, upstream=2))
+    done = subprocess.run(
+        [nginx, "-t", "-c", path, "-p", tmp_path, "-e", tmp_path / "log"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_supported_pythons_are_the_same_everywhere() -> None:
+    """setup.cfg says it; README, ruff and the oldest of the classifiers agree."""
+    minimum = setup_cfg()["options"]["python_requires"].removeprefix(">=")
+    assert minimum == min(supported_pythons(), key=lambda version: int(version[2:]))
+    assert f"Python {minimum} or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
+    ruff = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]
+    assert ruff["target-version"] == f"py{minimum.replace('.', '')}"
+
+
+def test_the_package_has_all_its_files() -> None:
+    """What is no Python and belongs to the package is in package_data, or pip would leave it."""
+    data = setup_cfg()["options.package_data"]
+    included = {
+        path
+        for package, patterns in data.items()
+        for pattern in patterns.split()
+        for path in ROOT.joinpath(*package.split(".")).glob(pattern)
+    }
+    for path in (ROOT / "comfy_proxy").rglob("*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            assert path in included, path
