@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient
 from prompts_front import LONG_S, Workers, ended, graph, interrupt, pile_up, post, show, until
 
 from comfy_proxy.keys import CLUSTER
-from comfy_proxy.metrics.records import PromptEnd
+from comfy_proxy.metrics.records import Outcome, PromptEnd
 
 Proxy = TestClient[web.Request, web.Application]
 NOT_UTF8 = "caf\udce9.png"
@@ -97,6 +97,23 @@ async def test_a_prompt_with_nan_moves_as_it_is(proxy: Proxy, workers: Workers) 
         assert json.dumps(odd) in await answer.text()
     await interrupt(proxy, blocker)
     await until(lambda: not workers[0].queue_remaining)
+
+
+async def test_an_odd_id_that_was_deleted_hides_no_other(proxy: Proxy, workers: Workers) -> None:
+    """Each is looked for by its id: a lone surrogate stands in no path, and stops nobody."""
+    ends: list[PromptEnd] = []
+    proxy.app[CLUSTER].on_prompt_end.append(ends.append)
+    blockers = [await post(proxy, graph(LONG_S)) for _ in workers]
+    odd = [await post(proxy, graph(), prompt_id=f"\ud800{n}") for n in range(3)]
+    plain = [await post(proxy, graph()) for _ in range(3)]
+    for prompt_id in (*odd, *plain):
+        async with proxy.post("/queue", json={"delete": [prompt_id]}) as answer:
+            assert answer.status == 200
+    await until(lambda: len(ends) == 6)
+    assert {end.prompt_id for end in ends} == {*odd, *plain}
+    assert {end.outcome for end in ends} == {Outcome.CANCELLED}
+    await interrupt(proxy, *blockers)
+    await until(lambda: len(ends) == 8)
 
 
 @pytest.mark.parametrize("odd", ["\ud800", "a\udce9b"])
