@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import web
@@ -112,10 +113,10 @@ async def whole_queue(gateway: Gateway) -> WholeQueue | ScannedAnswer:
     for looks_left in reversed(range(MAX_LOOKS)):
         with gateway.moving.watch() as moved:
             answers = await ask_all_scanned(gateway.cluster, "/queue", QUEUE)
-        like, queues = native.usable(answers, lambda answer: read_queue(answer.root))
-        if not queues:
+        like, joined = await native.off_loop(answers, partial(_joined, answers))
+        if joined is None:
             return like
-        running, pending = _join([(answers[one], queue) for one, queue in queues.items()])
+        running, pending = joined
         shown = {row.prompt_id for row in (*running, *pending)}
         nowhere = [prompt for prompt in moved.values() if prompt.prompt_id not in shown]
         if not looks_left or all(prompt.prompt_id in gateway.moving for prompt in nowhere):
@@ -123,6 +124,16 @@ async def whole_queue(gateway: Gateway) -> WholeQueue | ScannedAnswer:
     pending += [_moving_row(prompt.queue_entry) for prompt in nowhere if not prompt.cancelled]
     pending.sort(key=lambda row: (row.number, row.created))
     return WholeQueue(running=running, pending=pending, like=like)
+
+
+def _joined(
+    answers: Mapping[Instance, ScannedAnswer],
+) -> tuple[ScannedAnswer, tuple[list[Row], list[Row]] | None]:
+    """All queues as one, None if nobody gave any; reads only, a thread may do it."""
+    like, queues = native.usable(answers, lambda answer: read_queue(answer.root))
+    if not queues:
+        return like, None
+    return like, _join([(answers[one], queue) for one, queue in queues.items()])
 
 
 def _join(queues: Sequence[tuple[ScannedAnswer, Queue]]) -> tuple[list[Row], list[Row]]:
