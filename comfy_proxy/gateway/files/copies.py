@@ -36,6 +36,7 @@ from comfy_proxy.gateway.files.marks import MARKED_TYPES, unmark
 from comfy_proxy.gateway.files.records import Holdings, Uploads
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.gateway.files.told_files import one_spelling
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -100,6 +101,10 @@ class FileCopies:
         owner, inner = unmark(subfolder, self._by_id)
         return (None, subfolder) if owner is None else (self._by_id[owner], inner)
 
+    def maker(self, file: FileName) -> Instance | None:
+        """Who is on record to have made it last."""
+        return self.ownership.files.owner(one_spelling(file))
+
     def known_to_hold(self, file: FileName, instance: Instance) -> bool:
         """True if a graph that names ``file`` finds it there, or next to where it is needed.
 
@@ -108,7 +113,7 @@ class FileCopies:
         version = self.holdings.version(instance, file)
         if upload := self.uploads.get(file):
             return version == upload.digest
-        owner = self.owner(file.subfolder, file.type)[0] or self.ownership.files.owner(file)
+        owner = self.owner(file.subfolder, file.type)[0] or self.maker(file)
         is_owners = owner is not None and self.storage.same(owner, instance, file.type)
         if owner is not None and file.type in MARKED_TYPES:
             return is_owners
@@ -125,7 +130,7 @@ class FileCopies:
         if former := [one for one in self.storage.former(file.type) if one.healthy]:
             for holder in await self.holders(file, former):
                 return holder
-        recorded = self.ownership.files.owner(file)
+        recorded = self.maker(file)
         if recorded is not None:
             if recorded.healthy and await self.holders(file, [recorded]):
                 return recorded
@@ -160,14 +165,25 @@ class FileCopies:
         """``at`` has just taken ``content`` as ``file``: the newest bytes of that name."""
         self.uploads.keep(file, content)
         self.holdings.note(at, file, content.digest, life=life)
-        self.ownership.files.record(file, at)
+        self._record(file, at)
 
-    def made(self, file: FileName, at: Instance) -> None:
-        """A node at ``at`` has written ``file``, or shows it again."""
-        self.ownership.files.record(file, at)
+    def made(self, file: FileName, at: Instance, made_at: float | None = None) -> None:
+        """A node at ``at`` has written ``file``, or shows it again.
+
+        Just now, or at ``made_at`` (seconds since the epoch): then it is no news if it is known
+        what became of the name since.
+        """
+        if made_at is None:
+            self._record(file, at)
+        elif not self.ownership.files.record_past(one_spelling(file), at, made_at):
+            return
         if file.type in MARKED_TYPES and file in self.uploads:
             self.uploads.forget(file)
             self.holdings.discard(at, file)
+
+    def _record(self, file: FileName, at: Instance) -> None:
+        now = self.cluster.clock.now().timestamp()
+        self.ownership.files.record(one_spelling(file), at, now)
 
     async def spread(self, file: FileName, *, but: Instance) -> None:
         """Put an upload on every other healthy instance; one that fails goes without.

@@ -146,6 +146,7 @@ def _join(lists: Mapping[Instance, Any], gateway: Gateway) -> tuple[dict[str, Jo
     total = sum(body["pagination"]["total"] for body in lists.values())
     found: dict[str, Job] = {}
     for instance, body in lists.items():
+        gateway.made_files.jobs_read(body["jobs"], instance)
         for job in body["jobs"]:
             other = found.get(job["id"])
             total -= other is not None

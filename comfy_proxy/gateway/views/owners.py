@@ -58,6 +58,7 @@ async def history_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     entries = native.load(answer)
     if not isinstance(entries, dict) or not entries:
         return native.relayed(answer)
+    gateway.made_files.entries_read(entries, instance)
     numbered = gateway.history_numbers.numbered
     shown = {
         key: numbered(key, marked_entry(entry, instance, gateway)) for key, entry in entries.items()
@@ -73,6 +74,7 @@ async def job_of(prompt_id: str, gateway: Gateway) -> web.StreamResponse:
             instance, answer = await _find(prompt_id, "GET", path, native.load, gateway)
         job = native.load(answer)
         if isinstance(job, dict):
+            gateway.made_files.jobs_read([job], instance)
             return native.reply(marked_job(job, instance, gateway), answer)
         if not _may_move(moved.get(prompt_id), answer):
             break

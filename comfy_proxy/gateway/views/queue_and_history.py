@@ -15,6 +15,7 @@ from aiohttp import web
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
+from comfy_proxy.gateway.files.made_files import ToldOutputs
 from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
@@ -134,9 +135,10 @@ async def history(request: web.Request, match: Match, gateway: Gateway) -> web.S
         return await forward_balanced(request, gateway.cluster)
     path = f"/history{_enough(max_items, offset)}"
     answers = await ask_all(gateway.cluster, "GET", path)
-    like, ordered = await native.off_loop(answers, lambda: _in_order(answers, gateway))
+    like, ordered, made = await native.off_loop(answers, lambda: _in_order(answers, gateway))
     if ordered is None:
         return native.relayed(like)
+    gateway.made_files.note(made)
     numbered = gateway.history_numbers.numbered
     shown = page(ordered, max_items, offset)
     shown = {prompt_id: numbered(prompt_id, entry) for prompt_id, entry in shown.items()}
@@ -165,19 +167,24 @@ def page(entries: Mapping[str, Any], max_items: int | None, offset: int) -> dict
 
 def _in_order(
     answers: Mapping[Instance, Answer], gateway: Gateway
-) -> tuple[Answer, dict[str, Any] | None]:
-    """All entries by their ends, None if nobody gave any; reads only, a thread may do it."""
+) -> tuple[Answer, dict[str, Any] | None, list[ToldOutputs | None]]:
+    """All entries by their ends, None if nobody gave any, and what they tell of files.
+
+    Reads only, a thread may do it.
+    """
     like, histories = native.usable(answers, _is_dict)
+    made: list[ToldOutputs | None] = []
     if not histories:
-        return like, None
+        return like, None, made
     dated: list[tuple[float, str, Any]] = []
     for instance, entries in histories.items():
         ended = 0.0
         for prompt_id, entry in entries.items():
             ended = ended_at(entry) or ended
+            made.append(gateway.made_files.in_entry(prompt_id, entry, instance))
             dated.append((ended, prompt_id, marked_entry(entry, instance, gateway)))
     dated.sort(key=lambda item: item[0])
-    return like, {prompt_id: entry for _, prompt_id, entry in dated}
+    return like, {prompt_id: entry for _, prompt_id, entry in dated}, made
 
 
 def marked_entry(entry: Any, instance: Instance, gateway: Gateway) -> Any:
