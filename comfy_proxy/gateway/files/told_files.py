@@ -31,7 +31,7 @@ MAX_PATH = 4096
 MAX_TAILS = 4
 """So many of its last segments may lie in a directory that an absolute path does not name."""
 
-_VIEW = re.compile(r"(?:.*/)?view\?(?P<query>[^#]*)")
+_VIEW = re.compile(r"(?:.*/)?view\?(?P<query>[^#]*)(?:#.*)?")
 _ENDS_LIKE_A_FILE = re.compile(r"[^/]*\.\w{1,16}")
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 _OF_OBJECT = ("filename", "subfolder", "type")
