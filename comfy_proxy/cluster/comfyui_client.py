@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -36,6 +37,9 @@ _ABSOLUTE_PATH = re.compile(
     r"\b[A-Za-z]:[\\/](?:[^'\":*?<>|\\/\r\n]+[\\/])*"  # Windows, with blanks in its names
     r"|(?<![\w.:/])/(?:[^\s'\":*?<>|/]+/)+"
 )
+_ADDRESSABLE = re.compile(r"(?!\.{1,2}$)[^{}\ud800-\udfff]+", re.DOTALL)
+"""No segment of dots, which a URL loses, nothing that aiohttp's routes take for their own, no lone
+surrogates, which no URL holds."""
 _HEADERS = {"Accept-Encoding": "identity"}
 """The session hands out raw bytes; ComfyUI's ``--enable-compress-response-body`` needs a no."""
 
@@ -71,6 +75,16 @@ def output_files(output: Mapping[str, Any]) -> list[OutputFile]:
         for entry in output.get("images") or ()
         if isinstance(entry, dict) and "filename" in entry
     ]
+
+
+def history_path(prompt_id: str) -> str:
+    """Where the entry of ``prompt_id`` is to be found, encoded: ``/history/{id}``.
+
+    Clients choose ids, and ComfyUI's router finds some by no path: then it is the whole history.
+    """
+    if _ADDRESSABLE.fullmatch(prompt_id):
+        return f"/history/{quote(prompt_id, safe='')}"
+    return "/history"
 
 
 def without_paths(text: str) -> str:
@@ -120,7 +134,7 @@ class ComfyUIClient:
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """``GET /history/{id}``: the entry, or None while it is unfinished or unknown."""
-        answer = await self._json("GET", f"history/{prompt_id}")
+        answer = await self._json("GET", history_path(prompt_id)[1:])
         entry = answer.get(prompt_id) if isinstance(answer, dict) else None
         return entry if isinstance(entry, dict) else None
 
@@ -132,7 +146,7 @@ class ComfyUIClient:
 
     async def node_info(self, class_name: str) -> dict[str, Any] | None:
         """``GET /object_info/{class}``: that class alone (the whole blocks the instance)."""
-        answer = await self._json("GET", f"object_info/{class_name}")
+        answer = await self._json("GET", f"object_info/{quote(class_name, safe='()')}")
         info = answer.get(class_name) if isinstance(answer, dict) else None
         return info if isinstance(info, dict) else None
 
@@ -213,13 +227,12 @@ class ComfyUIClient:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         session = self._connections.session(self.instance)
         options["headers"] = {**_HEADERS, **trace_headers(), **(headers or {})}
+        url = self.instance.url.joinpath(path, encoded=True)
         async with self.instance.attempt(path.partition("/")[0]):
             with translated(self.instance.host):
                 async with (
                     self._clock.timeout(self._timeout_s + extra_s),
-                    session.request(
-                        method, self.instance.url / path, allow_redirects=False, **options
-                    ) as response,
+                    session.request(method, url, allow_redirects=False, **options) as response,
                 ):
                     yield response
 

@@ -14,10 +14,10 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from loguru import logger
 
+from comfy_proxy.cluster.comfyui_client import history_path
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError, WorkflowError
 from comfy_proxy.gateway.fanout import ask
@@ -225,8 +225,7 @@ class PromptOutcomes:
             if prompt.prompt_id in there:
                 prompt.deleted = False  # it ran already when it was to be deleted
             elif not self._may_be_elsewhere(prompt, instance):
-                path = f"/history/{quote(prompt.prompt_id, safe='')}"
-                history = await self._ask(instance, path)
+                history = await self._ask(instance, history_path(prompt.prompt_id))
                 entry = history.get(prompt.prompt_id) if isinstance(history, dict) else None
                 if not self._settle(prompt.prompt_id, entry, instance):
                     self._is_gone(prompt, instance)

@@ -7,16 +7,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import aiohttp
 from multidict import CIMultiDict
 
 from comfy_proxy.clock import sleep
+from comfy_proxy.cluster.comfyui_client import history_path
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.tracing import TRACE, Trace, about, traced
 
 if TYPE_CHECKING:
@@ -34,17 +35,20 @@ class ForwardedPrompt:
     """A prompt that a client posted. ``headers`` differ by instance: each checks its Origin.
 
     ``instance`` is where it waits or runs (``began``), ``number`` the one that it got there.
-    ``settled``: it is not to be moved any more. ``trace`` is that of the request that brought it.
+    ``settled``: it is not to be moved any more. ``renamed``: it got another id there than the body
+    has, whose charset is ``charset``. ``trace`` is that of the request that brought it.
     """
 
     prompt_id: str
     path: str
     body: bytes = field(repr=False)
+    charset: str = prompt_body.UTF_8
     graph: Mapping[str, Any] = field(repr=False)
     client_id: str | None
     headers: Mapping[Instance, CIMultiDict[str]] = field(repr=False)
     instance: Instance | None = None
     settled: bool = False
+    renamed: bool = False
     began: bool = False
     number: float = 0
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)
@@ -63,10 +67,13 @@ class ForwardedPrompt:
     def with_number(self, number: float) -> bytes:
         """The body with the ``number`` that the prompt has, to keep its place in the order.
 
-        As the last key, which wins over one of the client's; ``front`` counts without it only.
+        As the last key, which wins over one of the client's; ``front`` counts without it only. So
+        with the id that an instance gave it: its client knows it by that.
         """
-        at = self.body.rindex(b"}")
-        return self.body[:at] + b', "number": ' + json.dumps(number).encode() + self.body[at:]
+        body = prompt_body.with_last(self.body, self.charset, "number", number)
+        if not self.renamed:
+            return body
+        return prompt_body.with_last(body, self.charset, "prompt_id", self.prompt_id)
 
 
 async def post(
@@ -108,7 +115,7 @@ async def find(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) ->
         for entry in [*queue["queue_running"], *queue["queue_pending"]]:
             if entry[1] == prompt.prompt_id:
                 return _accepted(prompt.prompt_id, entry[0])
-        path = f"/history/{quote(prompt.prompt_id, safe='')}"
+        path = history_path(prompt.prompt_id)
         history = native.load(await ask(instance, gateway.cluster, "GET", path))
         if prompt.prompt_id not in history:
             return None

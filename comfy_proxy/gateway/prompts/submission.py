@@ -8,11 +8,9 @@ end even if the client leaves, as ComfyUI itself does.
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
@@ -34,6 +32,7 @@ from comfy_proxy.gateway.fanout import Answer, ask
 from comfy_proxy.gateway.files.staging import files_in_graph, has_inputs, stage_inputs
 from comfy_proxy.gateway.forward import client_fault
 from comfy_proxy.gateway.headers import request_headers
+from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.target import client_target
@@ -50,9 +49,9 @@ async def prompt(request: web.Request, match: Match, gateway: Gateway) -> web.St
     taken the prompt and does not say so, PayloadTooLargeError, RequestError.
     """
     body = await _read(request, gateway.cluster.settings.max_upload_size)
-    document = _parse(body)
+    document = prompt_body.document(body, request.charset or prompt_body.UTF_8)
     if document is None or not isinstance(document.get("prompt"), dict):
-        instance, answer = await _invalid(request, gateway, body)
+        instance, answer = await asyncio.shield(gateway.begin(_unread(request, gateway, body)))
     else:
         forwarded = _forwarded(request, gateway, body, document)
         submission = Submission(forwarded, gateway)
@@ -205,34 +204,58 @@ class Submission:
             )
 
     def _accepted(self, instance: Instance, answer: Answer) -> None:
-        told = answer.json()
+        prompt, told = self._prompt, native.load(answer)
         if isinstance(told, dict) and isinstance(told.get("prompt_id"), str):
-            self._prompt.prompt_id = told["prompt_id"]
+            prompt.renamed = told["prompt_id"] != prompt.prompt_id
+            prompt.prompt_id = told["prompt_id"]
         if isinstance(told, dict) and isinstance(told.get("number"), int | float):
-            self._prompt.number = told["number"]
-        self._gateway.prompt_accepted(self._prompt, instance)
+            prompt.number = told["number"]
+        self._gateway.prompt_accepted(prompt, instance)
 
 
 def _forwarded(
     request: web.Request, gateway: Gateway, body: bytes, document: dict[str, Any]
 ) -> ForwardedPrompt:
-    prompt_id = document.get("prompt_id")
+    prompt_id, charset = document.get("prompt_id"), request.charset or prompt_body.UTF_8
     if "prompt_id" not in document:
         prompt_id = str(uuid.uuid4())
-        body = _with_prompt_id(body, prompt_id)
+        body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
     client_id = document.get("client_id")
     return ForwardedPrompt(
         prompt_id=str(prompt_id),
         path=client_target(request, gateway.cluster.settings),
         body=body,
+        charset=charset,
         graph=document["prompt"],
         client_id=client_id if isinstance(client_id, str) else None,
         headers={one: _headers(request, one, gateway) for one in gateway.cluster.instances},
     )
 
 
-async def _invalid(request: web.Request, gateway: Gateway, body: bytes) -> tuple[Instance, Answer]:
-    """What ComfyUI itself says to something that is no prompt."""
+async def _unread(request: web.Request, gateway: Gateway, body: bytes) -> tuple[Instance, Answer]:
+    """What ComfyUI itself says to something that is no prompt as far as we can read it.
+
+    If it takes it all the same the prompt has an owner, and stays where it is.
+    """
+    instance, answer = await _asked(request, gateway, body)
+    match native.load(answer):
+        case {"prompt_id": str(prompt_id)}:
+            gateway.prompt_accepted(
+                ForwardedPrompt(
+                    prompt_id=prompt_id,
+                    path=client_target(request, gateway.cluster.settings),
+                    body=body,
+                    graph={},
+                    client_id=None,
+                    headers={},
+                ),
+                instance,
+            )
+            gateway.mover.discard(prompt_id)
+    return instance, answer
+
+
+async def _asked(request: web.Request, gateway: Gateway, body: bytes) -> tuple[Instance, Answer]:
     failed: set[Instance] = set()
     while True:
         instance = gateway.cluster.load_balancer.primary(failed)
@@ -271,21 +294,3 @@ async def _read(request: web.Request, limit: int) -> bytes:
     except Exception as error:
         raise client_fault(error) from error
     return bytes(body)
-
-
-def _parse(body: bytes) -> dict[str, Any] | None:
-    """The JSON object in ``body``, read as ComfyUI reads it: NaN and huge integers are welcome."""
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        try:
-            document = json.loads(body.decode())
-        except (ValueError, RecursionError):
-            return None
-    return document if isinstance(document, dict) else None
-
-
-def _with_prompt_id(body: bytes, prompt_id: str) -> bytes:
-    """``prompt_id`` as the first key; every other byte stays."""
-    at = body.index(b"{") + 1
-    return body[:at] + b'"prompt_id": "%s", ' % prompt_id.encode() + body[at:]
