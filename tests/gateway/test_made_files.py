@@ -184,7 +184,7 @@ def told(prompt_id: str, ended_ms: int) -> dict[str, Any]:
 
 
 def maker(gateway: Gateway) -> str | None:
-    found = gateway.files.maker(GLB)
+    found = gateway.files.makers.of(GLB)
     return None if found is None else found.id
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.told_files import MAX_TEXTS, one_spelling, told_files
+from comfy_proxy.gateway.files.marks import one_spelling
+from comfy_proxy.gateway.files.told_files import MAX_TEXTS, told_files
 
 
 def names(output: Any) -> set[str]:

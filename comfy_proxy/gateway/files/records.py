@@ -1,6 +1,6 @@
-"""What is known of files: the uploads with their bytes, and which instance holds which version.
+"""What is known of files: who made them, the uploads with their bytes, who holds which version.
 
-Both are bounded and forget the oldest; what is forgotten is found again by asking.
+All are bounded and forget the oldest; what is forgotten is found again by asking.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
+from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName
-from comfy_proxy.gateway.files.marks import FILE_TYPES
+from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName, Owners
+from comfy_proxy.gateway.files.marks import FILE_TYPES, one_spelling
 from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 
 MAX_STORED_FILES = 1_000
@@ -30,6 +31,31 @@ class Upload:
     size: int
     earlier: tuple[str, ...] = ()
     content: StoredBytes | None = field(default=None, repr=False)
+
+
+class Makers:
+    """Which instance made each file last, by ``owners``; a name is known by any separators."""
+
+    def __init__(self, owners: Owners[FileName], clock: Clock) -> None:
+        self._owners = owners
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<Makers {self._owners}>"
+
+    def of(self, file: FileName) -> Instance | None:
+        """Who made it, as far as is known; whether it is still there is another question."""
+        return self._owners.owner(one_spelling(file))
+
+    def record(self, file: FileName, at: Instance, made_at: float | None = None) -> bool:
+        """``at`` made it just now, or at ``made_at`` (seconds since the epoch).
+
+        False if another one is known to have made it since.
+        """
+        if made_at is not None:
+            return self._owners.record_past(one_spelling(file), at, made_at)
+        self._owners.record(one_spelling(file), at, self._clock.now().timestamp())
+        return True
 
 
 class Uploads:

@@ -60,14 +60,6 @@ def told_files(output: Any) -> list[FileName]:
     return list(found)
 
 
-def one_spelling(file: FileName) -> FileName:
-    """A key for records of ``file``: an instance on Windows takes both separators."""
-    if "\\" not in file.filename and "\\" not in file.subfolder:
-        return file
-    name, folder = (part.replace("\\", "/") for part in (file.filename, file.subfolder))
-    return file_at(name, folder, file.type)
-
-
 def _object(item: dict[str, Any]) -> FileName | None:
     name = item.get("filename")
     if not isinstance(name, str):

@@ -29,7 +29,12 @@ from comfy_proxy.errors import (
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.context import INSTANCE
 from comfy_proxy.gateway.fanout import Answer, ask
-from comfy_proxy.gateway.files.staging import files_in_graph, has_inputs, stage_inputs
+from comfy_proxy.gateway.files.staging import (
+    cannot_be_found,
+    files_in_graph,
+    has_inputs,
+    stage_inputs,
+)
 from comfy_proxy.gateway.forward import client_fault
 from comfy_proxy.gateway.headers import request_headers
 from comfy_proxy.gateway.prompts import prompt_body
@@ -64,7 +69,8 @@ class Submission:
     """One prompt on its way: instances are tried until one has answered.
 
     ``_failed`` did not take it, ``_silent`` did not answer the check before, at ``_unheard`` the
-    client's socket cannot be.
+    client's socket cannot be. ``_refusal`` is the first that said no: the client's answer, unless
+    another instance has a file that only its own validation can tell of.
     """
 
     def __init__(self, prompt: ForwardedPrompt, gateway: Gateway) -> None:
@@ -73,11 +79,17 @@ class Submission:
         self._failed: set[Instance] = set()
         self._silent: set[Instance] = set()
         self._unheard: set[Instance] = set()
+        self._refusal: tuple[Instance, Answer] | None = None
 
     async def run(self) -> tuple[Instance, Answer]:
         gateway = self._gateway
         while True:
-            instance = await self._choose()
+            try:
+                instance = await self._choose()
+            except NoHealthyInstanceError:
+                if self._refusal is None:
+                    raise
+                return self._refusal
             placement = gateway.cluster.scheduler.enter(instance)
             try:
                 if not await self._answers(instance):
@@ -97,9 +109,12 @@ class Submission:
                 placement.release()
             if answer.status == 200:
                 self._accepted(instance, answer)
-            else:
-                self._refused(instance, answer)
-            return instance, answer
+                return instance, answer
+            self._refused(instance, answer)
+            self._refusal = self._refusal or (instance, answer)
+            if answer.status != 400 or not any(map(cannot_be_found, self._files(instance))):
+                return self._refusal
+            self._pass_over(instance, self._failed)
 
     def _pass_over(self, instance: Instance, why: set[Instance]) -> None:
         why.add(instance)
