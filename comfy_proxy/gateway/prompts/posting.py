@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from comfy_proxy.clock import sleep
@@ -17,6 +18,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.headers import request_headers
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.tracing import TRACE, Trace, about, traced
 
@@ -74,6 +76,14 @@ class ForwardedPrompt:
         if not self.renamed:
             return body
         return prompt_body.with_last(body, self.charset, "prompt_id", self.prompt_id)
+
+
+def prompt_headers(request: web.Request, instance: Instance, gateway: Gateway) -> CIMultiDict[str]:
+    """Those of the client for ``instance``; the length of the body may be another one."""
+    headers = request_headers(request, instance, gateway.cluster.settings)
+    for name in (hdrs.CONTENT_LENGTH, hdrs.ACCEPT_ENCODING):
+        headers.popall(name, None)
+    return headers
 
 
 async def post(

@@ -11,9 +11,8 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from loguru import logger
-from multidict import CIMultiDict
 
 from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
@@ -28,7 +27,7 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.context import INSTANCE
-from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.files.staging import (
     cannot_be_found,
     files_in_graph,
@@ -36,9 +35,9 @@ from comfy_proxy.gateway.files.staging import (
     stage_inputs,
 )
 from comfy_proxy.gateway.forward import client_fault
-from comfy_proxy.gateway.headers import request_headers
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, post, prompt_headers
+from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.target import client_target
 from comfy_proxy.metrics.records import PromptEvent
@@ -56,7 +55,7 @@ async def prompt(request: web.Request, match: Match, gateway: Gateway) -> web.St
     body = await _read(request, gateway.cluster.settings.max_upload_size)
     document = prompt_body.document(body, request.charset or prompt_body.UTF_8)
     if document is None or not isinstance(document.get("prompt"), dict):
-        instance, answer = await asyncio.shield(gateway.begin(_unread(request, gateway, body)))
+        instance, answer = await asyncio.shield(gateway.begin(unread(request, gateway, body)))
     else:
         forwarded = _forwarded(request, gateway, body, document)
         submission = Submission(forwarded, gateway)
@@ -243,58 +242,8 @@ def _forwarded(
         charset=charset,
         graph=document["prompt"],
         client_id=client_id if isinstance(client_id, str) else None,
-        headers={one: _headers(request, one, gateway) for one in gateway.cluster.instances},
+        headers={one: prompt_headers(request, one, gateway) for one in gateway.cluster.instances},
     )
-
-
-async def _unread(request: web.Request, gateway: Gateway, body: bytes) -> tuple[Instance, Answer]:
-    """What ComfyUI itself says to something that is no prompt as far as we can read it.
-
-    If it takes it all the same the prompt has an owner, and stays where it is.
-    """
-    instance, answer = await _asked(request, gateway, body)
-    match native.load(answer):
-        case {"prompt_id": str(prompt_id)}:
-            gateway.prompt_accepted(
-                ForwardedPrompt(
-                    prompt_id=prompt_id,
-                    path=client_target(request, gateway.cluster.settings),
-                    body=body,
-                    graph={},
-                    client_id=None,
-                    headers={},
-                ),
-                instance,
-            )
-            gateway.mover.discard(prompt_id)
-    return instance, answer
-
-
-async def _asked(request: web.Request, gateway: Gateway, body: bytes) -> tuple[Instance, Answer]:
-    failed: set[Instance] = set()
-    while True:
-        instance = gateway.cluster.load_balancer.primary(failed)
-        try:
-            answer = await ask(
-                instance,
-                gateway.cluster,
-                "POST",
-                client_target(request, gateway.cluster.settings),
-                data=body,
-                headers=_headers(request, instance, gateway),
-                timeout_s=SUBMIT_TIMEOUT_S,
-            )
-        except InstanceError:
-            failed.add(instance)
-        else:
-            return instance, answer
-
-
-def _headers(request: web.Request, instance: Instance, gateway: Gateway) -> CIMultiDict[str]:
-    headers = request_headers(request, instance, gateway.cluster.settings)
-    for name in (hdrs.CONTENT_LENGTH, hdrs.ACCEPT_ENCODING):
-        headers.popall(name, None)
-    return headers
 
 
 async def _read(request: web.Request, limit: int) -> bytes:
