@@ -79,7 +79,7 @@ def test_a_text_that_looks_like_a_path(output: Any, told: set[str]) -> None:
 )
 def test_a_text_that_is_none(text: str) -> None:
     """Prose, addresses elsewhere and what climbs name no file."""
-    assert told_files({"text": [text]}) == []
+    assert told_files({"text": [text]}) == {}
 
 
 def test_objects_name_their_files_in_full() -> None:
@@ -92,6 +92,7 @@ def test_objects_name_their_files_in_full() -> None:
         "workflow": "a.png",
         "fullpath": "/opt/ComfyUI/temp/v/a.gif",
     }
+    assert list(told_files({"gifs": [gif]}).values()) == [True, False]
     assert names({"gifs": [gif]}) == {"temp:v/a.gif", "temp:v/a.png"}
     assert names({"images": [{"filename": "x.png"}]}) == {"output:x.png"}
     odd = [{"filename": 5, "subfolder": "x.png"}, {"filename": "y.png", "subfolder": None}]
@@ -101,7 +102,7 @@ def test_objects_name_their_files_in_full() -> None:
 @pytest.mark.parametrize("output", [None, 5, True, "", [], {}, {"a": None}, [[[{}]]]])
 def test_what_tells_nothing(output: Any) -> None:
     """Any JSON may be an output."""
-    assert told_files(output) == []
+    assert told_files(output) == {}
 
 
 def test_deep_outputs_are_read() -> None:

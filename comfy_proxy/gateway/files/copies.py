@@ -117,7 +117,8 @@ class FileCopies:
     async def locate(self, file: FileName) -> Instance | None:
         """Who answers for a name without a mark; None if nobody has it.
 
-        The one who made it last, if that is on record; else the first that has it. Raises
+        The one who made it last, if that is on record; else the first that has it. Of a result
+        that is gone from its maker a copy is as good, and nothing else of that name. Raises
         UnavailableError if the record names an instance that is away: the same name elsewhere
         may be another picture.
         """
@@ -135,8 +136,11 @@ class FileCopies:
                     retry_after_s=RETRY_AFTER_S,
                 )
         others = [instance for instance in self.healthy() if instance is not recorded]
+        is_gone = file.type in MARKED_TYPES and self.makers.is_sure(file)
+        if is_gone:
+            others = [one for one in others if self.holdings.version(one, file) is not None]
         holders = await self.holders(file, others)
-        return holders[0] if holders else None
+        return holders[0] if holders else recorded if is_gone else None
 
     async def holders(self, file: FileName, asked: Iterable[Instance]) -> list[Instance]:
         """Those of ``asked`` that have exactly this path, in that order."""
@@ -182,13 +186,15 @@ class FileCopies:
         self.holdings.note(at, file, content.digest if content else "", life=life)
         self.makers.record(file, at)
 
-    def made(self, file: FileName, at: Instance, made_at: float | None = None) -> None:
-        """A node at ``at`` has written ``file``, or shows it again.
+    def made(
+        self, file: FileName, at: Instance, made_at: float | None = None, *, is_sure: bool = True
+    ) -> None:
+        """A node at ``at`` has written ``file``, or shows it again; not ``is_sure``: perhaps.
 
         Just now, or at ``made_at`` (seconds since the epoch): then it is no news if it is known
         what became of the name since.
         """
-        is_last = self.makers.record(file, at, made_at)
+        is_last = self.makers.record(file, at, made_at, is_sure=is_sure)
         if is_last and file.type in MARKED_TYPES and file in self.uploads:
             self.uploads.forget(file)
             self.holdings.discard(at, file)

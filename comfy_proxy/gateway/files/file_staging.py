@@ -150,8 +150,8 @@ class FileStaging:
         if found.there and holdings.version(instance, file) == f"{newest.version} {found.version}":
             return True
         async with self._downloaded(source, file) as content:
-            if content is None:
-                return not is_hidden(file)
+            if content is None:  # it is gone, or nobody is shown it: another of the name is none
+                return not (found.there or is_hidden(file))
             if not found.there:
                 await put(instance, self._cluster, file, content)
                 found = await self._files.look(instance, file)

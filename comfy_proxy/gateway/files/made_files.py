@@ -32,7 +32,7 @@ class ToldOutputs:
     prompt_id: str
     instance: Instance
     ended_s: float | None
-    files: list[FileName]
+    files: dict[FileName, bool]
 
 
 class MadeFiles:
@@ -59,8 +59,8 @@ class MadeFiles:
 
     def heard(self, output: Any, instance: Instance) -> None:
         """A frame of ``instance`` tells what a node has made just now, or shows again."""
-        for file in told_files(output):
-            self._files.made(file, instance)
+        for file, is_sure in told_files(output).items():
+            self._files.made(file, instance, is_sure=is_sure)
 
     def entries_read(self, entries: Mapping[str, Any], instance: Instance) -> None:
         """Entries of the history of ``instance``, by the ids of their prompts, were seen."""
@@ -86,8 +86,8 @@ class MadeFiles:
             now = self._clock.now().timestamp()
             is_news = one.ended_s is None or one.prompt_id in self._unended
             made_at = now if is_news else min(one.ended_s or now, now)
-            for file in one.files:
-                self._files.made(file, one.instance, made_at)
+            for file, is_sure in one.files.items():
+                self._files.made(file, one.instance, made_at, is_sure=is_sure)
         while len(self._read) > self._limit:
             self._read.popitem(last=False)
 

@@ -38,6 +38,7 @@ class Makers:
 
     def __init__(self, owners: Owners[FileName], clock: Clock) -> None:
         self._owners = owners
+        self._sure: Owners[FileName] = Owners()
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -47,14 +48,25 @@ class Makers:
         """Who made it, as far as is known; whether it is still there is another question."""
         return self._owners.owner(one_spelling(file))
 
-    def record(self, file: FileName, at: Instance, made_at: float | None = None) -> bool:
+    def is_sure(self, file: FileName) -> bool:
+        """Whether :meth:`of` has made it for certain, and not only named it in a text."""
+        key = one_spelling(file)
+        return (sure := self._sure.owner(key)) is not None and sure is self._owners.owner(key)
+
+    def record(
+        self, file: FileName, at: Instance, made_at: float | None = None, *, is_sure: bool = True
+    ) -> bool:
         """``at`` made it just now, or at ``made_at`` (seconds since the epoch).
 
         False if another one is known to have made it since.
         """
-        if made_at is not None:
-            return self._owners.record_past(one_spelling(file), at, made_at)
-        self._owners.record(one_spelling(file), at, self._clock.now().timestamp())
+        key, now = one_spelling(file), self._clock.now().timestamp()
+        if made_at is not None and not self._owners.record_past(key, at, made_at):
+            return False
+        if made_at is None:
+            self._owners.record(key, at, now)
+        if is_sure:
+            self._sure.record(key, at)
         return True
 
 

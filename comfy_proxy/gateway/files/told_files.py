@@ -37,27 +37,28 @@ _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 _OF_OBJECT = ("filename", "subfolder", "type")
 
 
-def told_files(output: Any) -> list[FileName]:
-    """The files that ``output`` (any JSON) may tell of, each once.
+def told_files(output: Any) -> dict[FileName, bool]:
+    """The files that ``output`` (any JSON) may tell of: True for one that an object names.
 
     An output file's type is ``output`` where nothing else is said, and of a text ``temp`` too.
     """
-    found: dict[FileName, None] = {}
+    found: dict[FileName, bool] = {}
     texts_left = MAX_TEXTS
     left: list[tuple[Any, FileName | None]] = [(output, None)]
     while left:
         item, beside = left.pop()
         if isinstance(item, dict):
             if (file := _object(item)) is not None:
-                found[file] = None
+                found[file] = True
                 item = {key: item[key] for key in item if key not in _OF_OBJECT}
             left += [(value, file or beside) for value in item.values()]
         elif isinstance(item, list):
             left += [(value, beside) for value in item]
-        elif isinstance(item, str) and texts_left > 0:
+        elif isinstance(item, str) and len(item) <= MAX_PATH and texts_left > 0:
             texts_left -= 1
-            found |= dict.fromkeys(_named(item.strip(), beside))
-    return list(found)
+            for file in _named(item.strip(), beside):
+                found.setdefault(file, False)
+    return found
 
 
 def _object(item: dict[str, Any]) -> FileName | None:
@@ -69,7 +70,7 @@ def _object(item: dict[str, Any]) -> FileName | None:
 
 def _named(text: str, beside: FileName | None) -> Iterator[FileName]:
     """What ``text`` may name; ``beside``: the file of the object that it stands in."""
-    if len(text) > MAX_PATH or not text.isprintable():
+    if not text.isprintable():
         return
     if view := _VIEW.fullmatch(text):
         yield from _viewed(dict(parse_qsl(view["query"])))
