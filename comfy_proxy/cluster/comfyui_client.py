@@ -27,6 +27,7 @@ from comfy_proxy.errors import (
     PromptLostError,
     PromptRejectedError,
 )
+from comfy_proxy.observers import tell
 from comfy_proxy.tracing import trace_headers
 
 MAX_JSON_BYTES = 64 * 2**20
@@ -136,7 +137,10 @@ class ComfyUIClient:
         """``GET /history/{id}``: the entry, or None while it is unfinished or unknown."""
         answer = await self._json("GET", history_path(prompt_id)[1:])
         entry = answer.get(prompt_id) if isinstance(answer, dict) else None
-        return entry if isinstance(entry, dict) else None
+        if not isinstance(entry, dict):
+            return None
+        tell(self.instance.on_history, {prompt_id: entry})
+        return entry
 
     async def object_info(self) -> bytes:
         """``GET /object_info`` as it came; stops the instance's event loop for 67 ms and more."""

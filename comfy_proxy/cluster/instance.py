@@ -81,6 +81,7 @@ class Instance:
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_load: list[Callable[[], None]] = []
         self.on_output: list[Callable[[Any], None]] = []
+        self.on_history: list[Callable[[dict[str, Any]], None]] = []
         self.on_interruption: list[Callable[[Instance], None]] = []
         self.on_doubt: list[Callable[[Instance], None]] = []
         self._clock = clock

@@ -72,6 +72,7 @@ class Gateway:
             instance.on_load.append(partial(self.mover.told, instance))
             instance.on_load.append(partial(self.outcomes.load_changed, instance))
             instance.on_output.append(partial(self.made_files.heard, instance=instance))
+            instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
             instance.on_interruption.append(self.mover.doubt)
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)

@@ -226,6 +226,20 @@ async def test_the_jobs_of_2026_tell_it_too() -> None:
                 assert maker(gateway) == "2"
 
 
+async def test_a_job_that_has_lost_its_socket_is_settled_by_its_history() -> None:
+    """Whoever of us reads an entry, it counts."""
+    async with two_fakes() as (one, two), front(one, two, shared_storage="false") as (_, gateway):
+        await gateway.start()
+        one.history, two.history = {"a": told("a", 1000)}, {"b": told("b", 2000)}
+        for instance, prompt_id in reversed(
+            list(zip(gateway.cluster.instances, "ab", strict=True))
+        ):
+            assert await gateway.cluster.clients[instance].history(prompt_id) is not None
+        assert await gateway.cluster.clients[instance].history("c") is None
+        assert maker(gateway) == "2"
+        await gateway.close()
+
+
 @pytest.mark.parametrize("ended_ms", [1000, 10**15], ids=["slow", "fast"])
 async def test_a_clock_that_goes_wrong(ended_ms: int, workers: Workers) -> None:
     """An end that is news counts from now, one of the future from when it is first heard of."""
