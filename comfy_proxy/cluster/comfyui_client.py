@@ -38,6 +38,7 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
+from comfy_proxy.observers import tell
 from comfy_proxy.tracing import trace_headers
 
 MAX_PICTURE_BYTES = 1024 * 2**20
@@ -122,7 +123,11 @@ class ComfyUIClient:
         path = history_path(prompt_id)
         entries = read_history(await self._scanned(path, HISTORY)) or ()
         found = [one for one in entries if one.prompt_id == prompt_id and one.value.is_object]
-        return found[-1].data() if found else None
+        if not found:
+            return None
+        entry = found[-1].data()
+        tell(self.instance.on_history, {prompt_id: entry})
+        return entry
 
     async def object_info(self) -> bytes:
         """``GET /object_info`` as it came; stops the instance's event loop for 67 ms and more."""

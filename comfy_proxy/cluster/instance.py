@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 from yarl import URL
@@ -80,6 +80,8 @@ class Instance:
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_load: list[Callable[[], None]] = []
+        self.on_output: list[Callable[[Any], None]] = []
+        self.on_history: list[Callable[[dict[str, Any]], None]] = []
         self.on_interruption: list[Callable[[Instance], None]] = []
         self.on_doubt: list[Callable[[Instance], None]] = []
         self._clock = clock

@@ -37,6 +37,7 @@ from comfy_proxy.gateway.headers import (
     response_headers,
     sendable,
 )
+from comfy_proxy.gateway.routes import Policy, match
 from comfy_proxy.gateway.target import instance_url
 from comfy_proxy.metrics.records import PromptEvent
 
@@ -129,9 +130,8 @@ async def forward(
 
 
 def is_prompt(request: web.Request) -> bool:
-    """``POST /prompt``, with or without ``/api``: it puts work into the instance's queue."""
-    path = request.rel_url.raw_path
-    return request.method == hdrs.METH_POST and path in ("/prompt", "/api/prompt")
+    """``POST /prompt`` however it is spelt: it puts work into the instance's queue."""
+    return match(request.method, request.rel_url.raw_path).policy is Policy.SCHEDULED
 
 
 async def accounted(

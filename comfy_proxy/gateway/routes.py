@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote
 
+from comfy_proxy.request_path import normal_path
+
 
 class Policy(StrEnum):
     """Which instances a request concerns; ``gateway/policies.py`` has a function for each."""
@@ -175,10 +177,12 @@ _COMPILED = _by_first_segment()
 def match(method: str, raw_path: str) -> Match:
     """The row for a request; ``raw_path`` as it came, without the query.
 
-    A path variable keeps an encoded slash as part of its segment (``%2F``), as aiohttp does.
+    It is matched in its normal form (``request_path.py``). A path variable keeps an encoded slash
+    as part of its segment (``%2F``), as aiohttp does.
     """
-    for row, pattern in _COMPILED.get(_first_segment(raw_path), ()):
-        if method in row.methods and (found := pattern.fullmatch(raw_path)):
+    path = normal_path(raw_path)
+    for row, pattern in _COMPILED.get(_first_segment(path), ()):
+        if method in row.methods and (found := pattern.fullmatch(path)):
             variables = {name: unquote(text) for name, text in found.groupdict().items()}
             return Match(policy=row.policy, pattern=row.pattern, variables=variables)
     return _ELSE

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from comfy_proxy.clock import sleep
@@ -22,6 +23,8 @@ from comfy_proxy.errors import (
     ProcessEndedError,
 )
 from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.headers import request_headers
+from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.scanned import ask_history, ask_queue
 from comfy_proxy.tracing import TRACE, Trace, about, traced
 
@@ -40,7 +43,8 @@ class ForwardedPrompt:
     """A prompt that a client posted. ``headers`` differ by instance: each checks its Origin.
 
     ``instance`` is where it waits or runs (``began``), ``number`` the one that it got there.
-    ``settled``: it is not to be moved any more. ``trace`` is that of the request that brought it.
+    ``settled``: it is not to be moved any more. ``renamed``: it got another id there than the body
+    has, whose charset is ``charset``. ``trace`` is that of the request that brought it.
     ``node`` is the one that ran when the socket to its instance was lost, ``tries`` what it has
     been through, ``fatal`` the error that ends it after one loss too many. ``sent_at`` is when it
     was sent to ``instance`` (monotonic). ``over``: by the length of the queue there it has ended,
@@ -50,11 +54,13 @@ class ForwardedPrompt:
     prompt_id: str
     path: str
     body: bytes = field(repr=False)
+    charset: str = prompt_body.UTF_8
     graph: Mapping[str, Any] = field(repr=False)
     client_id: str | None
     headers: Mapping[Instance, CIMultiDict[str]] = field(repr=False)
     instance: Instance | None = None
     settled: bool = False
+    renamed: bool = False
     began: bool = False
     number: float = 0
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)
@@ -78,10 +84,21 @@ class ForwardedPrompt:
     def with_number(self, number: float) -> bytes:
         """The body with the ``number`` that the prompt has, to keep its place in the order.
 
-        As the last key, which wins over one of the client's; ``front`` counts without it only.
+        As the last key, which wins over one of the client's; ``front`` counts without it only. So
+        with the id that an instance gave it: its client knows it by that.
         """
-        at = self.body.rindex(b"}")
-        return self.body[:at] + b', "number": ' + json.dumps(number).encode() + self.body[at:]
+        body = prompt_body.with_last(self.body, self.charset, "number", number)
+        if not self.renamed:
+            return body
+        return prompt_body.with_last(body, self.charset, "prompt_id", self.prompt_id)
+
+
+def prompt_headers(request: web.Request, instance: Instance, gateway: Gateway) -> CIMultiDict[str]:
+    """Those of the client for ``instance``; the length of the body may be another one."""
+    headers = request_headers(request, instance, gateway.cluster.settings)
+    for name in (hdrs.CONTENT_LENGTH, hdrs.ACCEPT_ENCODING):
+        headers.popall(name, None)
+    return headers
 
 
 async def post(

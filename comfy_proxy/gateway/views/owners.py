@@ -28,7 +28,7 @@ from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned, ask_queue
 from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
-from comfy_proxy.gateway.views.jobs import JOB, failed_job, marked_text, pending_job
+from comfy_proxy.gateway.views.jobs import JOB, failed_job, job_outputs, marked_text, pending_job
 from comfy_proxy.json_scanner import Shape
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ async def history_of(request: web.Request, prompt_id: str, gateway: Gateway) -> 
     instance, answer = await _find(prompt_id, _scanning(path, HISTORY, gateway), _entries, gateway)
     if not (entries := _entries(answer)):
         return await native.relayed_scanned(request, answer)
+    gateway.made_files.note([gateway.made_files.in_scanned(one, instance) for one in entries])
     shown = [ShownEntry.of(entry, answer, instance, gateway) for entry in entries]
     texts = [entry.numbered(gateway.history_numbers) for entry in shown]
     return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
@@ -85,6 +86,7 @@ async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.
             asking = _scanning(path, JOB, gateway)
             instance, answer = await _find(prompt_id, asking, _is_object, gateway)
         if _is_object(answer):
+            gateway.made_files.jobs_read([job_outputs(answer)], instance)
             shown = marked_text(answer, instance, gateway)
             return await native.reply_pieces(request, shown, answer)
         like = Answer(status=200, headers=answer.headers, body=b"")
