@@ -11,6 +11,7 @@ from comfy_proxy import errors
 from comfy_proxy.errors import (
     AnswerTooLargeError,
     ComfyProxyError,
+    ConnectionBrokenError,
     InstanceError,
     InstanceRefusedError,
     InvalidFieldError,
@@ -52,7 +53,7 @@ def test_codes_are_stable_and_distinct() -> None:
     """Two errors share a code only where one stands for the other."""
     codes = [error.code for error in ALL]
     shared = {code for code in codes if codes.count(code) > 1}
-    assert shared == {PromptRejectedError.code}
+    assert shared == {PromptRejectedError.code, ConnectionBrokenError.code}
 
 
 def test_what_counts_as_a_strike() -> None:

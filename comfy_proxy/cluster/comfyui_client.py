@@ -94,7 +94,7 @@ class ComfyUIClient:
 
         Not an attempt: the health checker itself tells the breaker. Raises InstanceError.
         """
-        session = self._connections.probe_session(self.instance)
+        session = self._connections.fresh_session(self.instance)
         with translated(self.instance.host):
             async with (
                 self._clock.timeout(timeout_s),
@@ -107,9 +107,9 @@ class ComfyUIClient:
         if not isinstance(stats, dict) or "system" not in stats:
             raise InvalidAnswerError(f"{self.instance.host} does not answer like ComfyUI.")
 
-    async def queue(self) -> QueueView:
-        """``GET /queue``."""
-        answer = await self._json("GET", "queue")
+    async def queue(self, *, fresh: bool = False) -> QueueView:
+        """``GET /queue``; ``fresh`` as of :meth:`ConnectionManager.request`."""
+        answer = await self._json("GET", "queue", fresh=fresh)
         try:
             return QueueView(
                 running=frozenset(entry[1] for entry in answer["queue_running"]),
@@ -118,9 +118,9 @@ class ComfyUIClient:
         except (KeyError, TypeError, IndexError) as error:
             raise InvalidAnswerError(f"{self.instance.host}: /queue has no queue.") from error
 
-    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+    async def history(self, prompt_id: str, *, fresh: bool = False) -> dict[str, Any] | None:
         """``GET /history/{id}``: the entry, or None while it is unfinished or unknown."""
-        answer = await self._json("GET", f"history/{prompt_id}")
+        answer = await self._json("GET", f"history/{prompt_id}", fresh=fresh)
         entry = answer.get(prompt_id) if isinstance(answer, dict) else None
         return entry if isinstance(entry, dict) else None
 
@@ -211,14 +211,14 @@ class ComfyUIClient:
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        session = self._connections.session(self.instance)
+        instance, url = self.instance, self.instance.url / path
         options["headers"] = {**_HEADERS, **trace_headers(), **(headers or {})}
-        async with self.instance.attempt(path.partition("/")[0]):
-            with translated(self.instance.host):
+        async with instance.attempt(path.partition("/")[0]):
+            with translated(instance.host):
                 async with (
                     self._clock.timeout(self._timeout_s + extra_s),
-                    session.request(
-                        method, self.instance.url / path, allow_redirects=False, **options
+                    await self._connections.request(
+                        instance, method, url, allow_redirects=False, **options
                     ) as response,
                 ):
                     yield response

@@ -7,7 +7,7 @@ instance is streamed by ``forward.py`` instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,8 @@ async def ask(
     """One exchange with ``instance``; ``options`` are aiohttp's.
 
     ``path`` is encoded, may carry a query, and is asked for as it stands. ``headers`` among the
-    options are a client's: what it did not send is not added, its ids apart. Raises InstanceError.
+    options are a client's: what it did not send is not added, its ids apart. ``fresh`` as of
+    :meth:`ConnectionManager.request`. Raises InstanceError.
     """
     if "headers" in options:
         options["skip_auto_headers"] = AUTO_HEADERS
@@ -70,7 +71,8 @@ async def ask(
         with translated(instance.host):
             async with (
                 cluster.clock.timeout(timeout_s),
-                cluster.connections.session(instance).request(
+                await cluster.connections.request(
+                    instance,
                     method,
                     address(instance, path),
                     headers=headers,
@@ -99,14 +101,29 @@ async def ask_all(
     instances: Iterable[Instance] | None = None,
     **options: Any,
 ) -> dict[Instance, Answer]:
-    """Ask each healthy instance (or ``instances``); those that fail are left out.
+    """Ask each healthy instance (of ``instances``, or of all); those that fail are left out.
 
+    If none of these answers, the others are asked as far as they are found again.
     Raises NoHealthyInstanceError if nobody answers, AnswerTooLargeError if one says more than can
     be put together: it is there, and an answer without its part would be wrong.
     """
-    asked = [i for i in cluster.instances if i.healthy] if instances is None else list(instances)
+    left = list(cluster.instances if instances is None else instances)
+    while asked := await cluster.healthy(left):
+        if answers := await ask_each(cluster, method, path, dict.fromkeys(asked, options)):
+            return answers
+        left = [one for one in left if one not in asked]
+    raise NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
+
+
+async def ask_each(
+    cluster: Cluster, method: str, path: str, asked: Mapping[Instance, Mapping[str, Any]]
+) -> dict[Instance, Answer]:
+    """Ask each key of ``asked`` with options of its own; those that fail are left out.
+
+    Raises AnswerTooLargeError.
+    """
     results = await asyncio.gather(
-        *(ask(instance, cluster, method, path, **options) for instance in asked),
+        *(ask(instance, cluster, method, path, **options) for instance, options in asked.items()),
         return_exceptions=True,
     )
     answers: dict[Instance, Answer] = {}
@@ -115,6 +132,4 @@ async def ask_all(
             answers[instance] = result
         elif isinstance(result, AnswerTooLargeError) or not isinstance(result, InstanceError):
             raise result
-    if not answers:
-        raise NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
     return answers

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import aiohttp
 from multidict import CIMultiDict
 
-from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
+from comfy_proxy.cluster.submit_once import submit_once
+from comfy_proxy.errors import InstanceUnreachableError
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask
 from comfy_proxy.tracing import TRACE, Trace, about, traced
@@ -24,14 +23,12 @@ if TYPE_CHECKING:
 
 SUBMIT_TIMEOUT_S = 120.0
 """A busy event loop may stand still for long before it takes the prompt (trap 8)."""
-SECOND_LOOK_S = 0.1
-"""A server whose connection broke may still be validating the prompt."""
 _GATEWAY_STATUSES = (502, 503, 504)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class ForwardedPrompt:
-    """A prompt that a client posted. ``headers`` differ by instance: each checks its Origin.
+    """A prompt that a client posted. ``headers`` differ where an instance has credentials.
 
     ``instance`` is where it waits or runs (``began``), ``number`` the one that it got there.
     ``settled``: it is not to be moved any more. ``trace`` is that of the request that brought it.
@@ -74,10 +71,10 @@ async def post(
 ) -> Answer:
     """Have ``instance`` take the prompt; its answer, or one like it if that was lost on the way.
 
-    Raises InstanceTimeoutError if nobody can say whether it was taken, any other InstanceError if
-    it was not: then it may be posted elsewhere.
+    Raises as :func:`submit_once` does.
     """
-    try:
+
+    async def post_it() -> Answer:
         answer = await ask(
             instance,
             gateway.cluster,
@@ -87,56 +84,32 @@ async def post(
             headers=prompt.headers[instance],
             timeout_s=SUBMIT_TIMEOUT_S,
         )
-        if answer.status not in _GATEWAY_STATUSES:
-            return answer
-        raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")
-    except InstanceError as error:
-        if refused(error):
-            raise
-        if (taken := await _taken(prompt, instance, gateway)) is not None:
-            return taken
-        raise InstanceUnreachableError(error.message) from error
+        if answer.status in _GATEWAY_STATUSES:
+            raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")
+        return answer
+
+    return await submit_once(
+        post_it, lambda: find(prompt, instance, gateway), clock=gateway.cluster.clock
+    )
 
 
 async def find(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> Answer | None:
     """As if ``instance`` had just taken the prompt, if it has; None if it has not.
 
-    Raises InstanceError if it does not say.
+    Asked over new connections. Raises InstanceError if it does not say.
     """
-    queue = native.load(await ask(instance, gateway.cluster, "GET", "/queue"))
+    queue = native.load(await ask(instance, gateway.cluster, "GET", "/queue", fresh=True))
     try:
         for entry in [*queue["queue_running"], *queue["queue_pending"]]:
             if entry[1] == prompt.prompt_id:
                 return _accepted(prompt.prompt_id, entry[0])
         path = f"/history/{quote(prompt.prompt_id, safe='')}"
-        history = native.load(await ask(instance, gateway.cluster, "GET", path))
+        history = native.load(await ask(instance, gateway.cluster, "GET", path, fresh=True))
         if prompt.prompt_id not in history:
             return None
         return _accepted(prompt.prompt_id, history[prompt.prompt_id]["prompt"][0])
     except (KeyError, TypeError, IndexError) as error:
         raise InstanceUnreachableError(f"{instance.host} has no usable queue.") from error
-
-
-def refused(error: InstanceError) -> bool:
-    """True if nothing was sent: there was no connection at all."""
-    return isinstance(error.__cause__, aiohttp.ClientConnectorError | ConnectionRefusedError)
-
-
-async def _taken(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> Answer | None:
-    """Whether a prompt arrived whose connection broke. Raises InstanceTimeoutError if unknown."""
-    try:
-        found = await find(prompt, instance, gateway)
-        if found is None:
-            await sleep(gateway.cluster.clock, SECOND_LOOK_S)
-            found = await find(prompt, instance, gateway)
-    except InstanceError as error:
-        if refused(error):
-            return None  # its process has ended, and its queue with it
-        raise InstanceTimeoutError(
-            f"{instance.host} does not say whether it has taken the prompt."
-        ) from error
-    else:
-        return found
 
 
 def _accepted(prompt_id: str, number: float) -> Answer:

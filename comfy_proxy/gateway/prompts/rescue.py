@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.submit_once import refused
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.fanout import ask
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.native import load
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
-from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, refused
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.gateway.views.queue_and_history import is_queue
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.submit_once import nothing_sent
 from comfy_proxy.errors import (
     InstanceError,
     InstanceRefusedError,
@@ -235,7 +236,7 @@ async def _invalid(request: web.Request, gateway: Gateway, body: bytes) -> tuple
     """What ComfyUI itself says to something that is no prompt."""
     failed: set[Instance] = set()
     while True:
-        instance = gateway.cluster.load_balancer.primary(failed)
+        instance = await gateway.cluster.primary(failed)
         try:
             answer = await ask(
                 instance,
@@ -246,7 +247,9 @@ async def _invalid(request: web.Request, gateway: Gateway, body: bytes) -> tuple
                 headers=_headers(request, instance, gateway),
                 timeout_s=SUBMIT_TIMEOUT_S,
             )
-        except InstanceError:
+        except InstanceError as error:
+            if not nothing_sent(error):
+                raise  # ComfyUI may have seen more in it than we do: it is not sent twice
             failed.add(instance)
         else:
             return instance, answer
