@@ -6,7 +6,8 @@ Rules, then the table, then a short interpreter; no I/O.
   the rest of the path, slashes included.
 * Routes of ComfyUI's server exist with and without ``/api`` (``BOTH``), those of ``/internal`` and
   static files without it only (``BARE``), jobs and assets with it only (``API``).
-* What no row names belongs to the primary instance: custom nodes' routes, static files.
+* What no row names belongs to the primary instance: custom nodes' own routes. Nobody here knows
+  what these do, so they are sent once, GET too; a GET of a row may be sent again (``forward.py``).
 
 Source: PROTOCOL.md "HTTP routes", ComfyUI's ``server.py``, ``app/*.py`` and ``api_server/``.
 """
@@ -128,6 +129,13 @@ TABLE: tuple[Row, ...] = (
     _row("GET", "/global_subgraphs/{id}", Policy.PRIMARY),
     _row("GET", "/node_replacements", Policy.PRIMARY),
     _row("GET", "/docs/{path…}", Policy.PRIMARY, Prefix.BARE),
+    # The frontend's own files, some ninety in a page load.
+    _row("GET", "/assets/{file…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/scripts/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/fonts/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/cursor/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/materialdesignicons.min.css", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/user.css", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/templates/{path…}", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/internal/logs", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/internal/logs/raw", Policy.PRIMARY, Prefix.BARE),
@@ -172,6 +180,11 @@ def _by_first_segment() -> Mapping[str, Sequence[tuple[Row, re.Pattern[str]]]]:
 
 
 _COMPILED = _by_first_segment()
+
+
+def is_named(method: str, raw_path: str) -> bool:
+    """Whether a row names the request; ``raw_path`` as for :func:`match`."""
+    return match(method, raw_path) is not _ELSE
 
 
 def match(method: str, raw_path: str) -> Match:

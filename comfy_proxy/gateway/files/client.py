@@ -77,14 +77,15 @@ async def _listed(instance: Instance, cluster: Cluster, file: FileName) -> Look:
 
 async def download(instance: Instance, cluster: Cluster, file: FileName) -> StoredBytes | None:
     """``GET /view``; None if it is not there. The caller closes the bytes."""
-    session = cluster.connections.session(instance)
     content = StoredBytes()
     try:
         async with instance.attempt("download"):
             with translated(instance.host):
                 async with (
                     cluster.clock.timeout(LOOK_TIMEOUT_S + MAX_FILE_BYTES / 2**20),
-                    session.get(
+                    await cluster.connections.request(
+                        instance,
+                        "GET",
                         f"{instance.url}/view",
                         params=_query(file),
                         headers={"Accept-Encoding": "identity", **trace_headers()},

@@ -128,7 +128,7 @@ class FileCopies:
                 return holder
         recorded = self.makers.of(file)
         if recorded is not None:
-            if recorded.healthy and await self.holders(file, [recorded]):
+            if await self.holders(file, await self.cluster.healthy([recorded])):
                 return recorded
             if file.type in MARKED_TYPES and not recorded.healthy:
                 raise UnavailableError(

@@ -159,7 +159,7 @@ class _Upload:
         """To the primary, or to the next one: to repeat an upload makes no second file."""
         passed_over: list[Instance] = []
         while True:
-            instance = self._cluster.load_balancer.primary(exclude=passed_over)
+            instance = await self._cluster.primary(passed_over)
             try:
                 if needed is None or await self._files.stage(needed, instance):
                     return await self._post(instance)
@@ -180,7 +180,8 @@ class _Upload:
         self._request[INSTANCE] = instance.host
         async with instance.attempt("upload"):
             try:
-                async with self._cluster.connections.session(instance).request(
+                async with await self._cluster.connections.request(
+                    instance,
                     self._request.method,
                     instance_url(self._request, instance, settings),
                     headers=headers,

@@ -117,7 +117,7 @@ async def _from(
 ) -> web.StreamResponse:
     """This instance's answer or none: another one's file of that name is another file."""
     try:
-        if instance.healthy:
+        if await cluster.healthy([instance]):
             return await forward(request, instance, cluster, target=target)
     except (InstanceUnreachableError, InstanceTimeoutError):
         pass  # told to the breaker by the attempt

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.submit_once import nothing_sent
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask
@@ -43,7 +44,7 @@ async def unread(request: web.Request, gateway: Gateway, body: bytes) -> tuple[I
 async def _asked(request: web.Request, gateway: Gateway, body: bytes) -> tuple[Instance, Answer]:
     failed: set[Instance] = set()
     while True:
-        instance = gateway.cluster.load_balancer.primary(failed)
+        instance = await gateway.cluster.primary(failed)
         try:
             answer = await ask(
                 instance,
@@ -54,7 +55,9 @@ async def _asked(request: web.Request, gateway: Gateway, body: bytes) -> tuple[I
                 headers=prompt_headers(request, instance, gateway),
                 timeout_s=SUBMIT_TIMEOUT_S,
             )
-        except InstanceError:
+        except InstanceError as error:
+            if not nothing_sent(error):
+                raise  # ComfyUI may have seen more in it than we do: it is not sent twice
             failed.add(instance)
         else:
             return instance, answer

@@ -11,7 +11,6 @@ client's: so an error is ComfyUI's own.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -22,7 +21,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, Queue, read_history
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, answers_of_all, ask, ask_all
+from comfy_proxy.gateway.fanout import Answer, answers_of_all, ask, ask_all, ask_each
 from comfy_proxy.gateway.pieces import joined, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.routes import Match
@@ -150,17 +149,19 @@ async def _find(
     Raises NoHealthyInstanceError.
     """
     record = gateway.ownership.prompts
-    owner = _known_owner(prompt_id, gateway)
+    owner = await _known_owner(prompt_id, gateway)
+    others = [one for one in gateway.cluster.instances if one is not owner]
     answers: dict[Instance, A] = {}
-    for instances in ([owner] if owner else []), _healthy(gateway, but=owner):
+    for group in ([owner] if owner else []), others:
         try:
-            answers |= await asking(instances)
+            told = await asking(group)
         except NoHealthyInstanceError:
             continue
-        for instance in instances:
-            if instance in answers and found(answers[instance]):
+        answers |= told
+        for instance, answer in told.items():
+            if found(answer):
                 record.record(prompt_id, instance)
-                return instance, answers[instance]
+                return instance, answer
     if not answers:
         raise _nobody()
     return min(answers.items(), key=lambda item: item[1].status != 200)
@@ -232,7 +233,7 @@ async def interrupt(body: native.Body, gateway: Gateway) -> web.StreamResponse:
     """
     match body.json:
         case {"prompt_id": str(prompt_id)} if prompt_id:
-            owner = _known_owner(prompt_id, gateway) or await _runner(prompt_id, gateway)
+            owner = await _known_owner(prompt_id, gateway) or await _runner(prompt_id, gateway)
         case _:
             return await _tell_all("/interrupt", body, gateway)
     if owner is None:
@@ -274,32 +275,27 @@ async def _tell_owners(
 ) -> dict[Instance, Answer]:
     """``data`` to each instance with only its own ids under ``key``; unknown ids to all.
 
-    With ``clear`` each instance hears of it. Those that fail are left out. Raises
-    NoHealthyInstanceError.
+    With ``clear`` each instance hears of it. Those that fail are left out; if all do, the others
+    are told as far as they are found again. Raises NoHealthyInstanceError.
     """
-    healthy = _healthy(gateway)
-    theirs: dict[Instance, list[str]] = {instance: [] for instance in healthy}
-    for prompt_id in ids:
-        owner = None if prompt_id in gateway.moving else _known_owner(prompt_id, gateway)
-        for instance in [owner] if owner else healthy:
-            theirs[instance].append(prompt_id)
-    results = await asyncio.gather(
-        *(
-            ask_all(gateway.cluster, "POST", path, instances=[instance], json={**data, key: own})
-            for instance, own in theirs.items()
+    left = list(gateway.cluster.instances)
+    owners = {
+        one: None if one in gateway.moving else await _known_owner(one, gateway) for one in ids
+    }
+    while told := await gateway.cluster.healthy(left):
+        theirs: dict[Instance, list[str]] = {instance: [] for instance in told}
+        for prompt_id, owner in owners.items():
+            for instance in [owner] if owner in theirs else told:
+                theirs[instance].append(prompt_id)
+        bodies = {
+            one: {"json": {**data, key: own}}
+            for one, own in theirs.items()
             if own or data.get("clear")
-        ),
-        return_exceptions=True,
-    )
-    answers: dict[Instance, Answer] = {}
-    for result in results:
-        if isinstance(result, dict):
-            answers |= result
-        elif not isinstance(result, NoHealthyInstanceError):
-            raise result
-    if not answers:
-        raise _nobody()
-    return answers
+        }
+        if answers := await ask_each(gateway.cluster, "POST", path, bodies):
+            return answers
+        left = [one for one in left if one not in told]
+    raise _nobody()
 
 
 async def _tell_all(path: str, body: native.Body, gateway: Gateway) -> web.StreamResponse:
@@ -315,13 +311,10 @@ def _worst(answers: Mapping[Instance, Answer]) -> Answer:
 # --- who --------------------------------------------------------------------------------
 
 
-def _healthy(gateway: Gateway, *, but: Instance | None = None) -> list[Instance]:
-    return [one for one in gateway.cluster.instances if one.healthy and one is not but]
-
-
-def _known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
+async def _known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
+    """The one that is on record, unless it is away."""
     owner = gateway.ownership.prompts.owner(prompt_id)
-    return owner if owner is not None and owner.healthy else None
+    return owner if owner is not None and await gateway.cluster.healthy([owner]) else None
 
 
 def _nobody() -> NoHealthyInstanceError:
