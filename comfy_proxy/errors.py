@@ -299,17 +299,3 @@ class ResultError(JobError):
     """The workflow ended without a picture that can be used."""
 
     code = "invalid_result"
-
-
-def _codes(*families: type[ComfyProxyError]) -> set[str]:
-    return {family.code for family in families}.union(
-        *(_codes(*family.__subclasses__()) for family in families)
-    )
-
-
-JOB_ERROR_CODES = sorted(
-    _codes(InstanceError, JobError, NoHealthyInstanceError, WorkflowUnavailableError, DrainingError)
-    - {JobCancelledError.code}
-    | {ComfyProxyError.code}
-)
-"""Every code that a failed job can have."""

@@ -22,9 +22,8 @@ ANY: Final = object()
 """In a :data:`Shape`: every member that is not named, every item."""
 
 Shape = Mapping[object, "Shape"]
-"""What to look into: by member name (bytes as in the text, without quotes), by index, or ANY.
-
-``{}`` finds the members of an object and the items of an array, and looks into none of them.
+"""The parts to find: by member name (bytes as in the text, without quotes), by index, or ANY; each
+with what to find in it, ``{}`` for nothing.
 """
 
 TEXT: Final[Shape] = {ANY: {}}
@@ -51,40 +50,32 @@ _QUOTE, _BACKSLASH, _OPENING, _OBJECT = 0x22, 0x5C, b"[{", 0x7B
 
 
 class Value:
-    """One value: the bytes ``start:end`` of the text.
+    """One value that was looked for: the bytes ``start:end`` of the text.
 
-    ``name`` is that of a member of an object, as bytes without quotes (None for an item, and for
-    a name that is too long); it begins at ``name_start``. ``text`` is what the value consists of,
-    if it was kept: strings, numbers and literals up to MAX_LEAF_BYTES, and what the shape calls
-    TEXT. ``members`` are its parts, if the shape looks into it; ``is_object`` tells whether they
-    have names.
+    ``key`` is the name of a member of an object, as bytes without quotes, or the index of an item;
+    None for a name that is too long. A name begins at ``name_start``. ``text`` is what the value
+    consists of, if it was kept: strings, numbers and literals up to MAX_LEAF_BYTES, and what the
+    shape calls TEXT. ``members`` are the parts that were found of an object or array, if the shape
+    looks into it.
     """
 
-    __slots__ = ("end", "is_object", "members", "name", "name_start", "start", "text")
+    __slots__ = ("end", "is_object", "key", "members", "name_start", "start", "text")
 
-    def __init__(self, start: int, name: bytes | None, name_start: int | None) -> None:
+    def __init__(self, start: int, key: bytes | int | None, name_start: int) -> None:
         self.start = start
-        self.name_start = start if name_start is None else name_start
         self.end = start
-        self.name = name
+        self.key = key
+        self.name_start = name_start
         self.text: bytes | None = None
         self.members: list[Value] | None = None
         self.is_object = False
 
     def __repr__(self) -> str:
-        return f"<Value {self.name!r} {self.start}:{self.end}>"
+        return f"<Value {self.key!r} {self.start}:{self.end}>"
 
-    def get(self, name: bytes) -> Value | None:
-        """The member of that name; of several the last one, as in Python."""
-        if not self.is_object or self.members is None:
-            return None
-        return next((one for one in reversed(self.members) if one.name == name), None)
-
-    def item(self, index: int) -> Value | None:
-        """That item of an array; None if this is none or is shorter."""
-        if self.is_object or self.members is None or index >= len(self.members):
-            return None
-        return self.members[index]
+    def get(self, key: bytes | int) -> Value | None:
+        """The part with that name or index; of several of one name the last, as in Python."""
+        return next((one for one in reversed(self.members or ()) if one.key == key), None)
 
     def data(self) -> Any:
         """What ``text`` means; None for a text that was not kept or is no JSON."""
@@ -93,13 +84,25 @@ class Value:
         except ValueError:
             return None
 
-    def decoded_name(self) -> str | None:
-        """``name`` as text; None if there is none."""
+    def name(self) -> str | None:
+        """``key`` as text; None if it is no name or is none."""
         try:
-            name = None if self.name is None else loads(b'"%s"' % self.name)
+            name = loads(b'"%s"' % self.key) if isinstance(self.key, bytes) else None
         except ValueError:
             return None
         return name if isinstance(name, str) else None
+
+
+class _Open:
+    """An object or array whose end has not come; ``items`` of it have begun."""
+
+    __slots__ = ("any", "items", "shape", "value")
+
+    def __init__(self, value: Value, shape: Shape) -> None:
+        self.value = value
+        self.shape = shape
+        self.any = shape.get(ANY)
+        self.items = 0
 
 
 class JsonScanner:
@@ -108,9 +111,9 @@ class JsonScanner:
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self._root: Value | None = None
-        self._open: list[tuple[Value, Shape]] = []
+        self._open: list[_Open] = []
         self._name: bytes | None = None
-        self._name_start: int | None = None
+        self._name_start = 0
         self._named = False
         self._value: Value | None = None  # the leaf, or what is stepped over
         self._in_name = self._in_string = self._in_scalar = self._escaped = False
@@ -163,7 +166,7 @@ class JsonScanner:
         byte = piece[at]
         if byte in b"]}":
             self._close(at + 1)
-        elif byte == _QUOTE and self._open and self._open[-1][0].is_object and not self._named:
+        elif byte == _QUOTE and self._open and self._open[-1].value.is_object and not self._named:
             self._in_name = self._in_string = True
             self._name_start = self._offset + at
             self._keep(at, limited=True)
@@ -221,39 +224,47 @@ class JsonScanner:
         if self._root is not None and not self._open:
             self._broken = True  # something behind the end
             return
-        value = Value(self._offset + at, self._name, self._name_start)
-        shape = self._place(value)
-        self._name, self._name_start, self._named = None, None, False
-        if byte in _OPENING and shape is not None and shape is not TEXT:
-            value.members, value.is_object = [], byte == _OBJECT
-            self._open.append((value, shape))
-            return
-        self._value = value
-        if byte in _OPENING:
+        shape = self._value = None
+        if self._open:
+            shape = self._place(self._open[-1], at)
+        else:
+            shape, self._root = self._shape, Value(self._offset + at, None, self._offset + at)
+            self._value = self._root
+        self._name, self._named = None, False
+        if byte not in _OPENING:
+            self._in_string, self._in_scalar = byte == _QUOTE, byte != _QUOTE
+        elif not shape or shape is TEXT:
             self._depth = 1
-            if shape is TEXT:
-                self._keep(at, limited=False)
+        else:
+            assert self._value is not None
+            self._value.members, self._value.is_object = [], byte == _OBJECT
+            self._open.append(_Open(self._value, shape))
             return
-        self._in_string, self._in_scalar = byte == _QUOTE, byte != _QUOTE
-        self._keep(at, limited=shape is not TEXT)
+        if shape is TEXT or (shape is not None and byte not in _OPENING):
+            self._keep(at, limited=shape is not TEXT)
 
-    def _place(self, value: Value) -> Shape | None:
-        """Put ``value`` where it belongs; the shape that it is to be looked at with."""
-        if not self._open:
-            self._root = value
-            return self._shape
-        parent, shape = self._open[-1]
-        assert parent.members is not None
-        key = value.name if parent.is_object else len(parent.members)
-        parent.members.append(value)
-        return shape.get(key, shape.get(ANY))
+    def _place(self, parent: _Open, at: int) -> Shape | None:
+        """What is to be found in the part of ``parent`` that begins; None if nobody looks for it.
+
+        If somebody does it is put where it belongs.
+        """
+        key = self._name if parent.value.is_object else parent.items
+        parent.items += 1
+        shape = parent.shape.get(key, parent.any)
+        if shape is not None:
+            start = self._offset + at
+            name_start = self._name_start if parent.value.is_object else start
+            self._value = Value(start, key, name_start)
+            assert parent.value.members is not None
+            parent.value.members.append(self._value)
+        return shape
 
     def _close(self, at: int) -> None:
         if not self._open:
             self._broken = True
             return
-        self._open.pop()[0].end = self._offset + at
-        self._name, self._name_start, self._named = None, None, False
+        self._open.pop().value.end = self._offset + at
+        self._name, self._named = None, False
 
     def _keep(self, at: int, *, limited: bool) -> None:
         self._kept, self._kept_from, self._limited = bytearray(), at, limited
@@ -269,5 +280,5 @@ class JsonScanner:
             self._in_name, self._named = False, True
             self._name = None if text is None else text[1:-1]
             return
-        assert self._value is not None
-        self._value.end, self._value.text, self._value = self._offset + at, text, None
+        if self._value is not None:
+            self._value.end, self._value.text, self._value = self._offset + at, text, None

@@ -19,8 +19,8 @@ from comfy_proxy.errors import (
     MethodNotAllowedError,
     PromptLostError,
     PromptRejectedError,
-    ResultFrameLostError,
     RequestError,
+    ResultFrameLostError,
     SettingsError,
     UnavailableError,
 )

@@ -11,7 +11,7 @@ import pytest
 from comfy_proxy import json_scanner
 from comfy_proxy.json_scanner import ANY, TEXT, JsonScanner, Shape, Value
 
-ENTRY: Shape = {b"prompt": {}, b"outputs": TEXT}
+ENTRY: Shape = {b"prompt": {0: {}, 2: {}}, b"outputs": TEXT, b"x": {}}
 
 
 def scanned(text: bytes, shape: Shape, *sizes: int) -> Value | None:
@@ -50,11 +50,11 @@ def test_each_member_is_found_in_pieces_of_any_size(seed: int) -> None:
     data = {f"id{n}": random_value(rng, 6) for n in range(5)}
     text = json.dumps(data, indent=rng.choice([None, 2])).encode()
     sizes = [rng.choice([1, 2, 3, 7, 50]) for _ in range(len(text))]
-    root = scanned(text, {}, *sizes)
+    root = scanned(text, {ANY: {}}, *sizes)
     assert root is not None
     assert root.is_object
     assert root.members is not None
-    assert [one.decoded_name() for one in root.members] == list(data)
+    assert [one.name() for one in root.members] == list(data)
     for one, expected in zip(root.members, data.values(), strict=True):
         assert json.dumps(json.loads(part(text, one))) == json.dumps(expected)
         if not isinstance(expected, dict | list):
@@ -73,14 +73,14 @@ def test_only_what_the_shape_names_is_looked_into(size: int) -> None:
     assert prompt is not None
     assert outputs is not None
     assert rest is not None
-    number, graph = prompt.item(0), prompt.item(2)
+    number, graph = prompt.get(0), prompt.get(2)
     assert number is not None
     assert graph is not None
     assert (number.data(), graph.members, graph.text) == (7, None, None)
     assert (outputs.text, outputs.members) == (b'{"9": [1]}', None)
     assert (rest.members, rest.text, part(text, rest)) == (None, None, b"[1, 2]")
     assert other is not None
-    assert (other.text, other.data(), prompt.item(3), prompt.get(b"a")) == (
+    assert (other.text, other.data(), prompt.get(1), prompt.get(b"a")) == (
         b"null",
         None,
         None,
@@ -90,10 +90,10 @@ def test_only_what_the_shape_names_is_looked_into(size: int) -> None:
 
 def test_bytes_that_are_no_utf8_hinder_nothing() -> None:
     """A raw byte becomes the lone surrogate that Python has for it in a file name."""
-    root = scanned(b'{"caf\xe9": "\xff", "\\ud800": 1}', {})
+    root = scanned(b'{"caf\xe9": "\xff", "\\ud800": 1}', {ANY: {}})
     assert root is not None
     assert root.members is not None
-    assert [one.decoded_name() for one in root.members] == ["caf\udce9", "\ud800"]
+    assert [one.name() for one in root.members] == ["caf\udce9", "\ud800"]
     assert root.members[0].data() == "\udcff"
 
 
@@ -112,10 +112,10 @@ def test_long_leaves_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture where a short text is expected costs no memory, and is stepped over."""
     monkeypatch.setattr(json_scanner, "MAX_LEAF_BYTES", 100)
     text = b'{"a": "%s", "%s": 1, "c": 2}' % (b"x" * 1000, b"y" * 1000)
-    root = scanned(text, {}, *[64] * 40)
+    root = scanned(text, {ANY: {}}, *[64] * 40)
     assert root is not None
     assert root.members is not None
-    assert [(one.name, one.text) for one in root.members] == [
+    assert [(one.key, one.text) for one in root.members] == [
         (b"a", None),
         (None, b"1"),
         (b"c", b"2"),

@@ -118,7 +118,7 @@ class ComfyUIClient:
     async def history(self, prompt_id: str, *, fresh: bool = False) -> dict[str, Any] | None:
         """``GET /history/{id}``: the entry, or None while it is unfinished or unknown.
 
-        ``{"prompt": [number, id, None, …], "outputs": …, "status": …}``: the graph is not read.
+        ``{"prompt": [number, None, None], "outputs": …, "status": …}``: the rest is not read.
         """
         path = history_path(prompt_id)
         entries = read_history(await self._scanned(path, HISTORY, fresh=fresh)) or ()

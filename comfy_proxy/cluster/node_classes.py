@@ -11,7 +11,7 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.node_inputs import Classes
 from comfy_proxy.errors import InvalidAnswerError
-from comfy_proxy.json_scanner import JsonScanner
+from comfy_proxy.json_scanner import ANY, JsonScanner
 from comfy_proxy.lenient_json import loads_exact
 
 _PIECE_BYTES = 65_536
@@ -28,7 +28,7 @@ async def read_classes(body: bytes, instance: Instance) -> Classes:
 
 def _parsed(body: bytes, instance: Instance) -> Classes:
     """Class by class: one that cannot be read hides no other, and holds up no thread for long."""
-    scanner = JsonScanner({})
+    scanner = JsonScanner({ANY: {}})
     for at in range(0, len(body), _PIECE_BYTES):
         scanner.feed(body[at : at + _PIECE_BYTES])
     root = scanner.result()
@@ -36,7 +36,7 @@ def _parsed(body: bytes, instance: Instance) -> Classes:
         raise InvalidAnswerError(f"/object_info of {instance.host} is no JSON object.")
     classes: dict[str, Mapping[str, Any]] = {}
     for member in root.members:
-        name, info = member.decoded_name(), _info(body[member.start : member.end])
+        name, info = member.name(), _info(body[member.start : member.end])
         if name is not None and info is not None:
             classes[name] = info
         else:

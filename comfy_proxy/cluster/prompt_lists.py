@@ -19,12 +19,13 @@ from comfy_proxy.json_scanner import ANY, TEXT, Shape, Value
 _ADDRESSABLE = re.compile(r"(?!\.{1,2}$)[^{}\ud800-\udfff]+", re.DOTALL)
 """No segment of dots, which a URL loses, nothing that aiohttp's routes take for their own, no lone
 surrogates, which no URL holds."""
-_ENTRY: Shape = {3: {}}
+_ENTRY: Shape = {0: {}, 1: {}, 3: {b"create_time": {}}}
 """``[number, id, graph, extra_data, outputs]``."""
 QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}}
-_ENDED: Shape = {b"prompt": {}, b"outputs": TEXT, b"status": TEXT}
-HISTORY: Shape = {ANY: _ENDED}
-HISTORY_WITH_NODES: Shape = {ANY: {**_ENDED, b"prompt": {2: {}}}}
+HISTORY: Shape = {ANY: {b"prompt": {0: {}}, b"outputs": TEXT, b"status": TEXT}}
+HISTORY_WITH_NODES: Shape = {
+    ANY: {b"prompt": {0: {}, 2: {ANY: {}}}, b"outputs": TEXT, b"status": TEXT}
+}
 """The ids of the nodes of each graph too."""
 
 
@@ -86,7 +87,7 @@ def read_queue(root: Value | None) -> Queue | None:
 
 
 def _queue_entry(value: Value) -> QueueEntry:
-    number, prompt_id, extra = value.item(0), value.item(1), value.item(3)
+    number, prompt_id, extra = value.get(0), value.get(1), value.get(3)
     created = None if extra is None else extra.get(b"create_time")
     name = None if prompt_id is None else prompt_id.data()
     return QueueEntry(
@@ -109,7 +110,7 @@ class HistoryEntry:
     def data(self) -> dict[str, Any]:
         """What was kept of it, as ComfyUI has it, without what the entry does not have.
 
-        ``{"prompt": [number, id, graph, …], "outputs": …, "status": …}``; the graph is None, or
+        ``{"prompt": [number, None, graph], "outputs": …, "status": …}``; the graph is None, or
         ``{node: None…}`` if it was scanned for HISTORY_WITH_NODES.
         """
         kept: dict[str, Any] = {}
@@ -117,8 +118,12 @@ class HistoryEntry:
             part = self.value.get(name.encode())
             if part is not None and part.text is not None:
                 kept[name] = part.data()
-        if (row := self.value.get(b"prompt")) is not None and row.members and not row.is_object:
-            kept["prompt"] = [_kept(one) for one in row.members]
+        if self.number is not None:
+            row = self.value.get(b"prompt")
+            graph = None if row is None else row.get(2)
+            nodes = None if graph is None or graph.members is None else graph.members
+            names = None if nodes is None else {one.name(): None for one in nodes}
+            kept["prompt"] = [self.number.data(), None, names]
         return kept
 
 
@@ -132,17 +137,11 @@ def read_history(root: Value | None) -> list[HistoryEntry] | None:
 def _history_entry(value: Value) -> HistoryEntry:
     row = value.get(b"prompt")
     return HistoryEntry(
-        prompt_id=value.decoded_name(),
+        prompt_id=value.name(),
         value=value,
-        number=None if row is None else row.item(0),
+        number=None if row is None else row.get(0),
         outputs=value.get(b"outputs"),
     )
-
-
-def _kept(value: Value) -> Any:
-    if value.members is not None and value.is_object:
-        return {one.decoded_name(): None for one in value.members}
-    return value.data()
 
 
 def history_path(prompt_id: str) -> str:

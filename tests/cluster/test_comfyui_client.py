@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from comfy_proxy.errors import (
     InvalidAnswerError,
     PromptLostError,
     PromptRejectedError,
+    ResultError,
 )
 
 GPU = "http://gpu1:8188/comfy"
@@ -162,6 +164,21 @@ async def test_node_info(client: ComfyUIClient, answers: aioresponses) -> None:
     assert await client.node_info("Nope") is None
 
 
+async def test_node_info_with_odd_names(client: ComfyUIClient, answers: aioresponses) -> None:
+    """A file name that is no UTF-8, and limits that no float has, are what they are."""
+    info = {"input": {"required": {"image": [["caf\udce9.png"], {"min": -(2**64), "x": 1e999}]}}}
+    answers.get(f"{GPU}/object_info/LoadImage", body=json.dumps({"LoadImage": info}))
+    assert await client.node_info("LoadImage") == info
+    with pytest.raises(InstanceRefusedError):
+        await client.node_info("caf\udce9")
+
+
+async def test_a_result_whose_name_is_no_utf8(client: ComfyUIClient) -> None:
+    """No query can name it: the job ends, and says why."""
+    with pytest.raises(ResultError, match="UTF-8"):
+        await client.view(OutputFile(filename="caf\udce9.png", subfolder="", type="temp"))
+
+
 @pytest.mark.parametrize(
     ("status", "body", "error", "strikes"),
     [
@@ -187,6 +204,18 @@ async def test_submit_refused(
     with pytest.raises(error):
         await submit(client)
     assert client.instance.breaker.consecutive_failures == strikes
+
+
+@pytest.mark.parametrize("odd", [None, 7, [], {"errors": 3}, {"errors": [None, "x"]}])
+async def test_odd_complaints_hide_no_other(
+    client: ComfyUIClient, answers: aioresponses, odd: object
+) -> None:
+    """A refusal says what can be understood of it."""
+    complaint = {"class_type": "A", "errors": [{"message": "caf\udce9", "details": "d"}]}
+    refusal = {"error": {"message": "no"}, "node_errors": {"1": odd, "2": complaint}}
+    answers.post(f"{GPU}/prompt", status=400, body=json.dumps(refusal))
+    with pytest.raises(PromptRejectedError, match=re.escape("no; A (node 2): caf\udce9 d")):
+        await submit(client)
 
 
 async def test_submit_takes_the_id_that_it_is_given(

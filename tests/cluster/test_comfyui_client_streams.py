@@ -77,7 +77,7 @@ async def test_a_queue_and_a_history_of_any_size(
         client = client_of(cluster)
         assert (await client.queue()).running == {PROMPT_ID}
         entry = await client.history(PROMPT_ID)
-    assert entry == {"prompt": [0, PROMPT_ID, None, None, None], "outputs": {"9": {}}}
+    assert entry == {"prompt": [0, None, None], "outputs": {"9": {}}}
     assert cluster.instances[0].breaker.consecutive_failures == 0
 
 

@@ -57,6 +57,22 @@ def test_the_end_of_a_prompt(frame: str, ends: bool) -> None:
     assert decoded.ends_prompt is ends
 
 
+def test_odd_data_loses_no_frame() -> None:
+    """NaN, integers of any size and lone surrogates are JSON to ComfyUI."""
+    odd = {"value": float("nan"), "max": 2**70, "text": "\ud800"}
+    frame = decode_text(text("progress", prompt_id="p\ud800", **odd))
+    assert isinstance(frame, PromptFrame)
+    assert (frame.prompt_id, frame.data["text"]) == ("p\ud800", "\ud800")
+    metadata = {"prompt_id": "p", "node_id": "3", "x": float("inf"), "title": "\udce9"}
+    assert decode_binary(with_metadata(metadata)) == PictureFrame(
+        media_type="image/png", data=b"PNG", prompt_id="p", node_id="3"
+    )
+    raw = b'{"prompt_id": "p", "title": "caf\xe9"}'
+    decoded = decode_binary(struct.pack(">II", 4, len(raw)) + raw + b"PNG")
+    assert decoded is not None
+    assert decoded.prompt_id == "p"
+
+
 @pytest.mark.parametrize(
     "frame",
     [
@@ -69,6 +85,8 @@ def test_the_end_of_a_prompt(frame: str, ends: bool) -> None:
         text("feature_flags", supports_preview_metadata=True),
         text("status", status={}),
         text("status", status={"exec_info": {"queue_remaining": "many"}}),
+        text("status", status={"exec_info": {"queue_remaining": float("inf")}}),
+        text("status", status={"exec_info": {"queue_remaining": float("nan")}}),
         json.dumps({"type": "progress", "data": ["prompt_id"]}),
         json.dumps({"type": "progress", "data": {"prompt_id": 7}}),
         json.dumps({"type": 1, "data": {"prompt_id": "p"}}),

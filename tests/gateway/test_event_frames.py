@@ -59,6 +59,7 @@ def test_status_and_flags_are_told_apart() -> None:
         text(["executing"], {"node": "1"}),
         text({}, {}),
         text("status", {"status": None}),
+        text("status", {"status": {"exec_info": {"queue_remaining": float("inf")}}}),
         text("status", {"sid": "x"}),
         text("execution_start", {"prompt_id": 3}),
         text("executed", {"output": None}),
@@ -67,6 +68,21 @@ def test_status_and_flags_are_told_apart() -> None:
 def test_what_is_not_understood_passes_as_it_is(odd: str) -> None:
     """Custom nodes send events of any shape."""
     assert reader().text(odd) == Pass(data=odd)
+
+
+def test_odd_data_in_metadata_and_outputs() -> None:
+    """A preview names its prompt though there is NaN beside it; an output keeps what it had."""
+    one = reader()
+    one.text(text("execution_start", {"prompt_id": "p"}))
+    theirs = with_metadata(prompt_id="other", x=float("nan"), title="\udce9")
+    assert one.binary(theirs) is None
+    own = with_metadata(prompt_id="p", image_type="image/jpeg", x=float("nan"))
+    assert one.binary(own) == Pass(data=own, droppable=True)
+    output = {"text": ["\ud800", float("inf"), 2**70]}
+    seen = one.text(text("executed", {"prompt_id": "p", "output": output}))
+    assert isinstance(seen, Executed)
+    marked = {"prompt_id": "p", "output": {**output, "marked": True}}
+    assert seen.frame == Pass(data=text("executed", marked))
 
 
 def test_an_own_prompt_from_start_to_end() -> None:

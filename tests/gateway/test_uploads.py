@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 from collections.abc import AsyncIterator, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -467,8 +468,8 @@ async def test_what_is_not_kept_is_closed(
     made: list[StoredBytes] = []
     init = StoredBytes.__init__
 
-    def spy(self: StoredBytes) -> None:
-        init(self)
+    def spy(self: StoredBytes, **options: Any) -> None:
+        init(self, **options)
         made.append(self)
 
     monkeypatch.setattr(StoredBytes, "__init__", spy)
@@ -480,3 +481,36 @@ async def test_what_is_not_kept_is_closed(
         assert answer.status == 400
     assert made
     assert all(repr(one).endswith(" bytes, closed>") for one in made)
+
+
+class CompressingInstance:
+    """Takes uploads, and compresses its answers for whoever accepts that."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        if request.path != "/upload/image":
+            return web.Response(status=404)
+        form = await request.post()
+        image = form["image"]
+        assert isinstance(image, web.FileField)
+        self.files[image.filename] = image.file.read()
+        answer = web.json_response({"name": image.filename, "subfolder": "", "type": "input"})
+        answer.enable_compression()
+        return answer
+
+
+async def test_an_overwritten_input_is_spread_though_instances_compress(harness: Harness) -> None:
+    """Whatever codings the client accepts, the answer tells us which name has new bytes."""
+    instances = [CompressingInstance(), CompressingInstance()]
+    urls = [str(await harness.upstream(one.handle)) for one in instances]
+    workers = [SimpleNamespace(url=url) for url in urls]
+    async with running_front(*workers) as front:  # type: ignore[arg-type]
+        for content in (RED, BLUE):
+            form = aiohttp.FormData({"overwrite": "true"})
+            form.add_field("image", content, filename="x.png")
+            headers = {"Accept-Encoding": "gzip, deflate"}
+            async with front.client.post("/upload/image", data=form, headers=headers) as answer:
+                assert json.loads(await answer.read())["name"] == "x.png"
+            assert [one.files for one in instances] == [{"x.png": content}] * 2

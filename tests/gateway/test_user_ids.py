@@ -19,10 +19,14 @@ class MultiUser:
         self.name = name
         self.users: dict[str, str] = {}
         self.values: dict[str, Any] = {}
+        self.compresses = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/users" and request.method in ("GET", "HEAD"):
-            return web.json_response({"storage": "server", "users": self.users})
+            answer = web.json_response({"storage": "server", "users": self.users})
+            if self.compresses:
+                answer.enable_compression()
+            return answer
         if request.path == "/users":
             username = (await request.json())["username"]
             if username in self.users.values():
@@ -86,3 +90,19 @@ async def test_a_user_of_an_instance_that_was_down_is_made_when_it_returns(
     assert await room.ask("GET", "/settings/a", headers=anne) == (200, b"5")
     assert hosts[0].values == {"anne_one": 5}
     assert json.loads((await room.ask("GET", "/users"))[1])["users"] == {"anne_two": "anne"}
+
+
+async def test_the_list_of_users_is_read_though_instances_compress(
+    users_room: StateRoom, hosts: tuple[MultiUser, MultiUser]
+) -> None:
+    """A client that accepts gzip sees the ids that clients know; odd names hide nobody."""
+    _, body = await users_room.ask("POST", "/users", json={"username": "anne"})
+    for host in hosts:
+        host.compresses = True
+        host.users |= {"odd": ["x"], "caf\udce9": "caf\udce9", "long": "x" * 2000}  # type: ignore[dict-item]
+    users_room.lose(0)
+    status, body = await users_room.ask("GET", "/users", headers={"Accept-Encoding": "gzip"})
+    assert status == 200
+    users = json.loads(body)["users"]
+    assert users["anne_one"] == "anne"
+    assert users["caf\udce9"] == "caf\udce9"

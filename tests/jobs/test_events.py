@@ -235,3 +235,18 @@ async def test_a_client_that_takes_nothing_is_let_go(
     await clock.advance(WRITE_TIMEOUT_S + 1)
     with pytest.raises(ConnectionResetError):
         await running
+
+
+async def test_an_error_with_a_name_that_is_no_utf8(
+    service: JobService, job: Job, api_alone: Any
+) -> None:
+    """ComfyUI's own words reach the client in the stream, in the status and in listings."""
+    message = "LoadImage (node 1): caf\udce9.png"
+    failure = JobFailure(code="workflow_error", message=message, status=502)
+    service.manager.update_job_status(job.id, JobStatus.FAILED, error=failure)
+    event = await (await connect(api_alone, job)).next()
+    assert event is not None
+    assert (event[0], event[2]["error"]["message"]) == ("failed", message)
+    for path in (f"/api/jobs/{job.id}/status", f"/api/jobs/{job.id}/result", "/api/jobs/list"):
+        async with api_alone.get(path) as answer:
+            assert "caf\\udce9.png" in await answer.text()

@@ -11,30 +11,29 @@ client's: so an error is ComfyUI's own.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, Queue, read_history
-from comfy_proxy.errors import NoHealthyInstanceError
+from comfy_proxy.cluster.prompt_lists import Queue
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, answers_of_all, ask, ask_all, ask_each
-from comfy_proxy.gateway.pieces import joined, listed
-from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned, ask_queue
-from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
-from comfy_proxy.gateway.views.jobs import JOB, failed_job, job_outputs, marked_text, pending_job
-from comfy_proxy.json_scanner import Shape
+from comfy_proxy.gateway.scanned import ask_queue
+from comfy_proxy.gateway.views.one_prompt import (
+    cancel_job,
+    cancel_moves,
+    history_of,
+    job_of,
+    known_owner,
+    nobody,
+    was_cancelled,
+)
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
-
-A = TypeVar("A", Answer, ScannedAnswer)
-Asking = Callable[[list[Instance]], Awaitable[dict[Instance, A]]]
 
 
 async def owner_by_prompt(
@@ -54,126 +53,6 @@ async def broadcast(request: web.Request, match: Match, gateway: Gateway) -> web
     return await _tell_all(match.pattern, await native.read_body(request), gateway)
 
 
-# --- one prompt, by the id in the path --------------------------------------------------
-
-
-async def history_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
-    """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it."""
-    if (own := gateway.given_up.entry(prompt_id)) is not None:
-        pieces = OwnEntry(prompt_id=prompt_id, entry=own).numbered(gateway.history_numbers)
-        body = joined([b"{", *pieces, b"}"])
-        return web.Response(body=body, content_type="application/json", charset="utf-8")
-    path = f"/history/{quote(prompt_id, safe='')}"
-    instance, answer = await _find(prompt_id, _scanning(path, HISTORY, gateway), _entries, gateway)
-    if not (entries := _entries(answer)):
-        return await native.relayed_scanned(request, answer)
-    gateway.made_files.note([gateway.made_files.in_scanned(one, instance) for one in entries])
-    shown = [ShownEntry.of(entry, answer, instance, gateway) for entry in entries]
-    texts = [entry.numbered(gateway.history_numbers) for entry in shown]
-    return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
-
-
-def _entries(answer: ScannedAnswer) -> list[HistoryEntry]:
-    return read_history(answer.root) or []
-
-
-async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
-    """``GET /api/jobs/{id}``: ComfyUI's own job (2026); one that moves is pending."""
-    path = f"/api/jobs/{quote(prompt_id, safe='')}"
-    for _ in range(MAX_LOOKS):
-        with gateway.moving.watch() as moved:
-            asking = _scanning(path, JOB, gateway)
-            instance, answer = await _find(prompt_id, asking, _is_object, gateway)
-        if _is_object(answer):
-            gateway.made_files.jobs_read([job_outputs(answer)], instance)
-            shown = marked_text(answer, instance, gateway)
-            return await native.reply_pieces(request, shown, answer)
-        like = Answer(status=200, headers=answer.headers, body=b"")
-        if _knows_jobs(answer) and (own := gateway.given_up.entry(prompt_id)) is not None:
-            return native.reply(failed_job(own), like)
-        if not _may_move(moved.get(prompt_id), answer):
-            break
-        if prompt_id in gateway.moving:
-            return native.reply(pending_job(moved[prompt_id].queue_entry), like)
-    return await native.relayed_scanned(request, answer)
-
-
-def _is_object(answer: ScannedAnswer) -> bool:
-    return answer.root is not None and answer.root.is_object
-
-
-def _may_move(prompt: MovingPrompt | None, answer: ScannedAnswer) -> bool:
-    """Whether a 404 is to be doubted."""
-    return _knows_jobs(answer) and prompt is not None and not prompt.cancelled
-
-
-def _knows_jobs(answer: ScannedAnswer) -> bool:
-    """False for a 404 in plain text: that of a server without the route."""
-    return answer.headers.get("content-type", "").startswith("application/json")
-
-
-async def cancel_job(_request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
-    """``POST /api/jobs/{id}/cancel``, waiting, running or on its way."""
-    path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
-
-    async def posting(instances: list[Instance]) -> dict[Instance, Answer]:
-        return await ask_all(gateway.cluster, "POST", path, instances=instances)
-
-    for _ in range(MAX_LOOKS):
-        with gateway.moving.watch() as moved:
-            _, answer = await _find(prompt_id, posting, _was_cancelled, gateway)
-        if _was_cancelled(answer):
-            gateway.mover.discard(prompt_id)  # it is not lost if its instance is
-            gateway.outcomes.deleted([prompt_id])
-        if answer.status != 200 or _was_cancelled(answer) or prompt_id not in moved:
-            break
-        if prompt_id in gateway.moving:
-            _cancel_moves([prompt_id], gateway)
-            await ask_all(gateway.cluster, "POST", "/queue", json={"delete": [prompt_id]})
-            return native.reply({"cancelled": True}, answer)
-    return native.relayed(answer)
-
-
-def _scanning(path: str, shape: Shape, gateway: Gateway) -> Asking[ScannedAnswer]:
-    async def asking(instances: list[Instance]) -> dict[Instance, ScannedAnswer]:
-        return await ask_all_scanned(gateway.cluster, path, shape, instances=instances)
-
-    return asking
-
-
-async def _find(
-    prompt_id: str, asking: Asking[A], found: Callable[[A], Any], gateway: Gateway
-) -> tuple[Instance, A]:
-    """The instance whose answer is ``found``, recorded as the owner; any other if none has it.
-
-    Raises NoHealthyInstanceError.
-    """
-    record = gateway.ownership.prompts
-    owner = await _known_owner(prompt_id, gateway)
-    others = [one for one in gateway.cluster.instances if one is not owner]
-    answers: dict[Instance, A] = {}
-    for group in ([owner] if owner else []), others:
-        try:
-            told = await asking(group)
-        except NoHealthyInstanceError:
-            continue
-        answers |= told
-        for instance, answer in told.items():
-            if found(answer):
-                record.record(prompt_id, instance)
-                return instance, answer
-    if not answers:
-        raise _nobody()
-    return min(answers.items(), key=lambda item: item[1].status != 200)
-
-
-def _was_cancelled(answer: Answer) -> bool:
-    match native.load(answer):
-        case {"cancelled": True}:
-            return True
-    return False
-
-
 # --- commands, with ids in the body -----------------------------------------------------
 
 
@@ -184,12 +63,12 @@ async def change_queue(body: native.Body, gateway: Gateway) -> web.StreamRespons
     if ids is None or not (ids or everything):
         return await _tell_all("/queue", body, gateway)
     with gateway.moving.watch() as moved:
-        _cancel_moves(moved if everything else ids, gateway)
+        cancel_moves(moved if everything else ids, gateway)
         answers = await _tell_owners("/queue", "delete", body.json, ids, gateway)
     gateway.prompts_deleted(None if everything else ids)
     late = set(moved) if everything else moved.keys() & set(ids)
     if late:
-        _cancel_moves(late, gateway)
+        cancel_moves(late, gateway)
         await ask_all(gateway.cluster, "POST", "/queue", json={"delete": sorted(late)})
     return native.relayed(_worst(answers))
 
@@ -217,12 +96,12 @@ async def cancel_jobs(body: native.Body, gateway: Gateway) -> web.StreamResponse
     worst = _worst(answers)
     if worst.status != 200:
         return native.relayed(worst)
-    cancelled = any(_was_cancelled(answer) for answer in answers.values())
+    cancelled = any(was_cancelled(answer) for answer in answers.values())
     gateway.prompts_deleted(ids)
     if late := moved.keys() & set(ids):
-        cancelled |= _cancel_moves(late, gateway)
+        cancelled |= cancel_moves(late, gateway)
         again = await ask_all(gateway.cluster, "POST", path, json={"job_ids": sorted(late)})
-        cancelled |= any(_was_cancelled(answer) for answer in again.values())
+        cancelled |= any(was_cancelled(answer) for answer in again.values())
     return native.reply({"cancelled": cancelled}, worst)
 
 
@@ -233,7 +112,7 @@ async def interrupt(body: native.Body, gateway: Gateway) -> web.StreamResponse:
     """
     match body.json:
         case {"prompt_id": str(prompt_id)} if prompt_id:
-            owner = await _known_owner(prompt_id, gateway) or await _runner(prompt_id, gateway)
+            owner = await known_owner(prompt_id, gateway) or await _runner(prompt_id, gateway)
         case _:
             return await _tell_all("/interrupt", body, gateway)
     if owner is None:
@@ -262,14 +141,6 @@ def _ids(body: native.Body, key: str) -> list[str] | None:
     return None
 
 
-def _cancel_moves(ids: Iterable[str], gateway: Gateway) -> bool:
-    """Have whoever moves these prompts withdraw them at the end; False if none of them moves."""
-    moving = gateway.moving.keys() & set(ids)
-    for prompt_id in moving:
-        gateway.moving[prompt_id].cancelled = True
-    return bool(moving)
-
-
 async def _tell_owners(
     path: str, key: str, data: Mapping[str, Any], ids: Iterable[str], gateway: Gateway
 ) -> dict[Instance, Answer]:
@@ -280,7 +151,7 @@ async def _tell_owners(
     """
     left = list(gateway.cluster.instances)
     owners = {
-        one: None if one in gateway.moving else await _known_owner(one, gateway) for one in ids
+        one: None if one in gateway.moving else await known_owner(one, gateway) for one in ids
     }
     while told := await gateway.cluster.healthy(left):
         theirs: dict[Instance, list[str]] = {instance: [] for instance in told}
@@ -295,7 +166,7 @@ async def _tell_owners(
         if answers := await ask_each(gateway.cluster, "POST", path, bodies):
             return answers
         left = [one for one in left if one not in told]
-    raise _nobody()
+    raise nobody()
 
 
 async def _tell_all(path: str, body: native.Body, gateway: Gateway) -> web.StreamResponse:
@@ -306,19 +177,6 @@ async def _tell_all(path: str, body: native.Body, gateway: Gateway) -> web.Strea
 
 def _worst(answers: Mapping[Instance, Answer]) -> Answer:
     return max(answers.values(), key=lambda answer: answer.status != 200)
-
-
-# --- who --------------------------------------------------------------------------------
-
-
-async def _known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
-    """The one that is on record, unless it is away."""
-    owner = gateway.ownership.prompts.owner(prompt_id)
-    return owner if owner is not None and await gateway.cluster.healthy([owner]) else None
-
-
-def _nobody() -> NoHealthyInstanceError:
-    return NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
 
 
 _COMMANDS = {

@@ -1,0 +1,165 @@
+"""What is asked of one prompt by the id in the path: its history, its job, to cancel it.
+
+The owner on record is asked first, then everybody else; whoever has it is the owner from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from aiohttp import web
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
+from comfy_proxy.errors import NoHealthyInstanceError
+from comfy_proxy.gateway import native
+from comfy_proxy.gateway.fanout import Answer, ask_all
+from comfy_proxy.gateway.pieces import joined, listed
+from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
+from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned
+from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
+from comfy_proxy.gateway.views.jobs import JOB, failed_job, job_outputs, marked_text, pending_job
+from comfy_proxy.json_scanner import Shape
+
+if TYPE_CHECKING:
+    from comfy_proxy.gateway.gateway import Gateway
+
+A = TypeVar("A", Answer, ScannedAnswer)
+Asking = Callable[[list[Instance]], Awaitable[dict[Instance, A]]]
+
+
+async def history_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+    """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it."""
+    if (own := gateway.given_up.entry(prompt_id)) is not None:
+        pieces = OwnEntry(prompt_id=prompt_id, entry=own).numbered(gateway.history_numbers)
+        body = joined([b"{", *pieces, b"}"])
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
+    path = f"/history/{quote(prompt_id, safe='')}"
+    instance, answer = await _find(prompt_id, _scanning(path, HISTORY, gateway), _entries, gateway)
+    if not (entries := _entries(answer)):
+        return await native.relayed_scanned(request, answer)
+    gateway.made_files.note([gateway.made_files.in_scanned(one, instance) for one in entries])
+    shown = [ShownEntry.of(entry, answer, instance, gateway) for entry in entries]
+    texts = [entry.numbered(gateway.history_numbers) for entry in shown]
+    return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
+
+
+def _entries(answer: ScannedAnswer) -> list[HistoryEntry]:
+    return read_history(answer.root) or []
+
+
+async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+    """``GET /api/jobs/{id}``: ComfyUI's own job (2026); one that moves is pending."""
+    path = f"/api/jobs/{quote(prompt_id, safe='')}"
+    for _ in range(MAX_LOOKS):
+        with gateway.moving.watch() as moved:
+            asking = _scanning(path, JOB, gateway)
+            instance, answer = await _find(prompt_id, asking, _is_object, gateway)
+        if _is_object(answer):
+            gateway.made_files.jobs_read([job_outputs(answer)], instance)
+            shown = marked_text(answer, instance, gateway)
+            return await native.reply_pieces(request, shown, answer)
+        like = Answer(status=200, headers=answer.headers, body=b"")
+        if _knows_jobs(answer) and (own := gateway.given_up.entry(prompt_id)) is not None:
+            return native.reply(failed_job(own), like)
+        if not _may_move(moved.get(prompt_id), answer):
+            break
+        if prompt_id in gateway.moving:
+            return native.reply(pending_job(moved[prompt_id].queue_entry), like)
+    return await native.relayed_scanned(request, answer)
+
+
+def _is_object(answer: ScannedAnswer) -> bool:
+    return answer.root is not None and answer.root.is_object
+
+
+def _may_move(prompt: MovingPrompt | None, answer: ScannedAnswer) -> bool:
+    """Whether a 404 is to be doubted."""
+    return _knows_jobs(answer) and prompt is not None and not prompt.cancelled
+
+
+def _knows_jobs(answer: ScannedAnswer) -> bool:
+    """False for a 404 in plain text: that of a server without the route."""
+    return answer.headers.get("content-type", "").startswith("application/json")
+
+
+async def cancel_job(_request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
+    """``POST /api/jobs/{id}/cancel``, waiting, running or on its way."""
+    path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
+
+    async def posting(instances: list[Instance]) -> dict[Instance, Answer]:
+        return await ask_all(gateway.cluster, "POST", path, instances=instances)
+
+    for _ in range(MAX_LOOKS):
+        with gateway.moving.watch() as moved:
+            _, answer = await _find(prompt_id, posting, was_cancelled, gateway)
+        if was_cancelled(answer):
+            gateway.mover.discard(prompt_id)  # it is not lost if its instance is
+            gateway.outcomes.deleted([prompt_id])
+        if answer.status != 200 or was_cancelled(answer) or prompt_id not in moved:
+            break
+        if prompt_id in gateway.moving:
+            cancel_moves([prompt_id], gateway)
+            await ask_all(gateway.cluster, "POST", "/queue", json={"delete": [prompt_id]})
+            return native.reply({"cancelled": True}, answer)
+    return native.relayed(answer)
+
+
+def _scanning(path: str, shape: Shape, gateway: Gateway) -> Asking[ScannedAnswer]:
+    async def asking(instances: list[Instance]) -> dict[Instance, ScannedAnswer]:
+        return await ask_all_scanned(gateway.cluster, path, shape, instances=instances)
+
+    return asking
+
+
+async def _find(
+    prompt_id: str, asking: Asking[A], found: Callable[[A], Any], gateway: Gateway
+) -> tuple[Instance, A]:
+    """The instance whose answer is ``found``, recorded as the owner; any other if none has it.
+
+    Raises NoHealthyInstanceError.
+    """
+    record = gateway.ownership.prompts
+    owner = await known_owner(prompt_id, gateway)
+    others = [one for one in gateway.cluster.instances if one is not owner]
+    answers: dict[Instance, A] = {}
+    for group in ([owner] if owner else []), others:
+        try:
+            told = await asking(group)
+        except NoHealthyInstanceError:
+            continue
+        answers |= told
+        for instance, answer in told.items():
+            if found(answer):
+                record.record(prompt_id, instance)
+                return instance, answer
+    if not answers:
+        raise nobody()
+    return min(answers.items(), key=lambda item: item[1].status != 200)
+
+
+def was_cancelled(answer: Answer) -> bool:
+    match native.load(answer):
+        case {"cancelled": True}:
+            return True
+    return False
+
+
+def cancel_moves(ids: Iterable[str], gateway: Gateway) -> bool:
+    """Have whoever moves these prompts withdraw them at the end; False if none of them moves."""
+    moving = gateway.moving.keys() & set(ids)
+    for prompt_id in moving:
+        gateway.moving[prompt_id].cancelled = True
+    return bool(moving)
+
+
+async def known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
+    """The one that is on record, unless it is away."""
+    owner = gateway.ownership.prompts.owner(prompt_id)
+    return owner if owner is not None and await gateway.cluster.healthy([owner]) else None
+
+
+def nobody() -> NoHealthyInstanceError:
+    return NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
