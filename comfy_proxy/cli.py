@@ -30,6 +30,9 @@ from comfy_proxy.version import __version__
 EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 EXIT_INTERRUPTED = 130
+KEEPALIVE_TIMEOUT_S = 3630.0
+"""How long a client's idle connection is kept: as long as ComfyUI keeps it. It must outlast the
+client's own patience (90 s in Go and Traefik), or the client posts on it while we close it."""
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 
 
@@ -112,6 +115,7 @@ def _run(app: web.Application, settings: Settings) -> int:
             port=settings.port,
             access_log=None,
             handler_cancellation=True,
+            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
             # For what is still being sent when the jobs have ended or had their grace period:
             # a client that has stopped reading holds up nobody for longer.
             shutdown_timeout=settings.shutdown_timeout_s,

@@ -21,8 +21,7 @@ class ComfyProxyError(Exception):
     """Base of all errors of this package; as it stands, an internal fault (500).
 
     ``message`` is one sentence for the client: never a stack trace, a file path of an instance or
-    data of another client. ``details`` is JSON-serialisable. ``retry_after_s`` becomes the
-    ``Retry-After`` header where it is set.
+    data of another client. ``details`` is JSON-serialisable, ``retry_after_s`` is ``Retry-After``.
     """
 
     status: int = 500
@@ -199,6 +198,10 @@ class InstanceUnreachableError(InstanceError):
     code = "instance_unreachable"
 
 
+class ConnectionBrokenError(InstanceUnreachableError):
+    """A connection ended before its answer did. All that do so within a second are one strike."""
+
+
 class InstanceTimeoutError(InstanceError):
     """No answer in the time that was given."""
 
@@ -220,10 +223,7 @@ class AnswerTooLargeError(InstanceError):
 
 
 class InstanceRefusedError(InstanceError):
-    """ComfyUI itself answered with an error where none belongs, like 500 for a full disk.
-
-    An answer, not an outage: no strike.
-    """
+    """ComfyUI answered with an error where none belongs (500: the disk is full). No strike."""
 
     code = "instance_refused"
     strike = False
@@ -241,6 +241,8 @@ class ResultFrameLostError(PromptLostError):
 
     The instance is well, and so is the prompt.
     """
+
+    code = "result_frame_lost"
 
 
 # --- how a job can end badly --------------------------------------------------------------
@@ -297,17 +299,3 @@ class ResultError(JobError):
     """The workflow ended without a picture that can be used."""
 
     code = "invalid_result"
-
-
-def _codes(*families: type[ComfyProxyError]) -> set[str]:
-    return {family.code for family in families}.union(
-        *(_codes(*family.__subclasses__()) for family in families)
-    )
-
-
-JOB_ERROR_CODES = sorted(
-    _codes(InstanceError, JobError, NoHealthyInstanceError, WorkflowUnavailableError, DrainingError)
-    - {JobCancelledError.code}
-    | {ComfyProxyError.code}
-)
-"""Every code that a failed job can have."""

@@ -26,12 +26,13 @@ from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
 from comfy_proxy.gateway.context import POLICY, REQUEST_ID, SOCKETS
 from comfy_proxy.gateway.error_answers import error_response
 from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC, AllTraffic
-from comfy_proxy.gateway.target import request_target
+from comfy_proxy.gateway.target import target_path
 from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS
 from comfy_proxy.logs import AppLogs
 from comfy_proxy.metrics.records import OURS
 from comfy_proxy.observers import tell
 from comfy_proxy.origin_check import is_preflight
+from comfy_proxy.request_path import normal_path
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
 from comfy_proxy.tracing import Trace, traced, valid_traceparent
@@ -146,15 +147,14 @@ async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.Stre
         except NotOursError:
             pass
     await _refuse_method(request)
-    path = request_target(request.raw_path).partition("?")[0]
-    match = routes.match(request.method, path)
+    match = routes.match(request.method, target_path(request.raw_path))
     request[POLICY] = match.policy
     return await policies.answer(request, match, request.app[GATEWAY])
 
 
 async def _refuse_method(request: web.Request) -> None:
     """405 with Allow (RFC 9110 15.5.6) if the path is ours alone and only the method is not."""
-    if not _may_be_ours(request) or _SHARED_PATH.fullmatch(request.rel_url.raw_path):
+    if not _may_be_ours(request) or _SHARED_PATH.fullmatch(normal_path(request.rel_url.raw_path)):
         return
     match = await request.app[_OUR_ROUTES].resolve(request)
     refusal = match.http_exception
@@ -168,7 +168,7 @@ async def _refuse_method(request: web.Request) -> None:
 def _may_be_ours(request: web.Request) -> bool:
     """False if none of our routes has this path: told without resolving it a second time."""
     prefixes = request.app[_OUR_PREFIXES]
-    path = request.rel_url.path_safe
+    path = normal_path(request.rel_url.raw_path)
     while path not in prefixes:
         if path == "/":
             return False

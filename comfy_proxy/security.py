@@ -20,12 +20,13 @@ from comfy_proxy.errors import ForbiddenError, UnauthorizedError
 from comfy_proxy.forwarded import is_https
 from comfy_proxy.navigation import is_event_socket, is_navigation
 from comfy_proxy.origin_check import check_host, check_origin, is_loopback, is_preflight
+from comfy_proxy.request_path import normal_path
 from comfy_proxy.settings import Settings
 
 COOKIE_NAME = "comfy_proxy_key"
 COOKIE_MAX_AGE_S = 30 * 24 * 3600
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
-"""Compared with the raw path: ``/health%2Flive`` is another one, and goes to ComfyUI."""
+"""Compared with the normal path: ``/health%2Flive`` is another one, and goes to ComfyUI."""
 
 _LEADING_SLASHES = re.compile(r"^[/\\]+")
 
@@ -37,7 +38,7 @@ def check(request: web.Request, settings: Settings) -> web.Response | None:
     """
     check_host(request, settings)
     check_origin(request, settings)
-    if not settings.api_keys or request.rel_url.raw_path in OPEN_PATHS:
+    if not settings.api_keys or normal_path(request.rel_url.raw_path) in OPEN_PATHS:
         return None
     if is_preflight(request):
         if not settings.cors_origins:  # nobody here answers it, and it must not pass without a key

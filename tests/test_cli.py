@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import socket
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from aiohttp.web_protocol import RequestHandler
 
 from comfy_proxy import __version__, create_app
-from comfy_proxy.cli import main
+from comfy_proxy.cli import _run, main
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER, SETTINGS
 
@@ -54,6 +57,22 @@ async def until_ready(url: str, process: asyncio.subprocess.Process) -> None:
                 pass
             await asyncio.sleep(0.02)
     pytest.fail("the process ended before it was ready")
+
+
+def test_clients_connections_are_kept_as_long_as_comfyui_keeps_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ComfyUI runs an ``AppRunner`` of aiohttp's defaults; ``run_app`` by itself would end an idle
+    connection after 75 s, and clients that keep theirs for 90 would post on it as it closes.
+    """
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(web, "run_app", lambda _app, **options: given.update(options))
+    app = create_app()
+    assert _run(app, app[SETTINGS]) == 0
+    given["loop"].close()
+    native = inspect.signature(RequestHandler).parameters["keepalive_timeout"].default
+    assert given["keepalive_timeout"] == native
+    assert native > 90
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

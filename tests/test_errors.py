@@ -11,6 +11,7 @@ from comfy_proxy import errors
 from comfy_proxy.errors import (
     AnswerTooLargeError,
     ComfyProxyError,
+    ConnectionBrokenError,
     InstanceError,
     InstanceRefusedError,
     InvalidFieldError,
@@ -19,6 +20,7 @@ from comfy_proxy.errors import (
     PromptLostError,
     PromptRejectedError,
     RequestError,
+    ResultFrameLostError,
     SettingsError,
     UnavailableError,
 )
@@ -52,13 +54,14 @@ def test_codes_are_stable_and_distinct() -> None:
     """Two errors share a code only where one stands for the other."""
     codes = [error.code for error in ALL]
     shared = {code for code in codes if codes.count(code) > 1}
-    assert shared == {PromptRejectedError.code}
+    assert shared == {PromptRejectedError.code, ConnectionBrokenError.code}
 
 
 def test_what_counts_as_a_strike() -> None:
     """An answer of ComfyUI's own, however long, is never a strike; all else of an instance's is."""
     no_strike = {e for e in ALL if issubclass(e, InstanceError) and not e.strike}
-    assert no_strike == {InstanceRefusedError, PromptLostError, AnswerTooLargeError}
+    lost = {PromptLostError, ResultFrameLostError}
+    assert no_strike == {InstanceRefusedError, AnswerTooLargeError, *lost}
 
 
 def test_families_do_not_mix() -> None:

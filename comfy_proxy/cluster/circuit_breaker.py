@@ -20,8 +20,10 @@ from enum import StrEnum
 
 from comfy_proxy.clock import Clock
 
-COOLDOWN_S = 0.8
-"""Less than the shortest time between two checks while somebody waits for an instance."""
+COOLDOWN_S = 0.95
+"""Seconds from one failed trial to the next: an instance that is away is dialled about once a
+second, however many ask. Less than the second after which checks are repeated while somebody waits,
+or each of those would come a moment too early and be put off for another second."""
 
 
 class CircuitState(StrEnum):

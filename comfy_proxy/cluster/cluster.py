@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextvars import Context
 
 from loguru import logger
@@ -111,6 +111,23 @@ class Cluster:
             logger.error("no ComfyUI instance is healthy: jobs wait, prompts are refused")
         elif change.new == CircuitState.CLOSED and left == [change.instance]:
             logger.warning("the outage is over: {} is healthy again", change.instance)
+
+    async def healthy(self, among: Iterable[Instance] | None = None) -> list[Instance]:
+        """Those of ``among`` (of all) that are healthy, in its order.
+
+        If none is, each is checked once, at the same time, for HEALTH_CHECK_TIMEOUT at most: who
+        answers is healthy again. Callers at the same time share the checks, and an instance whose
+        check has failed is not dialled for the next second (``circuit_breaker.COOLDOWN_S``).
+        """
+        asked = self.instances if among is None else tuple(among)
+        if not any(one.healthy for one in asked):
+            await asyncio.gather(*map(self.health_checker.check, asked))
+        return [one for one in asked if one.healthy]
+
+    async def primary(self, exclude: Collection[Instance] = ()) -> Instance:
+        """:meth:`LoadBalancer.primary` of the :meth:`healthy`. Raises NoHealthyInstanceError."""
+        await self.healthy(one for one in self.instances if one not in exclude)
+        return self.load_balancer.primary(exclude)
 
     def prompt_run(self, placement: Placement, graph: Graph, on_update: OnUpdate) -> PromptRun:
         """One attempt at ``graph`` at a place that the scheduler gave."""

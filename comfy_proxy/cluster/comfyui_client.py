@@ -38,6 +38,7 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
+from comfy_proxy.observers import tell
 from comfy_proxy.tracing import trace_headers
 
 MAX_PICTURE_BYTES = 1024 * 2**20
@@ -94,7 +95,7 @@ class ComfyUIClient:
 
         Not an attempt: the health checker itself tells the breaker. Raises InstanceError.
         """
-        session = self._connections.probe_session(self.instance)
+        session = self._connections.fresh_session(self.instance)
         with translated(self.instance.host):
             async with (
                 self._clock.timeout(timeout_s),
@@ -107,22 +108,26 @@ class ComfyUIClient:
         if not isinstance(stats, dict) or "system" not in stats:
             raise InvalidAnswerError(f"{self.instance.host} does not answer like ComfyUI.")
 
-    async def queue(self) -> QueueView:
-        """``GET /queue``."""
-        queue = read_queue(await self._scanned("queue", QUEUE))
+    async def queue(self, *, fresh: bool = False) -> QueueView:
+        """``GET /queue``; ``fresh`` as of :meth:`ConnectionManager.request`."""
+        queue = read_queue(await self._scanned("queue", QUEUE, fresh=fresh))
         if queue is None:
             raise InvalidAnswerError(f"{self.instance.host}: /queue has no queue.")
         return queue.view()
 
-    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+    async def history(self, prompt_id: str, *, fresh: bool = False) -> dict[str, Any] | None:
         """``GET /history/{id}``: the entry, or None while it is unfinished or unknown.
 
         ``{"prompt": [number, None, None], "outputs": …, "status": …}``: the rest is not read.
         """
         path = history_path(prompt_id)
-        entries = read_history(await self._scanned(path, HISTORY)) or ()
+        entries = read_history(await self._scanned(path, HISTORY, fresh=fresh)) or ()
         found = [one for one in entries if one.prompt_id == prompt_id and one.value.is_object]
-        return found[-1].data() if found else None
+        if not found:
+            return None
+        entry = found[-1].data()
+        tell(self.instance.on_history, {prompt_id: entry})
+        return entry
 
     async def object_info(self) -> bytes:
         """``GET /object_info`` as it came; stops the instance's event loop for 67 ms and more."""
@@ -215,10 +220,10 @@ class ComfyUIClient:
             _require_ok(response, self.instance.host)
             return _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
 
-    async def _scanned(self, path: str, shape: Shape) -> Value:
+    async def _scanned(self, path: str, shape: Shape, *, fresh: bool = False) -> Value:
         """What ``shape`` names in the answer, which may be long but not silent."""
         scanner = JsonScanner(shape)
-        async with self._request("GET", path, whole=False) as response:
+        async with self._request("GET", path, whole=False, fresh=fresh) as response:
             _require_ok(response, self.instance.host)
             limit = answer_bodies.MAX_SCANNED_BYTES
             async for piece in answer_bodies.pieces(response, limit, self._silence):
@@ -242,7 +247,6 @@ class ComfyUIClient:
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One exchange; ``path`` is encoded. The timeout is that of the whole, or of the head."""
-        session = self._connections.session(self.instance)
         options["headers"] = {**_HEADERS, **trace_headers(), **(headers or {})}
         url = self.instance.url.joinpath(path.lstrip("/"), encoded=True)
         async with self.instance.attempt(path.lstrip("/").partition("/")[0]):
@@ -252,7 +256,9 @@ class ComfyUIClient:
                         timeout = self._clock.timeout(self._timeout_s + extra_s)
                         await (exchange if whole else head).enter_async_context(timeout)
                         response = await exchange.enter_async_context(
-                            session.request(method, url, allow_redirects=False, **options)
+                            await self._connections.request(
+                                self.instance, method, url, allow_redirects=False, **options
+                            )
                         )
                     yield response
 

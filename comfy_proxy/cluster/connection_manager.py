@@ -1,23 +1,61 @@
 """Connections to each host (story 1.3): HTTP sessions and a bounded pool of WebSockets.
 
-For each instance one session for everything, one for probes with a connector of its own (a probe
-must never wait behind a download), and a :class:`WebSocketPool`. No session has a connection
-limit: aiohttp counts open WebSockets against it.
+For each instance three sessions and a :class:`WebSocketPool`. No session has a connection limit:
+aiohttp counts open WebSockets against it.
+
+A kept connection may have ended without our knowledge (a restart, an idle timeout, a firewall that
+forgot it), and then breaks as soon as it is used. Nobody can tell that from an instance that broke
+off while it did what was asked. So what connection a request gets depends on what it is:
+
+* one that only reads: a kept one; if it breaks the request is sent again, over a new one;
+* a GET of which nobody knows what it does: sent once, over one that was in use a moment ago or a
+  new one (a custom node's page may load a hundred pictures);
+* whatever changes something: sent once, over a new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import aiohttp
+from aiohttp import hdrs
 from loguru import logger
+from yarl import URL
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.localhost import LocalhostResolver, is_localhost
 from comfy_proxy.cluster.websocket_pool import PoolState, WebSocketPool
 from comfy_proxy.metrics.records import PoolWait
 
 CONNECT_TIMEOUT_S = 5.0
+RECENT_S = 1.0
+"""A connection that has been idle for less is there, as far as anybody can know."""
+NEXT_ADDRESS_S = 0.1
+"""An address of a host that has not answered for so long is raced by the next one (RFC 8305 5
+allows 0.1 to 2 s): a check has 300 ms in all."""
+_SAFE = (hdrs.METH_GET, hdrs.METH_HEAD)
+
+
+class BrokenConnectionError(aiohttp.ClientConnectionError):
+    """A connection ended after a request was sent, or while it was, and before an answer began."""
+
+
+async def sent_once(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """A client middleware: the request is sent once. Raises BrokenConnectionError.
+
+    aiohttp itself repeats GET, HEAD, OPTIONS, PUT and DELETE when a connection breaks, new or not:
+    a GET that restarts a server would restart it twice. It does so for the two errors below only.
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise BrokenConnectionError(str(error)) from error
 
 
 class ConnectionManager:
@@ -28,7 +66,8 @@ class ConnectionManager:
         self._max_connections = max_connections
         self._clock = clock
         self._sessions: dict[Instance, aiohttp.ClientSession] = {}
-        self._probe_sessions: dict[Instance, aiohttp.ClientSession] = {}
+        self._recent_sessions: dict[Instance, aiohttp.ClientSession] = {}
+        self._fresh_sessions: dict[Instance, aiohttp.ClientSession] = {}
         self._pools: dict[Instance, WebSocketPool] = {}
         self.on_wait: list[Callable[[PoolWait], None]] = []
 
@@ -39,11 +78,12 @@ class ConnectionManager:
     async def start(self) -> None:
         """Make sessions and pools; nothing is connected yet."""
         for instance in self._instances:
-            self._sessions[instance] = _session()
-            self._probe_sessions[instance] = _session()
+            self._sessions[instance] = _session(instance)
+            self._recent_sessions[instance] = _session(instance, keepalive_timeout=RECENT_S)
+            self._fresh_sessions[instance] = _session(instance, force_close=True)
             self._pools[instance] = WebSocketPool(
                 instance,
-                self._sessions[instance],
+                self._fresh_sessions[instance],
                 max_connections=self._max_connections,
                 clock=self._clock,
                 on_wait=self.on_wait,
@@ -53,17 +93,45 @@ class ConnectionManager:
         """Close every socket and session, whoever still holds one."""
         for pool in self._pools.values():
             await pool.close()
-        for session in (*self._sessions.values(), *self._probe_sessions.values()):
-            await session.close()
+        for sessions in (self._sessions, self._recent_sessions, self._fresh_sessions):
+            for session in sessions.values():
+                await session.close()
         logger.info("connections to all instances are closed")
 
+    async def request(
+        self,
+        instance: Instance,
+        method: str,
+        url: URL | str,
+        *,
+        once: bool = False,
+        fresh: bool = False,
+        **options: Any,
+    ) -> aiohttp.ClientResponse:
+        """The answer of ``instance`` as soon as its head is there; ``options`` are aiohttp's.
+
+        The caller reads the body and ends the answer: ``async with await …request(…) as answer``.
+        GET and HEAD are taken for what only reads (see the module), unless ``once`` is set.
+        ``fresh``: over a new connection, to learn how things are. Raises aiohttp's errors;
+        BrokenConnectionError if the connection broke before the answer.
+        """
+        if fresh or method not in _SAFE:
+            return await self.fresh_session(instance).request(method, url, **options)
+        if once:
+            return await self._recent_sessions[instance].request(method, url, **options)
+        try:
+            return await self.session(instance).request(method, url, **options)
+        except BrokenConnectionError as error:
+            logger.debug("{}: {} is sent again: {}", instance.host, method, error)
+            return await self.fresh_session(instance).request(method, url, **options)
+
     def session(self, instance: Instance) -> aiohttp.ClientSession:
-        """For forwarding and for the client: raw bytes, no cookies kept, no total timeout."""
+        """Connections that are kept: raw bytes, no cookies, no total timeout, nothing repeated."""
         return self._sessions[instance]
 
-    def probe_session(self, instance: Instance) -> aiohttp.ClientSession:
-        """For health checks alone."""
-        return self._probe_sessions[instance]
+    def fresh_session(self, instance: Instance) -> aiohttp.ClientSession:
+        """As :meth:`session`, with a new connection for each request: for checks and sockets."""
+        return self._fresh_sessions[instance]
 
     def pool(self, instance: Instance) -> WebSocketPool:
         """The WebSockets of jobs to this instance."""
@@ -75,10 +143,19 @@ class ConnectionManager:
         return pool.state if pool else PoolState(open=0, in_use=0, waiting=0)
 
 
-def _session() -> aiohttp.ClientSession:
+def _session(instance: Instance, **keeping: Any) -> aiohttp.ClientSession:
+    """``keeping`` tells aiohttp's connector how long a connection is kept."""
+    local = is_localhost(instance.url.host or "")
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
+        connector=aiohttp.TCPConnector(
+            limit=0,
+            **keeping,
+            happy_eyeballs_delay=NEXT_ADDRESS_S,
+            resolver=LocalhostResolver() if local else None,
+            use_dns_cache=not local,  # it would turn the order of the addresses each time
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
         auto_decompress=False,
+        middlewares=(sent_once,),
     )

@@ -2,9 +2,11 @@
 
 Each instance is checked at the start and then once an interval, with jitter so that checks of many
 proxies do not fall together. While somebody waits for an instance (:meth:`HealthChecker.demand`)
-those that failed are tried about every second: a pending job starts as soon as one returns. What
-sockets learn in the background is settled by checks too (:meth:`HealthChecker.look`): one outage
-is as many strikes as checks failed, not as sockets were open.
+those that failed are tried about every second, the first time at once if their last check was
+longer ago: a pending job starts as soon as one returns. What sockets learn in the background, and
+that an instance which was given up has spoken, is settled by checks too
+(:meth:`HealthChecker.look`): one outage is as many strikes as checks failed, not as sockets were
+open.
 """
 
 from __future__ import annotations
@@ -153,14 +155,15 @@ class HealthChecker:
 
     async def _pause(self, instance: Instance) -> None:
         """Until the next check is due: an interval, or a second if it failed and is wanted."""
-        end = self._clock.monotonic() + self._interval_s * _jitter()
+        checked_at = self._clock.monotonic()
+        end = checked_at + self._interval_s * random.uniform(1 - JITTER, 1 + JITTER)
         while (left_s := end - self._clock.monotonic()) > 0:
             if not await wait_for_event(self._clock, self._demanded, left_s):
                 return
-            await sleep(self._clock, min(DEMAND_INTERVAL_S * _jitter(), left_s))
+            # Never sooner than a second: the circuit of one that has just failed would refuse.
+            pause_s = DEMAND_INTERVAL_S * random.uniform(1, 1 + JITTER)
+            if instance.failing:
+                pause_s -= self._clock.monotonic() - checked_at
+            await sleep(self._clock, max(0, min(pause_s, left_s)))
             if instance.failing:
                 return
-
-
-def _jitter() -> float:
-    return random.uniform(1 - JITTER, 1 + JITTER)

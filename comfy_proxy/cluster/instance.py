@@ -7,25 +7,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 from yarl import URL
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.circuit_breaker import CircuitBreaker, CircuitState
-from comfy_proxy.errors import InstanceError
+from comfy_proxy.errors import ConnectionBrokenError, InstanceError
 from comfy_proxy.metrics.records import CircuitRecord
 from comfy_proxy.observers import tell
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.placement import Placement
 
+BREAKS_WINDOW_S = 1.0
+"""Connections that break within this time of each other are one strike: they broke together."""
+LIFE_INTERVAL_S = 1.0
+"""An unhealthy instance that goes on speaking is checked for it once in so long."""
 ALIVE_WINDOW_S = 2.0
 """A frame this recent proves life: a check that fails meanwhile is no strike (trap 8)."""
 
@@ -80,11 +85,15 @@ class Instance:
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_load: list[Callable[[], None]] = []
+        self.on_output: list[Callable[[Any], None]] = []
+        self.on_history: list[Callable[[dict[str, Any]], None]] = []
         self.on_interruption: list[Callable[[Instance], None]] = []
         self.on_doubt: list[Callable[[Instance], None]] = []
         self._clock = clock
         self._last_frame_at: float | None = None
         self._troubled_at: float | None = None
+        self._last_strike_of_breaks_at = -math.inf
+        self._last_life_at = -math.inf
         self._sockets_away = False
 
     def __repr__(self) -> str:
@@ -151,7 +160,18 @@ class Instance:
     # --- what is learnt ----------------------------------------------------------------
 
     def frame_seen(self) -> None:
+        """A frame has come from it, on whichever socket."""
         self._last_frame_at = self._clock.monotonic()
+        self._alive()
+
+    def _alive(self) -> None:
+        """It has spoken. If it was given up, a check is asked for: that alone takes it back."""
+        if self.healthy or self._clock.monotonic() - self._last_life_at < LIFE_INTERVAL_S:
+            return
+        self._last_life_at = self._clock.monotonic()
+        self.breaker.sign_of_life()
+        for callback in self.on_doubt:
+            callback(self)
 
     def socket_lost(self) -> None:
         """A WebSocket broke off: earlier frames prove nothing any more."""
@@ -180,8 +200,18 @@ class Instance:
         self.check_ok = False
         self._fault(reason, trial=True)
 
-    def fault(self, reason: str) -> None:
-        """A strike, unless a frame came just now and the instance is merely busy."""
+    def fault(self, reason: str, *, broke: bool = False) -> None:
+        """A strike, unless a frame came just now and the instance is merely busy.
+
+        ``broke``: a connection has ended. Those that end together count once: a network that drops
+        all of them has said one thing about the instance, not as many as were open.
+        """
+        now = self._clock.monotonic()
+        if broke and now - self._last_strike_of_breaks_at < BREAKS_WINDOW_S:
+            logger.debug("{}: another connection of those that broke: {}", self.host, reason)
+            return
+        if broke:
+            self._last_strike_of_breaks_at = now
         self._fault(reason, trial=False)
 
     def _fault(self, reason: str, *, trial: bool) -> None:
@@ -219,7 +249,7 @@ class Instance:
             if caught.strike:
                 verdict = Verdict.INSTANCE_FAULT
                 if not background:
-                    self.fault(caught.message)
+                    self.fault(caught.message, broke=isinstance(caught, ConnectionBrokenError))
             raise
         except (asyncio.CancelledError, GeneratorExit):
             verdict = Verdict.CLIENT_GONE
@@ -229,6 +259,8 @@ class Instance:
                 self.breaker.record_success()
             if background and verdict is not Verdict.CLIENT_GONE:
                 self._socket_told(works=verdict is Verdict.OK)
+            elif verdict is Verdict.OK:
+                self._alive()
             record = Attempt(
                 instance=self.host,
                 kind=kind,

@@ -5,6 +5,7 @@ A record is a hint that saves asking: whoever finds none asks all instances.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -31,20 +32,32 @@ class Owners(Generic[K]):
 
     def __init__(self, limit: int = MAX_RECORDS) -> None:
         self._limit = limit
-        self._records: OrderedDict[K, Instance] = OrderedDict()
+        self._records: OrderedDict[K, tuple[Instance, float]] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Owners {len(self._records)} records>"
 
-    def record(self, key: K, instance: Instance) -> None:
-        """``instance`` has it, whoever had it before."""
-        self._records[key] = instance
+    def record(self, key: K, instance: Instance, at: float = -math.inf) -> None:
+        """``instance`` has it, whoever had it before; since ``at``, for :meth:`record_past`."""
+        self._records[key] = instance, at
         self._records.move_to_end(key)
         if len(self._records) > self._limit:
             self._records.popitem(last=False)
 
+    def record_past(self, key: K, instance: Instance, at: float) -> bool:
+        """It is heard only now that ``instance`` got it at ``at``.
+
+        False, and nothing has changed, if another one is known to have got it later.
+        """
+        known = self._records.get(key)
+        if known is not None and known[1] > at:
+            return False
+        self.record(key, instance, at)
+        return True
+
     def owner(self, key: K) -> Instance | None:
-        return self._records.get(key)
+        known = self._records.get(key)
+        return None if known is None else known[0]
 
     def forget(self, key: K) -> None:
         self._records.pop(key, None)

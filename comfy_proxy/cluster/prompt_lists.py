@@ -8,6 +8,7 @@ itself and hides no other.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from urllib.parse import quote
 
 from comfy_proxy.json_scanner import ANY, TEXT, Shape, Value
 
+_ADDRESSABLE = re.compile(r"(?!\.{1,2}$)[^{}\ud800-\udfff]+", re.DOTALL)
+"""No segment of dots, which a URL loses, nothing that aiohttp's routes take for their own, no lone
+surrogates, which no URL holds."""
 _ENTRY: Shape = {0: {}, 1: {}, 3: {b"create_time": {}}}
 """``[number, id, graph, extra_data, outputs]``."""
 QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}}
@@ -141,16 +145,13 @@ def _history_entry(value: Value) -> HistoryEntry:
 
 
 def history_path(prompt_id: str) -> str:
-    """What to ask for to learn of one prompt: its entry, or the whole history.
+    """What to ask for to learn of one prompt, encoded: its entry, or the whole history.
 
-    The whole one for an id that no path can hold: ComfyUI takes any string for an id, also lone
-    surrogates, but a path is UTF-8, and its route wants one segment that is not empty.
+    The whole one for an id that no path of ComfyUI's router holds: clients may choose any string.
     """
-    try:
-        segment = quote(prompt_id, safe="")
-    except UnicodeEncodeError:
-        segment = ""
-    return f"/history/{segment}" if segment.strip(".") else "/history"
+    if _ADDRESSABLE.fullmatch(prompt_id):
+        return f"/history/{quote(prompt_id, safe='')}"
+    return "/history"
 
 
 def finite(value: Any) -> float:

@@ -27,6 +27,7 @@ from comfy_proxy.cluster.comfyui_frames import (
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.placement import Placement, PlacementMoved
 from comfy_proxy.cluster.prompt_execution import Graph, Phase, PromptExecution
+from comfy_proxy.cluster.submit_once import submit_once
 from comfy_proxy.cluster.websocket_pool import PromptSocket
 from comfy_proxy.errors import (
     InstanceError,
@@ -120,21 +121,26 @@ class PromptRun:
             await self._follow(socket)
 
     async def _submit(self, client_id: str) -> None:
-        try:
-            self.execution.prompt_id = await self._client.submit(
+        async def post() -> str:
+            return await self._client.submit(
                 self.execution.graph.prompt, prompt_id=self.prompt_id, client_id=client_id
+            )
+
+        try:
+            # After silence it is withdrawn, which asks as well: the job need not wait for that.
+            self.execution.prompt_id = await submit_once(
+                post, self._accepted, clock=self._clock, unsure=InstanceUnreachableError
             )
         except PromptRejectedError:
             self.placement.in_queue = False
             raise
-        except InstanceUnreachableError:
-            if not await self._was_accepted():
-                raise
 
-    async def _was_accepted(self) -> bool:
-        if self.prompt_id in await self._client.queue():
-            return True
-        return await self._client.history(self.prompt_id) is not None
+    async def _accepted(self) -> str | None:
+        """The prompt's id if the instance has it."""
+        if self.prompt_id in await self._client.queue(fresh=True):
+            return self.prompt_id
+        known = await self._client.history(self.prompt_id, fresh=True)
+        return None if known is None else self.prompt_id
 
     def _hear_end(self, prompt_id: str) -> None:
         if prompt_id == self.prompt_id:

@@ -7,7 +7,12 @@ from contextlib import contextmanager
 
 import aiohttp
 
-from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError, InvalidAnswerError
+from comfy_proxy.errors import (
+    ConnectionBrokenError,
+    InstanceTimeoutError,
+    InstanceUnreachableError,
+    InvalidAnswerError,
+)
 
 
 @contextmanager
@@ -20,6 +25,6 @@ def translated(host: str) -> Iterator[None]:
     except (aiohttp.ClientConnectorError, ConnectionRefusedError) as error:
         raise InstanceUnreachableError(f"{host} cannot be reached.") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-        raise InstanceUnreachableError(f"The connection to {host} broke off.") from error
+        raise ConnectionBrokenError(f"The connection to {host} broke off.") from error
     except aiohttp.ClientError as error:
         raise InvalidAnswerError(f"{host} does not speak HTTP as ComfyUI does.") from error

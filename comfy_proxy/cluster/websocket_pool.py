@@ -108,6 +108,8 @@ class PromptSocket:
             # Told at once: the next `status` counts without it, and may be read before the
             # follower of the prompt has its turn.
             self.on_prompt_end(frame.prompt_id)
+        elif isinstance(frame, PromptFrame) and frame.type == "executed":
+            tell(self._instance.on_output, frame.data.get("output"))
         if frame is not None and self.leased:
             self.frames.put_nowait(frame)
 

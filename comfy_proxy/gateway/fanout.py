@@ -7,7 +7,7 @@ instance is streamed by ``forward.py`` instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -63,7 +63,8 @@ async def ask(
     """One exchange with ``instance``; ``options`` are aiohttp's.
 
     ``path`` is encoded, may carry a query, and is asked for as it stands. ``headers`` among the
-    options are a client's: what it did not send is not added, its ids apart. Raises InstanceError.
+    options are a client's: what it did not send is not added, its ids apart. ``fresh`` as of
+    :meth:`ConnectionManager.request`. Raises InstanceError.
     """
     async with instance.attempt("ask"):
         with translated(instance.host):
@@ -97,8 +98,13 @@ async def asked(
         headers.setdefault(name, value)
     headers[hdrs.ACCEPT_ENCODING] = "identity"  # the session hands out bytes as they come
     async with cluster.clock.timeout(head_timeout_s) if head_timeout_s else nullcontext():
-        response = await cluster.connections.session(instance).request(
-            method, address(instance, path), headers=headers, allow_redirects=False, **options
+        response = await cluster.connections.request(
+            instance,
+            method,
+            address(instance, path),
+            headers=headers,
+            allow_redirects=False,
+            **options,
         )
     async with response:
         yield response
@@ -112,13 +118,26 @@ async def ask_all(
     instances: Iterable[Instance] | None = None,
     **options: Any,
 ) -> dict[Instance, Answer]:
-    """Ask each healthy instance (or ``instances``); those that fail are left out.
+    """Ask each healthy instance (of ``instances``, or of all); those that fail are left out.
 
+    If none of these answers, the others are asked as far as they are found again.
     Raises NoHealthyInstanceError if nobody answers, AnswerTooLargeError if one says more than can
     be put together: it is there, and an answer without its part would be wrong.
     """
     return await answers_of_all(
         cluster, lambda instance: ask(instance, cluster, method, path, **options), instances
+    )
+
+
+async def ask_each(
+    cluster: Cluster, method: str, path: str, asked: Mapping[Instance, Mapping[str, Any]]
+) -> dict[Instance, Answer]:
+    """Ask each key of ``asked`` with options of its own; those that fail are left out.
+
+    Raises AnswerTooLargeError.
+    """
+    return await _answers_of_each(
+        lambda instance: ask(instance, cluster, method, path, **asked[instance]), asked
     )
 
 
@@ -128,14 +147,23 @@ async def answers_of_all(
     instances: Iterable[Instance] | None = None,
 ) -> dict[Instance, T]:
     """What each says to ``question``; see :func:`ask_all`."""
-    whom = [i for i in cluster.instances if i.healthy] if instances is None else list(instances)
-    results = await asyncio.gather(*map(question, whom), return_exceptions=True)
+    left = list(cluster.instances if instances is None else instances)
+    while asked := await cluster.healthy(left):
+        if answers := await _answers_of_each(question, asked):
+            return answers
+        left = [one for one in left if one not in asked]
+    raise NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
+
+
+async def _answers_of_each(
+    question: Callable[[Instance], Awaitable[T]], instances: Iterable[Instance]
+) -> dict[Instance, T]:
+    asked = list(instances)
+    results = await asyncio.gather(*map(question, asked), return_exceptions=True)
     answers: dict[Instance, T] = {}
-    for instance, result in zip(whom, results, strict=True):
+    for instance, result in zip(asked, results, strict=True):
         if not isinstance(result, BaseException):
             answers[instance] = result
         elif isinstance(result, AnswerTooLargeError) or not isinstance(result, InstanceError):
             raise result
-    if not answers:
-        raise NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
     return answers

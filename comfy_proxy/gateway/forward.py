@@ -5,7 +5,9 @@ to blame is kept apart all the way: reading from the client, talking to the inst
 the client are three places, because aiohttp raises the same errors in each.
 
 The retry law (caddy's): a failed dial may always be tried on the next instance; after something
-was sent only GET and HEAD; never after the first byte went to the client.
+was sent only GET and HEAD, of routes that the table names: what a custom node's own route does
+nobody here knows, and a GET that restarts an instance breaks its connection, and must not restart
+the next one; never after the first byte went to the client.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import (
     ComfyProxyError,
+    ConnectionBrokenError,
     InstanceError,
     InstanceTimeoutError,
     InstanceUnreachableError,
@@ -37,6 +40,7 @@ from comfy_proxy.gateway.headers import (
     response_headers,
     sendable,
 )
+from comfy_proxy.gateway.routes import Policy, is_named, match
 from comfy_proxy.gateway.target import instance_url
 from comfy_proxy.metrics.records import PromptEvent
 
@@ -70,6 +74,10 @@ class _AnswerFaultError(InstanceError):
         self.answer = answer
 
 
+class _BrokenAnswerError(_AnswerFaultError, ConnectionBrokenError):
+    """The connection broke in the middle of ``answer``."""
+
+
 async def forward_balanced(
     request: web.Request, cluster: Cluster, send: Forwarder | None = None
 ) -> web.StreamResponse:
@@ -82,7 +90,7 @@ async def forward_balanced(
     passed_over: list[Instance] = []
     while True:
         try:
-            instance = cluster.load_balancer.primary(exclude=passed_over)
+            instance = await cluster.primary(passed_over)
         except NoHealthyInstanceError as error:
             error.retry_after_s = error.retry_after_s or RETRY_AFTER_S
             raise
@@ -128,10 +136,16 @@ async def forward(
     return await accounted(request, instance, "forward", exchange)
 
 
+def is_repeatable(request: web.Request) -> bool:
+    """GET and HEAD without a body, of a route that the table names: they only read."""
+    if request.method not in _SAFE_TO_REPEAT or request.body_exists:
+        return False
+    return is_named(request.method, request.rel_url.raw_path)
+
+
 def is_prompt(request: web.Request) -> bool:
-    """``POST /prompt``, with or without ``/api``: it puts work into the instance's queue."""
-    path = request.rel_url.raw_path
-    return request.method == hdrs.METH_POST and path in ("/prompt", "/api/prompt")
+    """``POST /prompt`` however it is spelt: it puts work into the instance's queue."""
+    return match(request.method, request.rel_url.raw_path).policy is Policy.SCHEDULED
 
 
 async def accounted(
@@ -179,13 +193,14 @@ async def _send(
     method: str | None = None,
 ) -> aiohttp.ClientResponse:
     settings = cluster.settings
-    session = cluster.connections.session(instance)
     headers = request_headers(request, instance, settings)
     headers.extend(failing_handshake(request))
     try:
-        return await session.request(
+        return await cluster.connections.request(
+            instance,
             method or request.method,
             instance_url(request, instance, settings, target),
+            once=not is_repeatable(request),
             headers=headers,
             skip_auto_headers=AUTO_HEADERS,
             data=body,
@@ -215,7 +230,7 @@ def instance_fault(error: Exception, instance: Instance) -> InstanceError:
         return InstanceTimeoutError(f"{name} did not answer in time.")
     if isinstance(error, aiohttp.ClientResponseError):
         return InvalidAnswerError(f"{name} does not speak proper HTTP.")
-    return InstanceUnreachableError(f"{name} broke off the connection.")
+    return ConnectionBrokenError(f"{name} broke off the connection.")
 
 
 async def relay(
@@ -255,7 +270,7 @@ async def _read(
         return await upstream.content.readany()
     except (aiohttp.ClientError, OSError) as error:
         abort(request, answer)
-        raise _AnswerFaultError("broke off in the middle of an answer", answer) from error
+        raise _BrokenAnswerError("broke off in the middle of an answer", answer) from error
 
 
 async def _to_client(writing: Awaitable[T]) -> T:
@@ -270,4 +285,4 @@ def _may_repeat(request: web.Request, error: ComfyProxyError) -> bool:
         return True
     # InvalidAnswer is repeated nowhere: it came back, and will again.
     unanswered = isinstance(error, InstanceUnreachableError | InstanceTimeoutError)
-    return unanswered and request.method in _SAFE_TO_REPEAT and not request.body_exists
+    return unanswered and is_repeatable(request)

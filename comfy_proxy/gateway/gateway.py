@@ -17,7 +17,7 @@ from comfy_proxy.errors import InstanceError, ProcessEndedError
 from comfy_proxy.gateway.events.frames import Ended
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.copies import FileCopies
-from comfy_proxy.gateway.files.marks import file_at
+from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.prompts.ends import told_by_frame
 from comfy_proxy.gateway.prompts.given_up import GivenUpPrompts, execution_error
 from comfy_proxy.gateway.prompts.moves import PromptMover
@@ -51,6 +51,7 @@ class Gateway:
         self.events = EventSessions()
         self.mover = PromptMover(self)
         self.outcomes = PromptOutcomes(self)
+        self.made_files = MadeFiles(self.files, cluster.clock, unended=self.outcomes)
         self.moving = MovingPrompts()
         self.history_numbers = HistoryNumbers()
         self.given_up = GivenUpPrompts()
@@ -74,6 +75,8 @@ class Gateway:
         for instance in self.cluster.instances:
             instance.on_load.append(self.mover.consider)
             instance.on_load.append(partial(self.outcomes.load_changed, instance))
+            instance.on_output.append(partial(self.made_files.heard, instance=instance))
+            instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
             instance.on_interruption.append(self.mover.doubt)
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
@@ -163,18 +166,6 @@ class Gateway:
         ids = None if prompt_ids is None else tuple(prompt_ids)
         self.mover.deleted(ids)
         self.outcomes.deleted(ids)
-
-    def files_made(self, output: Any, instance: Instance) -> None:
-        """Record who made each file of ``output`` last."""
-        if isinstance(output, dict):
-            if isinstance(name := output.get("filename"), str):
-                folder, kind = str(output.get("subfolder", "")), str(output.get("type", "output"))
-                self.files.made(file_at(name, folder, kind), instance)
-                return
-            output = list(output.values())
-        if isinstance(output, list):
-            for item in output:
-                self.files_made(item, instance)
 
     @contextmanager
     def while_moving(self, prompt_id: str, queue_entry: list[Any]) -> Iterator[MovingPrompt]:

@@ -23,6 +23,7 @@ _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
 _VIA = "1.1 comfy-proxy"
+_FETCH_SITE = "Sec-Fetch-Site"
 # aiohttp refuses to write these (header injection); RFC 9110 5.5 has a recipient put a space.
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -33,7 +34,8 @@ def request_headers(
     """The client's headers as the instance is to see them.
 
     Hop-by-hop headers end here (RFC 9110 7.6.1), ``X-Forwarded-*`` and ``Via`` are added, our own
-    credentials are taken out. ``Host`` is left to aiohttp: it is the instance's.
+    credentials and what a browser says of the page are taken out. ``Host`` is left to aiohttp: it
+    is the instance's.
     """
     headers = _end_to_end(request)
     # The server answered 100 Continue before any handler ran: that hop is done (RFC 9110 10.1.1).
@@ -44,7 +46,7 @@ def request_headers(
         _drop_credentials(headers, settings.api_keys)
     if instance.url.raw_user is not None:
         headers.popall(hdrs.AUTHORIZATION, None)  # the operator gave credentials of their own
-    _pass_origin_check(headers, instance)
+    _drop_judged(headers)
     _add_forwarded(headers, request, settings)
     headers["X-Request-ID"] = request[REQUEST_ID]
     return _each_in_one_spelling(headers)
@@ -190,19 +192,18 @@ def _drop_credentials(headers: CIMultiDict[str], keys: Collection[str]) -> None:
         headers.add(hdrs.REFERER, without_key(value, keys))
 
 
-def _pass_origin_check(headers: CIMultiDict[str], instance: Instance) -> None:
-    """ComfyUI refuses an Origin that is not its Host, newer ones also cross-site (trap 7).
+def _drop_judged(headers: CIMultiDict[str]) -> None:
+    """Take out what ``security.check`` has judged, and what an instance would judge wrongly.
 
-    ``security.check`` has judged both against OUR address before. The Origin becomes the
-    instance's, as if its own page had asked; where a page of another site has asked, nothing is
-    said of it, as browsers did before 2023: that it is of the same site would be a lie.
+    ComfyUI compares ``Origin`` with its own address, and to do so resolves its own name, each time,
+    while its event loop waits: with a slow resolver a page load takes half a minute. A cross-site
+    request that passed here (a link to the page, an origin of ``CORS_ORIGINS``) is refused by
+    newer versions. Nothing is put in their place: an instance, or a custom node's own check, is
+    never told that a request was of its own page when it was not.
     """
-    if hdrs.ORIGIN in headers:
-        headers[hdrs.ORIGIN] = str(instance.url.origin())
+    headers.popall(hdrs.ORIGIN, None)
     if is_cross_site(headers):
-        headers.popall("Sec-Fetch-Site")
-    elif headers.get("Sec-Fetch-Site", "none").lower() != "none":
-        headers["Sec-Fetch-Site"] = "same-origin"
+        headers.popall(_FETCH_SITE)
 
 
 def _add_forwarded(headers: CIMultiDict[str], request: web.Request, settings: Settings) -> None:

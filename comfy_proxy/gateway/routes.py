@@ -6,7 +6,8 @@ Rules, then the table, then a short interpreter; no I/O.
   the rest of the path, slashes included.
 * Routes of ComfyUI's server exist with and without ``/api`` (``BOTH``), those of ``/internal`` and
   static files without it only (``BARE``), jobs and assets with it only (``API``).
-* What no row names belongs to the primary instance: custom nodes' routes, static files.
+* What no row names belongs to the primary instance: custom nodes' own routes. Nobody here knows
+  what these do, so they are sent once, GET too; a GET of a row may be sent again (``forward.py``).
 
 Source: PROTOCOL.md "HTTP routes", ComfyUI's ``server.py``, ``app/*.py`` and ``api_server/``.
 """
@@ -18,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote
+
+from comfy_proxy.request_path import normal_path
 
 
 class Policy(StrEnum):
@@ -126,6 +129,13 @@ TABLE: tuple[Row, ...] = (
     _row("GET", "/global_subgraphs/{id}", Policy.PRIMARY),
     _row("GET", "/node_replacements", Policy.PRIMARY),
     _row("GET", "/docs/{path…}", Policy.PRIMARY, Prefix.BARE),
+    # The frontend's own files, some ninety in a page load.
+    _row("GET", "/assets/{file…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/scripts/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/fonts/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/cursor/{path…}", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/materialdesignicons.min.css", Policy.PRIMARY, Prefix.BARE),
+    _row("GET", "/user.css", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/templates/{path…}", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/internal/logs", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/internal/logs/raw", Policy.PRIMARY, Prefix.BARE),
@@ -172,13 +182,20 @@ def _by_first_segment() -> Mapping[str, Sequence[tuple[Row, re.Pattern[str]]]]:
 _COMPILED = _by_first_segment()
 
 
+def is_named(method: str, raw_path: str) -> bool:
+    """Whether a row names the request; ``raw_path`` as for :func:`match`."""
+    return match(method, raw_path) is not _ELSE
+
+
 def match(method: str, raw_path: str) -> Match:
     """The row for a request; ``raw_path`` as it came, without the query.
 
-    A path variable keeps an encoded slash as part of its segment (``%2F``), as aiohttp does.
+    It is matched in its normal form (``request_path.py``). A path variable keeps an encoded slash
+    as part of its segment (``%2F``), as aiohttp does.
     """
-    for row, pattern in _COMPILED.get(_first_segment(raw_path), ()):
-        if method in row.methods and (found := pattern.fullmatch(raw_path)):
+    path = normal_path(raw_path)
+    for row, pattern in _COMPILED.get(_first_segment(path), ()):
+        if method in row.methods and (found := pattern.fullmatch(path)):
             variables = {name: unquote(text) for name, text in found.groupdict().items()}
             return Match(policy=row.policy, pattern=row.pattern, variables=variables)
     return _ELSE

@@ -68,11 +68,12 @@ async def ask_scanned(
     *,
     timeout_s: float = ASK_TIMEOUT_S,
     keep: bool = True,
+    fresh: bool = False,
 ) -> ScannedAnswer:
     """``GET`` of an encoded ``path`` from ``instance``, looked into as ``shape`` says.
 
-    ``timeout_s`` bounds the wait for the head and for each piece of the body. Raises
-    InstanceError; UnavailableError if the disk is full.
+    ``timeout_s`` bounds the wait for the head and for each piece of the body; ``fresh`` as of
+    :meth:`ConnectionManager.request`. Raises InstanceError; UnavailableError if the disk is full.
     """
     scanner, text = JsonScanner(shape), StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False)
 
@@ -81,7 +82,9 @@ async def ask_scanned(
 
     async with instance.attempt("ask"):
         with translated(instance.host):
-            async with asked(instance, cluster, "GET", path, head_timeout_s=timeout_s) as response:
+            async with asked(
+                instance, cluster, "GET", path, head_timeout_s=timeout_s, fresh=fresh
+            ) as response:
                 limit = answer_bodies.MAX_SCANNED_BYTES
                 async for piece in answer_bodies.pieces(response, limit, silence):
                     if response.status == 200:
@@ -109,25 +112,36 @@ async def ask_all_scanned(
 
 
 async def ask_queue(
-    instance: Instance, cluster: Cluster, *, timeout_s: float = ASK_TIMEOUT_S
+    instance: Instance,
+    cluster: Cluster,
+    *,
+    timeout_s: float = ASK_TIMEOUT_S,
+    fresh: bool = False,
 ) -> Queue | None:
     """``/queue``, the text of its entries apart; None if the answer is no queue.
 
     Raises InstanceError.
     """
-    answer = await ask_scanned(instance, cluster, "/queue", QUEUE, timeout_s=timeout_s, keep=False)
+    answer = await ask_scanned(
+        instance, cluster, "/queue", QUEUE, timeout_s=timeout_s, keep=False, fresh=fresh
+    )
     return read_queue(answer.root)
 
 
 async def ask_history(
-    instance: Instance, cluster: Cluster, path: str, *, timeout_s: float = ASK_TIMEOUT_S
+    instance: Instance,
+    cluster: Cluster,
+    path: str,
+    *,
+    timeout_s: float = ASK_TIMEOUT_S,
+    fresh: bool = False,
 ) -> dict[str, Any] | None:
     """``/history…`` as :meth:`HistoryEntry.data` has it, by prompt id; None if it is none.
 
     Of what is no entry of ComfyUI's the value is None. Raises InstanceError.
     """
     answer = await ask_scanned(
-        instance, cluster, path, HISTORY_WITH_NODES, timeout_s=timeout_s, keep=False
+        instance, cluster, path, HISTORY_WITH_NODES, timeout_s=timeout_s, keep=False, fresh=fresh
     )
     entries = read_history(answer.root)
     if entries is None:

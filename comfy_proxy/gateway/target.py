@@ -14,6 +14,7 @@ from comfy_proxy.security import without_key
 from comfy_proxy.settings import Settings
 
 _ASCII = "".join(map(chr, range(128)))
+_AFTER_PATH = re.compile("[?#]")
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
@@ -65,6 +66,14 @@ def request_target(raw_path: str) -> str:
     if not target.isascii():  # bytes that are no UTF-8 are surrogates here: %xx means the same
         target = quote(target.encode("utf-8", "surrogateescape"), safe=_ASCII)
     return target
+
+
+def target_path(raw_path: str) -> str:
+    """The path of a request target, without query and fragment: what a server routes by.
+
+    Raises RequestError as :func:`request_target` does.
+    """
+    return _AFTER_PATH.split(request_target(raw_path), maxsplit=1)[0]
 
 
 def with_parameter(target: str, name: str, value: str) -> str:

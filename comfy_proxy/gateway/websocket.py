@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
 
+from comfy_proxy.cluster.connection_manager import sent_once
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.context import SOCKETS
 from comfy_proxy.gateway.forward import AUTO_HEADERS, accounted, forward, instance_fault, relay
@@ -65,7 +66,7 @@ async def forward_websocket(
     if not web.WebSocketResponse().can_prepare(request):
         return await forward(request, instance, cluster)
     answers = _Handshake()
-    async with _dialler(cluster.connections.session(instance), answers) as session:
+    async with _dialler(cluster.connections.fresh_session(instance), answers) as session:
         upstream = await accounted(
             request,
             instance,
@@ -117,7 +118,7 @@ def _dialler(session: aiohttp.ClientSession, answers: _Handshake) -> aiohttp.Cli
         timeout=session.timeout,
         auto_decompress=False,
         skip_auto_headers=AUTO_HEADERS,
-        middlewares=(answers,),
+        middlewares=(sent_once, answers),
     )
 
 
@@ -174,7 +175,7 @@ async def _join(
         await client.prepare(request)
     except ConnectionError:
         return client  # left in the meantime; aiohttp will see so too
-    bridge = Bridge(client, upstream, to_client)
+    bridge = Bridge(client, upstream, instance, to_client)
     sockets = request.config_dict.get(SOCKETS, set())
     sockets.add(bridge)
     try:
@@ -195,10 +196,12 @@ class Bridge:
         self,
         client: web.WebSocketResponse[bool],
         upstream: ClientWebSocketResponse[bool],
+        instance: Instance,
         to_client: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self._client = client
         self._upstream = upstream
+        self._instance = instance
         self._to_client = to_client
         self._stopped = asyncio.Event()
         self.traffic = SocketTraffic()
@@ -211,9 +214,7 @@ class Bridge:
         """Pump until both ends have closed with each other, or one of them is lost."""
         pumps = [
             asyncio.create_task(_pump(self._client, self._upstream, self.traffic.to_instance)),
-            asyncio.create_task(
-                _pump(self._upstream, self._client, self.traffic.to_client, self._to_client)
-            ),
+            asyncio.create_task(_pump(self._upstream, self._client, self._heard, self._to_client)),
         ]
         stopped = asyncio.create_task(self._stopped.wait())
         try:
@@ -227,6 +228,11 @@ class Bridge:
             await asyncio.wait([*pumps, stopped])
         if self._stopped.is_set():
             await self._say_goodbye()
+
+    def _heard(self, data: bytes) -> None:
+        """A frame of the instance went to the client."""
+        self._instance.frame_seen()
+        self.traffic.to_client(data)
 
     async def _say_goodbye(self) -> None:
         await asyncio.gather(

@@ -7,12 +7,34 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from comfy_proxy.errors import JOB_ERROR_CODES
+from comfy_proxy.errors import (
+    ComfyProxyError,
+    DrainingError,
+    InstanceError,
+    JobCancelledError,
+    JobError,
+    NoHealthyInstanceError,
+    WorkflowUnavailableError,
+)
 from comfy_proxy.metrics.durations import DURATION_BOUNDS_S, Durations, Histogram
 from comfy_proxy.metrics.labels import Bounded
 from comfy_proxy.metrics.records import JobRecord, Outcome
 
 MAX_CODES = 64
+
+
+def _codes(*families: type[ComfyProxyError]) -> set[str]:
+    return {family.code for family in families}.union(
+        *(_codes(*family.__subclasses__()) for family in families)
+    )
+
+
+JOB_ERROR_CODES = sorted(
+    _codes(InstanceError, JobError, NoHealthyInstanceError, WorkflowUnavailableError, DrainingError)
+    - {JobCancelledError.code}
+    | {ComfyProxyError.code}
+)
+"""Every code that a failed job can have."""
 
 
 class JobDurations:

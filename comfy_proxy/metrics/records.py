@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from comfy_proxy.request_path import normal_path
+
 OURS = "ours"
 """The policy of requests that we answer ourselves."""
 _FAULT = 500
@@ -104,7 +106,7 @@ class RequestRecord:
     def is_fault(self) -> bool:
         """An error on our side or an instance's; ``/health`` that tells of an outage is none."""
         return self.status >= _FAULT and not (
-            self.policy == OURS and self.path.startswith("/health")
+            self.policy == OURS and normal_path(self.path).startswith("/health")
         )
 
 

@@ -47,7 +47,7 @@ async def test_sessions_are_transparent(cluster: Cluster) -> None:
     assert isinstance(session.cookie_jar, aiohttp.DummyCookieJar)
     assert session.timeout.total is None
     assert session.auto_decompress is False
-    assert session is not cluster.connections.probe_session(cluster.instances[0])
+    assert session is not cluster.connections.fresh_session(cluster.instances[0])
 
 
 async def test_close(connected: Connect, worker: EmbeddedWorker) -> None:
@@ -58,7 +58,7 @@ async def test_close(connected: Connect, worker: EmbeddedWorker) -> None:
         await cluster.connections.close()
         assert not socket.open
     assert cluster.connections.session(instance).closed
-    assert cluster.connections.probe_session(instance).closed
+    assert cluster.connections.fresh_session(instance).closed
     assert cluster.connections.pool_state(instance) == NOTHING
     await eventually(lambda: worker.open_sockets == 0)
 

@@ -16,6 +16,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.errors import NoHealthyInstanceError
 
 Start = Callable[..., Awaitable[Cluster]]
 
@@ -169,6 +170,61 @@ async def test_failed_trial(cluster: Cluster, worker: EmbeddedWorker, clock: Man
     assert instance.breaker.state is CircuitState.OPEN
 
 
+async def test_who_is_healthy_is_asked_nothing(
+    connected: Start, workers: tuple[EmbeddedWorker, EmbeddedWorker], probes: list[Instance]
+) -> None:
+    """Nor are the others, as long as there is one."""
+    cluster = await connected(*workers)
+    one, two = cluster.instances
+    for _ in range(3):
+        two.fault("refused")
+    assert await cluster.healthy() == [one]
+    assert await cluster.primary() is one
+    assert probes == []
+
+
+async def test_who_is_away_is_found_again_by_whoever_needs_it(
+    connected: Start,
+    workers: tuple[EmbeddedWorker, EmbeddedWorker],
+    clock: ManualClock,
+    probes: list[Instance],
+) -> None:
+    """One check for all who ask, none again within a second, and the answer is believed."""
+    cluster = await connected(*workers)
+    one, two = cluster.instances
+    await workers[1].kill()
+    while two.healthy:
+        await cluster.health_checker.check(two)
+    await workers[1].restart()
+    probes.clear()
+    assert await cluster.healthy([two]) == []  # dialled a moment ago
+    assert probes == []
+    await clock.advance(1)
+    found = await asyncio.gather(*(cluster.healthy([two]) for _ in range(5)))
+    assert found == [[two]] * 5
+    assert probes == [two]
+    for _ in range(3):
+        one.fault("refused")
+    assert await cluster.primary() is two
+    with pytest.raises(NoHealthyInstanceError):
+        await cluster.primary([one, two])
+
+
+async def test_one_that_stays_away_is_dialled_once_a_second(
+    connected: Start, worker: EmbeddedWorker, clock: ManualClock, probes: list[Instance]
+) -> None:
+    """However often it is asked for."""
+    cluster = await connected(worker)
+    await worker.kill()
+    while cluster.instances[0].healthy:
+        await cluster.health_checker.check(cluster.instances[0])
+    probes.clear()
+    for _ in range(100):
+        assert await cluster.healthy() == []
+        await clock.advance(0.05)
+    assert len(probes) in (4, 5)
+
+
 async def test_cancelled_trial(
     cluster: Cluster, worker: EmbeddedWorker, clock: ManualClock
 ) -> None:
@@ -204,6 +260,20 @@ async def test_demand(
     demanded = len(probes)
     await clock.advance(20)
     assert len(probes) <= demanded + 1
+
+
+async def test_a_demand_after_a_while_is_heard_at_once(
+    start_cluster: Start, worker: EmbeddedWorker, clock: ManualClock, probes: list[Instance]
+) -> None:
+    """Whoever begins to wait need not wait a second more for one that has returned meanwhile."""
+    await worker.kill()
+    cluster = await start_cluster(worker, health_check_interval_s=30.0)
+    await eventually(lambda: strikes(cluster) == 1 and clock.waiting == 1)
+    await clock.advance(5)
+    await worker.restart()
+    with cluster.health_checker.demand():
+        await eventually(lambda: cluster.instances[0].check_ok)
+    assert len(probes) == 2
 
 
 async def test_demand_leaves_healthy_ones_alone(

@@ -9,6 +9,7 @@ from cluster_harness import LONG_S, Run, eventually, graph, nothing_left, runnin
 from manual_clock import ManualClock
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.submit_once import SECOND_LOOK_S
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
     InstanceTimeoutError,
@@ -17,6 +18,14 @@ from comfy_proxy.errors import (
     PromptLostError,
     WorkflowError,
 )
+
+
+async def second_look(clock: ManualClock) -> None:
+    """Let the moment go by after which an instance is asked once more for a prompt."""
+    await eventually(
+        lambda: any(one.deadline - clock.monotonic() < 2 * SECOND_LOOK_S for one in clock._timeouts)
+    )
+    await clock.advance(2 * SECOND_LOOK_S)
 
 
 async def test_socket_lost_while_running(cluster: Cluster, worker: EmbeddedWorker) -> None:
@@ -175,10 +184,13 @@ async def test_broken_off_after_it_had_ended(cluster: Cluster, worker: EmbeddedW
     assert worker.executed[1:] == [run.prompt.prompt_id]
 
 
-async def test_broken_off_and_not_accepted(cluster: Cluster, worker: EmbeddedWorker) -> None:
+async def test_broken_off_and_not_accepted(
+    cluster: Cluster, worker: EmbeddedWorker, clock: ManualClock
+) -> None:
     """A POST that never arrived fails, and nothing of it turns up later."""
     worker.faults.answers = {"/prompt": "503"}
     run = Run(cluster, graph())
+    await second_look(clock)
     with pytest.raises(InstanceUnreachableError):
         await run.task
     assert worker.submitted == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +41,13 @@ class GatewayCluster:
         self.attempts: asyncio.Queue[Attempt] = asyncio.Queue()
         for instance in self.instances:
             instance.observers.append(self.attempts.put_nowait)
+
+    async def healthy(self, among: Iterable[Instance] | None = None) -> list[Instance]:
+        """Nobody is checked: who is away stays away."""
+        return [one for one in (self.instances if among is None else among) if one.healthy]
+
+    async def primary(self, exclude: Collection[Instance] = ()) -> Instance:
+        return self.load_balancer.primary(exclude)
 
     def prompt_forwarded(self, instance: Instance) -> None:
         instance.external_jobs += 1

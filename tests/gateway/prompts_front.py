@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 from PIL import Image
+from yarl import URL
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER
@@ -154,10 +155,13 @@ COMPLETE = [
 
 
 @asynccontextmanager
-async def listening(http: Http, client_id: str | None = None) -> AsyncIterator[Listener]:
+async def listening(
+    http: Http, client_id: str | None = None, *, path: str = "/ws"
+) -> AsyncIterator[Listener]:
     """A socket that is read until the block ends."""
     client_id = client_id or uuid.uuid4().hex
-    socket = await http.ws_connect(f"/ws?clientId={client_id}", max_msg_size=0)
+    url = URL(f"{http.make_url('/')}{path[1:]}?clientId={client_id}", encoded=True)
+    socket = await http.session.ws_connect(url, max_msg_size=0)
     listener = Listener(socket, client_id)
     reader = asyncio.create_task(listener.read())
     await until(lambda: listener.frames)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
-from events_harness import hears, listen, until
+from events_harness import checked, hears, listen, until
 
 from comfy_proxy.keys import GATEWAY
 
@@ -60,6 +60,7 @@ async def test_200_sockets_in_a_hurry_leave_nothing(
     """
     front = await start_proxy(*workers)
     await hears(await listen(front, "first"), front, "first", 1)
+    await checked(front)  # the socket that hears the load is there
     before = len(asyncio.all_tasks())
     sockets = [worker.open_sockets for worker in workers]
 

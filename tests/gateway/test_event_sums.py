@@ -22,7 +22,7 @@ from events_harness import (
 from comfy_proxy.gateway.events import leg as event_leg
 from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.gateway.events.frames import status_frame
-from comfy_proxy.gateway.prompts import moves, rescue
+from comfy_proxy.gateway.prompts import lost, rescue
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Instances = list[tuple[str, ScriptedInstance]]
@@ -159,11 +159,11 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
     """
     known = asyncio.Event()
 
-    async def queue_was_lost(*arguments: Any) -> bool | None:
+    async def lost_prompts(*arguments: Any) -> Any:
         await known.wait()
-        return await rescue.queue_was_lost(*arguments)
+        return await rescue.lost_prompts(*arguments)
 
-    monkeypatch.setattr(moves, "queue_was_lost", queue_was_lost)
+    monkeypatch.setattr(lost, "lost_prompts", lost_prompts)
     front = await start_proxy(*workers)
     instance = front.app[CLUSTER].instances[1]
     client = await listen(front, "me")

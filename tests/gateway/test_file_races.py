@@ -17,7 +17,7 @@ from prompts_front import until
 
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.files import file_staging
+from comfy_proxy.gateway.files import copies
 from comfy_proxy.gateway.files.records import Uploads
 from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 
@@ -52,7 +52,7 @@ async def test_newer_bytes_while_a_copy_is_under_way(
     await front.upload(RED)
     await front.bring_back(2)
     front.write(2, "input/x.png", GREEN)
-    look, looked = file_staging.look, False
+    look, looked = copies.look, False
 
     async def and_overwrite(*arguments: Any) -> Any:
         nonlocal looked
@@ -64,7 +64,7 @@ async def test_newer_bytes_while_a_copy_is_under_way(
             front.gateway.files.received(X, await stored(BLUE), first, life=life)
         return await look(*arguments)
 
-    monkeypatch.setattr(file_staging, "look", and_overwrite)
+    monkeypatch.setattr(copies, "look", and_overwrite)
     await stage(front, 2, X)
     assert front.files("input/x.png") == [BLUE, BLUE]
 
@@ -76,13 +76,13 @@ async def test_bytes_that_are_crowded_out_while_they_are_needed(
     await front.take_away(2)
     await front.upload(RED)
     await front.bring_back(2)
-    look = file_staging.look
+    look = copies.look
 
     async def and_crowd_out(*arguments: Any) -> Any:
         front.gateway.files.uploads.close()
         return await look(*arguments)
 
-    monkeypatch.setattr(file_staging, "look", and_crowd_out)
+    monkeypatch.setattr(copies, "look", and_crowd_out)
     await stage(front, 2, X)
     assert front.files("input/x.png") == [RED, RED]
 

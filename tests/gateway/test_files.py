@@ -181,3 +181,30 @@ async def test_what_names_no_file_is_the_primarys(colours: Front, query: str, st
     async with colours.client.get(f"/view?{query}") as answer:
         assert answer.status == status
         assert await answer.read() in (b"", RED)
+
+
+@pytest.mark.parametrize("kind", ["output", "temp"])
+async def test_a_bare_name_whose_file_is_gone(colours: Front, kind: str) -> None:
+    """Its maker has tidied up: another picture of that name is not what is meant."""
+    colours.gateway.files.made(FileName(filename="x.png", type=kind), colours.instances[1])
+    (colours.workers[1].folders.base / kind / "x.png").unlink()
+    assert (await colours.view(type=kind))[0] == 404
+
+
+async def test_a_copy_of_a_bare_name_whose_file_is_gone(front: Front) -> None:
+    """One that was put there for a prompt is the same picture."""
+    front.write(2, "output/x.png", BLUE)
+    file = FileName(filename="x.png")
+    front.gateway.files.made(file, front.instances[1])
+    assert await front.gateway.files.stage(file, front.instances[0])
+    (front.workers[1].folders.base / "output/x.png").unlink()
+    assert await front.view() == (200, BLUE)
+
+
+async def test_a_gone_result_is_not_replaced_by_another_of_its_name(colours: Front) -> None:
+    """A prompt that names it must not run where that means something else."""
+    file = FileName(filename="x.png")
+    colours.gateway.files.made(file, colours.instances[1])
+    (colours.workers[1].folders.base / "output/x.png").unlink()
+    assert not await colours.gateway.files.stage(file, colours.instances[0])
+    assert await colours.gateway.files.stage(file, colours.instances[1])

@@ -95,18 +95,32 @@ async def test_nothing_is_added_that_the_client_did_not_send(harness: Harness) -
     assert b'["content-length", "2"]' in body
 
 
-async def test_a_page_of_ours_passes_comfyuis_origin_check(harness: Harness) -> None:
-    """Origin becomes the instance's own, Sec-Fetch-Site same-origin (trap 7)."""
-    seen = await _seen(
-        harness,
-        {
-            "Host": "localhost:3000",
-            "Origin": "http://localhost:3000",
-            "Sec-Fetch-Site": "same-site",
-        },
-    )
-    assert seen["origin"] == [f"http://{seen['host'][0]}"]
-    assert seen["sec-fetch-site"] == ["same-origin"]
+async def test_the_origin_that_was_judged_here_ends_here(harness: Harness) -> None:
+    """ComfyUI would resolve its own name for it, in its event loop, at each request."""
+    seen = await _seen(harness, {"Host": "localhost:3000", "Origin": "http://localhost:3000"})
+    assert "origin" not in seen
+
+
+@pytest.mark.parametrize("site", ["same-site", "same-origin", "none"])
+async def test_no_instance_is_told_something_untrue_of_the_page(
+    harness: Harness, site: str
+) -> None:
+    """``same-site`` is another origin: a custom node that refuses it must hear of it."""
+    seen = await _seen(harness, {"Host": "localhost:3000", "Sec-Fetch-Site": site})
+    assert seen["sec-fetch-site"] == [site]
+
+
+async def test_a_link_of_a_foreign_page_is_let_in_by_the_instance_too(harness: Harness) -> None:
+    """We let it pass, newer versions would refuse ``cross-site``; nothing stands in its place."""
+    link = {
+        "Host": "localhost:3000",
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Sec-Fetch-Dest": "document",
+    }
+    seen = await _seen(harness, link)
+    assert "sec-fetch-site" not in seen
+    assert seen["sec-fetch-mode"] == ["navigate"]
 
 
 async def test_a_link_of_another_site_is_not_called_one_of_ours(harness: Harness) -> None:

@@ -64,6 +64,12 @@ GET    /internal/folder_paths                       primary
 GET    /extensions/{path…}                          primary
 GET    /docs/{path…}                                primary
 GET    /templates/{path…}                           primary
+GET    /assets/{file…}                              primary
+GET    /scripts/{path…}                             primary
+GET    /fonts/{path…}                               primary
+GET    /cursor/{path…}                              primary
+GET    /materialdesignicons.min.css                 primary
+GET    /user.css                                    primary
 """
 """The sub-application ``/internal`` and static files: without ``/api`` only."""
 
@@ -176,9 +182,9 @@ def test_an_encoded_slash_stays_in_its_segment(
     [
         ("GET", "/customnode/status"),
         ("POST", "/api/manager/queue/install"),
-        ("GET", "/assets/index-1a2b.js"),  # static files of the frontend
-        ("GET", "/user.css"),
-        ("GET", "/scripts/app.js"),
+        ("GET", "/manager/reboot"),
+        ("GET", "/user.css/x"),
+        ("POST", "/scripts/app.js"),
         ("GET", "/jobs"),
         ("GET", "/jobs/a"),
         ("GET", "/api/internal/logs"),

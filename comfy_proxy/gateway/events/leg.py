@@ -152,8 +152,13 @@ class EventLeg:
             await self._hang_up()
 
     async def _connect(self, request: web.Request) -> bool:
-        """One attempt; True if the socket is there and its first ``status`` was read."""
+        """One attempt; True if the socket is there and its first ``status`` was read.
+
+        An instance whose circuit is open is not dialled by each client: a check that all share is.
+        """
         try:
+            if not await self._cluster.healthy([self.instance]):
+                raise InstanceUnreachableError(f"{self.instance.host} is away.")
             async with self.instance.attempt("ws", background=True):
                 with translated(self.instance.host):
                     async with self._cluster.clock.timeout(DIAL_TIMEOUT_S):
@@ -181,7 +186,7 @@ class EventLeg:
         if not self.confirmed:
             await self._cluster.clients[self.instance].check(DIAL_TIMEOUT_S)
             self.confirmed = True
-        session = self._cluster.connections.session(self.instance)
+        session = self._cluster.connections.fresh_session(self.instance)
         query = query_without_key(request.query, self._cluster.settings.api_keys)
         query["clientId"] = self._session.client_id
         self._reader = FrameReader(self._mark)  # what ran before may have ended unheard
@@ -232,8 +237,16 @@ class EventLeg:
             self.instance.socket_lost()
 
     async def _pause(self, backoff_s: float) -> None:
-        """Soon at first, then now and then, or when a check succeeds."""
-        if not self._ending:
-            self.retry.clear()
+        """Soon at first, then now and then, or when a check succeeds.
+
+        While the circuit is open only checks look for the instance, about once a second.
+        """
+        if self._ending:
+            return
+        self.retry.clear()
+        if self.instance.healthy:
             jitter = random.uniform(0.8, 1.2)
             await wait_for_event(self._cluster.clock, self.retry, backoff_s * jitter)
+        else:
+            with self._cluster.health_checker.demand():
+                await self.retry.wait()

@@ -167,7 +167,7 @@ class EventSession:
             self._gateway.prompt_began(seen.prompt_id, leg.instance)
             self._put(seen.frame)
         elif isinstance(seen, Executed):
-            self._gateway.files_made(seen.output, leg.instance)
+            self._gateway.made_files.heard(seen.output, leg.instance)
             self._put(seen.frame)
         elif isinstance(seen, Ended):
             self._gateway.prompt_ended(seen, leg.instance)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import aiohttp
 
@@ -15,8 +16,9 @@ from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import AnswerTooLargeError, InstanceRefusedError
 from comfy_proxy.gateway.fanout import ask
-from comfy_proxy.gateway.files.marks import file_at
+from comfy_proxy.gateway.files.marks import file_at, is_hidden
 from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.gateway.native import load
 from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:
@@ -41,11 +43,20 @@ class Look:
         return self.status == 200
 
 
+THERE = Look(status=200, version="", size=None)
+"""Of a file that cannot be looked at."""
+
+
 async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
-    """``HEAD /view``: 200, 404, or 400 for a name that ComfyUI shows to nobody (``a..b.png``)."""
+    """``HEAD /view``: 200, 404, or 400 for a name that ComfyUI shows to nobody (``a..b.png``).
+
+    Those the instance may list; if it does not, the answer is the 400.
+    """
     answer = await ask(
         instance, cluster, "HEAD", "/view", params=_query(file), timeout_s=LOOK_TIMEOUT_S
     )
+    if answer.status == 400 and is_hidden(file) and not file.subfolder:
+        return await _listed(instance, cluster, file)
     length = answer.headers.get("content-length", "")
     tag = answer.headers.get("etag") or answer.headers.get("last-modified", "")
     return Look(
@@ -55,16 +66,26 @@ async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
     )
 
 
+async def _listed(instance: Instance, cluster: Cluster, file: FileName) -> Look:
+    """``/internal/files/{type}``: names directly in that directory; old servers do not have it."""
+    path = f"/internal/files/{quote(file.type, safe='')}"
+    names = load(await ask(instance, cluster, "GET", path, timeout_s=LOOK_TIMEOUT_S))
+    if not isinstance(names, list):
+        return Look(status=400, version="", size=None)
+    return THERE if file.filename in names else Look(status=404, version="", size=None)
+
+
 async def download(instance: Instance, cluster: Cluster, file: FileName) -> StoredBytes | None:
     """``GET /view``; None if it is not there. The caller closes the bytes."""
-    session = cluster.connections.session(instance)
     content = StoredBytes()
     try:
         async with instance.attempt("download"):
             with translated(instance.host):
                 async with (
                     cluster.clock.timeout(LOOK_TIMEOUT_S + MAX_FILE_BYTES / 2**20),
-                    session.get(
+                    await cluster.connections.request(
+                        instance,
+                        "GET",
                         f"{instance.url}/view",
                         params=_query(file),
                         headers={"Accept-Encoding": "identity", **trace_headers()},

@@ -9,7 +9,9 @@ Four kinds, by name:
 * outputs without a mark: those of the one who made that name last, else of the first that has it.
   They are copied to one that lacks the name, and never put over another result;
 * other inputs (put on a disk directly, or before the proxy was restarted): an instance that has
-  the file keeps its own, one that lacks it gets a copy from one that has it.
+  the file keeps its own, one that lacks it gets a copy from one that has it;
+* whatever has ``..`` in its name, which ``/view`` shows to nobody: it cannot be copied, and is used
+  where it is, unless it is an upload whose bytes are here.
 
 Instances that share a directory are one place: what is in it is asked for and put there once, and
 where all share it nothing is copied at all, unless an upload has gone from it.
@@ -29,11 +31,11 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName, Ownership
 from comfy_proxy.errors import InstanceError, UnavailableError
-from comfy_proxy.gateway.files.client import Look, look
+from comfy_proxy.gateway.files.client import THERE, Look, look
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.marks import MARKED_TYPES, unmark
-from comfy_proxy.gateway.files.records import Holdings, Uploads
+from comfy_proxy.gateway.files.records import Holdings, Makers, Uploads
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 
@@ -54,7 +56,8 @@ class FileCopies:
         self.cluster = cluster
         self.ownership = ownership
         self.uploads = Uploads()
-        self.storage = SharedStorage(cluster, self._forget)
+        self.makers = Makers(ownership.files, cluster.clock)
+        self.storage = SharedStorage(cluster, lambda changed: self.holdings.forget(changed))
         self.holdings = Holdings(place=self.storage.place)
         self.upload_locks = KeyedLocks()
         self._staging = FileStaging(self)
@@ -88,9 +91,6 @@ class FileCopies:
         self.holdings.forget(instance)
         self.storage.interrupted(instance)
 
-    def _forget(self, instance: Instance) -> None:
-        self.holdings.forget(instance)
-
     # --- who has it --------------------------------------------------------------------
 
     def owner(self, subfolder: str, kind: str) -> tuple[Instance | None, str]:
@@ -108,7 +108,7 @@ class FileCopies:
         version = self.holdings.version(instance, file)
         if upload := self.uploads.get(file):
             return version == upload.digest
-        owner = self.owner(file.subfolder, file.type)[0] or self.ownership.files.owner(file)
+        owner = self.owner(file.subfolder, file.type)[0] or self.makers.of(file)
         is_owners = owner is not None and self.storage.same(owner, instance, file.type)
         if owner is not None and file.type in MARKED_TYPES:
             return is_owners
@@ -117,7 +117,8 @@ class FileCopies:
     async def locate(self, file: FileName) -> Instance | None:
         """Who answers for a name without a mark; None if nobody has it.
 
-        The one who made it last, if that is on record; else the first that has it. Raises
+        The one who made it last, if that is on record; else the first that has it. Of a result
+        that is gone from its maker a copy is as good, and nothing else of that name. Raises
         UnavailableError if the record names an instance that is away: the same name elsewhere
         may be another picture.
         """
@@ -125,9 +126,9 @@ class FileCopies:
         if former := [one for one in self.storage.former(file.type) if one.healthy]:
             for holder in await self.holders(file, former):
                 return holder
-        recorded = self.ownership.files.owner(file)
+        recorded = self.makers.of(file)
         if recorded is not None:
-            if recorded.healthy and await self.holders(file, [recorded]):
+            if await self.holders(file, await self.cluster.healthy([recorded])):
                 return recorded
             if file.type in MARKED_TYPES and not recorded.healthy:
                 raise UnavailableError(
@@ -135,19 +136,34 @@ class FileCopies:
                     retry_after_s=RETRY_AFTER_S,
                 )
         others = [instance for instance in self.healthy() if instance is not recorded]
+        is_gone = file.type in MARKED_TYPES and self.makers.is_sure(file)
+        if is_gone:
+            others = [one for one in others if self.holdings.version(one, file) is not None]
         holders = await self.holders(file, others)
-        return holders[0] if holders else None
+        return holders[0] if holders else recorded if is_gone else None
 
     async def holders(self, file: FileName, asked: Iterable[Instance]) -> list[Instance]:
         """Those of ``asked`` that have exactly this path, in that order."""
         asked = list(asked)
-        looks = await asyncio.gather(*(self.look(instance, file) for instance in asked))
+        looks = await asyncio.gather(*(self.try_look(instance, file) for instance in asked))
         return [one for one, found in zip(asked, looks, strict=True) if found and found.there]
 
-    async def look(self, instance: Instance, file: FileName) -> Look | None:
-        """What ``instance`` tells of ``file``; None if it does not answer."""
+    async def look(self, instance: Instance, file: FileName) -> Look:
+        """What ``instance`` tells of ``file``; what is believed, where it cannot tell.
+
+        Raises InstanceError.
+        """
+        found = await look(instance, self.cluster, file)
+        maker = self.makers.of(file)
+        believed = self.holdings.version(instance, file) is not None or (
+            maker is not None and self.storage.same(maker, instance, file.type)
+        )
+        return THERE if found.status == 400 and believed else found
+
+    async def try_look(self, instance: Instance, file: FileName) -> Look | None:
+        """As :meth:`look`; None if it does not answer."""
         try:
-            return await look(instance, self.cluster, file)
+            return await self.look(instance, file)
         except InstanceError:
             return None
 
@@ -156,16 +172,30 @@ class FileCopies:
 
     # --- what happens to files ---------------------------------------------------------
 
-    def received(self, file: FileName, content: StoredBytes, at: Instance, *, life: int) -> None:
-        """``at`` has just taken ``content`` as ``file``: the newest bytes of that name."""
-        self.uploads.keep(file, content)
-        self.holdings.note(at, file, content.digest, life=life)
-        self.ownership.files.record(file, at)
+    def received(
+        self, file: FileName, content: StoredBytes | None, at: Instance, *, life: int
+    ) -> None:
+        """``at`` has just taken ``content`` as ``file``: the newest bytes of that name.
 
-    def made(self, file: FileName, at: Instance) -> None:
-        """A node at ``at`` has written ``file``, or shows it again."""
-        self.ownership.files.record(file, at)
-        if file.type in MARKED_TYPES and file in self.uploads:
+        None if they cannot be had: then they are there alone, and what was known is older.
+        """
+        if content is None:
+            self.uploads.forget(file)
+        else:
+            self.uploads.keep(file, content)
+        self.holdings.note(at, file, content.digest if content else "", life=life)
+        self.makers.record(file, at)
+
+    def made(
+        self, file: FileName, at: Instance, made_at: float | None = None, *, is_sure: bool = True
+    ) -> None:
+        """A node at ``at`` has written ``file``, or shows it again; not ``is_sure``: perhaps.
+
+        Just now, or at ``made_at`` (seconds since the epoch): then it is no news if it is known
+        what became of the name since.
+        """
+        is_last = self.makers.record(file, at, made_at, is_sure=is_sure)
+        if is_last and file.type in MARKED_TYPES and file in self.uploads:
             self.uploads.forget(file)
             self.holdings.discard(at, file)
 

@@ -14,9 +14,9 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import InstanceError, UnavailableError
-from comfy_proxy.gateway.files.client import Look, download, look, put
+from comfy_proxy.gateway.files.client import Look, download, put
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
-from comfy_proxy.gateway.files.marks import MARKED_TYPES
+from comfy_proxy.gateway.files.marks import MARKED_TYPES, is_hidden
 from comfy_proxy.gateway.files.records import Upload
 from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 
@@ -54,7 +54,7 @@ class FileStaging:
         elif file.type in MARKED_TYPES:
             return await self._stage_result(file, instance)
         else:
-            await self._stage_input(file, instance, fresh=fresh)
+            return await self._stage_input(file, instance, fresh=fresh)
         return True
 
     # --- uploads -----------------------------------------------------------------------
@@ -82,8 +82,7 @@ class FileStaging:
                 return False
             async with self._uploaded(file, upload) as content:
                 if content is None:
-                    await self._stage_input(file, instance, fresh=False)
-                    return True
+                    return await self._stage_input(file, instance, fresh=False)
                 holdings.discard(instance, file)
                 await put(instance, self._cluster, file, content)
         holdings.note(instance, file, upload.digest, life=life)
@@ -94,11 +93,13 @@ class FileStaging:
 
         The same bytes are not to be written again: a prompt may be reading them just now.
         """
-        found = await look(instance, self._cluster, file)
+        found = await self._files.look(instance, file)
         if not found.there:
             return None
         if self._files.storage.is_common(instance, file.type):
             return upload.digest  # nobody has missed anything: it is what was made of it since
+        if is_hidden(file):
+            return self._files.holdings.version(instance, file) or ""
         if found.size != upload.size and file.type not in MARKED_TYPES:
             return ""  # something else, whatever it is
         held = self._files.holdings.version(instance, file)
@@ -126,7 +127,7 @@ class FileStaging:
         """A marked one; its owner may have written another one under that name since."""
         holdings = self._files.holdings
         life = holdings.life(instance)
-        found = await self._files.look(owner, source) if owner.healthy else None
+        found = await self._files.try_look(owner, source) if owner.healthy else None
         if found is None or not found.there:
             await self._stage_input(file, instance, fresh=False)
         elif holdings.version(instance, file) != found.version:
@@ -138,22 +139,22 @@ class FileStaging:
         """One without a mark: for who answers for that name, or lacks it and can be given it."""
         holdings, storage = self._files.holdings, self._files.storage
         life = holdings.life(instance)
-        found = await look(instance, self._cluster, file)
+        found = await self._files.look(instance, file)
         try:
             source = await self._files.locate(file)
         except UnavailableError:
             return not found.there
         if source is None or storage.same(source, instance, file.type):
             return True
-        newest = await look(source, self._cluster, file)
+        newest = await self._files.look(source, file)
         if found.there and holdings.version(instance, file) == f"{newest.version} {found.version}":
             return True
         async with self._downloaded(source, file) as content:
-            if content is None:
-                return True
+            if content is None:  # it is gone, or nobody is shown it: another of the name is none
+                return not (found.there or is_hidden(file))
             if not found.there:
                 await put(instance, self._cluster, file, content)
-                found = await look(instance, self._cluster, file)
+                found = await self._files.look(instance, file)
             elif await self._digest(instance, file) != content.digest:
                 return False
         holdings.note(instance, file, f"{newest.version} {found.version}", life=life)
@@ -161,26 +162,29 @@ class FileStaging:
 
     # --- everything else ---------------------------------------------------------------
 
-    async def _stage_input(self, file: FileName, instance: Instance, *, fresh: bool) -> None:
-        """Or anything else that an instance keeps if it has it."""
+    async def _stage_input(self, file: FileName, instance: Instance, *, fresh: bool) -> bool:
+        """Or anything else that an instance keeps if it has it. False if it is elsewhere, and
+        cannot be copied."""
         holdings, storage = self._files.holdings, self._files.storage
         if not fresh and holdings.version(instance, file) is not None:
-            return
+            return True
         life = holdings.life(instance)
-        found = await look(instance, self._cluster, file)
+        found = await self._files.look(instance, file)
         if found.there:
             holdings.note(instance, file, "", life=life)
-        if found.status != 404:
-            return
+        if found.there or not (found.status == 404 or is_hidden(file)):
+            return True
         source = await self._files.locate(file)
         if source is None or source is instance:
-            return
+            return True
         if storage.same(source, instance, file.type):
             storage.doubt(instance)
             life = holdings.life(instance)
         async with self._downloaded(source, file) as content:
-            if content is not None:
-                await self._put(instance, file, content, "", life, found)
+            if content is None:
+                return not is_hidden(file)
+            await self._put(instance, file, content, "", life, found)
+            return True
 
     async def _put(
         self,
@@ -193,7 +197,7 @@ class FileStaging:
     ) -> None:
         """Put it there, unless the same bytes are: a prompt may be reading them just now."""
         holdings = self._files.holdings
-        found = found or await look(instance, self._cluster, file)
+        found = found or await self._files.look(instance, file)
         same = found.there and found.size == content.size
         if not (same and await self._digest(instance, file) == content.digest):
             holdings.discard(instance, file)

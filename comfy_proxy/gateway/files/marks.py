@@ -50,7 +50,8 @@ def mark_outputs(output: Any, instance_id: str, kinds: Collection[str] = MARKED_
 
     For whatever names files: ``executed``, ``/history``, ``/api/jobs``. ``output`` is left as it
     is. A subfolder that looks marked is marked like any other (``@2/@1``): it is a folder of that
-    instance, made by a client's own prefix or by a copy for it.
+    instance, made by a client's own prefix or by a copy for it. A name that ``/view`` refuses bears
+    no mark: no copy can be put under it.
     """
     if isinstance(output, list):
         return [mark_outputs(item, instance_id, kinds) for item in output]
@@ -65,7 +66,8 @@ def mark_outputs(output: Any, instance_id: str, kinds: Collection[str] = MARKED_
 def _names_a_file(item: dict[str, Any], kinds: Collection[str]) -> bool:
     kind = item.get("type")
     return (
-        isinstance(item.get("filename"), str)
+        isinstance(name := item.get("filename"), str)
+        and ".." not in name
         and isinstance(kind, str)
         and kind in kinds
         and isinstance(item.get("subfolder") or "", str)
@@ -80,6 +82,20 @@ def file_at(filename: str, subfolder: str = "", type: str = "output") -> FileNam
     directory, base = posixpath.split(posixpath.join(subfolder, filename))
     directory = posixpath.normpath(directory) if directory else ""
     return FileName(filename=base, subfolder="" if directory == "." else directory, type=type)
+
+
+def one_spelling(file: FileName) -> FileName:
+    """A key for records of ``file``: an instance on Windows takes both separators."""
+    if "\\" not in file.filename and "\\" not in file.subfolder:
+        return file
+    name, folder = (part.replace("\\", "/") for part in (file.filename, file.subfolder))
+    return file_at(name, folder, file.type)
+
+
+def is_hidden(file: FileName) -> bool:
+    """Whether ``/view`` refuses the name (400): nobody can see such a file or copy it, but prompts
+    use it, and it can be uploaded."""
+    return ".." in file.filename
 
 
 def split_annotation(name: str) -> tuple[str, str | None]:

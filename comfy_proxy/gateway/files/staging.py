@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.node_inputs import specs
 from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.marks import climbs, split_annotated
+from comfy_proxy.gateway.files.marks import climbs, is_hidden, split_annotated
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -73,6 +73,12 @@ def has_inputs(
     """How many of the files in ``prompt`` the instance has, as far as is known; asks nobody."""
     files = files_in_graph(prompt, node_info)
     return sum(gateway.files.known_to_hold(file, instance) for file in files)
+
+
+def cannot_be_found(file: FileName) -> bool:
+    """Whether no question tells who has it: ``/view`` refuses the name, and folders are listed
+    without what is deeper in them."""
+    return is_hidden(file) and bool(file.subfolder)
 
 
 def _names(node: Any, node_info: NodeInfo) -> Iterator[str]:

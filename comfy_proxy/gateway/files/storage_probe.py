@@ -74,10 +74,10 @@ async def _write(instance: Instance, kind: str, text: bytes, cluster: Cluster) -
     fields = {"type": kind, "subfolder": PROBE_FOLDER, "overwrite": "true"}
     for name, value in fields.items():
         form.add_field(name, value)
-    session = cluster.connections.session(instance)
+    url = f"{instance.url}/upload/image"
     with translated(instance.host):
-        async with session.post(
-            f"{instance.url}/upload/image", data=form, headers=_PLAIN
+        async with await cluster.connections.request(
+            instance, "POST", url, data=form, headers=_PLAIN
         ) as answer:
             if answer.status != 200:
                 raise InstanceRefusedError(f"{instance.host} writes nothing: {answer.status}.")
@@ -85,9 +85,11 @@ async def _write(instance: Instance, kind: str, text: bytes, cluster: Cluster) -
 
 async def _read(instance: Instance, kind: str, size: int, cluster: Cluster) -> bytes:
     query = {"filename": PROBE_NAME, "subfolder": PROBE_FOLDER, "type": kind}
-    session = cluster.connections.session(instance)
+    url = f"{instance.url}/view"
     with translated(instance.host):
-        async with session.get(f"{instance.url}/view", params=query, headers=_PLAIN) as answer:
+        async with await cluster.connections.request(
+            instance, "GET", url, params=query, headers=_PLAIN
+        ) as answer:
             return await answer.read() if answer.content_length == size else b""
 
 

@@ -38,6 +38,7 @@ from comfy_proxy.gateway.files.marks import (
     MARKED_TYPES,
     climbs,
     file_at,
+    is_hidden,
     split_annotation,
 )
 from comfy_proxy.gateway.files.upload_form import UploadBody, UploadForm, read_form
@@ -131,13 +132,14 @@ class _Upload:
 
         Returns what is left of the form.
         """
-        content = None if self._is_mask else form.image
+        content, unseen = None if self._is_mask else form.image, is_hidden(file)
         try:
             if content is None:
                 content = await download(posted.instance, self._cluster, file)
         except InstanceError as error:
             logger.warning("{} cannot be read back: {}", file, error.message)
-        if content is not None:
+            unseen = True
+        if content is not None or unseen:
             self._files.received(file, content, posted.instance, life=posted.life)
         return form if content is not form.image else UploadForm.nothing()
 
@@ -157,7 +159,7 @@ class _Upload:
         """To the primary, or to the next one: to repeat an upload makes no second file."""
         passed_over: list[Instance] = []
         while True:
-            instance = self._cluster.load_balancer.primary(exclude=passed_over)
+            instance = await self._cluster.primary(passed_over)
             try:
                 if needed is None or await self._files.stage(needed, instance):
                     return await self._post(instance)
@@ -178,7 +180,8 @@ class _Upload:
         self._request[INSTANCE] = instance.host
         async with instance.attempt("upload"):
             try:
-                async with self._cluster.connections.session(instance).request(
+                async with await self._cluster.connections.request(
+                    instance,
                     self._request.method,
                     instance_url(self._request, instance, settings),
                     headers=headers,

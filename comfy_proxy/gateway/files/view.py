@@ -5,7 +5,8 @@
   the owner no longer has (trap 5) is its own 404.
 * An upload that came through here: whoever is first, after the newest bytes were put there.
 * A name of a directory that all share: the first of them.
-* Any other name: the one who made it last by our records, else the first that has it.
+* Any other name, of a result that was told as a path too: the one who made it last by our
+  records, else the first that has it.
 * A hash (``blake3:…``): the first that knows it.
 * What names no file (nothing, a path that climbs): the primary, as it came.
 
@@ -116,7 +117,7 @@ async def _from(
 ) -> web.StreamResponse:
     """This instance's answer or none: another one's file of that name is another file."""
     try:
-        if instance.healthy:
+        if await cluster.healthy([instance]):
             return await forward(request, instance, cluster, target=target)
     except (InstanceUnreachableError, InstanceTimeoutError):
         pass  # told to the breaker by the attempt

@@ -10,10 +10,11 @@ from loguru import logger
 from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.submit_once import refused
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
-from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, find, post, refused
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, find, post
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

@@ -77,6 +77,10 @@ class PromptOutcomes:
     def __repr__(self) -> str:
         return f"<PromptOutcomes watched={len(self._watched)}>"
 
+    def __contains__(self, prompt_id: object) -> bool:
+        """Whether its end would be news."""
+        return prompt_id in self._watched
+
     # --- what happens to prompts -------------------------------------------------------------
 
     def add(self, prompt: ForwardedPrompt, instance: Instance) -> None:
@@ -249,6 +253,7 @@ class PromptOutcomes:
         prompt = self._at[instance].get(prompt_id)
         if prompt is None or (told := told_by(entry)) is None:
             return False
+        self._gateway.made_files.entries_read({prompt_id: entry}, instance)
         waiting_s = None
         if told.execution_s is not None and told.began_time is not None:
             most_s = self._clock.monotonic() - prompt.accepted_at - told.execution_s

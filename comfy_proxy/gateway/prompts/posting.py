@@ -8,20 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import aiohttp
+from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
-from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.retry_law import Tries
-from comfy_proxy.errors import (
-    InstanceError,
-    InstanceTimeoutError,
-    InstanceUnreachableError,
-    ProcessEndedError,
-)
+from comfy_proxy.cluster.submit_once import submit_once
+from comfy_proxy.errors import InstanceUnreachableError, ProcessEndedError
 from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.headers import request_headers
+from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.scanned import ask_history, ask_queue
 from comfy_proxy.tracing import TRACE, Trace, about, traced
 
@@ -30,17 +27,16 @@ if TYPE_CHECKING:
 
 SUBMIT_TIMEOUT_S = 120.0
 """A busy event loop may stand still for long before it takes the prompt (trap 8)."""
-SECOND_LOOK_S = 0.1
-"""A server whose connection broke may still be validating the prompt."""
 _GATEWAY_STATUSES = (502, 503, 504)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class ForwardedPrompt:
-    """A prompt that a client posted. ``headers`` differ by instance: each checks its Origin.
+    """A prompt that a client posted. ``headers`` differ where an instance has credentials.
 
     ``instance`` is where it waits or runs (``began``), ``number`` the one that it got there.
-    ``settled``: it is not to be moved any more. ``trace`` is that of the request that brought it.
+    ``settled``: it is not to be moved any more. ``renamed``: it got another id there than the body
+    has, whose charset is ``charset``. ``trace`` is that of the request that brought it.
     ``node`` is the one that ran when the socket to its instance was lost, ``tries`` what it has
     been through, ``fatal`` the error that ends it after one loss too many. ``sent_at`` is when it
     was sent to ``instance`` (monotonic). ``over``: by the length of the queue there it has ended,
@@ -50,11 +46,13 @@ class ForwardedPrompt:
     prompt_id: str
     path: str
     body: bytes = field(repr=False)
+    charset: str = prompt_body.UTF_8
     graph: Mapping[str, Any] = field(repr=False)
     client_id: str | None
     headers: Mapping[Instance, CIMultiDict[str]] = field(repr=False)
     instance: Instance | None = None
     settled: bool = False
+    renamed: bool = False
     began: bool = False
     number: float = 0
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)
@@ -78,10 +76,21 @@ class ForwardedPrompt:
     def with_number(self, number: float) -> bytes:
         """The body with the ``number`` that the prompt has, to keep its place in the order.
 
-        As the last key, which wins over one of the client's; ``front`` counts without it only.
+        As the last key, which wins over one of the client's; ``front`` counts without it only. So
+        with the id that an instance gave it: its client knows it by that.
         """
-        at = self.body.rindex(b"}")
-        return self.body[:at] + b', "number": ' + json.dumps(number).encode() + self.body[at:]
+        body = prompt_body.with_last(self.body, self.charset, "number", number)
+        if not self.renamed:
+            return body
+        return prompt_body.with_last(body, self.charset, "prompt_id", self.prompt_id)
+
+
+def prompt_headers(request: web.Request, instance: Instance, gateway: Gateway) -> CIMultiDict[str]:
+    """Those of the client for ``instance``; the length of the body may be another one."""
+    headers = request_headers(request, instance, gateway.cluster.settings)
+    for name in (hdrs.CONTENT_LENGTH, hdrs.ACCEPT_ENCODING):
+        headers.popall(name, None)
+    return headers
 
 
 async def post(
@@ -89,11 +98,11 @@ async def post(
 ) -> Answer:
     """Have ``instance`` take the prompt; its answer, or one like it if that was lost on the way.
 
-    Raises InstanceTimeoutError if nobody can say whether it was taken, any other InstanceError if
-    it was not: then it may be posted elsewhere.
+    Raises as :func:`submit_once` does.
     """
     prompt.sent_at, prompt.over = gateway.cluster.clock.monotonic(), False
-    try:
+
+    async def post_it() -> Answer:
         answer = await ask(
             instance,
             gateway.cluster,
@@ -103,29 +112,28 @@ async def post(
             headers=prompt.headers[instance],
             timeout_s=SUBMIT_TIMEOUT_S,
         )
-        if answer.status not in _GATEWAY_STATUSES:
-            return answer
-        raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")
-    except InstanceError as error:
-        if refused(error):
-            raise
-        if (taken := await _taken(prompt, instance, gateway)) is not None:
-            return taken
-        raise InstanceUnreachableError(error.message) from error
+        if answer.status in _GATEWAY_STATUSES:
+            raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")
+        return answer
+
+    return await submit_once(
+        post_it, lambda: find(prompt, instance, gateway), clock=gateway.cluster.clock
+    )
 
 
 async def find(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> Answer | None:
     """As if ``instance`` had just taken the prompt, if it has; None if it has not.
 
-    Raises InstanceError if it does not say.
+    Asked over new connections. Raises InstanceError if it does not say.
     """
-    queue = await ask_queue(instance, gateway.cluster)
+    queue = await ask_queue(instance, gateway.cluster, fresh=True)
     if queue is None:
         raise InstanceUnreachableError(f"{instance.host} has no usable queue.")
     for entry in (*queue.running, *queue.pending):
         if entry.prompt_id == prompt.prompt_id:
             return _accepted(prompt.prompt_id, entry.number)
-    history = await ask_history(instance, gateway.cluster, history_path(prompt.prompt_id))
+    path = history_path(prompt.prompt_id)
+    history = await ask_history(instance, gateway.cluster, path, fresh=True)
     if history is None:
         raise InstanceUnreachableError(f"{instance.host} has no usable history.")
     if prompt.prompt_id not in history:
@@ -134,28 +142,6 @@ async def find(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) ->
         case {"prompt": [int() | float() as number, *_]}:
             return _accepted(prompt.prompt_id, number)
     return _accepted(prompt.prompt_id, 0)
-
-
-def refused(error: InstanceError) -> bool:
-    """True if nothing was sent: there was no connection at all."""
-    return isinstance(error.__cause__, aiohttp.ClientConnectorError | ConnectionRefusedError)
-
-
-async def _taken(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> Answer | None:
-    """Whether a prompt arrived whose connection broke. Raises InstanceTimeoutError if unknown."""
-    try:
-        found = await find(prompt, instance, gateway)
-        if found is None:
-            await sleep(gateway.cluster.clock, SECOND_LOOK_S)
-            found = await find(prompt, instance, gateway)
-    except InstanceError as error:
-        if refused(error):
-            return None  # its process has ended, and its queue with it
-        raise InstanceTimeoutError(
-            f"{instance.host} does not say whether it has taken the prompt."
-        ) from error
-    else:
-        return found
 
 
 def _accepted(prompt_id: str, number: float) -> Answer:

@@ -14,11 +14,12 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
+from comfy_proxy.cluster.submit_once import refused
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
-from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, refused
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.gateway.scanned import ask_history, ask_queue
 
 if TYPE_CHECKING:

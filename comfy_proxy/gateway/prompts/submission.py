@@ -11,9 +11,8 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from loguru import logger
-from multidict import CIMultiDict
 
 from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
@@ -28,14 +27,19 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.context import INSTANCE
-from comfy_proxy.gateway.fanout import Answer, ask
-from comfy_proxy.gateway.files.staging import files_in_graph, has_inputs, stage_inputs
+from comfy_proxy.gateway.fanout import Answer
+from comfy_proxy.gateway.files.staging import (
+    cannot_be_found,
+    files_in_graph,
+    has_inputs,
+    stage_inputs,
+)
 from comfy_proxy.gateway.forward import client_fault
-from comfy_proxy.gateway.headers import request_headers
-from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, post
+from comfy_proxy.gateway.prompts import prompt_body
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, post, prompt_headers
+from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.target import client_target
-from comfy_proxy.lenient_json import loads
 from comfy_proxy.metrics.records import PromptEvent
 
 if TYPE_CHECKING:
@@ -49,9 +53,9 @@ async def prompt(request: web.Request, match: Match, gateway: Gateway) -> web.St
     taken the prompt and does not say so, PayloadTooLargeError, RequestError.
     """
     body = await _read(request, gateway.cluster.settings.max_upload_size)
-    document = _parse(body)
+    document = prompt_body.document(body, request.charset or prompt_body.UTF_8)
     if document is None or not isinstance(document.get("prompt"), dict):
-        instance, answer = await _invalid(request, gateway, body)
+        instance, answer = await asyncio.shield(gateway.begin(unread(request, gateway, body)))
     else:
         forwarded = _forwarded(request, gateway, body, document)
         submission = Submission(forwarded, gateway)
@@ -64,7 +68,8 @@ class Submission:
     """One prompt on its way: instances are tried until one has answered.
 
     ``_failed`` did not take it, ``_silent`` did not answer the check before, at ``_unheard`` the
-    client's socket cannot be.
+    client's socket cannot be. ``_refusal`` is the first that said no: the client's answer, unless
+    another instance has a file that only its own validation can tell of.
     """
 
     def __init__(self, prompt: ForwardedPrompt, gateway: Gateway) -> None:
@@ -73,11 +78,17 @@ class Submission:
         self._failed: set[Instance] = set()
         self._silent: set[Instance] = set()
         self._unheard: set[Instance] = set()
+        self._refusal: tuple[Instance, Answer] | None = None
 
     async def run(self) -> tuple[Instance, Answer]:
         gateway = self._gateway
         while True:
-            instance = await self._choose()
+            try:
+                instance = await self._choose()
+            except NoHealthyInstanceError:
+                if self._refusal is None:
+                    raise
+                return self._refusal
             placement = gateway.cluster.scheduler.enter(instance)
             try:
                 if not await self._answers(instance):
@@ -97,9 +108,12 @@ class Submission:
                 placement.release()
             if answer.status == 200:
                 self._accepted(instance, answer)
-            else:
-                self._refused(instance, answer)
-            return instance, answer
+                return instance, answer
+            self._refused(instance, answer)
+            self._refusal = self._refusal or (instance, answer)
+            if answer.status != 400 or not any(map(cannot_be_found, self._files(instance))):
+                return self._refusal
+            self._pass_over(instance, self._failed)
 
     def _pass_over(self, instance: Instance, why: set[Instance]) -> None:
         why.add(instance)
@@ -204,58 +218,32 @@ class Submission:
             )
 
     def _accepted(self, instance: Instance, answer: Answer) -> None:
-        told = answer.json()
+        prompt, told = self._prompt, native.load(answer)
         if isinstance(told, dict) and isinstance(told.get("prompt_id"), str):
-            self._prompt.prompt_id = told["prompt_id"]
+            prompt.renamed = told["prompt_id"] != prompt.prompt_id
+            prompt.prompt_id = told["prompt_id"]
         if isinstance(told, dict) and isinstance(told.get("number"), int | float):
-            self._prompt.number = told["number"]
-        self._gateway.prompt_accepted(self._prompt, instance)
+            prompt.number = told["number"]
+        self._gateway.prompt_accepted(prompt, instance)
 
 
 def _forwarded(
     request: web.Request, gateway: Gateway, body: bytes, document: dict[str, Any]
 ) -> ForwardedPrompt:
-    prompt_id = document.get("prompt_id")
+    prompt_id, charset = document.get("prompt_id"), request.charset or prompt_body.UTF_8
     if "prompt_id" not in document:
         prompt_id = str(uuid.uuid4())
-        body = _with_prompt_id(body, prompt_id)
+        body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
     client_id = document.get("client_id")
     return ForwardedPrompt(
         prompt_id=str(prompt_id),
         path=client_target(request, gateway.cluster.settings),
         body=body,
+        charset=charset,
         graph=document["prompt"],
         client_id=client_id if isinstance(client_id, str) else None,
-        headers={one: _headers(request, one, gateway) for one in gateway.cluster.instances},
+        headers={one: prompt_headers(request, one, gateway) for one in gateway.cluster.instances},
     )
-
-
-async def _invalid(request: web.Request, gateway: Gateway, body: bytes) -> tuple[Instance, Answer]:
-    """What ComfyUI itself says to something that is no prompt."""
-    failed: set[Instance] = set()
-    while True:
-        instance = gateway.cluster.load_balancer.primary(failed)
-        try:
-            answer = await ask(
-                instance,
-                gateway.cluster,
-                "POST",
-                client_target(request, gateway.cluster.settings),
-                data=body,
-                headers=_headers(request, instance, gateway),
-                timeout_s=SUBMIT_TIMEOUT_S,
-            )
-        except InstanceError:
-            failed.add(instance)
-        else:
-            return instance, answer
-
-
-def _headers(request: web.Request, instance: Instance, gateway: Gateway) -> CIMultiDict[str]:
-    headers = request_headers(request, instance, gateway.cluster.settings)
-    for name in (hdrs.CONTENT_LENGTH, hdrs.ACCEPT_ENCODING):
-        headers.popall(name, None)
-    return headers
 
 
 async def _read(request: web.Request, limit: int) -> bytes:
@@ -270,18 +258,3 @@ async def _read(request: web.Request, limit: int) -> bytes:
     except Exception as error:
         raise client_fault(error) from error
     return bytes(body)
-
-
-def _parse(body: bytes) -> dict[str, Any] | None:
-    """The JSON object in ``body``, read as ComfyUI reads it: NaN and huge integers are welcome."""
-    try:
-        document = loads(body)
-    except ValueError:
-        return None
-    return document if isinstance(document, dict) else None
-
-
-def _with_prompt_id(body: bytes, prompt_id: str) -> bytes:
-    """``prompt_id`` as the first key; every other byte stays."""
-    at = body.index(b"{") + 1
-    return body[:at] + b'"prompt_id": "%s", ' % prompt_id.encode() + body[at:]

@@ -130,7 +130,8 @@ async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Rep
         try:
             async with (
                 cluster.clock.timeout(cluster.settings.comfyui_timeout_s),
-                cluster.connections.session(instance).request(
+                await cluster.connections.request(
+                    instance,
                     state.method,
                     state.url,
                     headers=state.headers,

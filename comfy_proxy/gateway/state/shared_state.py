@@ -192,7 +192,7 @@ class SharedState:
         """The write at the first instance that is up to date and can be reached."""
         passed_over: list[Instance] = []
         while True:
-            instance = self._cluster.load_balancer.primary(exclude=passed_over)
+            instance = await self._cluster.primary(passed_over)
             try:
                 await self.catch_up(instance)
             except InstanceError:  # nothing of this write was sent

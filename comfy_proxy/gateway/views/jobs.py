@@ -32,8 +32,15 @@ if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
 Job = dict[str, Any]
-JOB: Shape = {b"outputs": TEXT, b"preview_output": TEXT}
+JOB: Shape = {
+    b"id": TEXT,
+    b"execution_end_time": TEXT,
+    b"outputs": TEXT,
+    b"preview_output": TEXT,
+}
 """What must be known of one job; its workflow may be any size."""
+
+_OUTPUTS = ("id", "execution_end_time", "outputs", "preview_output")
 
 _PROGRESS = ("pending", "in_progress")
 """Statuses in the order in which a job has them; all others come after these."""
@@ -162,6 +169,12 @@ def marked_text(answer: ScannedAnswer, instance: Instance, gateway: Gateway) -> 
     return answer.body.replaced(sorted(changes))
 
 
+def job_outputs(answer: ScannedAnswer) -> Job:
+    """What a job in an answer scanned for JOB tells of its files, and of when it ended."""
+    parts = {name: answer.root and answer.root.get(name.encode()) for name in _OUTPUTS}
+    return {name: part.data() for name, part in parts.items() if part is not None}
+
+
 def marked_job(job: Job, instance: Instance, gateway: Gateway) -> Job:
     """``job`` with the instance in the names of its outputs."""
     marked = gateway.files.storage.marked
@@ -177,6 +190,7 @@ def _join(lists: Mapping[Instance, Any], gateway: Gateway) -> tuple[dict[str, Jo
     total = sum(body["pagination"]["total"] for body in lists.values())
     found: dict[str, Job] = {}
     for instance, body in lists.items():
+        gateway.made_files.jobs_read(body["jobs"], instance)
         for job in body["jobs"]:
             if not isinstance(job, dict) or not isinstance(job.get("id"), str):
                 total -= 1  # one odd item hides no other

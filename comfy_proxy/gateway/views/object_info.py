@@ -148,8 +148,7 @@ class MergedObjectInfo:
 
     async def _documents(self) -> list[Classes]:
         """Of the healthy instances, in their order; those that are not known are left out."""
-        healthy = [instance for instance in self._cluster.instances if instance.healthy]
-        documents = await asyncio.gather(*map(self._document, healthy))
+        documents = await asyncio.gather(*map(self._document, await self._cluster.healthy()))
         return [document for document in documents if document is not None]
 
     async def _document(self, instance: Instance) -> Classes | None:

@@ -20,7 +20,7 @@ from comfy_proxy.gateway.pieces import joined, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
-from comfy_proxy.gateway.views.jobs import JOB, failed_job, marked_text, pending_job
+from comfy_proxy.gateway.views.jobs import JOB, failed_job, job_outputs, marked_text, pending_job
 from comfy_proxy.json_scanner import Shape
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ async def history_of(request: web.Request, prompt_id: str, gateway: Gateway) -> 
     instance, answer = await _find(prompt_id, _scanning(path, HISTORY, gateway), _entries, gateway)
     if not (entries := _entries(answer)):
         return await native.relayed_scanned(request, answer)
+    gateway.made_files.note([gateway.made_files.in_scanned(one, instance) for one in entries])
     shown = [ShownEntry.of(entry, answer, instance, gateway) for entry in entries]
     texts = [entry.numbered(gateway.history_numbers) for entry in shown]
     return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
@@ -57,6 +58,7 @@ async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.
             asking = _scanning(path, JOB, gateway)
             instance, answer = await _find(prompt_id, asking, _is_object, gateway)
         if _is_object(answer):
+            gateway.made_files.jobs_read([job_outputs(answer)], instance)
             shown = marked_text(answer, instance, gateway)
             return await native.reply_pieces(request, shown, answer)
         like = Answer(status=200, headers=answer.headers, body=b"")
@@ -120,17 +122,19 @@ async def _find(
     Raises NoHealthyInstanceError.
     """
     record = gateway.ownership.prompts
-    owner = known_owner(prompt_id, gateway)
+    owner = await known_owner(prompt_id, gateway)
+    others = [one for one in gateway.cluster.instances if one is not owner]
     answers: dict[Instance, A] = {}
-    for instances in ([owner] if owner else []), healthy(gateway, but=owner):
+    for group in ([owner] if owner else []), others:
         try:
-            answers |= await asking(instances)
+            told = await asking(group)
         except NoHealthyInstanceError:
             continue
-        for instance in instances:
-            if instance in answers and found(answers[instance]):
+        answers |= told
+        for instance, answer in told.items():
+            if found(answer):
                 record.record(prompt_id, instance)
-                return instance, answers[instance]
+                return instance, answer
     if not answers:
         raise nobody()
     return min(answers.items(), key=lambda item: item[1].status != 200)
@@ -151,13 +155,10 @@ def cancel_moves(ids: Iterable[str], gateway: Gateway) -> bool:
     return bool(moving)
 
 
-def healthy(gateway: Gateway, *, but: Instance | None = None) -> list[Instance]:
-    return [one for one in gateway.cluster.instances if one.healthy and one is not but]
-
-
-def known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
+async def known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
+    """The one that is on record, unless it is away."""
     owner = gateway.ownership.prompts.owner(prompt_id)
-    return owner if owner is not None and owner.healthy else None
+    return owner if owner is not None and await gateway.cluster.healthy([owner]) else None
 
 
 def nobody() -> NoHealthyInstanceError:

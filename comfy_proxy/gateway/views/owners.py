@@ -11,7 +11,6 @@ client's: so an error is ComfyUI's own.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +18,13 @@ from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import Queue
-from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, answers_of_all, ask, ask_all
+from comfy_proxy.gateway.fanout import Answer, answers_of_all, ask, ask_all, ask_each
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.scanned import ask_queue
 from comfy_proxy.gateway.views.one_prompt import (
     cancel_job,
     cancel_moves,
-    healthy,
     history_of,
     job_of,
     known_owner,
@@ -115,7 +112,7 @@ async def interrupt(body: native.Body, gateway: Gateway) -> web.StreamResponse:
     """
     match body.json:
         case {"prompt_id": str(prompt_id)} if prompt_id:
-            owner = known_owner(prompt_id, gateway) or await _runner(prompt_id, gateway)
+            owner = await known_owner(prompt_id, gateway) or await _runner(prompt_id, gateway)
         case _:
             return await _tell_all("/interrupt", body, gateway)
     if owner is None:
@@ -149,32 +146,27 @@ async def _tell_owners(
 ) -> dict[Instance, Answer]:
     """``data`` to each instance with only its own ids under ``key``; unknown ids to all.
 
-    With ``clear`` each instance hears of it. Those that fail are left out. Raises
-    NoHealthyInstanceError.
+    With ``clear`` each instance hears of it. Those that fail are left out; if all do, the others
+    are told as far as they are found again. Raises NoHealthyInstanceError.
     """
-    everybody = healthy(gateway)
-    theirs: dict[Instance, list[str]] = {instance: [] for instance in everybody}
-    for prompt_id in ids:
-        owner = None if prompt_id in gateway.moving else known_owner(prompt_id, gateway)
-        for instance in [owner] if owner else everybody:
-            theirs[instance].append(prompt_id)
-    results = await asyncio.gather(
-        *(
-            ask_all(gateway.cluster, "POST", path, instances=[instance], json={**data, key: own})
-            for instance, own in theirs.items()
+    left = list(gateway.cluster.instances)
+    owners = {
+        one: None if one in gateway.moving else await known_owner(one, gateway) for one in ids
+    }
+    while told := await gateway.cluster.healthy(left):
+        theirs: dict[Instance, list[str]] = {instance: [] for instance in told}
+        for prompt_id, owner in owners.items():
+            for instance in [owner] if owner in theirs else told:
+                theirs[instance].append(prompt_id)
+        bodies = {
+            one: {"json": {**data, key: own}}
+            for one, own in theirs.items()
             if own or data.get("clear")
-        ),
-        return_exceptions=True,
-    )
-    answers: dict[Instance, Answer] = {}
-    for result in results:
-        if isinstance(result, dict):
-            answers |= result
-        elif not isinstance(result, NoHealthyInstanceError):
-            raise result
-    if not answers:
-        raise nobody()
-    return answers
+        }
+        if answers := await ask_each(gateway.cluster, "POST", path, bodies):
+            return answers
+        left = [one for one in left if one not in told]
+    raise nobody()
 
 
 async def _tell_all(path: str, body: native.Body, gateway: Gateway) -> web.StreamResponse:

@@ -26,6 +26,7 @@ from comfy_proxy.cluster.prompt_lists import (
 )
 from comfy_proxy.gateway import native
 from comfy_proxy.gateway.fanout import Answer, ask_all
+from comfy_proxy.gateway.files.made_files import ToldOutputs
 from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.pieces import Piece, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
@@ -192,9 +193,10 @@ async def history(request: web.Request, match: Match, gateway: Gateway) -> web.S
         return await forward_balanced(request, gateway.cluster)
     path = f"/history{_enough(max_items, offset)}"
     answers = await ask_all_scanned(gateway.cluster, path, HISTORY)
-    like, ordered = await native.off_loop(answers, lambda: _in_order(answers, gateway))
+    like, ordered, made = await native.off_loop(answers, lambda: _in_order(answers, gateway))
     if ordered is None:
         return await native.relayed_scanned(request, like)
+    gateway.made_files.note(made)
     shown = page(ordered, max_items, offset)
     numbered = []
     for index, one in enumerate(shown.values(), start=1):
@@ -225,11 +227,15 @@ def page(entries: Mapping[K, T], max_items: int | None, offset: int) -> dict[K, 
 
 def _in_order(
     answers: Mapping[Instance, ScannedAnswer], gateway: Gateway
-) -> tuple[ScannedAnswer, dict[Hashable, ShownEntry | OwnEntry] | None]:
-    """All entries by their ends, None if nobody gave any; reads only, a thread may do it."""
+) -> tuple[ScannedAnswer, dict[Hashable, ShownEntry | OwnEntry] | None, list[ToldOutputs | None]]:
+    """All entries by their ends, None if nobody gave any, and what they tell of files.
+
+    Reads only, a thread may do it.
+    """
+    made: list[ToldOutputs | None] = []
     like, histories = native.usable(answers, lambda answer: read_history(answer.root))
     if not histories:
-        return like, None
+        return like, None, made
     dated: list[tuple[float, ShownEntry | OwnEntry]] = [
         ((own := OwnEntry(prompt_id=key, entry=entry)).ended_ms or 0.0, own)
         for key, entry in gateway.given_up.entries().items()
@@ -239,9 +245,13 @@ def _in_order(
         for entry in entries:
             shown = ShownEntry.of(entry, answers[instance], instance, gateway)
             ended = shown.ended_ms or ended
+            made.append(gateway.made_files.in_scanned(entry, instance))
             dated.append((ended, shown))
     dated.sort(key=lambda item: item[0])
-    return like, {one.prompt_id if one.prompt_id is not None else one: one for _, one in dated}
+    shown_by: dict[Hashable, ShownEntry | OwnEntry] = {
+        one.prompt_id if one.prompt_id is not None else one: one for _, one in dated
+    }
+    return like, shown_by, made
 
 
 # --- /internal/files --------------------------------------------------------------------

@@ -1,0 +1,83 @@
+"""A ``POST /prompt`` is taken once, though connections break: one rule for clients and for jobs.
+
+ComfyUI runs a prompt as often as it is posted, also under one id. So before it is posted again the
+instance is asked whether it has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import aiohttp
+from loguru import logger
+
+from comfy_proxy.clock import Clock, sleep
+from comfy_proxy.errors import (
+    ConnectionBrokenError,
+    InstanceError,
+    InstanceTimeoutError,
+    InstanceUnreachableError,
+)
+
+SECOND_LOOK_S = 0.1
+"""A server whose connection broke may still be validating the prompt."""
+
+T = TypeVar("T")
+
+
+async def submit_once(
+    post: Callable[[], Awaitable[T]],
+    find: Callable[[], Awaitable[T | None]],
+    *,
+    clock: Clock,
+    unsure: type[InstanceError] = InstanceError,
+) -> T:
+    """The answer to ``post``, or what ``find`` makes of a prompt whose answer was lost.
+
+    ``find`` asks the instance, over new connections, and gives None if it has no such prompt. After
+    errors of the type ``unsure`` the prompt may have been taken. One that was not, because the
+    connection broke, is posted there a second time: that says nothing against the instance.
+    Raises InstanceTimeoutError if nobody can say whether it was taken, any other InstanceError if
+    it was not: then it may be posted elsewhere.
+    """
+    posted_again = False
+    while True:
+        try:
+            return await post()
+        except unsure as error:
+            found = None if nothing_sent(error) else await _found(find, clock)
+            if found is not None:
+                return found
+            if posted_again or not isinstance(error, ConnectionBrokenError):
+                if isinstance(error, InstanceTimeoutError):
+                    raise InstanceUnreachableError(error.message) from error
+                raise
+            posted_again = True
+            logger.debug("a prompt that was not taken is posted again: {}", error.message)
+
+
+def refused(error: InstanceError) -> bool:
+    """True if there was no connection at all: nobody listens there."""
+    return isinstance(error.__cause__, aiohttp.ClientConnectorError | ConnectionRefusedError)
+
+
+def nothing_sent(error: InstanceError) -> bool:
+    """True if no connection came about, for whatever reason: the same may be sent elsewhere."""
+    return refused(error) or isinstance(error.__cause__, aiohttp.ConnectionTimeoutError)
+
+
+async def _found(find: Callable[[], Awaitable[T | None]], clock: Clock) -> T | None:
+    """What ``find`` gives now, or a moment later. Raises InstanceTimeoutError if it cannot say."""
+    try:
+        found = await find()
+        if found is None:
+            await sleep(clock, SECOND_LOOK_S)
+            found = await find()
+    except InstanceError as error:
+        if refused(error):
+            return None  # its process has ended, and its queue with it
+        raise InstanceTimeoutError(
+            "A ComfyUI instance does not say whether it has taken the prompt."
+        ) from error
+    return found
