@@ -12,6 +12,10 @@ from comfy_proxy.embedded.server import create_app
 HOST = "127.0.0.1"
 
 
+ACCEPT_TURNS = 3
+"""Turns of the event loop until a connection that asyncio has accepted is known to the server."""
+
+
 class Life:
     """Owns the instance, its listening socket and its publishing task."""
 
@@ -79,7 +83,9 @@ class Life:
     async def kill(self) -> None:
         self.refuse()
         self.instance.sockets.mute()
-        self.abort_connections()
+        for _ in range(ACCEPT_TURNS):  # what was accepted just now gets a transport to be aborted
+            self.abort_connections()
+            await asyncio.sleep(0)
         await self.instance.executor.stop()
         await self._end()
 

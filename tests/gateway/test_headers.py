@@ -23,8 +23,8 @@ async def _seen(harness: Harness, headers: Any = None, **options: Any) -> dict[s
     """Lower-case header name → values, as the instance saw them."""
     settings = options.pop("settings", {})
     proxy = await harness.proxy(await harness.upstream(_echo), **settings)
-    method = options.pop("method", "GET")
-    async with proxy.client.request(method, "/x", headers=headers, **options) as answer:
+    method, path = options.pop("method", "GET"), options.pop("path", "/x")
+    async with proxy.client.request(method, path, headers=headers, **options) as answer:
         assert answer.status == 200
         pairs = (await answer.json())["headers"]
     seen: dict[str, list[str]] = {}
@@ -118,7 +118,7 @@ async def test_a_link_of_a_foreign_page_is_let_in_by_the_instance_too(harness: H
         "Sec-Fetch-Mode": "navigate",
         "Sec-Fetch-Dest": "document",
     }
-    seen = await _seen(harness, link)
+    seen = await _seen(harness, link, path="/")
     assert "sec-fetch-site" not in seen
     assert seen["sec-fetch-mode"] == ["navigate"]
 
