@@ -13,7 +13,7 @@ HOST = "127.0.0.1"
 
 
 ACCEPT_TURNS = 3
-"""Turns of the event loop until a connection that asyncio has accepted is known to the server."""
+"""Turns of the event loop until a connection that it has accepted is known to aiohttp's server."""
 
 
 class Life:
@@ -81,13 +81,22 @@ class Life:
         await self._end()
 
     async def kill(self) -> None:
+        await self._stop_accepting()
         self.refuse()
         self.instance.sockets.mute()
-        for _ in range(ACCEPT_TURNS):  # what was accepted just now gets a transport to be aborted
-            self.abort_connections()
-            await asyncio.sleep(0)
+        self.abort_connections()
         await self.instance.executor.stop()
         await self._end()
+
+    async def _stop_accepting(self) -> None:
+        """Let what was accepted just now become a connection that can be aborted.
+
+        asyncio loses one whose listening server is closed in between, and leaves it open.
+        """
+        for listening in self._listener.sockets if self._listener is not None else ():
+            asyncio.get_running_loop().remove_reader(listening.fileno())
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
 
     async def _end(self) -> None:
         for task in (self._publisher, self._reopening):

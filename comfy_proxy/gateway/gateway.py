@@ -77,6 +77,8 @@ class Gateway:
             instance.on_load.append(partial(self.outcomes.load_changed, instance))
             instance.on_output.append(partial(self.made_files.heard, instance=instance))
             instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
+            # A socket that cannot be opened tells of a death seconds before the circuit opens.
+            instance.on_doubt.append(self.mover.doubt)
             instance.on_interruption.append(self.mover.doubt)
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
