@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -208,6 +209,33 @@ async def test_check_says_what_each_instance_can_run(
     assert "upscale-image: runs" in told.decode()
     for name in missing:
         assert f"lacks {name}" in told.decode()
+
+
+async def test_check_names_what_the_console_cannot_show(tmp_path: Path) -> None:
+    """A node's name in any script, on a console of ASCII: with escapes, not with a stack trace."""
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
+        "2": {"class_type": "图像", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+    (templates / "own.json").write_text(json.dumps(graph))
+    async with EmbeddedWorker(base_directory=tmp_path) as worker:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "comfy_proxy", "check"),
+            env={
+                **os.environ,
+                **{"COMFYUI_HOST_1": worker.host, "WORKFLOW_DIRECTORY": str(templates)},
+                "PYTHONIOENCODING": "ascii:strict",
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        told, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors == b""
+    assert b"lacks \\u56fe\\u50cf" in told
 
 
 async def test_check_of_an_instance_that_is_down_fails() -> None:
