@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from child_signals import listen_to_all
 
 from comfy_proxy import __version__, create_app
 from comfy_proxy.cli import main
@@ -65,13 +66,33 @@ async def test_serve_answers_until_it_is_told_to_end(workers: Pair, number: int)
         *(sys.executable, "-m", "comfy_proxy", "serve"),
         env=environment(workers, PORT=str(port)),
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=listen_to_all,
     )
     await until_ready(f"http://127.0.0.1:{port}", process)
     process.send_signal(number)
-    _, log = await process.communicate()
+    async with asyncio.timeout(PATIENCE_S):
+        _, log = await process.communicate()
     assert process.returncode == 0
     assert f"comfy_proxy {__version__}" in log.decode()
     assert "Traceback" not in log.decode()
+
+
+async def test_a_hangup_does_not_end_what_runs_under_nohup(workers: Pair) -> None:
+    """Whoever started it like that wants it to stay when the terminal goes away."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "comfy_proxy", "serve"),
+        env=environment(workers, PORT=str(port)),
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    await until_ready(f"http://127.0.0.1:{port}", process)
+    process.send_signal(signal.SIGHUP)
+    await until_ready(f"http://127.0.0.1:{port}", process)
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_S):
+        await process.communicate()
+    assert process.returncode == 0
 
 
 async def test_it_runs_without_standard_streams(workers: Pair) -> None:
