@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import io
 import os
 import signal
 import socket
@@ -39,6 +40,9 @@ _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 is an orderly end, 1 a failure, 2 settings that cannot be used, 130 ^C."""
     _open_missing_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A line is there at once, also in a pipe or a file, whatever names of nodes are in it.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))

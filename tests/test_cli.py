@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.web_protocol import RequestHandler
+from child_signals import listen_to_all
 
 from comfy_proxy import __version__, create_app
 from comfy_proxy.cli import _run, main
@@ -83,13 +85,33 @@ async def test_serve_answers_until_it_is_told_to_end(workers: Pair, number: int)
         *(sys.executable, "-m", "comfy_proxy", "serve"),
         env=environment(workers, PORT=str(port)),
         stderr=asyncio.subprocess.PIPE,
+        preexec_fn=listen_to_all,
     )
     await until_ready(f"http://127.0.0.1:{port}", process)
     process.send_signal(number)
-    _, log = await process.communicate()
+    async with asyncio.timeout(PATIENCE_S):
+        _, log = await process.communicate()
     assert process.returncode == 0
     assert f"comfy_proxy {__version__}" in log.decode()
     assert "Traceback" not in log.decode()
+
+
+async def test_a_hangup_does_not_end_what_runs_under_nohup(workers: Pair) -> None:
+    """Whoever started it like that wants it to stay when the terminal goes away."""
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "comfy_proxy", "serve"),
+        env=environment(workers, PORT=str(port)),
+        stderr=asyncio.subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    )
+    await until_ready(f"http://127.0.0.1:{port}", process)
+    process.send_signal(signal.SIGHUP)
+    await until_ready(f"http://127.0.0.1:{port}", process)
+    process.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(PATIENCE_S):
+        await process.communicate()
+    assert process.returncode == 0
 
 
 async def test_it_runs_without_standard_streams(workers: Pair) -> None:
@@ -227,6 +249,33 @@ async def test_check_says_what_each_instance_can_run(
     assert "upscale-image: runs" in told.decode()
     for name in missing:
         assert f"lacks {name}" in told.decode()
+
+
+async def test_check_names_what_the_console_cannot_show(tmp_path: Path) -> None:
+    """A node's name in any script, on a console of ASCII: with escapes, not with a stack trace."""
+    templates = tmp_path / "templates"
+    templates.mkdir()
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}},
+        "2": {"class_type": "图像", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+    (templates / "own.json").write_text(json.dumps(graph))
+    async with EmbeddedWorker(base_directory=tmp_path) as worker:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "comfy_proxy", "check"),
+            env={
+                **os.environ,
+                **{"COMFYUI_HOST_1": worker.host, "WORKFLOW_DIRECTORY": str(templates)},
+                "PYTHONIOENCODING": "ascii:strict",
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        told, errors = await process.communicate()
+    assert process.returncode == 1
+    assert errors == b""
+    assert b"lacks \\u56fe\\u50cf" in told
 
 
 async def test_check_of_an_instance_that_is_down_fails() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from child_signals import listen_to_all
 
 PATIENCE_S = 60.0
 """Before what does not come true fails the test."""
@@ -31,6 +32,7 @@ async def demo(*arguments: str) -> AsyncIterator[Process]:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
+        preexec_fn=listen_to_all,
     )
     try:
         async with asyncio.timeout(PATIENCE_S):

@@ -96,6 +96,19 @@ def assert_told(done: subprocess.CompletedProcess[str], *words: str) -> None:
         assert word in done.stderr
 
 
+def test_bash_can_read_each_script() -> None:
+    """Without running it; CI's own calls scripts that are there."""
+    scripts = [
+        ROOT / "scripts" / name for name in ("install", "live-comfyui", "common.sh", *SCRIPTS)
+    ]
+    for path in (*scripts, ROOT / ".ci" / "run"):
+        subprocess.run(["bash", "-n", path], check=True)
+    called = re.findall(r"scripts/([\w-]+)", (ROOT / ".ci" / "run").read_text(encoding="utf-8"))
+    assert {"test", "demo", "live-comfyui"} <= set(called)
+    for name in called:
+        assert os.access(ROOT / "scripts" / name, os.X_OK), name
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_an_old_python_is_told_in_one_line(clone: Clone, script: str) -> None:
     """Before anything is made, downloaded or installed, whichever script is called."""

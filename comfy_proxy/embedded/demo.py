@@ -38,15 +38,10 @@ _TASKS = (
 )
 
 
-def _say(line: str) -> None:
-    """A line that is there at once, also in a pipe or a file."""
-    print(line, flush=True)
-
-
 async def run_demo(*, output: Path, keep: bool) -> int:
     """Write the results into ``output``; 0 if every job completed. ``keep``: stay until ^C.
 
-    Each step is said on standard output before it begins. Raises WorkerProcessError if a worker
+    Each step is printed before it begins. Raises WorkerProcessError if a worker
     does not start, OSError if a result cannot be written.
     """
     async with AsyncExitStack() as stack:
@@ -55,25 +50,25 @@ async def run_demo(*, output: Path, keep: bool) -> int:
             WorkerProcess(base_directory=folder / name, name=name) for name in ("gpu-1", "gpu-2")
         ]
         for number, worker in enumerate(workers, start=1):
-            _say(f"starting embedded CPU worker {number} of {len(workers)} (OpenCV, no GPU) …")
+            print(f"starting embedded CPU worker {number} of {len(workers)} (OpenCV, no GPU) …")
             await stack.enter_async_context(worker)
-            _say(f"  it listens on {worker.url}")
-        _say("starting the proxy in front of them …")
+            print(f"  it listens on {worker.url}")
+        print("starting the proxy in front of them …")
         settings = replace(
             load_settings({}),
             instances=tuple(parse_instance(worker.url) for worker in workers),
             log_directory=folder / "logs",
         )
         url = await stack.enter_async_context(_Proxy(settings))
-        _say(f"  it listens on {url}; dashboard: {url}/dashboard")
-        _say(f"running {len(_TASKS)} jobs at once …")
+        print(f"  it listens on {url}; dashboard: {url}/dashboard")
+        print(f"running {len(_TASKS)} jobs at once …")
         async with aiohttp.ClientSession(url) as session:
             done = await asyncio.gather(*(_run(session, task, output) for task in _TASKS))
-        _say(f"{sum(done)} of {len(done)} pictures are in {output}")
+        print(f"{sum(done)} of {len(done)} pictures are in {output}")
         if keep:
             await _until_stopped(url)
         else:
-            _say("stopping the proxy and the workers; --keep leaves them running")
+            print("stopping the proxy and the workers; --keep leaves them running")
     return 0 if all(done) else 1
 
 
@@ -105,12 +100,12 @@ async def _run(session: aiohttp.ClientSession, task: _Task, output: Path) -> boo
     async with session.post(f"/api/{task.endpoint}", data=form) as response:
         job = await response.json()
         if response.status != 202:
-            _say(f"{label}: {response.status} {job['error']}")
+            print(f"{label}: {response.status} {job['error']}")
             return False
-    _say(f"{label}: 202, job {job['job_id']}")
+    print(f"{label}: 202, job {job['job_id']}")
     status = await _follow(session, job["events_url"], label)
     if status["status"] != "completed":
-        _say(f"{label}: failed: {status['error']['message']}")
+        print(f"{label}: failed: {status['error']['message']}")
         return False
     async with session.get(status["result_url"]) as response:
         body = await response.read()
@@ -120,7 +115,7 @@ async def _run(session: aiohttp.ClientSession, task: _Task, output: Path) -> boo
         extension = str(picture.format).lower()
     path = output / f"{Path(task.picture).stem}-{task.endpoint}.{extension}"
     path.write_bytes(body)
-    _say(
+    print(
         f"{label}: {measure} by {status['comfyui_instance']}"
         f" in {status['processing_time_seconds']:.2f} s -> {path}"
     )
@@ -139,7 +134,7 @@ async def _follow(session: aiohttp.ClientSession, url: str, label: str) -> dict[
             percentage = int(status["progress_percentage"]) // 25 * 25
             if status["status"] == "processing" and percentage > shown:
                 shown = percentage
-                _say(f"{label}: {status['progress_percentage']} % on {status['comfyui_instance']}")
+                print(f"{label}: {status['progress_percentage']} % on {status['comfyui_instance']}")
     return status
 
 
@@ -147,6 +142,6 @@ async def _until_stopped(url: str) -> None:
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    _say(f"still running at {url}, dashboard: {url}/dashboard (Ctrl-C ends it); try:")
-    _say(f"  curl -F imageFile=@photo.png {url}/api/remove-background")
+    print(f"still running at {url}, dashboard: {url}/dashboard (Ctrl-C ends it); try:")
+    print(f"  curl -F imageFile=@photo.png {url}/api/remove-background")
     await stopped.wait()

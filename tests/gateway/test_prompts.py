@@ -27,8 +27,9 @@ from prompts_front import (
     upload,
 )
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.keys import GATEWAY
+from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
 Start = Callable[..., Any]
@@ -210,6 +211,27 @@ async def test_only_where_the_nodes_are(
         ids = await asyncio.gather(*(post(http) for _ in range(4)))
         await ended(http, *ids)
         assert (sorted(workers[0].started), bare.submitted) == (sorted(ids), [])
+
+
+async def test_a_missed_check_sends_no_prompt_where_the_nodes_are_missing(
+    workers: Workers, start_proxy: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only instance that has them misses one check: it is asked again, the other not at all."""
+    async with EmbeddedWorker(base_directory=tmp_path / "bare", name="bare") as bare:
+        http = await start_proxy(bare, workers[0])
+        await ended(http, await post(http))
+        checker, missed = http.app[CLUSTER].health_checker, []
+        check = checker.check
+
+        async def miss_one(instance: Instance) -> bool:
+            if not missed and instance.host == workers[0].host:
+                missed.append(instance)
+                return False
+            return bool(await check(instance))
+
+        monkeypatch.setattr(checker, "check", miss_one)
+        await ended(http, await post(http))
+        assert (len(missed), len(workers[0].started), bare.submitted) == (1, 2, [])
 
 
 async def test_only_where_the_model_is(start_proxy: Start, tmp_path: Path) -> None:

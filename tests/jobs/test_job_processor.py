@@ -50,7 +50,12 @@ async def test_the_limit_is_reached_and_never_exceeded(
     """MAX_CONCURRENT_JOBS jobs are in processing at once, not one more, and all complete."""
     jobs = await start_jobs(*workers, max_concurrent_jobs=limit)
     most = most_running(jobs)
+    filling = [await jobs.submit(seconds=60) for _ in range(limit)]
+    for job_id in filling:
+        await jobs.reaches(job_id, "processing")
     ids = [await jobs.submit(seconds=0.02) for _ in range(12)]
+    for job_id in filling:
+        await jobs.delete(job_id)
     assert {(await jobs.ends(job_id))["status"] for job_id in ids} == {"completed"}
     assert most() == limit
 

@@ -124,13 +124,9 @@ class Submission:
         """Least work among those that can run it; if none can, the one that lacks least."""
         gateway, graph = self._gateway, self._prompt.graph
         while usable := await self._usable():
-            lacks = dict(
-                zip(
-                    usable,
-                    await asyncio.gather(*(gateway.lacks(graph, one) for one in usable)),
-                    strict=True,
-                )
-            )
+            lacks = await self._lacks(usable)
+            if able := await self._able_but_silent(min(lacks.values())):
+                usable, lacks = able, await self._lacks(able)
             usable = [one for one in usable if one.healthy]
             if not usable:
                 continue
@@ -145,6 +141,23 @@ class Submission:
                 accepts=lambda candidate, chosen=chosen: candidate in chosen  # type: ignore[misc]
             )
         raise NoHealthyInstanceError("No ComfyUI instance can be reached.", retry_after_s=5)
+
+    async def _lacks(self, instances: list[Instance]) -> dict[Instance, float]:
+        lack, graph = self._gateway.lacks, self._prompt.graph
+        lacking = await asyncio.gather(*(lack(graph, one) for one in instances))
+        return dict(zip(instances, lacking, strict=True))
+
+    async def _able_but_silent(self, least: float) -> list[Instance]:
+        """Who missed one check and lacks less than ``least`` nodes or files, if it answers now.
+
+        Nobody if nothing is lacked. Where something is, ComfyUI would refuse the prompt, and one
+        missed check of an instance that can run it is no outage.
+        """
+        silent = [one for one in self._silent - self._failed if one.healthy]
+        if least < 1 or not silent:
+            return []
+        lacks = await self._lacks(silent)
+        return await self._found_again([one for one in silent if lacks[one] < least])
 
     async def _usable(self) -> list[Instance]:
         """Healthy ones; else those that are busy, not dead (trap 8); else who answers again."""
