@@ -1,6 +1,6 @@
 """Addresses that settings and headers name, read and checked: origins, a root path, networks.
 
-Pure functions from text to a value; each raises ValueError with the reason in words.
+Pure functions of text; those that parse raise ValueError with the reason in words.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from contextlib import suppress
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import unquote
 
 from yarl import URL
@@ -119,7 +120,7 @@ def _is_plain(segment: str) -> bool:
 def parse_networks(text: str) -> tuple[Network, ...]:
     """A comma list of addresses and networks (``10.0.0.7``, ``10.0.0.0/8``, ``fd00::/8``).
 
-    The words ``loopback`` (127.0.0.0/8 and ::1) and ``none`` stand for themselves.
+    ``loopback`` stands for 127.0.0.0/8 and ::1, ``none`` for no network at all.
     """
     networks: list[Network] = []
     for part in comma_list(text):
@@ -131,3 +132,18 @@ def parse_networks(text: str) -> tuple[Network, ...]:
             except ValueError as error:
                 raise ValueError(f"{error}; addresses and networks are named") from None
     return tuple(networks)
+
+
+@lru_cache(maxsize=1024)  # asked several times a request, of a few peers and names
+def is_in(address: str, networks: tuple[Network, ...]) -> bool:
+    """True if ``address`` is in one of ``networks``; False for what is no address.
+
+    An IPv4 address in IPv6 form (``::ffff:10.0.0.7``) is that IPv4 address; a zone (``%eth0``) is
+    ignored.
+    """
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return any((mapped or found) in network for network in networks)

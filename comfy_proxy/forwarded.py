@@ -8,13 +8,11 @@ gets from us begins with it.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 
 from aiohttp import hdrs, web
 from multidict import MultiMapping, MutableMultiMapping
 
-from comfy_proxy.addresses import MAX_ROOT_PATH, Network, comma_list, parse_root_path
+from comfy_proxy.addresses import MAX_ROOT_PATH, comma_list, is_in, parse_root_path
 from comfy_proxy.settings import Settings
 
 PREFIX = "X-Forwarded-Prefix"
@@ -31,8 +29,8 @@ def is_believed(request: web.Request, settings: Settings) -> bool:
     """
     peer = request.get_extra_info("peername")
     if isinstance(peer, str | bytes):
-        return _is_in(_LOOPBACK, settings.trusted_proxies)
-    return isinstance(peer, tuple) and _is_in(str(peer[0]), settings.trusted_proxies)
+        return is_in(_LOOPBACK, settings.trusted_proxies)
+    return isinstance(peer, tuple) and is_in(str(peer[0]), settings.trusted_proxies)
 
 
 def root_path(request: web.Request, settings: Settings) -> str:
@@ -81,13 +79,3 @@ def _joined(headers: MultiMapping[str]) -> str:
     except ValueError:
         return ""
     return root if len(root) <= MAX_ROOT_PATH else ""
-
-
-@lru_cache(maxsize=1024)  # asked at each request, of a few peers
-def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
-    return any((mapped or found) in network for network in networks)

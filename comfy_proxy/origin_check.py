@@ -5,15 +5,14 @@ The browser is the enemy here: any page that is open in it can send requests to 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Collection
-from functools import lru_cache
 
 from aiohttp import hdrs, web
 from yarl import URL
 
-from comfy_proxy.addresses import web_authorities
+from comfy_proxy.addresses import LOOPBACK, is_in, web_authorities
+from comfy_proxy.cluster.localhost import is_localhost
 from comfy_proxy.errors import ForbiddenError
 from comfy_proxy.navigation import is_allowed_link, is_cross_site
 from comfy_proxy.settings import Settings
@@ -49,18 +48,10 @@ def check_host(request: web.Request, settings: Settings) -> None:
         )
 
 
-@lru_cache(maxsize=64)  # asked thrice a request, of the same few names
 def is_loopback(host: str) -> bool:
     """True for localhost, ``*.localhost`` (RFC 6761 6.3), 127.0.0.0/8 and ::1."""
-    name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(name.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    name = host.strip("[]").rstrip(".")
+    return is_localhost(name) or is_in(name, LOOPBACK)
 
 
 def split_host(host: str) -> tuple[str, str]:

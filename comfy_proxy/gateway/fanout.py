@@ -152,7 +152,12 @@ async def answers_of_all(
         if answers := await _answers_of_each(question, asked):
             return answers
         left = [one for one in left if one not in asked]
-    raise NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
+    raise nobody_answers()
+
+
+def nobody_answers() -> NoHealthyInstanceError:
+    """The error for a client whose question reached no instance."""
+    return NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)
 
 
 async def _answers_of_each(

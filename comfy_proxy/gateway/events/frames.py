@@ -165,12 +165,17 @@ class FrameReader:
         return Executed(output=output, frame=Pass(data=text))
 
 
+def event_frame(kind: str, data: Mapping[str, Any]) -> str:
+    """A text frame as ComfyUI writes it."""
+    return dumps_exact({"type": kind, "data": data}).decode()
+
+
 def status_frame(queue_remaining: int, sid: str | None = None) -> str:
     """``status`` as ComfyUI writes it; ``sid`` in the first one of a socket only."""
     data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": queue_remaining}}}
     if sid is not None:
         data["sid"] = sid
-    return dumps_exact({"type": "status", "data": data}).decode()
+    return event_frame("status", data)
 
 
 NOT_HEARD = object()

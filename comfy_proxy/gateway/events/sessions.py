@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from aiohttp import web
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.context import SOCKETS
+from comfy_proxy.gateway.events.frames import event_frame
 from comfy_proxy.gateway.events.session import EventSession
 from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.forward import forward_balanced
@@ -70,7 +70,7 @@ class EventSessions:
         """Send the client of that id, if it has a socket here, an event as ComfyUI writes it."""
         session = self._sessions.get(client_id) if client_id is not None else None
         if session is not None:
-            session.tell(json.dumps({"type": kind, "data": data}))
+            session.tell(event_frame(kind, data))
 
     async def counted(
         self, instance: Instance, gateway: Gateway, answering: Awaitable[Answer]

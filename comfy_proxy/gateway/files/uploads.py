@@ -19,11 +19,10 @@ from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
 
-from comfy_proxy.cluster.answer_bodies import MAX_JSON_BYTES
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import (
-    AnswerTooLargeError,
     InstanceError,
     InstanceTimeoutError,
     InstanceUnreachableError,
@@ -189,7 +188,7 @@ class _Upload:
                     data=self._body.chunks(),
                     allow_redirects=False,
                 ) as response:
-                    answer = await _read(response, instance)
+                    answer = await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES)
                     return _Posted(
                         instance=instance,
                         life=life,
@@ -210,15 +209,6 @@ def _uploaded(answer: bytes) -> FileName | None:
         return uploaded(loads(answer))
     except ValueError:
         return None
-
-
-async def _read(response: aiohttp.ClientResponse, instance: Instance) -> bytes:
-    body = bytearray()
-    while chunk := await response.content.readany():
-        body += chunk
-        if len(body) > MAX_JSON_BYTES:
-            raise AnswerTooLargeError(f"ComfyUI instance {instance.id}: the answer is endless.")
-    return bytes(body)
 
 
 async def _reply(request: web.Request, posted: _Posted) -> web.StreamResponse:

@@ -13,9 +13,9 @@ from loguru import logger
 from multidict import CIMultiDict
 from yarl import URL
 
-from comfy_proxy.cluster.answer_bodies import MAX_JSON_BYTES
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import AnswerTooLargeError, PayloadTooLargeError
+from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway.answers import ForwardedResponse, gone
 from comfy_proxy.gateway.context import INSTANCE
 from comfy_proxy.gateway.files.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
@@ -146,16 +146,11 @@ async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Rep
 
 
 async def _read(response: aiohttp.ClientResponse, instance: Instance, cluster: Cluster) -> Reply:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_JSON_BYTES:
-            raise AnswerTooLargeError(f"An answer of ComfyUI instance {instance.id} is endless.")
     return Reply(
         status=response.status,
         reason=sendable(response.reason or ""),
         headers=response_headers(response, instance, cluster.settings),
-        body=bytes(body),
+        body=await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES),
     )
 
 

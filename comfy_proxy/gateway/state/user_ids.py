@@ -55,7 +55,9 @@ class UserIds:
         # One that is for a single user tells of none.
         users = answer.get("users", {}) if isinstance(answer, dict) else None
         if isinstance(users, dict):
-            self._names[instance] = {key: name for key, name in users.items() if _is_text(name)}
+            self._names[instance] = {
+                key: name for key, name in users.items() if isinstance(name, str)
+            }
             self._outdated.discard(instance)
 
     async def minted_at(self, instance: Instance) -> None:
@@ -91,7 +93,7 @@ class UserIds:
 
     def _public_id(self, name: Any, user_id: str) -> str:
         """The id of ``name`` that clients got first, or the one of the first instance."""
-        if not _is_text(name):
+        if not isinstance(name, str):
             return user_id
         if name in self._public:
             return self._public[name]
@@ -100,7 +102,3 @@ class UserIds:
                 if theirs == name:
                     return one
         return user_id
-
-
-def _is_text(name: Any) -> bool:
-    return isinstance(name, str)

@@ -28,6 +28,7 @@ from comfy_proxy.gateway.headers import is_websocket_upgrade, request_headers
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.target import client_target
 from comfy_proxy.gateway.websocket import forward_websocket
+from comfy_proxy.lenient_json import dumps_exact
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -132,7 +133,7 @@ def flags_with_limit(frame: bytes, limit: float) -> bytes:
         changed = with_limit(message["data"], limit)
     except (KeyError, RecursionError, TypeError, ValueError):
         return frame
-    return frame if changed is None else json.dumps({**message, "data": changed}).encode()
+    return frame if changed is None else dumps_exact({**message, "data": changed})
 
 
 def with_limit(features: Any, limit: float) -> dict[str, Any] | None:
@@ -150,11 +151,10 @@ def _limit(features: Any) -> float | None:
 
 
 async def _asked(request: web.Request, instance: Instance, cluster: Cluster) -> Answer:
-    """What ``instance`` says to this client; whole, since it may have to be changed."""
+    """What ``instance`` says to this client; whole and uncompressed, since it may be changed."""
     request[INSTANCE] = instance.host
     target = client_target(request, cluster.settings)
     headers = request_headers(request, instance, cluster.settings)
-    headers.popall("Accept-Encoding", None)  # what is compressed cannot be changed
     return await ask(instance, cluster, "GET", target, headers=headers)
 
 

@@ -32,15 +32,10 @@ if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
 Job = dict[str, Any]
-JOB: Shape = {
-    b"id": TEXT,
-    b"execution_end_time": TEXT,
-    b"outputs": TEXT,
-    b"preview_output": TEXT,
-}
-"""What must be known of one job; its workflow may be any size."""
-
-_OUTPUTS = ("id", "execution_end_time", "outputs", "preview_output")
+_KNOWN = ("id", "execution_end_time", "outputs", "preview_output")
+JOB: Shape = {name.encode(): TEXT for name in _KNOWN}
+"""What is read of one job: its files, and when it ended. Its workflow, which may be any size, is
+stepped over."""
 
 _PROGRESS = ("pending", "in_progress")
 """Statuses in the order in which a job has them; all others come after these."""
@@ -171,7 +166,7 @@ def marked_text(answer: ScannedAnswer, instance: Instance, gateway: Gateway) -> 
 
 def job_outputs(answer: ScannedAnswer) -> Job:
     """What a job in an answer scanned for JOB tells of its files, and of when it ended."""
-    parts = {name: answer.root and answer.root.get(name.encode()) for name in _OUTPUTS}
+    parts = {name: answer.root and answer.root.get(name.encode()) for name in _KNOWN}
     return {name: part.data() for name, part in parts.items() if part is not None}
 
 

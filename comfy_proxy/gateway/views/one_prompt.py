@@ -15,7 +15,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, ask_all
+from comfy_proxy.gateway.fanout import Answer, ask_all, nobody_answers
 from comfy_proxy.gateway.pieces import joined, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned
@@ -136,7 +136,7 @@ async def _find(
                 record.record(prompt_id, instance)
                 return instance, answer
     if not answers:
-        raise nobody()
+        raise nobody_answers()
     return min(answers.items(), key=lambda item: item[1].status != 200)
 
 
@@ -159,7 +159,3 @@ async def known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
     """The one that is on record, unless it is away."""
     owner = gateway.ownership.prompts.owner(prompt_id)
     return owner if owner is not None and await gateway.cluster.healthy([owner]) else None
-
-
-def nobody() -> NoHealthyInstanceError:
-    return NoHealthyInstanceError("No ComfyUI instance answers.", retry_after_s=5)

@@ -19,7 +19,14 @@ from aiohttp import web
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import Queue
 from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, answers_of_all, ask, ask_all, ask_each
+from comfy_proxy.gateway.fanout import (
+    Answer,
+    answers_of_all,
+    ask,
+    ask_all,
+    ask_each,
+    nobody_answers,
+)
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.scanned import ask_queue
 from comfy_proxy.gateway.views.one_prompt import (
@@ -28,7 +35,6 @@ from comfy_proxy.gateway.views.one_prompt import (
     history_of,
     job_of,
     known_owner,
-    nobody,
     was_cancelled,
 )
 
@@ -166,7 +172,7 @@ async def _tell_owners(
         if answers := await ask_each(gateway.cluster, "POST", path, bodies):
             return answers
         left = [one for one in left if one not in told]
-    raise nobody()
+    raise nobody_answers()
 
 
 async def _tell_all(path: str, body: native.Body, gateway: Gateway) -> web.StreamResponse:
