@@ -13,6 +13,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_execution import Graph, Phase, PromptExecution
+from comfy_proxy.cluster.submit_once import SECOND_LOOK_S
 from comfy_proxy.cluster.websocket_pool import PoolState, PromptSocket, WebSocketPool
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
@@ -32,6 +33,14 @@ async def eventually(condition: Callable[[], object]) -> None:
             if condition():
                 return
             await asyncio.sleep(0.001)
+
+
+async def second_look(clock: ManualClock) -> None:
+    """Let the moment go by after which an instance is asked once more for a prompt."""
+    await eventually(
+        lambda: any(one.deadline - clock.monotonic() < 2 * SECOND_LOOK_S for one in clock._timeouts)
+    )
+    await clock.advance(2 * SECOND_LOOK_S)
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-from cluster_harness import Run, eventually, graph, nothing_left
+from cluster_harness import Run, eventually, graph, nothing_left, second_look
 from forwarder import Forwarder, forwarding
 from manual_clock import ManualClock
 
 from comfy_proxy.cluster import connection_manager
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.connection_manager import BrokenConnectionError
-from comfy_proxy.cluster.submit_once import SECOND_LOOK_S
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import ConnectionBrokenError, InstanceTimeoutError
 
@@ -173,14 +172,6 @@ def breaks_posts(network: Forwarder, count: int) -> None:
         return True
 
     network.doomed = doomed
-
-
-async def second_look(clock: ManualClock) -> None:
-    """Let the moment go by after which an instance is asked once more for a prompt."""
-    await eventually(
-        lambda: any(one.deadline - clock.monotonic() < 2 * SECOND_LOOK_S for one in clock._timeouts)
-    )
-    await clock.advance(2 * SECOND_LOOK_S)
 
 
 async def test_a_jobs_prompt_that_was_not_taken_is_posted_again_under_its_id(

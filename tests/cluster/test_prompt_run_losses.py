@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from cluster_harness import LONG_S, Run, eventually, graph, nothing_left, running, somebody
+from cluster_harness import (
+    LONG_S,
+    Run,
+    eventually,
+    graph,
+    nothing_left,
+    running,
+    second_look,
+    somebody,
+)
 from manual_clock import ManualClock
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.submit_once import SECOND_LOOK_S
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
     InstanceTimeoutError,
@@ -18,14 +26,6 @@ from comfy_proxy.errors import (
     PromptLostError,
     WorkflowError,
 )
-
-
-async def second_look(clock: ManualClock) -> None:
-    """Let the moment go by after which an instance is asked once more for a prompt."""
-    await eventually(
-        lambda: any(one.deadline - clock.monotonic() < 2 * SECOND_LOOK_S for one in clock._timeouts)
-    )
-    await clock.advance(2 * SECOND_LOOK_S)
 
 
 async def test_socket_lost_while_running(cluster: Cluster, worker: EmbeddedWorker) -> None:

@@ -16,7 +16,7 @@ def _write(context: Context, inputs: dict[str, Any]) -> Result:
     target = directory / inputs["path"]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(inputs["text"])
-    return Result(outputs=(inputs["path"],))
+    return Result(outputs=(inputs["told"],))
 
 
 def _show(_context: Context, inputs: dict[str, Any]) -> Result:
@@ -30,7 +30,7 @@ NODES = (
             "WriteMesh",
             "WriteMesh",
             category="testing",
-            inputs={"text": TEXT, "path": TEXT},
+            inputs={"text": TEXT, "path": TEXT, "told": TEXT},
             outputs=("STRING",),
         ),
         run=_write,
@@ -55,8 +55,9 @@ def install(*workers: EmbeddedWorker) -> None:
         worker._classes.update({node.name: node for node in NODES})
 
 
-def mesh(text: str, path: str = "3d/mesh.glb") -> dict[str, Any]:
-    """A graph that writes ``text`` to ``output/path`` and tells the path."""
-    write = {"class_type": "WriteMesh", "inputs": {"text": text, "path": path}}
+def mesh(text: str, told: str = "3d/mesh.glb") -> dict[str, Any]:
+    """A graph that writes ``text`` to ``output/3d/mesh.glb``; ``told`` is what it says of where."""
+    inputs = {"text": text, "path": "3d/mesh.glb", "told": told}
+    write = {"class_type": "WriteMesh", "inputs": inputs}
     show = {"class_type": "Preview3D", "inputs": {"model_file": ["1", 0]}}
     return {"1": write, "2": show}

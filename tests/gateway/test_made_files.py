@@ -36,7 +36,7 @@ async def view(http: TestClient, name: str = "mesh.glb", subfolder: str = "3d") 
         return await answer.text()
 
 
-async def at_each(workers: Workers, count: int) -> None:
+def at_each(workers: Workers, count: int) -> None:
     """Both have run some of the ``count``: else a test would show nothing."""
     assert sorted(len(worker.executed) for worker in workers) == [count // 2, count // 2]
 
@@ -79,7 +79,7 @@ async def test_the_file_of_a_told_path_is_the_one_made_last(
         await run(proxy, mesh(f"RUN{number}"))
         assert await view(proxy) == f"RUN{number}"
     await until(lambda: sum(len(worker.executed) for worker in workers) == 4)
-    await at_each(workers, 4)
+    at_each(workers, 4)
 
 
 @pytest.mark.parametrize("run", ASKERS, ids=lambda run: run.__name__)
@@ -104,7 +104,7 @@ async def test_an_entry_that_is_read_late_claims_nothing(
         for text in ("FIRST", "SECOND"):
             prompt_ids.append(await post(proxy, mesh(text), client_id=listener.client_id))
             await until(lambda: listener.over(prompt_ids[-1]))
-    await at_each(workers, 2)
+    at_each(workers, 2)
     for _ in range(2):
         assert prompt_ids[0] in await get(proxy, path.format(prompt_ids[0]))
         assert await view(proxy) == "SECOND"
@@ -113,20 +113,14 @@ async def test_an_entry_that_is_read_late_claims_nothing(
 async def test_a_path_told_with_windows_separators(proxy: TestClient, workers: Workers) -> None:
     """The client splits it by either; the record is the same."""
     for number in range(4):
-        graph = mesh(f"RUN{number}")
-        graph["2"]["inputs"]["model_file"] = "3d\\mesh.glb"
-        graph["3"] = {"class_type": "Preview3D", "inputs": {"model_file": ["1", 0]}}
-        await by_history_of(proxy, graph)
+        await by_history_of(proxy, mesh(f"RUN{number}", "3d\\mesh.glb"))
         assert await view(proxy) == f"RUN{number}"
 
 
 async def test_an_absolute_path_is_found_by_its_end(proxy: TestClient, workers: Workers) -> None:
     """Wherever the instance has its directories."""
     for number in range(4):
-        graph = mesh(f"RUN{number}")
-        graph["3"] = {"class_type": "Preview3D", "inputs": {"model_file": "/srv/art/3d/mesh.glb"}}
-        graph["2"]["inputs"]["model_file"] = ["1", 0]
-        await by_history_of(proxy, graph)
+        await by_history_of(proxy, mesh(f"RUN{number}", "/srv/art/3d/mesh.glb"))
         assert await view(proxy) == f"RUN{number}"
 
 
@@ -151,7 +145,7 @@ async def test_a_node_that_overwrites_an_upload(proxy: TestClient, workers: Work
     for number in range(2):
         await by_history_of(proxy, mesh(f"MADE{number}"))
         assert await view(proxy) == f"MADE{number}"
-    await at_each(workers, 2)
+    at_each(workers, 2)
 
 
 async def test_what_our_own_jobs_make_counts(
@@ -171,7 +165,7 @@ async def test_what_our_own_jobs_make_counts(
         async with http.post(url, data=form, headers={"Accept": "image/*"}) as answer:
             assert answer.status == 200, await answer.text()
         assert await view(http) == f"RUN{number}"
-    await at_each(workers, 4)
+    at_each(workers, 4)
 
 
 # --- what the instances tell of times ----------------------------------------------------

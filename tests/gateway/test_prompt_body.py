@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from gateway_harness import unused_url
 from prompts_front import Workers, ended, get, graph, instance_of, pile_up, post, show, until
 
-from comfy_proxy.cluster.comfyui_client import history_path
+from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.gateway.prompts.prompt_body import document, with_first, with_last
 from comfy_proxy.keys import GATEWAY
 
