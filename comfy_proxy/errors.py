@@ -237,10 +237,7 @@ class PromptLostError(InstanceError):
 
 
 class ResultFrameLostError(PromptLostError):
-    """The socket that the picture would have come by was lost: the prompt has to run again.
-
-    The instance is well, and so is the prompt.
-    """
+    """The socket by which the picture would have come was lost: the prompt has to run again."""
 
     code = "result_frame_lost"
 

@@ -10,9 +10,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from loguru import logger
@@ -21,37 +19,20 @@ from yarl import URL
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.circuit_breaker import CircuitBreaker, CircuitState
 from comfy_proxy.errors import ConnectionBrokenError, InstanceError
-from comfy_proxy.metrics.records import CircuitRecord
+from comfy_proxy.metrics.records import Attempt, CircuitRecord, Verdict
 from comfy_proxy.observers import tell
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.placement import Placement
 
 BREAKS_WINDOW_S = 1.0
-"""Connections that break within this time of each other are one strike: they broke together."""
+"""After a strike for a connection that broke, others that break within so long are none: they broke
+together, by one fault of a network or of a process."""
 LIFE_INTERVAL_S = 1.0
-"""An unhealthy instance that goes on speaking is checked for it once in so long."""
+"""An instance whose circuit is open, and which speaks all the same, has a check asked for it at
+most once in so long."""
 ALIVE_WINDOW_S = 2.0
 """A frame this recent proves life: a check that fails meanwhile is no strike (trap 8)."""
-
-
-class Verdict(StrEnum):
-    """How one exchange with an instance ended, as far as the instance is to blame."""
-
-    OK = "ok"
-    INSTANCE_FAULT = "instance_fault"
-    CLIENT_GONE = "client_gone"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
-    """One exchange with an instance, told once to the observers when it is over."""
-
-    instance: str
-    kind: str
-    duration_s: float
-    verdict: Verdict
-    error: str | None
 
 
 class Instance:

@@ -121,15 +121,13 @@ class PromptRun:
             await self._follow(socket)
 
     async def _submit(self, client_id: str) -> None:
-        async def post() -> str:
-            return await self._client.submit(
-                self.execution.graph.prompt, prompt_id=self.prompt_id, client_id=client_id
-            )
-
+        graph = self.execution.graph.prompt
         try:
-            # After silence it is withdrawn, which asks as well: the job need not wait for that.
             self.execution.prompt_id = await submit_once(
-                post, self._accepted, clock=self._clock, unsure=InstanceUnreachableError
+                lambda: self._client.submit(graph, prompt_id=self.prompt_id, client_id=client_id),
+                self._accepted,
+                clock=self._clock,
+                unsure=InstanceUnreachableError,  # a timeout: `_withdraw` asks, the job goes on
             )
         except PromptRejectedError:
             self.placement.in_queue = False

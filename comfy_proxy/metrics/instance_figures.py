@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_proxy.metrics.durations import Durations, Histogram
 from comfy_proxy.metrics.http_figures import REQUEST_BOUNDS_S
 from comfy_proxy.metrics.labels import Bounded
-from comfy_proxy.metrics.records import CircuitRecord, PoolWait
-
-if TYPE_CHECKING:
-    from comfy_proxy.cluster.instance import Attempt
+from comfy_proxy.metrics.records import Attempt, CircuitRecord, PoolWait
 
 WAIT_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 CIRCUIT_STATES = ("closed", "open", "half_open")

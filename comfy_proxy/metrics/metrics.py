@@ -8,7 +8,7 @@ is made of it twice, as JSON (:meth:`Metrics.get_stats`) and for Prometheus (``e
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.metrics.exposition import Exposition
@@ -19,6 +19,7 @@ from comfy_proxy.metrics.last_hour import LastHour
 from comfy_proxy.metrics.live import LiveState, LogCounts
 from comfy_proxy.metrics.prompt_figures import PromptFigures
 from comfy_proxy.metrics.records import (
+    Attempt,
     CircuitRecord,
     JobRecord,
     Outcome,
@@ -29,9 +30,6 @@ from comfy_proxy.metrics.records import (
     RequestRecord,
 )
 from comfy_proxy.metrics.stats import statistics
-
-if TYPE_CHECKING:
-    from comfy_proxy.cluster.instance import Attempt
 
 
 class Metrics:

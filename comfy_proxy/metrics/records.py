@@ -1,7 +1,4 @@
-"""What the rooms of the proxy tell their observers: one frozen record of each thing that is over.
-
-(The record of one exchange with an instance is :class:`comfy_proxy.cluster.instance.Attempt`.)
-"""
+"""What the parts of the proxy tell their observers: a frozen record of each thing that is over."""
 
 from __future__ import annotations
 
@@ -13,6 +10,25 @@ from comfy_proxy.request_path import normal_path
 OURS = "ours"
 """The policy of requests that we answer ourselves."""
 _FAULT = 500
+
+
+class Verdict(StrEnum):
+    """How one exchange with an instance ended, as far as the instance is to blame."""
+
+    OK = "ok"
+    INSTANCE_FAULT = "instance_fault"
+    CLIENT_GONE = "client_gone"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One exchange with an instance, told once to the observers when it is over."""
+
+    instance: str
+    kind: str
+    duration_s: float
+    verdict: Verdict
+    error: str | None
 
 
 class Outcome(StrEnum):

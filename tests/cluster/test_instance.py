@@ -12,7 +12,7 @@ from manual_clock import ManualClock
 from yarl import URL
 
 from comfy_proxy.cluster.circuit_breaker import CircuitState
-from comfy_proxy.cluster.instance import Attempt, Instance, Verdict
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import (
     ConnectionBrokenError,
@@ -23,6 +23,7 @@ from comfy_proxy.errors import (
     PromptLostError,
     PromptRejectedError,
 )
+from comfy_proxy.metrics.records import Attempt, Verdict
 
 
 @pytest.fixture

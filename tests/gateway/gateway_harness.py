@@ -16,9 +16,10 @@ from yarl import URL
 
 from comfy_proxy.clock import SystemClock
 from comfy_proxy.cluster.connection_manager import ConnectionManager
-from comfy_proxy.cluster.instance import Attempt, Instance
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.keys import CLUSTER, GATEWAY
+from comfy_proxy.metrics.records import Attempt
 from comfy_proxy.middleware import register
 from comfy_proxy.settings import Settings, parse_instance
 

@@ -12,9 +12,9 @@ from forwarder import Forwarder, forwarding
 from gateway_harness import Harness, RawServer, unused_url
 from prompts_front import ended, get, graph, png, post, until, upload
 
-from comfy_proxy.cluster.instance import Verdict
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER
+from comfy_proxy.metrics.records import Verdict
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
 Networks = list[Forwarder]

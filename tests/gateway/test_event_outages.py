@@ -20,10 +20,11 @@ from events_harness import (
     until,
 )
 
-from comfy_proxy.cluster.instance import Attempt, Instance, Verdict
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events import leg as event_leg
 from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.keys import CLUSTER, GATEWAY
+from comfy_proxy.metrics.records import Attempt, Verdict
 
 Instances = list[tuple[str, ScriptedInstance]]
 Workers = Any

@@ -8,10 +8,10 @@ from typing import Any
 from manual_clock import ManualClock
 from request_example import request_record as request
 
-from comfy_proxy.cluster.instance import Attempt, Verdict
 from comfy_proxy.metrics import Metrics
 from comfy_proxy.metrics.live import InstanceState, LiveState, SocketTotals
 from comfy_proxy.metrics.records import (
+    Attempt,
     CircuitRecord,
     JobRecord,
     Outcome,
@@ -19,6 +19,7 @@ from comfy_proxy.metrics.records import (
     PromptEnd,
     PromptEvent,
     PromptRecord,
+    Verdict,
 )
 
 HOSTS = ("gpu:8188", "gpu:8189")

@@ -20,10 +20,9 @@ from figures import (
 )
 from manual_clock import ManualClock
 
-from comfy_proxy.cluster.instance import Verdict
 from comfy_proxy.metrics import Metrics
 from comfy_proxy.metrics.live import SocketTotals
-from comfy_proxy.metrics.records import CircuitRecord, Outcome, PoolWait, PromptEvent
+from comfy_proxy.metrics.records import CircuitRecord, Outcome, PoolWait, PromptEvent, Verdict
 from comfy_proxy.metrics.stats import job_statistics
 
 

@@ -50,7 +50,7 @@ class EventLeg:
         session: EventSession,
         instance: Instance,
         cluster: Cluster,
-        mark: Callable[[Any], Any],
+        mark: Callable[[Any, Instance], Any],
     ) -> None:
         self.instance = instance
         self.remaining = instance.queued if instance.healthy else 0
@@ -61,8 +61,8 @@ class EventLeg:
         self.retry = asyncio.Event()
         self._session = session
         self._cluster = cluster
-        self._mark = mark
-        self._reader = FrameReader(mark)
+        self._mark = lambda output: mark(output, instance)
+        self._reader = FrameReader(self._mark)
         self._ws: aiohttp.ClientWebSocketResponse[bool] | None = None
         self._introduced = False
         self._ending = False

@@ -139,7 +139,7 @@ class EventSession:
         self._greeted = True
         reader = asyncio.create_task(self._read(), name=f"reader of {self.client_id}")
         writer = asyncio.create_task(self._write(), name=f"writer of {self.client_id}")
-        end = asyncio.create_task(self._wanted_end(), name=f"end of {self.client_id}")
+        end = asyncio.create_task(self._end.wait(), name=f"end of {self.client_id}")
         tasks = [reader, writer, end]
         try:
             await asyncio.wait([reader, end], return_when=asyncio.FIRST_COMPLETED)
@@ -176,7 +176,7 @@ class EventSession:
             self._put(seen)
 
     def tell(self, text: str) -> None:
-        """A frame that no instance sent: what became of a prompt that none of them has."""
+        """Send a frame that no instance sent, of a prompt that none of them has."""
         self._put(Pass(data=text))
 
     def stopped_at(self, prompt_id: str, node: str) -> None:
@@ -230,14 +230,8 @@ class EventSession:
         await asyncio.gather(*(leg.close() for leg in self._legs.values()))
 
     def _new_legs(self) -> dict[Instance, EventLeg]:
-        legs = {}
-        for instance in self._gateway.cluster.instances:
-
-            def mark(output: Any, instance: Instance = instance) -> Any:
-                return self._mark(output, instance)
-
-            legs[instance] = EventLeg(self, instance, self._gateway.cluster, mark)
-        return legs
+        cluster = self._gateway.cluster
+        return {one: EventLeg(self, one, cluster, self._mark) for one in cluster.instances}
 
     async def _until(self, enough: Callable[[], bool], timeout_s: float) -> None:
         try:
@@ -264,9 +258,6 @@ class EventSession:
             logger.warning("client {} reads too slowly and is disconnected", self.client_id)
             self._close_code = WSCloseCode.TRY_AGAIN_LATER
             self._end.set()
-
-    async def _wanted_end(self) -> None:
-        await self._end.wait()
 
     async def _say_goodbye(self, request: web.Request) -> None:
         """Close; one that does not read as far as that is cut off."""
