@@ -68,7 +68,7 @@ def _open_missing_streams() -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command takes; the namespace has ``run``, which takes it and gives the exit code."""
+    """The command line. The namespace has ``run``: takes the namespace, gives the exit code."""
     parser = argparse.ArgumentParser(prog="comfy-proxy", description=__doc__)
     parser.add_argument("--version", action="version", version=f"comfy-proxy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

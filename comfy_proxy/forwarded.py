@@ -68,7 +68,7 @@ def place_under(headers: MutableMultiMapping[str], root: str) -> None:
 
 
 def _moved(path: re.Match[str], root: str) -> str:
-    """The root itself without a slash at its end: else the cookie would miss that very page."""
+    """``Path=/`` becomes ``Path=/r``: with ``/r/`` the page ``/r`` itself would not get the cookie."""
     return f"{path[1]}{root}/{path[2]}" if path[2] else f"{path[1]}{root}"
 
 

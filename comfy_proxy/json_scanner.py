@@ -30,7 +30,8 @@ TEXT: Final[Shape] = {ANY: {}}
 """A value whose own text is kept, whatever it is; its parts are not looked for."""
 
 MAX_LEAF_BYTES = 65_536
-"""Of a name, string or number that is kept. A longer one is stepped over: its text is None."""
+"""Bytes of a name, string or number that are kept. A longer one is stepped over: its ``text`` (a
+name's ``key``) is None. What the shape calls TEXT is kept however long it is."""
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _FLAT = rb'[^"\[\]{}]++|' + _STRING

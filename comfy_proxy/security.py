@@ -1,4 +1,4 @@
-"""Who may talk to the proxy (the contract's Security section): Host, Origin and keys.
+"""Who may talk to the proxy: Host, Origin and keys.
 
 Pure questions about one request and the settings, and :func:`check`, which asks them all.
 ``origin_check.py`` has those about web pages, here are those about keys.
@@ -109,7 +109,10 @@ def _check_key(request: web.Request, settings: Settings) -> web.Response | None:
 
 
 def _redirect_without_token(request: web.Request, settings: Settings) -> web.Response:
-    """To the same place without the key. The server puts ROOT_PATH before both paths later."""
+    """To the same place without the key.
+
+    ``middleware.py`` puts the root path before the Location and the cookie's Path.
+    """
     keys = settings.api_keys
     key = next(key for key in request.query.getall("token") if is_key(key, keys))
     # "//evil.example/?token=…" must not become a redirect to another host.
@@ -161,9 +164,10 @@ def _has_key_header(request: web.Request, keys: Collection[str]) -> bool:
 
 
 def _has_key_cookie(request: web.Request, keys: Collection[str]) -> bool:
-    """Any cookie of our name: a browser sends those of other paths of the host along.
+    """True if a cookie of our name proves a key: a browser may send several, one for each path.
 
-    Pages of an origin that is everybody's use no cookie: their own code has to know a key.
+    From ``null`` and ``file://`` none counts: any page can be of that origin, so the page itself
+    has to know a key and send it in a header.
     """
     if request.headers.get(hdrs.ORIGIN) in SHARED_ORIGINS:
         return False

@@ -11,13 +11,17 @@ import aiohttp
 from comfy_proxy.errors import AnswerTooLargeError
 
 MAX_JSON_BYTES = 64 * 2**20
-"""Of an answer that is read whole. A longer one is AnswerTooLargeError, never a strike."""
+"""Bytes of an answer that is read whole. A longer one is AnswerTooLargeError, which is no strike:
+whoever sends so much works."""
 MAX_OBJECT_INFO_BYTES = 1024 * 2**20
-"""Half a megabyte as a rule, and 50 bytes for each file in the folders that classes list."""
+"""Bytes of ``/object_info``. It has half a megabyte as a rule, and 50 bytes more for each file in
+each folder that a class lists: with many model files more than MAX_JSON_BYTES."""
 MAX_SCANNED_BYTES = 4096 * 2**20
-"""Of a queue or history: their graphs are stepped over, or passed on from a temporary file."""
+"""Bytes of a queue or a history. These are never in memory as a whole: their graphs are stepped
+over, or passed on to the client from a temporary file."""
 
 Silence = Callable[[], AbstractAsyncContextManager[Any]]
+"""Makes a context manager that raises TimeoutError when the wait inside it takes too long."""
 
 
 async def pieces(

@@ -148,7 +148,8 @@ class Cluster:
         How long it stays there is told by ``status`` frames: one socket is opened to hear them.
         """
         instance.external_jobs += 1
-        # Until a `status` says better: one that dies before its first frame lost this prompt too.
+        # Counted until a `status` frame tells the true length: an instance that dies before its
+        # first frame has lost this prompt too.
         instance.queue_remaining += 1
         self.spawn(self._listen(instance), context=untraced())
 

@@ -221,7 +221,10 @@ class ComfyUIClient:
             return _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
 
     async def _scanned(self, path: str, shape: Shape, *, fresh: bool = False) -> Value:
-        """What ``shape`` names in the answer, which may be long but not silent."""
+        """What ``shape`` names in the answer to a GET.
+
+        The body may take any time, but no piece of it longer than COMFYUI_TIMEOUT.
+        """
         scanner = JsonScanner(shape)
         async with self._request("GET", path, whole=False, fresh=fresh) as response:
             _require_ok(response, self.instance.host)
@@ -246,7 +249,7 @@ class ComfyUIClient:
         headers: Mapping[str, str] | None = None,
         **options: Any,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One exchange; ``path`` is encoded. The timeout is that of the whole, or of the head."""
+        """One exchange; ``path`` is encoded. ``whole``: the timeout is for the body too."""
         options["headers"] = {**_HEADERS, **trace_headers(), **(headers or {})}
         url = self.instance.url.joinpath(path.lstrip("/"), encoded=True)
         async with self.instance.attempt(path.lstrip("/").partition("/")[0]):

@@ -31,7 +31,8 @@ from comfy_proxy.metrics.records import PoolWait
 
 CONNECT_TIMEOUT_S = 5.0
 RECENT_S = 1.0
-"""A connection that has been idle for less is there, as far as anybody can know."""
+"""How long a connection is kept for GETs that are sent once. One that was in use within the last
+second will hardly have been forgotten on the way; an older one is closed, and a new one opened."""
 NEXT_ADDRESS_S = 0.1
 """An address of a host that has not answered for so long is raced by the next one (RFC 8305 5
 allows 0.1 to 2 s): a check has 300 ms in all."""
@@ -144,7 +145,7 @@ class ConnectionManager:
 
 
 def _session(instance: Instance, **keeping: Any) -> aiohttp.ClientSession:
-    """``keeping`` tells aiohttp's connector how long a connection is kept."""
+    """``keeping``: options of aiohttp's connector that say how long a connection is kept."""
     local = is_localhost(instance.url.host or "")
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(

@@ -16,7 +16,8 @@ from comfy_proxy.lenient_json import loads_exact
 
 _PIECE_BYTES = 65_536
 _LONG_BYTES = 2**20
-"""Takes some ten milliseconds to be read: a longer document is read in a thread."""
+"""A document of that many bytes or more is read in a thread: it takes ten milliseconds and more, in
+which nobody else would have a turn."""
 
 
 async def read_classes(body: bytes, instance: Instance) -> Classes:

@@ -17,16 +17,19 @@ from urllib.parse import quote
 from comfy_proxy.json_scanner import ANY, TEXT, Shape, Value
 
 _ADDRESSABLE = re.compile(r"(?!\.{1,2}$)[^{}\ud800-\udfff]+", re.DOTALL)
-"""No segment of dots, which a URL loses, nothing that aiohttp's routes take for their own, no lone
-surrogates, which no URL holds."""
+"""Ids that the path ``/history/{id}`` can hold. It cannot hold the empty one, ``.`` and ``..``,
+which a URL loses, braces, which aiohttp's router takes for its own, and lone surrogates, for which
+UTF-8 has no bytes."""
 _ENTRY: Shape = {0: {}, 1: {}, 3: {b"create_time": {}}}
 """``[number, id, graph, extra_data, outputs]``."""
 QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}}
+"""Of each entry its number, id and time of creation; its graph is stepped over."""
 HISTORY: Shape = {ANY: {b"prompt": {0: {}}, b"outputs": TEXT, b"status": TEXT}}
+"""Of each entry its number, outputs and status; its graph is stepped over."""
 HISTORY_WITH_NODES: Shape = {
     ANY: {b"prompt": {0: {}, 2: {ANY: {}}}, b"outputs": TEXT, b"status": TEXT}
 }
-"""The ids of the nodes of each graph too."""
+"""As HISTORY, and the ids of the nodes in each graph."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,8 +45,9 @@ class QueueView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueEntry:
-    """``prompt_id`` is None for what is no entry of ComfyUI's; ``created`` is ms since the epoch,
-    0 if it is not told. ``value`` is its place in the answer."""
+    """One item of a queue. ``number`` orders them; it is 0 where there is none. ``prompt_id`` is
+    None if the item is no entry of ComfyUI's. ``created`` is in milliseconds since the epoch, 0 if
+    it is not told. ``value`` is where the item stands in the answer."""
 
     number: float
     prompt_id: str | None
@@ -100,7 +104,8 @@ def _queue_entry(value: Value) -> QueueEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryEntry:
-    """``prompt_id`` is None if its name is none. ``number``, ``outputs``: where they stand."""
+    """One entry of a history. ``prompt_id`` is None if its key is no text that can be read.
+    ``number`` and ``outputs`` are where these stand in the answer, None if it has none."""
 
     prompt_id: str | None
     value: Value

@@ -21,7 +21,8 @@ from comfy_proxy.errors import (
 )
 
 SECOND_LOOK_S = 0.1
-"""A server whose connection broke may still be validating the prompt."""
+"""How long after the first answer "no such prompt" the instance is asked once more: when the
+connection broke it may have been validating the prompt."""
 
 T = TypeVar("T")
 

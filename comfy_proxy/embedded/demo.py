@@ -41,8 +41,8 @@ _TASKS = (
 async def run_demo(*, output: Path, keep: bool) -> int:
     """Write the results into ``output``; 0 if every job completed. ``keep``: stay until ^C.
 
-    Each step is printed before it begins. Raises WorkerProcessError if a worker
-    does not start, OSError if a result cannot be written.
+    Each step is printed before it begins. Raises WorkerProcessError if a worker does not start,
+    OSError if a result cannot be written.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfy-proxy-demo-")))

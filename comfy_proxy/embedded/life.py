@@ -10,10 +10,9 @@ from comfy_proxy.embedded.instance import Instance
 from comfy_proxy.embedded.server import create_app
 
 HOST = "127.0.0.1"
-
-
 ACCEPT_TURNS = 3
-"""Turns of the event loop until a connection that it has accepted is known to aiohttp's server."""
+"""Turns of the event loop after which a connection that was accepted is known to aiohttp's server;
+:meth:`Life.kill` waits for so many, because it can abort none before."""
 
 
 class Life:

@@ -23,7 +23,10 @@ class Slice:
         return self.end - self.start
 
     def replaced(self, parts: Iterable[tuple[int, int, bytes]]) -> list[Piece]:
-        """With other bytes for each ``(start, end, bytes)``, which lie within and in order."""
+        """This slice with other bytes for each ``(start, end, bytes)``.
+
+        ``start`` and ``end`` are places in ``source``, within this slice and in order.
+        """
         pieces: list[Piece] = []
         at = self.start
         for start, end, content in parts:
@@ -36,7 +39,7 @@ Piece = bytes | Slice
 
 
 def listed(items: Iterable[Iterable[Piece]]) -> Iterator[Piece]:
-    """With a comma between them, as ComfyUI writes it."""
+    """The pieces of all items, with a comma and a blank between two items, as ComfyUI writes it."""
     for index, item in enumerate(items):
         if index:
             yield b", "
@@ -65,7 +68,7 @@ async def batches(pieces: Sequence[Piece]) -> AsyncGenerator[bytes, None]:
         while batch := await asyncio.to_thread(next, reading, b""):
             yield batch
     finally:
-        with suppress(ValueError):  # cancelled while a thread reads: then it is collected
+        with suppress(ValueError):  # a thread still reads after a cancellation: it is collected
             reading.close()
 
 

@@ -33,12 +33,13 @@ if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
 
 MEMORY_BYTES = 4 * 2**20
+"""How much of one answer is kept in memory; a longer one is in a temporary file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScannedAnswer:
     """What one instance said. ``root`` is what was found in it; None if it has not status 200 or
-    is no JSON object or array. ``text`` is nothing if it was not to be kept."""
+    is no JSON object or array. ``text`` is empty if it was not to be kept."""
 
     status: int
     reason: str
@@ -72,7 +73,8 @@ async def ask_scanned(
 ) -> ScannedAnswer:
     """``GET`` of an encoded ``path`` from ``instance``, looked into as ``shape`` says.
 
-    ``timeout_s`` bounds the wait for the head and for each piece of the body; ``fresh`` as of
+    ``timeout_s`` bounds the wait for the head and for each piece of the body. Without ``keep`` the
+    text of an answer with status 200 is dropped as it is scanned. ``fresh`` as of
     :meth:`ConnectionManager.request`. Raises InstanceError; UnavailableError if the disk is full.
     """
     scanner, text = JsonScanner(shape), StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False)
@@ -105,7 +107,7 @@ async def ask_scanned(
 async def ask_all_scanned(
     cluster: Cluster, path: str, shape: Shape, *, instances: Iterable[Instance] | None = None
 ) -> dict[Instance, ScannedAnswer]:
-    """Ask each healthy instance (or ``instances``); see :func:`fanout.ask_all`."""
+    """Ask each healthy instance (of ``instances``, or of all); see :func:`fanout.ask_all`."""
     return await answers_of_all(
         cluster, lambda instance: ask_scanned(instance, cluster, path, shape), instances
     )

@@ -117,7 +117,7 @@ async def _answer(
         if prefers_picture(_header(request, "Accept")):
             return _picture_response(request, job, picture, headers)
         return _json(views.legacy_result(job, picture), headers=headers)
-    headers["Location"] = views.urls(job)["status_url"]  # the root path is put before it later
+    headers["Location"] = views.urls(job)["status_url"]  # middleware.py adds the root path
     return _json(views.accepted(job, service, _root(request)), status=202, headers=headers)
 
 

@@ -154,7 +154,7 @@ class EventLeg:
     async def _connect(self, request: web.Request) -> bool:
         """One attempt; True if the socket is there and its first ``status`` was read.
 
-        An instance whose circuit is open is not dialled by each client: a check that all share is.
+        While the circuit of the instance is open no client dials it: they share one check.
         """
         try:
             if not await self._cluster.healthy([self.instance]):
@@ -237,9 +237,9 @@ class EventLeg:
             self.instance.socket_lost()
 
     async def _pause(self, backoff_s: float) -> None:
-        """Soon at first, then now and then, or when a check succeeds.
+        """Wait until the next attempt: ``backoff_s``, or until a check succeeds.
 
-        While the circuit is open only checks look for the instance, about once a second.
+        While the circuit is open a check has to succeed; one is made about once a second.
         """
         if self._ending:
             return

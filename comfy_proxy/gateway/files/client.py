@@ -44,13 +44,15 @@ class Look:
 
 
 THERE = Look(status=200, version="", size=None)
-"""Of a file that cannot be looked at."""
+"""What :func:`look` gives for a file that exists and that ``/view`` shows to nobody: neither its
+version nor its size can be known."""
 
 
 async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
     """``HEAD /view``: 200, 404, or 400 for a name that ComfyUI shows to nobody (``a..b.png``).
 
-    Those the instance may list; if it does not, the answer is the 400.
+    Whether a file of such a name is there the instance's list of files says, if it lies directly in
+    its directory; an old server has no such list, and the answer stays 400.
     """
     answer = await ask(
         instance, cluster, "HEAD", "/view", params=_query(file), timeout_s=LOOK_TIMEOUT_S
@@ -67,7 +69,7 @@ async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
 
 
 async def _listed(instance: Instance, cluster: Cluster, file: FileName) -> Look:
-    """``/internal/files/{type}``: names directly in that directory; old servers do not have it."""
+    """By ``/internal/files/{type}``: the names directly in that directory."""
     path = f"/internal/files/{quote(file.type, safe='')}"
     names = load(await ask(instance, cluster, "GET", path, timeout_s=LOOK_TIMEOUT_S))
     if not isinstance(names, list):

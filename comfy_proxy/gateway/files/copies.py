@@ -117,8 +117,9 @@ class FileCopies:
     async def locate(self, file: FileName) -> Instance | None:
         """Who answers for a name without a mark; None if nobody has it.
 
-        The one who made it last, if that is on record; else the first that has it. Of a result
-        that is gone from its maker a copy is as good, and nothing else of that name. Raises
+        The one who made it last, if that is on record; else the first that has it. If a result is
+        gone from its maker, one that was given a copy answers; a file of that name that another
+        instance made does not count. Raises
         UnavailableError if the record names an instance that is away: the same name elsewhere
         may be another picture.
         """
@@ -149,9 +150,9 @@ class FileCopies:
         return [one for one, found in zip(asked, looks, strict=True) if found and found.there]
 
     async def look(self, instance: Instance, file: FileName) -> Look:
-        """What ``instance`` tells of ``file``; what is believed, where it cannot tell.
+        """What ``instance`` tells of ``file``. Raises InstanceError.
 
-        Raises InstanceError.
+        A file that it shows to nobody is there if our records say so.
         """
         found = await look(instance, self.cluster, file)
         maker = self.makers.of(file)
@@ -177,7 +178,7 @@ class FileCopies:
     ) -> None:
         """``at`` has just taken ``content`` as ``file``: the newest bytes of that name.
 
-        None if they cannot be had: then they are there alone, and what was known is older.
+        None if they cannot be read back: then only ``at`` has them, and older bytes are forgotten.
         """
         if content is None:
             self.uploads.forget(file)
@@ -189,10 +190,11 @@ class FileCopies:
     def made(
         self, file: FileName, at: Instance, made_at: float | None = None, *, is_sure: bool = True
     ) -> None:
-        """A node at ``at`` has written ``file``, or shows it again; not ``is_sure``: perhaps.
+        """A node at ``at`` has written ``file``, or shows it again.
 
-        Just now, or at ``made_at`` (seconds since the epoch): then it is no news if it is known
-        what became of the name since.
+        ``is_sure`` is False if only a text names the file, which may mean another one. ``made_at``
+        (seconds since the epoch) is when, now if None; nothing changes if another instance is known
+        to have made the name since.
         """
         is_last = self.makers.record(file, at, made_at, is_sure=is_sure)
         if is_last and file.type in MARKED_TYPES and file in self.uploads:

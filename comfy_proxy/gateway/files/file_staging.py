@@ -150,7 +150,7 @@ class FileStaging:
         if found.there and holdings.version(instance, file) == f"{newest.version} {found.version}":
             return True
         async with self._downloaded(source, file) as content:
-            if content is None:  # it is gone, or nobody is shown it: another of the name is none
+            if content is None:  # gone, or shown to nobody: a file of that name here is another one
                 return not (found.there or is_hidden(file))
             if not found.there:
                 await put(instance, self._cluster, file, content)
@@ -163,8 +163,8 @@ class FileStaging:
     # --- everything else ---------------------------------------------------------------
 
     async def _stage_input(self, file: FileName, instance: Instance, *, fresh: bool) -> bool:
-        """Or anything else that an instance keeps if it has it. False if it is elsewhere, and
-        cannot be copied."""
+        """An input that is no upload of ours: an instance that has the name keeps its own file, one
+        that lacks it gets a copy. False if it lies elsewhere and cannot be copied."""
         holdings, storage = self._files.holdings, self._files.storage
         if not fresh and holdings.version(instance, file) is not None:
             return True

@@ -4,7 +4,8 @@ A client that listens has its outputs told by ``executed`` frames; of one that o
 in ``/history``, or its job in ``/api/jobs``, tells them, whoever reads it first. Each of these is
 read once: an entry that is looked at again later says nothing of who made a file since.
 
-An entry counts from when its prompt ended, by the instance's clock; if that end is news, from now.
+Its files count as made when its prompt ended by the instance's clock, which may be wrong; so if we
+hear of that end for the first time, they count as made now.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ _Key = tuple[Instance, str, str, float | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToldOutputs:
-    """The files of a prompt that ended at ``instance``, ``ended_s`` since the epoch if told."""
+    """The files of a prompt that ended at ``instance``; True for one that an object names in full,
+    False for one that a text seems to name. ``ended_s`` is since the epoch, None if not told."""
 
     key: _Key
     prompt_id: str
@@ -39,7 +41,8 @@ class ToldOutputs:
 class MadeFiles:
     """Feeds the records of ``files``. ``unended``: the ids of prompts whose end would be news.
 
-    Bounded: of entries that were read before the latest ``limit`` are known.
+    The latest ``limit`` entries that were read are remembered; one before these is recorded again
+    when it is read again, as of its end.
     """
 
     def __init__(

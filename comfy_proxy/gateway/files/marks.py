@@ -85,7 +85,8 @@ def file_at(filename: str, subfolder: str = "", type: str = "output") -> FileNam
 
 
 def one_spelling(file: FileName) -> FileName:
-    """A key for records of ``file``: an instance on Windows takes both separators."""
+    """``file`` with ``/`` for each backslash, as a key for records: an instance on Windows takes
+    both separators, and clients send either."""
     if "\\" not in file.filename and "\\" not in file.subfolder:
         return file
     name, folder = (part.replace("\\", "/") for part in (file.filename, file.subfolder))
@@ -93,8 +94,8 @@ def one_spelling(file: FileName) -> FileName:
 
 
 def is_hidden(file: FileName) -> bool:
-    """Whether ``/view`` refuses the name (400): nobody can see such a file or copy it, but prompts
-    use it, and it can be uploaded."""
+    """True if ``/view`` refuses the name (400). Nobody can see or copy such a file, but it can be
+    uploaded, and prompts can use it."""
     return ".." in file.filename
 
 

@@ -34,7 +34,8 @@ class Upload:
 
 
 class Makers:
-    """Which instance made each file last, by ``owners``; a name is known by any separators."""
+    """Which instance made each file last, recorded in ``owners``. Names that differ in nothing but
+    their separators (``/`` and backslash) are one name."""
 
     def __init__(self, owners: Owners[FileName], clock: Clock) -> None:
         self._owners = owners
@@ -49,7 +50,7 @@ class Makers:
         return self._owners.owner(one_spelling(file))
 
     def is_sure(self, file: FileName) -> bool:
-        """Whether :meth:`of` has made it for certain, and not only named it in a text."""
+        """True if the instance of :meth:`of` has told the file in full, not only in a text."""
         key = one_spelling(file)
         return (sure := self._sure.owner(key)) is not None and sure is self._owners.owner(key)
 

@@ -76,8 +76,8 @@ def has_inputs(
 
 
 def cannot_be_found(file: FileName) -> bool:
-    """Whether no question tells who has it: ``/view`` refuses the name, and folders are listed
-    without what is deeper in them."""
+    """True if no question tells which instance has ``file``: ``/view`` refuses its name, and the
+    lists of files have only what lies directly in a directory."""
     return is_hidden(file) and bool(file.subfolder)
 
 

@@ -21,10 +21,10 @@ BATCH_BYTES: Final = 262_144
 class StoredBytes:
     """Written once, hashed on the way, then read as often as wanted.
 
-    Up to ``memory_bytes`` stay in memory. Without ``hashed`` there is no digest. No descriptor is
-    kept open. The file is removed by :meth:`close`, when the object is collected
-    and when the process exits; a reader that was opened before goes on to its end. A disk that is
-    full is UnavailableError. Disk work runs in a thread.
+    Up to ``memory_bytes`` stay in memory, more go to a temporary file. Without ``hashed`` there is
+    no digest. No descriptor is kept open. The file is removed by :meth:`close`, when the object is
+    collected and when the process exits; a reader that was opened before goes on to its end. A
+    disk that is full is UnavailableError. Disk work runs in a thread.
     """
 
     def __init__(self, *, memory_bytes: int = MEMORY_BYTES, hashed: bool = True) -> None:

@@ -25,11 +25,13 @@ from comfy_proxy.gateway.files.marks import (
 )
 
 MAX_TEXTS = 256
-"""So many texts of one output are read: a list of words must not crowd out what was told before."""
+"""How many texts of one output are looked at; the others are ignored. A node that lists thousands
+of words would else crowd older records out."""
 MAX_PATH = 4096
-"""Characters; Linux knows no longer paths."""
+"""Characters of a text that may be a path. A longer one is ignored: Linux has no longer paths."""
 MAX_TAILS = 4
-"""So many of its last segments may lie in a directory that an absolute path does not name."""
+"""How many segments at the end of an absolute path are tried as the place of a file: the path does
+not say where the instance's directory ends."""
 
 _VIEW = re.compile(r"(?:.*/)?view\?(?P<query>[^#]*)(?:#.*)?")
 _ENDS_LIKE_A_FILE = re.compile(r"[^/]*\.\w{1,16}")

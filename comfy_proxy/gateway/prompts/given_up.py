@@ -18,7 +18,8 @@ from comfy_proxy.lenient_json import loads_exact
 
 MAX_ENTRIES = 1_000
 MAX_BYTES = 64 * 2**20
-"""Of the bodies with which the prompts were posted; the newest entry stays, however large."""
+"""Bytes of the bodies with which these prompts were posted. Beyond it the oldest entries go; the
+newest one stays, however large it is."""
 
 Event = dict[str, Any]
 

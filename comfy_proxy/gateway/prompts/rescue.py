@@ -1,8 +1,8 @@
 """What an instance had in its queue when its process ended is submitted elsewhere.
 
-ComfyUI keeps its queue in memory: a process that ends takes along what waited and what ran there
-(trap 5). A prompt is submitted again only if that is proven: nobody listens at the address any
-more, or a ComfyUI answers there that has the prompt neither in its queue nor in its history.
+ComfyUI keeps its queue in memory: a process that ends takes along what waited and what ran there.
+A prompt is submitted again only if that is proven: nobody listens at the address any more, or a
+ComfyUI answers there that has the prompt neither in its queue nor in its history.
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
 Change = tuple[int, int, bytes]
-"""What is put in place of the bytes from … to."""
+"""``(start, end, bytes)``: what is put in place of ``start:end`` of an answer."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ShownEntry:
-    """``text`` is ``"id": {…}``, ``number`` the place of its number, ``outputs`` the change that
-    marks its files."""
+    """An entry of an instance. ``text`` is ``"id": {…}`` in its answer, ``number`` the place of its
+    number there, ``outputs`` the change that marks its files. ``ended_ms`` is since the epoch."""
 
     prompt_id: str | None
     ended_ms: float | None

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
 ENTRIES_AT_ONCE = 500
-"""Of a history: takes some milliseconds."""
+"""How many entries of a history are numbered without a break, which takes some milliseconds; after
+that others have their turn."""
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -56,7 +57,8 @@ async def merged(request: web.Request, match: Match, gateway: Gateway) -> web.St
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """An entry of the queue; ``prompt_id`` is None for what is none of ComfyUI's."""
+    """An entry of the queue as it is shown: ``text``. ``prompt_id`` is None for what is no entry of
+    ComfyUI's; ``created`` is in milliseconds since the epoch, 0 if it is not told."""
 
     number: float
     prompt_id: str | None
@@ -140,8 +142,8 @@ def _joined(
 def _join(queues: Sequence[tuple[ScannedAnswer, Queue]]) -> tuple[list[Row], list[Row]]:
     """Running and pending entries; of an id that several instances show only the furthest.
 
-    An id twice on ONE instance are two prompts (trap 9), and stay two. What has no id is shown as
-    it came.
+    An id twice on ONE instance are two prompts, since ComfyUI runs one as often as it is posted,
+    and stay two. What has no id is shown as it came.
     """
     running: list[Row] = []
     pending: list[Row] = []
