@@ -68,7 +68,7 @@ def place_under(headers: MutableMultiMapping[str], root: str) -> None:
 
 
 def _moved(path: re.Match[str], root: str) -> str:
-    """``Path=/`` becomes ``Path=/r``: with ``/r/`` the page ``/r`` itself would not get the cookie."""
+    """``Path=/`` becomes ``Path=/r``: ``/r/`` would keep the cookie from the page ``/r`` itself."""
     return f"{path[1]}{root}/{path[2]}" if path[2] else f"{path[1]}{root}"
 
 

@@ -12,6 +12,8 @@ from manual_clock import ManualClock
 
 from comfy_proxy import Settings
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.websocket_pool import WebSocketPool
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.settings import parse_instance
@@ -76,3 +78,17 @@ async def cluster(connected: Callable[..., Awaitable[Cluster]], worker: Embedded
 @pytest.fixture
 def pool(cluster: Cluster) -> WebSocketPool:
     return cluster.connections.pool(cluster.instances[0])
+
+
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> list[Instance]:
+    """Every ``GET /system_stats`` that begins."""
+    begun: list[Instance] = []
+    check = ComfyUIClient.check
+
+    async def counted(self: ComfyUIClient, timeout_s: float) -> None:
+        begun.append(self.instance)
+        await check(self, timeout_s)
+
+    monkeypatch.setattr(ComfyUIClient, "check", counted)
+    return begun

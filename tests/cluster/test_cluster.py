@@ -12,7 +12,9 @@ from manual_clock import ManualClock
 from comfy_proxy import Settings
 from comfy_proxy.clock import SystemClock, iso, sleep, wait_for_event
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.errors import NoHealthyInstanceError
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 Start = Callable[..., Awaitable[Cluster]]
@@ -136,3 +138,61 @@ async def test_system_clock() -> None:
     event.set()
     assert await wait_for_event(clock, event, LONG_S) is True
     await sleep(clock, 0.0)
+
+
+# --- who is healthy ------------------------------------------------------------------------
+
+
+async def test_who_is_healthy_is_asked_nothing(
+    connected: Start, workers: Pair, probes: list[Instance]
+) -> None:
+    """Nor are the others, as long as there is one."""
+    cluster = await connected(*workers)
+    one, two = cluster.instances
+    for _ in range(3):
+        two.fault("refused")
+    assert await cluster.healthy() == [one]
+    assert await cluster.primary() is one
+    assert probes == []
+
+
+async def test_who_is_away_is_found_again_by_whoever_needs_it(
+    connected: Start,
+    workers: Pair,
+    clock: ManualClock,
+    probes: list[Instance],
+) -> None:
+    """One check for all who ask, none again within a second, and the answer is believed."""
+    cluster = await connected(*workers)
+    one, two = cluster.instances
+    await workers[1].kill()
+    while two.healthy:
+        await cluster.health_checker.check(two)
+    await workers[1].restart()
+    probes.clear()
+    assert await cluster.healthy([two]) == []  # dialled a moment ago
+    assert probes == []
+    await clock.advance(1)
+    found = await asyncio.gather(*(cluster.healthy([two]) for _ in range(5)))
+    assert found == [[two]] * 5
+    assert probes == [two]
+    for _ in range(3):
+        one.fault("refused")
+    assert await cluster.primary() is two
+    with pytest.raises(NoHealthyInstanceError):
+        await cluster.primary([one, two])
+
+
+async def test_one_that_stays_away_is_dialled_once_a_second(
+    connected: Start, worker: EmbeddedWorker, clock: ManualClock, probes: list[Instance]
+) -> None:
+    """However often it is asked for."""
+    cluster = await connected(worker)
+    await worker.kill()
+    while cluster.instances[0].healthy:
+        await cluster.health_checker.check(cluster.instances[0])
+    probes.clear()
+    for _ in range(100):
+        assert await cluster.healthy() == []
+        await clock.advance(0.05)
+    assert len(probes) in (4, 5)

@@ -9,26 +9,11 @@ from cluster_harness import eventually
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.health_checker import DEMAND_INTERVAL_S, MAX_LOOKS
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
 Start = Callable[..., Awaitable[Cluster]]
-
-
-@pytest.fixture
-def probes(monkeypatch: pytest.MonkeyPatch) -> list[Instance]:
-    """Every ``GET /system_stats`` that begins."""
-    begun: list[Instance] = []
-    check = ComfyUIClient.check
-
-    async def counted(self: ComfyUIClient, timeout_s: float) -> None:
-        begun.append(self.instance)
-        await check(self, timeout_s)
-
-    monkeypatch.setattr(ComfyUIClient, "check", counted)
-    return begun
 
 
 @pytest.fixture

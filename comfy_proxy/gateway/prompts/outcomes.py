@@ -78,7 +78,7 @@ class PromptOutcomes:
         return f"<PromptOutcomes watched={len(self._watched)}>"
 
     def __contains__(self, prompt_id: object) -> bool:
-        """Whether its end would be news."""
+        """True if the end of the prompt with that id is not known yet."""
         return prompt_id in self._watched
 
     # --- what happens to prompts -------------------------------------------------------------

@@ -86,7 +86,8 @@ class ForwardedPrompt:
 
 
 def prompt_headers(request: web.Request, instance: Instance, gateway: Gateway) -> CIMultiDict[str]:
-    """Those of the client for ``instance``; the length of the body may be another one."""
+    """The client's headers for ``instance``, less Content-Length, as the body may grow, and
+    Accept-Encoding, as the answer is read here."""
     headers = request_headers(request, instance, gateway.cluster.settings)
     for name in (hdrs.CONTENT_LENGTH, hdrs.ACCEPT_ENCODING):
         headers.popall(name, None)
