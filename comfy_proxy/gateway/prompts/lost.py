@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import PromptLostError
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.given_up import over
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
@@ -97,6 +98,12 @@ class LostPrompts:
             mover.discard(prompt.prompt_id)  # deleted
             outcomes.cancelled(prompt.prompt_id)
             prompt.fatal = None
+            return True
+        try:
+            await mover.spool.restore(prompt)
+        except PromptLostError as error:
+            mover.discard(prompt.prompt_id)
+            outcomes.failed(prompt.prompt_id, error)
             return True
         if prompt.fatal is not None:
             mover.discard(prompt.prompt_id)
