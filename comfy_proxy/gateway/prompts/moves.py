@@ -286,6 +286,8 @@ class PromptMover:
                     self.discard(prompt.prompt_id)
                     if moving.cancelled:
                         self._gateway.outcomes.cancelled(prompt.prompt_id)
+                    elif prompt.fatal is not None:
+                        self._gateway.prompt_given_up(prompt, prompt.fatal)
                     else:
                         lost = PromptLostError("It was taken by no instance again.")
                         self._gateway.outcomes.failed(prompt.prompt_id, lost)
