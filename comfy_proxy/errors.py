@@ -202,6 +202,10 @@ class ConnectionBrokenError(InstanceUnreachableError):
     """A connection ended before its answer did. All that do so within a second are one strike."""
 
 
+class InstanceDiedError(InstanceUnreachableError):
+    """Its process ended while it was sent this very thing, which may be why."""
+
+
 class InstanceTimeoutError(InstanceError):
     """No answer in the time that was given."""
 

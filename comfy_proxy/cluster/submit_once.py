@@ -6,6 +6,7 @@ instance is asked whether it has it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from loguru import logger
 from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.errors import (
     ConnectionBrokenError,
+    InstanceDiedError,
     InstanceError,
     InstanceTimeoutError,
     InstanceUnreachableError,
@@ -40,7 +42,8 @@ async def submit_once(
     errors of the type ``unsure`` the prompt may have been taken. One that was not, because the
     connection broke, is posted there a second time: that says nothing against the instance.
     Raises InstanceTimeoutError if nobody can say whether it was taken, any other InstanceError if
-    it was not: then it may be posted elsewhere.
+    it was not: then it may be posted elsewhere. InstanceDiedError: the connection broke, and then
+    nobody listened any more.
     """
     posted_again = False
     while True:
@@ -50,6 +53,10 @@ async def submit_once(
             found = None if nothing_sent(error) else await _found(find, clock)
             if found is not None:
                 return found
+            if posted_again and nobody_listens(error):
+                raise InstanceDiedError(
+                    "ComfyUI's process ended when a prompt was posted to it."
+                ) from error
             if posted_again or not isinstance(error, ConnectionBrokenError):
                 if isinstance(error, InstanceTimeoutError):
                     raise InstanceUnreachableError(error.message) from error
@@ -58,14 +65,25 @@ async def submit_once(
             logger.debug("a prompt that was not taken is posted again: {}", error.message)
 
 
-def refused(error: InstanceError) -> bool:
-    """True if there was no connection at all: nobody listens there."""
-    return isinstance(error.__cause__, aiohttp.ClientConnectorError | ConnectionRefusedError)
+def nobody_listens(error: InstanceError) -> bool:
+    """True if the dial was refused: the process has ended, and its queue with it.
+
+    No other failed dial proves that: not an unknown name, not a missing route, and not that we
+    have no file descriptor or port left ourselves. Of several addresses of one host it is enough
+    that one has refused and none has answered.
+    """
+    cause = error.__cause__
+    cause = getattr(cause, "os_error", cause)
+    refused = f"[Errno {errno.ECONNREFUSED}]"
+    return isinstance(cause, ConnectionRefusedError) or refused in str(cause)
 
 
 def nothing_sent(error: InstanceError) -> bool:
     """True if no connection came about, for whatever reason: the same may be sent elsewhere."""
-    return refused(error) or isinstance(error.__cause__, aiohttp.ConnectionTimeoutError)
+    return isinstance(
+        error.__cause__,
+        aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | ConnectionRefusedError,
+    )
 
 
 async def _found(find: Callable[[], Awaitable[T | None]], clock: Clock) -> T | None:
@@ -76,8 +94,8 @@ async def _found(find: Callable[[], Awaitable[T | None]], clock: Clock) -> T | N
             await sleep(clock, SECOND_LOOK_S)
             found = await find()
     except InstanceError as error:
-        if refused(error):
-            return None  # its process has ended, and its queue with it
+        if nobody_listens(error):
+            return None
         raise InstanceTimeoutError(
             "A ComfyUI instance does not say whether it has taken the prompt."
         ) from error

@@ -162,6 +162,8 @@ class Gateway:
         self.given_up.add(prompt, event)
         self.outcomes.failed(prompt.prompt_id, error)
         self.events.tell(prompt.client_id, "execution_error", event)
+        over = {"node": None, "prompt_id": prompt.prompt_id}
+        self.events.tell(prompt.client_id, "executing", over)
 
     def prompts_deleted(self, prompt_ids: Iterable[str] | None = None) -> None:
         """Clients have deleted these, or all, as far as they wait."""

@@ -19,6 +19,7 @@ from comfy_proxy.cluster.prompt_execution import Phase, PromptExecution
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.errors import (
     ComfyProxyError,
+    InstanceDiedError,
     InstanceError,
     PromptLostError,
     PromptRejectedError,
@@ -107,7 +108,8 @@ class JobRun:
         if not isinstance(error, InstanceError):
             raise error
         self._failed_on.add(instance)
-        ran, restarted = placement.running, isinstance(error, PromptLostError)
+        ran = placement.running or isinstance(error, InstanceDiedError)
+        restarted = isinstance(error, PromptLostError)
         answers = not (ran or restarted) and await self._cluster.health_checker.check(instance)
         self._tries.failed(error, ran=ran, answers=answers, node=self._job.current_node)
         logger.bind(instance=instance.host, prompt_id=self._job.prompt_id).warning(

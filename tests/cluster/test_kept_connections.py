@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 from cluster_harness import Run, eventually, graph, nothing_left, second_look
 from forwarder import Forwarder, forwarding
@@ -14,10 +16,22 @@ from manual_clock import ManualClock
 from comfy_proxy.cluster import connection_manager
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.connection_manager import BrokenConnectionError
+from comfy_proxy.cluster.submit_once import nobody_listens, nothing_sent, submit_once
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.errors import ConnectionBrokenError, InstanceTimeoutError
+from comfy_proxy.errors import (
+    ConnectionBrokenError,
+    InstanceDiedError,
+    InstanceTimeoutError,
+    InstanceUnreachableError,
+)
 
 MANY = 8
+KEY = aiohttp.client_reqrep.ConnectionKey("gpu", 8188, False, True, None, None, None)
+
+
+def dial(error: OSError) -> Exception:
+    """What aiohttp makes of a dial that failed."""
+    return aiohttp.ClientConnectorError(KEY, error)
 
 
 @pytest.fixture
@@ -212,3 +226,43 @@ async def test_a_jobs_prompt_is_not_posted_again_while_nobody_knows(
         await run.task
     assert worker.submitted == [run.prompt.prompt_id]
     await nothing_left(cluster)
+
+
+@pytest.mark.parametrize(
+    ("cause", "proof"),
+    [
+        (ConnectionRefusedError(), True),
+        (dial(OSError(errno.ECONNREFUSED, "Connect call failed")), True),
+        (
+            dial(OSError("Multiple exceptions: [Errno 111] Connect call failed, [Errno 99] no")),
+            True,
+        ),
+        (dial(OSError(errno.EHOSTUNREACH, "no route")), False),
+        (dial(OSError(errno.EMFILE, "too many open files")), False),
+        (dial(OSError(errno.EADDRNOTAVAIL, "no port left")), False),
+        (aiohttp.ClientConnectorDNSError(KEY, OSError("unknown name")), False),
+    ],
+    ids=lambda value: repr(value)[:60],
+)
+def test_only_a_refused_dial_proves_a_death(cause: Exception, proof: bool) -> None:
+    """What cannot be dialled for another reason may well run what it was sent."""
+    error = InstanceUnreachableError("away")
+    error.__cause__ = cause
+    assert nobody_listens(error) is proof
+    assert nothing_sent(error)
+
+
+async def test_a_process_that_ends_when_a_prompt_is_posted(clock: ManualClock) -> None:
+    """The connection breaks, and nobody listens any more: that is told apart from an outage."""
+    refused = InstanceUnreachableError("refused")
+    refused.__cause__ = ConnectionRefusedError()
+    answers = iter([ConnectionBrokenError("broke"), refused])
+
+    async def post() -> str:
+        raise next(answers)
+
+    async def find() -> str | None:
+        raise refused
+
+    with pytest.raises(InstanceDiedError):
+        await submit_once(post, find, clock=clock)

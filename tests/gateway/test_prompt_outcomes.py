@@ -10,8 +10,6 @@ from aiohttp.test_utils import TestClient
 from prompts_front import (
     Http,
     Workers,
-    ended,
-    get,
     graph,
     instance_of,
     interrupt,
@@ -269,12 +267,3 @@ def test_histories_of_all_kinds(status: Any, outcome: Outcome | None) -> None:
     entry = {"status": status}
     told = told_by(entry)
     assert (told and told.outcome) is outcome
-
-
-async def test_the_watch_is_bounded(proxy: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest are known."""
-    monkeypatch.setattr("comfy_proxy.gateway.prompts.outcomes.MAX_WATCHED", 2)
-    ids = [await post(proxy, graph(0.2)) for _ in range(5)]
-    assert len(proxy.app[GATEWAY].outcomes._watched) <= 2
-    await ended(proxy, *ids)
-    assert set(await get(proxy, "/history")) == set(ids)

@@ -233,6 +233,20 @@ TABLE: tuple[Difference, ...] = (
         undo=also_seen("X-Request-ID"),
     ),
     Difference(
+        name="Connection: close",
+        reason="what is sent once has a connection of its own: a kept one may break under it",
+        kinds=ECHO,
+        only="real",
+        undo=also_seen("Connection", "close"),
+    ),
+    Difference(
+        name="Origin",
+        reason="judged here; ComfyUI resolves its own name for each, while its event loop waits",
+        kinds="echo, a page",
+        only="real",
+        undo=not_seen("Origin"),
+    ),
+    Difference(
         name="hop by hop headers",
         reason="they are for our server alone (RFC 9110 7.6.1)",
         kinds="echo, hop by hop",

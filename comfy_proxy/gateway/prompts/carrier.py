@@ -10,8 +10,8 @@ from loguru import logger
 from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.submit_once import refused
-from comfy_proxy.errors import InstanceError, InstanceTimeoutError
+from comfy_proxy.cluster.submit_once import nobody_listens
+from comfy_proxy.errors import InstanceDiedError, InstanceError, InstanceTimeoutError
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, find, post
@@ -44,7 +44,7 @@ class Carrier:
             try:
                 return await client.delete(prompt.prompt_id)
             except InstanceError as error:
-                if refused(error):
+                if nobody_listens(error):
                     return True  # its process has ended, and its queue with it
                 logger.warning("{} does not say what it deleted: {}", busy.host, error.message)
             await sleep(self._gateway.cluster.clock, PAUSE_S)
@@ -59,7 +59,7 @@ class Carrier:
     ) -> Instance | None:
         """Submit it: there, or back where it was, or wherever an instance takes it.
 
-        None if a client has deleted it meanwhile, or every instance refuses it.
+        None if a client has deleted it meanwhile, every instance refuses it, or it is ``fatal``.
         """
         gateway, refusals = self._gateway, 0
         body = prompt.with_number(moving.queue_entry[0])
@@ -74,6 +74,8 @@ class Carrier:
                 if status == 200:
                     return target
                 gateway.refused(moving)
+                if prompt.fatal is not None:
+                    return None
                 answered |= status is not None
             refusals += answered
             if refusals >= MAX_REFUSALS:
@@ -96,6 +98,8 @@ class Carrier:
             return 200 if await self._turned_up(prompt, target) else None
         except InstanceError as error:
             logger.warning("a moved prompt was not taken by {}: {}", target.host, error.message)
+            if isinstance(error, InstanceDiedError):
+                prompt.fatal = prompt.tries.lost_running()
             return None
         if answer.status != 200:
             logger.warning("a moved prompt was refused by {}: {}", target.host, answer.status)
@@ -107,7 +111,7 @@ class Carrier:
             try:
                 return await find(prompt, target, self._gateway) is not None
             except InstanceError as error:
-                if refused(error):
+                if nobody_listens(error):
                     return False
             await sleep(self._gateway.cluster.clock, PAUSE_S)
         return False

@@ -42,11 +42,6 @@ def execution_error(prompt: ForwardedPrompt, error: ProcessEndedError, now: date
     }
 
 
-def over(prompt: ForwardedPrompt) -> tuple[str, Event]:
-    """The last event of a prompt, its type and its data."""
-    return "executing", {"node": None, "prompt_id": prompt.prompt_id}
-
-
 class GivenUpPrompts:
     """Entries of ``/history`` by prompt id, in the order in which the prompts ended."""
 

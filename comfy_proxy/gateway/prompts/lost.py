@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import PromptLostError
 from comfy_proxy.gateway.prompts.carrier import Carrier
-from comfy_proxy.gateway.prompts.given_up import over
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.gateway.prompts.rescue import Rescuer, lost_prompts
@@ -75,8 +75,6 @@ class LostPrompts:
                 if await self._settle(prompt, moving):
                     del self._lost[prompt]
                     self._gateway.end_move(moving)
-                    if prompt.fatal is not None:
-                        self._gateway.events.tell(prompt.client_id, *over(prompt))
 
     def _lose(self, prompt: ForwardedPrompt, instance: Instance, *, ran: bool) -> None:
         prompt.fatal = prompt.tries.lost_running(prompt.node) if ran else None
@@ -98,11 +96,19 @@ class LostPrompts:
             outcomes.cancelled(prompt.prompt_id)
             prompt.fatal = None
             return True
+        try:
+            await mover.spool.restore(prompt)
+        except PromptLostError as error:
+            mover.discard(prompt.prompt_id)
+            outcomes.failed(prompt.prompt_id, error)
+            return True
+        target = None
+        if prompt.fatal is None:
+            target = await self._rescuer.rescue(prompt, moving)
         if prompt.fatal is not None:
             mover.discard(prompt.prompt_id)
-            self._gateway.prompt_given_up(prompt, prompt.fatal)  # then the sum, then `over`
+            self._gateway.prompt_given_up(prompt, prompt.fatal)
             return True
-        target = await self._rescuer.rescue(prompt, moving)
         if target is None:
             return False
         lost_at, prompt.began = prompt.instance, False

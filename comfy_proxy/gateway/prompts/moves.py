@@ -8,7 +8,7 @@ and nothing interrupts it: who is next depends on where it has arrived.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from comfy_proxy.gateway.prompts.lost import LostPrompts
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.gateway.prompts.running import RunningPrompts
+from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.scanned import ask_scanned
 from comfy_proxy.lenient_json import loads_exact
 from comfy_proxy.metrics.records import PromptEvent
@@ -33,13 +34,11 @@ from comfy_proxy.tracing import untraced
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
-MAX_KNOWN = 10_000
-MAX_KNOWN_BYTES = 256 * 2**20
 CLOSE_TIMEOUT_S = 10.0
 
 
 class PromptMover:
-    """Knows the forwarded prompts that have not ended, and evens out what waits where.
+    """Knows the forwarded prompts that have not ended, every one, and evens out what waits where.
 
     ``running``: what runs at each instance. ``lost`` sees to those of an instance that may have
     lost its queue, or has.
@@ -47,31 +46,29 @@ class PromptMover:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._known: OrderedDict[str, ForwardedPrompt] = OrderedDict()
-        self._bytes = 0
+        self._known: dict[str, ForwardedPrompt] = {}
         self._scout: asyncio.Task[None] | None = None
         self._changed = False
         self._closing = asyncio.Event()
         self._carrier = Carrier(gateway)
         self._asking = False
+        self.spool = PromptSpool()
         self.running = RunningPrompts()
         self.lost = LostPrompts(gateway, self, self._carrier)
 
     def add(self, prompt: ForwardedPrompt) -> None:
         self.discard(prompt.prompt_id)
         self._known[prompt.prompt_id] = prompt
-        self._bytes += len(prompt.body)
+        self.spool.add(prompt)
         if prompt.instance is not None:
             self.running.arrived(prompt, prompt.instance)
-        while len(self._known) > MAX_KNOWN or self._bytes > MAX_KNOWN_BYTES:
-            self.discard(next(iter(self._known)))
         self.consider()
 
     def discard(self, prompt_id: str) -> None:
         """It is over, or a client has deleted it."""
         prompt = self._known.pop(prompt_id, None)
         if prompt is not None:
-            self._bytes -= len(prompt.body)
+            self.spool.forget(prompt)
             self._left(prompt, prompt.instance)
 
     def knows(self, prompt: ForwardedPrompt) -> bool:
@@ -105,14 +102,15 @@ class PromptMover:
     def doubt(self, instance: Instance) -> None:
         """``instance`` was away, or is: it may have lost its queue.
 
-        Of prompts whose events nobody hears the end is not known; but prompts end in turn, so not
-        more of these are taken for lost than were in the queue by its last ``status``.
+        Prompts end in turn, so of those whose events nobody hears the first have ended by the
+        length of the queue in its last ``status``. That blames another one for what ends the
+        process, and no more: the frame may have been sent before the last prompts were taken.
         """
         prompts = self._at(instance)
         for prompt in prompts[: max(0, len(prompts) - instance.queue_remaining)]:
             prompt.over = prompt.over or not self._is_heard(prompt)
-        if left := [prompt for prompt in prompts if not prompt.over]:
-            self.lost.doubt(instance, left)
+        if prompts:
+            self.lost.doubt(instance, prompts)
         self._ask()
 
     def _is_heard(self, prompt: ForwardedPrompt) -> bool:
@@ -154,12 +152,12 @@ class PromptMover:
     async def close(self) -> None:
         """No more moves; those that are under way arrive first."""
         self._closing.set()
-        if self._scout is None:
-            return
-        # A prompt that was deleted on one side must arrive on the other, if that can be.
-        await asyncio.wait([self._scout], timeout=CLOSE_TIMEOUT_S)
-        self._scout.cancel()
-        await asyncio.gather(self._scout, return_exceptions=True)
+        if self._scout is not None:
+            # A prompt that was deleted on one side must arrive on the other, if that can be.
+            await asyncio.wait([self._scout], timeout=CLOSE_TIMEOUT_S)
+            self._scout.cancel()
+            await asyncio.gather(self._scout, return_exceptions=True)
+        await self.spool.close()
 
     # --- which --------------------------------------------------------------------------
 
@@ -256,6 +254,7 @@ class PromptMover:
             prompt = self._known.get(entry.prompt_id)
             if prompt is None or entry.prompt_id not in known:
                 continue
+            await self.spool.restore(prompt)
             if await self._gateway.lacks(prompt.graph, idle) == 0:
                 return list(loads_exact(await read([answer.part(entry.value)])))
         return None
@@ -287,6 +286,8 @@ class PromptMover:
                     self.discard(prompt.prompt_id)
                     if moving.cancelled:
                         self._gateway.outcomes.cancelled(prompt.prompt_id)
+                    elif prompt.fatal is not None:
+                        self._gateway.prompt_given_up(prompt, prompt.fatal)
                     else:
                         lost = PromptLostError("It was taken by no instance again.")
                         self._gateway.outcomes.failed(prompt.prompt_id, lost)

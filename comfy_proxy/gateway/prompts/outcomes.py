@@ -31,7 +31,6 @@ from comfy_proxy.tracing import Trace, about, traced, untraced
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
 
-MAX_WATCHED = 10_000
 NEWEST = 2
 """So many entries of the history are looked at, four times as many while ends are among them."""
 MAX_NEWEST = 2048
@@ -59,7 +58,7 @@ class WatchedPrompt:
 
 
 class PromptOutcomes:
-    """Knows the forwarded prompts that have not ended; of very many the newest."""
+    """Knows the forwarded prompts that have not ended, every one: a small record each."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -96,8 +95,6 @@ class PromptOutcomes:
         )
         self._watched[prompt.prompt_id] = self._at[instance][prompt.prompt_id] = watched
         self._remaining.pop(instance, None)  # it may have ended before a frame told of it
-        if len(self._watched) > MAX_WATCHED:
-            self._forget(next(iter(self._watched)))
 
     def moved(self, prompt_id: str, instance: Instance) -> None:
         """It waits at ``instance`` now, whatever it did elsewhere."""

@@ -14,7 +14,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
-from comfy_proxy.cluster.submit_once import refused
+from comfy_proxy.cluster.submit_once import nobody_listens
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.carrier import Carrier
@@ -50,7 +50,7 @@ async def lost_prompts(
         absent = [prompt for prompt in prompts if prompt.prompt_id not in view]
         return [prompt for prompt in absent if not await _has_ended(prompt, instance, gateway)]
     except InstanceError as error:
-        return prompts if refused(error) else None
+        return prompts if nobody_listens(error) else None
 
 
 async def _has_ended(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> bool:

@@ -1,0 +1,105 @@
+"""The bodies of prompts that have not ended: in memory, or in temporary files when they are many.
+
+A prompt is submitted again with its body when its instance dies, so as long as it lives its body
+must not be forgotten. A thousand graphs of the web frontend are some 80 MB, a graph with pictures
+in it is 10 MB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Any
+
+from loguru import logger
+
+from comfy_proxy.errors import PromptLostError, UnavailableError
+from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.gateway.prompts import prompt_body
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
+
+MAX_MEMORY_BYTES = 256 * 2**20
+"""All bodies may take so much memory; beyond it those of the oldest prompts go to files. A parsed
+graph takes several times as much memory as its text, and goes with it."""
+
+
+class PromptSpool:
+    """Holds the bodies of the prompts that :meth:`add` was told of, until :meth:`forget`.
+
+    A prompt in a file has an empty ``body`` and ``graph``; :meth:`restore` brings them back.
+    """
+
+    def __init__(self, limit: int = MAX_MEMORY_BYTES) -> None:
+        self._limit = limit
+        self._bytes = 0
+        self._in_memory: OrderedDict[ForwardedPrompt, int] = OrderedDict()
+        self._stored: dict[ForwardedPrompt, StoredBytes] = {}
+        self._storing: dict[ForwardedPrompt, asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<PromptSpool {self._bytes} B in memory, {len(self._stored)} prompts in files>"
+
+    def add(self, prompt: ForwardedPrompt) -> None:
+        """``prompt``, whose body is in memory, lives."""
+        self._in_memory[prompt] = len(prompt.body)
+        self._bytes += len(prompt.body)
+        while self._bytes > self._limit and len(self._in_memory) > 1:
+            oldest, size = self._in_memory.popitem(last=False)
+            self._bytes -= size
+            self._storing[oldest] = asyncio.create_task(self._store(oldest), name="spool a prompt")
+
+    def forget(self, prompt: ForwardedPrompt) -> None:
+        """It has ended."""
+        self._bytes -= self._in_memory.pop(prompt, 0)
+        if (task := self._storing.pop(prompt, None)) is not None:
+            task.cancel()
+        if (stored := self._stored.pop(prompt, None)) is not None:
+            stored.close()
+
+    async def restore(self, prompt: ForwardedPrompt) -> None:
+        """Its ``body`` and ``graph`` are there. Raises PromptLostError if its file is gone."""
+        if (task := self._storing.get(prompt)) is not None:
+            await asyncio.wait([task])
+        stored = self._stored.pop(prompt, None)
+        if stored is None:
+            return
+        try:
+            body, document = await asyncio.to_thread(_read, stored, prompt.charset)
+        except OSError as error:  # somebody has tidied the temporary directory
+            raise PromptLostError(f"The prompt was stored and cannot be read: {error}") from error
+        finally:
+            stored.close()
+        prompt.body, prompt.graph = body, document["prompt"]
+        self.add(prompt)
+
+    async def close(self) -> None:
+        """Remove the files."""
+        tasks = tuple(self._storing.values())
+        for prompt in (*self._in_memory, *self._storing, *self._stored):
+            self.forget(prompt)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _store(self, prompt: ForwardedPrompt) -> None:
+        stored = StoredBytes(memory_bytes=0, hashed=False)
+        try:
+            await stored.write(prompt.body)
+            await stored.finish()
+        except UnavailableError as error:  # a full disk: it stays in memory, over the limit
+            logger.warning("prompt {} is kept in memory: {}", prompt.prompt_id, error.message)
+        except BaseException:
+            stored.close()
+            raise
+        else:
+            self._stored[prompt] = stored
+            prompt.body, prompt.graph = b"", {}
+        finally:
+            self._storing.pop(prompt, None)
+
+
+def _read(stored: StoredBytes, charset: str) -> tuple[bytes, dict[str, Any]]:
+    with stored.open() as file:
+        body = file.read()
+    document = prompt_body.document(body, charset)
+    if document is None:
+        raise OSError("The stored prompt is not what was stored.")
+    return body, document

@@ -1,0 +1,96 @@
+"""However many prompts wait, none of them is forgotten: their bodies go to files, and come back."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from prompts_front import Workers, ended, get, graph, pile_up, post, show, until
+
+from comfy_proxy.cluster.comfyui_frames import StatusFrame
+from comfy_proxy.errors import PromptLostError
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
+from comfy_proxy.gateway.prompts.spool import PromptSpool
+from comfy_proxy.keys import CLUSTER, GATEWAY
+from comfy_proxy.lenient_json import dumps
+
+
+def prompt(number: int) -> ForwardedPrompt:
+    document = {"prompt": {"1": {"inputs": {"text": "x" * 100, "number": number}}}}
+    return ForwardedPrompt(
+        prompt_id=str(number),
+        path="/prompt",
+        body=dumps(document),
+        graph=document["prompt"],
+        client_id=None,
+        headers={},
+    )
+
+
+async def spooled(spool: PromptSpool) -> None:
+    await asyncio.gather(*spool._storing.values())
+
+
+async def test_the_oldest_go_to_files_and_come_back() -> None:
+    """Byte for byte, with their graphs; those that ended meanwhile leave nothing."""
+    spool, prompts = PromptSpool(limit=400), [prompt(number) for number in range(6)]
+    whole = [(one.body, one.graph) for one in prompts]
+    for one in prompts:
+        spool.add(one)
+    await spooled(spool)
+    assert [bool(one.body) for one in prompts] == [False] * 4 + [True] * 2
+    spool.forget(prompts[1])
+    for number in (0, 2, 3):
+        await spool.restore(prompts[number])
+        assert (prompts[number].body, prompts[number].graph) == whole[number]
+    await spooled(spool)
+    await spool.close()
+    assert (spool._bytes, spool._stored, spool._in_memory) == (0, {}, {})
+
+
+async def test_a_file_that_is_gone_is_told() -> None:
+    """Somebody tidies the temporary directory: the prompt is lost, and says so."""
+    spool, prompts = PromptSpool(limit=1), [prompt(1), prompt(2)]
+    for one in prompts:
+        spool.add(one)
+    await spooled(spool)
+    spool._stored[prompts[0]].close()
+    with pytest.raises(PromptLostError):
+        await spool.restore(prompts[0])
+    await spool.close()
+
+
+async def test_a_prompt_that_waits_for_its_rescue_is_not_crowded_out(
+    proxy: TestClient, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its instance is down and newer prompts come, more than the memory may hold: it still runs."""
+    spool = proxy.app[GATEWAY].mover.spool
+    monkeypatch.setattr(spool, "_limit", 1)
+    blocker, *waiting = await pile_up(proxy, workers, 3, seconds=0.2)
+    instance = proxy.app[CLUSTER].instances[0]
+    await until(lambda: instance.queue_remaining == 3)
+    await workers[0].kill()
+    await show(proxy, workers[1])
+    newer = [await post(proxy, graph(text)) for text in (0.0, 0.01, 0.02)]
+    await ended(proxy, blocker, *waiting, *newer)
+    assert {*workers[1].executed} == {blocker, *waiting, *newer}
+    metrics: Any = await get(proxy, "/metrics")
+    await until(lambda: not spool._in_memory and not spool._stored)
+    assert metrics["prompts"]["cancelled"] == 0
+
+
+async def test_a_status_from_before_a_prompt_ends_nothing(
+    proxy: TestClient, workers: Workers
+) -> None:
+    """A ``status`` of 0 is read after the prompt was taken; its process dies: it runs elsewhere."""
+    (prompt_id,) = await pile_up(proxy, workers, 1, seconds=0.3)
+    instance = proxy.app[CLUSTER].instances[0]
+    await until(lambda: instance.queue_remaining == 1)
+    stale = StatusFrame(queue_remaining=0)
+    instance.queue_observed(stale.queue_remaining)
+    await workers[0].kill()
+    await show(proxy, workers[1])
+    await ended(proxy, prompt_id)
+    assert workers[1].executed == [prompt_id]
