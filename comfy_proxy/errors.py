@@ -44,10 +44,8 @@ class ComfyProxyError(Exception):
 
 
 class NotOursError(Exception):
-    """Raised by a handler of ours, before it reads the body: ComfyUI is to answer this request.
-
-    ComfyUI has an ``/api/jobs/{id}`` of its own; only the handler can tell whose id it is.
-    """
+    """Raised by a handler of ours, before it reads the body: ComfyUI is to answer this request. It
+    has an ``/api/jobs/{id}`` of its own, and only the handler can tell whose id it is."""
 
 
 class SettingsError(ComfyProxyError):

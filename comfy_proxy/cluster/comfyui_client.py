@@ -1,7 +1,7 @@
 """ComfyUI's HTTP API for one instance: its JSON in, values and this package's errors out.
 
-With ``comfyui_frames.py`` (the WebSocket's half) the only place that knows ComfyUI's formats;
-routes and traps are those of PROTOCOL.md. Every request is one ``instance.attempt``.
+With ``comfyui_frames.py`` and ``prompt_lists.py`` the only place that knows ComfyUI's formats.
+Traps are in ``PROTOCOL.md`` beside this file. Every request is one ``instance.attempt``.
 """
 
 from __future__ import annotations

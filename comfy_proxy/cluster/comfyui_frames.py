@@ -1,6 +1,6 @@
 """ComfyUI's WebSocket frames as values: bytes and text in, frozen frames out, no I/O.
 
-Layouts: PROTOCOL.md "The WebSocket" and ComfyUI's ``protocol.py``; text is ``{"type", "data"}``,
+Layouts are those of ComfyUI's ``protocol.py`` and ``server.py``; text is ``{"type", "data"}``,
 binary starts with a big-endian uint32 event type.
 """
 

@@ -1,7 +1,7 @@
 """How far one prompt is: a state machine fed with frames. Pure, no I/O, no clock.
 
-Order of frames: PROTOCOL.md "Order for a prompt". Progress is what ComfyUI reported: nodes that
-ended, plus the fraction of the one that runs.
+Frames come in the order of ComfyUI's ``execution.py``. Progress is what ComfyUI reported: nodes
+that ended, plus the fraction of the one that runs.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Rules, then the table, then a short interpreter; no I/O.
 * What no row names belongs to the primary instance: custom nodes' own routes. Nobody here knows
   what these do, so they are sent once, GET too; a GET of a row may be sent again (``forward.py``).
 
-Source: PROTOCOL.md "HTTP routes", ComfyUI's ``server.py``, ``app/*.py`` and ``api_server/``.
+Source: ComfyUI's ``server.py``, ``app/*.py`` and ``api_server/``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``GET /ws``: one client socket that sees all instances (PROTOCOL.md "The WebSocket")."""
+"""``GET /ws``: one client socket that sees all instances."""
 
 from __future__ import annotations
 
