@@ -54,6 +54,7 @@ async def test_uploads_overlap_the_work(jobs: JobClient, workers: Pair) -> None:
     """While a prompt runs the next ones of that instance are uploaded and queued already."""
     ids = [await jobs.submit(picture=noise(), seconds=60) for _ in range(6)]
     await until(lambda: all(len(worker.submitted) == 3 for worker in workers))
+    await until(lambda: all(worker.started for worker in workers))  # a thread may be slower
     assert [len(worker.started) for worker in workers] == [1, 1]
     assert [len(pictures_of(worker)) for worker in workers] == [3, 3]
     for job_id in ids:
