@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -17,6 +17,7 @@ import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 from internal_errors import collected
+from kept_ports import kept_port
 from loguru import logger
 from manual_clock import ManualClock
 from PIL import Image
@@ -51,6 +52,19 @@ def _no_unexpected_faults(_quiet_logs: None, request: pytest.FixtureRequest) -> 
         assert lines
     else:
         assert not lines, "\n".join(lines)
+
+
+@pytest.fixture(autouse=True)
+def _ports_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Until the test ends nobody else is given the port of a worker that has died."""
+    start_anywhere = EmbeddedWorker.start
+
+    async def start(self: EmbeddedWorker, port: int = 0) -> None:
+        await start_anywhere(self, port or self.port or kept.enter_context(kept_port()))
+
+    with ExitStack() as kept:
+        monkeypatch.setattr(EmbeddedWorker, "start", start)
+        yield
 
 
 @pytest.fixture

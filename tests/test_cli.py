@@ -19,6 +19,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from aiohttp.web_protocol import RequestHandler
 from child_signals import listen_to_all
+from kept_ports import kept_port
 
 from comfy_proxy import __version__, create_app
 from comfy_proxy.cli import _run, main
@@ -280,12 +281,13 @@ async def test_check_names_what_the_console_cannot_show(tmp_path: Path) -> None:
 
 async def test_check_of_an_instance_that_is_down_fails() -> None:
     """``comfy-proxy check`` ends with 1 when an instance does not answer."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "comfy_proxy", "check"),
-        env={**os.environ, "COMFYUI_HOST_1": f"127.0.0.1:{free_port()}"},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    told, _ = await process.communicate()
+    with kept_port() as port:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "comfy_proxy", "check"),
+            env={**os.environ, "COMFYUI_HOST_1": f"127.0.0.1:{port}"},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        told, _ = await process.communicate()
     assert process.returncode == 1
     assert b"cannot be reached" in told
 
