@@ -188,8 +188,9 @@ class Gateway:
         return moving
 
     def end_move(self, prompt: MovingPrompt) -> None:
-        """It is at its place, or gone for good."""
-        del self.moving[prompt.prompt_id]
+        """It is at its place, or gone for good. A newer one of its id may move on."""
+        if self.moving.get(prompt.prompt_id) is prompt:
+            del self.moving[prompt.prompt_id]
         if prompt.target is None:  # else a frame of the target tells everybody
             self.events.status_changed()
 

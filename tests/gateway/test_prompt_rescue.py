@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from prompts_front import (
 )
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.keys import GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
@@ -107,3 +111,55 @@ async def test_one_that_only_fell_silent_keeps_them(proxy: TestClient, workers: 
     assert sorted([*workers[0].executed, *workers[1].executed]) == sorted([blocker, *waiting])
     queue = await get(proxy, "/queue")
     assert queue == {"queue_running": [], "queue_pending": []}
+
+
+async def test_a_newer_prompt_of_the_same_id_is_not_lost_with_the_older(
+    tmp_path: Path, start_proxy: Callable[..., Any]
+) -> None:
+    """A client that posts anew, under the same id, what was lost with the only instance that could
+    run it, has posted another prompt: that survives the death of its own instance, and ends."""
+    async with AsyncExitStack() as stack:
+        one, two = [
+            await stack.enter_async_context(
+                EmbeddedWorker(base_directory=tmp_path / name, name=name, test_nodes=name == "one")
+            )
+            for name in ("one", "two")
+        ]
+        proxy = await start_proxy(one, two)
+        gateway = proxy.app[GATEWAY]
+        for worker in (one, two):
+            await recover(proxy, worker)
+        await post(proxy, graph(LONG_S), prompt_id="same")
+        await until(lambda: one.started == ["same"])
+        await die(one)
+        await until(lambda: "same" in gateway.moving)
+        two.faults.slow_node_s = LONG_S
+        anywhere = {name: node for name, node in graph().items() if name != "2"}
+        anywhere["3"]["inputs"]["images"] = ["1", 0]
+        await post(proxy, anywhere, prompt_id="same")
+        await recover(proxy, two)
+        await until(lambda: "same" not in gateway.moving)
+        two.faults.clear()
+        await two.restart()
+        await recover(proxy, two)
+        entries = await ended(proxy, "same")
+        assert entries["same"]["status"]["status_str"] == "success"
+        prompts = (await get(proxy, "/metrics"))["prompts"]
+        assert (prompts["completed"], prompts["cancelled"]) == (1, 0)
+
+
+async def test_of_two_moves_of_one_id_each_ends_for_itself(proxy: TestClient) -> None:
+    """The end of the older one does not hide the newer one, which ends without a fault."""
+    gateway = proxy.app[GATEWAY]
+    older, newer = [
+        gateway.begin_move(
+            ForwardedPrompt(
+                prompt_id="same", path="/prompt", body=b"{}", graph={}, client_id=None, headers={}
+            )
+        )
+        for _ in range(2)
+    ]
+    gateway.end_move(older)
+    assert gateway.moving["same"] is newer
+    gateway.end_move(newer)
+    assert not gateway.moving
