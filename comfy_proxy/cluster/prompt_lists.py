@@ -19,6 +19,8 @@ from comfy_proxy.json_scanner import ANY, TEXT, Shape, Value
 _ADDRESSABLE = re.compile(r"(?!\.{1,2}$)[^{}\ud800-\udfff]+", re.DOTALL)
 """No segment of dots, which a URL loses, nothing that aiohttp's routes take for their own, no lone
 surrogates, which no URL holds."""
+MAX_ENCODED_ID = 2_000
+"""In a path, which ComfyUI's server takes up to 8190 characters with all that stands around it."""
 _ENTRY: Shape = {0: {}, 1: {}, 3: {b"create_time": {}}}
 """``[number, id, graph, extra_data, outputs]``."""
 QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}}
@@ -147,10 +149,13 @@ def _history_entry(value: Value) -> HistoryEntry:
 def history_path(prompt_id: str) -> str:
     """What to ask for to learn of one prompt, encoded: its entry, or the whole history.
 
-    The whole one for an id that no path of ComfyUI's router holds: clients may choose any string.
+    The whole one for an id that no path of ComfyUI's router holds, and for one of more than
+    MAX_ENCODED_ID characters: clients may choose any string.
     """
     if _ADDRESSABLE.fullmatch(prompt_id):
-        return f"/history/{quote(prompt_id, safe='')}"
+        encoded = quote(prompt_id, safe="")
+        if len(encoded) <= MAX_ENCODED_ID:
+            return f"/history/{encoded}"
     return "/history"
 
 

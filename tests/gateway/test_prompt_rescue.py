@@ -163,3 +163,29 @@ async def test_of_two_moves_of_one_id_each_ends_for_itself(proxy: TestClient) ->
     assert gateway.moving["same"] is newer
     gateway.end_move(newer)
     assert not gateway.moving
+
+
+@pytest.mark.parametrize(
+    ("prompt_id", "answers"), [("a" * 9_000, {}), ("plain", {"/history": "500"})]
+)
+async def test_what_has_ended_unheard_is_not_run_again(
+    proxy: TestClient, workers: Workers, prompt_id: str, answers: dict[str, str]
+) -> None:
+    """An id that is too long for a path is looked for in the whole history; an instance that has
+    its queue but no history to show is asked again until it has."""
+    await recover(proxy, workers[1])
+    await post(proxy, graph(0.3), prompt_id=prompt_id)
+    await until(lambda: workers[0].started or workers[1].started)
+    worker, other = workers if workers[0].started else workers[::-1]
+    worker.faults.hang = ("/",)
+    worker.drop_connections()
+    await until(lambda: worker.executed == [prompt_id])
+    worker.faults.clear()
+    worker.faults.answers = answers
+    for _ in range(3):
+        await recover(proxy, worker)
+    worker.faults.clear()
+    await recover(proxy, worker)
+    gateway = proxy.app[GATEWAY]
+    await until(lambda: not gateway.mover.lost)
+    assert [*worker.started, *other.started] == [prompt_id]
