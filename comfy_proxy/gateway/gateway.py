@@ -137,6 +137,7 @@ class Gateway:
         """``instance`` has taken it."""
         prompt.instance = instance
         self.ownership.prompts.record(prompt.prompt_id, instance)
+        self.given_up.delete([prompt.prompt_id])
         self.cluster.prompt_forwarded(instance)
         self.cluster.tell_prompt(PromptEvent.FORWARDED, instance, prompt.prompt_id)
         logger.bind(prompt_id=prompt.prompt_id, instance=instance.host).info(
