@@ -33,6 +33,11 @@ MAX_LEAF_BYTES = 65_536
 """Bytes of a name, string or number that are kept. A longer one is stepped over: its ``text`` (a
 name's ``key``) is None. What the shape calls TEXT is kept however long it is."""
 
+MAX_FOUND_BYTES = 512 * 2**20
+"""Of memory for all that is found: the texts that are kept, and PART_BYTES for each part. A text in
+which there is more has no result: 10 MB of ``[0,0,0,…`` would take 1 GB."""
+PART_BYTES = 200
+
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 _FLAT = rb'[^"\[\]{}]++|' + _STRING
 
@@ -121,6 +126,7 @@ class JsonScanner:
         self._depth = 0  # of brackets in what is stepped over
         self._kept: bytearray | None = None
         self._limited = False
+        self._found_bytes = 0
         self._broken = False
         self._offset = 0  # of the piece at hand, in the text
         self._kept_from = 0  # in the piece at hand
@@ -141,6 +147,8 @@ class JsonScanner:
             self._kept += memoryview(piece)[self._kept_from :]
             if self._limited and len(self._kept) > MAX_LEAF_BYTES:
                 self._kept = None
+            elif self._found_bytes + len(self._kept) > MAX_FOUND_BYTES:
+                self._kept, self._broken = None, True
         self._offset += len(piece)
 
     @property
@@ -149,7 +157,7 @@ class JsonScanner:
         return self._broken or (self._root is not None and self._root.members is None)
 
     def result(self) -> Value | None:
-        """The outermost value; None if the text was not one whole JSON value."""
+        """The outermost value; None if the text was not one whole JSON value, or held too much."""
         if self._in_scalar:
             self._kept_from = 0
             self._finish(b"", 0)
@@ -258,6 +266,7 @@ class JsonScanner:
             self._value = Value(start, key, name_start)
             assert parent.value.members is not None
             parent.value.members.append(self._value)
+            self._count(PART_BYTES)
         return shape
 
     def _close(self, at: int) -> None:
@@ -270,12 +279,17 @@ class JsonScanner:
     def _keep(self, at: int, *, limited: bool) -> None:
         self._kept, self._kept_from, self._limited = bytearray(), at, limited
 
+    def _count(self, size: int) -> None:
+        self._found_bytes += size
+        self._broken |= self._found_bytes > MAX_FOUND_BYTES
+
     def _finish(self, piece: bytes, at: int) -> None:
         """A name, a leaf or what was stepped over ends before ``at``."""
         text = None
         if self._kept is not None:
             text = bytes(self._kept) + piece[self._kept_from : at]
             self._kept = None
+            self._count(len(text))
         self._in_scalar = False
         if self._in_name:
             self._in_name, self._named = False, True

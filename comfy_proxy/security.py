@@ -135,14 +135,16 @@ def _redirect_without_token(request: web.Request, settings: Settings) -> web.Res
 
 def without_key(target: str, keys: Collection[str]) -> str:
     """``target`` less every ``token=KEY`` of its query; everything else stays byte for byte."""
-    path, mark, query = target.partition("?")
+    path, mark, rest = target.partition("?")
     if not keys or not mark:
         return target
+    query, hash_mark, fragment = rest.partition("#")  # of clients that send one all the same
     parts = query.split("&")
     kept = [part for part in parts if not _is_key_parameter(part, keys)]
     if len(kept) == len(parts):
         return target
-    return f"{path}?{'&'.join(kept)}" if kept else path
+    left = f"{path}?{'&'.join(kept)}" if kept else path
+    return f"{left}{hash_mark}{fragment}"
 
 
 def query_without_key(query: MultiMapping[str], keys: Collection[str]) -> MutableMultiMapping[str]:

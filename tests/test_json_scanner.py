@@ -121,3 +121,26 @@ def test_long_leaves_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"c", b"2"),
     ]
     assert [part(text, one)[-1:] for one in root.members] == [b'"', b"1", b"2"]
+
+
+@pytest.mark.parametrize("size", [1, 64])
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        (b"[" + b"0," * 1000 + b"0]", {ANY: {}}),
+        (b'{"a": "%s"}' % (b"x" * 50_000), {ANY: TEXT}),
+        (b'{"a": ["%s"]}' % (b"x" * 50_000), {ANY: TEXT}),
+        (b'{"a": {"%s": 1}}' % b'": 1, "'.join([b"x" * 500] * 100), {ANY: {ANY: {}}}),
+    ],
+)
+def test_what_is_found_has_a_limit_in_all(
+    monkeypatch: pytest.MonkeyPatch, text: bytes, shape: Shape, size: int
+) -> None:
+    """Very many parts, and very long texts, fill no memory: then there is no result."""
+    assert scanned(text, shape, *[size] * (len(text) // size)) is not None
+    monkeypatch.setattr(json_scanner, "MAX_FOUND_BYTES", 40_000, raising=False)
+    scanner = JsonScanner(shape)
+    for start in range(0, len(text), size):
+        scanner.feed(text[start : start + size])
+    assert scanner.failed
+    assert scanner.result() is None

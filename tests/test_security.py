@@ -415,3 +415,18 @@ def test_listening_for_everybody_without_keys_is_told(
 ) -> None:
     """Loud where anybody in the network could use the proxy, silent elsewhere."""
     assert (security.listening_warning(Settings(**options)) is not None) is warned
+
+
+@pytest.mark.parametrize(
+    ("target", "left"),
+    [
+        ("/x?token=KEY#a", "/x#a"),
+        ("/x?b=1&token=KEY#a?c", "/x?b=1#a?c"),
+        ("/x?token=KEY&b", "/x?b"),
+        ("/x?token=KEY", "/x"),
+        ("/x?token=other#a", "/x?token=other#a"),
+    ],
+)
+def test_a_key_before_a_fragment_is_taken_out(target: str, left: str) -> None:
+    """A program that sends ``#a`` along does not hand its key to an instance by that."""
+    assert security.without_key(target, ("KEY",)) == left

@@ -20,6 +20,9 @@ _ADDRESSABLE = re.compile(r"(?!\.{1,2}$)[^{}\ud800-\udfff]+", re.DOTALL)
 """Ids that the path ``/history/{id}`` can hold. It cannot hold the empty one, ``.`` and ``..``,
 which a URL loses, braces, which aiohttp's router takes for its own, and lone surrogates, for which
 UTF-8 has no bytes."""
+MAX_ENCODED_ID = 2_000
+"""Characters of an id in the path of ``/history/{id}``; a longer one is looked for in the whole
+history, because ComfyUI's server refuses request lines above 8190 characters."""
 _ENTRY: Shape = {0: {}, 1: {}, 3: {b"create_time": {}}}
 """``[number, id, graph, extra_data, outputs]``."""
 QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}}
@@ -152,10 +155,13 @@ def _history_entry(value: Value) -> HistoryEntry:
 def history_path(prompt_id: str) -> str:
     """What to ask for to learn of one prompt, encoded: its entry, or the whole history.
 
-    The whole one for an id that no path of ComfyUI's router holds: clients may choose any string.
+    The whole one for an id that no path of ComfyUI's router holds, and for one of more than
+    MAX_ENCODED_ID characters: clients may choose any string.
     """
     if _ADDRESSABLE.fullmatch(prompt_id):
-        return f"/history/{quote(prompt_id, safe='')}"
+        encoded = quote(prompt_id, safe="")
+        if len(encoded) <= MAX_ENCODED_ID:
+            return f"/history/{encoded}"
     return "/history"
 
 

@@ -173,11 +173,15 @@ class WebSocketPool:
     async def listen(self) -> None:
         """Have a socket open even if no job needs one: its ``status`` frames tell the load.
 
-        Raises an InstanceError when none can be opened.
+        Raises an InstanceError when none can be opened now; it is tried again in the background.
         """
         async with self._slots:
             if not self._idle and not self._in_use:
-                self._idle.append(await self._connect(background=True))
+                try:
+                    self._idle.append(await self._connect(background=True))
+                except InstanceError:
+                    self._open_later()
+                    raise
 
     async def close(self) -> None:
         """Close every socket and stop replacing them."""
@@ -251,9 +255,12 @@ class WebSocketPool:
         if socket in self._idle:
             self._idle.remove(socket)
         self._in_use.discard(socket)
+        logger.debug("a websocket to {} ended: {}", self._instance.host, self.state)
+        self._open_later()
+
+    def _open_later(self) -> None:
         if self._closed:
             return
-        logger.debug("a websocket to {} ended: {}", self._instance.host, self.state)
         if self._replacement is None or self._replacement.done():
             self._replacement = asyncio.create_task(self._replace())
 

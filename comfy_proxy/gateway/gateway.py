@@ -137,6 +137,7 @@ class Gateway:
         """``instance`` has taken it."""
         prompt.instance = instance
         self.ownership.prompts.record(prompt.prompt_id, instance)
+        self.given_up.delete([prompt.prompt_id])
         self.cluster.prompt_forwarded(instance)
         self.cluster.tell_prompt(PromptEvent.FORWARDED, instance, prompt.prompt_id)
         logger.bind(prompt_id=prompt.prompt_id, instance=instance.host).info(
@@ -190,8 +191,9 @@ class Gateway:
         return moving
 
     def end_move(self, prompt: MovingPrompt) -> None:
-        """It is at its place, or gone for good."""
-        del self.moving[prompt.prompt_id]
+        """It is at its place, or gone for good. A newer one of its id may move on."""
+        if self.moving.get(prompt.prompt_id) is prompt:
+            del self.moving[prompt.prompt_id]
         if prompt.target is None:  # else a frame of the target tells everybody
             self.events.status_changed()
 

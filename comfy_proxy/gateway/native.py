@@ -21,6 +21,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway import pieces as parts
 from comfy_proxy.gateway.answers import ForwardedResponse, WholeAnswer, abort, gone
+from comfy_proxy.gateway.charsets import body_charset
 from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.forward import client_fault
 from comfy_proxy.gateway.headers import body_was_decoded
@@ -141,7 +142,7 @@ class Body:
         for name in names:
             if name in request.headers:
                 self.headers[name] = request.headers[name]
-        self.json: Any = _client_json(raw, request.charset or "utf-8")
+        self.json: Any = _client_json(raw, body_charset(request))
 
     @property
     def options(self) -> dict[str, Any]:
@@ -152,7 +153,7 @@ class Body:
 async def read_body(request: web.Request) -> Body:
     """The body, whatever limit the host application has set.
 
-    Raises PayloadTooLargeError, RequestError for one that is malformed.
+    Raises PayloadTooLargeError, RequestError for one that is malformed or in a slow charset.
     """
     raw = bytearray()
     try:

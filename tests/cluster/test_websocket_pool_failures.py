@@ -76,6 +76,19 @@ async def test_broken_one_is_replaced(
         assert new.open
 
 
+async def test_a_first_one_that_fails_is_opened_later(
+    pool: WebSocketPool, worker: EmbeddedWorker, clock: ManualClock
+) -> None:
+    """Who wanted to hear the load of an instance hears it though the first handshake failed."""
+    worker.faults.answers = {"/ws": "html"}
+    with pytest.raises(InvalidAnswerError):
+        await pool.listen()
+    await eventually(lambda: clock.waiting)
+    worker.faults.clear()
+    await clock.advance(30)
+    await eventually(lambda: pool.state == state(opened=1))
+
+
 async def test_replacement_backs_off(
     pool: WebSocketPool,
     cluster: Cluster,

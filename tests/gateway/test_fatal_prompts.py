@@ -132,6 +132,22 @@ async def test_the_history_shows_it_until_it_is_deleted(
     assert list(await get(proxy, "/history")) == [innocent]
 
 
+async def test_a_newer_prompt_of_its_id_takes_its_place(
+    proxy: TestClient, workers: Workers, fatal: Json
+) -> None:
+    """A client that mends its graph and posts it under the same id is not told the old error."""
+    await post(proxy, fatal, prompt_id="same")
+    for worker in workers:
+        await dies(worker)
+    await prompt_error(proxy, "same")
+    for worker in workers:
+        await comes_back(proxy, worker)
+    await post(proxy, graph(), prompt_id="same")
+    entries = await ended(proxy, "same")
+    assert entries["same"]["status"]["status_str"] == "success"
+    assert await get(proxy, "/history") == entries
+
+
 async def test_what_an_outage_killed_once_is_no_suspect_for_ever(
     proxy: TestClient, workers: Workers
 ) -> None:

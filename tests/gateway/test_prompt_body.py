@@ -131,6 +131,18 @@ async def test_what_cannot_be_read_is_answered_by_comfyui(
     assert (await get(proxy, "/metrics"))["prompts"]["forwarded"] == 0
 
 
+@pytest.mark.parametrize("path", ["/prompt", "/queue", "/history", "/interrupt", "/free"])
+@pytest.mark.parametrize("charset", ["punycode", "IDNA"])
+async def test_a_charset_that_takes_hours_is_not_read(
+    proxy: TestClient, workers: Workers, path: str, charset: str
+) -> None:
+    """Neither here nor by an instance: 400, at once whatever the length."""
+    body = b'{"prompt": {}}-' + b"a9" * 400_000
+    status, answer = await exchange(proxy, path, body, typed(charset))
+    assert status == 400
+    assert json.loads(answer)["details"] == {"charset": charset}
+
+
 async def test_a_moved_prompt_keeps_its_charset(proxy: TestClient, workers: Workers) -> None:
     """The number that it takes along is put in as the body is written."""
     await pile_up(proxy, workers, 2)

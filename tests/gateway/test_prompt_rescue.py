@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from prompts_front import (
 )
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.keys import GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
@@ -107,3 +111,81 @@ async def test_one_that_only_fell_silent_keeps_them(proxy: TestClient, workers: 
     assert sorted([*workers[0].executed, *workers[1].executed]) == sorted([blocker, *waiting])
     queue = await get(proxy, "/queue")
     assert queue == {"queue_running": [], "queue_pending": []}
+
+
+async def test_a_newer_prompt_of_the_same_id_is_not_lost_with_the_older(
+    tmp_path: Path, start_proxy: Callable[..., Any]
+) -> None:
+    """A client that posts anew, under the same id, what was lost with the only instance that could
+    run it, has posted another prompt: that survives the death of its own instance, and ends."""
+    async with AsyncExitStack() as stack:
+        one, two = [
+            await stack.enter_async_context(
+                EmbeddedWorker(base_directory=tmp_path / name, name=name, test_nodes=name == "one")
+            )
+            for name in ("one", "two")
+        ]
+        proxy = await start_proxy(one, two)
+        gateway = proxy.app[GATEWAY]
+        for worker in (one, two):
+            await recover(proxy, worker)
+        await post(proxy, graph(LONG_S), prompt_id="same")
+        await until(lambda: one.started == ["same"])
+        await die(one)
+        await until(lambda: "same" in gateway.moving)
+        two.faults.slow_node_s = LONG_S
+        anywhere = {name: node for name, node in graph().items() if name != "2"}
+        anywhere["3"]["inputs"]["images"] = ["1", 0]
+        await post(proxy, anywhere, prompt_id="same")
+        await recover(proxy, two)
+        await until(lambda: "same" not in gateway.moving)
+        two.faults.clear()
+        await two.restart()
+        await recover(proxy, two)
+        entries = await ended(proxy, "same")
+        assert entries["same"]["status"]["status_str"] == "success"
+        prompts = (await get(proxy, "/metrics"))["prompts"]
+        assert (prompts["completed"], prompts["cancelled"]) == (1, 0)
+
+
+async def test_of_two_moves_of_one_id_each_ends_for_itself(proxy: TestClient) -> None:
+    """The end of the older one does not hide the newer one, which ends without a fault."""
+    gateway = proxy.app[GATEWAY]
+    older, newer = [
+        gateway.begin_move(
+            ForwardedPrompt(
+                prompt_id="same", path="/prompt", body=b"{}", graph={}, client_id=None, headers={}
+            )
+        )
+        for _ in range(2)
+    ]
+    gateway.end_move(older)
+    assert gateway.moving["same"] is newer
+    gateway.end_move(newer)
+    assert not gateway.moving
+
+
+@pytest.mark.parametrize(
+    ("prompt_id", "answers"), [("a" * 9_000, {}), ("plain", {"/history": "500"})]
+)
+async def test_what_has_ended_unheard_is_not_run_again(
+    proxy: TestClient, workers: Workers, prompt_id: str, answers: dict[str, str]
+) -> None:
+    """An id that is too long for a path is looked for in the whole history; an instance that has
+    its queue but no history to show is asked again until it has."""
+    await recover(proxy, workers[1])
+    await post(proxy, graph(0.3), prompt_id=prompt_id)
+    await until(lambda: workers[0].started or workers[1].started)
+    worker, other = workers if workers[0].started else workers[::-1]
+    worker.faults.hang = ("/",)
+    worker.drop_connections()
+    await until(lambda: worker.executed == [prompt_id])
+    worker.faults.clear()
+    worker.faults.answers = answers
+    for _ in range(3):
+        await recover(proxy, worker)
+    worker.faults.clear()
+    await recover(proxy, worker)
+    gateway = proxy.app[GATEWAY]
+    await until(lambda: not gateway.mover.lost)
+    assert [*worker.started, *other.started] == [prompt_id]

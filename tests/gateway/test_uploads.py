@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Coroutine
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -514,3 +514,17 @@ async def test_an_overwritten_input_is_spread_though_instances_compress(harness:
             async with front.client.post("/upload/image", data=form, headers=headers) as answer:
                 assert json.loads(await answer.read())["name"] == "x.png"
             assert [one.files for one in instances] == [{"x.png": content}] * 2
+
+
+async def test_a_field_in_a_charset_that_takes_hours_is_not_read() -> None:
+    """The form ends before it, as before one that is broken."""
+    slow = b"Content-Type: text/plain; charset=punycode\r\n"
+    head = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n'
+    stored = StoredBytes()
+    await stored.write(head % (b"type", b"") + b"temp\r\n")
+    await stored.write(head % (b"subfolder", slow) + b"abc-\r\n--x--\r\n")
+    await stored.finish()
+    form = await upload_form.read_form(
+        cast(upload_form.UploadBody, stored), "multipart/form-data; boundary=x"
+    )
+    assert (form.type, form.subfolder) == ("temp", "")

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import BodyPartReader, MultipartReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from comfy_proxy.gateway.charsets import is_slow
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
 from comfy_proxy.gateway.files.stored_bytes import BATCH_BYTES, StoredBytes, read_some
 from comfy_proxy.gateway.forward import RequestBody
@@ -137,7 +138,10 @@ async def _text(part: BodyPartReader) -> str:
             text += piece
         if len(text) > MAX_FIELD_BYTES:
             raise ValueError("A field is too long.")
-    return text.decode(part.get_charset("utf-8"))
+    charset = part.get_charset("utf-8")
+    if is_slow(charset):
+        raise ValueError("A field in this charset is not read.")
+    return text.decode(charset)
 
 
 class _FileStream:

@@ -2,7 +2,8 @@
 
 A prompt whose instance's process has ended while it ran, once too often, is in no instance's
 history. This keeps its entry, as ComfyUI writes one of a prompt that failed (recorded:
-``tests/protocol/recordings``), until a client deletes it or ``MAX_ENTRIES`` newer ones came.
+``tests/protocol/recordings``), until a client deletes it or posts another prompt under its id, or
+``MAX_ENTRIES`` newer ones came.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class GivenUpPrompts:
         return {prompt_id: entry for prompt_id, (entry, _) in self._entries.items()}
 
     def delete(self, prompt_ids: Iterable[str]) -> None:
-        """A client has deleted these from the history; unknown ids are ignored."""
+        """Clients have deleted these, or posted others under their ids; unknown ids are ignored."""
         for prompt_id in prompt_ids:
             _, size = self._entries.pop(prompt_id, (None, 0))
             self._bytes -= size

@@ -89,8 +89,11 @@ class LostPrompts:
             )
 
     async def _settle(self, prompt: ForwardedPrompt, moving: MovingPrompt) -> bool:
-        """True if it is at an instance again, was deleted, or is given up."""
+        """True if it is at an instance again, was deleted or replaced, or is given up."""
         mover, outcomes = self._mover, self._gateway.outcomes
+        if mover.replaced(prompt):  # by its id nothing can be said of it any more
+            prompt.fatal = None
+            return True
         if not mover.knows(prompt) or moving.cancelled:
             mover.discard(prompt.prompt_id)  # deleted
             outcomes.cancelled(prompt.prompt_id)

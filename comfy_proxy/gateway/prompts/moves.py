@@ -75,6 +75,10 @@ class PromptMover:
         """Whether it has not ended, and no newer one has its id."""
         return self._known.get(prompt.prompt_id) is prompt
 
+    def replaced(self, prompt: ForwardedPrompt) -> bool:
+        """Whether a newer one has its id."""
+        return self._known.get(prompt.prompt_id, prompt) is not prompt
+
     def _left(self, prompt: ForwardedPrompt, instance: Instance | None) -> None:
         if instance is not None:
             self.running.left(prompt, instance, self._at(instance))

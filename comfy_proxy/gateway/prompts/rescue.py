@@ -15,7 +15,7 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.submit_once import nobody_listens
-from comfy_proxy.errors import InstanceError
+from comfy_proxy.errors import InstanceError, InstanceUnreachableError
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
@@ -55,7 +55,9 @@ async def lost_prompts(
 
 async def _has_ended(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) -> bool:
     history = await _history(history_path(prompt.prompt_id), instance, gateway)
-    return history is not None and prompt.prompt_id in history
+    if history is None:  # an error, a login page: that proves nothing
+        raise InstanceUnreachableError(f"{instance.host} has no usable history.")
+    return prompt.prompt_id in history
 
 
 async def _history(path: str, instance: Instance, gateway: Gateway) -> Mapping[str, Any] | None:

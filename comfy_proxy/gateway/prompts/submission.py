@@ -26,6 +26,7 @@ from comfy_proxy.errors import (
     PayloadTooLargeError,
 )
 from comfy_proxy.gateway import native
+from comfy_proxy.gateway.charsets import body_charset
 from comfy_proxy.gateway.context import INSTANCE
 from comfy_proxy.gateway.fanout import Answer
 from comfy_proxy.gateway.files.staging import (
@@ -53,7 +54,7 @@ async def prompt(request: web.Request, match: Match, gateway: Gateway) -> web.St
     taken the prompt and does not say so, PayloadTooLargeError, RequestError.
     """
     body = await _read(request, gateway.cluster.settings.max_upload_size)
-    document = prompt_body.document(body, request.charset or prompt_body.UTF_8)
+    document = prompt_body.document(body, body_charset(request))
     if document is None or not isinstance(document.get("prompt"), dict):
         instance, answer = await asyncio.shield(gateway.begin(unread(request, gateway, body)))
     else:
@@ -243,7 +244,7 @@ class Submission:
 def _forwarded(
     request: web.Request, gateway: Gateway, body: bytes, document: dict[str, Any]
 ) -> ForwardedPrompt:
-    prompt_id, charset = document.get("prompt_id"), request.charset or prompt_body.UTF_8
+    prompt_id, charset = document.get("prompt_id"), body_charset(request)
     if "prompt_id" not in document:
         prompt_id = str(uuid.uuid4())
         body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
