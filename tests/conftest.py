@@ -1,12 +1,15 @@
 """Shared by all tests: a pair of embedded workers, the proxy in front, a clock that stands still.
 
 aioresponses 0.7 does not know aiohttp 3.14's ``stream_writer`` argument: one line mends that.
+loguru asks for Python's directories at each new sink, of which a test has two or more; without the
+cache below that takes 14 ms each time.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import sysconfig
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
@@ -29,6 +32,7 @@ from comfy_proxy.settings import parse_instance
 aioresponses.core.ClientResponse = functools.partial(
     ClientResponse, stream_writer=Mock(output_size=0)
 )
+sysconfig.get_path = functools.cache(sysconfig.get_path)
 
 DEFAULTS = {"shutdown_timeout_s": 0.0, "log_directory": None, "shared_storage": "false"}
 """No probe of shared directories, unless a test is about them: it would be an upload too."""
