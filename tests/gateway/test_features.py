@@ -81,12 +81,14 @@ async def _flags(proxy: Any, instances: Pair) -> Any:
     """What the websocket's answer says; each instance answers with its own."""
     client = await listen(proxy, "me")
     await client.ws.send_str(FLAGS)
-    for instance in instances:
-        wire = await instance.wire()
+    wires = [await instance.wire() for instance in instances]
+    for instance, wire in zip(instances, wires, strict=True):
         assert json.loads(await wire.next())["type"] == "feature_flags"
         await wire.say("feature_flags", **instance.features)
     frame = await client.until_type("feature_flags")
     await client.ws.close()
+    for wire in wires:  # a server that is being closed would not read the close frame
+        await wire.ended.wait()
     return frame["data"]
 
 
