@@ -38,18 +38,21 @@ MAX_FOUND_BYTES = 512 * 2**20
 which there is more has no result: 10 MB of ``[0,0,0,…`` would take 1 GB."""
 PART_BYTES = 200
 
-_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+# A group is repeated as (?>(?:…)*) and not as (?:…)*+, which means the same: Python before 3.11.5
+# does not go back to where a last, failed repetition of (?:…)*+ began (gh-106052).
+_UNQUOTED = rb'[^"\\]*+(?>(?:\\.[^"\\]*+)*)'
+_STRING = rb'"' + _UNQUOTED + rb'"'
 _FLAT = rb'[^"\[\]{}]++|' + _STRING
 
 
 def _nested(depth: int) -> bytes:
     """What contains brackets up to ``depth`` deep: most of a graph is stepped over at once."""
     inner = _FLAT if depth == 0 else _FLAT + rb"|" + _nested(depth - 1)
-    return rb"[\[{](?:" + inner + rb")*+[\]}]"
+    return rb"[\[{](?>(?:" + inner + rb")*)[\]}]"
 
 
-_SKIPPED = re.compile(rb"(?:" + _FLAT + rb"|" + _nested(2) + rb")*+", re.DOTALL)
-_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_SKIPPED = re.compile(rb"(?>(?:" + _FLAT + rb"|" + _nested(2) + rb")*)", re.DOTALL)
+_IN_STRING = re.compile(_UNQUOTED, re.DOTALL)
 _BETWEEN = re.compile(rb"[\s,:]*+")
 _IN_SCALAR = re.compile(rb'[^\s,:\[\]{}"]*+')
 _QUOTE, _BACKSLASH, _OPENING, _OBJECT = 0x22, 0x5C, b"[{", 0x7B
