@@ -28,11 +28,15 @@ WAIT_S = 0.3
 
 @pytest.fixture
 def fatal(workers: Workers) -> Json:
-    """A graph whose node ends the process, as a driver fault does."""
+    """A graph whose node ends the process, as a driver fault does, a while after it has begun.
+
+    What begins and dies at once may do so before anybody has heard that the prompt before it ended.
+    """
     for worker in workers:
         worker.faults.die_at_node = "FailNode"
-    prompt = graph()
-    prompt["2"] = {"class_type": "FailNode", "inputs": {"image": ["1", 0], "salt": 1}}
+    prompt = graph(WAIT_S)
+    prompt["3"]["inputs"]["images"] = ["4", 0]
+    prompt["4"] = {"class_type": "FailNode", "inputs": {"image": ["2", 0], "salt": 1}}
     return prompt
 
 
@@ -76,7 +80,7 @@ async def test_two_deaths_and_an_error(
         if listens:
             await until(lambda: listener.over(prompt_id))
             assert listener.kinds(prompt_id)[-2:] == ["execution_error", "executing"]
-            assert (event["node_id"], event["node_type"]) == ("2", "FailNode")
+            assert (event["node_id"], event["node_type"]) == ("4", "FailNode")
             await until(lambda: listener.sums()[-1] == 0)
         for worker in workers:
             await comes_back(proxy, worker)

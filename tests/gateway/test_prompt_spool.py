@@ -33,6 +33,10 @@ async def spooled(spool: PromptSpool) -> None:
     await asyncio.gather(*spool._storing.values())
 
 
+def nothing_in(spool: PromptSpool) -> bool:
+    return not (spool._bytes or spool._in_memory or spool._held or spool._stored)
+
+
 async def test_the_oldest_go_to_files_and_come_back() -> None:
     """Byte for byte, with their graphs; those that ended meanwhile leave nothing."""
     spool, prompts = PromptSpool(limit=400), [prompt(number) for number in range(6)]
@@ -43,11 +47,44 @@ async def test_the_oldest_go_to_files_and_come_back() -> None:
     assert [bool(one.body) for one in prompts] == [False] * 4 + [True] * 2
     spool.forget(prompts[1])
     for number in (0, 2, 3):
-        await spool.restore(prompts[number])
-        assert (prompts[number].body, prompts[number].graph) == whole[number]
+        async with spool.holding(prompts[number]):
+            assert (prompts[number].body, prompts[number].graph) == whole[number]
     await spooled(spool)
     await spool.close()
-    assert (spool._bytes, spool._stored, spool._in_memory) == (0, {}, {})
+    assert nothing_in(spool)
+
+
+async def test_a_prompt_that_is_at_work_stays_in_memory() -> None:
+    """While it is moved or submitted again any number of others may come; its body is there."""
+    spool, one = PromptSpool(limit=1), prompt(0)
+    body = one.body
+    spool.add(one)
+    async with spool.holding(one), spool.holding(one):
+        for number in (1, 2, 3):
+            spool.add(prompt(number))
+        await spooled(spool)
+        assert one.body == body
+    assert one.body == body
+    spool.add(prompt(4))
+    await spooled(spool)
+    assert one.body == b""
+    await spool.close()
+    assert nothing_in(spool)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+async def test_a_prompt_that_ends_while_it_is_held_leaves_nothing(in_file: bool) -> None:
+    """Its client deletes it while it is moved."""
+    spool, one = PromptSpool(limit=1), prompt(0)
+    spool.add(one)
+    if in_file:
+        spool.add(prompt(1))
+        await spooled(spool)
+    async with spool.holding(one):
+        spool.forget(one)
+    assert one not in {*spool._in_memory, *spool._held, *spool._stored}
+    await spool.close()
+    assert nothing_in(spool)
 
 
 async def test_a_file_that_is_gone_is_told() -> None:
@@ -58,7 +95,8 @@ async def test_a_file_that_is_gone_is_told() -> None:
     await spooled(spool)
     spool._stored[prompts[0]].close()
     with pytest.raises(PromptLostError):
-        await spool.restore(prompts[0])
+        async with spool.holding(prompts[0]):
+            pass
     await spool.close()
 
 

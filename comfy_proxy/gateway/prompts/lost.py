@@ -100,12 +100,17 @@ class LostPrompts:
             prompt.fatal = None
             return True
         try:
-            await mover.spool.restore(prompt)
+            async with mover.spool.holding(prompt):
+                return await self._place(prompt, moving)
         except PromptLostError as error:
-            mover.discard(prompt.prompt_id)
-            outcomes.failed(prompt.prompt_id, error)
-            return True
-        target = None
+            if mover.knows(prompt):
+                mover.discard(prompt.prompt_id)
+                outcomes.failed(prompt.prompt_id, error)
+                return True
+            return await self._settle(prompt, moving)  # it was deleted while it was read
+
+    async def _place(self, prompt: ForwardedPrompt, moving: MovingPrompt) -> bool:
+        mover, target = self._mover, None
         if prompt.fatal is None:
             target = await self._rescuer.rescue(prompt, moving)
         if prompt.fatal is not None:

@@ -206,6 +206,12 @@ class PromptMover:
         prompt = self._known.get(entry[1]) if entry is not None else None
         if entry is None or prompt is None:
             return False
+        async with self.spool.holding(prompt):
+            return await self._move_to(idle, prompt, entry, busy)
+
+    async def _move_to(
+        self, idle: Instance, prompt: ForwardedPrompt, entry: list[Any], busy: Instance
+    ) -> bool:
         placement = self._gateway.cluster.scheduler.enter(idle)
         try:
             if not await self._answers(idle):
@@ -258,8 +264,13 @@ class PromptMover:
             prompt = self._known.get(entry.prompt_id)
             if prompt is None or entry.prompt_id not in known:
                 continue
-            await self.spool.restore(prompt)
-            if await self._gateway.lacks(prompt.graph, idle) == 0:
+            try:
+                async with self.spool.holding(prompt):
+                    able = await self._gateway.lacks(prompt.graph, idle) == 0
+            except PromptLostError:  # it has ended, or its file is gone: it stays where it is
+                prompt.settled = True
+                continue
+            if able:
                 return list(loads_exact(await read([answer.part(entry.value)])))
         return None
 

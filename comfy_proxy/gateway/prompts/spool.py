@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from loguru import logger
@@ -26,13 +28,14 @@ graph takes several times as much memory as its text, and goes with it."""
 class PromptSpool:
     """Holds the bodies of the prompts that :meth:`add` was told of, until :meth:`forget`.
 
-    A prompt in a file has an empty ``body`` and ``graph``; :meth:`restore` brings them back.
+    A prompt in a file has an empty ``body`` and ``graph``; :meth:`holding` brings them back.
     """
 
     def __init__(self, limit: int = MAX_MEMORY_BYTES) -> None:
         self._limit = limit
         self._bytes = 0
         self._in_memory: OrderedDict[ForwardedPrompt, int] = OrderedDict()
+        self._held: dict[ForwardedPrompt, int] = {}  # by how many; they go to no file
         self._stored: dict[ForwardedPrompt, StoredBytes] = {}
         self._storing: dict[ForwardedPrompt, asyncio.Task[None]] = {}
 
@@ -51,31 +54,50 @@ class PromptSpool:
     def forget(self, prompt: ForwardedPrompt) -> None:
         """It has ended."""
         self._bytes -= self._in_memory.pop(prompt, 0)
+        self._held.pop(prompt, None)
         if (task := self._storing.pop(prompt, None)) is not None:
             task.cancel()
         if (stored := self._stored.pop(prompt, None)) is not None:
             stored.close()
 
-    async def restore(self, prompt: ForwardedPrompt) -> None:
-        """Its ``body`` and ``graph`` are there. Raises PromptLostError if its file is gone."""
-        if (task := self._storing.get(prompt)) is not None:
+    @asynccontextmanager
+    async def holding(self, prompt: ForwardedPrompt) -> AsyncIterator[None]:
+        """Its ``body`` and ``graph`` are there and stay, however many others come meanwhile.
+
+        Raises PromptLostError if its file is gone: somebody has tidied the temporary directory, or
+        it has just ended.
+        """
+        while (task := self._storing.get(prompt)) is not None:
             await asyncio.wait([task])
-        stored = self._stored.pop(prompt, None)
-        if stored is None:
-            return
+        if (stored := self._stored.get(prompt)) is not None:
+            prompt.body, prompt.graph = await _restored(stored, prompt.charset)
+        if prompt in self._held or self._take_out(prompt):
+            self._held[prompt] = self._held.get(prompt, 0) + 1
         try:
-            body, document = await asyncio.to_thread(_read, stored, prompt.charset)
-        except OSError as error:  # somebody has tidied the temporary directory
-            raise PromptLostError(f"The prompt was stored and cannot be read: {error}") from error
+            yield
         finally:
+            self._release(prompt)
+
+    def _take_out(self, prompt: ForwardedPrompt) -> bool:
+        """It is counted nowhere from now on. False if it was not, because it has ended."""
+        if (stored := self._stored.pop(prompt, None)) is not None:
             stored.close()
-        prompt.body, prompt.graph = body, document["prompt"]
-        self.add(prompt)
+        size = self._in_memory.pop(prompt, None)
+        self._bytes -= size or 0
+        return stored is not None or size is not None
+
+    def _release(self, prompt: ForwardedPrompt) -> None:
+        holders = self._held.get(prompt)
+        if holders == 1:
+            del self._held[prompt]
+            self.add(prompt)
+        elif holders is not None:
+            self._held[prompt] = holders - 1
 
     async def close(self) -> None:
         """Remove the files."""
         tasks = tuple(self._storing.values())
-        for prompt in (*self._in_memory, *self._storing, *self._stored):
+        for prompt in (*self._in_memory, *self._held, *self._storing, *self._stored):
             self.forget(prompt)
         await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -94,6 +116,14 @@ class PromptSpool:
             prompt.body, prompt.graph = b"", {}
         finally:
             self._storing.pop(prompt, None)
+
+
+async def _restored(stored: StoredBytes, charset: str) -> tuple[bytes, dict[str, Any]]:
+    try:
+        body, document = await asyncio.to_thread(_read, stored, charset)
+    except OSError as error:
+        raise PromptLostError(f"The prompt was stored and cannot be read: {error}") from error
+    return body, document["prompt"]
 
 
 def _read(stored: StoredBytes, charset: str) -> tuple[bytes, dict[str, Any]]:
