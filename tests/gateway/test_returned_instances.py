@@ -46,6 +46,12 @@ async def given_up(front: Any, worker: EmbeddedWorker) -> Instance:
     return instance
 
 
+async def comes_back(worker: EmbeddedWorker, instance: Instance) -> None:
+    """A trial that somebody made while it started is as if it had not been."""
+    await worker.restart()
+    instance.breaker.sign_of_life()
+
+
 async def _get(front: Any, path: str) -> int:
     async with front.get(path) as answer:
         await answer.read()
@@ -105,7 +111,7 @@ async def test_every_route_finds_the_one_that_has_returned(
     """The second was given up and is back; the first one dies: nobody is told 503."""
     await upload(proxy, png("blue"), "a.png")
     second = await given_up(proxy, workers[1])
-    await workers[1].restart()
+    await comes_back(workers[1], second)
     if first_is_out:
         await given_up(proxy, workers[0])
     else:
@@ -120,7 +126,7 @@ async def test_a_result_of_an_owner_that_has_returned(proxy: Any, workers: Worke
     """Its file is asked for at its own instance alone: that one is looked for, too."""
     second = await given_up(proxy, workers[1])
     (workers[1].folders.base / "output" / "x.png").write_bytes(png("green"))
-    await workers[1].restart()
+    await comes_back(workers[1], second)
     async with proxy.get("/view?filename=x.png&subfolder=@2&type=output") as answer:
         assert (answer.status, await answer.read()) == (200, png("green"))
     assert second.healthy
