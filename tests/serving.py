@@ -82,6 +82,7 @@ async def serving(*hosts: str, logs: Path, **environ: str) -> AsyncIterator[Serv
         port: int = free.getsockname()[1]
     own = {f"COMFYUI_HOST_{number}": host for number, host in enumerate(hosts, start=1)}
     own |= {"HOST": "127.0.0.1", "PORT": str(port), "LOG_DIRECTORY": str(logs)}
+    own |= {"HEALTH_CHECK_TIMEOUT": "2000"}  # the next check would be half a minute later
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFYUI_")}
     answers: Counter[tuple[str, str]] = Counter()
 

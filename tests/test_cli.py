@@ -45,7 +45,8 @@ def _logs_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def environment(workers: Pair, **changes: str) -> dict[str, str]:
     hosts = {f"COMFYUI_HOST_{n}": worker.host for n, worker in enumerate(workers, start=1)}
-    return {**os.environ, **hosts, **changes}
+    patient = {"HEALTH_CHECK_TIMEOUT": "2000"}  # the next check would be half a minute later
+    return {**os.environ, **hosts, **patient, **changes}
 
 
 async def until_ready(url: str, process: asyncio.subprocess.Process) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from typing import Any
 
 import aiohttp
+
+PATIENCE_S = 30.0
 
 
 async def run_direct(url: str, graph: dict[str, Any]) -> bytes:
@@ -37,12 +40,16 @@ async def run_direct(url: str, graph: dict[str, Any]) -> bytes:
 
 
 async def graph_of(url: str, prompt_id: str) -> dict[str, Any]:
-    """The graph that ran at ``url`` under ``prompt_id``, its picture sent to a file instead."""
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"{url}/history/{prompt_id}") as response,
-    ):
-        graph: dict[str, Any] = (await response.json())[prompt_id]["prompt"][2]
+    """The graph that ran at ``url`` under ``prompt_id``, its picture sent to a file instead.
+
+    A job is done at ``execution_success``, a moment before ComfyUI writes its history.
+    """
+    entries: dict[str, Any] = {}
+    async with asyncio.timeout(PATIENCE_S), aiohttp.ClientSession() as session:
+        while prompt_id not in entries:
+            async with session.get(f"{url}/history/{prompt_id}") as response:
+                entries = await response.json()
+    graph: dict[str, Any] = entries[prompt_id]["prompt"][2]
     for node in graph.values():
         if node["class_type"] == "SaveImageWebsocket":
             node["class_type"] = "PreviewImage"
