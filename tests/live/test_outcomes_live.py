@@ -28,6 +28,17 @@ def graph(node: str, **inputs: object) -> Json:
     }
 
 
+async def run(http: aiohttp.ClientSession, prompt_ids: list[str]) -> None:
+    """Return when they run, and nothing else."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            async with http.get("/queue") as answer:
+                entries = (await answer.json())["queue_running"]
+            if {entry[1] for entry in entries} == {*prompt_ids}:
+                return
+            await asyncio.sleep(0.05)
+
+
 @pytest.mark.parametrize("heard", [True, False], ids=["listening", "only asking"])
 async def test_ends_at_real_servers(live_urls: tuple[str, str], heard: bool) -> None:
     """Completed, failed, interrupted and deleted, of clients that listen and of those that do not;
@@ -64,17 +75,10 @@ async def test_ends_at_real_servers(live_urls: tuple[str, str], heard: bool) -> 
         assert 0.3 <= told["processing_time"]["p50_seconds"] < 5
         assert told["waiting_time"]["count"] == 6
 
-        async def run(prompt_ids: list[str]) -> None:
-            async with asyncio.timeout(PATIENCE_S):
-                while True:
-                    async with http.get("/queue") as answer:
-                        entries = (await answer.json())["queue_running"]
-                    if {entry[1] for entry in entries} == {*prompt_ids}:
-                        return
-                    await asyncio.sleep(0.05)
-
         running = [await post(graph("TimedPass", seconds=60)) for _ in range(2)]
-        await run(running)  # both: else one of those that follow may run, which no deletion ends
+        await run(
+            http, running
+        )  # both: else one of those that follow may run, which no deletion ends
         waiting = [await post(graph("TimedPass", seconds=60)) for _ in range(2)]
         async with http.post("/queue", json={"delete": waiting}) as answer:
             assert answer.status == 200
