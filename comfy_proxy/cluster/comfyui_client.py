@@ -27,6 +27,7 @@ from comfy_proxy.cluster.prompt_lists import (
     read_history,
     read_queue,
 )
+from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import (
     InstanceRefusedError,
@@ -43,7 +44,6 @@ from comfy_proxy.tracing import trace_headers
 
 MAX_PICTURE_BYTES = 1024 * 2**20
 UPLOAD_SUBFOLDER = "comfy_proxy"
-_GATEWAY_STATUSES = (502, 503, 504)
 _ABSOLUTE_PATH = re.compile(
     r"\b[A-Za-z]:[\\/](?:[^'\":*?<>|\\/\r\n]+[\\/])*"  # Windows, with blanks in its names
     r"|(?<![\w.:/])/(?:[^\s'\":*?<>|/]+/)+"
@@ -270,7 +270,7 @@ def _require_ok(response: aiohttp.ClientResponse, host: str) -> None:
     if response.status == 200:
         return
     message = f"{host} answered {response.status} to {response.method} {response.url.path}."
-    if response.status in _GATEWAY_STATUSES:
+    if response.status in GATEWAY_STATUSES:
         raise InstanceUnreachableError(message)
     raise InstanceRefusedError(message)
 

@@ -22,6 +22,8 @@ from comfy_proxy.errors import (
     InstanceUnreachableError,
 )
 
+GATEWAY_STATUSES = (502, 503, 504)
+"""What a server in front of an instance answers in its place: nobody knows what became of it."""
 SECOND_LOOK_S = 0.1
 """How long after the first answer "no such prompt" the instance is asked once more: when the
 connection broke it may have been validating the prompt."""

@@ -10,11 +10,10 @@ from typing import Any
 from comfy_proxy.metrics.durations import Durations, Histogram
 from comfy_proxy.metrics.http_figures import REQUEST_BOUNDS_S
 from comfy_proxy.metrics.labels import Bounded
-from comfy_proxy.metrics.records import Attempt, CircuitRecord, PoolWait
+from comfy_proxy.metrics.records import Attempt, CircuitRecord, PoolWait, Verdict
 
 WAIT_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 CIRCUIT_STATES = ("closed", "open", "half_open")
-_VERDICTS = ("ok", "instance_fault", "client_gone")
 MAX_KINDS = 32
 
 
@@ -38,7 +37,7 @@ class InstanceFigures:
         kind = self._kind(attempt.kind)
         if (attempt.instance, kind) not in self.attempt_histograms:
             # They begin together: the first fault is seen as a rise.
-            self.attempts.update({(attempt.instance, kind, verdict): 0 for verdict in _VERDICTS})
+            self.attempts.update({(attempt.instance, kind, verdict): 0 for verdict in Verdict})
         self.attempts[attempt.instance, kind, attempt.verdict] += 1
         self.attempt_histograms[attempt.instance, kind].record(attempt.duration_s)
 

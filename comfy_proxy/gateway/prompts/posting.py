@@ -14,7 +14,7 @@ from multidict import CIMultiDict
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.retry_law import Tries
-from comfy_proxy.cluster.submit_once import submit_once
+from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES, submit_once
 from comfy_proxy.errors import InstanceUnreachableError, ProcessEndedError
 from comfy_proxy.gateway.fanout import Answer, ask
 from comfy_proxy.gateway.headers import request_headers
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 SUBMIT_TIMEOUT_S = 120.0
 """A busy event loop may stand still for long before it takes the prompt (trap 8)."""
-_GATEWAY_STATUSES = (502, 503, 504)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -113,7 +112,7 @@ async def post(
             headers=prompt.headers[instance],
             timeout_s=SUBMIT_TIMEOUT_S,
         )
-        if answer.status in _GATEWAY_STATUSES:
+        if answer.status in GATEWAY_STATUSES:
             raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")
         return answer
 
