@@ -85,11 +85,9 @@ class ForwardedPrompt:
 
 
 def prompt_headers(request: web.Request, instance: Instance, gateway: Gateway) -> CIMultiDict[str]:
-    """The client's headers for ``instance``, less Content-Length, as the body may grow, and
-    Accept-Encoding, as the answer is read here."""
+    """The client's headers for ``instance``, less Content-Length, as the body may grow."""
     headers = request_headers(request, instance, gateway.cluster.settings)
-    for name in (hdrs.CONTENT_LENGTH, hdrs.ACCEPT_ENCODING):
-        headers.popall(name, None)
+    headers.popall(hdrs.CONTENT_LENGTH, None)
     return headers
 
 
