@@ -22,11 +22,11 @@ from comfy_proxy.counted_response import send_if_large
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
 from comfy_proxy.forwarded import place_under, root_path
 from comfy_proxy.gateway import policies, routes
-from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
-from comfy_proxy.gateway.context import POLICY, REQUEST_ID, SOCKETS
-from comfy_proxy.gateway.error_answers import error_response
-from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC, AllTraffic
-from comfy_proxy.gateway.target import target_path
+from comfy_proxy.gateway.exchange.answers import ForwardedResponse, abort, gone
+from comfy_proxy.gateway.exchange.context import POLICY, REQUEST_ID, SOCKETS
+from comfy_proxy.gateway.exchange.error_answers import error_response
+from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC, AllTraffic
+from comfy_proxy.gateway.exchange.target import target_path
 from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS
 from comfy_proxy.logs import AppLogs
 from comfy_proxy.metrics.records import OURS

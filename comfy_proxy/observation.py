@@ -10,7 +10,7 @@ from aiohttp import web
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import JobCancelledError
-from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC
+from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.keys import CLUSTER, JOBS, REQUEST_OBSERVERS
 from comfy_proxy.metrics import Metrics

@@ -5,9 +5,9 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from comfy_proxy.counted_response import CountedResponse
-from comfy_proxy.gateway.answers import CLIENT_CLOSED_REQUEST
-from comfy_proxy.gateway.context import INSTANCE, POLICY, REASON, REQUEST_ID
-from comfy_proxy.gateway.socket_traffic import TRAFFIC
+from comfy_proxy.gateway.exchange.answers import CLIENT_CLOSED_REQUEST
+from comfy_proxy.gateway.exchange.context import INSTANCE, POLICY, REASON, REQUEST_ID
+from comfy_proxy.gateway.exchange.socket_traffic import TRAFFIC
 from comfy_proxy.metrics.records import RequestRecord
 
 _WITHOUT_BODY = (204, 304)

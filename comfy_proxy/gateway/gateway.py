@@ -13,12 +13,12 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import Ownership
+from comfy_proxy.cluster.prompt_ends import told_by_frame
 from comfy_proxy.errors import InstanceError, ProcessEndedError
 from comfy_proxy.gateway.events.frames import Ended
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.made_files import MadeFiles
-from comfy_proxy.gateway.prompts.ends import told_by_frame
 from comfy_proxy.gateway.prompts.given_up import GivenUpPrompts, execution_error
 from comfy_proxy.gateway.prompts.moves import PromptMover
 from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts

@@ -7,11 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from comfy_proxy.gateway.events.sessions import events
+from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
+from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
+from comfy_proxy.gateway.exchange.websocket import forward_websocket
 from comfy_proxy.gateway.files.uploads import upload
 from comfy_proxy.gateway.files.view import view
-from comfy_proxy.gateway.forward import forward, forward_balanced
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.headers import is_websocket_upgrade
 from comfy_proxy.gateway.prompts.submission import prompt
 from comfy_proxy.gateway.routes import Match, Policy
 from comfy_proxy.gateway.state.shared_state import state
@@ -19,7 +20,6 @@ from comfy_proxy.gateway.views.features import events_of_one, features, features
 from comfy_proxy.gateway.views.object_info import object_info
 from comfy_proxy.gateway.views.owners import broadcast, owner_by_prompt
 from comfy_proxy.gateway.views.queue_and_history import merged
-from comfy_proxy.gateway.websocket import forward_websocket
 
 PolicyFunction = Callable[[web.Request, Match, Gateway], Awaitable[web.StreamResponse]]
 

@@ -17,12 +17,12 @@ from PIL import Image
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.context import REQUEST_ID
-from comfy_proxy.gateway.error_answers import error_response
+from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.error_answers import error_response
+from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.uploads import upload
 from comfy_proxy.gateway.files.view import view
-from comfy_proxy.gateway.forward import forward_balanced
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Policy, match
 from comfy_proxy.settings import Settings, parse_instance

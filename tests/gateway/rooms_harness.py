@@ -11,8 +11,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.errors import ComfyProxyError
-from comfy_proxy.gateway.context import REQUEST_ID
-from comfy_proxy.gateway.error_answers import error_response
+from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import match
 from comfy_proxy.settings import Settings, parse_instance

@@ -12,7 +12,7 @@ from gateway_harness import Harness, Proxy, until_still, unused_url
 from loguru import logger
 
 from comfy_proxy.errors import InvalidFieldError, NotOursError, PayloadTooLargeError, QueueFullError
-from comfy_proxy.gateway.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import REQUEST_ID
 from comfy_proxy.keys import REQUEST_OBSERVERS
 from comfy_proxy.metrics.records import RequestRecord
 

@@ -14,9 +14,9 @@ from gateway_harness import Harness, Proxy, RawServer, unused_url
 from prompts_front import until
 
 from comfy_proxy.counted_response import CountedResponse
-from comfy_proxy.gateway.answers import WholeAnswer
+from comfy_proxy.gateway.exchange.answers import WholeAnswer
+from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC
 from comfy_proxy.gateway.routes import Policy
-from comfy_proxy.gateway.socket_traffic import ALL_TRAFFIC
 from comfy_proxy.keys import REQUEST_OBSERVERS
 from comfy_proxy.metrics.live import SocketTotals
 from comfy_proxy.metrics.records import RequestRecord

@@ -25,7 +25,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.events.frames import FrameReader, Seen, Status
-from comfy_proxy.gateway.headers import websocket_headers
+from comfy_proxy.gateway.exchange.headers import websocket_headers
 from comfy_proxy.security import query_without_key
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections import deque
 from aiohttp import web
 
 from comfy_proxy.gateway.events.frames import Pass
-from comfy_proxy.gateway.socket_traffic import SocketTraffic
+from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic
 
 MAX_BYTES = 256 * 2**20
 """More than that waiting: the client does not read; it is disconnected."""

@@ -24,8 +24,8 @@ from comfy_proxy.gateway.events.frames import (
 )
 from comfy_proxy.gateway.events.leg import EventLeg
 from comfy_proxy.gateway.events.outbox import Outbox, OutboxFullError
+from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic
 from comfy_proxy.gateway.prompts.moving import UntoldArrivals
-from comfy_proxy.gateway.socket_traffic import SocketTraffic
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

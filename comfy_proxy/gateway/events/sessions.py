@@ -11,14 +11,14 @@ from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
-from comfy_proxy.gateway.context import SOCKETS
 from comfy_proxy.gateway.events.frames import event_frame
 from comfy_proxy.gateway.events.session import EventSession
-from comfy_proxy.gateway.fanout import Answer
-from comfy_proxy.gateway.forward import forward_balanced
-from comfy_proxy.gateway.headers import is_websocket_upgrade
+from comfy_proxy.gateway.exchange.context import SOCKETS
+from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.exchange.forward import forward_balanced
+from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
+from comfy_proxy.gateway.exchange.socket_traffic import counted
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.socket_traffic import counted
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

@@ -18,10 +18,10 @@ from typing import Any
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName
+from comfy_proxy.cluster.prompt_ends import ended_at
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
 from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.told_files import told_files
-from comfy_proxy.gateway.views.history_numbers import ended_at
 
 _Key = tuple[Instance, str, str, float | None]
 

@@ -27,9 +27,16 @@ from comfy_proxy.errors import (
     InstanceTimeoutError,
     InstanceUnreachableError,
 )
-from comfy_proxy.gateway.answers import ForwardedResponse, gone
-from comfy_proxy.gateway.client_watch import while_connected
-from comfy_proxy.gateway.context import INSTANCE, ClientGoneError
+from comfy_proxy.gateway.exchange.answers import ForwardedResponse, gone
+from comfy_proxy.gateway.exchange.client_watch import while_connected
+from comfy_proxy.gateway.exchange.context import INSTANCE, ClientGoneError
+from comfy_proxy.gateway.exchange.forward import (
+    AUTO_HEADERS,
+    client_fault,
+    instance_fault,
+)
+from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
+from comfy_proxy.gateway.exchange.target import instance_url
 from comfy_proxy.gateway.files.client import download, uploaded
 from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.marks import (
@@ -41,15 +48,8 @@ from comfy_proxy.gateway.files.marks import (
     split_annotation,
 )
 from comfy_proxy.gateway.files.upload_form import UploadBody, UploadForm, read_form
-from comfy_proxy.gateway.forward import (
-    AUTO_HEADERS,
-    client_fault,
-    instance_fault,
-)
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.headers import request_headers, response_headers, sendable
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.target import instance_url
 from comfy_proxy.lenient_json import loads
 
 MASK_PATTERN = "/upload/mask"

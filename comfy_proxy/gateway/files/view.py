@@ -31,12 +31,12 @@ from comfy_proxy.errors import (
     InstanceUnreachableError,
     UnavailableError,
 )
+from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
+from comfy_proxy.gateway.exchange.target import request_target, with_parameter
 from comfy_proxy.gateway.files.copies import RETRY_AFTER_S, FileCopies
 from comfy_proxy.gateway.files.marks import FILE_TYPES, climbs, file_at, split_annotation
-from comfy_proxy.gateway.forward import forward, forward_balanced
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.target import request_target, with_parameter
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,15 +18,15 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_lists import QUEUE, read_queue
 from comfy_proxy.errors import InstanceError, PromptLostError
+from comfy_proxy.gateway.exchange.pieces import read
+from comfy_proxy.gateway.exchange.scanned import ask_scanned
 from comfy_proxy.gateway.files.staging import stage_inputs
-from comfy_proxy.gateway.pieces import read
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.lost import LostPrompts
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.gateway.prompts.running import RunningPrompts
 from comfy_proxy.gateway.prompts.spool import PromptSpool
-from comfy_proxy.gateway.scanned import ask_scanned
 from comfy_proxy.lenient_json import loads_exact
 from comfy_proxy.metrics.records import PromptEvent
 from comfy_proxy.tracing import untraced

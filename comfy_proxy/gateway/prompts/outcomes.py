@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_ends import Told, told_by
 from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.errors import ComfyProxyError, InstanceError, WorkflowError
-from comfy_proxy.gateway.prompts.ends import Told, told_by
+from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
-from comfy_proxy.gateway.scanned import ask_history, ask_queue
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.metrics.records import Outcome, PromptEnd
 from comfy_proxy.observers import tell

@@ -16,10 +16,10 @@ from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES, submit_once
 from comfy_proxy.errors import InstanceUnreachableError, ProcessEndedError
-from comfy_proxy.gateway.fanout import Answer, ask
-from comfy_proxy.gateway.headers import request_headers
+from comfy_proxy.gateway.exchange.fanout import Answer, ask
+from comfy_proxy.gateway.exchange.headers import request_headers
+from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.gateway.scanned import ask_history, ask_queue
 from comfy_proxy.tracing import TRACE, Trace, about, traced
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.submit_once import nobody_listens
 from comfy_proxy.errors import InstanceError, InstanceUnreachableError
+from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
-from comfy_proxy.gateway.scanned import ask_history, ask_queue
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

@@ -25,22 +25,22 @@ from comfy_proxy.errors import (
     NoHealthyInstanceError,
     PayloadTooLargeError,
 )
-from comfy_proxy.gateway import native
-from comfy_proxy.gateway.charsets import body_charset
-from comfy_proxy.gateway.context import INSTANCE
-from comfy_proxy.gateway.fanout import Answer
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.charsets import body_charset
+from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.exchange.forward import client_fault
+from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.staging import (
     cannot_be_found,
     files_in_graph,
     has_inputs,
     stage_inputs,
 )
-from comfy_proxy.gateway.forward import client_fault
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, post, prompt_headers
 from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.target import client_target
 from comfy_proxy.metrics.records import PromptEvent
 
 if TYPE_CHECKING:

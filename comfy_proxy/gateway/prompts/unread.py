@@ -9,10 +9,10 @@ from aiohttp import web
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.submit_once import nothing_sent
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, ask
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.fanout import Answer, ask
+from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt, prompt_headers
-from comfy_proxy.gateway.target import client_target
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

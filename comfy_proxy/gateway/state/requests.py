@@ -16,13 +16,18 @@ from yarl import URL
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import PayloadTooLargeError
-from comfy_proxy.gateway.answers import ForwardedResponse, gone
-from comfy_proxy.gateway.context import INSTANCE
+from comfy_proxy.gateway.exchange.answers import ForwardedResponse, gone
+from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.forward import (
+    AUTO_HEADERS,
+    RequestBody,
+    client_fault,
+    instance_fault,
+)
+from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
+from comfy_proxy.gateway.exchange.target import instance_url, request_target
 from comfy_proxy.gateway.files.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
-from comfy_proxy.gateway.forward import AUTO_HEADERS, RequestBody, client_fault, instance_fault
-from comfy_proxy.gateway.headers import request_headers, response_headers, sendable
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.target import instance_url, request_target
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster

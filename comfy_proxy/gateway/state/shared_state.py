@@ -26,9 +26,14 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.answers import gone
-from comfy_proxy.gateway.context import ClientGoneError
-from comfy_proxy.gateway.forward import DialError, DialTimeoutError, forward, forward_balanced
+from comfy_proxy.gateway.exchange.answers import gone
+from comfy_proxy.gateway.exchange.context import ClientGoneError
+from comfy_proxy.gateway.exchange.forward import (
+    DialError,
+    DialTimeoutError,
+    forward,
+    forward_balanced,
+)
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.state.requests import (
     USER_HEADER,

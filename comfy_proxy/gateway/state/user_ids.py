@@ -16,7 +16,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.fanout import ask
+from comfy_proxy.gateway.exchange.fanout import ask
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway import native
-from comfy_proxy.gateway.context import INSTANCE
-from comfy_proxy.gateway.fanout import Answer, ask
-from comfy_proxy.gateway.forward import forward_balanced
-from comfy_proxy.gateway.headers import is_websocket_upgrade, request_headers
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.fanout import Answer, ask
+from comfy_proxy.gateway.exchange.forward import forward_balanced
+from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade, request_headers
+from comfy_proxy.gateway.exchange.target import client_target
+from comfy_proxy.gateway.exchange.websocket import forward_websocket
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.target import client_target
-from comfy_proxy.gateway.websocket import forward_websocket
 from comfy_proxy.lenient_json import dumps_exact
 
 if TYPE_CHECKING:

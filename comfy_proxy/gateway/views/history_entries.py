@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_ends import ended_at
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
-from comfy_proxy.gateway.pieces import Piece, Slice
-from comfy_proxy.gateway.scanned import ScannedAnswer
-from comfy_proxy.gateway.views.history_numbers import HistoryNumbers, ended_at
+from comfy_proxy.gateway.exchange.pieces import Piece, Slice
+from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
+from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.json_scanner import Value
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 

@@ -13,12 +13,10 @@ from collections import OrderedDict
 from typing import Any
 
 from comfy_proxy.cluster.ownership import MAX_RECORDS
-from comfy_proxy.cluster.prompt_lists import finite
 
 LATE_MS = 10_000
 """So much older than the newest that was told may an end be that was not seen: the history is
 written a little after it, and the clocks of instances differ."""
-_ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 class HistoryNumbers:
@@ -50,14 +48,3 @@ class HistoryNumbers:
         if len(self._numbers) > self._limit:
             self._numbers.popitem(last=False)
         return number
-
-
-def ended_at(entry: Any) -> float | None:
-    """When a prompt of the history ended, in ms; None if the entry does not tell."""
-    status = entry.get("status") if isinstance(entry, dict) else None
-    messages = status.get("messages") if isinstance(status, dict) else None
-    for message in reversed(messages if isinstance(messages, list) else []):
-        match message:
-            case [str(event), {"timestamp": int() | float() as timestamp}] if event in _ENDS:
-                return finite(timestamp) or None
-    return None

@@ -18,13 +18,13 @@ from multidict import MultiDict
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import finite
-from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, ask_all
-from comfy_proxy.gateway.forward import forward_balanced
-from comfy_proxy.gateway.pieces import Piece
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
+from comfy_proxy.gateway.exchange.forward import forward_balanced
+from comfy_proxy.gateway.exchange.pieces import Piece
+from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.scanned import ScannedAnswer
 from comfy_proxy.gateway.views.history_entries import marked
 from comfy_proxy.json_scanner import TEXT, Shape
 

@@ -25,7 +25,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.node_inputs import Classes, NodeInfo, united
 from comfy_proxy.cluster.object_info import ObjectInfoCache
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.forward import forward_balanced
+from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.routes import Match
 
 PATIENCE_S = 10.0

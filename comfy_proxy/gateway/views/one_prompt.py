@@ -14,11 +14,11 @@ from aiohttp import web
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
 from comfy_proxy.errors import NoHealthyInstanceError
-from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, ask_all, nobody_answers
-from comfy_proxy.gateway.pieces import joined, listed
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.fanout import Answer, ask_all, nobody_answers
+from comfy_proxy.gateway.exchange.pieces import joined, listed
+from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
-from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
 from comfy_proxy.gateway.views.jobs import JOB, failed_job, job_outputs, marked_text, pending_job
 from comfy_proxy.json_scanner import Shape

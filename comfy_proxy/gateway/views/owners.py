@@ -18,8 +18,8 @@ from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import Queue
-from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import (
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.fanout import (
     Answer,
     answers_of_all,
     ask,
@@ -27,8 +27,8 @@ from comfy_proxy.gateway.fanout import (
     ask_each,
     nobody_answers,
 )
+from comfy_proxy.gateway.exchange.scanned import ask_queue
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.scanned import ask_queue
 from comfy_proxy.gateway.views.one_prompt import (
     cancel_job,
     cancel_moves,

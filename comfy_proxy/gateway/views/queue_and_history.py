@@ -24,14 +24,14 @@ from comfy_proxy.cluster.prompt_lists import (
     read_history,
     read_queue,
 )
-from comfy_proxy.gateway import native
-from comfy_proxy.gateway.fanout import Answer, ask_all
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
+from comfy_proxy.gateway.exchange.forward import forward_balanced
+from comfy_proxy.gateway.exchange.pieces import Piece, listed
+from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.files.made_files import ToldOutputs
-from comfy_proxy.gateway.forward import forward_balanced
-from comfy_proxy.gateway.pieces import Piece, listed
 from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
 from comfy_proxy.gateway.views.jobs import jobs
 from comfy_proxy.lenient_json import dumps_exact

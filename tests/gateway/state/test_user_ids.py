@@ -1,4 +1,4 @@
-"""gateway/user_ids.py: one list of users, though each instance mints ids of its own."""
+"""gateway/state/user_ids.py: one list of users, though each instance mints ids of its own."""
 
 from __future__ import annotations
 

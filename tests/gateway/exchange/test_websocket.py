@@ -14,8 +14,8 @@ import pytest
 from aiohttp import WSMsgType, web
 from gateway_harness import Harness, Proxy, RawServer, until_still, unused_url
 
-from comfy_proxy.gateway import websocket
-from comfy_proxy.gateway.websocket import close_payload
+from comfy_proxy.gateway.exchange import websocket
+from comfy_proxy.gateway.exchange.websocket import close_payload
 from comfy_proxy.metrics.records import Verdict
 
 Talk = Callable[[web.WebSocketResponse], Awaitable[None]]

@@ -28,11 +28,17 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
 
 from comfy_proxy.cluster.connection_manager import sent_once
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.context import SOCKETS
-from comfy_proxy.gateway.forward import AUTO_HEADERS, accounted, forward, instance_fault, relay
-from comfy_proxy.gateway.headers import handshake_headers, websocket_headers
-from comfy_proxy.gateway.socket_traffic import SocketTraffic, counted
-from comfy_proxy.gateway.target import instance_url
+from comfy_proxy.gateway.exchange.context import SOCKETS
+from comfy_proxy.gateway.exchange.forward import (
+    AUTO_HEADERS,
+    accounted,
+    forward,
+    instance_fault,
+    relay,
+)
+from comfy_proxy.gateway.exchange.headers import handshake_headers, websocket_headers
+from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic, counted
+from comfy_proxy.gateway.exchange.target import instance_url
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster

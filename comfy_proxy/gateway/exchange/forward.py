@@ -31,17 +31,17 @@ from comfy_proxy.errors import (
     NoHealthyInstanceError,
     RequestError,
 )
-from comfy_proxy.gateway.answers import ForwardedResponse, abort, gone
-from comfy_proxy.gateway.client_watch import while_connected
-from comfy_proxy.gateway.context import INSTANCE, ClientGoneError
-from comfy_proxy.gateway.headers import (
+from comfy_proxy.gateway.exchange.answers import ForwardedResponse, abort, gone
+from comfy_proxy.gateway.exchange.client_watch import while_connected
+from comfy_proxy.gateway.exchange.context import INSTANCE, ClientGoneError
+from comfy_proxy.gateway.exchange.headers import (
     failing_handshake,
     request_headers,
     response_headers,
     sendable,
 )
+from comfy_proxy.gateway.exchange.target import instance_url
 from comfy_proxy.gateway.routes import Policy, is_named, match
-from comfy_proxy.gateway.target import instance_url
 from comfy_proxy.metrics.records import PromptEvent
 
 if TYPE_CHECKING:

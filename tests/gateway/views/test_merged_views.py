@@ -23,7 +23,7 @@ from views_harness import (
 )
 
 from comfy_proxy.embedded.prompt_queue import PromptQueue
-from comfy_proxy.gateway import native
+from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.views.queue_and_history import page
 
 

@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
 from comfy_proxy.counted_response import LARGE, CountedResponse
-from comfy_proxy.gateway.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import REQUEST_ID
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's number, for the log alone: the client never sees it."""

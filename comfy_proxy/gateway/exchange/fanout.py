@@ -20,9 +20,9 @@ from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import AnswerTooLargeError, InstanceError, NoHealthyInstanceError
-from comfy_proxy.gateway.forward import AUTO_HEADERS
-from comfy_proxy.gateway.headers import response_headers, sendable
-from comfy_proxy.gateway.target import address
+from comfy_proxy.gateway.exchange.forward import AUTO_HEADERS
+from comfy_proxy.gateway.exchange.headers import response_headers, sendable
+from comfy_proxy.gateway.exchange.target import address
 from comfy_proxy.lenient_json import loads
 from comfy_proxy.tracing import trace_headers
 

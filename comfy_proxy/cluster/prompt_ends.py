@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy_proxy.cluster.prompt_execution import node_error
+from comfy_proxy.cluster.prompt_lists import finite
 from comfy_proxy.errors import ComfyProxyError, WorkflowError
 from comfy_proxy.metrics.records import Outcome
 
@@ -70,3 +71,14 @@ def _read(entry: Mapping[str, Any]) -> Told:
         error=node_error(events[kind]) if kind == "execution_error" else None,
         worked=not prompt or not set(prompt[2]) <= cached,
     )
+
+
+def ended_at(entry: Any) -> float | None:
+    """When a prompt of the history ended, in ms; None if the entry does not tell."""
+    status = entry.get("status") if isinstance(entry, dict) else None
+    messages = status.get("messages") if isinstance(status, dict) else None
+    for message in reversed(messages if isinstance(messages, list) else []):
+        match message:
+            case [str(event), {"timestamp": int() | float() as timestamp}] if event in ENDS:
+                return finite(timestamp) or None
+    return None

@@ -1,4 +1,4 @@
-"""gateway/object_info.py: the union of what the instances can do, fresh and made once."""
+"""gateway/views/object_info.py: the union of what the instances can do, fresh and made once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo, Union, object_info
 
-RECORDED = Path(__file__).parents[3] / "shared" / "comfyui" / "object_info.json"
+RECORDED = Path(__file__).parents[4] / "shared" / "comfyui" / "object_info.json"
 PLAIN = {"Accept-Encoding": "identity"}
 
 

@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 from loguru import logger
 
 from comfy_proxy.errors import ComfyProxyError, MethodNotAllowedError, UnauthorizedError
-from comfy_proxy.gateway.context import REASON, REQUEST_ID
+from comfy_proxy.gateway.exchange.context import REASON, REQUEST_ID
 from comfy_proxy.lenient_json import dumps
 
 MUCH_UNREAD = 1_048_576

@@ -1,4 +1,4 @@
-"""gateway/shared_storage.py: what is one directory is found out, and what is not never counts."""
+"""What is one directory is found out, and what is not never counts (shared_storage.py)."""
 
 from __future__ import annotations
 

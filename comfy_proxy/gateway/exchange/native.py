@@ -19,14 +19,14 @@ from multidict import CIMultiDict
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import PayloadTooLargeError
-from comfy_proxy.gateway import pieces as parts
-from comfy_proxy.gateway.answers import ForwardedResponse, WholeAnswer, abort, gone
-from comfy_proxy.gateway.charsets import body_charset
-from comfy_proxy.gateway.fanout import Answer
-from comfy_proxy.gateway.forward import client_fault
-from comfy_proxy.gateway.headers import body_was_decoded
-from comfy_proxy.gateway.pieces import Piece
-from comfy_proxy.gateway.scanned import ScannedAnswer
+from comfy_proxy.gateway.exchange import pieces as parts
+from comfy_proxy.gateway.exchange.answers import ForwardedResponse, WholeAnswer, abort, gone
+from comfy_proxy.gateway.exchange.charsets import body_charset
+from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.exchange.forward import client_fault
+from comfy_proxy.gateway.exchange.headers import body_was_decoded
+from comfy_proxy.gateway.exchange.pieces import Piece
+from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 MAX_BODY_BYTES = 16 * 2**20

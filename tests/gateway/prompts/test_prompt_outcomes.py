@@ -20,7 +20,7 @@ from prompts_front import (
     until,
 )
 
-from comfy_proxy.gateway.prompts.ends import told_by
+from comfy_proxy.cluster.prompt_ends import told_by
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
 from comfy_proxy.metrics.prompt_figures import PromptFigures

@@ -11,7 +11,7 @@ from aiohttp import ClientConnectionError, ClientPayloadError, web
 from gateway_harness import Harness, RawServer, until_still, unused_url
 from yarl import URL
 
-from comfy_proxy.gateway.client_watch import while_connected
+from comfy_proxy.gateway.exchange.client_watch import while_connected
 from comfy_proxy.metrics.records import Verdict
 
 MEGABYTE = 1_048_576

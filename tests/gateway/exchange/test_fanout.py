@@ -15,7 +15,7 @@ from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import AnswerTooLargeError
 from comfy_proxy.gateway import policies
-from comfy_proxy.gateway.fanout import ask
+from comfy_proxy.gateway.exchange.fanout import ask
 
 EMPTY_QUEUE = b'{"queue_running": [], "queue_pending": []}'
 

@@ -23,10 +23,10 @@ from comfy_proxy.cluster.prompt_lists import (
     read_queue,
 )
 from comfy_proxy.cluster.translation import translated
-from comfy_proxy.gateway.fanout import ASK_TIMEOUT_S, answers_of_all, asked
+from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, answers_of_all, asked
+from comfy_proxy.gateway.exchange.headers import response_headers, sendable
+from comfy_proxy.gateway.exchange.pieces import Slice
 from comfy_proxy.gateway.files.stored_bytes import StoredBytes
-from comfy_proxy.gateway.headers import response_headers, sendable
-from comfy_proxy.gateway.pieces import Slice
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
 
 if TYPE_CHECKING:

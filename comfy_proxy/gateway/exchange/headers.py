@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.forwarded import PREFIX, is_believed
-from comfy_proxy.gateway.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import REQUEST_ID
 from comfy_proxy.navigation import is_cross_site
 from comfy_proxy.security import COOKIE_NAME, bearer_token, is_key, without_key
 from comfy_proxy.settings import Settings

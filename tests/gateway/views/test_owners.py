@@ -25,7 +25,7 @@ from views_harness import (
 )
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway import native
+from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.gateway import Gateway
 
 # --- /history/{id} ----------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""One request to instances and one answer to the client: forwarded, asked of several, relayed."""
