@@ -6,14 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from comfy_proxy.gateway.events.sessions import events
+from comfy_proxy.gateway.events.sessions import join_events
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
 from comfy_proxy.gateway.files.uploads import upload
 from comfy_proxy.gateway.files.view import view
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.prompts.submission import prompt
 from comfy_proxy.gateway.routes import Match, Policy
 from comfy_proxy.gateway.state.shared_state import state
 from comfy_proxy.gateway.views.features import events_of_one, features, features_of_one
@@ -32,8 +31,8 @@ async def primary(request: web.Request, match: Match, gateway: Gateway) -> web.S
 
 POLICIES: Mapping[Policy, PolicyFunction] = {
     Policy.PRIMARY: primary,
-    Policy.SCHEDULED: prompt,
-    Policy.EVENTS: events,
+    Policy.SCHEDULED: lambda request, match, gateway: gateway.intake.answer(request, match),
+    Policy.EVENTS: join_events,
     Policy.OWNER_BY_PROMPT: owner_by_prompt,
     Policy.OWNER_BY_FILE: view,
     Policy.UPLOAD: upload,

@@ -21,6 +21,7 @@ class Books:
 
     ``submitting``: those that an instance is being sent and has not answered for.
     ``generations`` counts how many processes each instance is known to have had before.
+    ``doubts`` counts how often any instance was found away.
     ``suspects``: who ran at an instance when it was first found away, as long as it is not known
     what that instance has lost.
     """
@@ -30,6 +31,7 @@ class Books:
         self.transit = Transit()
         self.submitting: dict[Prompt, None] = {}
         self.generations: defaultdict[Instance, int] = defaultdict(int)
+        self.doubts = 0
         self.suspects: dict[Instance, Prompt | None] = {}
         self._live: dict[str, list[Prompt]] = {}
         self._max_owners = max_owners

@@ -33,10 +33,11 @@ class Sent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
-    """The instance that was sent ``prompt`` has not taken it. ``died``: its process ended over it,
-    which counts as a loss (``cluster/retry_law.py``)."""
+    """``instance``, which was sent ``prompt``, has not taken it. ``died``: its process ended over
+    it, which counts as a loss (``cluster/retry_law.py``)."""
 
     prompt: Prompt
+    instance: Instance
     died: bool = False
 
 
@@ -86,9 +87,13 @@ class Finished:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deleted:
-    """Clients have deleted these prompts as far as they wait; None stands for all."""
+    """Clients have deleted these prompts as far as they wait; None stands for all.
+
+    ``running``: those that run were interrupted as well, and are not to be submitted again.
+    """
 
     prompt_ids: Collection[str] | None
+    running: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,11 +141,11 @@ class Doubted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cleared:
-    """What ``instance`` may have lost has been found out, for doubts up to ``since`` (monotonic
-    seconds)."""
+    """What ``instance`` may have lost has been found out, for all doubts up to the number
+    ``doubt``; later ones stay, because it was asked before they arose."""
 
     instance: Instance
-    since: float
+    doubt: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +203,11 @@ class Change:
     old: State
     new: State
     event: Event
+
+    @property
+    def is_acceptance(self) -> bool:
+        """An instance has just taken the prompt."""
+        return isinstance(self.event, Accepted) and self.old is State.SUBMITTING
 
     @property
     def is_end(self) -> bool:

@@ -88,6 +88,15 @@ class Ledger:
         """The accepted prompt of that id that has not ended; of several the newest."""
         return self._books.find(prompt_id)
 
+    def __contains__(self, prompt_id: object) -> bool:
+        """True if an accepted prompt of that id has not ended."""
+        return isinstance(prompt_id, str) and self.find(prompt_id) is not None
+
+    def find_at(self, prompt_id: str, instance: Instance) -> Prompt | None:
+        """The prompt of that id that waits or runs at ``instance``."""
+        prompt = self._books.at(instance, prompt_id)
+        return prompt if prompt is not None and prompt.at(instance) else None
+
     def at(self, instance: Instance) -> list[Prompt]:
         """Those that wait or run there, in the order in which they came."""
         return self._books.places[instance]
@@ -101,9 +110,9 @@ class Ledger:
         """Those that were accepted and are at no instance."""
         return self._books.transit
 
-    def submitting(self, instance: Instance) -> list[Prompt]:
-        """Those that ``instance`` is being sent and has not answered for."""
-        return [prompt for prompt in self._books.submitting if prompt.target is instance]
+    def submitting(self, instance: Instance | None = None) -> list[Prompt]:
+        """Those that ``instance``, or any, is being sent and has not answered for."""
+        return [one for one in self._books.submitting if instance in (None, one.target)]
 
     def owner(self, prompt_id: str) -> Instance | None:
         """Which instance has that prompt, or had it when it ended; None if nobody knows."""
@@ -113,9 +122,14 @@ class Ledger:
         """How many processes ``instance`` is known to have had before this one."""
         return self._books.generations[instance]
 
+    @property
+    def doubt(self) -> int:
+        """The number of the latest doubt about any instance."""
+        return self._books.doubts
+
     def doubtful(self, instance: Instance) -> list[Prompt]:
         """Those of which nobody knows yet whether they were lost with its process."""
-        return [one for one in self.at(instance) if one.attempts[-1].doubted_at is not None]
+        return [one for one in self.at(instance) if one.attempts[-1].doubt is not None]
 
     def suspect(self, instance: Instance) -> Prompt | None:
         """Who ran there when it was first found away; None if nobody of ours, or no doubt is."""

@@ -89,8 +89,9 @@ class Attempt:
 
     ``end`` is what a frame has told of its end before that end could be booked: before the answer
     to its POST, or without that anybody heard it begin (then ``/history`` knows its times).
-    ``doubted_at`` is when its instance was last found away, None if it was not: the prompt may be
-    lost with that process. ``presumed_over``: it has ended, though nobody has heard how: another
+    ``doubt`` is the number of the latest doubt about its instance, which was found away: the prompt
+    may be lost with that process. It is None while there is none. ``lost``: it was lost so.
+    ``presumed_over``: it has ended, though nobody has heard how: another
     prompt runs there now, or the length of its instance's queue says so.
     ``stays``: the rebalancer has tried to move it and leaves it here.
     """
@@ -104,7 +105,8 @@ class Attempt:
     ended_at: float | None = None
     node: str | None = None
     end: End | None = None
-    doubted_at: float | None = None
+    doubt: int | None = None
+    lost: bool = False
     presumed_over: bool = False
     stays: bool = False
 

@@ -49,6 +49,8 @@ def refused(books: Books, event: events.Refused, now: Now) -> Iterable[Change]:
     prompt = event.prompt
     new = State.RECEIVED if prompt.accepted_at is None else State.MOVING
     prompt.check(new, only_from=(State.SUBMITTING,))
+    if prompt.target is not event.instance:
+        raise IllegalTransitionError(f"{event.instance.host} was not sent {prompt.prompt_id}.")
     books.submitting.pop(prompt)
     prompt.attempts.pop()  # it tells nothing of where the prompt is or was
     if event.died:
@@ -71,9 +73,9 @@ def accepted(books: Books, event: events.Accepted, now: Now) -> Iterable[Change]
     books.submitting.pop(prompt)
     books.transit.arrived(prompt)
     books.places.arrived(prompt, attempt.instance)
-    if attempt.began_at is not None:
-        _runs(books, prompt, attempt.instance)
     yield _to(State.QUEUED if attempt.began_at is None else State.RUNNING, prompt, event)
+    if attempt.began_at is not None:
+        yield from _runs(books, prompt, attempt.instance, event)
     if attempt.end is not None and attempt.began_at is not None:
         yield from _end(books, prompt, attempt.end, event, now)
 
@@ -88,25 +90,27 @@ def _replaced(books: Books, event: events.Accepted, now: Now) -> Iterator[Change
 def began(books: Books, event: events.Began, now: Now) -> Iterable[Change]:
     prompt = books.at(event.instance, event.prompt_id)
     attempt = None if prompt is None else prompt.attempt
-    if prompt is None or attempt is None or attempt.end is not None:
+    if prompt is None or attempt is None:
+        return found(books, event, now)
+    if attempt.end is not None:
         return ()
     attempt.last_sign_at = now.monotonic
     if attempt.began_at is None:
         attempt.began_at = now.monotonic
     if prompt.state is State.SUBMITTING:  # the answer to its POST comes after its first event
         return (_same(prompt, event),)
-    _runs(books, prompt, event.instance)
     books.transit.arrived(prompt)
-    if prompt.state is State.RUNNING:
-        return (_same(prompt, event),)
-    return (_to(State.RUNNING, prompt, event),)
+    is_news = prompt.state is not State.RUNNING
+    change = _to(State.RUNNING, prompt, event) if is_news else _same(prompt, event)
+    return [change, *_runs(books, prompt, event.instance, event)]
 
 
-def _runs(books: Books, prompt: Prompt, instance: Instance) -> None:
+def _runs(books: Books, prompt: Prompt, instance: Instance, event: Event) -> Iterator[Change]:
     """ComfyUI runs one prompt at a time: who ran there before has ended, heard or not."""
     before = books.places.began(prompt, instance)
     if before is not None and before is not prompt and before.state is State.RUNNING:
         before.attempts[-1].presumed_over = True
+        yield _same(before, event)
 
 
 def node_reached(books: Books, event: events.NodeReached, now: Now) -> Iterable[Change]:
@@ -141,7 +145,8 @@ def deleted(books: Books, event: events.Deleted, now: Now) -> Iterable[Change]:
         prompts = [prompt for prompt in found if prompt is not None]
     changes = []
     for prompt in prompts:
-        if prompt.state is State.QUEUED or prompt.in_transit:
+        runs = event.running and prompt.state is State.RUNNING
+        if prompt.state is State.QUEUED or prompt.in_transit or runs:
             prompt.deleted = True
             changes.append(_same(prompt, event))
     return changes
@@ -191,8 +196,9 @@ def doubted(books: Books, event: events.Doubted, now: Now) -> Iterable[Change]:
     is_told = running is not None and running.state is State.RUNNING
     if prompts and (event.instance not in books.suspects or is_told):
         books.suspects[event.instance] = running
+    books.doubts += 1
     for prompt in prompts:
-        prompt.attempts[-1].doubted_at = now.monotonic
+        prompt.attempts[-1].doubt = books.doubts
     return [_same(prompt, event) for prompt in prompts]
 
 
@@ -200,11 +206,11 @@ def cleared(books: Books, event: events.Cleared, now: Now) -> Iterable[Change]:
     changes = []
     for prompt in books.places[event.instance]:
         attempt = prompt.attempts[-1]
-        if attempt.doubted_at is not None and attempt.doubted_at <= event.since:
-            attempt.doubted_at = None
+        if attempt.doubt is not None and attempt.doubt <= event.doubt:
+            attempt.doubt = None
             changes.append(_same(prompt, event))
     there = books.places[event.instance]
-    if all(one.attempts[-1].doubted_at is None for one in there):
+    if all(one.attempts[-1].doubt is None for one in there):
         books.suspects.pop(event.instance, None)
     return changes
 
@@ -219,6 +225,7 @@ def lost(books: Books, event: events.Lost, now: Now) -> Iterable[Change]:
         return _end(books, prompt, attempt.end, event, now)
     if event.ran:
         prompt.fatal = prompt.tries.lost_running(attempt.node)
+    attempt.lost = True
     books.places.left(prompt, attempt.instance)
     _close(prompt, now)
     graph = {} if prompt.post is None else prompt.post.graph
@@ -232,7 +239,7 @@ def restarted(books: Books, event: events.Restarted, now: Now) -> Iterable[Chang
     return ()
 
 
-def found(books: Books, event: events.Found, now: Now) -> Iterable[Change]:
+def found(books: Books, event: events.Found | events.Began, now: Now) -> Iterable[Change]:
     if books.find(event.prompt_id) is None:
         books.note_owner(event.prompt_id, event.instance)
     return ()

@@ -14,6 +14,10 @@ from contextlib import contextmanager
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import State
 
+MAX_LOOKS = 3
+"""How often a view asks all instances because a prompt that moved was seen nowhere; beyond that the
+prompt is shown as waiting."""
+
 
 class Transit:
     """In the order in which they left."""

@@ -153,21 +153,21 @@ _BY_ID: dict[str, Any] = {
     "end told": lambda key, at: events.EndTold(prompt_id=key, instance=at, end=SUCCESS),
     "found": lambda key, at: events.Found(prompt_id=key, instance=at),
     "deleted": lambda key, at: events.Deleted(prompt_ids=[key]),
-    "clear": lambda key, at: events.Deleted(prompt_ids=None),
+    "clear": lambda key, at: events.Deleted(prompt_ids=None, running=True),
 }
 _BY_INSTANCE: dict[str, Any] = {
     "doubted": lambda fuzz, at: events.Doubted(instance=at),
     "over": lambda fuzz, at: events.Doubted(
         instance=at, over=fuzz.ledger.at(at)[:1], job_runs=True
     ),
-    "cleared": lambda fuzz, at: events.Cleared(instance=at, since=fuzz.clock.monotonic()),
+    "cleared": lambda fuzz, at: events.Cleared(instance=at, doubt=fuzz.ledger.doubt),
     "restarted": lambda fuzz, at: events.Restarted(instance=at),
 }
 _BY_PROMPT: dict[str, Any] = {
     "received again": lambda prompt, at: events.Received(prompt=prompt),
     "sent": lambda prompt, at: events.Sent(prompt=prompt, instance=at),
-    "refused": lambda prompt, at: events.Refused(prompt=prompt),
-    "died": lambda prompt, at: events.Refused(prompt=prompt, died=True),
+    "refused": lambda prompt, at: events.Refused(prompt=prompt, instance=prompt.target or at),
+    "died": lambda prompt, at: events.Refused(prompt=prompt, instance=at, died=True),
     "accepted": lambda prompt, at: events.Accepted(
         prompt=prompt, prompt_id=prompt.prompt_id, number=3
     ),

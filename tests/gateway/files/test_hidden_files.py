@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient
+from ledger_front import moves
 from prompts_front import Workers, ended, get, graph, instance_of, pile_up, png, post, show, until
 
 from comfy_proxy.cluster.ownership import FileName
@@ -141,7 +142,7 @@ async def test_a_prompt_does_not_move_to_where_the_file_is_not(
     async with proxy.post("/interrupt", json={"prompt_id": blocker}) as answer:
         assert answer.status == 200
     await ended(proxy, mine)
-    await until(lambda: not proxy.app[GATEWAY].moving)
+    await until(lambda: not moves(proxy.app[GATEWAY]))
 
 
 async def test_view_refuses_it_here_as_there(proxy: TestClient, workers: Workers) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
+from ledger_front import accepted
 from path_nodes import install, mesh
 from prompts_front import Workers, ended, get, listening, png, post, until
 from views_harness import FakeInstance, finished, front, two_fakes
@@ -241,7 +242,7 @@ async def test_a_clock_that_goes_wrong(ended_ms: int, workers: Workers) -> None:
         first, second = gateway.cluster.instances
         entries = {"a": told("a", ended_ms)}
         gateway.made_files.heard({"result": ["3d/x.glb"]}, second)
-        gateway.outcomes._watched["a"] = object()  # type: ignore[assignment]
+        accepted(gateway.ledger, "a", first)
         gateway.made_files.entries_read(entries, first)
         del gateway.outcomes._watched["a"]
         assert maker(gateway) == "1"
