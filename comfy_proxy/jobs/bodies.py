@@ -1,7 +1,8 @@
 """Request bodies as bounded streams, and forms on top of them.
 
-aiohttp's MultipartReader is used, on a stream of our own: that counts all that is read (a preamble
-without end too) and gives every way in which a body can break off one error.
+Forms are read by aiohttp's MultipartReader from a stream of our own. That counts all bytes that are
+read (MultipartReader reads a preamble without end), and makes one error of the many that aiohttp
+raises when a body breaks off.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from comfy_proxy.errors import InvalidFieldError, PayloadTooLargeError, RequestE
 
 T = TypeVar("T")
 
-_CHUNK_BYTES: Final = 262_144
+_CHUNK_BYTES: Final = 262_144  # of a form's file, read and stored at once
 _BROKEN: Final = (ConnectionError, web.RequestPayloadError, ClientError, HttpProcessingError)
 
 
@@ -27,10 +28,11 @@ def too_large(limit: int) -> PayloadTooLargeError:
 
 
 class BoundedBody:
-    """A request's content of at most ``limit`` bytes; what MultipartReader needs of a stream.
+    """A request's content of at most ``limit`` bytes, with what MultipartReader needs of a stream.
 
-    Raises PayloadTooLargeError (which tells ``told_limit``) beyond the limit and RequestError
-    ``broken_body`` if the client goes away or the transfer encoding is wrong.
+    Reading raises PayloadTooLargeError beyond the limit, and RequestError ``broken_body`` if the
+    client goes away or the transfer encoding is wrong. ``told_limit`` is the limit of the picture,
+    which the error names: ``limit`` has room for what a form or JSON puts around it.
     """
 
     def __init__(self, content: StreamReader, limit: int, *, told_limit: int) -> None:
@@ -40,7 +42,7 @@ class BoundedBody:
         self._unread = b""
 
     async def readany(self) -> bytes:
-        """What has arrived, at least one byte; empty at the end."""
+        """The bytes that have arrived, at least one; empty at the end."""
         return await self._take(self._content.readany())
 
     async def read(self, size: int) -> bytes:
@@ -51,7 +53,10 @@ class BoundedBody:
         return await self._take(self._content.read(size))
 
     async def readline(self, *, max_line_length: int | None = None) -> bytes:
-        """Up to and with the next line feed; a line longer than the stream's buffer is broken."""
+        """The next line with its line feed.
+
+        A line longer than ``max_line_length`` bytes, or than the stream's buffer, is malformed.
+        """
         line, feed, rest = self._unread.partition(b"\n")
         if feed:
             self._unread = rest
@@ -64,11 +69,11 @@ class BoundedBody:
         return line
 
     def at_eof(self) -> bool:
-        """Whether all was read."""
+        """True if all bytes were read."""
         return not self._unread and self._content.at_eof()
 
     def unread_data(self, data: bytes) -> None:
-        """Put back what was read too far."""
+        """Put bytes back that belong to the next part; they count only once."""
         self._unread = data + self._unread
 
     async def _take(self, reading: Awaitable[bytes]) -> bytes:
@@ -94,9 +99,9 @@ class FormReader:
             ) from None
 
     async def parts(self) -> AsyncIterator[tuple[str, BodyPartReader]]:
-        """Field names and their parts; what is not read of a part is skipped."""
+        """Field names and their parts; bytes of a part that the caller leaves are skipped."""
         while (part := await _understood(self._reader.next())) is not None:
-            # A form that is cut off between two parts looks like a part without headers.
+            # MultipartReader gives a part without headers where a form is cut off between parts.
             if not isinstance(part, BodyPartReader) or not part.name:
                 raise broken_body()
             yield part.name, part
@@ -129,7 +134,7 @@ def broken_body() -> RequestError:
 
 
 async def _understood(reading: Awaitable[T]) -> T:
-    """MultipartReader's complaints, which are of several types, as one error."""
+    """``reading`` of a MultipartReader; the several types of errors it raises become one."""
     try:
         return await reading
     except (ValueError, RuntimeError, AssertionError, HttpProcessingError):

@@ -19,16 +19,20 @@ from comfy_proxy.jobs.pictures import PictureInfo, inspect_picture
 T = TypeVar("T")
 
 MEMORY_BYTES: Final = 1_048_576
-_BATCH_BYTES: Final = 262_144  # a hop to a thread costs as much as copying some 100 kB
+"""Bytes of a picture that stay in memory; a larger one goes to a temporary file."""
+_BATCH_BYTES: Final = 262_144
+"""Bytes that are collected before they are hashed and written: a hop to a thread costs as much as
+copying some 100 kB."""
 
 
 class SpooledPicture:
     """Bytes written once, hashed on the way, then read as often as wanted.
 
-    Up to 1 MiB stays in memory; more goes to a temporary file that only this user can read. No
-    descriptor is kept open for it: a thousand waiting jobs would use up the process's. The file is
-    removed by :meth:`close`, when the object is collected, and when the process exits.
-    Disk work runs on ``executor``. One writer at a time. A full disk is UnavailableError.
+    Up to ``memory_bytes`` stay in memory; more goes to a temporary file that only this user can
+    read. No descriptor is kept open for it: a thousand waiting jobs would use up those of the
+    process. The file is removed by :meth:`close`, when the object is collected, and when the
+    process exits. Disk work runs on ``executor``. One task may write at a time; it gets
+    UnavailableError ``storage_unavailable`` if the disk is full.
     """
 
     def __init__(self, executor: Executor, *, memory_bytes: int = MEMORY_BYTES) -> None:
@@ -49,12 +53,12 @@ class SpooledPicture:
 
     @property
     def closed(self) -> bool:
-        """Whether :meth:`close` was called; nothing can be read then."""
+        """True after :meth:`close`; nothing can be opened then."""
         return self._closed
 
     @property
     def info(self) -> PictureInfo:
-        """What the picture is; known after :meth:`inspect`."""
+        """What the picture is. Raises RuntimeError before :meth:`inspect`."""
         if self._info is None:
             raise RuntimeError("the picture was not inspected yet")
         return self._info
@@ -72,11 +76,14 @@ class SpooledPicture:
             await self._flush()
 
     async def finish(self) -> None:
-        """Everything written is where it stays; to be called before anything is read."""
+        """Store the rest of what was written; to be called before anything is read."""
         await self._flush()
 
     async def inspect(self, *, field: str) -> PictureInfo:
-        """Look at the picture (:func:`~comfy_proxy.jobs.pictures.inspect_picture`)."""
+        """Find out what the picture is, on the executor; raises InvalidFieldError.
+
+        See :func:`~comfy_proxy.jobs.pictures.inspect_picture`.
+        """
 
         def look() -> PictureInfo:
             with self.open_reader() as file:
@@ -133,7 +140,8 @@ class SpooledPicture:
             raise UnavailableError(message, code="storage_unavailable") from error
 
     def _make_file(self) -> str:
-        # On the event loop, not in a thread: whoever cancels the write must find the file.
+        # On the event loop, not in a thread: if the write is cancelled, close() must know the file
+        # to remove it.
         descriptor, self._path = tempfile.mkstemp(prefix="comfy-proxy-")
         os.close(descriptor)
         self._remove = weakref.finalize(self, _unlink, self._path)

@@ -18,6 +18,9 @@ from views_harness import FakeInstance, finished, front, two_fakes
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.keys import CLUSTER
+from comfy_proxy.ledger.events import Finished
+from comfy_proxy.ledger.prompt import End
+from comfy_proxy.ledger.states import Ending
 
 POLLER = "has no socket"
 """Of a prompt without client_id ComfyUI leaves what came from the cache out of the history."""
@@ -242,9 +245,9 @@ async def test_a_clock_that_goes_wrong(ended_ms: int, workers: Workers) -> None:
         first, second = gateway.cluster.instances
         entries = {"a": told("a", ended_ms)}
         gateway.made_files.heard({"result": ["3d/x.glb"]}, second)
-        accepted(gateway.ledger, "a", first)
+        prompt = accepted(gateway.ledger, "a", first)
         gateway.made_files.entries_read(entries, first)
-        del gateway.outcomes._watched["a"]
+        gateway.ledger.apply(Finished(prompt=prompt, end=End(ending=Ending.SUCCESS)))
         assert maker(gateway) == "1"
         gateway.made_files.heard({"result": ["3d/x.glb"]}, second)
         gateway.made_files.entries_read(entries, first)
