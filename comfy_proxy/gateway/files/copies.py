@@ -31,13 +31,13 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName, Ownership
 from comfy_proxy.errors import InstanceError, UnavailableError
+from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.client import THERE, Look, look
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.marks import MARKED_TYPES, unmark
 from comfy_proxy.gateway.files.records import Holdings, Makers, Uploads
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster

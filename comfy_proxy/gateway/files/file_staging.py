@@ -14,11 +14,11 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import InstanceError, UnavailableError
+from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.client import Look, download, put
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.marks import MARKED_TYPES, is_hidden
 from comfy_proxy.gateway.files.records import Upload
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.files.copies import FileCopies

@@ -14,8 +14,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from comfy_proxy.gateway.exchange.charsets import is_slow
 from comfy_proxy.gateway.exchange.forward import RequestBody
+from comfy_proxy.gateway.exchange.stored_bytes import BATCH_BYTES, StoredBytes, read_some
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
-from comfy_proxy.gateway.files.stored_bytes import BATCH_BYTES, StoredBytes, read_some
 
 MAX_FIELD_BYTES = 65_536
 _NUMBERED = re.compile(r"( \(\d+\))+(?=\.[^./]*$|$)")

@@ -25,8 +25,8 @@ from comfy_proxy.gateway.exchange.forward import (
     instance_fault,
 )
 from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
+from comfy_proxy.gateway.exchange.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
 from comfy_proxy.gateway.exchange.target import instance_url, request_target
-from comfy_proxy.gateway.files.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
 from comfy_proxy.gateway.routes import Match
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from PIL import Image
 
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files import upload_form
 from comfy_proxy.gateway.files.records import Holdings, Uploads
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.upload_form import UploadForm
 
 RED, BLUE = picture("red"), picture("blue")
