@@ -44,7 +44,7 @@ class Gateway:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.ownership = Ownership()
-        self.files = FileCopies(cluster, self.ownership)
+        self.files = FileCopies(cluster)
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
         self.state = SharedState(cluster)
         self.upload_limits = UploadLimits(cluster)

@@ -20,7 +20,6 @@ from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.exchange.context import REQUEST_ID
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.exchange.forward import forward_balanced
-from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.uploads import upload
 from comfy_proxy.gateway.files.view import view
 from comfy_proxy.gateway.gateway import Gateway
@@ -112,8 +111,6 @@ async def running_front(*workers: EmbeddedWorker, **settings: Any) -> AsyncItera
     urls = tuple(parse_instance(worker.url) for worker in workers)
     cluster = Cluster(Settings(instances=urls, **settings), clock=ManualClock())
     gateway = Gateway(cluster)
-    if not hasattr(gateway, "files"):
-        gateway.files = FileCopies(cluster, gateway.ownership)
     async with AsyncExitStack() as stack:
         await cluster.connections.start()
         stack.push_async_callback(cluster.connections.close)

@@ -12,13 +12,12 @@ from urllib.parse import quote
 import aiohttp
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import AnswerTooLargeError, InstanceRefusedError
 from comfy_proxy.gateway.exchange.fanout import ask
 from comfy_proxy.gateway.exchange.native import load
 from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
-from comfy_proxy.gateway.files.marks import file_at, is_hidden
+from comfy_proxy.gateway.files.file_name import FileName, file_at, is_hidden
 from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:

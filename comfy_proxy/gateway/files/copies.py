@@ -29,14 +29,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName, Ownership
 from comfy_proxy.errors import InstanceError, UnavailableError
 from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.client import THERE, Look, look
+from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName
 from comfy_proxy.gateway.files.file_staging import FileStaging
+from comfy_proxy.gateway.files.instance_prefix import split_prefix
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
-from comfy_proxy.gateway.files.marks import MARKED_TYPES, unmark
-from comfy_proxy.gateway.files.records import Holdings, Makers, Uploads
+from comfy_proxy.gateway.files.makers import Makers
+from comfy_proxy.gateway.files.records import Holdings, Uploads
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 
 if TYPE_CHECKING:
@@ -52,11 +53,10 @@ SPREAD_PATIENCE_S = 2.0
 class FileCopies:
     """The files of one cluster; :meth:`close` at the end."""
 
-    def __init__(self, cluster: Cluster, ownership: Ownership) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.ownership = ownership
         self.uploads = Uploads()
-        self.makers = Makers(ownership.files, cluster.clock)
+        self.makers = Makers(cluster.clock)
         self.storage = SharedStorage(cluster, lambda changed: self.holdings.forget(changed))
         self.holdings = Holdings(place=self.storage.place)
         self.upload_locks = KeyedLocks()
@@ -95,9 +95,9 @@ class FileCopies:
 
     def owner(self, subfolder: str, kind: str) -> tuple[Instance | None, str]:
         """The instance that the mark in ``subfolder`` names, and the subfolder there."""
-        if kind not in MARKED_TYPES:
+        if kind not in RESULT_TYPES:
             return None, subfolder
-        owner, inner = unmark(subfolder, self._by_id)
+        owner, inner = split_prefix(subfolder, self._by_id)
         return (None, subfolder) if owner is None else (self._by_id[owner], inner)
 
     def known_to_hold(self, file: FileName, instance: Instance) -> bool:
@@ -110,7 +110,7 @@ class FileCopies:
             return version == upload.digest
         owner = self.owner(file.subfolder, file.type)[0] or self.makers.of(file)
         is_owners = owner is not None and self.storage.same(owner, instance, file.type)
-        if owner is not None and file.type in MARKED_TYPES:
+        if owner is not None and file.type in RESULT_TYPES:
             return is_owners
         return version is not None or is_owners
 
@@ -131,13 +131,13 @@ class FileCopies:
         if recorded is not None:
             if await self.holders(file, await self.cluster.healthy([recorded])):
                 return recorded
-            if file.type in MARKED_TYPES and not recorded.healthy:
+            if file.type in RESULT_TYPES and not recorded.healthy:
                 raise UnavailableError(
                     "The ComfyUI instance that has this file cannot be reached.",
                     retry_after_s=RETRY_AFTER_S,
                 )
         others = [instance for instance in self.healthy() if instance is not recorded]
-        is_gone = file.type in MARKED_TYPES and self.makers.is_sure(file)
+        is_gone = file.type in RESULT_TYPES and self.makers.is_sure(file)
         if is_gone:
             others = [one for one in others if self.holdings.version(one, file) is not None]
         holders = await self.holders(file, others)
@@ -197,7 +197,7 @@ class FileCopies:
         to have made the name since.
         """
         is_last = self.makers.record(file, at, made_at, is_sure=is_sure)
-        if is_last and file.type in MARKED_TYPES and file in self.uploads:
+        if is_last and file.type in RESULT_TYPES and file in self.uploads:
             self.uploads.forget(file)
             self.holdings.discard(at, file)
 

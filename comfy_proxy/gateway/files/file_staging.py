@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import InstanceError, UnavailableError
 from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.client import Look, download, put
+from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, is_hidden
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
-from comfy_proxy.gateway.files.marks import MARKED_TYPES, is_hidden
 from comfy_proxy.gateway.files.records import Upload
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class FileStaging:
             await self._stage_output(file, instance, owner, source)
         elif self._files.storage.is_common(instance, file.type) and not fresh:
             pass  # whoever has it, this one has it
-        elif file.type in MARKED_TYPES:
+        elif file.type in RESULT_TYPES:
             return await self._stage_result(file, instance)
         else:
             return await self._stage_input(file, instance, fresh=fresh)
@@ -78,7 +77,7 @@ class FileStaging:
         life = holdings.life(instance)
         present = await self._present(file, upload, instance)
         if present != upload.digest:
-            if present is not None and file.type in MARKED_TYPES and present not in upload.earlier:
+            if present is not None and file.type in RESULT_TYPES and present not in upload.earlier:
                 return False
             async with self._uploaded(file, upload) as content:
                 if content is None:
@@ -100,7 +99,7 @@ class FileStaging:
             return upload.digest  # nobody has missed anything: it is what was made of it since
         if is_hidden(file):
             return self._files.holdings.version(instance, file) or ""
-        if found.size != upload.size and file.type not in MARKED_TYPES:
+        if found.size != upload.size and file.type not in RESULT_TYPES:
             return ""  # something else, whatever it is
         held = self._files.holdings.version(instance, file)
         return held if held == upload.digest else await self._digest(instance, file)

@@ -17,10 +17,11 @@ from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName
 from comfy_proxy.cluster.prompt_ends import ended_at
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
 from comfy_proxy.gateway.files.copies import FileCopies
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.makers import MAX_RECORDS
 from comfy_proxy.gateway.files.told_files import told_files
 
 _Key = tuple[Instance, str, str, float | None]

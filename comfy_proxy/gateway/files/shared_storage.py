@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.files.marks import FILE_TYPES, MARKED_TYPES, mark_outputs
+from comfy_proxy.gateway.files.file_name import FILE_TYPES, RESULT_TYPES
+from comfy_proxy.gateway.files.instance_prefix import prefix_outputs
 from comfy_proxy.gateway.files.storage_probe import have_one_directory
 from comfy_proxy.tracing import untraced
 
@@ -139,8 +140,8 @@ class SharedStorage:
 
     def marked(self, output: Any, instance: Instance) -> Any:
         """An output of ``instance`` as clients see it: a mark where not all have the file."""
-        kinds = frozenset(kind for kind in MARKED_TYPES if not self.is_common(instance, kind))
-        return mark_outputs(output, instance.id, kinds) if kinds else output
+        kinds = frozenset(kind for kind in RESULT_TYPES if not self.is_common(instance, kind))
+        return prefix_outputs(output, instance.id, kinds) if kinds else output
 
     # --- what is heard -----------------------------------------------------------------
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.node_inputs import specs
-from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.marks import climbs, is_hidden, split_annotated
+from comfy_proxy.gateway.files.file_name import FileName, climbs, is_hidden, split_annotated
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.marks import (
+from comfy_proxy.gateway.files.file_name import (
     FILE_TYPES,
-    MARKED_TYPES,
+    RESULT_TYPES,
+    FileName,
     climbs,
     file_at,
     split_annotation,
@@ -99,7 +99,7 @@ def _relative(path: str, kind: str | None, beside: FileName | None) -> Iterator[
     if beside is not None and kind is None:
         yield file_at(path, beside.subfolder, beside.type)
     else:
-        for one in [kind] if kind else sorted(MARKED_TYPES):
+        for one in [kind] if kind else sorted(RESULT_TYPES):
             yield file_at(path, type=one)
 
 

@@ -21,7 +21,6 @@ from multidict import CIMultiDict
 
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import (
     InstanceError,
     InstanceTimeoutError,
@@ -39,9 +38,10 @@ from comfy_proxy.gateway.exchange.headers import request_headers, response_heade
 from comfy_proxy.gateway.exchange.target import instance_url
 from comfy_proxy.gateway.files.client import download, uploaded
 from comfy_proxy.gateway.files.copies import FileCopies
-from comfy_proxy.gateway.files.marks import (
+from comfy_proxy.gateway.files.file_name import (
     FILE_TYPES,
-    MARKED_TYPES,
+    RESULT_TYPES,
+    FileName,
     climbs,
     file_at,
     is_hidden,
@@ -147,7 +147,7 @@ class _Upload:
         if original is None:
             return await self._post_anywhere()
         owner = self._files.owner(original.subfolder, original.type)[0]
-        portable = owner is not None or original.type not in MARKED_TYPES
+        portable = owner is not None or original.type not in RESULT_TYPES
         if not portable and original not in self._files.uploads:
             holder = await self._files.locate(original)
             if holder is not None:

@@ -24,7 +24,6 @@ from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import (
     InstanceRefusedError,
     InstanceTimeoutError,
@@ -34,7 +33,13 @@ from comfy_proxy.errors import (
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.exchange.target import request_target, with_parameter
 from comfy_proxy.gateway.files.copies import RETRY_AFTER_S, FileCopies
-from comfy_proxy.gateway.files.marks import FILE_TYPES, climbs, file_at, split_annotation
+from comfy_proxy.gateway.files.file_name import (
+    FILE_TYPES,
+    FileName,
+    climbs,
+    file_at,
+    split_annotation,
+)
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Match
 

@@ -16,7 +16,6 @@ from loguru import logger
 
 from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import (
     InstanceError,
@@ -31,6 +30,7 @@ from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.forward import client_fault
 from comfy_proxy.gateway.exchange.target import client_target
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import (
     cannot_be_found,
     files_in_graph,

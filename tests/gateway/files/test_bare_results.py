@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from prompts_front import Workers, ended, graph, pile_up, png, post, show, until
 
-from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.keys import GATEWAY
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

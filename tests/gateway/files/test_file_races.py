@@ -15,10 +15,10 @@ from manual_clock import ManualClock
 from PIL import Image
 from prompts_front import until
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files import copies
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.records import Uploads
 
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")

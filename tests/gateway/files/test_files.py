@@ -8,8 +8,8 @@ import pytest
 from files_front import Front, picture, running_front
 from yarl import URL
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway.files.file_name import FileName
 
 RED, BLUE = picture("red"), picture("blue")
 
@@ -132,15 +132,17 @@ async def test_a_bare_name_that_several_have(colours: Front) -> None:
     """The one who made it last by our records answers, without a record the first."""
     assert await colours.view() == (200, RED)
     record = FileName(filename="x.png")
-    colours.gateway.ownership.files.record(record, colours.instances[1])
+    colours.gateway.files.makers.record(record, colours.instances[1], is_sure=False)
     assert await colours.view() == (200, BLUE)
-    colours.gateway.ownership.files.record(record, colours.instances[0])
+    colours.gateway.files.makers.record(record, colours.instances[0], is_sure=False)
     assert await colours.view() == (200, RED)
 
 
 async def test_a_bare_name_whose_maker_is_away(colours: Front) -> None:
     """The same name elsewhere may be another picture: not now."""
-    colours.gateway.ownership.files.record(FileName(filename="x.png"), colours.instances[1])
+    colours.gateway.files.makers.record(
+        FileName(filename="x.png"), colours.instances[1], is_sure=False
+    )
     await colours.take_away(2)
     assert (await colours.view())[0] == 503
 

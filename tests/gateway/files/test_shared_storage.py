@@ -13,9 +13,9 @@ import pytest
 from files_front import Front, picture, running_front
 from manual_clock import ManualClock
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.files import storage_probe
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.shared_storage import RECHECK_S, RETRY_S, SharedStorage
 
 RED, BLUE = picture("red"), picture("blue")

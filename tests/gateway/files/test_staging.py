@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from files_front import LOAD_INFO, Front, picture, running_front
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import files_in_graph, has_inputs, stage_inputs
 
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
@@ -270,7 +270,7 @@ async def test_preference(front: Front) -> None:
     """Its own results and what it holds speak for an instance, a recorded maker for a bare name."""
     assert (holds(front, 1, "@1/x.png [output]"), holds(front, 2, "@1/x.png [output]")) == (1, 0)
     record = FileName(filename="b.png")
-    front.gateway.ownership.files.record(record, front.instances[1])
+    front.gateway.files.makers.record(record, front.instances[1], is_sure=False)
     assert (holds(front, 1, "b.png [output]"), holds(front, 2, "b.png [output]")) == (0, 1)
     await front.upload(RED)
     assert (holds(front, 1, "x.png"), holds(front, 2, "x.png")) == (1, 1)

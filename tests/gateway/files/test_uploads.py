@@ -17,10 +17,10 @@ from files_front import Front, picture, running_front
 from gateway_harness import Harness
 from PIL import Image
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files import upload_form
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.records import Holdings, Uploads
 from comfy_proxy.gateway.files.upload_form import UploadForm
 
@@ -366,7 +366,7 @@ async def test_a_mask_for_a_bare_result(front: Front) -> None:
     """Without a mark the one who made it last composes it."""
     front.write(1, "output/o.png", RED)
     front.write(2, "output/o.png", BLUE)
-    front.gateway.ownership.files.record(FileName(filename="o.png"), front.instances[1])
+    front.gateway.files.makers.record(FileName(filename="o.png"), front.instances[1], is_sure=False)
     reference = json.dumps({"filename": "o.png", "type": "output"})
     await front.upload(mask(), "m.png", route="mask", original_ref=reference)
     assert [composed(content) for content in front.files("input/m.png")] == [MASKED_BLUE] * 2
