@@ -17,15 +17,20 @@ from comfy_proxy.cluster.prompt_ends import told_by_frame
 from comfy_proxy.errors import InstanceError, ProcessEndedError
 from comfy_proxy.gateway.events.frames import Ended
 from comfy_proxy.gateway.events.sessions import EventSessions
-from comfy_proxy.gateway.files.copies import FileCopies
+from comfy_proxy.gateway.files.file_holders import FileHolders
+from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.made_files import MadeFiles
+from comfy_proxy.gateway.files.staging import InputStaging
+from comfy_proxy.gateway.files.storage_discovery import StorageDiscovery
+from comfy_proxy.gateway.files.uploads import Uploads
+from comfy_proxy.gateway.files.view import FileView
 from comfy_proxy.gateway.prompts.given_up import GivenUpPrompts, execution_error
 from comfy_proxy.gateway.prompts.moves import PromptMover
 from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts
 from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
 from comfy_proxy.gateway.state.shared_state import SharedState
-from comfy_proxy.gateway.views.features import UploadLimits
+from comfy_proxy.gateway.views.features import Features, UploadLimits
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
@@ -44,10 +49,16 @@ class Gateway:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.ownership = Ownership()
-        self.files = FileCopies(cluster)
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
+        self.files = FileHolders(cluster)
+        self.storage_discovery = StorageDiscovery(cluster, self.files.storage)
+        self.staging = FileStaging(self.files)
+        self.inputs = InputStaging(self.files, self.staging, self.node_info, several=self.several)
+        self.uploads = Uploads(self.files, self.staging, self.object_info.uploads_changed)
+        self.file_view = FileView(self.files, self.staging)
         self.state = SharedState(cluster)
         self.upload_limits = UploadLimits(cluster)
+        self.features = Features(cluster, self.upload_limits)
         self.events = EventSessions()
         self.mover = PromptMover(self)
         self.outcomes = PromptOutcomes(self)
@@ -66,8 +77,8 @@ class Gateway:
         """Begin to listen: to loads, to instances that return."""
         if not self.several:
             return
-        self.files.storage.start()
-        heard = (self.state.heard, self.cluster.object_info.heard, self.files.storage.heard)
+        self.storage_discovery.start()
+        heard = (self.state.heard, self.cluster.object_info.heard, self.storage_discovery.heard)
         for callback in (self.events.wake, *heard):
             self.cluster.health_checker.on_success.append(callback)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
@@ -94,7 +105,9 @@ class Gateway:
             await asyncio.wait(tuple(self._submissions), timeout=SUBMIT_TIMEOUT_S)
         await self.mover.close()
         await self.outcomes.close()
-        await self.files.close()
+        await self.storage_discovery.close()
+        await self.uploads.close()
+        self.files.close()
         await self.state.close()
 
     # --- what instances can do ---------------------------------------------------------------

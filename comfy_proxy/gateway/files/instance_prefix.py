@@ -5,8 +5,8 @@ Each instance counts its own ``ComfyUI_00001_.png``; the same name on two instan
 → ``@1/a/b``. They send the subfolder back in ``/view`` and in graphs, and the prefix says which
 instance to ask, also after a restart of the proxy: nothing is remembered for it.
 
-A path with ``..`` never counts as prefixed: ``@1/../x`` means ``x`` of whoever is asked, not ``../x``
-of instance 1.
+A path with ``..`` never counts as prefixed: ``@1/../x`` means ``x`` of whoever is asked, and
+without the prefix it would mean a place outside the directory.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_ends import ended_at
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
-from comfy_proxy.gateway.files.copies import FileCopies
+from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.makers import MAX_RECORDS
 from comfy_proxy.gateway.files.told_files import told_files
@@ -48,7 +48,7 @@ class MadeFiles:
 
     def __init__(
         self,
-        files: FileCopies,
+        files: FileHolders,
         clock: Clock,
         unended: Container[str],
         limit: int = MAX_RECORDS,

@@ -32,7 +32,7 @@ class Upload:
     content: StoredBytes | None = field(default=None, repr=False)
 
 
-class Uploads:
+class UploadRecords:
     """The uploads by name: what each is, and the bytes of the latest of them."""
 
     def __init__(

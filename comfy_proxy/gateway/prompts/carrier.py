@@ -12,7 +12,6 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.submit_once import nobody_listens
 from comfy_proxy.errors import InstanceDiedError, InstanceError, InstanceTimeoutError
-from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, find, post
 
@@ -84,8 +83,7 @@ class Carrier:
             targets = [
                 target
                 for target in gateway.cluster.instances
-                if target.healthy
-                and await stage_inputs(prompt.graph, target, gateway, gateway.node_info(target))
+                if target.healthy and await gateway.inputs.stage(prompt.graph, target)
             ]
         logger.error("prompt {} could not be submitted again anywhere", prompt.prompt_id)
         return None

@@ -20,7 +20,6 @@ from comfy_proxy.cluster.prompt_lists import QUEUE, read_queue
 from comfy_proxy.errors import InstanceError, PromptLostError
 from comfy_proxy.gateway.exchange.pieces import read
 from comfy_proxy.gateway.exchange.scanned import ask_scanned
-from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.lost import LostPrompts
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
@@ -216,8 +215,7 @@ class PromptMover:
         try:
             if not await self._answers(idle):
                 return False
-            node_info = self._gateway.node_info(idle)
-            if not await stage_inputs(prompt.graph, idle, self._gateway, node_info):
+            if not await self._gateway.inputs.stage(prompt.graph, idle):
                 prompt.settled = self._changed = True  # there its names mean other results
                 return False
             if not await self._heard(prompt, idle) or self._closing.is_set():

@@ -17,7 +17,6 @@ from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.submit_once import nobody_listens
 from comfy_proxy.errors import InstanceError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
-from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.carrier import Carrier
 from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
@@ -94,8 +93,7 @@ class Rescuer:
     async def _is_ready(self, prompt: ForwardedPrompt, target: Instance) -> bool:
         """Its input files and its client's socket are there. Raises InstanceError."""
         gateway = self._gateway
-        node_info = gateway.node_info(target)
-        if not await stage_inputs(prompt.graph, target, gateway, node_info):
+        if not await gateway.inputs.stage(prompt.graph, target):
             return False
         return prompt.client_id is None or await gateway.events.ready(
             prompt.client_id, target, gateway

@@ -31,12 +31,7 @@ from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.forward import client_fault
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.file_name import FileName
-from comfy_proxy.gateway.files.staging import (
-    cannot_be_found,
-    files_in_graph,
-    has_inputs,
-    stage_inputs,
-)
+from comfy_proxy.gateway.files.staging import cannot_be_found
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.posting import ForwardedPrompt, post, prompt_headers
 from comfy_proxy.gateway.prompts.unread import unread
@@ -136,7 +131,7 @@ class Submission:
             able = [one for one in able if one not in self._unheard] or able
             lightest = min(one.load for one in able)
             able = [one for one in able if one.load == lightest]
-            held = {one: has_inputs(graph, one, gateway, gateway.node_info(one)) for one in able}
+            held = {one: gateway.inputs.held(graph, one) for one in able}
             chosen = [one for one in able if held[one] == max(held.values())]
             return gateway.cluster.load_balancer.get_available_instance(
                 accepts=lambda candidate, chosen=chosen: candidate in chosen  # type: ignore[misc]
@@ -210,13 +205,11 @@ class Submission:
 
     async def _stage(self, instance: Instance, *, fresh: bool = False) -> None:
         """Raises InstanceRefusedError if it must not run there: names mean other results."""
-        graph, gateway = self._prompt.graph, self._gateway
-        node_info = gateway.node_info(instance)
-        if not await stage_inputs(graph, instance, gateway, node_info, fresh=fresh):
+        if not await self._gateway.inputs.stage(self._prompt.graph, instance, fresh=fresh):
             raise InstanceRefusedError(f"{instance.host} has another result of a name in the graph")
 
     def _files(self, instance: Instance) -> list[FileName]:
-        return files_in_graph(self._prompt.graph, self._gateway.node_info(instance))
+        return self._gateway.inputs.files_in(self._prompt.graph, instance)
 
     async def _post(self, instance: Instance) -> Answer:
         prompt, gateway = self._prompt, self._gateway

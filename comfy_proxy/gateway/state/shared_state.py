@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from contextvars import Context
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
 from loguru import logger
@@ -57,20 +57,6 @@ _READS = (hdrs.METH_GET, hdrs.METH_HEAD)
 T = TypeVar("T")
 
 
-class HasState(Protocol):
-    """The part of the gateway that is used here."""
-
-    @property
-    def state(self) -> SharedState: ...
-
-
-async def state(request: web.Request, match: Match, gateway: HasState) -> web.StreamResponse:
-    """Answer ``/users``, ``/settings``, ``/userdata`` and what is below them."""
-    if request.method in _READS:
-        return await gateway.state.read(request, match)
-    return await gateway.state.write(request, match)
-
-
 class SharedState:
     """Keeps the instances' disks in step. Whoever makes it closes it; see the hooks."""
 
@@ -88,6 +74,12 @@ class SharedState:
     def missed(self, instance: Instance) -> int:
         """How many writes ``instance`` has still to get."""
         return len(self._missed[instance])
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """Answer ``/users``, ``/settings``, ``/userdata`` and what is below them."""
+        if request.method in _READS:
+            return await self.read(request, match)
+        return await self.write(request, match)
 
     async def read(self, request: web.Request, match: Match) -> web.StreamResponse:
         """From the primary, or the next one that answers; each brought up to date before."""

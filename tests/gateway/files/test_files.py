@@ -105,7 +105,7 @@ async def test_an_owner_that_is_away_means_not_now(colours: Front) -> None:
 async def test_a_copy_answers_while_the_owner_is_away(colours: Front) -> None:
     """Who was given the file under its marked path answers for the owner."""
     file = FileName(filename="x.png", subfolder="@2")
-    await colours.gateway.files.stage(file, colours.instances[0])
+    await colours.gateway.staging.stage(file, colours.instances[0])
     await colours.take_away(2)
     assert await colours.view(subfolder="@2") == (200, BLUE)
 
@@ -113,7 +113,7 @@ async def test_a_copy_answers_while_the_owner_is_away(colours: Front) -> None:
 async def test_the_owner_answers_though_there_is_a_copy(colours: Front) -> None:
     """A copy never hides what the owner has now."""
     file = FileName(filename="x.png", subfolder="@2")
-    await colours.gateway.files.stage(file, colours.instances[0])
+    await colours.gateway.staging.stage(file, colours.instances[0])
     colours.write(2, "output/x.png", RED)
     assert await colours.view(subfolder="@2") == (200, RED)
 
@@ -198,7 +198,7 @@ async def test_a_copy_of_a_bare_name_whose_file_is_gone(front: Front) -> None:
     front.write(2, "output/x.png", BLUE)
     file = FileName(filename="x.png")
     front.gateway.files.made(file, front.instances[1])
-    assert await front.gateway.files.stage(file, front.instances[0])
+    assert await front.gateway.staging.stage(file, front.instances[0])
     (front.workers[1].folders.base / "output/x.png").unlink()
     assert await front.view() == (200, BLUE)
 
@@ -208,5 +208,5 @@ async def test_a_gone_result_is_not_replaced_by_another_of_its_name(colours: Fro
     file = FileName(filename="x.png")
     colours.gateway.files.made(file, colours.instances[1])
     (colours.workers[1].folders.base / "output/x.png").unlink()
-    assert not await colours.gateway.files.stage(file, colours.instances[0])
-    assert await colours.gateway.files.stage(file, colours.instances[1])
+    assert not await colours.gateway.staging.stage(file, colours.instances[0])
+    assert await colours.gateway.staging.stage(file, colours.instances[1])
