@@ -70,7 +70,7 @@ class Gateway:
 
     @property
     def several(self) -> bool:
-        """False with one instance: then nothing is marked, merged or copied."""
+        """False with one instance: then nothing is prefixed, merged or copied."""
         return len(self.cluster.instances) > 1
 
     async def start(self) -> None:

@@ -16,7 +16,11 @@ from comfy_proxy.gateway.files.makers import MAX_RECORDS
 
 MAX_STORED_FILES = 1_000
 MAX_STORED_BYTES = 256 * 2**20
+"""Of uploads whose bytes are kept here (256 MiB, mostly in temporary files). Beyond, the bytes that
+were used longest ago go; the upload is then copied from an instance that has it."""
 MAX_EARLIER = 8
+"""How many older versions of an upload are known by their hash. A result under its name that is
+none of them is taken for another file, and is not overwritten."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,9 +113,9 @@ def _own_place(instance: Instance, kind: str) -> Hashable:
 class Holdings:
     """Which version of a file an instance holds, until it was away (:meth:`forget`).
 
-    A version is the SHA-256 of an upload, what tells the versions of an owner's output apart, or
-    ``""``: it holds the file, whatever is in it. ``place`` is the same for instances that share a
-    directory: what one of them holds they all hold.
+    A version is the SHA-256 of an upload; of a result the ETag and size that its owner told when it
+    was copied; or ``""``: it holds the file, whatever is in it. ``place`` is the same for instances
+    that share a directory: what one of them holds they all hold.
     """
 
     def __init__(
@@ -129,11 +133,12 @@ class Holdings:
         return self._versions.get(self._key(instance, file))
 
     def life(self, instance: Instance) -> int:
-        """Changes whenever the instance may have lost its files; for :meth:`note`."""
+        """Counts how often the instance may have lost its files. To be read before it is asked, and
+        given to :meth:`note` with what it answered."""
         return self._lives.get(instance, 0)
 
     def note(self, instance: Instance, file: FileName, version: str, *, life: int) -> None:
-        """It held that version in that ``life``, which began before the instance was asked."""
+        """It held that version in that ``life``; ignored if it was away since."""
         if life != self.life(instance):
             return
         key = self._key(instance, file)

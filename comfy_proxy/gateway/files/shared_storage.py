@@ -99,7 +99,7 @@ class SharedStorage:
     # --- questions ---------------------------------------------------------------------
 
     def place(self, instance: Instance, kind: str) -> Hashable:
-        """The same for all instances that share this directory."""
+        """A key that is the same for all instances that share this directory."""
         group = self.kinds[kind].groups.get(instance) if kind in self.kinds else None
         return instance if group is None or len(group.members) < 2 else group
 

@@ -27,7 +27,8 @@ FILE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
     "LoadVideo": ("file",),
     "LoadLatent": ("latent",),
 }
-"""Inputs that name files whatever ``/object_info`` says: LoadLatent's has no flag."""
+"""Inputs that name files whatever ``/object_info`` says: it may not be known yet, and LoadLatent's
+entry has no flag."""
 
 
 def files_in_graph(prompt: Mapping[str, Any], node_info: NodeInfo) -> list[FileName]:

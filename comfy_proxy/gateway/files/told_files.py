@@ -2,9 +2,9 @@
 
 ``{"filename", "subfolder", "type"}`` names a file in full. Many nodes tell a path instead
 (``{"result": ["3d/x.glb", null]}``), relative or absolute, with the separators of the instance's
-system, or a URL of ``/view``. A text does not say whether it is a path, nor of which directory:
-whatever looks like one counts, in each directory that it may be of. So what is told here is a hint
-for who asks: whether the instance has such a file must be looked up there.
+system, or a URL of ``/view``. A text does not say whether it is a path, nor of which directory, so
+whatever looks like a path counts as one, in each directory that it may be of. It is a hint only:
+whether the instance has such a file must be looked up there.
 """
 
 from __future__ import annotations

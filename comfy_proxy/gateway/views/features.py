@@ -1,8 +1,8 @@
 """How large an upload may be, as clients are told: ``/features`` and the ``feature_flags`` frame.
 
 ``max_upload_size`` (bytes) is the least of what the instances and ``MAX_UPLOAD_SIZE`` allow, since
-an upload may go to each of them. Everything else is the answering instance's, and an answer whose
-figure is right already passes as it came.
+an upload may go to each of them. Everything else is the answering instance's; an answer that tells
+no more than that limit already is passed on byte for byte.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from comfy_proxy.lenient_json import dumps_exact
 
 LIMIT = "max_upload_size"
 PATIENCE_S = 0.5
-"""How long a client waits for the limits of the other instances; then those known before count."""
+"""How long a client waits for the limits of the other instances. Of one that needs longer the limit
+counts that it told before, if any."""
 
 _PATH = "/features"
 _FLAGS = b'"feature_flags"'

@@ -36,7 +36,7 @@ async def test_the_same_name_on_two_instances_is_two_pictures(colours: Front, ki
     assert await colours.view(subfolder="@2", type=kind) == (200, BLUE)
 
 
-async def test_subfolders_behind_a_mark(colours: Front) -> None:
+async def test_subfolders_behind_a_prefix(colours: Front) -> None:
     """The rest of the marked subfolder is the subfolder at the owner."""
     assert await colours.view(subfolder="@1/a/b") == (200, RED)
     assert await colours.view(subfolder="@2/a/b/") == (200, BLUE)
@@ -153,7 +153,7 @@ async def test_a_bare_name_that_nobody_has(front: Front) -> None:
         assert (answer.status, await answer.read()) == (404, b"")
 
 
-async def test_the_mark_of_an_annotated_name(colours: Front) -> None:
+async def test_the_prefix_of_an_annotated_name(colours: Front) -> None:
     """The name that a graph gives to an earlier result leads to its owner too."""
     for number, content in ((1, RED), (2, BLUE)):
         params = {"filename": f"@{number}/x.png [output]"}

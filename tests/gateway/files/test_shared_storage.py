@@ -395,7 +395,19 @@ async def test_an_upload_is_written_once(shared: Front) -> None:
     assert [len(worker.uploads) for worker in shared.workers] == [3, 0]
 
 
-async def test_marks_of_before_are_understood(shared: Front) -> None:
+async def test_whoever_shares_the_directory_answers_for_an_owner_that_is_away(
+    tmp_path: Path,
+) -> None:
+    """One after the other, until one can be reached: all of them have the same file."""
+    bases = (tmp_path, tmp_path, tmp_path)
+    async with front_over(*bases, shared_storage="true") as front:
+        front.write(1, "output/a/x.png", RED)
+        for worker in front.workers[:2]:
+            await worker.kill()
+        assert await front.view(subfolder="@2/a") == (200, RED)
+
+
+async def test_prefixes_of_before_are_understood(shared: Front) -> None:
     """Names that were told while nothing was known: in /view, also when their owner is away, and
     in graphs."""
     shared.write(1, "output/a/x.png", RED)
