@@ -77,7 +77,9 @@ class SharedStorage:
         """False if the settings say what is shared; then nothing that is seen changes it."""
         self.kinds = {kind: Directories(len(cluster.instances)) for kind in sorted(FILE_TYPES)}
         self.doubts: Counter[Instance] = Counter()
-        """How often each was doubted: what was seen of it before the last time counts no more."""
+        """How often each was doubted: at the next health check it is to be tried again."""
+        self.interruptions: Counter[Instance] = Counter()
+        """How often each was away: what a probe saw before that counts no more."""
         if cluster.settings.shared_storage == "true":
             self.declare()
 
@@ -137,6 +139,7 @@ class SharedStorage:
 
     def interrupted(self, instance: Instance) -> None:
         """It was away, or its socket broke off: its directories may be others, or empty."""
+        self.interruptions[instance] += 1
         for member in {one for kind in self.kinds.values() for one in kind.members(instance)}:
             self._changed(member)
         self.doubt(instance)

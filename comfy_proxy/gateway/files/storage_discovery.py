@@ -71,9 +71,9 @@ class StorageDiscovery:
         storage = self._storage
         async with self._one_at_a_time:
             before = storage.shown()
-            doubts = -1
-            while doubts != storage.doubts.total():  # else somebody was away meanwhile
-                doubts = storage.doubts.total()
+            seen = -1
+            while seen != storage.interruptions.total():  # else somebody was away meanwhile
+                seen = storage.interruptions.total()
                 # One after the other: of an instance that is dying only the first is a strike.
                 known = [await self._place(instance, kind) for kind in storage.kinds]
             wait_s = RECHECK_S if all(known) else RETRY_S
@@ -114,9 +114,9 @@ class StorageDiscovery:
         if not others or instance.failing:
             return None
         other = min(others, key=lambda one: one.id)
-        doubts = self._storage.doubts
-        before = doubts[instance], doubts[other]
+        interruptions = self._storage.interruptions
+        before = interruptions[instance], interruptions[other]
         shares = await have_one_directory(other, instance, kind, self._cluster)
-        if before != (doubts[instance], doubts[other]):
+        if before != (interruptions[instance], interruptions[other]):
             return None
         return shares

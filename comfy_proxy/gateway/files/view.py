@@ -52,7 +52,8 @@ from comfy_proxy.gateway.routes import Match
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Viewed:
-    """What a query asks for: ComfyUI takes the subfolder and drops directories of the name."""
+    """What a query asks for: ComfyUI looks in ``subfolder``, and drops the ``directory`` that the
+    name has in front."""
 
     file: FileName
     subfolder: str
