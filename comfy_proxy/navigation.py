@@ -65,7 +65,12 @@ def is_navigation(request: web.Request) -> bool:
 
 
 def is_event_socket(request: web.Request) -> bool:
-    """True for a handshake of ComfyUI's own WebSocket; custom nodes' sockets give False."""
+    """True for a handshake of ComfyUI's own WebSocket; custom nodes' sockets give False.
+
+    Unlike ``gateway/exchange/headers.is_websocket_upgrade`` it asks for no ``Connection: Upgrade``:
+    it decides whether a key in the query counts, and a handshake that lacks that header is still to
+    be answered by the instance, which says what is wrong with it.
+    """
     return (
         request.method == hdrs.METH_GET
         and request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"

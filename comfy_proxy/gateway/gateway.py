@@ -8,12 +8,16 @@ from typing import Any
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName, Ownership
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.events.sessions import EventSessions
-from comfy_proxy.gateway.files.copies import FileCopies
+from comfy_proxy.gateway.files.file_holders import FileHolders
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.made_files import MadeFiles
-from comfy_proxy.gateway.files.staging import files_in_graph, has_inputs, stage_inputs
+from comfy_proxy.gateway.files.staging import InputStaging
+from comfy_proxy.gateway.files.storage_discovery import StorageDiscovery
+from comfy_proxy.gateway.files.uploads import Uploads
+from comfy_proxy.gateway.files.view import FileView
 from comfy_proxy.gateway.prompts.failover import Failover
 from comfy_proxy.gateway.prompts.intake import PromptIntake
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
@@ -24,7 +28,7 @@ from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.transfer import Transfer
 from comfy_proxy.gateway.state.shared_state import SharedState
-from comfy_proxy.gateway.views.features import UploadLimits
+from comfy_proxy.gateway.views.features import Features, UploadLimits
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.ledger.events import Change
@@ -44,11 +48,16 @@ class Gateway:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.ledger = Ledger(cluster.clock)
-        self.ownership = Ownership()
-        self.files = FileCopies(cluster, self.ownership)
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
+        self.files = FileHolders(cluster)
+        self.storage_discovery = StorageDiscovery(cluster, self.files.storage)
+        self.staging = FileStaging(self.files)
+        self.inputs = InputStaging(self.files, self.staging, self.node_info, several=self.several)
+        self.uploads = Uploads(self.files, self.staging, self.object_info.uploads_changed)
+        self.file_view = FileView(self.files, self.staging)
         self.state = SharedState(cluster)
         self.upload_limits = UploadLimits(cluster)
+        self.features = Features(cluster, self.upload_limits)
         self.history_numbers = HistoryNumbers()
         self.events = EventSessions(cluster.clock)
         self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)
@@ -111,15 +120,15 @@ class Gateway:
 
     @property
     def several(self) -> bool:
-        """False with one instance: then nothing is marked, merged or copied."""
+        """False with one instance: then nothing is prefixed, merged or copied."""
         return len(self.cluster.instances) > 1
 
     async def start(self) -> None:
         """Begin to listen: to loads, to instances that return."""
         if not self.several:
             return
-        self.files.storage.start()
-        heard = (self.state.heard, self.cluster.object_info.heard, self.files.storage.heard)
+        self.storage_discovery.start()
+        heard = (self.state.heard, self.cluster.object_info.heard, self.storage_discovery.heard)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         for callback in (self.events.wake, *heard, self.failover.answered, self._considered):
             self.cluster.health_checker.on_success.append(callback)
@@ -149,7 +158,9 @@ class Gateway:
         await self.rebalancer.close()
         await self.spool.close()
         await self.reconciler.close()
-        await self.files.close()
+        await self.storage_discovery.close()
+        await self.uploads.close()
+        self.files.close()
         await self.state.close()
 
     # --- what instances can do ---------------------------------------------------------------
@@ -180,14 +191,13 @@ class Gateway:
         return await self.lacks(_graph(prompt), instance)
 
     async def _stage(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:
-        node_info = self.node_info(instance)
-        return await stage_inputs(_graph(prompt), instance, self, node_info, fresh=fresh)
+        return await self.inputs.stage(_graph(prompt), instance, fresh=fresh)
 
     def _held(self, prompt: Prompt, instance: Instance) -> int:
-        return has_inputs(_graph(prompt), instance, self, self.node_info(instance))
+        return self.inputs.held(_graph(prompt), instance)
 
     def _files_of(self, prompt: Prompt, instance: Instance) -> list[FileName]:
-        return files_in_graph(_graph(prompt), self.node_info(instance))
+        return self.inputs.files_in(_graph(prompt), instance)
 
     async def _ready(self, prompt: Prompt, instance: Instance) -> bool:
         return await self.events.ready(prompt.client_id, instance)

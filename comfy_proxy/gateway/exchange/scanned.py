@@ -26,7 +26,7 @@ from comfy_proxy.cluster.translation import translated
 from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, answers_of_all, asked
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.pieces import Slice
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
 
 if TYPE_CHECKING:

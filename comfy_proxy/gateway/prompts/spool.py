@@ -16,7 +16,7 @@ from typing import Any
 from loguru import logger
 
 from comfy_proxy.errors import PromptLostError, UnavailableError
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import ClientPost, Prompt

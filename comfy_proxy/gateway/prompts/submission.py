@@ -15,7 +15,6 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import (
     InstanceError,
@@ -25,6 +24,7 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import cannot_be_found
 from comfy_proxy.gateway.prompts.choice import Choice, Held
 from comfy_proxy.gateway.prompts.failover import Lacks, Ready

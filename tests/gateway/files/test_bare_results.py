@@ -12,7 +12,7 @@ from ledger_front import moves
 from PIL import Image
 from prompts_front import Workers, ended, graph, pile_up, png, post, show, until
 
-from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.keys import GATEWAY
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)

@@ -15,7 +15,7 @@ from path_nodes import install, mesh
 from prompts_front import Workers, ended, get, listening, png, post, until
 from views_harness import FakeInstance, finished, front, two_fakes
 
-from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.keys import CLUSTER
 from comfy_proxy.ledger.events import Finished

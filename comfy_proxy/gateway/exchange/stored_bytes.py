@@ -14,8 +14,10 @@ from typing import BinaryIO, Final
 from comfy_proxy.errors import UnavailableError
 
 MEMORY_BYTES: Final = 65_536
+"""What stays in memory unless told otherwise; more goes to a temporary file."""
 BATCH_BYTES: Final = 262_144
-"""A hop to a thread costs as much as copying some 100 kB."""
+"""How much is written to or read from a disk at once, in a thread: a hop to a thread costs as much
+as copying some 100 kB."""
 
 
 class StoredBytes:
