@@ -11,11 +11,14 @@ from aiohttp import web
 from comfy_proxy import dashboard, status
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.dashboard.feed import Feed
+from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
+from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
 from comfy_proxy.keys import CLUSTER, DASHBOARD, GATEWAY, JOBS, LOGS, METRICS
+from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.logs import AppLogs
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
@@ -42,8 +45,11 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     workflows = load_workflows(settings.workflow_directory)
     cluster = Cluster(settings, classes=workflows.required_classes())
     app[CLUSTER] = cluster
-    app[GATEWAY] = Gateway(cluster)
-    app[JOBS] = JobService(settings, cluster, workflows)
+    ledger = Ledger(cluster.clock)
+    dispatcher = Dispatcher(ledger, cluster.health_checker, cluster.clock)
+    app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
+    prompts = JobPrompts(cluster, ledger, dispatcher)
+    app[JOBS] = JobService(settings, cluster, prompts, workflows)
     register(app, [*status.routes(), *dashboard.routes(), *api.routes()], settings)
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]

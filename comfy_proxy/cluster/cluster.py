@@ -17,9 +17,6 @@ from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.object_info import ObjectInfoCache
-from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.prompt_execution import Graph
-from comfy_proxy.cluster.prompt_run import OnUpdate, PromptRun
 from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
@@ -140,22 +137,6 @@ class Cluster:
         """
         await self.healthy(one for one in self.instances if one not in exclude)
         return self.load_balancer.primary(exclude)
-
-    def prompt_run(self, placement: Placement, graph: Graph, on_update: OnUpdate) -> PromptRun:
-        """One attempt at ``graph`` at a place that the scheduler gave; the caller runs it.
-
-        ``on_update`` is called with each step that ComfyUI reports.
-        """
-        return PromptRun(
-            placement,
-            graph,
-            client=self.clients[placement.instance],
-            connections=self.connections,
-            clock=self.clock,
-            silence_timeout_s=self.settings.comfyui_timeout_s,
-            on_update=on_update,
-            spawn=self.spawn,
-        )
 
     def prompt_forwarded(self, instance: Instance) -> None:
         """A client's own prompt went to ``instance``: it counts as load like one of ours.

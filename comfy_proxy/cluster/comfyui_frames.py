@@ -80,12 +80,7 @@ class ConnectionLost:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wake:
-    """Put among the frames by us: it wakes the follower of a prompt, to look at its placement."""
-
-
-Frame = StatusFrame | PromptFrame | PictureFrame | ConnectionLost | Wake
+Frame = StatusFrame | PromptFrame | PictureFrame | ConnectionLost
 
 
 def decode_text(text: str) -> StatusFrame | PromptFrame | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.instance import Instance
@@ -14,9 +14,9 @@ class Placement:
 
     ``in_queue``: the prompt was sent there and has not ended. ``running``: ComfyUI said that it
     executes. ``move_to`` is a place at another instance, offered to a prompt that still waits
-    here (trap 24); ``on_offer`` wakes whoever follows the prompt. ``accepts`` says to which
-    instances it may be moved; an offer that was declined is not repeated. ``of_client``: not one
-    of our jobs'.
+    here (PROTOCOL.md trap 24); ``move`` takes the prompt there if that can be, or declines, and is
+    awaited; whoever follows the prompt sets it. ``accepts`` says to which instances it may be
+    moved; an offer that was declined is not repeated. ``of_client``: not one of our jobs'.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Placement:
         self.in_queue = False
         self.running = False
         self.move_to: Placement | None = None
-        self.on_offer: Callable[[], None] = lambda: None
+        self.move: Callable[[], Coroutine[Any, Any, None]] | None = None
         instance.placements.append(self)
 
     def __repr__(self) -> str:
@@ -51,7 +51,6 @@ class Placement:
     def offer(self, target: Placement) -> None:
         """Offer a place elsewhere; it is taken only if the prompt can be proven not to run."""
         self.move_to = target
-        self.on_offer()
 
     def decline(self) -> None:
         """The prompt stays for good: give the place back that was offered, if any."""
@@ -66,16 +65,3 @@ class Placement:
         if self in self.instance.placements:
             self.instance.placements.remove(self)
             self._on_release(self)
-
-
-class PlacementMoved(Exception):  # noqa: N818 - no error: the prompt goes on at ``target``
-    """The prompt was withdrawn before it ran; its place is now ``target``."""
-
-    def __init__(self, target: Placement) -> None:
-        super().__init__(f"moved to {target.instance.host}")
-        self.target = target
-
-
-def job_runs(instance: Instance) -> bool:
-    """True if a prompt of one of our own jobs runs at ``instance``, so that all others wait."""
-    return any(placement.running for placement in instance.placements)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from comfy_proxy.cluster.prompt_execution import node_error
+from comfy_proxy.cluster.comfyui_client import without_paths
 from comfy_proxy.cluster.prompt_lists import finite
 from comfy_proxy.errors import ComfyProxyError, WorkflowError
 from comfy_proxy.metrics.records import Outcome
@@ -82,3 +82,16 @@ def ended_at(entry: Any) -> float | None:
             case [str(event), {"timestamp": int() | float() as timestamp}] if event in ENDS:
                 return finite(timestamp) or None
     return None
+
+
+def node_error(data: Mapping[str, Any]) -> WorkflowError:
+    """What an ``execution_error`` says: which node raised what."""
+    text = str(data.get("exception_message") or data.get("exception_type") or "unknown error")
+    error = WorkflowError(
+        f"{data.get('node_type')} (node {data.get('node_id')}): {without_paths(text)}",
+        details={"type": data.get("exception_type")},
+    )
+    lines = data.get("traceback")
+    if isinstance(lines, list):
+        error.node_traceback = "".join(map(str, lines)).rstrip() or None
+    return error

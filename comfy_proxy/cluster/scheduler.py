@@ -19,6 +19,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.errors import NoHealthyInstanceError
+from comfy_proxy.tracing import untraced
 
 Accepts = Callable[[Instance], bool]
 
@@ -44,6 +45,7 @@ class Scheduler:
         self._last_usable_at = clock.monotonic()
         self._changed = asyncio.Event()
         self._waiting = 0
+        self._moves: set[asyncio.Task[None]] = set()
         self.backlog: Callable[[], int] = lambda: 0
         self.on_change: list[Callable[[], None]] = []
         health_checker.on_success.append(lambda instance: self._wake())
@@ -86,7 +88,7 @@ class Scheduler:
 
     def enter(self, instance: Instance) -> Placement:
         """A place at once, also beyond the capacity: for a client's own prompt, which does not wait
-        here. It is not offered another place (``prompts/moves.py`` moves such prompts)."""
+        here. ``gateway/prompts/rebalancer.py`` moves such prompts; they are offered no place."""
         return self._placement(instance, lambda other: False, of_client=True)
 
     async def confirm(self, placement: Placement) -> bool:
@@ -118,7 +120,21 @@ class Scheduler:
                     if difference >= 2 and prompt.accepts(idle):
                         logger.debug("offering a prompt of {} to {}", busy.host, idle.host)
                         prompt.offer(self._placement(idle, prompt.accepts))
+                        self._move(prompt)
                         return
+
+    def _move(self, prompt: Placement) -> None:
+        """Have the prompt take the offered place, or decline it, in the background."""
+        if prompt.move is None:
+            return
+        task = asyncio.create_task(prompt.move(), name="move a job's prompt", context=untraced())
+        self._moves.add(task)
+        task.add_done_callback(self._moved)
+
+    def _moved(self, task: asyncio.Task[None]) -> None:
+        self._moves.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.opt(exception=error).error("moving a job's prompt broke")
 
     def _placement(
         self, instance: Instance, accepts: Accepts, *, of_client: bool = False

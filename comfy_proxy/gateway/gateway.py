@@ -8,10 +8,10 @@ from typing import Any
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_holders import FileHolders
-from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.staging import InputStaging
@@ -20,6 +20,7 @@ from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.files.view import FileView
 from comfy_proxy.gateway.prompts.failover import Failover
 from comfy_proxy.gateway.prompts.intake import PromptIntake
+from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
@@ -33,7 +34,6 @@ from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.metrics.records import CircuitRecord
 
 OBJECT_INFO_TIMEOUT_S = 5.0
@@ -45,9 +45,9 @@ UNKNOWN_LACK = 0.5
 class Gateway:
     """The instances as one ComfyUI."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, ledger: Ledger, dispatcher: Dispatcher) -> None:
         self.cluster = cluster
-        self.ledger = Ledger(cluster.clock)
+        self.ledger = ledger
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
         self.files = FileHolders(cluster)
         self.storage_discovery = StorageDiscovery(cluster, self.files.storage)
@@ -67,7 +67,7 @@ class Gateway:
         self.reconciler = Reconciler(
             cluster, self.ledger, made_files=self.made_files, listens=self.events.listens
         )
-        self._build_prompts()
+        self._build_prompts(dispatcher)
 
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is
@@ -84,38 +84,22 @@ class Gateway:
             self._tell_lost,
         ]
 
-    def _build_prompts(self) -> None:
+    def _build_prompts(self, dispatcher: Dispatcher) -> None:
         cluster, ledger = self.cluster, self.ledger
-        transfer = Transfer(cluster, ledger, self._stage)
-        self.submissions = Submissions(
-            cluster,
-            ledger,
-            stage=self._stage,
-            held=self._held,
-            files_of=self._files_of,
-            ready=self._ready,
-            lacks=self._lacks,
-        )
-        self.intake = PromptIntake(cluster, ledger, self.submissions)
+        needs = Needs(self.inputs, self.events, lambda graph, at: self.lacks(graph, at))
+        transfer = Transfer(cluster, ledger, dispatcher, needs)
+        self.intake = PromptIntake(cluster, ledger, Submissions(cluster, ledger, dispatcher, needs))
         self.rebalancer = Rebalancer(
-            cluster,
-            ledger,
-            transfer=transfer,
-            spool=self.spool,
-            stage=self._stage,
-            ready=self._ready,
-            lacks=self._lacks,
+            cluster, ledger, dispatcher, needs, transfer=transfer, spool=self.spool
         )
         self.failover = Failover(
             cluster,
             ledger,
+            dispatcher,
+            needs,
             reconciler=self.reconciler,
             transfer=transfer,
             spool=self.spool,
-            listens=self.events.listens,
-            stage=self._stage,
-            ready=self._ready,
-            lacks=self._lacks,
         )
 
     @property
@@ -185,22 +169,7 @@ class Gateway:
         missing = cache.missing_for(graph, instance)
         return UNKNOWN_LACK if missing is None else len(missing)
 
-    # --- what parts ask of others ------------------------------------------------------------
-
-    async def _lacks(self, prompt: Prompt, instance: Instance) -> float:
-        return await self.lacks(_graph(prompt), instance)
-
-    async def _stage(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:
-        return await self.inputs.stage(_graph(prompt), instance, fresh=fresh)
-
-    def _held(self, prompt: Prompt, instance: Instance) -> int:
-        return self.inputs.held(_graph(prompt), instance)
-
-    def _files_of(self, prompt: Prompt, instance: Instance) -> list[FileName]:
-        return self.inputs.files_in(_graph(prompt), instance)
-
-    async def _ready(self, prompt: Prompt, instance: Instance) -> bool:
-        return await self.events.ready(prompt.client_id, instance)
+    # --- what hears of the ledger ------------------------------------------------------------
 
     def _count_load(self, change: Change) -> None:
         """An observer of the ledger: a client's prompt counts as load of its instance at once."""
@@ -216,7 +185,3 @@ class Gateway:
             self.events.tell(prompt.client_id, "execution_error", error)
             over = {"node": None, "prompt_id": prompt.prompt_id}
             self.events.tell(prompt.client_id, "executing", over)
-
-
-def _graph(prompt: Prompt) -> Mapping[str, Any]:
-    return {} if prompt.post is None else prompt.post.graph

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from comfy_proxy.cluster.prompt_execution import Graph
 from comfy_proxy.jobs.parameters import Scalar
+from comfy_proxy.jobs.prompt_execution import Graph
 
 SOCKET_CLASS: Final = "SaveImageWebsocket"
 PREVIEW_CLASS: Final = "PreviewImage"

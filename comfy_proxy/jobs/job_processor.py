@@ -26,6 +26,7 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.jobs.estimates import Estimates
 from comfy_proxy.jobs.job_manager import JobManager
+from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.workflows import WorkflowRegistry
@@ -44,6 +45,7 @@ class JobProcessor:
         self,
         manager: JobManager,
         cluster: Cluster,
+        prompts: JobPrompts,
         workflows: WorkflowRegistry,
         *,
         executor: Executor,
@@ -52,6 +54,7 @@ class JobProcessor:
     ) -> None:
         self._manager = manager
         self._cluster = cluster
+        self._prompts = prompts
         self._workflows = workflows
         self._executor = executor
         self._max_concurrent = max_concurrent
@@ -204,6 +207,7 @@ class JobProcessor:
             job,
             manager=self._manager,
             cluster=self._cluster,
+            prompts=self._prompts,
             workflow=self._workflows.get(job.type),
             estimates=self.estimates,
             executor=self._executor,

@@ -15,8 +15,7 @@ from loguru import logger
 from comfy_proxy.cluster.capabilities import KEEP_LACK_S
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.placement import Placement, PlacementMoved
-from comfy_proxy.cluster.prompt_execution import Phase, PromptExecution
+from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.errors import (
     ComfyProxyError,
@@ -30,9 +29,12 @@ from comfy_proxy.jobs.availability import Availability
 from comfy_proxy.jobs.estimates import Estimates
 from comfy_proxy.jobs.graphs import Plan
 from comfy_proxy.jobs.job_manager import JobManager
+from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.pictures import Picture, convert_picture
+from comfy_proxy.jobs.prompt_execution import Phase, PromptExecution
 from comfy_proxy.jobs.workflows import Workflow
+from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.metrics.records import PromptEvent
 from comfy_proxy.tracing import about
 
@@ -46,6 +48,7 @@ class JobRun:
         *,
         manager: JobManager,
         cluster: Cluster,
+        prompts: JobPrompts,
         workflow: Workflow,
         estimates: Estimates,
         executor: Executor,
@@ -53,6 +56,8 @@ class JobRun:
         self._job = job
         self._manager = manager
         self._cluster = cluster
+        self._prompts = prompts
+        self._prompt: Prompt | None = None
         self._workflow = workflow
         self._estimates = estimates
         self._executor = executor
@@ -66,21 +71,27 @@ class JobRun:
 
     async def run(self) -> Picture:
         """The finished picture. Raises a ComfyProxyError when the job is to fail."""
-        placement: Placement | None = None
+        try:
+            return await self._run()
+        finally:
+            self._prompts.abandon(self._prompt)
+
+    async def _run(self) -> Picture:
+        moved_to: Placement | None = None
         while True:
-            placement = placement or await self._place()
+            placement = moved_to or await self._place()
+            moved_to = None
             try:
-                return await self._convert(await self._attempt(placement))
-            except PlacementMoved as moved:
+                made = await self._attempt(placement)
+                if isinstance(made, bytes):
+                    return await self._convert(made)
                 # The prompt was deleted at the old place; the new one is checked before it is used.
-                confirmed = await self._cluster.scheduler.confirm(moved.target)
-                if confirmed:
-                    placement = moved.target
-                    self._tell_move(placement.instance)
+                if await self._cluster.scheduler.confirm(made):
+                    moved_to = made
+                    self._tell_move(made.instance)
                     continue
             except ComfyProxyError as error:
                 await self._raise_unless_worth_another_try(error, placement)
-            placement = None
             if self._job.status is JobStatus.PROCESSING:
                 self._since = self._cluster.clock.monotonic()
                 self._manager.update_job_status(self._job.id, JobStatus.PENDING)
@@ -121,7 +132,7 @@ class JobRun:
             "job {}: failure {}: {}", self._job.id, self._tries.failures, error
         )
 
-    async def _attempt(self, placement: Placement) -> bytes:
+    async def _attempt(self, placement: Placement) -> bytes | Placement:
         """One try at one instance; returns the picture's bytes as ComfyUI made them."""
         instance = placement.instance
         try:
@@ -132,19 +143,16 @@ class JobRun:
                 )
             graph = plan.build(await self._upload(instance))
             tracker = _Tracker(self._job, instance, self._manager, self._cluster)
-            run = self._cluster.prompt_run(
-                placement,
-                graph,
-                tracker.update,
-            )
+            self._prompt = self._prompts.prompt_of(self._job, self._prompt)
+            run = self._prompts.run(placement, graph, self._prompt, tracker.update)
             with about(instance=instance.host, prompt_id=run.prompt_id):
                 logger.debug("job {}: a prompt at {}", self._job.id, instance.host)
-                picture = await run.run()
+                made = await run.run()
         finally:
             placement.release()
         if tracker.execution_s is not None and tracker.worked:
             self._estimates.record(self._job.type, tracker.execution_s)
-        return picture
+        return made
 
     async def _plan(self, instance: Instance) -> Plan:
         """The variant that ``instance`` runs, with its values.

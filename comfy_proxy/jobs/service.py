@@ -15,6 +15,7 @@ from comfy_proxy.jobs.availability import Availability
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
+from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.spool import MEMORY_BYTES
 from comfy_proxy.jobs.workflows import WorkflowRegistry
@@ -28,7 +29,13 @@ _PICTURE_THREADS = 2
 class JobService:
     """Accepts requests as jobs and carries them through; one for each application."""
 
-    def __init__(self, settings: Settings, cluster: Cluster, workflows: WorkflowRegistry) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        cluster: Cluster,
+        prompts: JobPrompts,
+        workflows: WorkflowRegistry,
+    ) -> None:
         self.settings = settings
         self.cluster = cluster
         self.clock = cluster.clock
@@ -42,6 +49,7 @@ class JobService:
         self.processor = JobProcessor(
             self.manager,
             cluster,
+            prompts,
             workflows,
             executor=self.executor,
             max_concurrent=settings.concurrent_jobs,

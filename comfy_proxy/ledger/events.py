@@ -131,12 +131,10 @@ class Doubted:
     """``instance`` was away, or is: its process may have ended, and its queue with it.
 
     ``over`` are those of its prompts that must have ended before, by the length of its queue.
-    ``job_runs``: a prompt of our own jobs runs there, so all others wait.
     """
 
     instance: Instance
     over: Collection[Prompt] = ()
-    job_runs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

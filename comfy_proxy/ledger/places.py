@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.ledger.prompt import Prompt, is_open
+from comfy_proxy.ledger.states import State
 
 
 class Places:
@@ -35,6 +36,16 @@ class Places:
         if running is None or not has_ended_there(running):
             return running
         return _first(self._at[instance])
+
+    def running_for_client(self, instance: Instance) -> Prompt | None:
+        """The prompt of a client that runs there, as far as is known; None while one of our jobs'
+        does: of those events always tell."""
+        running = self.running(instance)
+        if running is None or running.job is None:
+            return running
+        if running.state is State.RUNNING:
+            return None
+        return _first(prompt for prompt in self._at[instance] if prompt.job is None)
 
     def arrived(self, prompt: Prompt, instance: Instance) -> None:
         self._at[instance][prompt] = None

@@ -44,7 +44,7 @@ class ClientPost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class JobOrder:
+class JobRef:
     """The job of our own API for which a prompt is an attempt."""
 
     job_id: str
@@ -126,7 +126,7 @@ class Prompt:
 
     prompt_id: str
     post: ClientPost | None = None
-    job: JobOrder | None = None
+    job: JobRef | None = None
     number: float = 0
     state: State = State.RECEIVED
     attempts: list[Attempt] = field(default_factory=list)

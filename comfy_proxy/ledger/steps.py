@@ -188,11 +188,12 @@ def stayed(books: Books, event: events.Stayed, now: Now) -> Iterable[Change]:
 
 
 def doubted(books: Books, event: events.Doubted, now: Now) -> Iterable[Change]:
-    prompts = books.places[event.instance]
+    there = books.places[event.instance]
+    prompts = [prompt for prompt in there if prompt.job is None]  # jobs follow their own
     for prompt in event.over:
         if prompt.attempt is not None:
             prompt.attempt.presumed_over = True
-    running = None if event.job_runs else books.places.running(event.instance)
+    running = books.places.running_for_client(event.instance)
     is_told = running is not None and running.state is State.RUNNING
     if prompts and (event.instance not in books.suspects or is_told):
         books.suspects[event.instance] = running

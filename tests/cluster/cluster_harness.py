@@ -7,15 +7,17 @@ from collections.abc import Callable
 from typing import Any
 
 from manual_clock import ManualClock
+from rooms import make_job_prompts
 from yarl import URL
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.prompt_execution import Graph, Phase, PromptExecution
 from comfy_proxy.cluster.submit_once import SECOND_LOOK_S
 from comfy_proxy.cluster.websocket_pool import PoolState, PromptSocket, WebSocketPool
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.jobs.prompt_execution import Graph, Phase, PromptExecution
+from comfy_proxy.ledger.prompt import JobRef
 
 LONG_S = 600.0
 """How long a TimedPass runs that the test itself ends."""
@@ -112,8 +114,16 @@ class Run:
         self.instance = cluster.instances[at]
         self.placement = Placement(self.instance)
         self.updates: list[tuple[Phase, float]] = []
-        self.prompt = cluster.prompt_run(self.placement, graph, self._update)
+        prompts = make_job_prompts(cluster)
+        record = prompts.received(JobRef(job_id="job", job_type="test"))
+        self.prompt = prompts.run(self.placement, graph, record, self._update)
         self.task = asyncio.create_task(self.prompt.run())
+
+    def offer(self, target: Placement) -> None:
+        """As the scheduler does: a place elsewhere, and the move there in the background."""
+        self.placement.offer(target)
+        assert self.placement.move is not None
+        self.moving = asyncio.create_task(self.placement.move())
 
     def _update(self, execution: PromptExecution) -> None:
         self.updates.append((execution.phase, execution.percentage))

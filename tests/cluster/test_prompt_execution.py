@@ -17,8 +17,8 @@ from comfy_proxy.cluster.comfyui_frames import (
     decode_binary,
     decode_text,
 )
-from comfy_proxy.cluster.prompt_execution import Graph, Phase, PromptExecution
 from comfy_proxy.errors import InterruptedPromptError, InvalidAnswerError, WorkflowError
+from comfy_proxy.jobs.prompt_execution import Graph, Phase, PromptExecution
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -26,7 +26,6 @@ from PIL import Image
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_frames import PromptFrame, decode_text
-from comfy_proxy.cluster.prompt_execution import Graph, Phase
 from comfy_proxy.cluster.websocket_pool import WebSocketPool
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
@@ -37,6 +36,7 @@ from comfy_proxy.errors import (
     ResultError,
     WorkflowError,
 )
+from comfy_proxy.jobs.prompt_execution import Graph, Phase
 
 
 def opened(data: bytes) -> Image.Image:

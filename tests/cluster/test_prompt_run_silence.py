@@ -7,9 +7,9 @@ from cluster_harness import LONG_S, Run, eventually, graph, nothing_left, somebo
 from manual_clock import ManualClock
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.prompt_run import MAX_RENEWALS
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import InstanceTimeoutError, JobTimeoutError, PromptLostError
+from comfy_proxy.jobs.prompt_follower import MAX_RENEWALS
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def asked(run: Run, clock: ManualClock, renewals: int) -> None:
     """One COMFYUI_TIMEOUT of silence, and the question that follows it."""
     await clock.advance(60)
     await eventually(
-        lambda: run.task.done() or (run.prompt._renewals == renewals and clock.waiting == 1)
+        lambda: run.task.done() or (run.prompt._follower._renewals == renewals and clock.waiting == 1)
     )
 
 
@@ -54,9 +54,9 @@ async def test_each_event_renews(silent: Run, worker: EmbeddedWorker, clock: Man
     bar = {"value": 1, "max": 2, "prompt_id": silent.prompt.prompt_id, "node": "1"}
     (socket,) = life.instance.sockets._sockets
     life.instance.sockets.send("progress", bar, socket)
-    await eventually(lambda: silent.prompt._renewals == 0)
+    await eventually(lambda: silent.prompt._follower._renewals == 0)
     await clock.advance(59)
-    assert silent.prompt._renewals == 0
+    assert silent.prompt._follower._renewals == 0
     await asked(silent, clock, 1)
     silent.task.cancel()
 
@@ -71,7 +71,7 @@ async def test_strangers_do_not_renew(
         await eventually(lambda number=number: silent.instance.external_jobs == number)
         await clock.advance(10)
         await eventually(
-            lambda number=number: silent.prompt._renewals == number and clock.waiting == 1
+            lambda number=number: silent.prompt._follower._renewals == number and clock.waiting == 1
         )
     silent.task.cancel()
 
@@ -151,7 +151,7 @@ async def test_silence_after_the_socket_was_lost(
     for renewals in range(1, MAX_RENEWALS + 1):
         await clock.advance(60)
         await questions_asked(2 + 2 * renewals)
-        assert silent.prompt._renewals == renewals
+        assert silent.prompt._follower._renewals == renewals
     await clock.advance(60)
     with pytest.raises(JobTimeoutError):
         await silent.task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from cluster_harness import make_instance
@@ -39,12 +40,17 @@ def offers(placements: list[Placement]) -> list[bool]:
     return [placement.move_to is not None for placement in placements]
 
 
-def test_the_last_one_is_offered(cluster: Cluster, queue: list[Placement]) -> None:
+async def test_the_last_one_is_offered(cluster: Cluster, queue: list[Placement]) -> None:
     """The prompt that would wait longest is woken and offered a place at the idle instance."""
     woken: list[int] = []
+
+    async def wake(number: int) -> None:
+        woken.append(number)
+
     for number, placement in enumerate(queue):
-        placement.on_offer = lambda number=number: woken.append(number)
+        placement.move = partial(wake, number)
     cluster.scheduler.rebalance()
+    await settle()
     assert offers(queue) == [False, False, True]
     assert woken == [2]
     assert queue[2].move_to is not None

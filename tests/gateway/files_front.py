@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from manual_clock import ManualClock
 from PIL import Image
+from rooms import make_gateway
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
@@ -107,7 +108,7 @@ async def running_front(*workers: EmbeddedWorker, **settings: Any) -> AsyncItera
     """A :class:`Front` for as long as the block runs."""
     urls = tuple(parse_instance(worker.url) for worker in workers)
     cluster = Cluster(Settings(instances=urls, **settings), clock=ManualClock())
-    gateway = Gateway(cluster)
+    gateway = make_gateway(cluster)
     async with AsyncExitStack() as stack:
         await cluster.connections.start()
         stack.push_async_callback(cluster.connections.close)

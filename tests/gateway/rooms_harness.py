@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from rooms import make_gateway
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.errors import ComfyProxyError
@@ -29,7 +30,7 @@ async def gateway_over(*urls: str, **settings: Any) -> AsyncIterator[Gateway]:
     cluster = Cluster(Settings(instances=tuple(parse_instance(url) for url in urls), **settings))
     await cluster.connections.start()
     try:
-        yield Gateway(cluster)
+        yield make_gateway(cluster)
     finally:
         await cluster.close()
 

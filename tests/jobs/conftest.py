@@ -11,9 +11,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from job_client import PNG, JobClient, write_templates
 from manual_clock import ManualClock
+from rooms import make_gateway, make_job_prompts
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.model import Job
@@ -32,7 +32,7 @@ async def service(clock: ManualClock) -> AsyncIterator[JobService]:
     settings = Settings(job_timeout_s=300.0, max_results_size=1000)
     workflows = load_workflows(None)
     cluster = Cluster(settings, classes=workflows.required_classes(), clock=clock)
-    made = JobService(settings, cluster, workflows)
+    made = JobService(settings, cluster, make_job_prompts(cluster), workflows)
     made.processor._max_concurrent = 0  # what is submitted waits
     yield made
     made.executor.shutdown()
@@ -71,7 +71,7 @@ async def api_alone(service: JobService) -> AsyncIterator[TestClient[Any, Any]]:
     """The endpoints over ``service``; nothing behind them runs."""
     app = web.Application()
     app[CLUSTER], app[JOBS] = service.cluster, service
-    app[GATEWAY] = Gateway(service.cluster)
+    app[GATEWAY] = make_gateway(service.cluster)
     register(app, api.routes(), service.settings)
     app[METRICS] = observe(app)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:

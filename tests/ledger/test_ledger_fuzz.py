@@ -157,9 +157,7 @@ _BY_ID: dict[str, Any] = {
 }
 _BY_INSTANCE: dict[str, Any] = {
     "doubted": lambda fuzz, at: events.Doubted(instance=at),
-    "over": lambda fuzz, at: events.Doubted(
-        instance=at, over=fuzz.ledger.at(at)[:1], job_runs=True
-    ),
+    "over": lambda fuzz, at: events.Doubted(instance=at, over=fuzz.ledger.at(at)[:1]),
     "cleared": lambda fuzz, at: events.Cleared(instance=at, doubt=fuzz.ledger.doubt),
     "restarted": lambda fuzz, at: events.Restarted(instance=at),
 }

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.dispatch.dispatcher import Unready
 from comfy_proxy.errors import NoHealthyInstanceError
-from comfy_proxy.gateway.prompts.failover import Lacks
+from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.ledger.prompt import Prompt
-
-Held = Callable[[Prompt, Instance], int]
-"""How many of the files that a prompt names an instance has, as far as is known."""
 
 
 class Choice:
     """The choices for one prompt until an instance has answered it.
 
-    ``failed`` did not take it, ``silent`` did not answer the check before, at ``unheard`` the
-    client's socket cannot be.
+    ``failed`` did not take it, or must not, ``silent`` did not answer the check before, at
+    ``unheard`` the client's socket cannot be.
     """
 
-    def __init__(self, prompt: Prompt, cluster: Cluster, lacks: Lacks, held: Held) -> None:
+    def __init__(self, prompt: Prompt, cluster: Cluster, needs: Needs) -> None:
         self._prompt = prompt
         self._cluster = cluster
-        self._lacks = lacks
-        self._held = held
+        self._needs = needs
         self.failed: set[Instance] = set()
         self.silent: set[Instance] = set()
         self.unheard: set[Instance] = set()
+
+    def pass_over(self, instance: Instance, why: Unready) -> None:
+        """The dispatcher found that ``instance`` cannot be sent the prompt now."""
+        sets = {Unready.SILENT: self.silent, Unready.UNHEARD: self.unheard}
+        sets.get(why, self.failed).add(instance)
 
     async def next(self) -> Instance:
         """Least work among those that can run it; if none can, the one that lacks least.
@@ -52,7 +54,7 @@ class Choice:
         able = [one for one in able if one not in self.unheard] or able
         lightest = min(one.load for one in able)
         able = [one for one in able if one.load == lightest]
-        held = {one: self._held(self._prompt, one) for one in able}
+        held = {one: self._needs.held(self._prompt, one) for one in able}
         chosen = [one for one in able if held[one] == max(held.values())]
         return self._cluster.load_balancer.get_available_instance(
             accepts=lambda candidate: candidate in chosen
@@ -60,7 +62,7 @@ class Choice:
 
     async def _lacks_of(self, instances: Iterable[Instance]) -> dict[Instance, float]:
         asked = list(instances)
-        lacking = await asyncio.gather(*(self._lacks(self._prompt, one) for one in asked))
+        lacking = await asyncio.gather(*(self._needs.lacks(self._prompt, one) for one in asked))
         return dict(zip(asked, lacking, strict=True))
 
     async def _able_but_silent(self, least: float) -> list[Instance]:

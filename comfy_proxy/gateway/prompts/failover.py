@@ -7,28 +7,22 @@ more; what ran when two processes ended is given up (``cluster/retry_law.py``).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.placement import job_runs
+from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
+from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
 from comfy_proxy.gateway.prompts.spool import PromptSpool
-from comfy_proxy.gateway.prompts.transfer import Arrival, Stage, Transfer
+from comfy_proxy.gateway.prompts.transfer import Arrival, Transfer
 from comfy_proxy.gateway.prompts.worker import Worker
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
 from comfy_proxy.ledger.states import Ending, State
-
-Ready = Callable[[Prompt, Instance], Awaitable[bool]]
-"""Wait for the socket of a prompt's client at an instance; False if it cannot be there now."""
-Lacks = Callable[[Prompt, Instance], Awaitable[float]]
-"""How many node classes and model files of a prompt an instance lacks."""
 
 
 class Failover:
@@ -38,24 +32,20 @@ class Failover:
         self,
         cluster: Cluster,
         ledger: Ledger,
+        dispatcher: Dispatcher,
+        needs: Needs,
         *,
         reconciler: Reconciler,
         transfer: Transfer,
         spool: PromptSpool,
-        listens: Callable[[str], bool],
-        stage: Stage,
-        ready: Ready,
-        lacks: Lacks,
     ) -> None:
         self._cluster = cluster
         self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._needs = needs
         self._reconciler = reconciler
         self._transfer = transfer
         self._spool = spool
-        self._listens = listens
-        self._stage = stage
-        self._ready = ready
-        self._lacks = lacks
         self._worker = Worker(self._submit_again, "submit lost prompts again")
         ledger.observers.append(self._observe)
 
@@ -66,14 +56,12 @@ class Failover:
         length of the queue in its last ``status``. That blames another one for what ends the
         process, and no more: the frame may have been sent before the last prompts were taken.
         """
-        prompts = self._ledger.at(instance)
+        prompts = [one for one in self._ledger.at(instance) if one.job is None]
         if not prompts:
             return
         first = prompts[: max(0, len(prompts) - instance.queue_remaining)]
         over = [prompt for prompt in first if not self._is_heard(prompt)]
-        self._ledger.apply(
-            events.Doubted(instance=instance, over=over, job_runs=job_runs(instance))
-        )
+        self._ledger.apply(events.Doubted(instance=instance, over=over))
 
     def answered(self, instance: Instance) -> None:
         """``instance`` has passed a check: it may be what lost prompts wait for."""
@@ -90,7 +78,7 @@ class Failover:
 
     def _is_heard(self, prompt: Prompt) -> bool:
         """Its client listens, so its end would be known."""
-        return prompt.client_id is not None and self._listens(prompt.client_id)
+        return prompt.client_id is not None and self._needs.listens(prompt.client_id)
 
     def _lost(self) -> list[Prompt]:
         """Those to be submitted again."""
@@ -140,10 +128,12 @@ class Failover:
 
         Raises PromptLostError if every instance that answers refuses it.
         """
-        for target in await self._targets(prompt):
+        for target in sorted(self._cluster.instances, key=lambda instance: instance.load):
+            if not target.healthy or await self._needs.lacks(prompt, target) != 0:
+                continue
             placement = self._cluster.scheduler.enter(target)
             try:
-                if not (await self._stage(prompt, target) and await self._ready(prompt, target)):
+                if await self._dispatcher.prepare(prompt, target, self._needs) is not None:
                     continue
                 arrival = await self._transfer.submit(prompt, post, [target], placement)
             except InstanceError as error:
@@ -156,10 +146,3 @@ class Failover:
             if arrival is Arrival.TAKEN and prompt.deleted:
                 await self._transfer.withdraw(prompt)
             return
-
-    async def _targets(self, prompt: Prompt) -> Sequence[Instance]:
-        """Those that answer and can run it, the least loaded first."""
-        check = self._cluster.health_checker.check
-        by_load = sorted(self._cluster.instances, key=lambda instance: instance.load)
-        alive = [one for one in by_load if one.healthy and await check(one)]
-        return [one for one in alive if await self._lacks(prompt, one) == 0]

@@ -10,8 +10,10 @@ from multidict import CIMultiDict
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
-from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES, submit_once
-from comfy_proxy.errors import InstanceUnreachableError
+from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES
+from comfy_proxy.dispatch.order import Receipt
+from comfy_proxy.errors import InstanceError, InstanceUnreachableError
+from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
@@ -45,53 +47,70 @@ def numbered_body(prompt: Prompt, post: ClientPost, number: float) -> bytes:
     return prompt_body.with_last(body, post.charset, "prompt_id", prompt.prompt_id)
 
 
-async def post_prompt(
-    prompt: Prompt, post: ClientPost, instance: Instance, cluster: Cluster, body: bytes
-) -> Answer:
-    """Have ``instance`` take the prompt; its answer, or one like it if that was lost on the way.
+class ClientOrder:
+    """Fills :class:`comfy_proxy.dispatch.order.Order`: a client's prompt with ``body``."""
 
-    Raises as :func:`submit_once` does.
-    """
+    unsure = InstanceError
 
-    async def post_it() -> Answer:
+    def __init__(self, prompt: Prompt, post: ClientPost, body: bytes, cluster: Cluster) -> None:
+        self.prompt = prompt
+        self._post = post
+        self._body = body
+        self._cluster = cluster
+
+    async def post(self, instance: Instance) -> Receipt[Answer]:
+        """The instance's own answer. Raises InstanceError, also for the answer of a server in
+        front of it."""
         answer = await ask(
             instance,
-            cluster,
+            self._cluster,
             "POST",
-            post.path,
-            data=body,
-            headers=post.headers[instance],
+            self._post.path,
+            data=self._body,
+            headers=self._post.headers[instance],
             timeout_s=SUBMIT_TIMEOUT_S,
         )
         if answer.status in GATEWAY_STATUSES:
             raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")
-        return answer
+        return _receipt(answer, self.prompt)
 
-    return await submit_once(
-        post_it, lambda: find_prompt(prompt.prompt_id, instance, cluster), clock=cluster.clock
+    async def find(self, instance: Instance) -> Receipt[Answer] | None:
+        """As if ``instance`` had just taken the prompt, if it has; None if it has not.
+
+        Asked over new connections. Raises InstanceError if it does not say.
+        """
+        prompt_id, cluster = self.prompt.prompt_id, self._cluster
+        queue = await ask_queue(instance, cluster, fresh=True)
+        if queue is None:
+            raise InstanceUnreachableError(f"{instance.host} has no usable queue.")
+        for entry in (*queue.running, *queue.pending):
+            if entry.prompt_id == prompt_id:
+                return _receipt(_accepted(prompt_id, entry.number), self.prompt)
+        history = await ask_history(instance, cluster, history_path(prompt_id), fresh=True)
+        if history is None:
+            raise InstanceUnreachableError(f"{instance.host} has no usable history.")
+        if prompt_id not in history:
+            return None
+        number = self.prompt.number
+        match history[prompt_id]:
+            case {"prompt": [int() | float() as known, *_]}:
+                number = known
+        return _receipt(_accepted(prompt_id, number), self.prompt)
+
+
+def _receipt(answer: Answer, prompt: Prompt) -> Receipt[Answer]:
+    """With the id and the number that the instance gave the prompt; its own where it gave none."""
+    if answer.status != 200:
+        return Receipt(answer=answer)
+    told = native.load(answer)
+    if not isinstance(told, dict):
+        return Receipt(answer=answer, prompt_id=prompt.prompt_id, number=prompt.number)
+    given, number = told.get("prompt_id"), told.get("number")
+    return Receipt(
+        answer=answer,
+        prompt_id=given if isinstance(given, str) else prompt.prompt_id,
+        number=number if isinstance(number, int | float) else prompt.number,
     )
-
-
-async def find_prompt(prompt_id: str, instance: Instance, cluster: Cluster) -> Answer | None:
-    """As if ``instance`` had just taken the prompt, if it has; None if it has not.
-
-    Asked over new connections. Raises InstanceError if it does not say.
-    """
-    queue = await ask_queue(instance, cluster, fresh=True)
-    if queue is None:
-        raise InstanceUnreachableError(f"{instance.host} has no usable queue.")
-    for entry in (*queue.running, *queue.pending):
-        if entry.prompt_id == prompt_id:
-            return _accepted(prompt_id, entry.number)
-    history = await ask_history(instance, cluster, history_path(prompt_id), fresh=True)
-    if history is None:
-        raise InstanceUnreachableError(f"{instance.host} has no usable history.")
-    if prompt_id not in history:
-        return None
-    match history[prompt_id]:
-        case {"prompt": [int() | float() as number, *_]}:
-            return _accepted(prompt_id, number)
-    return _accepted(prompt_id, 0)
 
 
 def _accepted(prompt_id: str, number: float) -> Answer:

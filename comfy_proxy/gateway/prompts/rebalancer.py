@@ -18,12 +18,13 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_lists import QUEUE, QueueEntry, read_queue
+from comfy_proxy.dispatch.dispatcher import Dispatcher, Unready
 from comfy_proxy.errors import InstanceError, PromptLostError
 from comfy_proxy.gateway.exchange.pieces import read
 from comfy_proxy.gateway.exchange.scanned import ask_scanned
-from comfy_proxy.gateway.prompts.failover import Lacks, Ready
+from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.spool import PromptSpool
-from comfy_proxy.gateway.prompts.transfer import Arrival, Stage, Transfer
+from comfy_proxy.gateway.prompts.transfer import Arrival, Transfer
 from comfy_proxy.gateway.prompts.worker import Worker
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -40,20 +41,18 @@ class Rebalancer:
         self,
         cluster: Cluster,
         ledger: Ledger,
+        dispatcher: Dispatcher,
+        needs: Needs,
         *,
         transfer: Transfer,
         spool: PromptSpool,
-        stage: Stage,
-        ready: Ready,
-        lacks: Lacks,
     ) -> None:
         self._cluster = cluster
         self._ledger = ledger
+        self._dispatcher = dispatcher
+        self._needs = needs
         self._transfer = transfer
         self._spool = spool
-        self._stage = stage
-        self._ready = ready
-        self._lacks = lacks
         self._changed = False
         self._worker = Worker(self._even_out, "even out prompts")
         ledger.observers.append(self._observe)
@@ -127,12 +126,12 @@ class Rebalancer:
 
     async def _is_ready(self, prompt: Prompt, idle: Instance) -> bool:
         """``idle`` answers, has the files that the prompt names, and its client's socket."""
-        if not await self._answers(idle):
-            return False
-        if not await self._stage(prompt, idle):
-            self._stay(prompt)  # there its names mean other results
-            return False
-        return await self._ready(prompt, idle) and not self._worker.closing
+        why = await self._dispatcher.prepare(prompt, idle, self._needs)
+        if why is Unready.SILENT:
+            self._cluster.health_checker.look(idle)
+        elif why is Unready.OTHER_FILES:
+            self._stay(prompt)
+        return why is None and not self._worker.closing
 
     async def _answers(self, idle: Instance) -> bool:
         """The check before each submission. One that fails it is looked at until it answers, and
@@ -184,7 +183,7 @@ class Rebalancer:
     async def _is_able(self, prompt: Prompt, idle: Instance) -> bool:
         try:
             async with self._spool.holding(prompt):
-                return await self._lacks(prompt, idle) == 0
+                return await self._needs.lacks(prompt, idle) == 0
         except PromptLostError:  # it has ended, or its file is gone: it stays where it is
             self._stay(prompt)
             return False

@@ -18,7 +18,6 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.placement import job_runs
 from comfy_proxy.cluster.prompt_ends import told_by
 from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.submit_once import nobody_listens
@@ -229,7 +228,7 @@ class Reconciler:
             end = End(ending=Ending.CANCELLED)
             self._ledger.apply(events.Finished(prompt=prompt, end=end))
         elif instance.troubled_since(prompt.attempts[-1].sent_at):
-            self._ledger.apply(events.Doubted(instance=instance, job_runs=job_runs(instance)))
+            self._ledger.apply(events.Doubted(instance=instance))
         else:
             self._ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.VANISHED)))
             with prompt.context():

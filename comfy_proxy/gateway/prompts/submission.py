@@ -7,28 +7,24 @@ end even if the client leaves, as ComfyUI itself does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
-
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import (
     InstanceError,
     InstanceRefusedError,
     InstanceTimeoutError,
     NoHealthyInstanceError,
 )
-from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
-from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import cannot_be_found
-from comfy_proxy.gateway.prompts.choice import Choice, Held
-from comfy_proxy.gateway.prompts.failover import Lacks, Ready
-from comfy_proxy.gateway.prompts.posting import post_prompt
+from comfy_proxy.gateway.prompts.choice import Choice
+from comfy_proxy.gateway.prompts.needs import Needs
+from comfy_proxy.gateway.prompts.posting import ClientOrder
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
@@ -36,35 +32,16 @@ from comfy_proxy.ledger.states import Ending, State
 from comfy_proxy.metrics.records import PromptEvent
 
 
-class StageFresh(Protocol):
-    """As ``transfer.Stage``; ``fresh``: what the instance was known to hold is asked again."""
-
-    async def __call__(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:
-        """False if the prompt must not run there."""
-        ...
-
-
 class Submissions:
     """Carries new prompts of clients to the instance that takes them."""
 
     def __init__(
-        self,
-        cluster: Cluster,
-        ledger: Ledger,
-        *,
-        stage: StageFresh,
-        held: Held,
-        files_of: Callable[[Prompt, Instance], list[FileName]],
-        ready: Ready,
-        lacks: Lacks,
+        self, cluster: Cluster, ledger: Ledger, dispatcher: Dispatcher, needs: Needs
     ) -> None:
         self._cluster = cluster
         self._ledger = ledger
-        self._stage = stage
-        self._held = held
-        self._files_of = files_of
-        self._ready = ready
-        self._lacks = lacks
+        self._dispatcher = dispatcher
+        self._needs = needs
 
     async def submit(self, prompt: Prompt, post: ClientPost) -> tuple[Instance, Answer]:
         """The instance that answered, and its answer. It has taken the prompt if that is a 200.
@@ -83,7 +60,8 @@ class Submissions:
     async def _try_instances(self, prompt: Prompt, post: ClientPost) -> tuple[Instance, Answer]:
         """The first refusal is the client's answer, unless another instance has a file that only
         its own validation can tell of."""
-        choice = Choice(prompt, self._cluster, self._lacks, self._held)
+        order = ClientOrder(prompt, post, post.body, self._cluster)
+        choice = Choice(prompt, self._cluster, self._needs)
         refusal: tuple[Instance, Answer] | None = None
         while True:
             try:
@@ -92,7 +70,7 @@ class Submissions:
                 if refusal is None:
                     raise
                 return refusal
-            answer = await self._try(prompt, post, instance, choice)
+            answer = await self._try(order, instance, choice)
             if answer is None:
                 self._cluster.tell_prompt(PromptEvent.PASSED_OVER, instance, prompt.prompt_id)
                 continue
@@ -100,27 +78,27 @@ class Submissions:
                 return instance, answer
             _log_refusal(prompt, instance, answer)
             refusal = refusal or (instance, answer)
-            files = self._files_of(prompt, instance)
+            files = self._needs.files(prompt, instance)
             if answer.status != 400 or not any(map(cannot_be_found, files)):
                 return refusal
             choice.failed.add(instance)
             self._cluster.tell_prompt(PromptEvent.PASSED_OVER, instance, prompt.prompt_id)
 
-    async def _try(
-        self, prompt: Prompt, post: ClientPost, instance: Instance, choice: Choice
-    ) -> Answer | None:
+    async def _try(self, order: ClientOrder, instance: Instance, choice: Choice) -> Answer | None:
         """The answer of ``instance``; None if it is to be passed over, which ``choice`` knows."""
         placement = self._cluster.scheduler.enter(instance)
         try:
-            if not (
-                instance in choice.silent or await self._cluster.health_checker.check(instance)
-            ):
-                choice.silent.add(instance)
+            why = await self._dispatcher.prepare(
+                order.prompt,
+                instance,
+                self._needs,
+                unchecked=instance in choice.silent,
+                unheard=instance in choice.unheard,
+            )
+            if why is not None:
+                choice.pass_over(instance, why)
                 return None
-            if not (instance in choice.unheard or await self._ready(prompt, instance)):
-                choice.unheard.add(instance)
-                return None
-            return await self._submit(prompt, post, placement)
+            return await self._submit(order, placement)
         except InstanceTimeoutError:
             raise  # it may have been taken: to post it elsewhere could run it twice
         except InstanceError as error:
@@ -130,50 +108,15 @@ class Submissions:
         finally:
             placement.release()
 
-    async def _submit(self, prompt: Prompt, post: ClientPost, placement: Placement) -> Answer:
-        instance = placement.instance
-        await self._bring_inputs(prompt, instance)
-        placement.in_queue = True
-        answer = await self._post(prompt, post, instance)
-        if answer.status == 400 and self._files_of(prompt, instance):
+    async def _submit(self, order: ClientOrder, placement: Placement) -> Answer:
+        prompt, instance = order.prompt, placement.instance
+        answer = (await self._dispatcher.submit(order, placement)).answer
+        if answer.status == 400 and self._needs.files(prompt, instance):
             # A file that it was believed to have may be gone: somebody tidied its disk.
-            await self._bring_inputs(prompt, instance, fresh=True)
-            answer = await self._post(prompt, post, instance)
+            if not await self._needs.stage(prompt, instance, fresh=True):
+                raise InstanceRefusedError(f"{instance.host} has another file of a name in it.")
+            answer = (await self._dispatcher.submit(order, placement)).answer
         return answer
-
-    async def _bring_inputs(
-        self, prompt: Prompt, instance: Instance, *, fresh: bool = False
-    ) -> None:
-        """Raises InstanceRefusedError if it must not run there: names mean other results."""
-        if not await self._stage(prompt, instance, fresh=fresh):
-            raise InstanceRefusedError(f"{instance.host} has another result of a name in the graph")
-
-    async def _post(self, prompt: Prompt, post: ClientPost, instance: Instance) -> Answer:
-        """Once the answer is 200 the ledger knows it, and no sum of a client misses the prompt."""
-        self._ledger.apply(events.Sent(prompt=prompt, instance=instance))
-        accepted = False
-        try:
-            answer = await post_prompt(prompt, post, instance, self._cluster, post.body)
-            accepted = answer.status == 200
-        finally:
-            if not accepted:
-                self._ledger.apply(events.Refused(prompt=prompt, instance=instance))
-        if accepted:
-            prompt_id, number = _told(answer, prompt.prompt_id)
-            self._ledger.apply(events.Accepted(prompt=prompt, prompt_id=prompt_id, number=number))
-        return answer
-
-
-def _told(answer: Answer, prompt_id: str) -> tuple[str, float]:
-    """The id and the number that the instance gave the prompt."""
-    told = native.load(answer)
-    if not isinstance(told, dict):
-        return prompt_id, 0
-    given, number = told.get("prompt_id"), told.get("number")
-    return (
-        given if isinstance(given, str) else prompt_id,
-        number if isinstance(number, int | float) else 0,
-    )
 
 
 def _log_refusal(prompt: Prompt, instance: Instance, answer: Answer) -> None:

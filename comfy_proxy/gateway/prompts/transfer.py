@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from enum import Enum
 
 from loguru import logger
@@ -13,8 +12,10 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.submit_once import nobody_listens
-from comfy_proxy.errors import InstanceDiedError, InstanceError, InstanceTimeoutError
-from comfy_proxy.gateway.prompts.posting import find_prompt, numbered_body, post_prompt
+from comfy_proxy.dispatch.dispatcher import Dispatcher
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.prompts.needs import Needs
+from comfy_proxy.gateway.prompts.posting import ClientOrder, numbered_body
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
@@ -22,12 +23,9 @@ from comfy_proxy.ledger.prompt import ClientPost, Prompt
 PAUSE_S = 1.0
 MAX_ROUNDS = 600
 """How often, with ``PAUSE_S`` after each, a prompt in transit is offered to all instances, or one
-that does not answer is asked again. Beyond these ten minutes it counts as not taken."""
+that does not say what it deleted is asked again. Beyond these ten minutes no instance has it."""
 MAX_REFUSALS = 3
 """Rounds in which an instance answered and refused; after them no instance will take the prompt."""
-
-Stage = Callable[[Prompt, Instance], Awaitable[bool]]
-"""Bring the files that a prompt names to an instance; False if it must not run there."""
 
 
 class Arrival(Enum):
@@ -43,10 +41,13 @@ class Arrival(Enum):
 class Transfer:
     """Takes prompts away, submits them elsewhere, withdraws them."""
 
-    def __init__(self, cluster: Cluster, ledger: Ledger, stage: Stage) -> None:
+    def __init__(
+        self, cluster: Cluster, ledger: Ledger, dispatcher: Dispatcher, needs: Needs
+    ) -> None:
         self._cluster = cluster
         self._ledger = ledger
-        self._stage = stage
+        self._dispatcher = dispatcher
+        self._needs = needs
 
     async def take_away(self, prompt: Prompt, busy: Instance) -> bool:
         """True if it was pending at ``busy`` and is no more. A deletion from now on is heard.
@@ -74,15 +75,15 @@ class Transfer:
 
         ``placement`` is its place at one of them.
         """
-        refusals = 0
         body = numbered_body(prompt, post, prompt.number)
+        order = ClientOrder(prompt, post, body, self._cluster)
+        refusals = 0
         for _ in range(MAX_ROUNDS):
             answered = False
             for target in targets:
                 if prompt.deleted or prompt.ended:
                     return Arrival.STOPPED
-                placement.in_queue = target is placement.instance
-                status = await self._submit_to(prompt, post, body, target)
+                status = await self._submit_to(order, target, placement)
                 if status == 200:
                     return Arrival.TAKEN
                 if prompt.fatal is not None:
@@ -95,46 +96,31 @@ class Transfer:
             targets = [
                 target
                 for target in self._cluster.instances
-                if target.healthy and await self._stage(prompt, target)
+                if target.healthy and await self._needs.stage(prompt, target)
             ]
         logger.error("prompt {} could not be submitted again anywhere", prompt.prompt_id)
         return Arrival.REFUSED
 
     async def _submit_to(
-        self, prompt: Prompt, post: ClientPost, body: bytes, target: Instance
+        self, order: ClientOrder, target: Instance, placement: Placement
     ) -> int | None:
         """The status of the answer; None without one."""
-        self._ledger.apply(events.Sent(prompt=prompt, instance=target))
-        status, died = None, False
+        own = target is placement.instance
+        place = placement if own else self._cluster.scheduler.enter(target)
+        placement.in_queue = own
         try:
-            status = (await post_prompt(prompt, post, target, self._cluster, body)).status
-        except InstanceTimeoutError:
-            status = 200 if await self._turned_up(prompt, target) else None
+            receipt = await self._dispatcher.submit(order, place, patient=True)
         except InstanceError as error:
             logger.warning("a moved prompt was not taken by {}: {}", target.host, error.message)
-            died = isinstance(error, InstanceDiedError)
-        if prompt.ended:  # a newer prompt has taken its id meanwhile: it is left where it is
-            return status
-        if status == 200:
-            self._ledger.apply(
-                events.Accepted(prompt=prompt, prompt_id=prompt.prompt_id, number=prompt.number)
+            return None
+        finally:
+            if not own:
+                place.release()
+        if receipt.answer.status != 200:
+            logger.warning(
+                "a moved prompt was refused by {}: {}", target.host, receipt.answer.status
             )
-            return status
-        if status is not None:
-            logger.warning("a moved prompt was refused by {}: {}", target.host, status)
-        self._ledger.apply(events.Refused(prompt=prompt, instance=target, died=died))
-        return status
-
-    async def _turned_up(self, prompt: Prompt, target: Instance) -> bool:
-        """``target`` fell silent with the prompt in hand: wait until it says what it did."""
-        for _ in range(MAX_ROUNDS):
-            try:
-                return await find_prompt(prompt.prompt_id, target, self._cluster) is not None
-            except InstanceError as error:
-                if nobody_listens(error):
-                    return False
-            await sleep(self._cluster.clock, PAUSE_S)
-        return False
+        return receipt.answer.status
 
     async def withdraw(self, prompt: Prompt) -> None:
         """It was deleted while it was on its way: it ends deleted, where it has arrived."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from comfy_proxy.cluster.comfyui_client import OutputFile, output_files, without_paths
+from comfy_proxy.cluster.comfyui_client import OutputFile, output_files
 from comfy_proxy.cluster.comfyui_frames import PictureFrame, PromptFrame
+from comfy_proxy.cluster.prompt_ends import node_error
 from comfy_proxy.errors import (
     InterruptedPromptError,
     InvalidAnswerError,
@@ -168,16 +169,3 @@ class PromptExecution:
     def _fail(self, error: JobError) -> None:
         self.phase = Phase.FAILED
         self.error = error
-
-
-def node_error(data: Mapping[str, Any]) -> WorkflowError:
-    """What an ``execution_error`` says: which node raised what."""
-    text = str(data.get("exception_message") or data.get("exception_type") or "unknown error")
-    error = WorkflowError(
-        f"{data.get('node_type')} (node {data.get('node_id')}): {without_paths(text)}",
-        details={"type": data.get("exception_type")},
-    )
-    lines = data.get("traceback")
-    if isinstance(lines, list):
-        error.node_traceback = "".join(map(str, lines)).rstrip() or None
-    return error

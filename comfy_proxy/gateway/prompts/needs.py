@@ -1,0 +1,54 @@
+"""What a client's prompt needs at an instance: its nodes and models, its files, its listener."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.gateway.events.sessions import EventSessions
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.staging import InputStaging
+from comfy_proxy.ledger.prompt import Prompt
+
+Lacks = Callable[[Mapping[str, Any], Instance], Awaitable[float]]
+"""How many node classes and model files of a graph an instance lacks."""
+
+
+class Needs:
+    """Fills :class:`comfy_proxy.dispatch.order.Preparation` for clients' prompts."""
+
+    def __init__(self, inputs: InputStaging, sessions: EventSessions, lacks: Lacks) -> None:
+        self._inputs = inputs
+        self._sessions = sessions
+        self._lacks = lacks
+
+    async def lacks(self, prompt: Prompt, instance: Instance) -> float:
+        """How many of its node classes and model files ``instance`` lacks; a half if nobody can
+        say."""
+        return await self._lacks(_graph(prompt), instance)
+
+    async def stage(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:
+        """Bring the files that it names; False if it must not run there: ``instance`` has another
+        file under one of these names. ``fresh``: what ``instance`` holds is asked again."""
+        return await self._inputs.stage(_graph(prompt), instance, fresh=fresh)
+
+    def held(self, prompt: Prompt, instance: Instance) -> int:
+        """How many of the files that it names ``instance`` has, as far as is known."""
+        return self._inputs.held(_graph(prompt), instance)
+
+    def files(self, prompt: Prompt, instance: Instance) -> list[FileName]:
+        """The files that it names, by the node classes of ``instance``."""
+        return self._inputs.files_in(_graph(prompt), instance)
+
+    async def ready(self, prompt: Prompt, instance: Instance) -> bool:
+        """Wait for its client's socket at ``instance``; False if it cannot be there now."""
+        return await self._sessions.ready(prompt.client_id, instance)
+
+    def listens(self, client_id: str) -> bool:
+        """Whether a client of that id has a socket here."""
+        return self._sessions.listens(client_id)
+
+
+def _graph(prompt: Prompt) -> Mapping[str, Any]:
+    return {} if prompt.post is None else prompt.post.graph

@@ -1,0 +1,278 @@
+"""Run one prompt of a job on one instance, from its listener in place to the picture in hand.
+
+Order (PROTOCOL.md trap 1): lease a socket, then ``POST /prompt``, then follow the frames. A
+``POST`` whose connection broke may have been accepted: that is looked up before anything is sent
+again (trap 9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+
+from loguru import logger
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.connection_manager import ConnectionManager
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.websocket_pool import PromptSocket
+from comfy_proxy.dispatch.dispatcher import Dispatcher
+from comfy_proxy.dispatch.order import Receipt
+from comfy_proxy.errors import (
+    ComfyProxyError,
+    InstanceError,
+    InstanceUnreachableError,
+    InterruptedPromptError,
+    PromptRejectedError,
+    ResultError,
+    ResultFrameLostError,
+)
+from comfy_proxy.jobs.prompt_execution import Graph, PromptExecution
+from comfy_proxy.jobs.prompt_follower import OnUpdate, PromptFollower
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import End, Prompt
+from comfy_proxy.ledger.states import Ending, State
+
+WITHDRAW_TIMEOUT_S = 5.0
+"""Seconds that the withdrawal of a prompt may take in all. What has not been withdrawn then stays
+at its instance, whose queue nobody waits for any more."""
+
+
+class JobOrder:
+    """Fills :class:`comfy_proxy.dispatch.order.Order`: the graph of a job, for one socket.
+
+    ``unsure`` is not every InstanceError: after a timeout the job goes on elsewhere at once, and
+    what the instance may have taken is withdrawn.
+    """
+
+    unsure = InstanceUnreachableError
+
+    def __init__(self, prompt: Prompt, graph: Graph, client: ComfyUIClient, client_id: str) -> None:
+        self.prompt = prompt
+        self._graph = graph
+        self._client = client
+        self._client_id = client_id
+
+    async def post(self, instance: Instance) -> Receipt[None]:
+        """Raises PromptRejectedError with ComfyUI's own words, InstanceError."""
+        prompt_id = await self._client.submit(
+            self._graph.prompt, prompt_id=self.prompt.prompt_id, client_id=self._client_id
+        )
+        return Receipt(answer=None, prompt_id=prompt_id)
+
+    async def find(self, instance: Instance) -> Receipt[None] | None:
+        """As if it had just been taken, if it was. Raises InstanceError."""
+        prompt_id = self.prompt.prompt_id
+        if prompt_id in await self._client.queue(fresh=True):
+            return Receipt(answer=None, prompt_id=prompt_id)
+        known = await self._client.history(prompt_id, fresh=True)
+        return None if known is None else Receipt(answer=None, prompt_id=prompt_id)
+
+
+class PromptRun:
+    """One attempt at one graph; :meth:`run` once. ``prompt`` is its record in the ledger, new or of
+    an attempt that was moved away elsewhere."""
+
+    def __init__(
+        self,
+        placement: Placement,
+        graph: Graph,
+        prompt: Prompt,
+        *,
+        client: ComfyUIClient,
+        connections: ConnectionManager,
+        dispatcher: Dispatcher,
+        ledger: Ledger,
+        clock: Clock,
+        silence_timeout_s: float,
+        on_update: OnUpdate,
+        spawn: Callable[[Coroutine[None, None, None]], None],
+    ) -> None:
+        self.placement = placement
+        self.execution = PromptExecution(graph, prompt.prompt_id)
+        self._prompt = prompt
+        self._client = client
+        self._pool = connections.pool(placement.instance)
+        self._dispatcher = dispatcher
+        self._ledger = ledger
+        self._clock = clock
+        self._spawn = spawn
+        self._follower = PromptFollower(
+            placement,
+            self.execution,
+            client=client,
+            pool=self._pool,
+            ledger=ledger,
+            clock=clock,
+            silence_timeout_s=silence_timeout_s,
+            on_update=on_update,
+        )
+        self._submission: asyncio.Task[Receipt[None]] | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._moved_to: Placement | None = None
+        self._move_failed: InstanceError | None = None
+
+    @property
+    def prompt_id(self) -> str:
+        return self.execution.prompt_id
+
+    async def run(self) -> bytes | Placement:
+        """The picture as ComfyUI encoded it, or the place elsewhere to which it was moved.
+
+        Raises an InstanceError (run again elsewhere) or a JobError. Whatever ends it, nothing of
+        ours is left waiting or running at the instance.
+        """
+        try:
+            await self._follow()
+            if self._moved_to is None:
+                self._finish(End(ending=Ending.SUCCESS), self.execution.error)
+        except InstanceError as error:
+            if self.placement.in_queue:
+                # Not awaited: the job goes on elsewhere while this one may hang.
+                self._spawn(self._withdraw())
+            self._finish(End(ending=Ending.LOST, error=error))
+            raise
+        except BaseException as error:
+            if self.placement.in_queue:
+                await self._withdraw_shielded()
+            self._finish(End(ending=Ending.CANCELLED), error)
+            raise
+        finally:
+            if self._submission is not None:
+                self._submission.cancel()
+            self.placement.decline()
+            self.placement.release()
+        return await self._picture() if self._moved_to is None else self._moved_to
+
+    async def move(self) -> None:
+        """Go on at the place that was offered (``placement.move_to``), if the prompt provably did
+        not run here (PROTOCOL.md trap 24); else decline it. :meth:`run` returns that place then."""
+        if self._submission is not None:
+            await asyncio.wait([self._submission])
+        target = self.placement.move_to
+        if target is None or not self._is_waiting():
+            self.placement.decline()
+            return
+        entry = [self._prompt.number, self.prompt_id, {}, {}, []]
+        self._ledger.apply(events.MoveBegan(prompt=self._prompt, queue_entry=entry))
+        away = False
+        try:
+            away = await self._client.delete(self.prompt_id)
+        except InstanceError as error:
+            self._move_failed = error
+        finally:
+            if not away and not self._prompt.ended:
+                self._ledger.apply(events.Stayed(prompt=self._prompt))
+        if self._following is None or self._following.done() or self._prompt.ended:
+            self.placement.decline()  # it has ended meanwhile, or was cancelled
+        elif away and self._prompt.state is State.MOVING:
+            self._ledger.apply(events.TakenAway(prompt=self._prompt))
+            self.placement.in_queue = False
+            self._moved_to, self.placement.move_to = self.placement.move_to, None
+            self._following.cancel()
+        else:
+            self.placement.decline()
+            if self._move_failed is not None:
+                self._following.cancel()
+
+    def _is_waiting(self) -> bool:
+        waits = self._prompt.state is State.QUEUED and not self.placement.running
+        return waits and self._following is not None and not self._following.done()
+
+    # --- following -----------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Until the prompt has ended, or :meth:`move` has taken it away. Raises what ends it."""
+        self._following = asyncio.create_task(self._submit_and_follow())
+        try:
+            await self._following
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # the job is cancelled
+            if self._move_failed is not None:
+                raise self._move_failed from None
+            if self._moved_to is None:
+                raise
+
+    async def _submit_and_follow(self) -> None:
+        async with self._pool.lease() as socket:
+            self.placement.move = self.move
+            socket.on_prompt_end = self._hear_end
+            await self._submit(socket)
+            await self._follower.follow(socket)
+        if not self.execution.ended:
+            await self._follower.settle()
+
+    async def _submit(self, socket: PromptSocket) -> None:
+        order = JobOrder(self._prompt, self.execution.graph, self._client, socket.client_id)
+        self._submission = asyncio.create_task(self._dispatcher.submit(order, self.placement))
+        try:
+            # Cut off in the middle it might be accepted after it was withdrawn: see `_withdraw`.
+            receipt = await asyncio.shield(self._submission)
+        except PromptRejectedError:
+            self.placement.in_queue = False
+            raise
+        self.execution.prompt_id = receipt.prompt_id or self.prompt_id
+
+    def _hear_end(self, prompt_id: str) -> None:
+        if prompt_id == self.prompt_id:
+            self.placement.in_queue = False
+
+    # --- the end -------------------------------------------------------------------------
+
+    def _finish(self, end: End, error: BaseException | None = None) -> None:
+        """Book how it ended, if nothing has been booked yet."""
+        if self._prompt.ended:
+            return
+        if self._prompt.state in (State.RECEIVED, State.SUBMITTING):
+            end = End(ending=Ending.REJECTED)
+        elif isinstance(error, ComfyProxyError):
+            interrupted = isinstance(error, InterruptedPromptError)
+            ending = Ending.INTERRUPTED if interrupted else Ending.ERROR
+            end = End(ending=ending, error=error)
+        self._ledger.apply(events.Finished(prompt=self._prompt, end=end))
+
+    async def _withdraw_shielded(self) -> None:
+        """Before a cancellation goes on: it must not stop the withdrawal itself."""
+        task = asyncio.create_task(self._withdraw())
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
+
+    async def _withdraw(self) -> None:
+        """Leave nothing of ours waiting or running at the instance."""
+        try:
+            async with self._clock.timeout(WITHDRAW_TIMEOUT_S):
+                await self._submission_over()
+                # The next `status` counts without it, and may be read before the answer; of one
+                # that stays there it counts rightly as somebody's.
+                self.placement.in_queue = False
+                if await self._client.delete(self.prompt_id):
+                    return
+                if self.prompt_id in (await self._client.queue()).running:
+                    await self._client.interrupt(self.prompt_id)
+        except (InstanceError, TimeoutError) as error:
+            logger.debug("{}: not withdrawn: {}", self.placement.instance.host, error)
+
+    async def _submission_over(self) -> None:
+        """Cancelled in mid-POST: only after its end is sure what there is to withdraw."""
+        if self._submission is not None:
+            await asyncio.gather(self._submission, return_exceptions=True)
+
+    async def _picture(self) -> bytes:
+        execution = self.execution
+        if execution.error is not None:
+            raise execution.error
+        if execution.picture is not None:
+            return execution.picture
+        if execution.files:
+            return await self._client.view(execution.files[0])
+        if execution.graph.by_frame:
+            raise ResultFrameLostError("The frame with the picture was lost.")
+        raise ResultError("The workflow ended without a picture.")

@@ -1,0 +1,19 @@
+"""The rooms of an application, made as ``comfy_proxy.app`` makes them, for tests of one of them."""
+
+from __future__ import annotations
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.dispatch.dispatcher import Dispatcher
+from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.jobs.job_prompts import JobPrompts
+from comfy_proxy.ledger.ledger import Ledger
+
+
+def make_gateway(cluster: Cluster) -> Gateway:
+    ledger = Ledger(cluster.clock)
+    return Gateway(cluster, ledger, Dispatcher(ledger, cluster.health_checker, cluster.clock))
+
+
+def make_job_prompts(cluster: Cluster) -> JobPrompts:
+    ledger = Ledger(cluster.clock)
+    return JobPrompts(cluster, ledger, Dispatcher(ledger, cluster.health_checker, cluster.clock))
