@@ -12,9 +12,10 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.ownership import Ownership
 from comfy_proxy.cluster.prompt_ends import told_by_frame
-from comfy_proxy.errors import InstanceError, ProcessEndedError
+from comfy_proxy.errors import ProcessEndedError
 from comfy_proxy.gateway.events.frames import Ended
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.copies import FileCopies
@@ -31,11 +32,6 @@ from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
 
 T = TypeVar("T")
-
-OBJECT_INFO_TIMEOUT_S = 5.0
-"""How long a prompt waits to learn what an instance can run that was never asked."""
-UNKNOWN_LACK = 0.5
-"""Better than one that lacks something, worse than one that lacks nothing."""
 
 
 class Gateway:
@@ -99,25 +95,13 @@ class Gateway:
 
     # --- what instances can do ---------------------------------------------------------------
 
-    def node_info(self, instance: Instance) -> Mapping[str, Any]:
-        """Its ``/object_info``, as far as it is known."""
-        return self.cluster.object_info.known(instance) or {}
+    def node_info(self, instance: Instance) -> NodeCatalog:
+        """As :meth:`GraphSupport.node_info`."""
+        return self.cluster.graph_support.node_info(instance)
 
     async def lacks(self, graph: Mapping[str, Any], instance: Instance) -> float:
-        """How many node classes and model files of ``graph`` it lacks; UNKNOWN_LACK if unknown."""
-        cache = self.cluster.object_info
-        try:
-            if cache.known(instance) is None:
-                if not await self.cluster.health_checker.check(instance):
-                    return UNKNOWN_LACK
-                async with self.cluster.clock.timeout(OBJECT_INFO_TIMEOUT_S):
-                    await cache.of(instance)
-            else:
-                await cache.of(instance)  # at once; asked anew in the background if it is old
-        except (InstanceError, TimeoutError):
-            return UNKNOWN_LACK
-        missing = cache.missing_for(graph, instance)
-        return UNKNOWN_LACK if missing is None else len(missing)
+        """As :meth:`GraphSupport.lacks`."""
+        return await self.cluster.graph_support.lacks(graph, instance)
 
     # --- what happens to prompts -------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.exchange.context import REQUEST_ID
 from comfy_proxy.gateway.exchange.error_answers import error_response
@@ -36,7 +37,9 @@ def picture(colour: str, mode: str = "RGB") -> bytes:
 
 
 FUNCTIONS = {Policy.OWNER_BY_FILE: view, Policy.UPLOAD: upload}
-LOAD_INFO = {"LoadImage": {"input": {"required": {"image": [[], {"image_upload": True}]}}}}
+LOAD_INFO = NodeCatalog.from_json(
+    {"LoadImage": {"input": {"required": {"image": [[], {"image_upload": True}]}}}}
+)
 
 
 class Front:
