@@ -17,7 +17,6 @@ from comfy_proxy.gateway.prompts.submission import prompt
 from comfy_proxy.gateway.routes import Match, Policy
 from comfy_proxy.gateway.state.shared_state import state
 from comfy_proxy.gateway.views.features import events_of_one, features, features_of_one
-from comfy_proxy.gateway.views.object_info import object_info
 from comfy_proxy.gateway.views.owners import broadcast, owner_by_prompt
 from comfy_proxy.gateway.views.queue_and_history import merged
 
@@ -38,7 +37,7 @@ POLICIES: Mapping[Policy, PolicyFunction] = {
     Policy.OWNER_BY_FILE: view,
     Policy.UPLOAD: upload,
     Policy.MERGED: merged,
-    Policy.OBJECT_INFO: object_info,
+    Policy.OBJECT_INFO: lambda request, match, gateway: gateway.object_info.answer(request, match),
     Policy.BROADCAST: broadcast,
     Policy.STATE: state,
     Policy.FEATURES: features,

@@ -15,7 +15,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from aiohttp import hdrs, web
 from loguru import logger
@@ -37,20 +36,6 @@ GZIP_LEVEL = 6
 
 Member = tuple[tuple[NodeClass, ...], str]
 """A class as the instances have it, and what it is in the union: ``"name": {…}``."""
-
-
-class HasObjectInfo(Protocol):
-    """The part of the gateway that is used here."""
-
-    @property
-    def object_info(self) -> MergedObjectInfo: ...
-
-
-async def object_info(
-    request: web.Request, match: Match, gateway: HasObjectInfo
-) -> web.StreamResponse:
-    """Answer ``/object_info`` or ``/object_info/{node_class}``."""
-    return await gateway.object_info.answer(request, match.variables.get("node_class"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +119,12 @@ class MergedObjectInfo:
         """
         self._cache.uploads_changed()
 
-    async def answer(self, request: web.Request, node_class: str | None) -> web.StreamResponse:
-        """The union, or the part of it for ``node_class``; the primary's if there is none yet."""
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """Answer ``/object_info`` or, by ``match``, ``/object_info/{node_class}``.
+
+        The union, or its part for that class; the primary's own answer if nothing is known yet.
+        """
+        node_class = match.variables.get("node_class")
         documents = await self._documents()
         if not documents:
             return await forward_balanced(request, self._cluster)

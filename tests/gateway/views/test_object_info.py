@@ -19,7 +19,9 @@ from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.views.object_info import MergedObjectInfo, Union, object_info
+from comfy_proxy.gateway.policies import POLICIES
+from comfy_proxy.gateway.routes import Policy
+from comfy_proxy.gateway.views.object_info import MergedObjectInfo, Union
 
 RECORDED = Path(__file__).parents[4] / "shared" / "comfyui" / "object_info.json"
 PLAIN = {"Accept-Encoding": "identity"}
@@ -95,7 +97,9 @@ async def make_room(tmp_path: Path) -> AsyncIterator[Any]:
             cache = ObjectInfoCache(cluster.clients, clock=cluster.clock)
             stack.push_async_callback(cache.close)
             gateway.object_info = MergedObjectInfo(cluster, cache)
-            client = await stack.enter_async_context(answering(object_info, gateway))
+            client = await stack.enter_async_context(
+                answering(POLICIES[Policy.OBJECT_INFO], gateway)
+            )
             return Room(workers, gateway, cache, client)
 
         yield make
