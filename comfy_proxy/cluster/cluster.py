@@ -9,14 +9,15 @@ from contextvars import Context
 from loguru import logger
 
 from comfy_proxy.clock import Clock, SystemClock
-from comfy_proxy.cluster.capabilities import CapabilityCache
 from comfy_proxy.cluster.circuit_breaker import CircuitState
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
-from comfy_proxy.cluster.object_info import ObjectInfoCache
+from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
+from comfy_proxy.cluster.object_info.capabilities import Capabilities
+from comfy_proxy.cluster.object_info.graph_support import GraphSupport
 from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
@@ -61,26 +62,26 @@ class Cluster:
             for instance in self.instances
         }
         self.load_balancer = LoadBalancer(self.instances)
-        self.capabilities = CapabilityCache(self.clients, classes=classes, clock=self.clock)
         self.object_info = ObjectInfoCache(self.clients, clock=self.clock)
+        self.capabilities = Capabilities(self.object_info, classes=classes, clock=self.clock)
         self.health_checker = HealthChecker(
             self.clients,
             interval_s=settings.health_check_interval_s,
             timeout_s=settings.health_check_timeout_s,
             clock=self.clock,
         )
+        self.graph_support = GraphSupport(self.object_info, self.health_checker, clock=self.clock)
         self.scheduler = Scheduler(
             self.load_balancer,
             self.health_checker,
             clock=self.clock,
             pending_timeout_s=settings.pending_timeout_s,
         )
-        self.health_checker.on_success.append(self._learn)
+        self.health_checker.on_success.append(self.capabilities.heard)
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
         self.on_prompt_end: list[Callable[[PromptEnd], None]] = []
         self._chores: set[asyncio.Task[None]] = set()
         for instance in self.instances:
-            instance.on_interruption.append(self.capabilities.forget)
             instance.on_interruption.append(self.object_info.forget)
             instance.on_doubt.append(self.health_checker.look)
             instance.on_circuit.append(self._circuit_changed)
@@ -106,7 +107,6 @@ class Cluster:
             task.cancel()
         if self._chores:
             await asyncio.wait(tuple(self._chores))
-        await self.capabilities.close()
         await self.object_info.close()
         await self.connections.close()
 
@@ -174,17 +174,3 @@ class Cluster:
         task = asyncio.create_task(chore, context=context)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
-
-    def _learn(self, instance: Instance) -> None:
-        """After a check that passed: ask what the instance can run, if that is not known.
-
-        In the background: ``/object_info`` may take ComfyUI seconds.
-        """
-        if self.capabilities.known(instance) is None:
-            self.spawn(self._learn_now(instance), context=untraced())
-
-    async def _learn_now(self, instance: Instance) -> None:
-        try:
-            await self.capabilities.get(instance)
-        except InstanceError:
-            return  # the attempt has told the breaker; the next check that passes tries again

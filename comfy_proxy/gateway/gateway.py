@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.dispatcher import Dispatcher
-from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_staging import FileStaging
@@ -36,11 +33,6 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.metrics.records import CircuitRecord
 
-OBJECT_INFO_TIMEOUT_S = 5.0
-"""How long a prompt waits to learn what an instance can run that was never asked."""
-UNKNOWN_LACK = 0.5
-"""Better than one that lacks something, worse than one that lacks nothing."""
-
 
 class Gateway:
     """The instances as one ComfyUI."""
@@ -52,7 +44,9 @@ class Gateway:
         self.files = FileHolders(cluster)
         self.storage_discovery = StorageDiscovery(cluster, self.files.storage)
         self.staging = FileStaging(self.files)
-        self.inputs = InputStaging(self.files, self.staging, self.node_info, several=self.several)
+        self.inputs = InputStaging(
+            self.files, self.staging, cluster.graph_support.node_info, several=self.several
+        )
         self.uploads = Uploads(self.files, self.staging, self.object_info.uploads_changed)
         self.file_view = FileView(self.files, self.staging)
         self.state = SharedState(cluster)
@@ -86,7 +80,7 @@ class Gateway:
 
     def _build_prompts(self, dispatcher: Dispatcher) -> None:
         cluster, ledger = self.cluster, self.ledger
-        needs = Needs(self.inputs, self.events, lambda graph, at: self.lacks(graph, at))
+        needs = Needs(self.inputs, self.events, cluster.graph_support)
         transfer = Transfer(cluster, ledger, dispatcher, needs)
         self.intake = PromptIntake(cluster, ledger, Submissions(cluster, ledger, dispatcher, needs))
         self.rebalancer = Rebalancer(
@@ -146,28 +140,6 @@ class Gateway:
         await self.uploads.close()
         self.files.close()
         await self.state.close()
-
-    # --- what instances can do ---------------------------------------------------------------
-
-    def node_info(self, instance: Instance) -> Mapping[str, Any]:
-        """Its ``/object_info``, as far as it is known."""
-        return self.cluster.object_info.known(instance) or {}
-
-    async def lacks(self, graph: Mapping[str, Any], instance: Instance) -> float:
-        """How many node classes and model files of ``graph`` it lacks; UNKNOWN_LACK if unknown."""
-        cache = self.cluster.object_info
-        try:
-            if cache.known(instance) is None:
-                if not await self.cluster.health_checker.check(instance):
-                    return UNKNOWN_LACK
-                async with self.cluster.clock.timeout(OBJECT_INFO_TIMEOUT_S):
-                    await cache.of(instance)
-            else:
-                await cache.of(instance)  # at once; asked anew in the background if it is old
-        except (InstanceError, TimeoutError):
-            return UNKNOWN_LACK
-        missing = cache.missing_for(graph, instance)
-        return UNKNOWN_LACK if missing is None else len(missing)
 
     # --- what hears of the ledger ------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Match, Policy
-from comfy_proxy.gateway.views.object_info import object_info
 from comfy_proxy.gateway.views.owners import broadcast, owner_by_prompt
 from comfy_proxy.gateway.views.queue_and_history import merged
 
@@ -39,7 +38,7 @@ POLICIES: Mapping[Policy, Callable[[Gateway], Answer]] = {
     Policy.OWNER_BY_FILE: lambda gateway: gateway.file_view.answer,
     Policy.UPLOAD: lambda gateway: gateway.uploads.answer,
     Policy.MERGED: _function(merged),
-    Policy.OBJECT_INFO: _function(object_info),
+    Policy.OBJECT_INFO: lambda gateway: gateway.object_info.answer,
     Policy.BROADCAST: _function(broadcast),
     Policy.STATE: lambda gateway: gateway.state.answer,
     Policy.FEATURES: lambda gateway: gateway.features.answer,

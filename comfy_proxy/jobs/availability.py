@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from comfy_proxy.cluster.capabilities import Capabilities
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.errors import WorkflowUnavailableError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.workflows import Missing, Workflow
@@ -37,7 +37,7 @@ class Availability:
             missing[instance.host] = self._missing(known)
         raise _unavailable(self._workflow.name, missing)
 
-    def _missing(self, capabilities: Capabilities) -> Missing:
+    def _missing(self, capabilities: NodeCatalog) -> Missing:
         info = self._request.picture.info
         return self._workflow.missing(capabilities, info, self._request.parameters)
 

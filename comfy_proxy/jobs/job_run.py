@@ -12,9 +12,9 @@ from concurrent.futures import Executor
 
 from loguru import logger
 
-from comfy_proxy.cluster.capabilities import KEEP_LACK_S
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.capabilities import KEEP_LACK_S
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.errors import (

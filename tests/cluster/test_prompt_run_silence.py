@@ -25,7 +25,9 @@ async def asked(run: Run, clock: ManualClock, renewals: int) -> None:
     """One COMFYUI_TIMEOUT of silence, and the question that follows it."""
     await clock.advance(60)
     await eventually(
-        lambda: run.task.done() or (run.prompt._follower._renewals == renewals and clock.waiting == 1)
+        lambda: (
+            run.task.done() or (run.prompt._follower._renewals == renewals and clock.waiting == 1)
+        )
     )
 
 

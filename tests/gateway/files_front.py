@@ -17,6 +17,7 @@ from rooms import make_gateway
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.exchange.context import REQUEST_ID
 from comfy_proxy.gateway.exchange.error_answers import error_response
@@ -33,7 +34,9 @@ def picture(colour: str, mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
-LOAD_INFO = {"LoadImage": {"input": {"required": {"image": [[], {"image_upload": True}]}}}}
+LOAD_INFO = NodeCatalog.from_json(
+    {"LoadImage": {"input": {"required": {"image": [[], {"image_upload": True}]}}}}
+)
 
 
 class Front:

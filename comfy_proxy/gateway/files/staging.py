@@ -7,31 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.node_inputs import specs
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_name import FileName, climbs, is_hidden, split_annotated
 from comfy_proxy.gateway.files.file_staging import FileStaging
 
-NodeInfo = Mapping[str, Mapping[str, Any]]
-"""Class name → its entry of ``/object_info``."""
 
-UPLOAD_FLAGS: Final = ("image_upload", "video_upload", "audio_upload", "file_upload")
-FILE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "LoadImage": ("image",),
-    "LoadImageMask": ("image",),
-    "LoadImageOutput": ("image",),
-    "LoadAudio": ("audio",),
-    "LoadVideo": ("file",),
-    "LoadLatent": ("latent",),
-}
-"""Inputs that name files whatever ``/object_info`` says: it may not be known yet, and LoadLatent's
-entry has no flag."""
-
-
-def files_in_graph(prompt: Mapping[str, Any], node_info: NodeInfo) -> list[FileName]:
+def files_in_graph(prompt: Mapping[str, Any], node_info: NodeCatalog) -> list[FileName]:
     """The files that the nodes of ``prompt`` name, each once, in order.
 
     Absolute and climbing paths are left out: whether they work is the instance's own matter.
@@ -49,7 +34,7 @@ class InputStaging:
         self,
         files: FileHolders,
         staging: FileStaging,
-        node_info: Callable[[Instance], NodeInfo],
+        node_info: Callable[[Instance], NodeCatalog],
         *,
         several: bool,
     ) -> None:
@@ -96,26 +81,17 @@ def cannot_be_found(file: FileName) -> bool:
     return is_hidden(file) and bool(file.subfolder)
 
 
-def _names(node: Any, node_info: NodeInfo) -> Iterator[str]:
+def _names(node: Any, node_info: NodeCatalog) -> Iterator[str]:
     inputs = node.get("inputs") if isinstance(node, dict) else None
     class_name = node.get("class_type") if isinstance(node, dict) else None
     if not isinstance(inputs, dict) or not isinstance(class_name, str):
         return
-    for input_name in _file_inputs(class_name, node_info):
+    for input_name in node_info.file_inputs(class_name):
         value = inputs.get(input_name)
         if isinstance(value, str):
             yield value
         elif isinstance(value, list) and all(isinstance(item, str) for item in value):
             yield from value  # several at once; a link is a string and a number
-
-
-def _file_inputs(class_name: str, node_info: NodeInfo) -> set[str]:
-    found = set(FILE_INPUTS.get(class_name, ()))
-    for _, name, spec in specs(node_info.get(class_name) or {}):
-        options = spec[1] if isinstance(spec, list | tuple) and len(spec) > 1 else None
-        if isinstance(options, dict) and any(options.get(flag) for flag in UPLOAD_FLAGS):
-            found.add(name)
-    return found
 
 
 def _can_be_staged(name: str) -> bool:

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.graph_support import GraphSupport
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import InputStaging
 from comfy_proxy.ledger.prompt import Prompt
 
-Lacks = Callable[[Mapping[str, Any], Instance], Awaitable[float]]
-"""How many node classes and model files of a graph an instance lacks."""
-
 
 class Needs:
     """Fills :class:`comfy_proxy.dispatch.order.Preparation` for clients' prompts."""
 
-    def __init__(self, inputs: InputStaging, sessions: EventSessions, lacks: Lacks) -> None:
+    def __init__(
+        self, inputs: InputStaging, sessions: EventSessions, support: GraphSupport
+    ) -> None:
         self._inputs = inputs
         self._sessions = sessions
-        self._lacks = lacks
+        self._support = support
 
     async def lacks(self, prompt: Prompt, instance: Instance) -> float:
         """How many of its node classes and model files ``instance`` lacks; a half if nobody can
         say."""
-        return await self._lacks(_graph(prompt), instance)
+        return await self._support.lacks(_graph(prompt), instance)
 
     async def stage(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:
         """Bring the files that it names; False if it must not run there: ``instance`` has another

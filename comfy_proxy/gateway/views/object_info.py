@@ -15,41 +15,27 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from aiohttp import hdrs, web
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.node_inputs import Classes, NodeInfo, united
-from comfy_proxy.cluster.object_info import ObjectInfoCache
+from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass, united_text
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.routes import Match
 
 PATIENCE_S = 10.0
-"""How long a client waits for an instance that was never asked, or for its lists of uploads."""
+"""Seconds that a client waits for an instance that was never asked, or for its lists of uploads.
+After that the answer has what is known of that instance, or does without it."""
 HURRY_S = 1.0
 """The same if no upload is known of: a file may have been put there by hand, that is all."""
 GZIP_LEVEL = 6
 
-Member = tuple[tuple[NodeInfo, ...], str]
-"""What the instances say of a class, and what it is in the union: ``"name": {…}``."""
-
-
-class HasObjectInfo(Protocol):
-    """The part of the gateway that is used here."""
-
-    @property
-    def object_info(self) -> MergedObjectInfo: ...
-
-
-async def object_info(
-    request: web.Request, match: Match, gateway: HasObjectInfo
-) -> web.StreamResponse:
-    """Answer ``/object_info`` or ``/object_info/{node_class}``."""
-    return await gateway.object_info.answer(request, match.variables.get("node_class"))
+Member = tuple[tuple[NodeClass, ...], str]
+"""A class as the instances have it, and what it is in the union: ``"name": {…}``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,12 +48,12 @@ class Text:
 
 
 class Union:
-    """The union of some documents as JSON, each class on its own, and put together when asked for.
+    """The union of some catalogs as JSON, each class on its own, and put together when asked for.
 
     ``before`` is the previous one: classes that have not changed since are taken from it.
     """
 
-    def __init__(self, documents: Sequence[Classes], before: Union | None = None) -> None:
+    def __init__(self, documents: Sequence[NodeCatalog], before: Union | None = None) -> None:
         self.documents = tuple(documents)
         known: Mapping[str, Member] = before._classes if before else {}
         names = dict.fromkeys(name for document in self.documents for name in document)
@@ -75,7 +61,7 @@ class Union:
         self._whole: Text | None = None
         self._gzipped: Text | None = None
 
-    def is_of(self, documents: Sequence[Classes]) -> bool:
+    def is_of(self, documents: Sequence[NodeCatalog]) -> bool:
         """True if it was made of these very objects: documents are never changed."""
         return len(documents) == len(self.documents) and all(
             mine is theirs for mine, theirs in zip(self.documents, documents, strict=True)
@@ -100,14 +86,16 @@ class Union:
         return _text(self._classes[name][1] if name in self._classes else "")
 
     def _one(self, name: str, known: Mapping[str, Member]) -> Member:
-        infos = tuple(document[name] for document in self.documents if name in document)
+        classes = tuple(
+            one for document in self.documents if (one := document.get(name)) is not None
+        )
         if name in known:
             before, member = known[name]
-            if len(before) == len(infos) and all(
-                a is b for a, b in zip(before, infos, strict=True)
+            if len(before) == len(classes) and all(
+                a is b for a, b in zip(before, classes, strict=True)
             ):
-                return infos, member
-        return infos, f"{json.dumps(name)}: {json.dumps(united(infos))}"
+                return classes, member
+        return classes, f"{json.dumps(name)}: {united_text(classes)}"
 
 
 def _text(members: str) -> Text:
@@ -131,8 +119,12 @@ class MergedObjectInfo:
         """
         self._cache.uploads_changed()
 
-    async def answer(self, request: web.Request, node_class: str | None) -> web.StreamResponse:
-        """The union, or the part of it for ``node_class``; the primary's if there is none yet."""
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """Answer ``/object_info`` or, by ``match``, ``/object_info/{node_class}``.
+
+        The union, or its part for that class; the primary's own answer if nothing is known yet.
+        """
+        node_class = match.variables.get("node_class")
         documents = await self._documents()
         if not documents:
             return await forward_balanced(request, self._cluster)
@@ -146,12 +138,12 @@ class MergedObjectInfo:
         answer.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
         return answer
 
-    async def _documents(self) -> list[Classes]:
+    async def _documents(self) -> list[NodeCatalog]:
         """Of the healthy instances, in their order; those that are not known are left out."""
         documents = await asyncio.gather(*map(self._document, await self._cluster.healthy()))
         return [document for document in documents if document is not None]
 
-    async def _document(self, instance: Instance) -> Classes | None:
+    async def _document(self, instance: Instance) -> NodeCatalog | None:
         try:
             wanted = self._cache.lacks_uploads(instance)
             async with self._cluster.clock.timeout(PATIENCE_S if wanted else HURRY_S):
@@ -160,7 +152,7 @@ class MergedObjectInfo:
             logger.debug("/object_info of {} is not fresh: {!r}", instance.host, error)
             return self._cache.known(instance)
 
-    async def _made(self, documents: Sequence[Classes]) -> Union:
+    async def _made(self, documents: Sequence[NodeCatalog]) -> Union:
         async with self._making:
             if self._union is None or not self._union.is_of(documents):
                 self._union = await asyncio.to_thread(Union, documents, self._union)

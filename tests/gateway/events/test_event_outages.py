@@ -216,7 +216,7 @@ async def test_a_prompt_goes_to_the_one_that_can_run_it_heard_or_not(
     async def lacks(graph: Any, instance: Instance) -> float:
         return float(instance is not deaf)
 
-    monkeypatch.setattr(gateway, "lacks", lacks)
+    monkeypatch.setattr(gateway.cluster.graph_support, "lacks", lacks)
     prompt_id = await post(front, colour(1), "me")
     assert workers[0].submitted == [prompt_id]
     await client.ws.close()

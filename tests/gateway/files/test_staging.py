@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from files_front import LOAD_INFO, Front, picture, running_front
 
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import InputStaging, files_in_graph
@@ -71,7 +72,7 @@ def test_files_of_a_graph() -> None:
         "11": {"class_type": "LoadVideo", "inputs": {"file": "v.mp4"}},
         "12": {"class_type": "LoadLatent", "inputs": {"latent": "l.latent"}},
     }
-    assert files_in_graph(prompt, {}) == [
+    assert files_in_graph(prompt, NodeCatalog()) == [
         FileName(filename="a.png", type="input"),
         FileName(filename="b.png", subfolder="sub", type="output"),
         FileName(filename="c.png", subfolder="@2", type="temp"),
@@ -93,10 +94,11 @@ def test_files_of_a_graph() -> None:
 def test_custom_loaders(spec: Any, group: str) -> None:
     """An input of any class that ``/object_info`` marks for uploads names files."""
     info: Mapping[str, Any] = {"My": {"input": {group: {"f": spec, "other": ["STRING", {}]}}}}
+    catalog = NodeCatalog.from_json(info)
     prompt = {"1": {"class_type": "My", "inputs": {"f": "a.png", "other": "b.png"}}}
-    assert files_in_graph(prompt, info) == [FileName(filename="a.png", type="input")]
+    assert files_in_graph(prompt, catalog) == [FileName(filename="a.png", type="input")]
     several = {"1": {"class_type": "My", "inputs": {"f": ["a.png", "b.png"]}}}
-    assert len(files_in_graph(several, info)) == 2
+    assert len(files_in_graph(several, catalog)) == 2
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,8 @@ def test_custom_loaders(spec: Any, group: str) -> None:
 )
 def test_nothing_to_bring(prompt: dict[str, Any]) -> None:
     """Malformed nodes, and paths that climb or are absolute, are left to ComfyUI."""
-    assert files_in_graph(prompt, {"LoadImage": {"input": {"required": {"odd": []}}}}) == []
+    catalog = NodeCatalog.from_json({"LoadImage": {"input": {"required": {"odd": []}}}})
+    assert files_in_graph(prompt, catalog) == []
 
 
 # --- uploads --------------------------------------------------------------------------------

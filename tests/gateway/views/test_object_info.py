@@ -15,10 +15,13 @@ import pytest
 from rooms_harness import Client, answering, gateway_over
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.object_info import ObjectInfoCache
+from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.views.object_info import MergedObjectInfo, Union, object_info
+from comfy_proxy.gateway.policies import POLICIES
+from comfy_proxy.gateway.routes import Policy
+from comfy_proxy.gateway.views.object_info import MergedObjectInfo, Union
 
 RECORDED = Path(__file__).parents[4] / "shared" / "comfyui" / "object_info.json"
 PLAIN = {"Accept-Encoding": "identity"}
@@ -94,10 +97,15 @@ async def make_room(tmp_path: Path) -> AsyncIterator[Any]:
             cache = ObjectInfoCache(cluster.clients, clock=cluster.clock)
             stack.push_async_callback(cache.close)
             gateway.object_info = MergedObjectInfo(cluster, cache)
-            client = await stack.enter_async_context(answering(object_info, gateway))
+            client = await stack.enter_async_context(answering(respond, gateway))
             return Room(workers, gateway, cache, client)
 
         yield make
+
+
+async def respond(request: Any, match: Any, gateway: Gateway) -> Any:
+    """As the wired gateway does."""
+    return await POLICIES[Policy.OBJECT_INFO](gateway)(request, match)
 
 
 @pytest.fixture
@@ -247,9 +255,11 @@ async def test_an_instance_that_restarted_is_asked_again(room: Room) -> None:
 
 def test_classes_that_did_not_change_are_not_written_again() -> None:
     """After an upload one member is written, all others are taken over."""
-    documents = [{"A": {"n": 1}, "B": {"n": 2}}, {"C": {"n": 3}}]
+    infos: list[dict[str, Any]] = [{"A": {"n": 1}, "B": {"n": 2}}, {"C": {"n": 3}}]
+    documents = [NodeCatalog.from_json(one) for one in infos]
     before = Union(documents)
-    after = Union([{**documents[0], "A": {"n": 9}}, documents[1]], before)
+    news = documents[0].with_news(["A"], NodeCatalog.from_json({"A": {"n": 9}}))
+    after = Union([news, documents[1]], before)
     assert after._classes["B"][1] is before._classes["B"][1]
     assert after.whole().body == b'{"A": {"n": 9}, "B": {"n": 2}, "C": {"n": 3}}'
     assert after.is_of(after.documents)
@@ -260,4 +270,5 @@ def test_classes_that_did_not_change_are_not_written_again() -> None:
 def test_a_real_document_comes_out_as_it_went_in() -> None:
     """800 classes of a real ComfyUI, limits of 64 bits included, as ``json.dumps`` writes them."""
     document = json.loads(RECORDED.read_bytes())
-    assert Union([document, document]).whole().body == json.dumps(document).encode()
+    catalog = NodeCatalog.from_json(document)
+    assert Union([catalog, catalog]).whole().body == json.dumps(document).encode()

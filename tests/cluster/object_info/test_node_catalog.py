@@ -1,4 +1,4 @@
-"""cluster/node_inputs.py: choices in both forms, what a graph lacks, the union of what differs."""
+"""cluster/object_info/catalog.py: choices in both forms, what a graph lacks, the union of all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.cluster.node_inputs import lists_uploads, missing, united
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass
+from comfy_proxy.cluster.object_info.inputs import united
 
 
 def node_class(**inputs: Any) -> dict[str, Any]:
@@ -37,9 +38,9 @@ CLASSES = {"Loader": LOADER, "LoadImage": LOAD_IMAGE}
 )
 def test_what_a_graph_lacks(prompt: dict[str, Any], lacks: list[str]) -> None:
     """Model files count, uploads do not, and an empty list only if somebody else has the file."""
-    classes = {**CLASSES, "Empty": node_class(name=["COMBO", {"options": []}])}
-    other = {"Empty": node_class(name=["COMBO", {"options": ["elsewhere"]}])}
-    assert missing(prompt, classes, [other]) == lacks
+    empty, full = (node_class(name=["COMBO", {"options": it}]) for it in ([], ["elsewhere"]))
+    catalog = NodeCatalog.from_json({**CLASSES, "Empty": empty})
+    assert catalog.missing_for(prompt, [NodeCatalog.from_json({"Empty": full})]) == lacks
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_what_a_graph_lacks(prompt: dict[str, Any], lacks: list[str]) -> None:
 )
 def test_which_classes_list_uploads(name: str, spec: list[Any], listed: bool) -> None:
     """Those whose lists are in the document; a remote list is asked for by the client itself."""
-    assert lists_uploads(name, node_class(x=spec)) is listed
+    assert NodeClass(name, node_class(x=spec)).lists_uploads() is listed
 
 
 def test_a_union_of_equals_is_the_first_itself() -> None:

@@ -1,80 +1,24 @@
-"""cluster/object_info.py: asked rarely, shared by all who wait, never older than an upload."""
+"""cluster/object_info/: asked rarely, shared by all who wait, never older than an upload."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
-import json
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 from cluster_harness import make_instance
 from manual_clock import ManualClock, settle
+from object_info_harness import CATALOG, Setting, graph, node_class
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.object_info import (
+from comfy_proxy.cluster.object_info.cache import (
     PATIENCE_FACTOR,
     REFRESH_S,
     STALE_S,
     UPLOADS_STALE_S,
     ObjectInfoCache,
 )
+from comfy_proxy.cluster.object_info.capabilities import Capabilities
 from comfy_proxy.errors import InstanceUnreachableError, InvalidAnswerError
-
-
-def node_class(**inputs: Any) -> dict[str, Any]:
-    return {"input": {"required": inputs}, "output": ["IMAGE"], "name": "…"}
-
-
-LOADER = node_class(model_name=[["a.pth", "b.pth"], {}])
-LOAD_IMAGE = node_class(image=[["one.png"], {"image_upload": True}])
-CLASSES = {"Loader": LOADER, "LoadImage": LOAD_IMAGE, "Invert": node_class(image=["IMAGE"])}
-
-
-class FakeClient:
-    """An instance's side: what it has, what it was asked, and a gate before each answer."""
-
-    def __init__(self) -> None:
-        self.classes = copy.deepcopy(CLASSES)
-        self.asked: list[str] = []
-        self.failure: Exception | None = None
-        self.gate = asyncio.Event()
-        self.gate.set()
-
-    async def object_info(self) -> bytes:
-        self.asked.append("*")
-        body = json.dumps(self.classes).encode()
-        await self._answer()
-        return body
-
-    async def node_info(self, class_name: str) -> dict[str, Any] | None:
-        self.asked.append(class_name)
-        info = copy.deepcopy(self.classes.get(class_name))
-        await self._answer()
-        return info
-
-    async def _answer(self) -> None:
-        await self.gate.wait()
-        if self.failure is not None:
-            raise self.failure
-
-
-class Setting:
-    def __init__(self, clock: ManualClock) -> None:
-        self.clock = clock
-        self.instances = [make_instance(clock, number) for number in (1, 2)]
-        self.clients = {instance: FakeClient() for instance in self.instances}
-        self.cache = ObjectInfoCache(self.clients, clock=clock)  # type: ignore[arg-type]
-        self.instance = self.instances[0]
-        self.client = self.clients[self.instance]
-
-
-@pytest.fixture
-async def one(clock: ManualClock) -> AsyncIterator[Setting]:
-    setting = Setting(clock)
-    yield setting
-    await setting.cache.close()
 
 
 async def test_all_who_want_it_share_one_request(one: Setting) -> None:
@@ -83,7 +27,7 @@ async def test_all_who_want_it_share_one_request(one: Setting) -> None:
     waiting = [asyncio.create_task(one.cache.of(one.instance)) for _ in range(5)]
     await settle()
     one.client.gate.set()
-    assert [await task for task in waiting] == [CLASSES] * 5
+    assert [await task for task in waiting] == [CATALOG] * 5
     assert one.client.asked == ["*"]
 
 
@@ -95,7 +39,7 @@ async def test_one_who_leaves_does_not_end_the_request_of_the_others(one: Settin
     first.cancel()
     await settle()
     one.client.gate.set()
-    assert await second == CLASSES
+    assert await second == CATALOG
     assert first.cancelled()
 
 
@@ -106,7 +50,7 @@ async def test_a_failure_is_told_and_the_next_one_asks_again(one: Setting) -> No
         await one.cache.of(one.instance)
     assert one.cache.known(one.instance) is None
     one.client.failure = None
-    assert await one.cache.of(one.instance) == CLASSES
+    assert await one.cache.of(one.instance) == CATALOG
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"A": 1}'])
@@ -160,7 +104,7 @@ async def test_a_health_check_learns_and_refreshes_in_the_background(one: Settin
     """What nobody has asked for yet is there when somebody does."""
     one.cache.heard(one.instance)
     await settle()
-    assert one.cache.known(one.instance) == CLASSES
+    assert one.cache.known(one.instance) == CATALOG
     one.cache.heard(one.instance)
     await one.clock.advance(REFRESH_S + 1)
     one.cache.heard(one.instance)
@@ -178,7 +122,7 @@ async def test_an_instance_that_restarted_is_asked_again(one: Setting) -> None:
     late = asyncio.create_task(one.cache.of(one.instance))
     await settle()
     one.client.gate.set()
-    assert await early == CLASSES
+    assert await early == CATALOG
     assert list(await late) == ["Other"]
     assert list(one.cache.known(one.instance) or ()) == ["Other"]
 
@@ -190,9 +134,9 @@ async def test_after_an_upload_only_lists_of_files_are_asked_again(one: Setting)
     assert await one.cache.with_uploads(one.instance) is before
     one.cache.uploads_changed()
     after = await one.cache.with_uploads(one.instance)
-    assert after["LoadImage"]["input"]["required"]["image"][0] == ["one.png", "two.png"]
-    assert after["Loader"] is before["Loader"]
-    assert before["LoadImage"] == LOAD_IMAGE
+    assert after.choices("LoadImage", "image") == ("one.png", "two.png")
+    assert after.get("Loader") is before.get("Loader")
+    assert before.get("LoadImage") == CATALOG.get("LoadImage")
     assert one.client.asked == ["*", "LoadImage"]
 
 
@@ -210,7 +154,7 @@ async def test_an_upload_during_a_refresh_gets_one_of_its_own(one: Setting) -> N
     one.client.gate.set()
     await early
     for task in late:
-        assert "two.png" in (await task)["LoadImage"]["input"]["required"]["image"][0]
+        assert "two.png" in ((await task).choices("LoadImage", "image") or ())
     assert one.client.asked == ["*", "LoadImage", "LoadImage"]
 
 
@@ -222,7 +166,7 @@ async def test_an_upload_while_the_document_is_on_its_way_is_seen(one: Setting) 
     one.client.classes["LoadImage"]["input"]["required"]["image"][0].append("two.png")
     one.cache.uploads_changed()
     one.client.gate.set()
-    assert "two.png" in (await first)["LoadImage"]["input"]["required"]["image"][0]
+    assert "two.png" in ((await first).choices("LoadImage", "image") or ())
 
 
 async def test_files_put_there_by_hand_show_after_a_while(one: Setting) -> None:
@@ -231,14 +175,17 @@ async def test_files_put_there_by_hand_show_after_a_while(one: Setting) -> None:
     one.client.classes["LoadImage"]["input"]["required"]["image"][0].append("hand.png")
     await one.clock.advance(UPLOADS_STALE_S + 1)
     after = await one.cache.with_uploads(one.instance)
-    assert "hand.png" in after["LoadImage"]["input"]["required"]["image"][0]
+    assert "hand.png" in (after.choices("LoadImage", "image") or ())
 
 
 async def test_classes_can_be_asked_again_and_vanish(one: Setting) -> None:
     """A class that the instance no longer has is gone from its document."""
+    capabilities = Capabilities(one.cache, classes=["Invert", "Loader"], clock=one.clock)
     await one.cache.of(one.instance)
     del one.client.classes["Invert"]
-    assert "Invert" not in await one.cache.refresh_classes(one.instance, ["Invert", "Loader"])
+    capabilities.forget(one.instance)
+    assert "Invert" not in await capabilities.get(one.instance)
+    assert "Invert" not in (one.cache.known(one.instance) or ())
     assert one.client.asked == ["*", "Invert", "Loader"]
 
 
@@ -249,12 +196,8 @@ async def test_a_refresh_of_uploads_that_fails_keeps_what_is_known(one: Setting)
     one.client.failure = InstanceUnreachableError("gone")
     with pytest.raises(InstanceUnreachableError):
         await one.cache.with_uploads(one.instance)
-    assert one.cache.known(one.instance) == CLASSES
+    assert one.cache.known(one.instance) == CATALOG
     assert one.cache.lacks_uploads(one.instance)
-
-
-def graph(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"1": {"class_type": class_type, "inputs": inputs}}
 
 
 async def test_missing_for_is_none_until_the_instance_is_known(one: Setting) -> None:

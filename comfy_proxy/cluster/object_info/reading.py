@@ -1,4 +1,8 @@
-"""The text of ``/object_info`` as node classes, read exactly: they are written out again."""
+"""The text of ``/object_info`` as a catalog, read exactly: its classes are written out again.
+
+Nodes have limits like ``Infinity`` and ``-0xffffffffffffffff``, which must come out as they went in
+(see ``lenient_json.py``).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.node_inputs import Classes
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass
 from comfy_proxy.errors import InvalidAnswerError
 from comfy_proxy.json_scanner import ANY, JsonScanner
 from comfy_proxy.lenient_json import loads_exact
@@ -20,14 +24,17 @@ _LONG_BYTES = 2**20
 which nobody else would have a turn."""
 
 
-async def read_classes(body: bytes, instance: Instance) -> Classes:
-    """Class name → its description. Raises InvalidAnswerError for what has none."""
+async def read_catalog(body: bytes, instance: Instance) -> NodeCatalog:
+    """The classes in ``body``, which ``instance`` answered; what is no class is left out.
+
+    Raises InvalidAnswerError for a body that has none, unless it is an empty object.
+    """
     if len(body) < _LONG_BYTES:
         return _parsed(body, instance)
     return await asyncio.to_thread(_parsed, body, instance)
 
 
-def _parsed(body: bytes, instance: Instance) -> Classes:
+def _parsed(body: bytes, instance: Instance) -> NodeCatalog:
     """Class by class: one that cannot be read hides no other, and holds up no thread for long."""
     scanner = JsonScanner({ANY: {}})
     for at in range(0, len(body), _PIECE_BYTES):
@@ -35,16 +42,16 @@ def _parsed(body: bytes, instance: Instance) -> Classes:
     root = scanner.result()
     if root is None or root.members is None or not root.is_object:
         raise InvalidAnswerError(f"/object_info of {instance.host} is no JSON object.")
-    classes: dict[str, Mapping[str, Any]] = {}
+    classes: dict[str, NodeClass] = {}
     for member in root.members:
         name, info = member.name(), _info(body[member.start : member.end])
         if name is not None and info is not None:
-            classes[name] = info
+            classes[name] = NodeClass(name, info)
         else:
             logger.debug("{} of {} is no node class", name, instance.host)
     if root.members and not classes:
         raise InvalidAnswerError(f"/object_info of {instance.host} has no node classes.")
-    return classes
+    return NodeCatalog(classes)
 
 
 def _info(text: bytes) -> Mapping[str, Any] | None:

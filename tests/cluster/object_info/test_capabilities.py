@@ -9,8 +9,9 @@ import pytest
 from cluster_harness import eventually
 from manual_clock import ManualClock
 
-from comfy_proxy.cluster.capabilities import KEEP_LACK_S, KEEP_S, Capabilities
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.object_info.capabilities import KEEP_LACK_S, KEEP_S
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import InstanceError
 
@@ -44,13 +45,13 @@ def test_choices(spec: object, choices: object) -> None:
     """Both spellings of an enum in /object_info are understood; other inputs have no choices."""
     for group in ("required", "optional"):
         classes = {"Loader": {"input": {group: {"name": spec}}}}
-        known = Capabilities(classes=classes, learnt_at=0)
+        known = NodeCatalog.from_json(classes)
         assert known.choices("Loader", "name") == choices
 
 
 def test_choices_of_the_unknown() -> None:
     """An unknown class or input, or a class without inputs, has no choices."""
-    known = Capabilities(classes={"A": {"input": None}, "B": {}}, learnt_at=0)
+    known = NodeCatalog.from_json({"A": {"input": None}, "B": {}})
     assert known.choices("A", "x") is known.choices("B", "x") is known.choices("C", "x") is None
     assert known.has_class("A")
     assert not known.has_class("C")
@@ -60,7 +61,7 @@ async def test_only_what_our_workflows_name(cluster: Cluster) -> None:
     """Each class of interest is asked for alone; what the instance lacks is not there."""
     kinds = asked(cluster)
     known = await cluster.capabilities.get(cluster.instances[0])
-    assert set(CLASSES) - set(known.classes) == {"NoSuchNode"}
+    assert set(CLASSES) - set(known) == {"NoSuchNode"}
     assert kinds == ["object_info"] * len(CLASSES)
     assert known.choices("ImageScaleBy", "upscale_method")
 
@@ -88,7 +89,7 @@ async def test_lack_is_believed_for_seconds_only(cluster: Cluster, clock: Manual
     """ "Cannot run it" holds while it is fresh; "can" needs no proof."""
     instance = cluster.instances[0]
 
-    def runs(known: Capabilities) -> bool:
+    def runs(known: NodeCatalog) -> bool:
         return known.has_class("NoSuchNode")
 
     assert not cluster.capabilities.lacks(instance, runs)
@@ -160,7 +161,7 @@ async def test_close_in_mid_question(cluster: Cluster, worker: EmbeddedWorker) -
     cluster.capabilities.forget(instance)
     current = asyncio.create_task(cluster.capabilities.get(instance))
     await asyncio.sleep(0)
-    await cluster.capabilities.close()
+    await cluster.object_info.close()
     results = await asyncio.gather(forgotten, current, return_exceptions=True)
     assert [type(result) for result in results] == [asyncio.CancelledError] * 2
 
@@ -170,4 +171,4 @@ async def test_nothing_of_interest(
 ) -> None:
     """Without workflows nothing is asked."""
     cluster = await connected(worker)
-    assert (await cluster.capabilities.get(cluster.instances[0])).classes == {}
+    assert list(await cluster.capabilities.get(cluster.instances[0])) == []

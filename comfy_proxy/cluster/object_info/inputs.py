@@ -1,4 +1,6 @@
-"""The inputs of a node class as ``/object_info`` describes them. Pure functions, no I/O.
+"""The JSON by which ``/object_info`` describes one node class. Pure functions, no I/O.
+
+For the files of this folder only: all others ask ``catalog.py`` and never see this JSON.
 
 ``info["input"][group][name]`` is ``[type, options?]``. A choice among values (model files, methods,
 pictures) is written in two ways: ``[["a", "b"], {…}]`` or ``["COMBO", {"options": ["a", "b"]}]``.
@@ -7,11 +9,20 @@ pictures) is written in two ways: ``[["a", "b"], {…}]`` or ``["COMBO", {"optio
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 NodeInfo = Mapping[str, Any]
-Classes = Mapping[str, NodeInfo]
 
+FILE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "LoadImage": ("image",),
+    "LoadImageMask": ("image",),
+    "LoadImageOutput": ("image",),
+    "LoadAudio": ("audio",),
+    "LoadVideo": ("file",),
+    "LoadLatent": ("latent",),
+}
+"""Class → its inputs that name files whatever ``/object_info`` says: LoadLatent's has no flag."""
+_FILE_FLAGS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 _VISIBLE_GROUPS = ("required", "optional")
 _LIST_INPUT_FOLDERS = ("LoadImageDataSetFromFolder", "LoadImageTextDataSetFromFolder")
 """Core classes that list the folders of the input directory, without a mark that says so."""
@@ -28,6 +39,11 @@ def specs(info: NodeInfo) -> Iterator[tuple[str, str, Any]]:
             yield group, name, spec
 
 
+def spec_of(info: NodeInfo, input_name: str) -> Any:
+    """What ``info`` says of the first input of that name; None if it has none."""
+    return next((spec for _, name, spec in specs(info) if name == input_name), None)
+
+
 def choices(spec: Any) -> list[Any] | None:
     """The values to choose from; None if it is no such input or they are listed elsewhere."""
     if not isinstance(spec, list) or not spec:
@@ -38,13 +54,6 @@ def choices(spec: Any) -> list[Any] | None:
     return listed if isinstance(listed, list) else None
 
 
-def with_choices(spec: list[Any], values: list[Any]) -> list[Any]:
-    """A copy of ``spec``, which has choices, with others in the same form."""
-    if isinstance(spec[0], list):
-        return [values, *spec[1:]]
-    return [spec[0], {**spec[1], "options": values}, *spec[2:]]
-
-
 def is_upload(class_name: str, spec: Any) -> bool:
     """True if the choices are files that clients upload or that runs leave behind."""
     options = _options(spec)
@@ -53,52 +62,14 @@ def is_upload(class_name: str, spec: Any) -> bool:
     return marked or listed or "remote" in options
 
 
-def lists_uploads(class_name: str, info: NodeInfo) -> bool:
-    """True if an upload changes what ``/object_info`` says of this class."""
-    return any(
-        is_upload(class_name, spec) and choices(spec) is not None for _, _, spec in specs(info)
-    )
-
-
-def missing(graph: Mapping[str, Any], classes: Classes, elsewhere: Sequence[Classes]) -> list[str]:
-    """The classes and chosen values that ``graph`` names and ``classes`` has not, each once.
-
-    A value that is not in an EMPTY list counts only if one of ``elsewhere`` has it: there are
-    classes which list nothing and take anything, and folders that are empty on one instance.
-    """
-    lacks: dict[str, None] = {}
-    for node in graph.values():
-        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
-            continue
-        name, values = node["class_type"], node.get("inputs")
-        if name not in classes:
-            lacks[name] = None
-            continue
-        for input_name, value in values.items() if isinstance(values, dict) else ():
-            if isinstance(value, str) and _lacks(name, input_name, value, classes, elsewhere):
-                lacks[f"{name}.{input_name}: {value}"] = None
-    return list(lacks)
-
-
-def _lacks(
-    class_name: str, input_name: str, value: str, classes: Classes, elsewhere: Sequence[Classes]
-) -> bool:
-    spec = _spec(classes, class_name, input_name)
-    listed = choices(spec)
-    if listed is None or is_upload(class_name, spec) or value in listed:
-        return False
-    return bool(listed) or any(
-        value in (choices(_spec(other, class_name, input_name)) or ()) for other in elsewhere
-    )
-
-
-def _spec(classes: Classes, class_name: str, input_name: str) -> Any:
-    found = (spec for _, name, spec in specs(classes.get(class_name, {})) if name == input_name)
-    return next(found, None)
+def names_file(spec: Any) -> bool:
+    """True if the input's value is the name of a file in a directory of the instance."""
+    options = _options(spec)
+    return any(options.get(flag) for flag in _FILE_FLAGS)
 
 
 def _options(spec: Any) -> dict[str, Any]:
-    if isinstance(spec, list) and len(spec) > 1 and isinstance(spec[1], dict):
+    if isinstance(spec, list | tuple) and len(spec) > 1 and isinstance(spec[1], dict):
         return spec[1]
     return {}
 
@@ -129,11 +100,18 @@ def _united_inputs(first: NodeInfo, others: Sequence[NodeInfo]) -> dict[str, Any
         own = choices(spec)
         if own is None:
             continue
-        theirs = [_spec({"": other}, "", name) for other in others]
+        theirs = [spec_of(other, name) for other in others]
         values = _in_order(own, [listed for one in theirs if (listed := choices(one))])
         if len(values) > len(own):
-            inputs[group] = {**inputs[group], name: with_choices(spec, values)}
+            inputs[group] = {**inputs[group], name: _with_choices(spec, values)}
     return inputs
+
+
+def _with_choices(spec: list[Any], values: list[Any]) -> list[Any]:
+    """A copy of ``spec``, which has choices, with others in the same form."""
+    if isinstance(spec[0], list):
+        return [values, *spec[1:]]
+    return [spec[0], {**spec[1], "options": values}, *spec[2:]]
 
 
 def _united_output(index: int, kind: Any, others: Sequence[NodeInfo]) -> Any:

@@ -1,0 +1,1 @@
+"""What each instance can run: ``/object_info``, asked rarely, kept once, told as typed values."""

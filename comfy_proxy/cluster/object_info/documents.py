@@ -1,0 +1,156 @@
+"""What is known of each instance's ``/object_info`` at this moment, and how fresh it is. No I/O.
+
+The one place where the answers are kept, for clients' prompts and for our own jobs: another form of
+keeping them (bytes with an index, say) is a change of this file and of ``catalog.py`` alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """When a question was asked: ``at`` in seconds of the clock, and how many uploads and doubts
+    were known of by then. An answer knows nothing of later ones."""
+
+    at: float
+    uploads: int
+    doubts: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Document:
+    """What is known of one instance. The same ``catalog`` object means that nothing has changed."""
+
+    catalog: NodeCatalog
+    whole: Asked | None
+    """When all classes were asked for; None if only those that our workflows name are known."""
+    ours: Asked
+    """When those that our workflows name were asked for, with the others or alone."""
+    lists: Asked
+    """When those that list uploaded files were."""
+    digest: bytes | None = field(default=None, repr=False)
+    """Of the whole as it came; None after some of its classes were asked again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What an instance said when it was asked for the classes ``names``, one by one.
+
+    ``catalog`` has those of them that it has.
+    """
+
+    names: tuple[str, ...]
+    catalog: NodeCatalog
+    asked: Asked
+
+
+class Documents:
+    """Instance → what is known of it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._known: dict[Instance, Document] = {}
+        self._uploads = 0
+        self._doubts: Counter[Instance] = Counter()
+
+    def __repr__(self) -> str:
+        return ", ".join(f"{i.host}: {len(d.catalog)}" for i, d in self._known.items()) or "empty"
+
+    # --- what is known -----------------------------------------------------------------
+
+    def get(self, instance: Instance) -> Document | None:
+        """What is known of ``instance``, however old and however little; None: nothing."""
+        return self._known.get(instance)
+
+    def whole(self, instance: Instance) -> Document | None:
+        """The same if it has all classes of ``instance``, else None."""
+        document = self._known.get(instance)
+        return document if document is not None and document.whole is not None else None
+
+    def age_s(self, asked: Asked) -> float:
+        """The seconds since a question."""
+        return self._clock.monotonic() - asked.at
+
+    def lacks_uploads(self, instance: Instance) -> bool:
+        """True if its lists of files were asked for before the last upload, or never."""
+        document = self.whole(instance)
+        return document is None or document.lists.uploads < self._uploads
+
+    def doubted(self, instance: Instance) -> bool:
+        """True if what is known was asked before the last :meth:`doubt`."""
+        document = self._known.get(instance)
+        return document is not None and document.ours.doubts < self._doubts[instance]
+
+    def missing_for(self, graph: Mapping[str, Any], instance: Instance) -> list[str] | None:
+        """As :meth:`NodeCatalog.missing_for`; None if not all classes of ``instance`` are known."""
+        document = self.whole(instance)
+        if document is None:
+            return None
+        others = (self.whole(other) for other in self._known if other != instance)
+        return document.catalog.missing_for(graph, [one.catalog for one in others if one])
+
+    # --- what is learnt ----------------------------------------------------------------
+
+    def now(self, instance: Instance) -> Asked:
+        """The mark for a question to ``instance`` that is asked now."""
+        return Asked(self._clock.monotonic(), self._uploads, self._doubts[instance])
+
+    def keep_whole(self, instance: Instance, document: Document) -> None:
+        """All classes have come."""
+        self._known[instance] = document
+
+    def keep_ours(self, instance: Instance, answer: Answer) -> None:
+        """Those that our workflows name have come; all classes that came since are newer."""
+        document = self.whole(instance)
+        if document is None:
+            self._known[instance] = Document(
+                catalog=answer.catalog, whole=None, ours=answer.asked, lists=answer.asked
+            )
+        elif _came_later(answer, document):
+            self._known[instance] = replace(_with_news(document, answer), ours=answer.asked)
+
+    def keep_lists(self, instance: Instance, answer: Answer) -> None:
+        """Those that list uploads have come; all classes that came since are newer."""
+        document = self.whole(instance)
+        if document is not None and _came_later(answer, document):
+            self._known[instance] = replace(_with_news(document, answer), lists=answer.asked)
+
+    # --- what is not to be believed any more ---------------------------------------------
+
+    def forget(self, instance: Instance) -> None:
+        """It was away: what comes back may be another installation."""
+        self._known.pop(instance, None)
+
+    def doubt(self, instance: Instance) -> None:
+        """It has refused what it was known to run; see :meth:`doubted`. Nothing is forgotten."""
+        self._doubts[instance] += 1
+
+    def uploads_changed(self) -> None:
+        """A file was uploaded; see :meth:`lacks_uploads`."""
+        self._uploads += 1
+
+    @property
+    def uploads(self) -> int:
+        """How many uploads are known of."""
+        return self._uploads
+
+
+def _came_later(answer: Answer, document: Document) -> bool:
+    return document.whole is not None and document.whole.at <= answer.asked.at
+
+
+def _with_news(document: Document, answer: Answer) -> Document:
+    """``document`` with these classes as they are now; the same one if nothing has changed."""
+    catalog = document.catalog.with_news(answer.names, answer.catalog)
+    if catalog is document.catalog:
+        return document
+    return replace(document, catalog=catalog, digest=None)

@@ -1,0 +1,54 @@
+"""Whether an instance can run a client's graph, asked for at most a few seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.health_checker import HealthChecker
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+from comfy_proxy.errors import InstanceError
+
+OBJECT_INFO_TIMEOUT_S = 5.0
+"""Seconds that a prompt waits to learn what an instance can run that was never asked. After that
+the instance counts as UNKNOWN_LACK: the prompt need not wait for one that is slow to tell."""
+UNKNOWN_LACK = 0.5
+"""What an instance lacks of which nothing is known: it is better than one that lacks something, and
+worse than one that lacks nothing."""
+_NOTHING_KNOWN = NodeCatalog()
+
+
+class GraphSupport:
+    """What the instances have of what graphs name, from the cache of ``/object_info``."""
+
+    def __init__(
+        self, cache: ObjectInfoCache, health_checker: HealthChecker, *, clock: Clock
+    ) -> None:
+        self._cache = cache
+        self._health_checker = health_checker
+        self._clock = clock
+
+    def node_info(self, instance: Instance) -> NodeCatalog:
+        """Its classes as far as they are known: an empty catalog if it was never asked."""
+        return self._cache.known(instance) or _NOTHING_KNOWN
+
+    async def lacks(self, graph: Mapping[str, Any], instance: Instance) -> float:
+        """How many node classes and model files of ``graph`` (node id → node) it lacks.
+
+        UNKNOWN_LACK if it was never asked and does not answer now, its check included; never fails.
+        """
+        try:
+            if self._cache.known(instance) is None:
+                if not await self._health_checker.check(instance):
+                    return UNKNOWN_LACK
+                async with self._clock.timeout(OBJECT_INFO_TIMEOUT_S):
+                    await self._cache.of(instance)
+            else:
+                await self._cache.of(instance)  # at once; asked anew in the background if it is old
+        except (InstanceError, TimeoutError):
+            return UNKNOWN_LACK
+        missing = self._cache.missing_for(graph, instance)
+        return UNKNOWN_LACK if missing is None else len(missing)

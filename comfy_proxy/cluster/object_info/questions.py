@@ -1,0 +1,126 @@
+"""The requests for ``/object_info``: the whole, or some classes one by one; answers are kept.
+
+The whole is half a megabyte and stops the instance's event loop for 67 ms and more while it is
+built (measured), so all who want it share one request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from loguru import logger
+
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+from comfy_proxy.cluster.object_info.documents import Answer, Document, Documents
+from comfy_proxy.cluster.object_info.reading import read_catalog
+from comfy_proxy.cluster.object_info.shared_tasks import SharedTasks
+from comfy_proxy.errors import InstanceRefusedError, InvalidAnswerError
+
+_CONCURRENT_REQUESTS = 4
+"""So many requests for single classes are on their way to one instance at once."""
+_WHOLE, _OURS, _LISTS = "whole", "ours", "lists"
+
+
+class Questions:
+    """Each method begins a question, or joins the one that is under way; wait with ``shield``.
+
+    The tasks raise InstanceError when the instance does not answer, or answers nonsense.
+    """
+
+    def __init__(
+        self,
+        clients: Mapping[Instance, ComfyUIClient],
+        documents: Documents,
+        tasks: SharedTasks,
+    ) -> None:
+        self._clients = clients
+        self._documents = documents
+        self._tasks = tasks
+
+    def whole(self, instance: Instance) -> asyncio.Task[Document]:
+        """All classes."""
+        keep = partial(self._documents.keep_whole, instance)
+        return self._tasks.join((_WHOLE, instance), lambda: self._ask_whole(instance), keep)
+
+    def whole_under_way(self, instance: Instance) -> asyncio.Task[Document] | None:
+        """The question for all classes if somebody has asked it and it is not answered yet."""
+        return self._tasks.get((_WHOLE, instance))
+
+    def ours(self, instance: Instance, names: Sequence[str]) -> asyncio.Task[Answer]:
+        """The classes that our workflows name. One that is refused fails the question."""
+        return self._tasks.join(
+            (_OURS, instance),
+            lambda: self._ask(instance, names, refusable=False),
+            partial(self._documents.keep_ours, instance),
+        )
+
+    def lists(self, instance: Instance) -> asyncio.Task[Answer]:
+        """The classes that list uploaded files, of those known; one that is refused stays as it is.
+
+        Raises InvalidAnswerError if nothing is known, for it was away.
+        """
+        document = self._documents.whole(instance)
+        if document is None:
+            raise InvalidAnswerError(f"{instance.host} was away while it was asked.")
+        catalog = document.catalog
+        return self._tasks.join(
+            (_LISTS, instance),
+            lambda: self._ask(instance, catalog.that_list_uploads(), refusable=True),
+            partial(self._documents.keep_lists, instance),
+        )
+
+    def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin ``work``; it ends with the cache at the latest."""
+        self._tasks.start(work)
+
+    def forget(self, instance: Instance) -> None:
+        """It was away: answers to what is under way are not kept."""
+        for kind in (_WHOLE, _OURS, _LISTS):
+            self._tasks.forget((kind, instance))
+
+    def forget_ours(self, instance: Instance) -> None:
+        """The same for :meth:`ours` alone."""
+        self._tasks.forget((_OURS, instance))
+
+    async def _ask_whole(self, instance: Instance) -> Document:
+        asked = self._documents.now(instance)
+        body = await self._clients[instance].object_info()
+        digest = hashlib.blake2b(body).digest()
+        known = self._documents.get(instance)
+        if known is not None and known.digest == digest:
+            catalog = known.catalog
+        else:
+            catalog = await read_catalog(body, instance)
+        return Document(catalog=catalog, whole=asked, ours=asked, lists=asked, digest=digest)
+
+    async def _ask(self, instance: Instance, names: Sequence[str], *, refusable: bool) -> Answer:
+        """``refusable``: a class that the instance refuses counts as not asked for."""
+        asked = self._documents.now(instance)
+        limit = asyncio.Semaphore(_CONCURRENT_REQUESTS)
+        infos: dict[str, dict[str, Any] | None] = {}
+
+        async def one(name: str) -> None:
+            async with limit:
+                try:
+                    infos[name] = await self._clients[instance].node_info(name)
+                except InstanceRefusedError as error:  # a slash in its name, say
+                    if not refusable:
+                        raise
+                    logger.debug("{} is not asked again: {}", name, error.message)
+
+        tasks = [asyncio.create_task(one(name)) for name in names]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # after a failure the others are of no use
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        answered = tuple(name for name in names if name in infos)
+        found = {name: info for name in answered if (info := infos[name]) is not None}
+        return Answer(names=answered, catalog=NodeCatalog.from_json(found), asked=asked)

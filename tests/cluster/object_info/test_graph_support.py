@@ -1,0 +1,79 @@
+"""cluster/object_info/graph_support.py: how much of a graph an instance lacks, known or asked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+from manual_clock import settle
+from object_info_harness import CATALOG, Setting, graph
+
+from comfy_proxy.cluster.health_checker import HealthChecker
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.graph_support import (
+    OBJECT_INFO_TIMEOUT_S,
+    UNKNOWN_LACK,
+    GraphSupport,
+)
+from comfy_proxy.errors import InstanceUnreachableError
+
+TWO_MISSING = {**graph("Loader", model_name="c.pth"), "2": {"class_type": "Nothing"}}
+
+
+class Checks:
+    """A health checker whose verdict is told."""
+
+    def __init__(self) -> None:
+        self.verdict = True
+        self.checked: list[Instance] = []
+
+    async def check(self, instance: Instance) -> bool:
+        self.checked.append(instance)
+        return self.verdict
+
+
+@pytest.fixture
+def checks() -> Checks:
+    return Checks()
+
+
+@pytest.fixture
+def support(one: Setting, checks: Checks) -> GraphSupport:
+    return GraphSupport(one.cache, cast(HealthChecker, checks), clock=one.clock)
+
+
+async def test_one_that_was_never_asked_is_asked_after_a_check(
+    one: Setting, support: GraphSupport, checks: Checks
+) -> None:
+    """Then it is known, and no check is made for the next prompt."""
+    assert list(support.node_info(one.instance)) == []
+    assert await support.lacks(TWO_MISSING, one.instance) == 2
+    assert await support.lacks(graph("Invert"), one.instance) == 0
+    assert support.node_info(one.instance) == CATALOG
+    assert checks.checked == [one.instance]
+    assert one.client.asked == ["*"]
+
+
+async def test_one_that_fails_its_check_is_not_asked(
+    one: Setting, support: GraphSupport, checks: Checks
+) -> None:
+    """It is better than one that lacks something, and worse than one that lacks nothing."""
+    checks.verdict = False
+    assert await support.lacks(TWO_MISSING, one.instance) == UNKNOWN_LACK
+    assert 0 < UNKNOWN_LACK < 1
+    assert one.client.asked == []
+
+
+async def test_one_that_does_not_tell_is_unknown(one: Setting, support: GraphSupport) -> None:
+    """A prompt waits for seconds only; what comes later is there for the next one."""
+    one.client.failure = InstanceUnreachableError("gone")
+    assert await support.lacks(graph("Invert"), one.instance) == UNKNOWN_LACK
+    one.client.failure = None
+    one.client.gate.clear()
+    waiting = asyncio.create_task(support.lacks(graph("Invert"), one.instance))
+    await one.clock.advance(OBJECT_INFO_TIMEOUT_S)
+    assert await waiting == UNKNOWN_LACK
+    one.client.gate.set()
+    await settle()
+    assert support.node_info(one.instance) == CATALOG
