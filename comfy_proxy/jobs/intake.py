@@ -20,9 +20,10 @@ from comfy_proxy.errors import InvalidFieldError, RequestError, UnsupportedMedia
 from comfy_proxy.jobs.base64_text import decode_picture
 from comfy_proxy.jobs.bodies import BoundedBody, FormReader, too_large
 from comfy_proxy.jobs.parameters import MAX_VALUE_LENGTH, Scalar, unknown_parameter
-from comfy_proxy.jobs.spool import SpooledPicture
+from comfy_proxy.jobs.spooled_picture import MEMORY_BYTES, SpooledPicture
 from comfy_proxy.jobs.workflows import Workflow
 from comfy_proxy.lenient_json import SORT_KEYS, dumps
+from comfy_proxy.stored_bytes import StoredBytes
 
 FILE_FIELDS: Final = ("imageFile", "image", "file")
 OPTIONS: Final = frozenset(("async", "mode", "token"))
@@ -73,7 +74,7 @@ async def read_job_request(
         parameters=parameters,
         options={**intake.fields.options, **query.options},  # ?async and ?mode win over all
         picture=picture,
-        fingerprint=_fingerprint(workflow.name, parameters, picture.sha256),
+        fingerprint=_fingerprint(workflow.name, parameters, picture.digest),
     )
 
 
@@ -218,14 +219,14 @@ class _Intake:
         # base64 takes four bytes for three, and a line break for every 64 or 76 of them
         limit = self._limit * 4 // 3 + self._limit // 16 + _ENVELOPE_BYTES
         body = self._body(limit)
-        spool = SpooledPicture(self._executor)
+        stored = StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False, executor=self._executor)
         try:
             while chunk := await body.readany():
-                await spool.write(chunk)
-            await spool.finish()
+                await stored.write(chunk)
+            await stored.finish()
 
             def parse() -> Any:
-                with spool.open_reader() as file:
+                with stored.open() as file:
                     return orjson.loads(file.read())
 
             loop = asyncio.get_running_loop()
@@ -234,7 +235,7 @@ class _Intake:
             message = f"The body is not JSON: {error.msg}."
             raise RequestError(message, code="invalid_json") from None
         finally:
-            spool.close()
+            stored.close()
         if not isinstance(document, dict):
             raise RequestError("The JSON body must be an object.", code="invalid_json")
         return document

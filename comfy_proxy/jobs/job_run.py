@@ -154,10 +154,10 @@ class JobRun:
     async def _upload(self, instance: Instance) -> str:
         """Byte for byte, named by content: the same picture is on an instance's disk once."""
         picture = self._job.request.picture
-        with picture.open_reader() as file:
+        with picture.open() as file:
             return await self._cluster.clients[instance].upload_picture(
                 file,
-                name=f"{picture.sha256[:32]}{picture.info.extension}",
+                name=f"{picture.digest[:32]}{picture.info.extension}",
                 size=picture.size,
             )
 

@@ -26,8 +26,8 @@ from comfy_proxy.cluster.translation import translated
 from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, answers_of_all, asked
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.pieces import Slice
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
+from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster

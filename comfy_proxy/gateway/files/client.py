@@ -18,7 +18,7 @@ from comfy_proxy.errors import AnswerTooLargeError, InstanceRefusedError
 from comfy_proxy.gateway.exchange.fanout import ask
 from comfy_proxy.gateway.exchange.native import load
 from comfy_proxy.gateway.files.marks import file_at, is_hidden
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.stored_bytes import StoredBytes
 from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:

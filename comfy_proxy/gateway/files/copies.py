@@ -37,7 +37,7 @@ from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.marks import MARKED_TYPES, unmark
 from comfy_proxy.gateway.files.records import Holdings, Makers, Uploads
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster

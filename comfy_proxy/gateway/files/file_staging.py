@@ -18,7 +18,7 @@ from comfy_proxy.gateway.files.client import Look, download, put
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.marks import MARKED_TYPES, is_hidden
 from comfy_proxy.gateway.files.records import Upload
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.files.copies import FileCopies

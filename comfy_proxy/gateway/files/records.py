@@ -13,7 +13,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName, Owners
 from comfy_proxy.gateway.files.marks import FILE_TYPES, one_spelling
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.stored_bytes import StoredBytes
 
 MAX_STORED_FILES = 1_000
 MAX_STORED_BYTES = 256 * 2**20

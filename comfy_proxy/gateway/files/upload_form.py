@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from comfy_proxy.gateway.exchange.charsets import is_slow
 from comfy_proxy.gateway.exchange.forward import RequestBody
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
-from comfy_proxy.gateway.files.stored_bytes import BATCH_BYTES, StoredBytes, read_some
+from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes, read_some
 
 MAX_FIELD_BYTES = 65_536
 _NUMBERED = re.compile(r"( \(\d+\))+(?=\.[^./]*$|$)")
@@ -55,9 +55,8 @@ class UploadBody:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """All of it, byte for byte as it came."""
-        with self.open() as file:
-            while chunk := await read_some(file, BATCH_BYTES):
-                yield chunk
+        async for chunk in self._stored.chunks():
+            yield chunk
         if not self.whole:
             async for chunk in self.rest:
                 yield chunk

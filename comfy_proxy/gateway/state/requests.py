@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Hashable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -26,8 +25,8 @@ from comfy_proxy.gateway.exchange.forward import (
 )
 from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
 from comfy_proxy.gateway.exchange.target import instance_url, request_target
-from comfy_proxy.gateway.files.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -162,16 +161,10 @@ async def _read(response: aiohttp.ClientResponse, instance: Instance, cluster: C
 def _payload(body: StoredBytes | None) -> bytes | AsyncIterator[bytes] | None:
     if body is None:
         return None
-    if body.size > MEMORY_BYTES:
-        return _chunks(body)
+    if not body.in_memory:
+        return body.chunks()
     with body.open() as file:
         return file.read()
-
-
-async def _chunks(body: StoredBytes) -> AsyncIterator[bytes]:
-    with await asyncio.to_thread(body.open) as file:
-        while chunk := await asyncio.to_thread(file.read, BATCH_BYTES):
-            yield chunk
 
 
 async def answer(request: web.Request, reply: Reply, instance: Instance) -> web.StreamResponse:

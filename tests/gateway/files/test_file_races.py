@@ -19,7 +19,7 @@ from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.files import copies
 from comfy_proxy.gateway.files.records import Uploads
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
+from comfy_proxy.stored_bytes import StoredBytes
 
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
 X = FileName(filename="x.png", type="input")

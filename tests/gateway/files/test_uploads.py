@@ -21,8 +21,8 @@ from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.files import upload_form
 from comfy_proxy.gateway.files.records import Holdings, Uploads
-from comfy_proxy.gateway.files.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.upload_form import UploadForm
+from comfy_proxy.stored_bytes import StoredBytes
 
 RED, BLUE = picture("red"), picture("blue")
 

@@ -12,9 +12,9 @@ from gateway_harness import Harness
 from state_harness import eventually
 from views_harness import FakeInstance, entry, finished, front, two_fakes
 
+from comfy_proxy import stored_bytes
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.gateway.exchange import scanned
-from comfy_proxy.gateway.files import stored_bytes
 
 MIB = 2**20
 
