@@ -1,4 +1,4 @@
-"""Request bodies as bounded streams, and forms on top of them.
+"""Bodies with a picture in them, and forms.
 
 aiohttp's MultipartReader is used, on a stream of our own: that counts all that is read (a preamble
 without end too) and gives every way in which a body can break off one error.
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Final, TypeVar, cast
 
-from aiohttp import BodyPartReader, ClientError, MultipartReader, StreamReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
+from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import InvalidFieldError, PayloadTooLargeError, RequestError
 
 T = TypeVar("T")
 
 _CHUNK_BYTES: Final = 262_144
-_BROKEN: Final = (ConnectionError, web.RequestPayloadError, ClientError, HttpProcessingError)
 
 
 def too_large(limit: int) -> PayloadTooLargeError:
@@ -26,66 +26,23 @@ def too_large(limit: int) -> PayloadTooLargeError:
     return PayloadTooLargeError(message, details={"max_upload_size": limit})
 
 
-class BoundedBody:
-    """A request's content of at most ``limit`` bytes; what MultipartReader needs of a stream.
-
-    Raises PayloadTooLargeError (which tells ``told_limit``) beyond the limit and RequestError
-    ``broken_body`` if the client goes away or the transfer encoding is wrong.
-    """
-
-    def __init__(self, content: StreamReader, limit: int, *, told_limit: int) -> None:
-        self._content = content
-        self._left = limit
-        self._told_limit = told_limit
-        self._unread = b""
-
-    async def readany(self) -> bytes:
-        """What has arrived, at least one byte; empty at the end."""
-        return await self._take(self._content.readany())
-
-    async def read(self, size: int) -> bytes:
-        """At most ``size`` bytes, at least one; empty at the end."""
-        if self._unread:
-            data, self._unread = self._unread[:size], self._unread[size:]
-            return data
-        return await self._take(self._content.read(size))
-
-    async def readline(self, *, max_line_length: int | None = None) -> bytes:
-        """Up to and with the next line feed; a line longer than the stream's buffer is broken."""
-        line, feed, rest = self._unread.partition(b"\n")
-        if feed:
-            self._unread = rest
-            line += feed
-        else:
-            self._unread = b""
-            line += await self._take(self._content.readline())
-        if max_line_length is not None and len(line) > max_line_length:
-            raise broken_body()
-        return line
-
-    def at_eof(self) -> bool:
-        """Whether all was read."""
-        return not self._unread and self._content.at_eof()
-
-    def unread_data(self, data: bytes) -> None:
-        """Put back what was read too far."""
-        self._unread = data + self._unread
-
-    async def _take(self, reading: Awaitable[bytes]) -> bytes:
-        try:
-            data = await reading
-        except _BROKEN:
-            raise broken_body() from None
-        self._left -= len(data)
-        if self._left < 0:
-            raise too_large(self._told_limit)
-        return data
+def picture_body(content: StreamReader, limit: int, *, told_limit: int) -> ClientBody:
+    """The body of a request with a picture: ``limit`` bytes at most, of which ``told_limit`` are
+    the picture's. Raises PayloadTooLargeError, which names that; RequestError ``broken_body`` for
+    what is cut off or malformed, and if the client leaves."""
+    return ClientBody(
+        content,
+        limit,
+        too_large=lambda: too_large(told_limit),
+        malformed=broken_body,
+        gone=broken_body,
+    )
 
 
 class FormReader:
     """The parts of a multipart/form-data body, one after the other, each read as a stream."""
 
-    def __init__(self, headers: Mapping[str, str], body: BoundedBody) -> None:
+    def __init__(self, headers: Mapping[str, str], body: ClientBody) -> None:
         try:
             self._reader = MultipartReader(headers, cast(StreamReader, body))
         except (ValueError, AssertionError):

@@ -16,9 +16,10 @@ from typing import Any, Final
 import orjson
 from aiohttp import BodyPartReader, web
 
+from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import InvalidFieldError, RequestError, UnsupportedMediaTypeError
 from comfy_proxy.jobs.base64_text import decode_picture
-from comfy_proxy.jobs.bodies import BoundedBody, FormReader, too_large
+from comfy_proxy.jobs.bodies import FormReader, picture_body, too_large
 from comfy_proxy.jobs.parameters import MAX_VALUE_LENGTH, Scalar, unknown_parameter
 from comfy_proxy.jobs.spooled_picture import MEMORY_BYTES, SpooledPicture
 from comfy_proxy.jobs.workflows import Workflow
@@ -147,11 +148,11 @@ class _Intake:
             " or application/json."
         )
 
-    def _body(self, limit: int) -> BoundedBody:
+    def _body(self, limit: int) -> ClientBody:
         declared = self._request.content_length
         if declared is not None and declared > limit:
             raise too_large(self._limit)
-        return BoundedBody(self._request.content, limit, told_limit=self._limit)
+        return picture_body(self._request.content, limit, told_limit=self._limit)
 
     async def _store(self, chunk: bytes) -> None:
         if self._picture.size + len(chunk) > self._limit:
@@ -160,7 +161,7 @@ class _Intake:
 
     async def _read_raw(self) -> str:
         body = self._body(self._limit)
-        while chunk := await body.readany():
+        async for chunk in body:
             await self._store(chunk)
         return "body"
 
@@ -221,7 +222,7 @@ class _Intake:
         body = self._body(limit)
         stored = StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False, executor=self._executor)
         try:
-            while chunk := await body.readany():
+            async for chunk in body:
                 await stored.write(chunk)
             await stored.finish()
 

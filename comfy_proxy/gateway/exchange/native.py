@@ -17,13 +17,12 @@ from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
 
+from comfy_proxy.bodies import read_client_body
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway.exchange import pieces as parts
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, WholeAnswer, abort, gone
 from comfy_proxy.gateway.exchange.charsets import body_charset
 from comfy_proxy.gateway.exchange.fanout import Answer
-from comfy_proxy.gateway.exchange.forward import client_fault
 from comfy_proxy.gateway.exchange.headers import body_was_decoded
 from comfy_proxy.gateway.exchange.pieces import Piece
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
@@ -153,19 +152,10 @@ class Body:
 async def read_body(request: web.Request) -> Body:
     """The body, whatever limit the host application has set.
 
-    Raises PayloadTooLargeError, RequestError for one that is malformed or in a slow charset.
+    Raises PayloadTooLargeError, RequestError for one that is malformed or in a slow charset,
+    ClientGoneError.
     """
-    raw = bytearray()
-    try:
-        async for chunk in request.content.iter_any():
-            raw += chunk
-            if len(raw) > MAX_BODY_BYTES:
-                raise PayloadTooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-    except (PayloadTooLargeError, OSError):
-        raise
-    except Exception as error:
-        raise client_fault(error) from error
-    return Body(request, bytes(raw))
+    return Body(request, await read_client_body(request, MAX_BODY_BYTES))
 
 
 def _client_json(raw: bytes, charset: str) -> Any:

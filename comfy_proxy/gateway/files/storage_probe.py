@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 from loguru import logger
 
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceRefusedError
@@ -90,7 +91,8 @@ async def _read(instance: Instance, kind: str, size: int, cluster: Cluster) -> b
         async with await cluster.connections.request(
             instance, "GET", url, params=query, headers=_PLAIN
         ) as answer:
-            return await answer.read() if answer.content_length == size else b""
+            is_ours = answer.content_length == size
+            return await answer_bodies.read(answer, size) if is_ours else b""
 
 
 async def _listen(instance: Instance, cluster: Cluster) -> None:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-import aiohttp
 from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
 
+from comfy_proxy.bodies import ClientGoneError
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
@@ -27,13 +27,12 @@ from comfy_proxy.errors import (
     InstanceTimeoutError,
     InstanceUnreachableError,
 )
-from comfy_proxy.gateway.exchange.answers import ForwardedResponse, gone
+from comfy_proxy.gateway.exchange.answers import ForwardedResponse
 from comfy_proxy.gateway.exchange.client_watch import while_connected
-from comfy_proxy.gateway.exchange.context import INSTANCE, ClientGoneError
+from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.forward import (
     AUTO_HEADERS,
-    client_fault,
-    instance_fault,
+    told_apart,
 )
 from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
 from comfy_proxy.gateway.exchange.target import instance_url
@@ -59,24 +58,11 @@ async def upload(request: web.Request, match: Match, gateway: Gateway) -> web.St
     """See the module. What the instances were told is finished even if the client leaves."""
     body = UploadBody(request)
     work = _Upload(request, body, gateway.files, is_mask=match.pattern == MASK_PATTERN)
-    try:
-        async with while_connected(request):
-            await _receive(body)
-            answer = await asyncio.shield(gateway.files.begin(work.run()))
-        await gateway.object_info.uploads_changed()
-        return await _reply(request, answer)
-    except ClientGoneError:
-        return gone(request)
-
-
-async def _receive(body: UploadBody) -> None:
-    try:
+    async with while_connected(request):
         await body.receive()
-    except Exception as error:
-        body.close()
-        if body.rest.error is None:
-            raise
-        raise client_fault(error) from error
+        answer = await asyncio.shield(gateway.files.begin(work.run()))
+    await gateway.object_info.uploads_changed()
+    return await _reply(request, answer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +164,7 @@ class _Upload:
             headers[hdrs.CONTENT_LENGTH] = str(self._body.size)
         self._request[INSTANCE] = instance.host
         async with instance.attempt("upload"):
-            try:
+            with told_apart(instance, self._body.rest):
                 async with await self._cluster.connections.request(
                     instance,
                     self._request.method,
@@ -198,10 +184,6 @@ class _Upload:
                         body=answer,
                         file=_uploaded(answer) if response.status == 200 else None,
                     )
-            except (aiohttp.ClientError, OSError) as error:
-                if self._body.rest.error is not None:
-                    raise client_fault(self._body.rest.error) from error
-                raise instance_fault(error, instance) from error
 
 
 def _uploaded(answer: bytes) -> FileName | None:

@@ -10,7 +10,7 @@ from loguru import logger
 from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.submit_once import nobody_listens
+from comfy_proxy.cluster.translation import nobody_listens
 from comfy_proxy.errors import InstanceDiedError, InstanceError, InstanceTimeoutError
 from comfy_proxy.gateway.files.staging import stage_inputs
 from comfy_proxy.gateway.prompts.moving import MovingPrompt

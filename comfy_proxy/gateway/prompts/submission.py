@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 from loguru import logger
 
+from comfy_proxy.bodies import read_client_body
 from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
@@ -23,13 +24,11 @@ from comfy_proxy.errors import (
     InstanceRefusedError,
     InstanceTimeoutError,
     NoHealthyInstanceError,
-    PayloadTooLargeError,
 )
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.charsets import body_charset
 from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.fanout import Answer
-from comfy_proxy.gateway.exchange.forward import client_fault
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.staging import (
     cannot_be_found,
@@ -51,9 +50,10 @@ async def prompt(request: web.Request, match: Match, gateway: Gateway) -> web.St
     """Submit the client's prompt at one instance; the answer is that instance's.
 
     Raises NoHealthyInstanceError if none can be reached, InstanceTimeoutError if one may have
-    taken the prompt and does not say so, PayloadTooLargeError, RequestError.
+    taken the prompt and does not say so, PayloadTooLargeError, RequestError,
+    ClientGoneError.
     """
-    body = await _read(request, gateway.cluster.settings.max_upload_size)
+    body = await read_client_body(request, gateway.cluster.settings.max_upload_size)
     document = prompt_body.document(body, body_charset(request))
     if document is None or not isinstance(document.get("prompt"), dict):
         instance, answer = await asyncio.shield(gateway.begin(unread(request, gateway, body)))
@@ -258,17 +258,3 @@ def _forwarded(
         client_id=client_id if isinstance(client_id, str) else None,
         headers={one: prompt_headers(request, one, gateway) for one in gateway.cluster.instances},
     )
-
-
-async def _read(request: web.Request, limit: int) -> bytes:
-    body = bytearray()
-    try:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                raise PayloadTooLargeError(f"A prompt has at most {limit} bytes.")
-    except (PayloadTooLargeError, OSError):
-        raise
-    except Exception as error:
-        raise client_fault(error) from error
-    return bytes(body)

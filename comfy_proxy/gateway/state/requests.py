@@ -12,16 +12,14 @@ from loguru import logger
 from multidict import CIMultiDict
 from yarl import URL
 
+from comfy_proxy.bodies import ClientBody
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, gone
 from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.forward import (
     AUTO_HEADERS,
-    RequestBody,
-    client_fault,
-    instance_fault,
+    told_apart,
 )
 from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
 from comfy_proxy.gateway.exchange.target import instance_url, request_target
@@ -115,23 +113,20 @@ async def spooled(request: web.Request, limit: int) -> StoredBytes | None:
     """
     if not request.body_exists:
         return None
-    stored, source = StoredBytes(), RequestBody(request)
+    stored = StoredBytes()
     try:
-        async for chunk in source:
-            if stored.size + len(chunk) > limit:
-                raise PayloadTooLargeError("The body is too large.", details={"limit": limit})
-            await stored.write(chunk)
-    except Exception as error:
-        if source.error is error:
-            raise client_fault(error) from error
+        async for piece in ClientBody(request.content, limit):
+            await stored.write(piece)
+        return await stored.finish()
+    except BaseException:
+        stored.close()
         raise
-    return await stored.finish()
 
 
 async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Reply:
     """One exchange, bounded in time and size. Raises InstanceError."""
     async with instance.attempt("state"):
-        try:
+        with told_apart(instance):
             async with (
                 cluster.clock.timeout(cluster.settings.comfyui_timeout_s),
                 await cluster.connections.request(
@@ -145,8 +140,6 @@ async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Rep
                 ) as response,
             ):
                 return await _read(response, instance, cluster)
-        except (aiohttp.ClientError, OSError) as error:
-            raise instance_fault(error, instance) from error
 
 
 async def _read(response: aiohttp.ClientResponse, instance: Instance, cluster: Cluster) -> Reply:

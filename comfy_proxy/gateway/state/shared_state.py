@@ -25,15 +25,9 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.exchange.answers import gone
-from comfy_proxy.gateway.exchange.context import ClientGoneError
-from comfy_proxy.gateway.exchange.forward import (
-    DialError,
-    DialTimeoutError,
-    forward,
-    forward_balanced,
-)
+from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.state.requests import (
     USER_HEADER,
@@ -116,10 +110,7 @@ class SharedState:
         A client that leaves in the middle does not end it: what one instance has done all do.
         """
         limit = max(self._cluster.settings.max_upload_size, SMALLEST_LIMIT)
-        try:
-            body = await spooled(request, limit)
-        except ClientGoneError:
-            return gone(request)
+        body = await spooled(request, limit)
         if USER_HEADER in request.headers:
             await self._know_users()
         first, repeated = (
@@ -206,7 +197,9 @@ class SharedState:
             try:
                 asked = self._addressed(requests[instance], instance)
                 return await send(asked, instance, self._cluster), instance
-            except (DialError, DialTimeoutError):
+            except InstanceError as error:
+                if not nothing_sent(error):
+                    raise
                 passed_over.append(instance)
 
     async def _told(self, instances: list[Instance]) -> None:
