@@ -22,7 +22,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.exchange import pieces as parts
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, WholeAnswer, abort, gone
 from comfy_proxy.gateway.exchange.charsets import body_charset
-from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.exchange.fanout import Answer, Head
 from comfy_proxy.gateway.exchange.headers import body_was_decoded
 from comfy_proxy.gateway.exchange.pieces import Piece
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
@@ -35,8 +35,7 @@ LONG_BYTES = 256 * 2**10
 """Takes some ten milliseconds to be read, marked and written."""
 
 T = TypeVar("T")
-AnyAnswer = Answer | ScannedAnswer
-A = TypeVar("A", Answer, ScannedAnswer)
+A = TypeVar("A", bound=Head)
 _OF_ONE_BODY = (hdrs.CONTENT_ENCODING, hdrs.ETAG, hdrs.LAST_MODIFIED)
 
 
@@ -57,20 +56,20 @@ def usable(
     return answers[next(iter(found or answers))], found
 
 
-async def off_loop(answers: Mapping[Instance, AnyAnswer], work: Callable[[], T]) -> T:
+async def off_loop(answers: Mapping[Instance, Answer | ScannedAnswer], work: Callable[[], T]) -> T:
     """``work`` on these answers; in a thread if they are long, so that nobody waits behind them."""
     if sum(len(answer.body) for answer in answers.values()) < LONG_BYTES:
         return work()
     return await asyncio.to_thread(work)
 
 
-def reply(data: Any, like: AnyAnswer) -> web.StreamResponse:
+def reply(data: Any, like: Head) -> web.StreamResponse:
     """``data`` as ComfyUI would send it; status and headers are ``like``'s."""
     return _whole(dumps_exact(data), like, _headers(like))
 
 
 async def reply_pieces(
-    request: web.Request, pieces: Sequence[Piece], like: AnyAnswer
+    request: web.Request, pieces: Sequence[Piece], like: Head
 ) -> web.StreamResponse:
     """As :func:`reply`, of JSON in pieces; what is on a disk is sent from there, and was sent."""
     headers = _headers(like)
@@ -86,7 +85,7 @@ async def relayed_scanned(request: web.Request, answer: ScannedAnswer) -> web.St
     return await _streamed(request, [answer.body], answer, answer.headers.copy())
 
 
-def _headers(like: AnyAnswer) -> CIMultiDict[str]:
+def _headers(like: Head) -> CIMultiDict[str]:
     headers = like.headers.copy()
     for name in _OF_ONE_BODY:
         headers.popall(name, None)
@@ -94,12 +93,12 @@ def _headers(like: AnyAnswer) -> CIMultiDict[str]:
     return headers
 
 
-def _whole(body: bytes, like: AnyAnswer, headers: CIMultiDict[str]) -> WholeAnswer:
+def _whole(body: bytes, like: Head, headers: CIMultiDict[str]) -> WholeAnswer:
     return WholeAnswer(body, status=like.status, reason=like.reason or None, headers=headers)
 
 
 async def _streamed(
-    request: web.Request, pieces: Sequence[Piece], like: AnyAnswer, headers: CIMultiDict[str]
+    request: web.Request, pieces: Sequence[Piece], like: Head, headers: CIMultiDict[str]
 ) -> web.StreamResponse:
     """Send what is too large for the memory, as fast as the client reads it."""
     headers[hdrs.CONTENT_LENGTH] = str(parts.length(pieces))

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from multidict import CIMultiDict
-
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import (
@@ -22,8 +20,8 @@ from comfy_proxy.cluster.prompt_lists import (
     read_history,
     read_queue,
 )
-from comfy_proxy.cluster.translation import translated
-from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, answers_of_all, asked
+from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, Head, answers_of_all, asked
+from comfy_proxy.gateway.exchange.forward import told_apart
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.pieces import Slice
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
@@ -37,13 +35,10 @@ MEMORY_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScannedAnswer:
+class ScannedAnswer(Head):
     """What one instance said. ``root`` is what was found in it; None if it has not status 200 or
     is no JSON object or array. ``text`` is empty if it was not to be kept."""
 
-    status: int
-    reason: str
-    headers: CIMultiDict[str] = field(repr=False)
     text: StoredBytes = field(repr=False)
     root: Value | None = field(repr=False)
 
@@ -83,7 +78,7 @@ async def ask_scanned(
         return cluster.clock.timeout(timeout_s)
 
     async with instance.attempt("ask"):
-        with translated(instance.host):
+        with told_apart(instance):
             async with asked(
                 instance, cluster, "GET", path, head_timeout_s=timeout_s, fresh=fresh
             ) as response:

@@ -15,13 +15,12 @@ import aiohttp
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceRefusedError
-from comfy_proxy.gateway.exchange.fanout import ask
+from comfy_proxy.gateway.exchange.fanout import ask, asked
+from comfy_proxy.gateway.exchange.forward import told_apart
 from comfy_proxy.gateway.exchange.native import load
 from comfy_proxy.gateway.files.marks import file_at, is_hidden
 from comfy_proxy.stored_bytes import StoredBytes
-from comfy_proxy.tracing import trace_headers
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -88,17 +87,10 @@ async def download(instance: Instance, cluster: Cluster, file: FileName) -> Stor
 
     try:
         async with instance.attempt("download"):
-            with translated(instance.host):
+            with told_apart(instance):
                 async with (
                     cluster.clock.timeout(LOOK_TIMEOUT_S + MAX_FILE_BYTES / 2**20),
-                    await cluster.connections.request(
-                        instance,
-                        "GET",
-                        f"{instance.url}/view",
-                        params=_query(file),
-                        headers={"Accept-Encoding": "identity", **trace_headers()},
-                        allow_redirects=False,
-                    ) as response,
+                    asked(instance, cluster, "GET", "/view", params=_query(file)) as response,
                 ):
                     if response.status != 200:
                         return None

@@ -12,14 +12,11 @@ on the others like any upload.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 from loguru import logger
-from multidict import CIMultiDict
 
-from comfy_proxy.bodies import ClientGoneError
-from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import (
@@ -27,15 +24,12 @@ from comfy_proxy.errors import (
     InstanceTimeoutError,
     InstanceUnreachableError,
 )
-from comfy_proxy.gateway.exchange.answers import ForwardedResponse
+from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.client_watch import while_connected
 from comfy_proxy.gateway.exchange.context import INSTANCE
-from comfy_proxy.gateway.exchange.forward import (
-    AUTO_HEADERS,
-    told_apart,
-)
-from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
-from comfy_proxy.gateway.exchange.target import instance_url
+from comfy_proxy.gateway.exchange.fanout import Answer, ask
+from comfy_proxy.gateway.exchange.headers import request_headers
+from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.client import download, uploaded
 from comfy_proxy.gateway.files.copies import FileCopies
 from comfy_proxy.gateway.files.marks import (
@@ -60,22 +54,18 @@ async def upload(request: web.Request, match: Match, gateway: Gateway) -> web.St
     work = _Upload(request, body, gateway.files, is_mask=match.pattern == MASK_PATTERN)
     async with while_connected(request):
         await body.receive()
-        answer = await asyncio.shield(gateway.files.begin(work.run()))
+        posted = await asyncio.shield(gateway.files.begin(work.run()))
     await gateway.object_info.uploads_changed()
-    return await _reply(request, answer)
+    return native.relayed(posted.answer)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Posted:
-    """An instance's answer to the upload, whole; ``life`` is the instance's before it."""
+    """What ``instance`` answered to the upload; ``life`` is the instance's before it."""
 
     instance: Instance
     life: int
-    status: int
-    reason: str
-    headers: CIMultiDict[str] = field(repr=False)
-    body: bytes = field(repr=False)
-
+    answer: Answer
     file: FileName | None
     """What was uploaded; None if nothing was."""
 
@@ -159,51 +149,22 @@ class _Upload:
         settings = self._cluster.settings
         life = self._files.holdings.life(instance)
         headers = request_headers(self._request, instance, settings)
-        headers[hdrs.ACCEPT_ENCODING] = "identity"  # the answer is read here for the name
         if self._body.size is not None:
             headers[hdrs.CONTENT_LENGTH] = str(self._body.size)
         self._request[INSTANCE] = instance.host
-        async with instance.attempt("upload"):
-            with told_apart(instance, self._body.rest):
-                async with await self._cluster.connections.request(
-                    instance,
-                    self._request.method,
-                    instance_url(self._request, instance, settings),
-                    headers=headers,
-                    skip_auto_headers=AUTO_HEADERS,
-                    data=self._body.chunks(),
-                    allow_redirects=False,
-                ) as response:
-                    answer = await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES)
-                    return _Posted(
-                        instance=instance,
-                        life=life,
-                        status=response.status,
-                        reason=response.reason or "",
-                        headers=response_headers(response, instance, settings),
-                        body=answer,
-                        file=_uploaded(answer) if response.status == 200 else None,
-                    )
-
-
-def _uploaded(answer: bytes) -> FileName | None:
-    try:
-        return uploaded(loads(answer))
-    except ValueError:
-        return None
-
-
-async def _reply(request: web.Request, posted: _Posted) -> web.StreamResponse:
-    answer = ForwardedResponse(
-        status=posted.status, reason=sendable(posted.reason), headers=posted.headers
-    )
-    answer.content_length = len(posted.body)
-    try:
-        await answer.prepare(request)
-        await answer.write_eof(posted.body)
-    except ConnectionError as error:
-        raise ClientGoneError from error
-    return answer
+        answer = await ask(
+            instance,
+            self._cluster,
+            self._request.method,
+            client_target(self._request, settings),
+            kind="upload",
+            timeout_s=None,  # a client may send slowly, and ComfyUI answers when all is there
+            client_body=self._body.rest,
+            headers=headers,
+            data=self._body.chunks(),
+        )
+        file = uploaded(answer.json()) if answer.status == 200 else None
+        return _Posted(instance=instance, life=life, answer=answer, file=file)
 
 
 def _original(form: UploadForm) -> FileName | None:

@@ -6,23 +6,15 @@ from collections.abc import AsyncIterator, Hashable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import aiohttp
 from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
-from yarl import URL
 
 from comfy_proxy.bodies import ClientBody
-from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.exchange.answers import ForwardedResponse, gone
-from comfy_proxy.gateway.exchange.context import INSTANCE
-from comfy_proxy.gateway.exchange.forward import (
-    AUTO_HEADERS,
-    told_apart,
-)
-from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
-from comfy_proxy.gateway.exchange.target import instance_url, request_target
+from comfy_proxy.gateway.exchange.fanout import Answer, ask
+from comfy_proxy.gateway.exchange.headers import request_headers
+from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.stored_bytes import StoredBytes
 
@@ -39,33 +31,29 @@ _LATEST_WINS = ("/settings/{id}", "/userdata/{file}")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class StateRequest:
-    """What to send to one instance; ``pattern`` is that of its row in the table.
+    """What to send to one instance; ``target`` is a path with its query, ``pattern`` that of its
+    row in the table.
 
     ``subject``: a later one about the same makes this one needless.
     """
 
     method: str
-    url: URL
+    target: str
     headers: CIMultiDict[str] = field(repr=False)
     body: StoredBytes | None
     subject: Hashable | None
     pattern: str
+
+    @property
+    def path(self) -> str:
+        """``target`` without its query, for the log."""
+        return self.target.partition("?")[0]
 
     def by(self, user_id: str) -> StateRequest:
         """The same for another id of the user."""
         headers = self.headers.copy()
         headers[USER_HEADER] = user_id
         return replace(self, headers=headers)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
-    """An instance's answer, read whole; ``headers`` as the client is to see them."""
-
-    status: int
-    reason: str
-    headers: CIMultiDict[str] = field(repr=False)
-    body: bytes = field(repr=False)
 
 
 def state_request(
@@ -78,11 +66,9 @@ def state_request(
     repeated: bool = False,
 ) -> StateRequest:
     """``request`` for ``instance``; ``repeated``: it has succeeded elsewhere, so it is forced."""
-    target = request_target(request.raw_path)
+    target = client_target(request, cluster.settings)
     headers = request_headers(request, instance, cluster.settings)
     headers.popall(hdrs.CONTENT_LENGTH, None)
-    if match.pattern == USERS:
-        headers[hdrs.ACCEPT_ENCODING] = "identity"  # the answer may be read here for its ids
     if body is not None:
         headers[hdrs.CONTENT_LENGTH] = str(body.size)
     if repeated:
@@ -91,7 +77,7 @@ def state_request(
     known = match.pattern in _LATEST_WINS
     return StateRequest(
         method=request.method,
-        url=instance_url(request, instance, cluster.settings, target),
+        target=target,
         headers=headers,
         body=body,
         subject=(match.pattern, variables, request.headers.get(USER_HEADER)) if known else None,
@@ -123,31 +109,17 @@ async def spooled(request: web.Request, limit: int) -> StoredBytes | None:
         raise
 
 
-async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Reply:
+async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Answer:
     """One exchange, bounded in time and size. Raises InstanceError."""
-    async with instance.attempt("state"):
-        with told_apart(instance):
-            async with (
-                cluster.clock.timeout(cluster.settings.comfyui_timeout_s),
-                await cluster.connections.request(
-                    instance,
-                    state.method,
-                    state.url,
-                    headers=state.headers,
-                    skip_auto_headers=AUTO_HEADERS,
-                    data=_payload(state.body),
-                    allow_redirects=False,
-                ) as response,
-            ):
-                return await _read(response, instance, cluster)
-
-
-async def _read(response: aiohttp.ClientResponse, instance: Instance, cluster: Cluster) -> Reply:
-    return Reply(
-        status=response.status,
-        reason=sendable(response.reason or ""),
-        headers=response_headers(response, instance, cluster.settings),
-        body=await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES),
+    return await ask(
+        instance,
+        cluster,
+        state.method,
+        state.target,
+        kind="state",
+        timeout_s=cluster.settings.comfyui_timeout_s,
+        headers=state.headers,
+        data=_payload(state.body),
     )
 
 
@@ -158,22 +130,6 @@ def _payload(body: StoredBytes | None) -> bytes | AsyncIterator[bytes] | None:
         return body.chunks()
     with body.open() as file:
         return file.read()
-
-
-async def answer(request: web.Request, reply: Reply, instance: Instance) -> web.StreamResponse:
-    """Send ``reply`` to the client as it came."""
-    request[INSTANCE] = instance.host
-    response = ForwardedResponse(
-        status=reply.status, reason=reply.reason, headers=reply.headers.copy()
-    )
-    try:
-        await response.prepare(request)
-        if reply.body:
-            await response.write(reply.body)
-        await response.write_eof()
-    except ConnectionError:
-        return gone(request)
-    return response
 
 
 class MissedWrites:
@@ -204,7 +160,7 @@ class MissedWrites:
         self._writes.append(write)
         while len(self._writes) > MAX_MISSED or self._size() > MAX_MISSED_BYTES:
             lost = self._writes.pop(0)
-            logger.warning("too many writes were missed: {} {} is lost", lost.method, lost.url)
+            logger.warning("too many writes were missed: {} {} is lost", lost.method, lost.path)
 
     def done(self, write: StateRequest) -> None:
         """The instance has it (it may have become needless meanwhile)."""

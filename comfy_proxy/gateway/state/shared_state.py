@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from contextvars import Context
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from aiohttp import hdrs, web
@@ -27,15 +28,16 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.state.requests import (
     USER_HEADER,
     USERS,
     MissedWrites,
-    Reply,
     StateRequest,
-    answer,
     send,
     spooled,
     state_request,
@@ -100,7 +102,7 @@ class SharedState:
             reply = await send(asked, instance, cluster)
             if match.pattern == USERS and reply.status == 200 and reply.body:
                 reply = self._with_public_ids(reply)
-            return await answer(request, reply, instance)
+            return _answer(request, reply, instance)
 
         return await forward_balanced(request, self._cluster, one)
 
@@ -123,7 +125,7 @@ class SharedState:
             for again in (False, True)
         )
         reply, instance = await asyncio.shield(self._start(self._write(first, repeated)))
-        return await answer(request, reply, instance)
+        return _answer(request, reply, instance)
 
     async def catch_up(self, instance: Instance) -> None:
         """Tell ``instance`` what it has missed. Raises InstanceError if it does not answer.
@@ -141,7 +143,12 @@ class SharedState:
                     logger.log(
                         "WARNING" if reply.status >= 500 else "DEBUG",
                         "{} answered {} to a write that it had missed: {} {}",
-                        *(instance.host, reply.status, write.method, write.url.raw_path),
+                        *(
+                            instance.host,
+                            reply.status,
+                            write.method,
+                            write.path,
+                        ),
                     )
 
     # --- hooks -------------------------------------------------------------------------
@@ -169,7 +176,7 @@ class SharedState:
         self,
         first: Mapping[Instance, StateRequest],
         repeated: Mapping[Instance, StateRequest],
-    ) -> tuple[Reply, Instance]:
+    ) -> tuple[Answer, Instance]:
         async with self._order:
             reply, primary = await self._at_primary(first)
             others = [i for i in self._cluster.instances if i is not primary]
@@ -184,7 +191,7 @@ class SharedState:
 
     async def _at_primary(
         self, requests: Mapping[Instance, StateRequest]
-    ) -> tuple[Reply, Instance]:
+    ) -> tuple[Answer, Instance]:
         """The write at the first instance that is up to date and can be reached."""
         passed_over: list[Instance] = []
         while True:
@@ -238,11 +245,11 @@ class SharedState:
         user_id = request.headers.get(USER_HEADER)
         return user_id is not None and self._users.at(instance, user_id) != user_id
 
-    def _with_public_ids(self, reply: Reply) -> Reply:
+    def _with_public_ids(self, reply: Answer) -> Answer:
         body = self._users.public(reply.body)
         headers = reply.headers.copy()
         headers[hdrs.CONTENT_LENGTH] = str(len(body))
-        return Reply(status=reply.status, reason=reply.reason, headers=headers, body=body)
+        return replace(reply, headers=headers, body=body)
 
     def _start(
         self, work: Coroutine[Any, Any, T], *, context: Context | None = None
@@ -251,3 +258,8 @@ class SharedState:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _answer(request: web.Request, reply: Answer, instance: Instance) -> web.StreamResponse:
+    request[INSTANCE] = instance.host
+    return native.relayed(reply)
