@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from comfy_proxy.cluster.comfyui_client import OutputFile, output_files, without_paths
+from comfy_proxy.cluster.comfyui_client import OutputFile, output_files
 from comfy_proxy.cluster.comfyui_frames import PictureFrame, PromptFrame
+from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.errors import (
     InterruptedPromptError,
     InvalidAnswerError,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_lists import history_path
+from comfy_proxy.cluster.prompt_answers import accepted_answer
+from comfy_proxy.cluster.prompt_lists import history_path, number_of
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES, submit_once
 from comfy_proxy.errors import InstanceUnreachableError, ProcessEndedError
@@ -20,6 +20,7 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.prompts import prompt_body
+from comfy_proxy.lenient_json import dumps_exact
 from comfy_proxy.tracing import TRACE, Trace, about, traced
 
 if TYPE_CHECKING:
@@ -136,15 +137,11 @@ async def find(prompt: ForwardedPrompt, instance: Instance, gateway: Gateway) ->
         raise InstanceUnreachableError(f"{instance.host} has no usable history.")
     if prompt.prompt_id not in history:
         return None
-    match history[prompt.prompt_id]:
-        case {"prompt": [int() | float() as number, *_]}:
-            return _accepted(prompt.prompt_id, number)
-    return _accepted(prompt.prompt_id, 0)
+    return _accepted(prompt.prompt_id, number_of(history[prompt.prompt_id]))
 
 
 def _accepted(prompt_id: str, number: float) -> Answer:
-    answer = {"prompt_id": prompt_id, "number": number, "node_errors": {}}
-    body = json.dumps(answer).encode()
+    body = dumps_exact(accepted_answer(prompt_id, number))
     headers = CIMultiDict(
         {"Content-Type": "application/json; charset=utf-8", "Content-Length": str(len(body))}
     )

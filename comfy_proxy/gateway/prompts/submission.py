@@ -15,10 +15,10 @@ from aiohttp import web
 from loguru import logger
 
 from comfy_proxy.bodies import read_client_body
-from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.prompt_answers import read_accepted, rejection
 from comfy_proxy.errors import (
     InstanceError,
     InstanceRefusedError,
@@ -232,12 +232,12 @@ class Submission:
             )
 
     def _accepted(self, instance: Instance, answer: Answer) -> None:
-        prompt, told = self._prompt, native.load(answer)
-        if isinstance(told, dict) and isinstance(told.get("prompt_id"), str):
-            prompt.renamed = told["prompt_id"] != prompt.prompt_id
-            prompt.prompt_id = told["prompt_id"]
-        if isinstance(told, dict) and isinstance(told.get("number"), int | float):
-            prompt.number = told["number"]
+        prompt, told = self._prompt, read_accepted(native.load(answer))
+        if told.prompt_id is not None:
+            prompt.renamed = told.prompt_id != prompt.prompt_id
+            prompt.prompt_id = told.prompt_id
+        if told.number is not None:
+            prompt.number = told.number
         self._gateway.prompt_accepted(prompt, instance)
 
 

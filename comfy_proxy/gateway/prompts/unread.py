@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_answers import read_accepted
 from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange import native
@@ -24,20 +25,20 @@ async def unread(request: web.Request, gateway: Gateway, body: bytes) -> tuple[I
     If it takes it all the same the prompt has an owner, and stays where it is.
     """
     instance, answer = await _asked(request, gateway, body)
-    match native.load(answer):
-        case {"prompt_id": str(prompt_id)}:
-            gateway.prompt_accepted(
-                ForwardedPrompt(
-                    prompt_id=prompt_id,
-                    path=client_target(request, gateway.cluster.settings),
-                    body=body,
-                    graph={},
-                    client_id=None,
-                    headers={},
-                ),
-                instance,
-            )
-            gateway.mover.discard(prompt_id)
+    prompt_id = read_accepted(native.load(answer)).prompt_id
+    if prompt_id is not None:
+        gateway.prompt_accepted(
+            ForwardedPrompt(
+                prompt_id=prompt_id,
+                path=client_target(request, gateway.cluster.settings),
+                body=body,
+                graph={},
+                client_id=None,
+                headers={},
+            ),
+            instance,
+        )
+        gateway.mover.discard(prompt_id)
     return instance, answer
 
 
