@@ -89,14 +89,18 @@ async def ask_scanned(
                     if keep or response.status != 200:
                         await text.write(piece)
                 await text.finish()
-                root = scanner.result() if response.status == 200 else None
                 return ScannedAnswer(
                     status=response.status,
                     reason=sendable(response.reason or ""),
                     headers=response_headers(response, instance, cluster.settings),
                     text=text,
-                    root=None if root is None or root.members is None else root,
+                    root=_list_or_object(scanner) if response.status == 200 else None,
                 )
+
+
+def _list_or_object(scanner: JsonScanner) -> Value | None:
+    root = scanner.result()
+    return None if root is None or root.members is None else root
 
 
 async def ask_all_scanned(
