@@ -19,10 +19,10 @@ Network = IPv4Network | IPv6Network
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 SHARED_ORIGINS = ("null", "file://")
 """What pages without an address of their own send as ``Origin``: sandboxed frames, ``data:`` URLs
-and local files (``null``), local files in some web views (``file://``). It names nobody."""
+and local files (``null``), local files in some web views (``file://``). It tells nobody apart."""
 
 MAX_ROOT_PATH = 1024
-"""Characters; what is longer is refused: it goes into every URL that we give."""
+"""Characters of a root path; a longer one is refused, because it goes into every URL we give."""
 
 _WEB_SCHEMES = ("http", "https")
 _NO_PAGES_SCHEMES = ("ws", "wss", "ftp")
@@ -43,7 +43,8 @@ def parse_origins(text: str) -> tuple[str, ...]:
     """A comma list of origins as browsers and web views write them in ``Origin`` (RFC 6454 7).
 
     ``https://app.example``, those of an application's own scheme (``app://name``,
-    ``capacitor://localhost``), ``null``, ``file://``, or ``*`` for all.
+    ``capacitor://localhost``), ``null``, ``file://``, or ``*`` for all. Raises ValueError for
+    anything else, such as an origin with a path: it would never equal what a browser sends.
     """
     origins = comma_list(text)
     for origin in origins:
@@ -92,8 +93,8 @@ def web_authorities(origins: Collection[str]) -> list[str]:
 def parse_root_path(text: str) -> str | None:
     """``/a/b`` or ``/a/b/`` → ``/a/b``, ``/`` → None.
 
-    Refused is whatever could lead elsewhere than to a path of the same server when a URL is put
-    behind it: ``//host``, a scheme, ``..`` in any spelling, control characters.
+    Raises ValueError for whatever could lead elsewhere than to a path of the same server when a URL
+    is put behind it: ``//host``, a scheme, ``..`` in any spelling, control characters.
     """
     path = text.strip()
     segments = [unquote(part, "iso-8859-1") for part in path.split("/")]
@@ -120,7 +121,8 @@ def _is_plain(segment: str) -> bool:
 def parse_networks(text: str) -> tuple[Network, ...]:
     """A comma list of addresses and networks (``10.0.0.7``, ``10.0.0.0/8``, ``fd00::/8``).
 
-    ``loopback`` stands for 127.0.0.0/8 and ::1, ``none`` for no network at all.
+    ``loopback`` stands for 127.0.0.0/8 and ::1, ``none`` for no network at all. Raises ValueError
+    for anything else; names are not resolved, since whoever answers for a name would be believed.
     """
     networks: list[Network] = []
     for part in comma_list(text):
@@ -136,7 +138,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 @lru_cache(maxsize=1024)  # asked several times a request, of a few peers and names
 def is_in(address: str, networks: tuple[Network, ...]) -> bool:
-    """True if ``address`` is in one of ``networks``; False for what is no address.
+    """True if ``address`` is in one of ``networks``; False for a text that is not an address.
 
     An IPv4 address in IPv6 form (``::ffff:10.0.0.7``) is that IPv4 address; a zone (``%eth0``) is
     ignored.

@@ -53,13 +53,16 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
 
 
 async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
-    """Whatever fails on the way up or down, what was begun is ended, the last begun first."""
+    """Start the rooms and end them, the last one first.
+
+    If one fails to start or to end, all those that were begun are ended nevertheless.
+    """
     logs = app[LOGS]
     async with AsyncExitStack() as begun:
         if logs.start():
             begun.push_async_callback(asyncio.to_thread, logs.close)
         for room in (app[CLUSTER], app[GATEWAY], app[JOBS]):
-            begun.push_async_callback(_close, room, logs)
+            begun.push_async_callback(_close, room, logs)  # before: half a start is to be ended too
             with logs.current():
                 await room.start()
         begun.push_async_callback(_close, app[DASHBOARD], logs)
@@ -72,7 +75,10 @@ async def _close(room: Cluster | Gateway | JobService | Feed, logs: AppLogs) -> 
 
 
 async def _end_waiting(app: web.Application) -> None:
-    """Before aiohttp waits for open requests: those that wait for a job end when it does."""
+    """End open dashboards and all jobs, before aiohttp waits for the requests that are open.
+
+    A request that waits for a job ends with it; otherwise it would hold up the stop.
+    """
     with app[LOGS].current():
         app[DASHBOARD].end_viewers()
         await app[JOBS].processor.close(app[JOBS].settings.shutdown_timeout_s)

@@ -42,7 +42,7 @@ class BoundedStream:
         return piece
 
     async def readany(self) -> bytes:
-        """What has arrived, at least one byte; empty at the end."""
+        """The bytes that have arrived, at least one; empty at the end."""
         return await self._take(self._content.readany())
 
     async def read(self, size: int) -> bytes:
@@ -53,7 +53,11 @@ class BoundedStream:
         return await self._take(self._content.read(size))
 
     async def readline(self, *, max_line_length: int | None = None) -> bytes:
-        """Up to and with the next line feed. Raises ValueError for one that is too long."""
+        """The next line with its line feed.
+
+        Raises ValueError for one longer than ``max_line_length`` bytes, or than the stream's
+        buffer.
+        """
         line, feed, rest = self._unread.partition(b"\n")
         if feed:
             self._unread = rest
@@ -66,11 +70,11 @@ class BoundedStream:
         return line
 
     def at_eof(self) -> bool:
-        """Whether all was read."""
+        """True if all bytes were read."""
         return not self._unread and self._content.at_eof()
 
     def unread_data(self, data: bytes) -> None:
-        """Put back what was read too far."""
+        """Put bytes back that belong to the next part; they count only once."""
         self._unread = data + self._unread
 
     async def _take(self, reading: Awaitable[bytes]) -> bytes:

@@ -12,12 +12,14 @@ from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.settings import Settings
 
 CHECK_TIMEOUT_S = 5.0
+"""Seconds for an instance's answer; beyond, the command names that instance and exits with 1."""
 
 
 async def check_instances(settings: Settings, say: Callable[[str], None]) -> int:
-    """Tell of each instance through ``say``; 0 if all answer and each workflow can run somewhere.
+    """Ask each instance once and tell of it through ``say``, one line a call.
 
-    Raises SettingsError for a workflow directory with problems.
+    Returns the exit code: 0 if all answer and each workflow can run on one of them, else 1. Raises
+    SettingsError for a workflow directory with problems.
     """
     workflows = load_workflows(settings.workflow_directory)
     cluster = Cluster(settings, classes=workflows.required_classes())

@@ -32,16 +32,19 @@ EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 EXIT_INTERRUPTED = 130
 KEEPALIVE_TIMEOUT_S = 3630.0
-"""How long a client's idle connection is kept: as long as ComfyUI keeps it. It must outlast the
-client's own patience (90 s in Go and Traefik), or the client posts on it while we close it."""
+"""Seconds for which a client's idle connection is kept; then it is closed. As long as ComfyUI keeps
+it, and longer than clients do (90 s in Go and Traefik; aiohttp's default is 75 s): else a client
+may post on it at the moment we close it."""
 _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
+"""Failures of HOST and PORT, told in one line and without a stack trace."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 is an orderly end, 1 a failure, 2 settings that cannot be used, 130 ^C."""
     _open_missing_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A line is there at once, also in a pipe or a file, whatever names of nodes are in it.
+        # Each line is written at once, in a pipe or a file too, and a node's name that the encoding
+        # of the console lacks does not end the command.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     options = parser().parse_args(arguments)
     try:
@@ -53,13 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our standard output has gone, like `head`: there is nobody to tell.
+        # Whoever read our standard output has gone, as `head` does. Python flushes it once more at
+        # the exit, which would fail again: that goes to /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
 
 
 def _open_missing_streams() -> None:
-    """Somebody may have closed our standard streams: sockets must not get their numbers."""
+    """Open /dev/null for each standard stream that was closed before we began.
+
+    Otherwise a socket would get its number (0 to 2), and what is printed would be sent on it.
+    """
     for number in range(3):
         try:
             os.fstat(number)
@@ -86,7 +93,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    with suppress(AttributeError):  # until we listen to them, they are no reason to die
+    # Until _listen_to_signals they would end the process. Windows lacks them (AttributeError).
+    with suppress(AttributeError):
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
     settings = load_settings(config_file=options.config)
@@ -117,11 +125,11 @@ def _run(app: web.Application, settings: Settings) -> int:
             app,
             host=settings.host,
             port=settings.port,
-            access_log=None,
-            handler_cancellation=True,
+            access_log=None,  # the middleware logs one line for each request
+            handler_cancellation=True,  # a client that leaves ends what it waited for, there too
             keepalive_timeout=KEEPALIVE_TIMEOUT_S,
-            # For what is still being sent when the jobs have ended or had their grace period:
-            # a client that has stopped reading holds up nobody for longer.
+            # For what is still being sent when the jobs have ended or had their grace period: a
+            # client that has stopped reading delays the exit by no more than this.
             shutdown_timeout=settings.shutdown_timeout_s,
             print=tell_address,
             loop=_event_loop(),
@@ -135,8 +143,10 @@ def _run(app: web.Application, settings: Settings) -> int:
 
 
 async def _listen_to_signals(app: web.Application) -> None:
-    """SIGUSR1 logs one level more, SIGUSR2 one less, SIGHUP ends as SIGTERM does; where there are
-    such signals."""
+    """SIGUSR1 logs one level more, SIGUSR2 one less, and SIGHUP stops the proxy as SIGTERM does.
+
+    Nothing happens where the system or the event loop has no such signals.
+    """
     logs, loop = app[LOGS], asyncio.get_running_loop()
 
     def change(step: int) -> None:
@@ -146,7 +156,7 @@ async def _listen_to_signals(app: web.Application) -> None:
     with suppress(NotImplementedError, AttributeError):
         loop.add_signal_handler(signal.SIGUSR1, change, 1)
         loop.add_signal_handler(signal.SIGUSR2, change, -1)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup's
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has it ignored
             loop.add_signal_handler(signal.SIGHUP, _end)
 
 

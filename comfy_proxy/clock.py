@@ -1,4 +1,7 @@
-"""Time as an argument: the system's clock, and the protocol that a manual clock of a test fills."""
+"""Time as an argument: the system's clock, and the protocol that a test's manual clock implements.
+
+Whatever waits or measures takes a :class:`Clock`, so that tests need not wait.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any, Protocol
 
 
 class Clock(Protocol):
-    """What the package asks of time; durations in seconds."""
+    """What the package needs of a clock; durations are in seconds."""
 
     def monotonic(self) -> float:
         """Seconds on a clock that never goes back; only differences mean anything."""
@@ -53,7 +56,7 @@ async def sleep(clock: Clock, seconds: float) -> None:
 
 
 def iso(moment: datetime | None) -> str | None:
-    """ISO 8601 UTC with milliseconds, as the contract writes times; None stays None."""
+    """``moment`` as our answers write times (``2026-11-23T22:13:12.452Z``); None stays None."""
     if moment is None:
         return None
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,8 +1,8 @@
-"""CORS for the origins that the operator allowed, by aiohttp-cors.
+"""CORS for the origins in CORS_ORIGINS, by aiohttp-cors.
 
-It serves registered resources only: our own, and the catch-all under which everything forwarded
-comes in. Upstream ``Access-Control-*`` is taken out by the gateway, since aiohttp-cors asserts that
-it is the first to answer.
+aiohttp-cors serves registered resources only: our own, and the catch-all by which everything
+forwarded comes in. The gateway takes ``Access-Control-*`` out of ComfyUI's answers, because
+aiohttp-cors asserts that no answer has such a header yet.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from aiohttp import web
 from comfy_proxy.addresses import SHARED_ORIGINS
 
 PREFLIGHT_MAX_AGE_S = 600
+"""Seconds for which a browser may use the answer to a preflight again; then it asks anew."""
 
 
 def allow_origins(
@@ -23,9 +24,9 @@ def allow_origins(
 ) -> None:
     """Answer preflights for ``resources`` and add CORS headers to their answers.
 
-    Credentials go with origins that are one party's, never with ``*``, ``null`` or ``file://``:
-    pages there bring a key in a header instead of the browser's cookie. ``CorsConfig`` is used
-    without ``aiohttp_cors.setup``: an application has one of those, and it may be the host's.
+    Credentials (our cookie) are allowed to origins that belong to one party, never to ``*``,
+    ``null`` or ``file://``: those pages send a key in a header. ``CorsConfig`` is used without
+    ``aiohttp_cors.setup``, of which an application can have one only: it may be the host's.
     """
     make_options: Any = aiohttp_cors.ResourceOptions  # its constructor has no annotations
     defaults = {

@@ -1,7 +1,8 @@
 """A streamed answer that knows how much of its body went out.
 
-aiohttp's ``body_length`` counts headers and the framing of chunks too, and only at the end; what a
-handler returns it sends when nobody looks any more.
+aiohttp's ``body_length`` counts headers and the framing of chunks too, and only at the end. An
+answer that a handler returns is sent by aiohttp after our middleware has ended, when it can no
+longer be seen how much of it a client took before it left.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 from aiohttp import hdrs, web
 
 LARGE = 65_536
-"""Bytes of a body from which on it is sent in pieces of so many."""
+"""Bytes. A body of this size or more is sent here, in pieces of this size; a smaller one is left to
+aiohttp, which sends it in one write."""
 
 
 class CountedResponse(web.StreamResponse):
-    """``sent_bytes`` are those of the body that were written so far."""
+    """``sent_bytes`` counts the bytes of the body that were written so far."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -26,7 +28,10 @@ class CountedResponse(web.StreamResponse):
         self.sent_bytes += len(data)
 
     async def write_in_pieces(self, body: bytes) -> None:
-        """The next one when there is room for it: a client that leaves is noticed in between."""
+        """Write ``body`` in pieces, each when there is room for it.
+
+        Raises ConnectionError between two of them if the client has left.
+        """
         view = memoryview(body)
         for start in range(0, len(body), LARGE):
             await self.write(view[start : start + LARGE])
@@ -37,7 +42,7 @@ class CountedResponse(web.StreamResponse):
 
 
 async def send_if_large(request: web.Request, answer: web.StreamResponse) -> web.StreamResponse:
-    """``answer``; if its body is large it was sent, and what is returned has counted it.
+    """``answer`` itself if its body is small; a large one is sent, and returned with its count.
 
     Raises ConnectionError if the client leaves meanwhile.
     """
@@ -46,7 +51,7 @@ async def send_if_large(request: web.Request, answer: web.StreamResponse) -> web
         return answer
     if answer.prepared or request.method == hdrs.METH_HEAD:
         return answer
-    if isinstance(answer, CountedResponse):
+    if isinstance(answer, CountedResponse):  # it counts by itself, and knows how it is framed
         await answer.prepare(request)
         await answer.write_eof()
         return answer

@@ -1,14 +1,15 @@
 """Every error of the project, with the HTTP status and the stable code a client sees.
 
-Three families, told apart by what is to be done about them:
+Four families, told apart by what is to be done about them:
 
-* :class:`RequestError`: the client is to change something (4xx).
+* :class:`RequestError`: the client must change the request (4xx).
+* :class:`UnavailableError`: the client may send the same request again later (503).
 * :class:`InstanceError`: a ComfyUI instance did not do its part; another one may. These are the
   only errors that count against an instance's circuit breaker and that make a job run again.
-* :class:`JobError`: how an accepted job can end other than well.
+* :class:`JobError`: how an accepted job can fail for good.
 
-Foreign exceptions (aiohttp's, Pillow's, orjson's) are translated where they arise: an instance's
-by ``cluster/translation.py``, a client's body's by ``bodies.py``, Pillow's by ``jobs/pictures.py``.
+Exceptions of libraries (aiohttp, Pillow, orjson) are translated where they arise: an instance's by
+``cluster/translation.py``, a client's body's by ``bodies.py``, Pillow's by ``jobs/pictures.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, ClassVar
 
 
 class ComfyProxyError(Exception):
-    """Base of all errors of this package; as it stands, an internal fault (500).
+    """Base of all errors of this package; raised as it is, an internal fault (500).
 
     ``message`` is one sentence for the client: never a stack trace, a file path of an instance or
     data of another client. ``details`` is JSON-serialisable, ``retry_after_s`` is ``Retry-After``.
@@ -44,8 +45,8 @@ class ComfyProxyError(Exception):
 
 
 class NotOursError(Exception):
-    """Raised by a handler of ours, before it reads the body: ComfyUI is to answer this request. It
-    has an ``/api/jobs/{id}`` of its own, and only the handler can tell whose id it is."""
+    """ComfyUI is to answer this request; raised by a handler of ours before it reads the body.
+    ComfyUI has an ``/api/jobs/{id}`` too, and only the handler can tell whose job the id names."""
 
 
 class SettingsError(ComfyProxyError):
@@ -93,7 +94,7 @@ class UnauthorizedError(RequestError):
 
 
 class ForbiddenError(RequestError):
-    """A foreign origin or host (contract, Security)."""
+    """A page of a foreign origin, or a host name that is not served (``origin_check.py``)."""
 
     status = 403
     code = "forbidden"
@@ -149,7 +150,7 @@ class IdempotencyConflictError(RequestError):
 
 
 class UnavailableError(ComfyProxyError):
-    """Not now; the same request may succeed later."""
+    """The request cannot be served now; the same one may succeed later."""
 
     status = 503
     code = "unavailable"
@@ -183,7 +184,7 @@ class WorkflowUnavailableError(UnavailableError):
 
 
 class InstanceError(ComfyProxyError):
-    """A ComfyUI instance failed; a job runs again elsewhere. ``strike``: its breaker counts it."""
+    """A ComfyUI instance failed; a job runs again elsewhere. ``strike``: the breaker counts it."""
 
     status = 502
     code = "instance_failed"
@@ -197,28 +198,28 @@ class InstanceUnreachableError(InstanceError):
 
 
 class ConnectionBrokenError(InstanceUnreachableError):
-    """A connection ended before its answer did. All that do so within a second are one strike."""
+    """A connection ended before its answer did. Several within a second are one strike."""
 
 
 class InstanceDiedError(InstanceUnreachableError):
-    """Its process ended while it was sent this very thing, which may be why."""
+    """ComfyUI's process ended while this prompt was posted to it, and the prompt may be why."""
 
 
 class InstanceTimeoutError(InstanceError):
-    """No answer in the time that was given."""
+    """No answer in the time that was given; whether the request had an effect is not known."""
 
     status = 504
     code = "instance_timeout"
 
 
 class InvalidAnswerError(InstanceError):
-    """What answered does not speak ComfyUI's protocol: HTML, broken JSON."""
+    """The answer is not ComfyUI's protocol: HTML of a login page, broken JSON."""
 
     code = "instance_invalid_answer"
 
 
 class AnswerTooLargeError(InstanceError):
-    """An answer is longer than what is kept in memory; whoever sends it works: no strike."""
+    """An answer is longer than we keep in memory. The instance works, so this is no strike."""
 
     code = "instance_answer_too_large"
     strike = False
@@ -232,14 +233,14 @@ class InstanceRefusedError(InstanceError):
 
 
 class PromptLostError(InstanceError):
-    """The instance answers but no longer has the prompt or its result (traps 4 and 5)."""
+    """The instance answers but has no such prompt or result now (PROTOCOL.md traps 4 and 5)."""
 
     code = "prompt_lost"
     strike = False
 
 
 class ResultFrameLostError(PromptLostError):
-    """The socket by which the picture would have come was lost: the prompt has to run again."""
+    """The socket on which the picture would have come was lost: the prompt has to run again."""
 
     code = "result_frame_lost"
 
@@ -255,10 +256,8 @@ class JobError(ComfyProxyError):
 
 
 class WorkflowError(JobError):
-    """ComfyUI refused the graph or a node of it raised; the message is ComfyUI's own.
-
-    ``node_traceback`` is the node's, with the instance's paths: for the log alone.
-    """
+    """ComfyUI refused the graph or a node of it raised; the message is ComfyUI's own. The node's
+    traceback has paths of the instance in it: it goes to our log and to no client."""
 
     code = "workflow_error"
     node_traceback: str | None = None

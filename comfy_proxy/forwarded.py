@@ -1,8 +1,8 @@
 """What a server in front of us says of its client (``X-Forwarded-*``), and whom we believe.
 
-Only peers in ``TRUSTED_PROXIES`` are believed. Such a server may show us under a path of its own,
-which it takes off before it forwards: :func:`root_path` is that path, and every URL that a client
-gets from us begins with it.
+Only peers in ``TRUSTED_PROXIES`` are believed: anybody else could invent these headers. Such a
+server may show us under a path of its own, which it takes off before it forwards.
+:func:`root_path` is that path, and every URL that a client gets from us begins with it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _COOKIE_PATH = re.compile(r"(;\s*path\s*=\s*\"?)/([^;\"]*)", re.IGNORECASE)
 def is_believed(request: web.Request, settings: Settings) -> bool:
     """True if ``request`` comes directly from one of ``TRUSTED_PROXIES``.
 
-    The connection's other end counts, not what a host application made of ``request.remote``. A
-    Unix socket is this machine's.
+    The connection's other end counts, not what a host application made of ``request.remote``. The
+    peer of a Unix socket counts as 127.0.0.1.
     """
     peer = request.get_extra_info("peername")
     if isinstance(peer, str | bytes):
@@ -37,8 +37,8 @@ def root_path(request: web.Request, settings: Settings) -> str:
     """The path under which the client sees us: ``/a/b`` without a slash at its end, or ``""``.
 
     ``ROOT_PATH`` if it is set: a client cannot forge it. Else ``X-Forwarded-Prefix`` of a server
-    that is believed; several are put one behind another, in their order, as servers in a row add
-    theirs. One that is no plain path counts as none.
+    that is believed; several are joined in their order, as servers in a row add theirs. If one of
+    them is no plain path (:func:`parse_root_path`), or all are too long, the answer is ``""``.
     """
     if settings.root_path is not None:
         return settings.root_path
@@ -58,7 +58,7 @@ def is_https(request: web.Request, settings: Settings) -> bool:
 def place_under(headers: MutableMultiMapping[str], root: str) -> None:
     """Put ``root`` (of :func:`root_path`) before the paths in the headers of an answer.
 
-    ``Location`` and the ``Path`` of each ``Set-Cookie``; those that name another host stay.
+    These are ``Location``, unless it names another host, and the ``Path`` of each ``Set-Cookie``.
     """
     location = headers.get(hdrs.LOCATION, "")
     if location.startswith("/") and not location.startswith(("//", "/\\")):

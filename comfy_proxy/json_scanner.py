@@ -1,13 +1,12 @@
 """Where the parts of a JSON text begin and end, found while the text comes in. Pure, no I/O.
 
-For texts of any size: a queue or a history holds whole graphs, in which there may be pictures as
-base64. What is looked for is a handful of small values; all else is stepped over and can be passed
-on byte for byte. Nothing is collected but what a :data:`Shape` names, no piece of text is looked at
-for longer than it takes to step over it, and it need not be valid where nobody looks: NaN, lone
-surrogates and bytes that are no UTF-8 hinder nothing.
+For texts of any size: a queue or a history holds whole graphs, which may have pictures as base64 in
+them. Only the few small values that a :data:`Shape` names are collected; all else is stepped over
+and can be passed on byte for byte. It need not be valid there: NaN, lone surrogates and bytes that
+are not UTF-8 do no harm.
 
-Libraries were looked at first. ``ijson`` (yajl) and ``json-stream`` refuse NaN or give no
-positions, ``msgspec.Raw`` wants the whole text in memory, as UTF-8 and without NaN.
+Libraries were looked at first: ``ijson`` (yajl) and ``json-stream`` refuse NaN or give no
+positions; ``msgspec.Raw`` wants the whole text in memory, as UTF-8 and without NaN.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ ANY: Final = object()
 """In a :data:`Shape`: every member that is not named, every item."""
 
 Shape = Mapping[object, "Shape"]
-"""The parts to find: by member name (bytes as in the text, without quotes), by index, or ANY; each
-with what to find in it, ``{}`` for nothing.
-"""
+"""The parts to find: by member name (bytes as in the text, without quotes), by index, or ANY. Each
+leads to the parts to find in it; ``{}``: none."""
 
 TEXT: Final[Shape] = {ANY: {}}
 """A value whose own text is kept, whatever it is; its parts are not looked for."""
@@ -34,9 +32,9 @@ MAX_LEAF_BYTES = 65_536
 name's ``key``) is None. What the shape calls TEXT is kept however long it is."""
 
 MAX_FOUND_BYTES = 512 * 2**20
-"""Of memory for all that is found: the texts that are kept, and PART_BYTES for each part. A text in
-which there is more has no result: 10 MB of ``[0,0,0,…`` would take 1 GB."""
-PART_BYTES = 200
+"""Bytes of memory for all that is found: the texts that are kept, and PART_BYTES for each part. A
+text with more to find has no result: 10 MB of ``[0,0,0,…`` took 1 GB."""
+PART_BYTES = 200  # counted for one Value
 
 # A group is repeated as (?>(?:…)*) and not as (?:…)*+, which means the same: Python before 3.11.5
 # does not go back to where a last, failed repetition of (?:…)*+ began (gh-106052).
@@ -62,10 +60,9 @@ class Value:
     """One value that was looked for: the bytes ``start:end`` of the text.
 
     ``key`` is the name of a member of an object, as bytes without quotes, or the index of an item;
-    None for a name that is too long. A name begins at ``name_start``. ``text`` is what the value
-    consists of, if it was kept: strings, numbers and literals up to MAX_LEAF_BYTES, and what the
-    shape calls TEXT. ``members`` are the parts that were found of an object or array, if the shape
-    looks into it.
+    None for a name over MAX_LEAF_BYTES. A name begins at ``name_start``. ``text`` is the value's
+    own text if it was kept: strings, numbers and literals up to MAX_LEAF_BYTES, and what the shape
+    calls TEXT. ``members`` are the parts found in an object or array, if the shape looks into it.
     """
 
     __slots__ = ("end", "is_object", "key", "members", "name_start", "start", "text")
@@ -83,18 +80,18 @@ class Value:
         return f"<Value {self.key!r} {self.start}:{self.end}>"
 
     def get(self, key: bytes | int) -> Value | None:
-        """The part with that name or index; of several of one name the last, as in Python."""
+        """The part with that name or index; of several with one name the last, as json has it."""
         return next((one for one in reversed(self.members or ()) if one.key == key), None)
 
     def data(self) -> Any:
-        """What ``text`` means; None for a text that was not kept or is no JSON."""
+        """The value of ``text``; None for a text that was not kept or is not JSON."""
         try:
             return None if self.text is None else loads(self.text)
         except ValueError:
             return None
 
     def name(self) -> str | None:
-        """``key`` as text; None if it is no name or is none."""
+        """``key`` as text; None for an index, a name that was too long or cannot be read."""
         try:
             name = loads(b'"%s"' % self.key) if isinstance(self.key, bytes) else None
         except ValueError:
@@ -156,11 +153,11 @@ class JsonScanner:
 
     @property
     def failed(self) -> bool:
-        """True if nothing that may still come makes an object or an array of the text."""
+        """True if the text is not an object or array, whatever still comes: feed no more of it."""
         return self._broken or (self._root is not None and self._root.members is None)
 
     def result(self) -> Value | None:
-        """The outermost value; None if the text was not one whole JSON value, or held too much."""
+        """The outermost value; None unless the text was one whole value within MAX_FOUND_BYTES."""
         if self._in_scalar:
             self._kept_from = 0
             self._finish(b"", 0)
@@ -256,9 +253,9 @@ class JsonScanner:
             self._keep(at, limited=shape is not TEXT)
 
     def _place(self, parent: _Open, at: int) -> Shape | None:
-        """What is to be found in the part of ``parent`` that begins; None if nobody looks for it.
+        """The shape of the part of ``parent`` that begins; None if nobody looks for that part.
 
-        If somebody does it is put where it belongs.
+        If somebody does, the part is noted among the members of ``parent``.
         """
         key = self._name if parent.value.is_object else parent.items
         parent.items += 1

@@ -11,7 +11,7 @@ the rest.
   write it: ``json`` both ways, so the same text comes out that went in. (orjson makes a float of an
   integer beyond 64 bits, and ``null`` of NaN.)
 
-Text that nothing is changed in is not to be read at all, but passed on as bytes.
+A text in which nothing is changed is not read at all, but passed on as bytes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NON_STR_KEYS = orjson.OPT_NON_STR_KEYS
 def loads(data: bytes | bytearray | str) -> Any:
     """The value of a JSON text; an integer beyond 64 bits may come out as a float.
 
-    Raises ValueError for what is no JSON for Python either, and for what is nested too deeply.
+    Raises ValueError for a text that Python's ``json`` refuses too, or that is nested too deeply.
     """
     try:
         return orjson.loads(data)
@@ -39,7 +39,7 @@ def loads(data: bytes | bytearray | str) -> Any:
 
 
 def loads_exact(data: bytes | bytearray | str) -> Any:
-    """As :func:`loads`; :func:`dumps_exact` gives back the text that ComfyUI wrote."""
+    """As :func:`loads`, with integers of any size; :func:`dumps_exact` gives the text back."""
     try:
         return json.loads(data if isinstance(data, str) else decoded(data))
     except RecursionError as error:
@@ -47,7 +47,7 @@ def loads_exact(data: bytes | bytearray | str) -> Any:
 
 
 def decoded(data: bytes | bytearray) -> str:
-    """UTF-8 as text; bytes that are none become lone surrogates, as in Python's file names."""
+    """UTF-8 as text; other bytes become lone surrogates, as in Python's file names. No errors."""
     try:
         return data.decode("utf-8", "surrogatepass")  # as json.loads decodes bytes
     except UnicodeDecodeError:
@@ -58,7 +58,7 @@ def dumps(data: Any, *, default: Callable[[Any], Any] | None = None, option: int
     """``data`` as JSON by RFC 8259, without blanks: every client can read it.
 
     NaN and the infinities become ``null``, a lone surrogate its escape (``\\udce9``). ``option``:
-    SORT_KEYS, NON_STR_KEYS. Raises TypeError for what is no JSON even by ``default``.
+    SORT_KEYS, NON_STR_KEYS. Raises TypeError for an object that ``default`` cannot convert either.
     """
     try:
         return orjson.dumps(data, default=default, option=option)

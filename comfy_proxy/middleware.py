@@ -1,9 +1,10 @@
 """The one middleware of the proxy: what each request passes on its way to us or to ComfyUI.
 
-Routes of the host application are none of our business and pass untouched. Everything else gets a
-request id, is checked, answered by our handler or forwarded, and logged in one line; every error
-becomes the contract's JSON here and nowhere else. The id is put on every answer by a signal,
-because streams and WebSocket handshakes have sent their headers before a middleware sees them.
+Requests for routes of the host application pass untouched. Every other one gets a request id, is
+checked, answered by our handler or forwarded, and logged in one line; every error becomes the JSON
+``{"error", "code", "details", "request_id"}`` here and nowhere else. The id is put on an answer by
+aiohttp's prepare signal: streams and WebSocket handshakes have sent their headers before a
+middleware sees them.
 """
 
 from __future__ import annotations
@@ -39,30 +40,32 @@ from comfy_proxy.settings import Settings
 from comfy_proxy.tracing import Trace, traced, valid_traceparent
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
-"""What we registered, the catch-all included; any other resource is the host's."""
+"""The resources that we registered, the catch-all included; any other one is the host's."""
 
 _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes")
 _OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
-"""The paths of our routes up to their first variable."""
+"""The paths of our routes up to their first variable: ``/api/jobs`` for ``/api/jobs/{job_id}``."""
 
 _ANSWER: web.RequestKey[web.StreamResponse] = web.RequestKey("comfy_proxy.answer")
 _BEGAN_AT: web.RequestKey[float] = web.RequestKey("comfy_proxy.began_at")
-"""When the headers of the answer went out (monotonic)."""
+"""When the headers of the answer went out, in seconds of the monotonic clock."""
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SHARED_PATH = re.compile(r"/api/jobs(/[^/]+(/cancel)?)?")
-"""ComfyUI has these too: a method that we lack there may be one of its own."""
+"""Paths that ComfyUI has too: a method that we lack there goes to ComfyUI, instead of our 405."""
 
 
 def register(
     app: web.Application, our_routes: Iterable[web.AbstractRouteDef], settings: Settings
 ) -> None:
-    """Make ``app`` carry the proxy: ``our_routes`` are ours, whatever nobody else has is forwarded.
+    """Make ``app`` carry the proxy: ``our_routes`` are answered by us, all other paths forwarded.
 
     Call it after the host has registered its own routes, before the application starts. Needs
     ``app[CLUSTER]`` and ``app[GATEWAY]`` when the first request comes.
     """
-    ours = web.UrlDispatcher()  # of its own, lest a path equal to the host's last one is merged
+    # A router of its own: aiohttp adds a route to the last resource if that has the same path, and
+    # the last one may be the host's.
+    ours = web.UrlDispatcher()
     ours.add_routes(our_routes)
     everything_else = web.DynamicResource("/{path:.*}")
     for method in _METHODS:
@@ -91,7 +94,7 @@ def register(
 
 @web.middleware
 async def proxy_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """See the module. Cancellation passes through; no other exception does, redirects apart."""
+    """See the module. Of exceptions only cancellation and aiohttp's redirects pass through."""
     if _belongs_to_host(request):
         return await handler(request)
     request[REQUEST_ID] = _request_id(request, request.app[SETTINGS])
@@ -127,7 +130,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         refused = security.check(request, request.app[SETTINGS])
         answer = refused or await _ours_or_forwarded(request, handler)
-        # What a host's middlewares do to an answer they must be able to do.
+        # A large answer is sent here only if no middleware of the host comes after: they must be
+        # able to change an answer, which they cannot once its headers are out.
         outermost = request.app.middlewares[0] is proxy_middleware
         return await send_if_large(request, answer) if outermost else answer
     except Exception as error:
@@ -135,7 +139,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         if isinstance(error, ClientGoneError):
             return gone(request)
-        if _ANSWER in request:
+        if _ANSWER in request:  # the headers are out: no other answer can be given
             return _broken_off(request, error)
         if isinstance(error, ConnectionError) and request.transport is None:
             return gone(request)
@@ -169,7 +173,10 @@ async def _refuse_method(request: web.Request) -> None:
 
 
 def _may_be_ours(request: web.Request) -> bool:
-    """False if none of our routes has this path: told without resolving it a second time."""
+    """False if none of our routes has this path.
+
+    Most forwarded requests end here: the router need not look for a route a second time.
+    """
     prefixes = request.app[_OUR_PREFIXES]
     path = normal_path(request.rel_url.raw_path)
     while path not in prefixes:
@@ -190,7 +197,7 @@ def _belongs_to_host(request: web.Request) -> bool:
 def _has_handler(request: web.Request) -> bool:
     """False where the router found nothing, and for an OPTIONS that is no preflight.
 
-    aiohttp-cors would answer the latter with 403; ComfyUI answers it, or nobody.
+    aiohttp-cors would answer such an OPTIONS with 403; it is forwarded instead.
     """
     if request.method == hdrs.METH_OPTIONS and not is_preflight(request):
         return False
@@ -202,7 +209,10 @@ async def _not_ours(request: web.Request) -> web.StreamResponse:
 
 
 def _broken_off(request: web.Request, error: Exception) -> web.StreamResponse:
-    """Our handler failed with its answer half sent: the client must not take it for whole."""
+    """Our handler failed with its answer half sent: cut the connection.
+
+    Otherwise the client could take what it has for the whole answer.
+    """
     if isinstance(error, ConnectionError):
         return gone(request)
     logger.opt(exception=error).error("{} failed in mid-answer", request[REQUEST_ID])
@@ -212,7 +222,10 @@ def _broken_off(request: web.Request, error: Exception) -> web.StreamResponse:
 
 
 def _request_id(request: web.Request, settings: Settings) -> str:
-    """The client's if it is sane, and no key: it goes into every log and to the instances."""
+    """The client's X-Request-ID if it is 1 to 128 plain characters without a key in it, else ours.
+
+    It goes into every log line and to the instances, where a key must not be.
+    """
     given = request.headers.get("X-Request-ID", "")
     if _SANE_ID.fullmatch(given) and not any(key in given for key in settings.api_keys):
         return given
@@ -224,19 +237,19 @@ async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> N
     if REQUEST_ID not in request:
         return
     request[_ANSWER] = answer
-    found = request.config_dict  # it is made anew each time
+    found = request.config_dict  # a property that makes a new mapping at each access
     request[_BEGAN_AT] = found[CLUSTER].clock.monotonic()
     answer.headers["X-Request-ID"] = request[REQUEST_ID]
     if isinstance(answer, ForwardedResponse):
         answer.drop_additions()
     if found[SETTINGS].cors_origins:
         answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
-    if root := root_path(request, found[SETTINGS]):  # last: whoever set a URL knew our paths only
+    if root := root_path(request, found[SETTINGS]):  # last: all URLs above are without the root
         place_under(answer.headers, root)
 
 
 async def _end_sockets(app: web.Application) -> None:
-    """aiohttp waits for handlers at shutdown, and a WebSocket's would never end by itself."""
+    """End all WebSockets: aiohttp waits for handlers at shutdown, and theirs end only then."""
     sockets = app[SOCKETS]
     for socket in list(sockets):
         socket.stop()

@@ -1,7 +1,7 @@
-"""What browsers tell of a request by themselves (Fetch Metadata), and where foreign links lead.
+"""What browsers tell of a request by themselves (Fetch Metadata), and where foreign links may lead.
 
 A link on any web page makes a browser ask us with a GET, and routes of custom nodes may do
-something on a GET. So a link of another site leads to pages only, and pages are a short list.
+something on a GET. So a link of another site may open the few pages listed here and nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from multidict import MultiMapping
 
 _PAGES = frozenset({"/", "/index.html", "/dashboard"})
 # The folders and files of the frontend's package (1.32) and of ComfyUI's older one (lib). Folders
-# of custom nodes' scripts (/extensions/NAME) are not among them: what is there is theirs.
+# of custom nodes' scripts (/extensions/NAME) are not among them: a custom node may serve anything.
 _STATIC = re.compile(
     r"/(?:(?:assets|cursor|fonts|lib|scripts|extensions/core)/(?:[\w@+-][\w@+.-]*/)*[\w@+-][\w@+.-]*"
     r"\.(?:css|eot|gif|html|ico|jpe?g|js|json|map|mjs|mp4|png|svg|ttf|txt|webm|webp|woff2?)"
@@ -46,15 +46,15 @@ def is_allowed_link(request: web.Request) -> bool:
 def is_page(raw_path: str) -> bool:
     """True for the frontend's page, ours, and the frontend's static files.
 
-    ``raw_path`` is compared as the servers behind us read it: decoded once. What they could read
-    otherwise (``..``, ``//``, an encoded slash or per cent sign) is none.
+    ``raw_path`` is compared as the servers behind us read it: decoded once. False for a path that
+    they could read differently (``..``, ``//``, an encoded slash or per cent sign).
     """
     path = unquote(raw_path)
     return path in _PAGES or _STATIC.fullmatch(path) is not None
 
 
 def is_navigation(request: web.Request) -> bool:
-    """True if ``request`` is to show a page: as a browser says, or as nobody says otherwise.
+    """True for a GET or HEAD that opens a page, by its Fetch Metadata or for want of any.
 
     Programs and browsers of before 2023 send no Fetch Metadata at all.
     """
@@ -65,7 +65,12 @@ def is_navigation(request: web.Request) -> bool:
 
 
 def is_event_socket(request: web.Request) -> bool:
-    """True for a handshake of ComfyUI's own WebSocket; custom nodes' sockets give False."""
+    """True for a handshake of ComfyUI's own WebSocket; custom nodes' sockets give False.
+
+    Unlike ``gateway/exchange/headers.is_websocket_upgrade`` it asks for no ``Connection: Upgrade``:
+    it decides whether a key in the query counts, and a handshake that lacks that header is still to
+    be answered by the instance, which says what is wrong with it.
+    """
     return (
         request.method == hdrs.METH_GET
         and request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"

@@ -1,6 +1,6 @@
-"""Who watches what: the rooms' observers joined with the metrics, and how things stand now.
+"""Connects the metrics with the rooms of an application, and reads the rooms' state for them.
 
-The rooms know nothing of metrics: they tell whoever listens, and are asked for their state.
+The rooms know nothing of metrics: they call whatever observers they have.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comfy_proxy.metrics.records import JobRecord, Outcome
 
 
 def observe(app: web.Application) -> Metrics:
-    """The metrics of ``app``, listening; its rooms are made and its routes registered."""
+    """The metrics of ``app``, listening to its rooms; call it after ``middleware.register``."""
     cluster, jobs = app[CLUSTER], app[JOBS]
     metrics = Metrics(
         clock=cluster.clock,
@@ -40,7 +40,7 @@ def observe(app: web.Application) -> Metrics:
 
 
 def job_record(job: Job) -> JobRecord:
-    """What is told of a job that has ended."""
+    """The record of a job that has ended."""
     return JobRecord(
         id=job.id,
         type=job.type,
@@ -62,7 +62,7 @@ def _outcome(job: Job) -> Outcome:
 
 
 def live_state(app: web.Application) -> LiveState:
-    """How things stand, from memory."""
+    """The application's state at this moment, from memory: no instance is asked."""
     cluster, jobs = app[CLUSTER], app[JOBS]
     return LiveState(
         uptime_s=cluster.uptime_s,
@@ -79,6 +79,7 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
     return InstanceState(
         id=instance.id,
         host=instance.host,
+        # A circuit is closed at the start; "healthy" is said after the first check that passed.
         healthy=instance.healthy and instance.last_success is not None,
         circuit=str(instance.breaker.state),
         consecutive_failures=instance.breaker.consecutive_failures,

@@ -1,4 +1,4 @@
-"""Telling those who only watch: whatever goes wrong with them is no matter of what they watch."""
+"""Calling observers (metrics, logs, the dashboard): their faults do not reach what they observe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def tell(observers: Iterable[Callable[[T], None]], record: T) -> None:
-    """Call each with ``record``; one that raises is logged, the others are told all the same."""
+    """Call each observer with ``record``; one that raises is logged, and the next one is called."""
     for observer in observers:
         try:
             observer(record)

@@ -20,6 +20,7 @@ from comfy_proxy.settings import Settings
 _HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _SHOWN_CHARACTERS = 100
+"""Characters of a client's text that an answer repeats; the rest becomes ``...``."""
 
 
 # --- Host ---------------------------------------------------------------------------------
@@ -28,9 +29,10 @@ _SHOWN_CHARACTERS = 100
 def check_host(request: web.Request, settings: Settings) -> None:
     """On loopback only loopback names and configured ones are served (against DNS rebinding).
 
-    A page of evil.example that makes its own name resolve to 127.0.0.1 is of one origin with us;
-    only ``Host`` tells. Asked when both the configuration and the connection say loopback: a host
-    application that listens elsewhere is reached by names that we cannot know.
+    A page of evil.example that makes its own name resolve to 127.0.0.1 has our origin for the
+    browser; only ``Host`` shows it (PROTOCOL.md trap 7). Checked if both the configuration and the
+    connection say loopback: an application that listens elsewhere is reached by names that we
+    cannot know. Raises ForbiddenError ``foreign_host``.
     """
     host = request.headers.get(hdrs.HOST)
     if host is None or "*" in settings.cors_origins:  # no browser; or every page is trusted
@@ -55,7 +57,10 @@ def is_loopback(host: str) -> bool:
 
 
 def split_host(host: str) -> tuple[str, str]:
-    """``Host`` → (name in lower case, port or ""); what is no host gives an impossible name."""
+    """``Host`` → (name in lower case, port or ""); ("?", "") for a text that is no host.
+
+    No name equals ``?``, so such a host is foreign.
+    """
     match = _HOST_AND_PORT.fullmatch(host.strip())
     return (match[1].rstrip(".").lower(), match[2] or "") if match else ("?", "")
 
@@ -74,10 +79,11 @@ def _configured_names(settings: Settings) -> set[str]:
 
 
 def check_origin(request: web.Request, settings: Settings) -> None:
-    """Refuse what a foreign page sends, WebSockets too; no browser, no such headers, no refusal.
+    """Refuse what a foreign page sends, WebSockets too. Raises ForbiddenError ``foreign_origin``.
 
-    ``Origin`` decides where it is sent. Without it ``Sec-Fetch-Site: cross-site`` does (an image
-    or script of a foreign page), except for following a link to one of our pages.
+    ``Origin`` decides if the request has one. Else ``Sec-Fetch-Site: cross-site`` does (an image or
+    script in a foreign page), unless the browser follows a link to one of our pages. Programs send
+    neither and pass.
     """
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None:
@@ -114,7 +120,7 @@ def _is_allowed(origin: str | None, allowed: Collection[str]) -> bool:
 
 
 def _referring_origin(request: web.Request) -> str | None:
-    """An ``<img>`` sends no Origin; its Referer names the page's at least."""
+    """The origin of the page in Referer, None without one: an ``<img>`` sends no ``Origin``."""
     referer = request.headers.get(hdrs.REFERER)
     if referer is None:
         return None

@@ -1,4 +1,4 @@
-"""The one form of a path by which a request is classified, whoever asks. Pure.
+"""The one form of a path by which every part of the proxy classifies a request. Pure.
 
 ``/%70rompt`` is ``/prompt``: an unreserved character means the same encoded and plain (RFC 3986
 6.2.2.2), and aiohttp's router, ComfyUI's too, decodes it before it looks for a route. Nothing else

@@ -11,7 +11,7 @@ from comfy_proxy.gateway.exchange.socket_traffic import TRAFFIC
 from comfy_proxy.metrics.records import RequestRecord
 
 _WITHOUT_BODY = (204, 304)
-_REFUSED = "other"
+_REFUSED = "other"  # the policy of a request that was refused before it had one
 
 
 def request_record(
@@ -22,8 +22,12 @@ def request_record(
     duration_s: float,
     first_byte_s: float,
 ) -> RequestRecord:
-    """``answer`` is what came out of it, None if the client left before; aiohttp will send what was
-    not sent yet. ``begun`` is the answer whose headers went out already, None if none did."""
+    """The record of ``request``, made when our middleware ends; durations in seconds.
+
+    ``answer`` is what aiohttp will send, or has sent; None if the client left before there was one.
+    ``begun`` is the answer whose headers are out already, None if none are. An answer that aiohttp
+    has yet to send is counted as sent in full.
+    """
     traffic = request.get(TRAFFIC)
     if begun is None and request.transport is None:
         answer = None  # nobody is left to send it to
@@ -35,7 +39,7 @@ def request_record(
     return RequestRecord(
         method=request.method,
         path=request.rel_url.raw_path,
-        policy=str(request.get(POLICY, _REFUSED)),  # no enum, which is no key of JSON
+        policy=str(request.get(POLICY, _REFUSED)),  # an enum could not be a key of our JSON
         status=CLIENT_CLOSED_REQUEST if answer is None else answer.status,
         duration_s=duration_s,
         first_byte_s=None if begun is None and answer is None else first_byte_s,
@@ -52,7 +56,7 @@ def request_record(
 def _sent_bytes(
     request: web.Request, answer: web.StreamResponse | None, begun: web.StreamResponse | None
 ) -> int:
-    """Of the body, as it was streamed or as it will be sent when we have returned."""
+    """Bytes of the body: as streamed so far, else as aiohttp will send it when we have returned."""
     if isinstance(begun, CountedResponse):
         return begun.sent_bytes
     if begun is not None:

@@ -25,8 +25,10 @@ from comfy_proxy.settings import Settings
 
 COOKIE_NAME = "comfy_proxy_key"
 COOKIE_MAX_AGE_S = 30 * 24 * 3600
+"""Seconds (30 days) for which a browser keeps the cookie; then it needs ``?token=KEY`` again."""
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
-"""Compared with the normal path: ``/health%2Flive`` is another one, and goes to ComfyUI."""
+"""Paths that need no key: probes of Kubernetes and load balancers have none. Compared in their
+normal form: ``/health%2Flive`` is another path, needs a key and goes to ComfyUI."""
 
 _LEADING_SLASHES = re.compile(r"^[/\\]+")
 
@@ -41,14 +43,16 @@ def check(request: web.Request, settings: Settings) -> web.Response | None:
     if not settings.api_keys or normal_path(request.rel_url.raw_path) in OPEN_PATHS:
         return None
     if is_preflight(request):
-        if not settings.cors_origins:  # nobody here answers it, and it must not pass without a key
+        # It carries no key. Without CORS_ORIGINS aiohttp-cors does not answer it, and it must not
+        # go on to ComfyUI.
+        if not settings.cors_origins:
             raise ForbiddenError("Preflights are answered for CORS_ORIGINS only.")
         return None
     return _check_key(request, settings)
 
 
 def listening_warning(settings: Settings) -> str | None:
-    """What to say loudly at the start, if anybody in the network could use the proxy."""
+    """The warning for the start if anybody in the network could use the proxy, else None."""
     if settings.api_keys or is_loopback(settings.host):
         return None
     return (
@@ -62,19 +66,23 @@ def listening_warning(settings: Settings) -> str | None:
 
 
 def is_key(text: str, keys: Collection[str]) -> bool:
-    """True if ``text`` is one of ``keys``; the time tells neither which nor how nearly."""
+    """True if ``text`` is one of ``keys``; the time it takes does not help to guess one."""
+    # Digests have one length, so no key's length shows; a list, not a generator: all are compared.
     given = cookie_value(text).encode()
     return any([hmac.compare_digest(given, cookie_value(key).encode()) for key in keys])
 
 
 def cookie_value(key: str) -> str:
-    """What the cookie holds: proves the key, but is not the key, and works nowhere else."""
+    """What the cookie holds for ``key``: an HMAC that proves the key and works as a cookie only.
+
+    Whoever reads the browser's cookies does not learn the key.
+    """
     secret = key.encode("utf-8", "surrogateescape")
     return hmac.new(secret, b"comfy-proxy cookie 1", hashlib.sha256).hexdigest()
 
 
 def forms_of(keys: Collection[str]) -> set[str]:
-    """All texts that stand for one of ``keys``: as they are, in a URL, in our cookie."""
+    """All texts that a log must not show: the keys as they are, as in a URL, and their cookies."""
     return {
         form
         for key in keys
@@ -89,10 +97,11 @@ def bearer_token(authorization: str) -> str | None:
 
 
 def _check_key(request: web.Request, settings: Settings) -> web.Response | None:
-    """A key in the query is for browsers, once: it opens the page and leaves the address bar.
+    """Pass (None), redirect a browser that brings its key in the URL, or raise UnauthorizedError.
 
-    ComfyUI's own WebSocket cannot follow a redirect, so there the key counts as it stands. For
-    anything else it counts nothing: URLs end up in logs, bookmarks and other people's hands.
+    A key in the query is for browsers, once: it opens a page and leaves the address bar. ComfyUI's
+    own WebSocket cannot follow a redirect, so there the key opens the socket. Anywhere else a key
+    in the query is ignored: URLs end up in logs, bookmarks and other people's hands.
     """
     keys = settings.api_keys
     if any([is_key(token, keys) for token in request.query.getall("token", [])]):
@@ -109,7 +118,7 @@ def _check_key(request: web.Request, settings: Settings) -> web.Response | None:
 
 
 def _redirect_without_token(request: web.Request, settings: Settings) -> web.Response:
-    """To the same place without the key.
+    """303 to the same address without the key, with the cookie that proves it.
 
     ``middleware.py`` puts the root path before the Location and the cookie's Path.
     """
@@ -138,7 +147,7 @@ def without_key(target: str, keys: Collection[str]) -> str:
     path, mark, rest = target.partition("?")
     if not keys or not mark:
         return target
-    query, hash_mark, fragment = rest.partition("#")  # of clients that send one all the same
+    query, hash_mark, fragment = rest.partition("#")  # browsers send none; some program may
     parts = query.split("&")
     kept = [part for part in parts if not _is_key_parameter(part, keys)]
     if len(kept) == len(parts):

@@ -1,7 +1,7 @@
 """Every setting: its environment variable, type, default, unit and meaning, in one table.
 
-``VARIABLES`` is the contract's table; the README's is tested against it. Values come from the
-environment and, below it, from a TOML file with the same names in lower case. All problems are
+``VARIABLES`` is that table; a test compares the README's with it. Values come from the environment
+and, where it has none, from a TOML file with the same names in lower case. All problems are
 reported at once (:class:`~comfy_proxy.errors.SettingsError`).
 """
 
@@ -36,7 +36,7 @@ _LOG_LEVELS = ("error", "warn", "info", "debug")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the proxy is told, checked; times in seconds, sizes in bytes.
+    """The configuration, checked; times in seconds, sizes in bytes. ``VARIABLES`` explains each.
 
     Build one with keyword arguments in code and tests, or with :func:`load_settings`.
     ``max_concurrent_jobs`` None means three for each instance. Raises SettingsError for values
@@ -76,7 +76,7 @@ class Settings:
 
     @property
     def concurrent_jobs(self) -> int:
-        """Jobs in processing at once, over all instances."""
+        """Most jobs in processing at once, over all instances; the next ones wait as pending."""
         return self.max_concurrent_jobs or 3 * len(self.instances)
 
     def __repr__(self) -> str:
@@ -149,7 +149,10 @@ def _directory(text: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Variable:
-    """One row of the contract's table. ``field`` is the attribute of :class:`Settings`."""
+    """One row of ``VARIABLES``: the variable ``name`` sets the attribute ``field`` of Settings.
+
+    ``parse`` makes a value of the text or raises ValueError; ``default`` and ``help`` are words.
+    """
 
     name: str
     field: str
@@ -258,7 +261,7 @@ def _instances(merged: Mapping[str, str], problems: list[str]) -> tuple[URL, ...
     seen: dict[URL, str] = {}
     for _, name, url in numbered:
         canonical = url.with_port(url.port)
-        if url.host in _LOOPBACK_NAMES:
+        if url.host in _LOOPBACK_NAMES:  # all of them are this machine: one instance, not three
             canonical = canonical.with_host("localhost")
         if canonical in seen:
             problems.append(f"{name}: {url} is the same instance as {seen[canonical]}")
@@ -267,7 +270,10 @@ def _instances(merged: Mapping[str, str], problems: list[str]) -> tuple[URL, ...
 
 
 def _read_toml(path: Path, problems: list[str]) -> dict[str, str]:
-    """Flat name → text; the table parses text, so that file and environment obey one rule."""
+    """The file's values as text by variable name; what is wrong is added to ``problems``.
+
+    As text, because ``VARIABLES`` parses text: the file and the environment obey one rule.
+    """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -1,5 +1,7 @@
-"""``/health``, ``/health/live``, ``/health/ready`` and ``/metrics``: from memory, whatever the
-instances do."""
+"""``/health``, ``/health/live``, ``/health/ready`` and ``/metrics``, all answered from memory.
+
+No instance is asked, so they answer at once while one hangs.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from comfy_proxy.version import __version__
 
 
 def routes() -> list[web.RouteDef]:
-    """The routes of the contract's Status section."""
+    """Routes for those who watch the proxy: all GET, JSON unless Prometheus asks for its text."""
     return [
         web.get("/health", _health),
         web.get("/health/live", _live),
@@ -26,6 +28,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def _health(request: web.Request) -> web.Response:
+    """How each instance is: 200, or 503 ``degraded`` while one of them is unhealthy."""
     metrics = request.app[METRICS]
     live = metrics.live()
     healthy = sum(instance.healthy for instance in live.instances)
@@ -51,6 +54,7 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
+    """All figures as JSON, or in Prometheus' formats if ``Accept`` names one of them."""
     metrics = request.app[METRICS]
     accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
     if wants_prometheus(accept):
@@ -63,11 +67,14 @@ async def _metrics(request: web.Request) -> web.Response:
 
 
 async def _live(request: web.Request) -> web.Response:
+    """200 as long as the process answers at all: for restarts."""
     return _json({"status": "alive"})
 
 
 async def _ready(request: web.Request) -> web.Response:
+    """200 if an instance can take work now, 503 if none can or the proxy is stopping."""
     cluster, jobs = request.app[CLUSTER], request.app[JOBS]
+    # A busy instance fails checks although it works: a frame from it proves that (trap 8).
     usable = any(i.healthy and (i.check_ok or i.alive_just_now) for i in cluster.instances)
     if jobs.processor.draining:
         return _json({"status": "draining"}, status=503)

@@ -134,7 +134,8 @@ class StoredBytes:
             raise UnavailableError(message, code="storage_unavailable") from error
 
     def _make_file(self) -> str:
-        # On the event loop, not in a thread: whoever cancels the write must find the file.
+        # On the event loop, not in a thread: if the write is cancelled, close() must know the file
+        # to remove it.
         descriptor, self._path = tempfile.mkstemp(prefix="comfy-proxy-")
         os.close(descriptor)
         self._remove = weakref.finalize(self, _unlink, self._path)

@@ -1,8 +1,8 @@
 """One id through everything: from a client's request over its job to the instance and back.
 
-The middleware sets :data:`TRACE` for a request; a job keeps the one that made it. Log lines carry
-it, requests to instances too (``X-Request-ID``, W3C ``traceparent``). What a line is about beside
-that (``job_id``, ``prompt_id``, ``instance``) is told by :func:`about`.
+The middleware sets :data:`TRACE` for a request; a job keeps the trace of the request that made it.
+Log lines carry the id, and so do requests to instances (``X-Request-ID``, W3C ``traceparent``).
+:func:`about` adds to log lines what else they concern (``job_id``, ``prompt_id``, ``instance``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ _TRACEPARENT = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """``traceparent`` is the client's own header, None if it sent none or an invalid one."""
+    """The request on whose behalf something is done.
+
+    ``traceparent`` is the client's own header, None if it sent none or an invalid one.
+    """
 
     request_id: str
     traceparent: str | None = None
@@ -33,7 +36,7 @@ class Trace:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What a request on behalf of this one is sent with."""
+        """Headers for a request to an instance on behalf of this one."""
         headers = {"X-Request-ID": self.request_id}
         if self.traceparent is not None:
             headers["traceparent"] = self.traceparent
@@ -44,14 +47,16 @@ TRACE: ContextVar[Trace | None] = ContextVar("comfy_proxy.trace", default=None)
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _ABOUT: ContextVar[Mapping[str, str]] = ContextVar("comfy_proxy.about", default=_NOTHING)
-# Not loguru's contextualize(): nobody can take that out of a task's context again.
+# loguru's contextualize() would do the same, but a task that outlives the request (untraced) could
+# not get rid of its fields.
 
 
 def valid_traceparent(header: str | None) -> str | None:
-    """``header`` if it is one that may be passed on."""
+    """``header`` if it is a valid ``traceparent`` of at most 512 characters, else None."""
     match = _TRACEPARENT.fullmatch(header or "")
+    # Version 00 ends after the flags; only later versions may have more.
     if match is None or len(match[0]) > 512 or (match[1] and match[0].startswith("00")):
-        return None  # only later versions may be longer
+        return None
     return match[0]
 
 
@@ -76,19 +81,22 @@ def about(**fields: str) -> Iterator[None]:
 
 
 def subject() -> Mapping[str, str]:
-    """What log lines are about here, by :func:`about`."""
+    """The fields that :func:`about` gave to log lines in this context."""
     return _ABOUT.get()
 
 
 def trace_headers() -> Mapping[str, str]:
-    """What a request to an instance is sent with here; empty if it is on nobody's behalf."""
+    """Headers for a request to an instance in this context; empty if it is on nobody's behalf."""
     trace = TRACE.get()
     return _NOTHING if trace is None else trace.headers
 
 
 def untraced() -> Context:
-    """A context for a task that outlives the request or job in which it happens to be made, or
-    that many of them wait for."""
+    """A copy of this context without trace and fields, for :func:`asyncio.create_task`.
+
+    For a task that outlives the request or job in which it happens to be made, or for which many of
+    them wait: its log lines must not carry the id of one.
+    """
     context = copy_context()
     context.run(TRACE.set, None)
     context.run(_ABOUT.set, _NOTHING)

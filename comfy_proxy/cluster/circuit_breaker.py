@@ -1,15 +1,15 @@
 """The circuit breaker of one instance: three states, one table, no I/O.
 
-* CLOSED: the instance is used. ``failure_threshold`` CONSECUTIVE failures open it; one success in
-  between starts the count anew.
-* OPEN: the instance is left out, requests fail fast. After ``cooldown_s``, or as soon as there is
-  a sign of its return, one trial may begin.
+* CLOSED: the instance is used. ``failure_threshold`` CONSECUTIVE failures open the circuit; one
+  success in between sets the count back to 0.
+* OPEN: nothing is sent to the instance, requests for it fail at once. After ``cooldown_s`` seconds,
+  or as soon as there is a sign of its return, one trial may begin.
 * HALF_OPEN: one trial (a health check) is under way. Its success closes the circuit, its failure
   opens it again; nothing else does.
 
-Whatever else ends while the circuit is not CLOSED changes nothing: it belongs to a request that
-began before the circuit opened. Time comes from the clock that is passed in; every change is told
-once, with its reason, to ``on_change``.
+Any other exchange that ends while the circuit is not CLOSED leaves the state as it is: it began
+before the circuit opened and tells nothing of now. Time comes from the clock that is passed in;
+every change is told once, with its reason, to ``on_change``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from enum import StrEnum
 from comfy_proxy.clock import Clock
 
 COOLDOWN_S = 0.95
-"""Seconds from one failed trial to the next: an instance that is away is dialled about once a
-second, however many ask. Less than the second after which checks are repeated while somebody waits,
-or each of those would come a moment too early and be put off for another second."""
+"""Seconds after a failed trial in which there is no other: an instance that is away is dialled
+about once a second, however many requests ask for it. It is less than the 1 s after which checks
+are repeated while somebody waits (``DEMAND_INTERVAL_S`` of ``health_checker.py``): with 1 s here
+such a check could come a moment too early, be refused, and cost another second."""
 
 
 class CircuitState(StrEnum):
@@ -62,7 +63,11 @@ class CircuitBreaker:
         return self.state is CircuitState.CLOSED
 
     def begin_trial(self) -> bool:
-        """True if a check may be made now; an OPEN circuit past its cooldown becomes HALF_OPEN."""
+        """True if a check may be made now; an OPEN circuit past its cooldown becomes HALF_OPEN.
+
+        Whoever gets True from a circuit that was OPEN owes it the end of the trial: a success, a
+        failure or :meth:`abandon_trial`. Until then nobody else may begin one.
+        """
         if self.state is CircuitState.CLOSED:
             return True
         cooled = self._clock.monotonic() - self._opened_at >= self._cooldown_s
@@ -72,7 +77,10 @@ class CircuitBreaker:
         return False
 
     def record_success(self, *, trial: bool = False) -> None:
-        """``trial``: it was a check for which :meth:`begin_trial` said yes."""
+        """An exchange succeeded; ``trial``: it was a check for which :meth:`begin_trial` said yes.
+
+        While the circuit is CLOSED this ends a row of failures. Otherwise only the trial counts.
+        """
         if self.closed:
             self.consecutive_failures = 0
         elif trial and self.state is CircuitState.HALF_OPEN:
@@ -80,18 +88,23 @@ class CircuitBreaker:
             self._change(CircuitState.CLOSED, "a check succeeded")
 
     def record_failure(self, reason: str, *, trial: bool = False) -> None:
+        """An exchange failed for ``reason`` (words for the log); ``trial`` as above."""
         self.consecutive_failures += 1
+        # A late failure of an older request must not end the trial: its success would be ignored.
         if self.state is CircuitState.HALF_OPEN and trial:
             self._open(reason)
         elif self.closed and self.consecutive_failures >= self._failure_threshold:
             self._open(f"{self.consecutive_failures} consecutive failures, the last: {reason}")
 
     def sign_of_life(self) -> None:
-        """It may have returned: the next trial need not wait."""
+        """The instance may have returned: end the cooldown, so that the next check is a trial."""
         self._opened_at = -math.inf
 
     def abandon_trial(self) -> None:
-        """The trial ended without a verdict (cancelled): OPEN again, no failure is counted."""
+        """The trial ended without a verdict (cancelled, or the instance is busy): OPEN again.
+
+        No failure is counted. Without this call the circuit would stay HALF_OPEN for good.
+        """
         if self.state is CircuitState.HALF_OPEN:
             self._open("the trial was abandoned")
 

@@ -29,7 +29,11 @@ from comfy_proxy.tracing import untraced
 
 
 class Cluster:
-    """Wiring of the cluster's rooms; ``classes`` are the node classes our workflows may use."""
+    """Makes the parts of the cluster and connects them.
+
+    ``classes`` are the node classes that our workflows may use: what is remembered of an instance's
+    ``/object_info`` is reduced to them. ``clock`` None is the system's.
+    """
 
     def __init__(
         self, settings: Settings, *, classes: Collection[str] = (), clock: Clock | None = None
@@ -90,12 +94,16 @@ class Cluster:
         return self.clock.monotonic() - self._made_at
 
     async def start(self) -> None:
-        """Sessions and health checks; returns before any instance was heard."""
+        """Open the sessions and begin the health checks; returns before any instance has answered.
+
+        So the proxy starts although instances are down.
+        """
         await self.connections.start()
         await self.health_checker.start()
 
     async def close(self) -> None:
         """End everything that :meth:`start` and the work since have begun."""
+        # The checks first: one that passes begins a chore (_learn). The connections last.
         await self.health_checker.close()
         for task in tuple(self._chores):
             task.cancel()
@@ -113,11 +121,12 @@ class Cluster:
             logger.warning("the outage is over: {} is healthy again", change.instance)
 
     async def healthy(self, among: Iterable[Instance] | None = None) -> list[Instance]:
-        """Those of ``among`` (of all) that are healthy, in its order.
+        """Those of ``among`` (None: of all) that are healthy, in the same order.
 
-        If none is, each is checked once, at the same time, for HEALTH_CHECK_TIMEOUT at most: who
-        answers is healthy again. Callers at the same time share the checks, and an instance whose
-        check has failed is not dialled for the next second (``circuit_breaker.COOLDOWN_S``).
+        If none is, each is checked once, all at the same time, for HEALTH_CHECK_TIMEOUT at most:
+        an instance that answers is healthy again. Callers at the same time share the checks, and
+        one whose check has failed is not dialled for the next second
+        (``circuit_breaker.COOLDOWN_S``).
         """
         asked = self.instances if among is None else tuple(among)
         if not any(one.healthy for one in asked):
@@ -125,12 +134,18 @@ class Cluster:
         return [one for one in asked if one.healthy]
 
     async def primary(self, exclude: Collection[Instance] = ()) -> Instance:
-        """:meth:`LoadBalancer.primary` of the :meth:`healthy`. Raises NoHealthyInstanceError."""
+        """The first healthy instance, after a look for one that has returned if there is none.
+
+        As :meth:`LoadBalancer.primary`. Raises NoHealthyInstanceError.
+        """
         await self.healthy(one for one in self.instances if one not in exclude)
         return self.load_balancer.primary(exclude)
 
     def prompt_run(self, placement: Placement, graph: Graph, on_update: OnUpdate) -> PromptRun:
-        """One attempt at ``graph`` at a place that the scheduler gave."""
+        """One attempt at ``graph`` at a place that the scheduler gave; the caller runs it.
+
+        ``on_update`` is called with each step that ComfyUI reports.
+        """
         return PromptRun(
             placement,
             graph,
@@ -145,11 +160,11 @@ class Cluster:
     def prompt_forwarded(self, instance: Instance) -> None:
         """A client's own prompt went to ``instance``: it counts as load like one of ours.
 
-        How long it stays there is told by ``status`` frames: one socket is opened to hear them.
+        ``status`` frames tell when it is gone: a socket is opened to hear them if there is none.
         """
         instance.external_jobs += 1
-        # Counted until a `status` frame tells the true length: an instance that dies before its
-        # first frame has lost this prompt too.
+        # Here too until a `status` frame tells the true length: when an instance dies before its
+        # first frame, this says that it had a prompt to lose.
         instance.queue_remaining += 1
         self.spawn(self._listen(instance), context=untraced())
 
@@ -180,7 +195,10 @@ class Cluster:
         task.add_done_callback(self._chores.discard)
 
     def _learn(self, instance: Instance) -> None:
-        """After a first or renewed contact: what can it run? In the background."""
+        """After a check that passed: ask what the instance can run, if that is not known.
+
+        In the background: ``/object_info`` may take ComfyUI seconds.
+        """
         if self.capabilities.known(instance) is None:
             self.spawn(self._learn_now(instance), context=untraced())
 
@@ -188,4 +206,4 @@ class Cluster:
         try:
             await self.capabilities.get(instance)
         except InstanceError:
-            return  # told to the breaker by the attempt; the next check comes back here
+            return  # the attempt has told the breaker; the next check that passes tries again

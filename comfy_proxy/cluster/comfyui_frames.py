@@ -1,7 +1,10 @@
 """ComfyUI's WebSocket frames as values: bytes and text in, frozen frames out, no I/O.
 
-Layouts are those of ComfyUI's ``protocol.py`` and ``server.py``; text is ``{"type", "data"}``,
-binary starts with a big-endian uint32 event type.
+Layouts are those of ComfyUI's ``protocol.py`` and ``server.py``. A text frame is
+``{"type", "data"}``; a binary one starts with two big-endian uint32: the event type, and
+
+* type 1 (preview): the format of the picture (1 JPEG, 2 PNG), then the picture;
+* type 4 (preview with metadata): the length of a JSON object, then that object and the picture.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ from comfy_proxy.lenient_json import dumps, loads
 FEATURE_FLAGS = dumps(
     {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 ).decode()
-"""The FIRST message of a socket that wants binary frames to name their prompt (type 4)."""
+"""The FIRST message of a socket that wants binary frames to name their prompt (type 4); ComfyUI
+ignores it in any later message."""
 
 _PREVIEW_IMAGE = 1
 _PREVIEW_IMAGE_WITH_METADATA = 4
@@ -25,14 +29,21 @@ _IMAGE_TYPES = {1: "image/jpeg", 2: "image/png"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatusFrame:
-    """``status``: how many prompts wait or run at the instance, everybody's."""
+    """``status``: how many prompts of all clients wait or run at the instance.
+
+    It says nothing about one prompt (PROTOCOL.md trap 3).
+    """
 
     queue_remaining: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptFrame:
-    """A text frame about one prompt; ``type`` and ``data`` as ComfyUI names them."""
+    """A text frame about one prompt; ``type`` and ``data`` are ComfyUI's own.
+
+    Types: execution_start, execution_cached, executing, progress, executed, execution_success and
+    others.
+    """
 
     type: str
     prompt_id: str
@@ -40,7 +51,7 @@ class PromptFrame:
 
     @property
     def ends_prompt(self) -> bool:
-        """The last news of a prompt. Old servers tell the end by ``executing{node:null}`` alone."""
+        """True if the prompt is over. Old servers tell it by ``executing{node:null}`` alone."""
         if self.type == "executing":
             return self.data.get("node") is None
         return self.type in ("execution_success", "execution_error", "execution_interrupted")
@@ -48,7 +59,10 @@ class PromptFrame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PictureFrame:
-    """A preview or a result of ``SaveImageWebsocket``; ids only where metadata came along."""
+    """A preview or a result of ``SaveImageWebsocket`` (trap 10): the encoded picture in ``data``.
+
+    The ids are None in a frame of type 1, which names no prompt.
+    """
 
     media_type: str
     data: bytes = field(repr=False)
@@ -58,21 +72,24 @@ class PictureFrame:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConnectionLost:
-    """The socket ended; what was under way is to be settled by ``/history`` and ``/queue``."""
+    """The socket ended for ``reason``, and no frame follows.
+
+    The prompt may run on: ask ``/queue`` and ``/history`` what became of it (trap 4).
+    """
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wake:
-    """No frame of ComfyUI's: the follower of a prompt is to look at its placement."""
+    """Put among the frames by us: it wakes the follower of a prompt, to look at its placement."""
 
 
 Frame = StatusFrame | PromptFrame | PictureFrame | ConnectionLost | Wake
 
 
 def decode_text(text: str) -> StatusFrame | PromptFrame | None:
-    """A text frame; None for one that concerns no prompt of ours or that is malformed."""
+    """A text frame as a value; None for one that names no prompt, or that is malformed."""
     try:
         message = loads(text)
         kind, data = message["type"], message["data"]
@@ -88,7 +105,7 @@ def decode_text(text: str) -> StatusFrame | PromptFrame | None:
 
 
 def decode_binary(payload: bytes) -> PictureFrame | None:
-    """A binary frame; None for text frames (type 3), unknown types and malformed ones."""
+    """A binary frame as a value; None for text (type 3), unknown types and malformed frames."""
     try:
         event, second = struct.unpack_from(">II", payload)
         if event == _PREVIEW_IMAGE:

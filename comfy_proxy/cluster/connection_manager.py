@@ -1,16 +1,17 @@
-"""Connections to each host (story 1.3): HTTP sessions and a bounded pool of WebSockets.
+"""Connections to each instance: three HTTP sessions and a bounded pool of WebSockets.
 
-For each instance three sessions and a :class:`WebSocketPool`. No session has a connection limit:
-aiohttp counts open WebSockets against it.
+No session has a connection limit: aiohttp counts open WebSockets against it, so that idle sockets
+would hold up requests.
 
 A kept connection may have ended without our knowledge (a restart, an idle timeout, a firewall that
 forgot it), and then breaks as soon as it is used. Nobody can tell that from an instance that broke
-off while it did what was asked. So what connection a request gets depends on what it is:
+off while it did what was asked. So what a request is decides which connection it gets:
 
-* one that only reads: a kept one; if it breaks the request is sent again, over a new one;
-* a GET of which nobody knows what it does: sent once, over one that was in use a moment ago or a
-  new one (a custom node's page may load a hundred pictures);
-* whatever changes something: sent once, over a new one.
+* A request that only reads gets a kept one; if that breaks it is sent again, over a new one.
+* A GET of which nobody knows what it does is sent once, over a connection that was in use within
+  RECENT_S or over a new one. (New ones alone would be slow: a custom node's page may load a hundred
+  pictures.)
+* A request that changes something is sent once, over a new one.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ from comfy_proxy.cluster.websocket_pool import PoolState, WebSocketPool
 from comfy_proxy.metrics.records import PoolWait
 
 CONNECT_TIMEOUT_S = 5.0
+"""Seconds for a TCP connection to come about; beyond, aiohttp raises ConnectionTimeoutError, by
+which ``submit_once.py`` knows that nothing was sent."""
 RECENT_S = 1.0
-"""How long a connection is kept for GETs that are sent once. One that was in use within the last
-second will hardly have been forgotten on the way; an older one is closed, and a new one opened."""
+"""Seconds for which an idle connection is kept for GETs that are sent once; then it is closed, and
+the next GET opens a new one. One in use a second ago will hardly have been forgotten on the way."""
 NEXT_ADDRESS_S = 0.1
-"""An address of a host that has not answered for so long is raced by the next one (RFC 8305 5
-allows 0.1 to 2 s): a check has 300 ms in all."""
+"""Seconds that one address of a host has for its answer before the next one is dialled beside it
+(RFC 8305 5 allows 0.1 to 2 s). It is the least, because a check has 300 ms in all."""
 _SAFE = (hdrs.METH_GET, hdrs.METH_HEAD)
 
 
@@ -46,21 +49,25 @@ class BrokenConnectionError(aiohttp.ClientConnectionError):
 async def sent_once(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """A client middleware: the request is sent once. Raises BrokenConnectionError.
+    """A client middleware that has a request sent once. Raises BrokenConnectionError.
 
     aiohttp itself repeats GET, HEAD, OPTIONS, PUT and DELETE when a connection breaks, new or not:
-    a GET that restarts a server would restart it twice. It does so for the two errors below only.
+    a GET that restarts a server would restart it twice. It does so for the two errors below only,
+    so they become another one here.
     """
     try:
         return await handler(request)
-    except aiohttp.ClientConnectorError:
+    except aiohttp.ClientConnectorError:  # a ClientOSError too, but nothing was sent
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise BrokenConnectionError(str(error)) from error
 
 
 class ConnectionManager:
-    """Owns every connection to every instance; ``start`` before use, ``close`` at the end."""
+    """Owns every connection to every instance; ``start`` before use, ``close`` at the end.
+
+    ``max_connections`` bounds the WebSockets of jobs for each instance, not the HTTP connections.
+    """
 
     def __init__(self, instances: Sequence[Instance], *, max_connections: int, clock: Clock):
         self._instances = tuple(instances)
@@ -112,9 +119,9 @@ class ConnectionManager:
         """The answer of ``instance`` as soon as its head is there; ``options`` are aiohttp's.
 
         The caller reads the body and ends the answer: ``async with await …request(…) as answer``.
-        GET and HEAD are taken for what only reads (see the module), unless ``once`` is set.
-        ``fresh``: over a new connection, to learn how things are. Raises aiohttp's errors;
-        BrokenConnectionError if the connection broke before the answer.
+        GET and HEAD count as requests that only read (see the module), unless ``once`` is set.
+        ``fresh`` asks for a new connection, to learn how the instance is now. Raises aiohttp's
+        errors; BrokenConnectionError if the connection broke before the answer.
         """
         if fresh or method not in _SAFE:
             return await self.fresh_session(instance).request(method, url, **options)
@@ -127,7 +134,10 @@ class ConnectionManager:
             return await self.fresh_session(instance).request(method, url, **options)
 
     def session(self, instance: Instance) -> aiohttp.ClientSession:
-        """Connections that are kept: raw bytes, no cookies, no total timeout, nothing repeated."""
+        """Connections that are kept: raw bytes, no cookies, no total timeout, nothing repeated.
+
+        No total timeout, because an answer may be of any length; who reads it bounds the time.
+        """
         return self._sessions[instance]
 
     def fresh_session(self, instance: Instance) -> aiohttp.ClientSession:
@@ -153,7 +163,7 @@ def _session(instance: Instance, **keeping: Any) -> aiohttp.ClientSession:
             **keeping,
             happy_eyeballs_delay=NEXT_ADDRESS_S,
             resolver=LocalhostResolver() if local else None,
-            use_dns_cache=not local,  # it would turn the order of the addresses each time
+            use_dns_cache=not local,  # it rotates the addresses; 127.0.0.1 is to stay the first
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),

@@ -1,12 +1,13 @@
-"""Is it there? ``GET /system_stats`` of each instance (story 1.2): by itself and when asked.
+"""Does each instance answer? A check is ``GET /system_stats``, made at intervals and on demand.
 
-Each instance is checked at the start and then once an interval, with jitter so that checks of many
-proxies do not fall together. While somebody waits for an instance (:meth:`HealthChecker.demand`)
-those that failed are tried about every second, the first time at once if their last check was
-longer ago: a pending job starts as soon as one returns. What sockets learn in the background, and
-that an instance which was given up has spoken, is settled by checks too
-(:meth:`HealthChecker.look`): one outage is as many strikes as checks failed, not as sockets were
-open.
+Each instance is checked at the start and then once every HEALTH_CHECK_INTERVAL, with jitter so that
+the checks of many proxies do not fall together. While somebody waits for an instance
+(:meth:`HealthChecker.demand`) those that failed are checked about once a second, the first time at
+once if their last check was longer ago: a pending job starts as soon as one returns.
+
+A socket that fails in the background, and an instance that speaks although its circuit is open, are
+a reason for checks too (:meth:`HealthChecker.look`). The verdict is left to the checks: otherwise
+one outage would be as many strikes as sockets were open.
 """
 
 from __future__ import annotations
@@ -25,13 +26,22 @@ from comfy_proxy.errors import InstanceError
 from comfy_proxy.tracing import untraced
 
 DEMAND_INTERVAL_S = 1.0
+"""Seconds from one check of a failed instance to the next while somebody waits for one."""
 MAX_LOOKS = 10
+"""Checks of one look, a second apart; then the regular checks go on alone. A failed check of a busy
+instance (PROTOCOL.md trap 8) is no strike, so its circuit need not open and end the look."""
 QUEUE_TIMEOUT_S = 5.0
+"""Seconds in which ``/queue`` must answer after a check. Beyond, the load stays as it was known
+until the next check: COMFYUI_TIMEOUT (60 s by default) would hold that one up."""
 JITTER = 0.1
+"""Each interval is longer or shorter by up to this fraction of it, at random."""
 
 
 class HealthChecker:
-    """Owns one task for each instance; ``on_success`` callbacks hear every check that passed."""
+    """Owns one task for each instance; ``on_success`` callbacks hear every check that passed.
+
+    ``interval_s`` is HEALTH_CHECK_INTERVAL and ``timeout_s`` HEALTH_CHECK_TIMEOUT, in seconds.
+    """
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class HealthChecker:
         ]
 
     async def close(self) -> None:
+        """Cancel every check; whoever awaits one is cancelled with it."""
         self._watching = False
         tasks = [*self._tasks, *self._looks.values(), *self._checks.values()]
         for task in tasks:
@@ -70,22 +81,26 @@ class HealthChecker:
             await asyncio.wait(tasks)
 
     async def check(self, instance: Instance) -> bool:
-        """True if it answers within the timeout; concurrent callers share one probe.
+        """True if ``instance`` answers within the timeout; concurrent callers share one check.
 
-        The verdict goes to the instance's breaker. An OPEN circuit past its cooldown is tried
-        (half-open), one before it fails fast without asking.
+        The verdict goes to the instance's breaker. While its circuit is OPEN and cools down the
+        answer is False and nothing is sent; after the cooldown the check is the trial (HALF_OPEN).
+        No failure of the instance is raised.
         """
         task = self._checks.get(instance)
         if task is None:
+            # Many may wait for it: it must not carry the request id of whoever came first.
             task = asyncio.create_task(self._probe(instance), context=untraced())
             self._checks[instance] = task
             task.add_done_callback(lambda done: self._checks.pop(instance, None))
+        # Shielded: a caller that is cancelled does not end the check of the others.
         return await asyncio.shield(task)
 
     def look(self, instance: Instance) -> None:
-        """For ``instance.on_doubt``: check it now and every second until the matter is settled.
+        """For ``instance.on_doubt``: check it now and every second until it is known how it is.
 
-        In the background, and only while the checker is watching.
+        That is when a check passes or the circuit opens, and after MAX_LOOKS at the latest. Runs in
+        the background, and only between :meth:`start` and :meth:`close`. A new doubt begins anew.
         """
         if self._watching:
             if (before := self._looks.get(instance)) is not None:
@@ -97,7 +112,7 @@ class HealthChecker:
 
     @contextmanager
     def demand(self) -> Iterator[None]:
-        """While entered, failed instances are tried more often: somebody waits for one."""
+        """While entered, failed instances are checked every DEMAND_INTERVAL_S: somebody waits."""
         self._demands += 1
         self._demanded.set()
         try:
@@ -117,7 +132,7 @@ class HealthChecker:
             instance.check_failed(error.message)
             logger.debug("check of {} failed: {}", instance.host, error.message)
             return False
-        except BaseException:
+        except BaseException:  # cancelled: else the circuit would stay HALF_OPEN for good
             instance.breaker.abandon_trial()
             raise
         instance.check_passed(self._clock.monotonic() - started)
@@ -126,7 +141,8 @@ class HealthChecker:
         return True
 
     async def _look(self, instance: Instance) -> None:
-        """Until it answers or its circuit opens. One that is open may fail fast the first time."""
+        """Check until the instance answers or its circuit opens, MAX_LOOKS times at most."""
+        # A circuit that is open already may refuse the first check (its cooldown): then go on.
         returning = not instance.healthy
         for _ in range(MAX_LOOKS):
             if await self.check(instance) or not (instance.healthy or returning):
@@ -143,9 +159,8 @@ class HealthChecker:
             await self._pause(instance)
 
     async def _read_queue(self, instance: Instance) -> None:
-        """Learn what others put there, for the time before a socket tells it by itself."""
+        """Learn how many prompts others put there: no socket is open yet that would tell it."""
         try:
-            # Not COMFYUI_TIMEOUT: that would hold up the next check.
             async with self._clock.timeout(QUEUE_TIMEOUT_S):
                 queue = await self._clients[instance].queue()
         except (InstanceError, TimeoutError) as error:
@@ -154,13 +169,14 @@ class HealthChecker:
             instance.queue_observed(len(queue.running) + len(queue.pending))
 
     async def _pause(self, instance: Instance) -> None:
-        """Until the next check is due: an interval, or a second if it failed and is wanted."""
+        """Sleep until the next check is due: the interval, or a second if the instance fails and
+        somebody waits for one. One that begins to fail meanwhile is noticed within that second."""
         checked_at = self._clock.monotonic()
         end = checked_at + self._interval_s * random.uniform(1 - JITTER, 1 + JITTER)
         while (left_s := end - self._clock.monotonic()) > 0:
             if not await wait_for_event(self._clock, self._demanded, left_s):
                 return
-            # Never sooner than a second: the circuit of one that has just failed would refuse.
+            # No check within a second of the last one: the cooldown of the circuit would refuse it.
             pause_s = DEMAND_INTERVAL_S * random.uniform(1, 1 + JITTER)
             if instance.failing:
                 pause_s -= self._clock.monotonic() - checked_at

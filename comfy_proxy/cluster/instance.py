@@ -1,7 +1,8 @@
-"""One ComfyUI instance: its address joined with its live state, and the questions asked of it.
+"""One ComfyUI instance: its address and how it is at this moment.
 
-*healthy?* the circuit is closed. *full?* as many of our prompts are on it as it has connections.
-*available* is both. Load is what waits or runs there, whoever gave it.
+*healthy*: its circuit is closed. *full*: it has as many prompts of this proxy as pooled connections
+(MAX_CONNECTIONS_PER_INSTANCE). *available*: healthy and not full. *load*: the prompts that wait or
+run there, whoever gave them.
 """
 
 from __future__ import annotations
@@ -26,22 +27,27 @@ if TYPE_CHECKING:
     from comfy_proxy.cluster.placement import Placement
 
 BREAKS_WINDOW_S = 1.0
-"""After a strike for a connection that broke, others that break within so long are none: they broke
-together, by one fault of a network or of a process."""
+"""Seconds after a strike for a connection that broke in which others that break are no strikes:
+they broke together, by one fault of a network or of a process."""
 LIFE_INTERVAL_S = 1.0
-"""An instance whose circuit is open, and which speaks all the same, has a check asked for it at
-most once in so long."""
+"""Seconds between two checks that an instance gets because it speaks although its circuit is open;
+what it says in between asks for none."""
 ALIVE_WINDOW_S = 2.0
-"""A frame this recent proves life: a check that fails meanwhile is no strike (trap 8)."""
+"""Seconds for which a frame proves that the instance lives: a check that fails meanwhile is no
+strike, because ComfyUI's event loop stands still while it loads a model (PROTOCOL.md trap 8)."""
 
 
 class Instance:
-    """An instance's configuration with its live state. Owned by the cluster, shared by all."""
+    """An instance's configuration with its live state. Owned by the cluster, shared by all.
+
+    ``id`` is its number in the configuration from 1 on, ``capacity`` how many of our prompts it may
+    have at once. ``external_jobs`` are the prompts there that did not come through the scheduler.
+    """
 
     def __init__(
         self,
         *,
-        id: str,  # noqa: A002 - the contract's name in /health
+        id: str,  # noqa: A002 - its name in the JSON of /health
         url: URL,
         clock: Clock,
         capacity: int = 3,
@@ -56,7 +62,7 @@ class Instance:
         )
         self.placements: list[Placement] = []
         self.external_jobs = 0
-        self.queue_remaining = 0  # by its last `status`, also after it went away
+        self.queue_remaining = 0  # as its last `status` told it; kept when the instance goes away
         self.last_check: datetime | None = None
         self.last_success: datetime | None = None
         self.response_time_s: float | None = None
@@ -65,11 +71,11 @@ class Instance:
         self.last_error_at: datetime | None = None
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
-        self.on_load: list[Callable[[], None]] = []
-        self.on_output: list[Callable[[Any], None]] = []
-        self.on_history: list[Callable[[dict[str, Any]], None]] = []
-        self.on_interruption: list[Callable[[Instance], None]] = []
-        self.on_doubt: list[Callable[[Instance], None]] = []
+        self.on_load: list[Callable[[], None]] = []  # its queue's length was told
+        self.on_output: list[Callable[[Any], None]] = []  # `output` of an `executed` frame
+        self.on_history: list[Callable[[dict[str, Any]], None]] = []  # id → entry that was read
+        self.on_interruption: list[Callable[[Instance], None]] = []  # forget what is known of it
+        self.on_doubt: list[Callable[[Instance], None]] = []  # check it now
         self._clock = clock
         self._last_frame_at: float | None = None
         self._troubled_at: float | None = None
@@ -101,17 +107,17 @@ class Instance:
 
     @property
     def load(self) -> int:
-        """Everything known to wait or run there, whoever gave it."""
+        """Every prompt known to wait or run there, whoever gave it."""
         return len(self.placements) + self.external_jobs
 
     @property
     def client_prompts(self) -> int:
-        """Of the load what is none of our jobs'."""
+        """The part of :attr:`load` that does not belong to our jobs."""
         return sum(placement.of_client for placement in self.placements) + self.external_jobs
 
     @property
     def queued(self) -> int:
-        """What waits or runs there, as its last ``queue_remaining`` told."""
+        """Prompts in the instance's own queue: the load less those that are still on their way."""
         return self.external_jobs + self._own_queued()
 
     @property
@@ -124,7 +130,7 @@ class Instance:
 
     @property
     def alive_just_now(self) -> bool:
-        """True if a frame came from it in the last two seconds: busy, not dead."""
+        """True if a frame came from it within ALIVE_WINDOW_S: if it fails checks it is busy."""
         return (
             self._last_frame_at is not None
             and self._clock.monotonic() - self._last_frame_at <= ALIVE_WINDOW_S
@@ -141,12 +147,12 @@ class Instance:
     # --- what is learnt ----------------------------------------------------------------
 
     def frame_seen(self) -> None:
-        """A frame has come from it, on whichever socket."""
+        """A frame has come from it, on whichever socket (a job's or a client's)."""
         self._last_frame_at = self._clock.monotonic()
         self._alive()
 
     def _alive(self) -> None:
-        """It has spoken. If it was given up, a check is asked for: that alone takes it back."""
+        """The instance has spoken: if its circuit is open ask for a check, which may close it."""
         if self.healthy or self._clock.monotonic() - self._last_life_at < LIFE_INTERVAL_S:
             return
         self._last_life_at = self._clock.monotonic()
@@ -155,12 +161,12 @@ class Instance:
             callback(self)
 
     def socket_lost(self) -> None:
-        """A WebSocket broke off: earlier frames prove nothing any more."""
+        """A WebSocket ended: frames from before it prove no life any more."""
         self._last_frame_at = None
         self._interrupted()
 
     def queue_observed(self, remaining: int) -> None:
-        """So many prompts wait or run there: what is above our own was put by others."""
+        """``remaining`` prompts wait or run there; those above our own count were put by others."""
         self.queue_remaining = remaining
         self.external_jobs = max(0, remaining - self._own_queued())
         for callback in self.on_load:
@@ -182,10 +188,10 @@ class Instance:
         self._fault(reason, trial=True)
 
     def fault(self, reason: str, *, broke: bool = False) -> None:
-        """A strike, unless a frame came just now and the instance is merely busy.
+        """A strike for ``reason``, unless a frame came just now: then the instance is only busy.
 
-        ``broke``: a connection has ended. Those that end together count once: a network that drops
-        all of them has said one thing about the instance, not as many as were open.
+        ``broke``: a connection has ended. Those that end within BREAKS_WINDOW_S are one strike, or
+        one fault of the network would open the circuit by the number of connections it cut.
         """
         now = self._clock.monotonic()
         if broke and now - self._last_strike_of_breaks_at < BREAKS_WINDOW_S:
@@ -214,12 +220,12 @@ class Instance:
 
     @asynccontextmanager
     async def attempt(self, kind: str, *, background: bool = False) -> AsyncIterator[None]:
-        """The single accountant of one exchange: clock, verdict to the breaker, one record.
+        """Around one exchange of the sort ``kind``: tells the breaker, then the observers.
 
-        An InstanceError raised inside is the instance's fault; any other answer, an error of
-        ComfyUI's own included, proves that it works. A client that went away proves nothing.
-        ``background``: a socket that nobody's prompt waits for. However many of those fail, none
-        is a strike: the first of an outage asks for checks (``on_doubt``), whose verdicts count.
+        An InstanceError raised inside is the instance's fault (if its ``strike`` is set); any other
+        end, an error answer of ComfyUI's included, proves that it works. A client that went away
+        proves nothing. ``background``: a socket that no prompt waits for. However many of those
+        fail, none is a strike: the first one asks for checks (``on_doubt``), and those count.
         """
         started = self._clock.monotonic()
         verdict, error = Verdict.OK, None
@@ -252,7 +258,11 @@ class Instance:
             tell(self.observers, record)
 
     def _socket_told(self, *, works: bool) -> None:
-        """Ask for checks where sockets begin to say otherwise than what is known."""
+        """A background socket opened or failed: ask for checks if that is news.
+
+        News is the first failure while the circuit is closed, and the first success after failures
+        or while it is open.
+        """
         if not works:
             self._troubled_at = self._clock.monotonic()
         was_away, self._sockets_away = self._sockets_away, not works
@@ -264,7 +274,7 @@ class Instance:
                 callback(self)
 
     def _interrupted(self) -> None:
-        """It was away, or may have been restarted: what was known of it may be wrong now."""
+        """The instance was away or restarted (trap 5): what was remembered of it may be wrong."""
         self.external_jobs = 0
         self._troubled_at = self._clock.monotonic()
         for callback in self.on_interruption:

@@ -1,4 +1,7 @@
-"""Which instance is next (story 1.1): a stateless rule over live counts, and a turn for ties."""
+"""Which instance is next: the healthy one with the fewest prompts, equals in turn.
+
+The counts are read live at each choice. All that is kept is whose turn it is.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from comfy_proxy.errors import NoHealthyInstanceError
 
 
 class LoadBalancer:
-    """Least loaded first, ties in turn."""
+    """Chooses among ``instances``, which are in the order of the configuration."""
 
     def __init__(self, instances: Sequence[Instance]) -> None:
         self.instances = tuple(instances)
@@ -24,12 +27,14 @@ class LoadBalancer:
         exclude: Collection[Instance] = (),
         accepts: Callable[[Instance], bool] = lambda instance: True,
     ) -> Instance:
-        """The healthy instance with the fewest jobs, of those that ``accepts`` lets pass.
+        """The healthy instance with the fewest prompts, of those that ``accepts`` lets pass.
 
-        Jobs are ours, forwarded prompts and what others put there. Equally loaded ones take
-        turns. Raises NoHealthyInstanceError when none is left.
+        Counted are prompts of our jobs, forwarded ones and those that others put there
+        (``Instance.load``). Equally loaded instances take turns. ``exclude`` are passed over.
+        Raises NoHealthyInstanceError when none is left.
         """
         count = len(self.instances)
+        # Of equals the first one from the turn on; the index makes it a choice among numbers only.
         candidates = [
             (instance.load, (index - self._turn) % count, index)
             for index, instance in enumerate(self.instances)
@@ -42,7 +47,10 @@ class LoadBalancer:
         return self.instances[index]
 
     def primary(self, exclude: Collection[Instance] = ()) -> Instance:
-        """The first healthy instance, so that what belongs together meets the same one.
+        """The first healthy instance of the configuration, for whatever needs no choice by load.
+
+        Always the first: requests that belong together (settings, a custom node's routes) must meet
+        the same instance for as long as it is healthy.
 
         Raises NoHealthyInstanceError when none is left.
         """

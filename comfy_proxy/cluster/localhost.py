@@ -16,11 +16,11 @@ def is_localhost(host: str) -> bool:
 
 
 class LocalhostResolver(AbstractResolver):
-    """Gives both loopback addresses for any name, 127.0.0.1 first; asks nobody.
+    """Gives both loopback addresses for any name, 127.0.0.1 first, and asks no name server.
 
     A server often listens on one of them only, and a resolver may know only the other one (many
-    ``/etc/hosts`` have no ``::1 localhost``), or be slow. Who dials tries the second address as
-    soon as the first one refuses.
+    ``/etc/hosts`` have no ``::1 localhost``), or be slow. aiohttp dials the second address as soon
+    as the first one refuses.
     """
 
     async def resolve(
@@ -41,4 +41,4 @@ class LocalhostResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Nothing to close: there is no connection to a name server."""

@@ -74,3 +74,8 @@ class PlacementMoved(Exception):  # noqa: N818 - no error: the prompt goes on at
     def __init__(self, target: Placement) -> None:
         super().__init__(f"moved to {target.instance.host}")
         self.target = target
+
+
+def job_runs(instance: Instance) -> bool:
+    """True if a prompt of one of our own jobs runs at ``instance``, so that all others wait."""
+    return any(placement.running for placement in instance.placements)

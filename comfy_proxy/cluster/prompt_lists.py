@@ -1,8 +1,8 @@
-"""``/queue`` and ``/history`` as little as they must be known: ids, numbers, outputs, ends.
+"""What is read of ``/queue`` and ``/history``: ids, numbers, outputs and ends, and nothing more.
 
-Their entries hold whole graphs, which may be any size and hold what is no JSON by the standard.
-Those are stepped over (see ``json_scanner.py``). An odd entry is one without an id: it stands for
-itself and hides no other.
+Their entries hold whole graphs, which may be of any size and need not be JSON by the standard.
+Those are stepped over (see ``json_scanner.py``). An entry that is not shaped like ComfyUI's is kept
+as one without an id, so that one odd prompt does not hide all the others.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from urllib.parse import quote
 from comfy_proxy.json_scanner import ANY, TEXT, Shape, Value
 
 _ADDRESSABLE = re.compile(r"(?!\.{1,2}$)[^{}\ud800-\udfff]+", re.DOTALL)
-"""Ids that the path ``/history/{id}`` can hold. It cannot hold the empty one, ``.`` and ``..``,
-which a URL loses, braces, which aiohttp's router takes for its own, and lone surrogates, for which
-UTF-8 has no bytes."""
+"""Ids that the path ``/history/{id}`` can hold; for any other the whole history is read. It cannot
+hold the empty one, ``.`` and ``..``, which a URL loses, braces, which aiohttp's router takes for
+its own, and lone surrogates, for which UTF-8 has no bytes."""
 MAX_ENCODED_ID = 2_000
-"""Characters of an id in the path of ``/history/{id}``; a longer one is looked for in the whole
-history, because ComfyUI's server refuses request lines above 8190 characters."""
+"""Characters of an encoded id in the path ``/history/{id}``; a longer one is looked for in the
+whole history, because ComfyUI's server refuses request lines above 8190 characters."""
 _ENTRY: Shape = {0: {}, 1: {}, 3: {b"create_time": {}}}
-"""``[number, id, graph, extra_data, outputs]``."""
+"""ComfyUI's entry is ``[number, id, graph, extra_data, outputs]``; read are the first two and the
+time of creation."""
 QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}}
-"""Of each entry its number, id and time of creation; its graph is stepped over."""
+"""What to read of ``/queue``: of each entry its number, id and time of creation."""
 HISTORY: Shape = {ANY: {b"prompt": {0: {}}, b"outputs": TEXT, b"status": TEXT}}
-"""Of each entry its number, outputs and status; its graph is stepped over."""
+"""What to read of ``/history``: of each entry its number, outputs and status."""
 HISTORY_WITH_NODES: Shape = {
     ANY: {b"prompt": {0: {}, 2: {ANY: {}}}, b"outputs": TEXT, b"status": TEXT}
 }
@@ -37,7 +38,7 @@ HISTORY_WITH_NODES: Shape = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueView:
-    """Prompt ids of ``GET /queue``."""
+    """The prompt ids of one ``GET /queue``; ``id in view`` asks for both lists."""
 
     running: frozenset[str]
     pending: frozenset[str]
@@ -48,9 +49,12 @@ class QueueView:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueEntry:
-    """One item of a queue. ``number`` orders them; it is 0 where there is none. ``prompt_id`` is
-    None if the item is no entry of ComfyUI's. ``created`` is in milliseconds since the epoch, 0 if
-    it is not told. ``value`` is where the item stands in the answer."""
+    """One entry of a queue.
+
+    The lowest ``number`` runs first; it is 0 where there is none. ``prompt_id`` is None if the
+    entry is not shaped like ComfyUI's. ``created`` is in milliseconds since the epoch, 0 if it is
+    not told. ``value`` is where the entry stands in the answer.
+    """
 
     number: float
     prompt_id: str | None
@@ -60,7 +64,7 @@ class QueueEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Queue:
-    """One instance's ``/queue``, in its order (which is not that of the turns)."""
+    """One instance's ``/queue`` in the order of the answer: a heap's, not that of execution."""
 
     running: list[QueueEntry]
     pending: list[QueueEntry]
@@ -79,7 +83,7 @@ def _ids(entries: Iterable[QueueEntry]) -> frozenset[str]:
 
 
 def read_queue(root: Value | None) -> Queue | None:
-    """The queue in an answer scanned for QUEUE; None if there is none in it."""
+    """The queue in an answer scanned for QUEUE; None if the answer is not a queue."""
     running, pending = (
         None if root is None else root.get(key) for key in (b"queue_running", b"queue_pending")
     )
@@ -107,8 +111,11 @@ def _queue_entry(value: Value) -> QueueEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class HistoryEntry:
-    """One entry of a history. ``prompt_id`` is None if its key is no text that can be read.
-    ``number`` and ``outputs`` are where these stand in the answer, None if it has none."""
+    """One entry of a history.
+
+    ``prompt_id`` is None if its key is no text that can be read. ``value``, ``number`` and
+    ``outputs`` are where these stand in the answer, the last two None if the entry lacks them.
+    """
 
     prompt_id: str | None
     value: Value
@@ -116,7 +123,7 @@ class HistoryEntry:
     outputs: Value | None
 
     def data(self) -> dict[str, Any]:
-        """What was kept of it, as ComfyUI has it, without what the entry does not have.
+        """What was kept of the entry, in ComfyUI's shape; a part that it lacks is left out.
 
         ``{"prompt": [number, None, graph], "outputs": …, "status": …}``; the graph is None, or
         ``{node: None…}`` if it was scanned for HISTORY_WITH_NODES.
@@ -136,7 +143,7 @@ class HistoryEntry:
 
 
 def read_history(root: Value | None) -> list[HistoryEntry] | None:
-    """The entries in an answer scanned for HISTORY, oldest first; None if there is no history."""
+    """The entries in an answer scanned for HISTORY, oldest first; None if it is not a history."""
     if root is None or not root.is_object or root.members is None:
         return None
     return [_history_entry(one) for one in root.members]
@@ -153,10 +160,10 @@ def _history_entry(value: Value) -> HistoryEntry:
 
 
 def history_path(prompt_id: str) -> str:
-    """What to ask for to learn of one prompt, encoded: its entry, or the whole history.
+    """The path, encoded, by which to learn of one prompt: that of its entry, or the whole history.
 
-    The whole one for an id that no path of ComfyUI's router holds, and for one of more than
-    MAX_ENCODED_ID characters: clients may choose any string.
+    The whole one for an id that no path can hold (_ADDRESSABLE) or that is longer than
+    MAX_ENCODED_ID: clients may choose any string.
     """
     if _ADDRESSABLE.fullmatch(prompt_id):
         encoded = quote(prompt_id, safe="")
@@ -181,7 +188,7 @@ def number_of(entry: Any) -> float:
 
 
 def finite(value: Any) -> float:
-    """A number to sort by: NaN has no place among others, and what is none counts as 0."""
+    """``value`` as a number to sort by; 0 for NaN, an infinity, and whatever is not a number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     try:

@@ -1,12 +1,13 @@
 """What may be tried again when an instance fails under a prompt: one rule for jobs and clients.
 
 * A prompt that RAN when the process of its instance ended may be what ended it (out of memory, a
-  driver fault). It is tried once more, elsewhere if there is a choice: an innocent one must survive
-  the death of its instance. After the second such loss it ends with ``ProcessEndedError`` and is
-  never tried again.
-* A prompt that only waited is innocent: the death of its instance costs it nothing.
-* An instance that answers, but breaks off the exchanges about this one prompt, is tried
-  ``MAX_BREAKS`` times; one that answers with an error where none belongs ``MAX_REFUSALS`` times.
+  driver fault). It is tried once more, elsewhere if there is a choice: one that is not to blame
+  must survive the death of its instance. After the second such loss it ends with
+  ``ProcessEndedError`` and is never tried again: it would end one instance after the other.
+* A prompt that only waited is not to blame: the death of its instance costs it no try.
+* Instances that answer checks, but break off the exchanges about this one prompt, are tried
+  ``MAX_BREAKS`` times in all; those that answer with an error where none belongs ``MAX_REFUSALS``
+  times in all.
 
 Pure: no I/O, no clock.
 """
@@ -25,14 +26,17 @@ from comfy_proxy.errors import (
 )
 
 MAX_LOSSES = 2
-"""How often a prompt may have been running when the process of its instance ended."""
+"""How often a prompt may be running when the process of its instance ends; at the last of them it
+fails with ``process_ended``. Twice, because the first time may be chance."""
 MAX_BREAKS = 10
-"""How often exchanges about a prompt may break with instances that answer a check right after.
+"""How often exchanges about a prompt may break with instances that answer a check right after; at
+the last of them the prompt fails with that error.
 
 Ten, because resets come in bursts (a proxy between us and the instance that restarts); not without
 end, because a picture that some part of the way refuses breaks every time."""
 MAX_REFUSALS = 3
-"""How often instances may answer with an error of their own, like 500 for a full disk."""
+"""How often instances may answer with an error of their own, like 500 for a full disk; at the last
+of them the prompt fails with that error."""
 
 _BROKEN = (InstanceUnreachableError, InstanceTimeoutError, PromptLostError)
 """The process of the instance may have ended, or the way to it broken."""
@@ -40,7 +44,7 @@ _BROKEN = (InstanceUnreachableError, InstanceTimeoutError, PromptLostError)
 
 @dataclass(kw_only=True, slots=True)
 class Tries:
-    """What one prompt has been through so far; whoever submits it keeps one for it."""
+    """How often one prompt was tried in vain, and why; whoever submits it keeps one for it."""
 
     losses: int = 0
     breaks: int = 0
@@ -48,13 +52,13 @@ class Tries:
 
     @property
     def failures(self) -> int:
-        """How often it was tried in vain at some cost to it."""
+        """Tries in vain that count against the prompt; waiting at a dying instance does not."""
         return self.losses + self.breaks + self.refusals
 
     def lost_running(self, node: str | None = None) -> ProcessEndedError | None:
-        """It ran (``node`` is the last one that was heard of) when the process ended.
+        """The prompt ran (at ``node``, as far as was heard) when the process of ComfyUI ended.
 
-        Returns the error that ends it, None if it may be tried once more.
+        Returns the error with which the prompt ends, None if it may be tried once more.
         """
         self.losses += 1
         return process_ended(node) if self.losses >= MAX_LOSSES else None

@@ -86,7 +86,7 @@ class Scheduler:
 
     def enter(self, instance: Instance) -> Placement:
         """A place at once, also beyond the capacity: for a client's own prompt, which does not wait
-        here. It is not offered another place (``prompts/moves.py`` moves such prompts)."""
+        here. It is not offered another place (``prompts/rebalancer.py`` moves such prompts)."""
         return self._placement(instance, lambda other: False, of_client=True)
 
     async def confirm(self, placement: Placement) -> bool:

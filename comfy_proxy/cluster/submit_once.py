@@ -1,7 +1,7 @@
 """A ``POST /prompt`` is taken once, though connections break: one rule for clients and for jobs.
 
-ComfyUI runs a prompt as often as it is posted, also under one id. So before it is posted again the
-instance is asked whether it has it.
+ComfyUI runs a prompt as often as it is posted, also under one id (PROTOCOL.md trap 9). So before a
+prompt is posted again the instance is asked whether it has it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from comfy_proxy.errors import (
 )
 
 GATEWAY_STATUSES = (502, 503, 504)
-"""What a server in front of an instance answers in its place: nobody knows what became of it."""
+"""What a server in front of an instance answers in its place: the prompt may have been taken."""
 SECOND_LOOK_S = 0.1
-"""How long after the first answer "no such prompt" the instance is asked once more: when the
-connection broke it may have been validating the prompt."""
+"""Seconds after the first answer "no such prompt" until the instance is asked once more; only then
+is the answer believed. When the connection broke it may have been validating the prompt."""
 
 T = TypeVar("T")
 
@@ -40,11 +40,11 @@ async def submit_once(
     """The answer to ``post``, or what ``find`` makes of a prompt whose answer was lost.
 
     ``find`` asks the instance, over new connections, and gives None if it has no such prompt. After
-    errors of the type ``unsure`` the prompt may have been taken. One that was not, because the
-    connection broke, is posted there a second time: that says nothing against the instance.
-    Raises InstanceTimeoutError if nobody can say whether it was taken, any other InstanceError if
-    it was not: then it may be posted elsewhere. InstanceDiedError: the connection broke, and then
-    nobody listened any more.
+    errors of the type ``unsure`` the prompt may have been taken; others pass through. A prompt that
+    was not taken because the connection broke is posted there a second time: a break alone says
+    nothing against the instance. Raises InstanceTimeoutError if nobody can say whether it was
+    taken, any other InstanceError if it was not and may be posted elsewhere. InstanceDiedError: two
+    connections broke, and after the second nobody listened any more; the prompt may be why.
     """
     posted_again = False
     while True:
@@ -67,7 +67,10 @@ async def submit_once(
 
 
 async def _found(find: Callable[[], Awaitable[T | None]], clock: Clock) -> T | None:
-    """What ``find`` gives now, or a moment later. Raises InstanceTimeoutError if it cannot say."""
+    """What ``find`` gives now, or SECOND_LOOK_S later; None also if nobody listens any more.
+
+    Raises InstanceTimeoutError if the instance cannot say.
+    """
     try:
         found = await find()
         if found is None:

@@ -56,5 +56,6 @@ def nobody_listens(error: InstanceError) -> bool:
     """
     cause = error.__cause__
     cause = getattr(cause, "os_error", cause)
+    # Several addresses are one OSError, whose message is all that names the errors of each.
     refused = f"[Errno {errno.ECONNREFUSED}]"
     return isinstance(cause, ConnectionRefusedError) or refused in str(cause)

@@ -1,9 +1,10 @@
 """The pool of WebSocket connections to one instance, and one such connection.
 
-At most ``max_connections`` are open. They are opened when first needed, kept and used again,
-leased to one job at a time, and waiters are served first come first served (asyncio.Semaphore is
-fair and a cancelled waiter leaves no hole). One that breaks is replaced in the background with
-backoff and jitter. Each connect uses a FRESH client id: a reused one may go deaf (trap 2).
+At most ``max_connections`` are open; a job beyond that waits, first come first served
+(asyncio.Semaphore is fair, and a cancelled waiter leaves no hole). A connection is opened when one
+is first needed, kept, and leased to one job at a time. One that breaks is replaced in the
+background with backoff and jitter. Each connect uses a FRESH client id: on a reused one ComfyUI may
+send nothing any more (PROTOCOL.md trap 2).
 """
 
 from __future__ import annotations
@@ -37,16 +38,23 @@ from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
 
 HEARTBEAT_S = 60.0
-"""Idle heartbeat; a pong may take half of it, far longer than a busy event loop stands still."""
+"""Seconds of silence after which a ping is sent. aiohttp gives the pong half of that and then ends
+the connection: 30 s is far longer than ComfyUI's event loop stands still (trap 8)."""
 HANDSHAKE_TIMEOUT_S = 10.0
+"""Seconds from the dial to the open WebSocket; beyond, the instance has failed the attempt."""
 _CLOSE_TIMEOUT_S = 1.0
+"""Seconds for the other side's close frame; then the connection is cut. A hanging instance sends
+none, and :meth:`WebSocketPool.close` waits for each socket."""
 _FIRST_BACKOFF_S = 0.5
+"""Seconds between the first two attempts to replace a socket; doubled after each failure, and each
+multiplied by a random 0.5 to 1.5."""
 _LONGEST_BACKOFF_S = 30.0
+"""Seconds at which the doubling ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolState:
-    """What ``/health`` shows of a pool."""
+    """What ``/health`` shows of a pool: open and leased sockets, and jobs that wait for one."""
 
     open: int
     in_use: int
@@ -54,7 +62,12 @@ class PoolState:
 
 
 class PromptSocket:
-    """One open WebSocket with a client id of its own; ``frames`` is filled while it is leased."""
+    """One open WebSocket with a client id of its own.
+
+    ``frames`` is filled while the socket is leased, and ends with a ConnectionLost. Between leases
+    frames are read all the same: they tell that the instance lives and how long its queue is.
+    ``on_prompt_end`` is called with the id of each prompt whose end is heard.
+    """
 
     def __init__(self, instance: Instance, ws: aiohttp.ClientWebSocketResponse, client_id: str):
         self.client_id = client_id
@@ -105,8 +118,9 @@ class PromptSocket:
         if isinstance(frame, StatusFrame):
             self._instance.queue_observed(frame.queue_remaining)
         elif isinstance(frame, PromptFrame) and frame.ends_prompt:
-            # Told at once: the next `status` counts without it, and may be read before the
-            # follower of the prompt has its turn.
+            # Told at once, not by the queue of frames: the next `status` does not count the prompt
+            # any more, and may be read before the follower of the prompt has its turn. Then a
+            # prompt of somebody else's would be missing from the load.
             self.on_prompt_end(frame.prompt_id)
         elif isinstance(frame, PromptFrame) and frame.type == "executed":
             tell(self._instance.on_output, frame.data.get("output"))
@@ -173,7 +187,8 @@ class WebSocketPool:
     async def listen(self) -> None:
         """Have a socket open even if no job needs one: its ``status`` frames tell the load.
 
-        Raises an InstanceError when none can be opened now; it is tried again in the background.
+        Waits for a slot if all are leased, and then has nothing to do. Raises an InstanceError when
+        none can be opened now; that is tried again in the background.
         """
         async with self._slots:
             if not self._idle and not self._in_use:
@@ -206,7 +221,7 @@ class WebSocketPool:
     def _pop_idle(self) -> PromptSocket | None:
         while self._idle:
             socket = self._idle.pop()
-            if socket.open:  # else it ended just now, and `_ended` is about to be told
+            if socket.open:  # else it ended just now, and `_ended` is about to be called
                 return socket
         return None
 
@@ -236,7 +251,7 @@ class WebSocketPool:
         ws = await self._session.ws_connect(
             url,
             heartbeat=HEARTBEAT_S,
-            max_msg_size=0,
+            max_msg_size=0,  # no limit: a picture's frame may be larger than 12 MB (trap 23)
             timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
         )
         try:
@@ -267,6 +282,7 @@ class WebSocketPool:
     async def _replace(self) -> None:
         """Open one socket again, so that a returning instance is heard before a job needs it."""
         backoff_s = _FIRST_BACKOFF_S
+        # Where no slot is free jobs have sockets open or are opening them: no other is needed.
         while not self._idle and not self._slots.locked():
             async with self._slots:
                 try:

@@ -1,7 +1,7 @@
-"""What the viewers of the dashboard are sent: one picture of the whole, made once for all of them.
+"""What open dashboards are sent: one snapshot of the whole, made once for all viewers.
 
-Nothing is made while nobody looks. A change is shown at once, many of them at most twice a second;
-who reads slowly gets the newest picture, never a backlog.
+Nothing is made while nobody looks. A change is shown at once, many changes at most twice a second.
+A viewer that reads slowly gets the newest snapshot next, never a backlog.
 """
 
 from __future__ import annotations
@@ -23,29 +23,36 @@ from comfy_proxy.lenient_json import dumps
 from comfy_proxy.tracing import untraced
 
 SHORTEST_INTERVAL_S = 0.5
+"""Seconds between two snapshots at least; changes in between are in the next one."""
 LONGEST_INTERVAL_S = 5.0
-"""Ages and waiting times go on while nothing happens; and a viewer who left is found out."""
+"""Seconds between two snapshots at most: ages and waiting times go on while nothing happens, and
+that a viewer has left is noticed only when something is written to it."""
 WRITE_TIMEOUT_S = 60.0
+"""Seconds in which a viewer must take a snapshot; beyond, its connection is ended."""
 RETRY_MS = 1000
-"""After which an EventSource that lost us tries again."""
+"""Milliseconds after which a page's EventSource that lost its connection tries again."""
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",
+    "X-Accel-Buffering": "no",  # nginx would hold events back until its buffer is full
 }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Moment:
-    """Ready events: the ``state``, and the ``preview`` of each job that shows one."""
+    """Encoded events: the ``state``, and by job id the ``preview`` of each job that has one."""
 
     state: bytes
     previews: Mapping[str, bytes]
 
 
 class Feed:
-    """``state`` makes the picture of the moment, ``previews`` what jobs show by job id."""
+    """Sends snapshots to all viewers.
+
+    ``state`` makes the data of a ``state`` event, ``previews`` gives the newest preview by job id;
+    both are called on the event loop, once for a snapshot.
+    """
 
     def __init__(
         self,
@@ -67,7 +74,7 @@ class Feed:
         return f"<Feed viewers={len(self._viewers)}>"
 
     def changed(self, *_: object) -> None:
-        """Something that the page shows is different now."""
+        """Something that the page shows has changed (an observer of anything)."""
         self._changed.set()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -85,13 +92,13 @@ class Feed:
         return response
 
     def end_viewers(self) -> None:
-        """The proxy goes down: nobody waits for a page that is left open."""
+        """End every stream: the proxy stops, and must not wait for pages that are left open."""
         self._ended = True
         for viewer in self._viewers:
             viewer.end()
 
     async def close(self) -> None:
-        """End what the viewers have begun."""
+        """End every stream and the task that makes snapshots."""
         self.end_viewers()
         if self._maker is not None:
             self._maker.cancel()
@@ -134,6 +141,7 @@ class Feed:
             await sleep(self._clock, SHORTEST_INTERVAL_S)
 
     def _moment(self) -> _Moment:
+        # A preview is encoded when it changes, not for each snapshot. What jobs have ended is gone.
         before = self._encoded
         self._encoded = {
             job_id: before[job_id]
@@ -148,7 +156,7 @@ class Feed:
 
 
 class _Viewer:
-    """One open page; knows what it was sent, and the newest of what it was not."""
+    """One open page: the previews that it was sent, and the newest snapshot that it was not."""
 
     def __init__(self) -> None:
         self._newest: _Moment | None = None
@@ -165,7 +173,7 @@ class _Viewer:
         self._news.set()
 
     async def next(self) -> bytes | None:
-        """What is to be sent; None at the end."""
+        """Wait for a new snapshot; its events, of previews those not sent yet. None at the end."""
         await self._news.wait()
         if self._ended or self._newest is None:
             return None

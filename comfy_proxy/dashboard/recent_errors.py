@@ -16,15 +16,17 @@ from comfy_proxy.metrics.records import (
 )
 
 MAX_ERRORS = 30
+"""Errors that are kept; for one more the oldest is forgotten."""
 MAX_TEXT = 500
-"""Of a message, in characters: a node's may be a whole stack trace, and all are sent each time."""
+"""Characters of a message; a longer one is cut. A node's may be a whole stack trace, and all
+messages are part of each snapshot."""
 _INTERNAL_ERROR = 500
 
 
 class RecentErrors:
-    """What was told of failures; of equal ones the newest, with their number.
+    """The last failures; equal ones are one entry, the newest, with their number.
 
-    ``on_change`` callbacks hear of each.
+    ``on_change`` callbacks are called after each failure.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -40,23 +42,26 @@ class RecentErrors:
             )
 
     def prompt_ended(self, prompt: PromptEnd) -> None:
-        """Of one of ComfyUI's clients."""
+        """A prompt of one of ComfyUI's own clients has ended."""
         if prompt.outcome is Outcome.FAILED:
             message = shortened(prompt.message or "", MAX_TEXT - 100)
             text = f"{message} (prompt {prompt.prompt_id})"
             self._add(prompt.code or "internal_error", prompt.instance, text, message)
 
     def circuit_changed(self, change: CircuitRecord) -> None:
-        """Each failed trial opens the circuit again: only the first opening is news."""
+        """A circuit has changed. Only closed → open counts: each failed trial opens it again."""
         if change.new == "open" and change.old == "closed":
             self._add("circuit_open", change.instance, change.reason, change.reason)
 
     def request_answered(self, request: RequestRecord) -> None:
-        """Faults as ComfyUI's clients see them; those of one kind are one, with the newest path."""
+        """A request was answered; 5xx are kept, one entry for a status, method and instance.
+
+        That entry has the newest path: paths are too many to be told apart.
+        """
         if not request.is_fault:
             return
         if request.policy == OURS and request.status != _INTERNAL_ERROR:
-            return  # how a job ended, which is told by itself
+            return  # a synchronous job that failed: `job_ended` has told it
         code = f"http_{request.status}"
         message = f"{request.method} {request.path} was answered with {request.status}"
         if request.reason is not None:
@@ -84,5 +89,5 @@ class RecentErrors:
 
 
 def shortened(text: str, length: int = MAX_TEXT) -> str:
-    """``text``, or its beginning."""
+    """``text``, cut to ``length`` characters with a ``…`` at the end if it is longer."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -1,4 +1,4 @@
-"""``GET /dashboard`` and ``GET /dashboard/events``."""
+"""``GET /dashboard`` (the page) and ``GET /dashboard/events`` (its Server-Sent Events)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _PAGE = files("comfy_proxy.dashboard").joinpath("page.html").read_bytes()
 
 
 def _digest(element: str) -> str:
-    """The page's one ``<style>`` or ``<script>`` as a source of its policy (CSP 3, 2.3.1)."""
+    """The hash of the page's one ``<style>`` or ``<script>``, for its policy (CSP 3, 2.3.1).
+
+    So these run and no other script does, whatever a message or a name puts into the page.
+    """
     (text,) = re.findall(rb"<%b>(.*?)</%b>" % ((element.encode(),) * 2), _PAGE, re.DOTALL)
     return f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
 
@@ -45,7 +48,7 @@ def routes() -> list[web.RouteDef]:
 
 
 def make_feed(app: web.Application) -> Feed:
-    """What the page shows, listening to everything that changes it."""
+    """The feed of ``app``, called by everything that changes what the page shows."""
     cluster, jobs, metrics = app[CLUSTER], app[JOBS], app[METRICS]
     errors = RecentErrors(cluster.clock)
     feed = Feed(

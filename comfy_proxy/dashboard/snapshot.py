@@ -1,4 +1,4 @@
-"""How everything stands at one moment, as the dashboard shows it."""
+"""The state of the whole application at one moment, as the dashboard shows it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from comfy_proxy.metrics.records import Outcome, PromptEvent
 from comfy_proxy.version import __version__
 
 MAX_JOBS = 40
-"""Of the unfinished ones; and so many finished ones that share what is left, ten at least."""
+"""Jobs that are shown: the unfinished ones first, then the newest finished ones."""
 MIN_FINISHED = 10
+"""Finished jobs that are shown although unfinished ones take all of MAX_JOBS."""
 
 
 def snapshot(jobs: JobService, metrics: Metrics, errors: RecentErrors) -> dict[str, Any]:
-    """The ``data`` of a ``state`` event."""
+    """The ``data`` of a ``state`` event: a JSON object, times ISO 8601, durations in seconds."""
     live = metrics.live()
     outcomes, prompts = metrics.jobs.outcomes(), metrics.prompts.at_instance(None)
     healthy = all(instance.healthy for instance in live.instances)
@@ -56,7 +57,7 @@ def snapshot(jobs: JobService, metrics: Metrics, errors: RecentErrors) -> dict[s
 
 
 def previews(jobs: JobService) -> Mapping[str, PictureFrame]:
-    """What the jobs in processing show, by job id."""
+    """The newest preview of each job in processing that has one, by job id."""
     return {job.id: job.preview for job in jobs.processor.running if job.preview is not None}
 
 
@@ -81,7 +82,7 @@ def _instance(one: InstanceState, running: list[Job]) -> dict[str, Any]:
 
 
 def _at_instance(job: Job) -> dict[str, Any]:
-    """``executing`` is false while it waits in the instance's own queue."""
+    """A job at an instance; ``executing`` is false while it waits in the instance's own queue."""
     return {
         "job_id": job.id,
         "type": job.type,
@@ -91,10 +92,10 @@ def _at_instance(job: Job) -> dict[str, Any]:
 
 
 def _jobs(jobs: JobService, running: list[Job]) -> list[dict[str, Any]]:
-    """What is in work first, then what waits, then what ended, the last one first.
+    """The jobs in work, then those that wait, then the finished ones, the last one first.
 
-    Their URLs are those at our own root: the page takes them as relative to its own address, since
-    one picture of the whole serves viewers under all paths.
+    Their URLs are without a root path: one snapshot is sent to viewers under different paths, and
+    the page reads the URLs relative to its own address.
     """
     shown = [*running, *jobs.processor.waiting][:MAX_JOBS]
     shown += islice(jobs.manager.newest_finished(), max(MIN_FINISHED, MAX_JOBS - len(shown)))
@@ -124,8 +125,10 @@ _SHOWN = (
 
 
 def _last_hour(minutes: list[Minute], *, ends_known: bool) -> dict[str, Sequence[float | None]]:
-    """One value a minute, oldest first; times are means, None where nothing ended. ``prompts`` of
-    clients are those that completed, or if nobody knows that, those that were forwarded."""
+    """Sixty values each, oldest minute first; times are means, None where nothing ended.
+
+    ``prompts`` are clients' prompts that completed, or those forwarded if ends are not known.
+    """
     return {
         "completed": [minute.completed for minute in minutes],
         "failed": [minute.failed for minute in minutes],

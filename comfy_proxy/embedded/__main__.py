@@ -18,10 +18,10 @@ from typing import BinaryIO
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
-# The executor's thread hands the interpreter over sooner, so that a busy node does not delay
-# answers: 5 ms, the default, is five times what an answer takes.
+# Seconds after which the executor's thread hands the interpreter over, so that a busy node does not
+# delay answers: 5 ms, the default, is five times what an answer takes.
 SWITCH_INTERVAL_S = 0.0005
-DEATH_EXIT_CODE = 137
+DEATH_EXIT_CODE = 137  # as a shell reports a process that was killed by SIGKILL
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +71,7 @@ async def _serve(options: argparse.Namespace) -> None:
 
 
 def _has_other_end(descriptor: int) -> bool:
-    """A pipe, or a socket pair: what subprocess modules give their children as stdin."""
+    """True for a pipe or a socket pair, which subprocess modules give their children as stdin."""
     mode = os.fstat(descriptor).st_mode
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 

@@ -20,8 +20,8 @@ GUESS_SIZE = 256  # pixels of the longer side while guesses are tried
 POLISH_SIZE = 512  # while the outline is cut again; GrabCut's time grows with the area
 GUESS_ITERATIONS = 4
 POLISH_ITERATIONS = 2
-GUESSES = 3
-SMALLEST_SUBJECT = 0.01  # of the area
+GUESSES = 3  # as many as _best_subject tries; both count for the progress
+SMALLEST_SUBJECT = 0.01  # of the area; if the best guess finds less, all of the picture is subject
 CROSS = np.ones((3, 3), np.uint8)
 
 
@@ -98,7 +98,7 @@ def _bits(labels: Levels) -> Levels:
 
 
 def _colour_cue(lab: Matte) -> Matte:
-    """How far each pixel is from the colours of the picture's sides and top."""
+    """How far each pixel is from the colours of the picture's sides and top, 0 to 1."""
     margin = max(2, min(lab.shape[:2]) // 20)
     strips = (lab[:margin], lab[:, :margin], lab[:, -margin:])
     samples = np.concatenate([strip.reshape(-1, 3) for strip in strips])
@@ -129,7 +129,7 @@ def _spread(values: Matte) -> Matte:
 
 
 def _otsu(score: Matte) -> float:
-    """The threshold that parts the histogram best."""
+    """The threshold that divides the histogram best (Otsu's method), in the units of `score`."""
     top = float(score.max()) + 1e-6
     levels = (255.0 * score / top).astype(np.uint8)
     threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)

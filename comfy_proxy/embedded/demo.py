@@ -39,10 +39,11 @@ _TASKS = (
 
 
 async def run_demo(*, output: Path, keep: bool) -> int:
-    """Write the results into ``output``; 0 if every job completed. ``keep``: stay until ^C.
+    """Run the demonstration; returns the exit code, 0 if every job completed.
 
-    Each step is printed before it begins. Raises WorkerProcessError if a worker does not start,
-    OSError if a result cannot be written.
+    The results are written into ``output``. Each step is printed before it begins. With ``keep``
+    everything runs on until ^C. Raises WorkerProcessError if a worker does not start, OSError if a
+    result cannot be written.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfy-proxy-demo-")))
@@ -92,7 +93,7 @@ class _Proxy:
 
 
 async def _run(session: aiohttp.ClientSession, task: _Task, output: Path) -> bool:
-    """One job, as a client would: post, follow the events, fetch the result."""
+    """One job as a client runs it: post, follow the events, fetch the result. True if it worked."""
     form = aiohttp.FormData(task.parameters)
     data = (PICTURES / task.picture).read_bytes()
     form.add_field("imageFile", data, filename=task.picture)
@@ -123,7 +124,7 @@ async def _run(session: aiohttp.ClientSession, task: _Task, output: Path) -> boo
 
 
 async def _follow(session: aiohttp.ClientSession, url: str, label: str) -> dict[str, Any]:
-    """Print progress as it comes; the last status object."""
+    """Print progress as it comes, at most each quarter; returns the last status object."""
     status: dict[str, Any] = {}
     shown = -1
     async with session.get(url) as response:

@@ -21,7 +21,7 @@ from comfy_proxy.embedded.websocket import Sockets
 
 
 class _Stopped(BaseException):
-    """Ends the thread from inside a node; no `except Exception` may hold it up."""
+    """Ends the thread from inside a node; a BaseException, so no `except Exception` stops it."""
 
 
 @dataclass(kw_only=True)
@@ -39,7 +39,11 @@ class Journal:
 
 
 class Executor:
-    """Takes prompts from the queue and runs them in its thread; implements a run's Outside."""
+    """Takes prompts from the queue and runs them in its thread.
+
+    It is the `Outside` (`prompt_run.py`) of each run. `on_death` is called in that thread when the
+    fault `die_at_node` strikes.
+    """
 
     def __init__(
         self,
@@ -73,7 +77,7 @@ class Executor:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Stop within the running node's next breath and wait for the thread."""
+        """Stop as soon as the running node reports progress or sleeps; wait for the thread."""
         self._stopping = True
         self._queue.close()
         self._interrupt.set()
@@ -81,7 +85,7 @@ class Executor:
             await asyncio.to_thread(self._thread.join)
 
     def interrupt(self) -> None:
-        """End whatever runs; to be called only while something does."""
+        """End the running prompt; to be called only while there is one."""
         self._interrupt.set()
 
     def forget_results(self) -> None:
@@ -95,7 +99,8 @@ class Executor:
     def _work(self) -> None:
         try:
             while True:
-                # Before the next prompt is taken: from then on an interrupt is meant for it.
+                # Cleared before the next prompt is taken: from then on an interrupt is meant for
+                # it, and would be lost if it were cleared later.
                 self._clear_interrupt()
                 if (item := self._queue.get()) is None:
                     return
@@ -140,7 +145,7 @@ class Executor:
             self.wait_until(time.monotonic() + self._faults.slow_node_s)
 
     def completed(self, prompt_id: str) -> None:
-        """Before anybody is told: whoever hears of the end finds it here."""
+        """Called before the end is sent: a test that hears of it finds it in the journal."""
         self._journal.executed.append(prompt_id)
 
     def check_interrupt(self) -> None:

@@ -1,4 +1,4 @@
-"""Spoils HTTP answers as the Faults of an instance say."""
+"""Spoils HTTP answers as the Faults of a worker say: late, never, wrong, cut or broken off."""
 
 import asyncio
 
@@ -11,7 +11,10 @@ LOGIN_PAGE = "<!doctype html><title>Sign in</title><p>Please sign in to continue
 
 
 def fault_middleware(faults: Faults) -> Middleware:
-    """The outermost middleware of a worker; does nothing while every fault is off."""
+    """The outermost middleware of a worker; does nothing while every fault is off.
+
+    `/embedded/…` is never spoiled, so that faults can be cleared.
+    """
 
     @web.middleware
     async def spoil(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -54,14 +57,14 @@ async def _wrong_answer(
 
 
 async def _break_off(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Do what was asked, then reset the connection instead of answering."""
+    """Do what was asked, then reset the connection: the client cannot know that it was done."""
     response = await handler(request)
     abort(request)
     return response
 
 
 def abort(request: web.Request) -> None:
-    """Reset the connection of a request, without a goodbye."""
+    """Reset the connection of a request, without an end of the body or a close frame."""
     if isinstance(request.transport, asyncio.Transport):
         request.transport.abort()
 

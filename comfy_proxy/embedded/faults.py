@@ -13,7 +13,7 @@ ANSWERS = ("html", "non_json", "empty", "endless", "trickle", "cut", "break")
 
 @dataclass(kw_only=True)
 class Faults:
-    """Everything off by default.
+    """What goes wrong now; all is off by default. Times are in seconds.
 
     `delay_s` passes before every answer. `hang`: path prefixes whose requests are accepted and
     never answered (until the prefix is taken out again); `("/",)` is everything, `/ws` the
@@ -44,12 +44,13 @@ class Faults:
 
     def __setattr__(self, name: str, value: object) -> None:
         super().__setattr__(name, value)
+        # Any change wakes the requests that hang: each looks whether its path hangs still.
         for waiter in self.__dict__.get("_waiters", ()):
             if not waiter.done():
                 waiter.set_result(None)
 
     def clear(self) -> None:
-        """Everything off; what hung is answered."""
+        """Switch everything off; requests that hung are answered now."""
         self.update(asdict(Faults()))
 
     def update(self, values: Mapping[str, object]) -> None:
@@ -61,7 +62,7 @@ class Faults:
             setattr(self, name, tuple(value) if isinstance(value, list) else value)
 
     def answer_for(self, path: str) -> str | None:
-        """The wrong answer due for a path, None for the true one; the longest prefix decides."""
+        """The wrong answer for a path, None for the true one; the longest prefix decides."""
         prefixes = [prefix for prefix in self.answers if without_api(path).startswith(prefix)]
         return self.answers[max(prefixes, key=len)] if prefixes else None
 

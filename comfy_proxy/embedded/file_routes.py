@@ -18,7 +18,8 @@ from comfy_proxy.embedded.folders import Folders, is_inside
 from comfy_proxy.embedded.instance import INSTANCE, Instance
 from comfy_proxy.embedded.nodes.node_class import Json
 
-# Never shown, always downloaded: a picture server must not serve somebody's script.
+# Sent as application/octet-stream, so that a browser downloads them: a script that somebody
+# uploaded must not run in the server's origin.
 DANGEROUS_TYPES = {
     *("text/html", "text/html-sandboxed", "application/xhtml+xml"),
     *("text/javascript", "text/css"),
@@ -36,7 +37,8 @@ async def upload_image(request: web.Request) -> web.Response:
 async def upload_mask(request: web.Request) -> web.Response:
     """Save the picture named by `original_ref` with the alpha of the field `image`.
 
-    Without that original it saves nothing and answers 200 with a name all the same (trap 19).
+    Without that original it saves nothing and answers 200 with a name all the same (PROTOCOL.md
+    trap 19).
     """
     instance = request.app[INSTANCE]
     form = await request.post()
@@ -55,7 +57,7 @@ async def _upload(instance: Instance, form: Form, save: Save) -> web.Response:
         return web.Response(status=400)
     root = instance.folders.by_type(folder_type)
     if root is None or not isinstance(field, FileField):
-        # Not foreseen by the real server either: it stumbles, and answers 500.
+        # The real server does not check for this either: it fails, and answers 500.
         raise TypeError("An upload wants a file and one of input, output and temp.")
     subfolder = str(form.get("subfolder", ""))
     folder = _folder(root, subfolder)
@@ -64,7 +66,7 @@ async def _upload(instance: Instance, form: Form, save: Save) -> web.Response:
     if instance.faults.disk_full:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     overwrite = form.get("overwrite") in ("true", "1")
-    # One at a time: between looking for a free name and taking it nobody else may come.
+    # One at a time: two uploads could find the same name free, and one would be lost.
     async with instance.upload_lock:
         name = await asyncio.to_thread(_store, field, folder, overwrite, save)
     instance.journal.uploads.append("/".join(filter(None, (folder_type, subfolder, name))))
@@ -76,7 +78,10 @@ def _folder(root: Path, subfolder: str) -> Path:
 
 
 def _store(field: FileField, folder: Path, overwrite: bool, save: Save) -> str:
-    """Save under the first free name, or under none if the same bytes are there already."""
+    """Save under the first free name and return it (trap 18).
+
+    If that name or a numbered one has the same bytes already, nothing is saved.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     stem, suffix = os.path.splitext(field.filename)
     name, number = field.filename, 1
@@ -99,7 +104,7 @@ def _save_bytes(field: FileField, path: Path) -> None:
 
 
 def _original(folders: Folders, reference: Json) -> Path | None:
-    """The file an `original_ref` names; None if it names nothing allowed."""
+    """The path that an `original_ref` names; None if it leads out of its directory."""
     name, directory = folders.annotated(reference["filename"])
     directory = directory or folders.by_type(reference.get("type", "output"))
     if directory is None or not name or name.startswith("/") or ".." in name:

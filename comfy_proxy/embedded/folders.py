@@ -21,7 +21,7 @@ class SavePlace:
 
 
 class Folders:
-    """Knows every path of a worker. `base_directory` is made if missing."""
+    """Every path of a worker. `base_directory` is made if it is missing; `temp` is emptied."""
 
     def __init__(self, base_directory: Path) -> None:
         self.base = Path(os.path.realpath(base_directory))
@@ -67,7 +67,8 @@ class Folders:
         return sorted(name for name in names if not pictures_only or _is_picture(name))
 
     def save_place(self, prefix: str, folder_type: str, width: int, height: int) -> SavePlace:
-        """The next free counter of a prefix; it goes on from the files on the disk (trap 5).
+        """The next free counter of a prefix; it goes on from the files on the disk (PROTOCOL.md
+        trap 5).
 
         `prefix` may hold a subfolder and %width%, %height%, %year% … as in `get_save_image_path`.
         Raises ValueError for a prefix that leads out of the directory.

@@ -22,8 +22,8 @@ def cache_key(graph: Json, node_id: str, fingerprints: Json) -> Key:
     """What decides whether a result can be used again: the node, its constants, its ancestors.
 
     Ancestors are numbered in the order of the sorted input names, so ids do not matter, as in
-    ComfyUI's CacheKeySetInputSignature. A node that does not exist (an output that was not valid
-    names it) is like no other.
+    ComfyUI's CacheKeySetInputSignature. A node that does not exist gets a key that equals no other:
+    an output that did not pass validation may name one.
     """
     order = _ancestry(graph, node_id)
     return tuple(
@@ -70,9 +70,9 @@ def _hashable(value: object) -> object:
 class ExecutionList:
     """Gives the nodes that `outputs` need one by one, dependencies first.
 
-    `is_cached` says whether a node's result is at hand, `is_output` whether it is an output
-    node: those go first among the ready ones, so that a preview shows up early (and the order
-    of events is the recorded one).
+    `is_cached` says whether a node's result is at hand; such a node ends the search for ancestors.
+    `is_output` says whether it is an output node: those go first among the ready ones, as in
+    ComfyUI, so that a preview shows up early and the order of events is the recorded one.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class ExecutionList:
         return min(ready, key=self._distance_to_output)
 
     def _distance_to_output(self, node_id: str) -> int:
-        """0 for an output node, 1 and 2 for what an output waits for, 3 beyond."""
+        """Steps from a node to an output node: 0 if it is one, and 3 for 3 or more."""
         layer = {node_id}
         for distance in range(3):
             if any(map(self._is_output, layer)):

@@ -9,7 +9,7 @@ from aiohttp import web
 from comfy_proxy.embedded.instance import INSTANCE
 from comfy_proxy.embedded.nodes.node_class import Json
 
-COMFYUI_VERSION = "0.3.75+embedded"  # the protocol it speaks, and that it is not ComfyUI
+COMFYUI_VERSION = "0.3.75+embedded"  # the version whose protocol it speaks; it is not ComfyUI
 DEVICE = "cpu: comfy_proxy embedded worker (OpenCV GrabCut)"
 MODEL_FOLDERS = (
     *("checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models"),
@@ -20,7 +20,7 @@ MODEL_FOLDERS = (
 
 
 async def get_object_info(request: web.Request) -> web.Response:
-    """Every class with its enums of this moment."""
+    """Every class; the enums of files list what is on the disk at this moment (trap 18)."""
     instance = request.app[INSTANCE]
     classes = instance.classes.items()
     return web.json_response({name: one.object_info(instance.folders) for name, one in classes})
@@ -71,6 +71,7 @@ def _memory() -> tuple[int, int]:
 
 
 async def get_features(request: web.Request) -> web.Response:
+    """The feature flags; 404 as an older server without them."""
     features = request.app[INSTANCE].features
     return web.Response(status=404) if features is None else web.json_response(features)
 

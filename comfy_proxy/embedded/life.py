@@ -11,8 +11,8 @@ from comfy_proxy.embedded.server import create_app
 
 HOST = "127.0.0.1"
 ACCEPT_TURNS = 3
-"""Turns of the event loop after which a connection that was accepted is known to aiohttp's server;
-:meth:`Life.kill` waits for so many, because it can abort none before."""
+"""Turns of the event loop for which :meth:`Life.kill` waits: after so many a connection that was
+accepted is known to aiohttp's server, and only then can it be aborted."""
 
 
 class Life:
@@ -29,6 +29,7 @@ class Life:
         instance.actions["refuse_connections_s"] = self._refuse_for
 
     async def start(self, port: int) -> int:
+        """Listen on `port` (0: a free one) and run; returns the port. Raises OSError."""
         await self._runner.setup()
         try:
             bound = await self.listen(port)
@@ -40,6 +41,7 @@ class Life:
         return bound
 
     async def listen(self, port: int) -> int:
+        """Listen if it does not; returns the port. Raises OSError if somebody else has it."""
         if self._listener is None:
             loop = asyncio.get_running_loop()
             server = self._runner.server
@@ -52,12 +54,13 @@ class Life:
         return port
 
     def refuse(self) -> None:
+        """Stop listening: new connections are refused, open ones go on."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
 
     def _refuse_for(self, seconds: float) -> None:
-        """Nobody could ask over HTTP to listen again, so it happens by itself."""
+        """Refuse connections for so long: over HTTP nobody could ask to listen again."""
         port = self._listener.sockets[0].getsockname()[1] if self._listener else 0
         self.refuse()
         self._reopening = asyncio.create_task(self._listen_after(seconds, port))
@@ -67,12 +70,14 @@ class Life:
         await self.listen(port)
 
     def abort_connections(self) -> None:
+        """Reset every connection, HTTP and WebSocket."""
         server = self._runner.server
         for connection in server.connections if server is not None else ():
             if isinstance(connection.transport, asyncio.Transport):
                 connection.transport.abort()
 
     async def stop(self) -> None:
+        """End in order: hanging requests are answered, sockets closed, then the rest."""
         self.refuse()
         self.instance.faults.clear()
         await self.instance.executor.stop()
@@ -80,6 +85,7 @@ class Life:
         await self._end()
 
     async def kill(self) -> None:
+        """End as a process does that is killed: every connection is reset, nothing is sent."""
         await self._stop_accepting()
         self.refuse()
         self.instance.sockets.mute()
@@ -88,9 +94,10 @@ class Life:
         await self._end()
 
     async def _stop_accepting(self) -> None:
-        """Let what was accepted just now become a connection that can be aborted.
+        """Accept no more, and wait until each accepted connection can be aborted.
 
-        asyncio loses one whose listening server is closed in between, and leaves it open.
+        asyncio loses a connection whose listening server is closed between its acceptance and its
+        hand-over to the protocol: it would stay open after the kill.
         """
         for listening in self._listener.sockets if self._listener is not None else ():
             asyncio.get_running_loop().remove_reader(listening.fileno())

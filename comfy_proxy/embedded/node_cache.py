@@ -22,7 +22,7 @@ class CacheEntry:
 
 
 class NodeCache:
-    """Keeps a result as long as each following prompt contains a node that would make the same."""
+    """Keeps a result as long as each following prompt has a node with the same key."""
 
     def __init__(self) -> None:
         self._entries: dict[Key, CacheEntry] = {}
@@ -30,7 +30,10 @@ class NodeCache:
         self._prefixes: dict[tuple[str, str], str] = {}
 
     def set_prompt(self, graph: Json, classes: Mapping[str, NodeClass], folders: Folders) -> None:
-        """Compute the keys of a graph (fingerprints go into it as `is_changed`); drop the rest."""
+        """Compute the keys of a graph's nodes, and drop all results that it does not use.
+
+        Fingerprints are written into the graph's nodes as `is_changed`, as ComfyUI does.
+        """
         fingerprints = {
             node_id: _fingerprint(node, classes[node["class_type"]], folders)
             for node_id, node in graph.items()
@@ -48,7 +51,7 @@ class NodeCache:
         self._entries[self._keys[node_id]] = entry
 
     def temp_prefix(self, node_id: str, class_type: str) -> str:
-        """`_temp_` and five random letters; they last while the node is in every prompt."""
+        """`_temp_` and five random letters, the same while each prompt has that node."""
         fresh = "_temp_" + "".join(random.choices(LETTERS, k=5))
         return self._prefixes.setdefault((node_id, class_type), fresh)
 

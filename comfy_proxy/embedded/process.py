@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Self
 
 START_TIMEOUT_S = 30.0
+"""Seconds for the process to say that it is ready; beyond, it is killed and WorkerProcessError
+raised."""
 STOP_TIMEOUT_S = 10.0
+"""Seconds for the process to end after SIGTERM; beyond, it is killed."""
 
 
 class WorkerProcessError(RuntimeError):
@@ -91,11 +94,11 @@ class WorkerProcess:
         return line
 
     async def stop(self) -> None:
-        """Ask it to end (SIGTERM) and wait; killed if it takes longer than ten seconds."""
+        """Ask it to end (SIGTERM) and wait; it is killed after STOP_TIMEOUT_S."""
         if self._process is None:
             return
         if self.running:
-            self.signal(signal.SIGCONT)
+            self.signal(signal.SIGCONT)  # a frozen process would not see the next one
             self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
@@ -127,7 +130,10 @@ class WorkerProcess:
         await self.start()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal; one that has just ended by itself does not mind."""
+        """Send it a signal; nothing happens if it has just ended by itself.
+
+        Raises WorkerProcessError if none was started.
+        """
         if self._process is None:
             raise WorkerProcessError("The worker process is not running.")
         with contextlib.suppress(ProcessLookupError):

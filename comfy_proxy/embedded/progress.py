@@ -17,7 +17,7 @@ class Progress:
         self._nodes[node_id] = self._node(node_id, value, maximum, "running")
 
     def finish(self, node_id: str) -> None:
-        """Bar at its end; a node served from the cache has one of 1 (an int, as recorded)."""
+        """Put the bar at its end; that of a node from the cache is 1 (an int, as recorded)."""
         maximum = self._nodes[node_id]["max"] if node_id in self._nodes else 1
         self._nodes[node_id] = self._node(node_id, maximum, maximum, "finished")
 
@@ -30,5 +30,5 @@ class Progress:
 
 
 def identity(node_id: str) -> Json:
-    """The three further ids of a node; only inside subgraphs they would differ."""
+    """The three other ids that frames give of a node; they would differ inside subgraphs only."""
     return {"display_node_id": node_id, "parent_node_id": None, "real_node_id": node_id}

@@ -1,7 +1,7 @@
 """The queue, what is running and the history of one worker, guarded by one lock.
 
-A prompt moves from the queue to the history without a gap (trap 15), and `delete` removes it
-only while it waits (trap 24).
+A prompt moves from the queue to the history without a gap (PROTOCOL.md trap 15), and `delete`
+removes it only while it waits (trap 24).
 """
 
 import copy
@@ -13,7 +13,7 @@ from typing import Any
 
 from comfy_proxy.embedded.nodes.node_class import Json
 
-MAXIMUM_HISTORY_SIZE = 10000
+MAXIMUM_HISTORY_SIZE = 10000  # entries; for each one more the oldest is forgotten
 SENSITIVE_KEYS = ("auth_token_comfy_org", "api_key_comfy_org")
 
 
@@ -36,7 +36,7 @@ class QueueItem:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptResult:
-    """How a prompt ended: its history entry less the prompt itself."""
+    """How a prompt ended: its history entry without the prompt itself."""
 
     success: bool
     messages: list[tuple[str, Json]]
@@ -73,7 +73,8 @@ class PromptQueue:
             if self._closed:
                 return None
             item = heapq.heappop(self._waiting)
-            # A copy: running a graph adds `is_changed` to its nodes, which nobody sent.
+            # A copy for `/queue` and the history, which show the graph as it was sent: running it
+            # adds `is_changed` to its nodes.
             self._running = copy.deepcopy(item.row())
             self._changed()
             return item
@@ -133,7 +134,7 @@ class PromptQueue:
             for index, item in enumerate(self._waiting):
                 if item.prompt_id == prompt_id:
                     if len(self._waiting) == 1:
-                        self.clear()  # the real server announces this case twice (measured)
+                        self.clear()  # the real server sends two `status` frames here (measured)
                     else:
                         del self._waiting[index]
                         heapq.heapify(self._waiting)
@@ -141,13 +142,16 @@ class PromptQueue:
                     return
 
     def history(self, *, max_items: int | None = None, offset: int = -1) -> Json:
-        """History entries by prompt id, oldest first; the last `max_items` without an offset."""
+        """History entries by prompt id, oldest first: `max_items` (None: all) from `offset` on.
+
+        A negative offset means the last `max_items`.
+        """
         with self._not_empty:
             if offset < 0 and max_items is not None:
                 offset = len(self._history) - max_items
             ids = list(self._history)[max(offset, 0) :]
             if max_items is not None:
-                ids = ids[: max(max_items, 1)]  # the real loop looks after adding the first
+                ids = ids[: max(max_items, 1)]  # the real loop adds an entry before it counts
             return {prompt_id: self._history[prompt_id] for prompt_id in ids}
 
     def history_of(self, prompt_id: str) -> Json:

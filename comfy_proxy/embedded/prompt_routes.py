@@ -17,7 +17,11 @@ async def get_prompt(request: web.Request) -> web.Response:
 
 
 async def post_prompt(request: web.Request) -> web.Response:
-    """Validate and queue; a body that is no JSON object ends as 500, as in the real server."""
+    """Validate and queue; 400 with `node_errors` for a graph that cannot run.
+
+    A body that is not a JSON object ends as 500, as in the real server. An id that the client gives
+    is taken even if it is in use: both prompts run (PROTOCOL.md trap 9).
+    """
     instance = request.app[INSTANCE]
     body: Json = await request.json()
     number = _number(instance, body)
@@ -48,7 +52,8 @@ async def post_prompt(request: web.Request) -> web.Response:
 
 
 def _number(instance: Instance, body: Json) -> float:
-    """The place in the queue: a number given comes back as a float, `front` is negative."""
+    """The order in the queue, the lowest first: the client's number as a float, else the next one,
+    negative with `front`."""
     if "number" in body:
         return float(body["number"])
     number = instance.next_number
@@ -57,12 +62,12 @@ def _number(instance: Instance, body: Json) -> float:
 
 
 def _given(body: Json, name: str) -> Any:
-    """The value under a name, None if there is none; `[]` is no error to the real server."""
+    """The value under a name, None if there is none; the real server takes a list as body too."""
     return body[name] if name in body else None  # noqa: SIM401 (a list has no `get`)
 
 
 def _extra_data(body: Json) -> tuple[Json, Json]:
-    """What `/queue` may show of `extra_data`, and what it must not."""
+    """`extra_data` as `/queue` shows it, and the secrets that were taken out of it (trap 24)."""
     extra_data: Json = body.get("extra_data", {})
     if "client_id" in body:
         extra_data["client_id"] = body["client_id"]
@@ -76,7 +81,7 @@ async def get_queue(request: web.Request) -> web.Response:
 
 
 async def post_queue(request: web.Request) -> web.Response:
-    """`{"clear": true}` and `{"delete": [ids]}`; only waiting prompts are concerned."""
+    """`{"clear": true}` and `{"delete": [ids]}`; only waiting prompts are removed."""
     queue = request.app[INSTANCE].queue
     body = await request.json()
     if _given(body, "clear"):
@@ -88,7 +93,7 @@ async def post_queue(request: web.Request) -> web.Response:
 
 
 async def post_interrupt(request: web.Request) -> web.Response:
-    """With a prompt_id only if that one is running; without, whatever is."""
+    """Interrupt the running prompt; with a `prompt_id` only if it has that id."""
     instance = request.app[INSTANCE]
     prompt_id = (await _json_or_nothing(request)).get("prompt_id")
     running_id = instance.queue.running_id()

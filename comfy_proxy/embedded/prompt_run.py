@@ -38,10 +38,10 @@ class Outside(Protocol):
         """Whether the socket of that client asked for type-4 frames."""
 
     def executing(self, node_id: str) -> None:
-        """Remember the node for a client that reconnects in mid-run (trap 14)."""
+        """Remember the node for a client that reconnects in mid-run (PROTOCOL.md trap 14)."""
 
     def before_node(self, class_type: str) -> None:
-        """Called when a node starts; faults die here."""
+        """Called when a node starts; the faults `die_at_node` and `slow_node_s` strike here."""
 
     def completed(self, prompt_id: str) -> None:
         """Called when all nodes have run, before anybody is told."""
@@ -97,7 +97,10 @@ class PromptRun:
         )
 
     def progress(self, node_id: str, value: int, maximum: int, preview: Image.Image | None) -> None:
-        """Move a node's bar. The order of the frames differs by kind of preview (recorded)."""
+        """Move a node's bar. Raises Interrupted if somebody asked for that.
+
+        A preview with metadata is sent before `progress`, one without after it (recorded).
+        """
         self.outside.check_interrupt()
         self._progress.update(node_id, value, maximum)
         self._send_progress_state()
@@ -169,7 +172,8 @@ class PromptRun:
         self._executed.append(node_id)
 
     def _serve_cached(self, node_id: str, entry: CacheEntry) -> None:
-        # Without a client_id the real server leaves a cached result out of the history too.
+        # Without a client_id the real server sends no `executed` for a cached result, and leaves it
+        # out of the history too. With one it names the first run's file (trap 17).
         if self.client_id is not None:
             self._send_executed(node_id, entry.ui["output"] if entry.ui else None)
             if entry.ui is not None:
@@ -184,7 +188,10 @@ class PromptRun:
         return self._classes[self.item.graph[node_id]["class_type"]].is_output
 
     def _announce(self, event: str, data: Json, *, broadcast: bool = False) -> None:
-        """Into the history's messages, and to the client if it has an id (or to everybody)."""
+        """Note an event for the history, and send it to the client if the prompt names one.
+
+        With `broadcast` it is sent in any case: to all clients if the prompt names none.
+        """
         data = data | {"timestamp": int(time.time() * 1000)}
         self._messages.append((event, data))
         if self.client_id is not None or broadcast:
@@ -224,7 +231,7 @@ class PromptRun:
 
 
 class NodeRun:
-    """The Context of one running node."""
+    """What one running node sees of its run: the `Context` of `nodes/node_class.py`."""
 
     def __init__(self, run: PromptRun, node_id: str) -> None:
         self._run = run
@@ -245,5 +252,5 @@ class NodeRun:
 
 
 def _shown(value: object) -> object:
-    """A value of an error report: plain ones as they are, pictures as text."""
+    """A value in an error report: plain ones as they are, pictures and masks as text."""
     return value if value is None or isinstance(value, int | float | str) else str(value)

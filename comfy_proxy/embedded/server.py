@@ -48,7 +48,7 @@ async def page(_request: web.Request) -> web.Response:
 
 
 async def nothing_here(request: web.Request) -> web.FileResponse:
-    """What the real server's static files answer for an unknown path: 404, 405 unless GET."""
+    """404 for an unknown path, as the real server's static files answer (405 unless GET, HEAD)."""
     return web.FileResponse(request.app[INSTANCE].folders.base / "no-frontend-here")
 
 
@@ -73,7 +73,10 @@ async def set_faults(request: web.Request) -> web.Response:
 
 @web.middleware
 async def origin_check(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """403 for a browser request whose Origin is not its loopback Host (trap 7); OPTIONS is 200."""
+    """403 for a browser's request whose Origin is not its loopback Host (PROTOCOL.md trap 7).
+
+    OPTIONS is answered 200 here, as in the real server.
+    """
     if _is_foreign(request.headers.get(hdrs.HOST), request.headers.get(hdrs.ORIGIN)):
         return web.Response(status=403)
     if request.method == hdrs.METH_OPTIONS:

@@ -129,7 +129,10 @@ async def delete_userdata(request: web.Request) -> web.Response:
 
 
 def _user_path(request: web.Request, name: str) -> Path | None:
-    """A path in the user's directory, its parent made; None if it leads out of it."""
+    """The path of `name` in the user's directory; None if it leads out of it.
+
+    Its parent directory is made if it is missing.
+    """
     root = request.app[INSTANCE].folders.user
     path = Path(os.path.abspath(root / unquote(name)))
     if not is_inside(root, path):

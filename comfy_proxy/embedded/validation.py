@@ -18,12 +18,15 @@ CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "STRING": str,
     "BOOLEAN": bool,
 }
-LONGEST_ENUM_SHOWN = 20
+LONGEST_ENUM_SHOWN = 20  # choices; of a longer list the error tells the length only
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`error` is None if at least one output can run; `node_errors` may be non-empty even then."""
+    """`error` is None if at least one output can run; `outputs` are those that can.
+
+    `node_errors` may have entries even then (PROTOCOL.md trap 25).
+    """
 
     error: Json | None = None
     outputs: list[str] = field(default_factory=list)
@@ -75,7 +78,10 @@ def _class_problem(node: Json, classes: Mapping[str, NodeClass]) -> str | None:
 
 
 class _GraphValidation:
-    """One walk over a graph; remembers each node's errors (None: its ancestors are to blame)."""
+    """One walk over a graph; remembers each node's errors.
+
+    A node can be invalid without errors of its own: then an ancestor has them.
+    """
 
     def __init__(self, graph: Json, classes: Mapping[str, NodeClass], folders: Folders) -> None:
         self._graph = graph
@@ -108,7 +114,10 @@ class _GraphValidation:
             return False
 
     def _blame(self, output: str, node_errors: Json) -> None:
-        """Every faulty node found so far is reported with this output, as the real server does."""
+        """Report every faulty node found so far with this output, as the real server does.
+
+        So a node may be reported with an output that does not depend on it.
+        """
         for node_id, errors in self._errors.items():
             if errors:
                 report = node_errors.setdefault(
@@ -144,7 +153,7 @@ class _GraphValidation:
     def _check_input(
         self, node_class: NodeClass, inputs: Json, name: str, declared: list[Any], required: bool
     ) -> bool:
-        """False if something upstream is wrong; raises _Refused if this very input is."""
+        """False if an ancestor is wrong; raises _Refused if the input itself is."""
         if name not in inputs:
             if required:
                 text = "Required input is missing"
@@ -224,7 +233,10 @@ def _options(declared: list[Any]) -> Json:
 
 
 def _converted(value: Any, name: str, declared: list[Any]) -> Any:
-    """The value as its type; `{"__value__": […]}` is how a graph spells a list that is no link."""
+    """The value as its declared type; raises _Refused if it cannot be converted.
+
+    `{"__value__": […]}` is how a graph writes a list that is not a link.
+    """
     if isinstance(value, dict) and "__value__" in value:
         value = value["__value__"]
     kind = declared[0]

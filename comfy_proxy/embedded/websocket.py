@@ -1,7 +1,8 @@
 """The sockets of one worker: who is connected, and what each gets.
 
-Frames may be sent from any thread; one task writes them in order. As in the real server a
-clientId has one socket, and an old socket that closes takes its successor's entry along (trap 2).
+Frames may be sent from any thread; one task writes them in order. As in the real server a clientId
+has one socket, and an old socket that closes removes the entry of the newer one, which then
+receives nothing (PROTOCOL.md trap 2).
 """
 
 import asyncio
@@ -26,10 +27,10 @@ SUPPORTS_METADATA = "supports_preview_metadata"
 
 
 class Sockets:
-    """Registry and publisher. `features` None is a server that knows no feature flags yet.
+    """Knows the open sockets and writes frames to them.
 
-    `greeting()` is the `status` a new socket gets, `executing(client_id)` the node the running
-    prompt of that client is at.
+    `features` None is an older server that knows no feature flags. `greeting()` gives the `status`
+    for a new socket, `executing(client_id)` the node of that client's running prompt, or None.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Sockets:
         if self._closed:
             return
         self._outgoing.append((payload, client_id))
+        # One call into the loop wakes the publisher for all frames until it runs.
         if not self._waking:
             self._waking = True
             self._loop.call_soon_threadsafe(self._wake.set)
@@ -110,7 +112,7 @@ class Sockets:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
         sid = request.rel_url.query.get("clientId", "") or uuid.uuid4().hex
-        self._sockets.pop(sid, None)  # as a newcomer it goes to the end of the broadcast order
+        self._sockets.pop(sid, None)  # put in again below, at the end of the broadcast order
         self._sockets[sid] = socket
         self._client_flags[sid] = {}
         self._open[socket] = request
@@ -149,13 +151,13 @@ class Sockets:
                 request.transport.abort()
 
     async def close(self) -> None:
-        """Say goodbye (1001) to everybody; nothing is sent afterwards."""
+        """Close every socket with 1001 (going away); nothing is sent afterwards."""
         self.mute()
         for socket in list(self._open):
             await socket.close(code=aiohttp.WSCloseCode.GOING_AWAY)
 
     def mute(self) -> None:
-        """Let nothing out any more."""
+        """Send nothing any more, also of what waits to be sent."""
         self._closed = True
         self._outgoing.clear()
 

@@ -1,4 +1,4 @@
-"""`EmbeddedWorker`: one worker inside this process, for tests and for the process of its own."""
+"""`EmbeddedWorker`: one worker inside this process, for tests and for `comfy_proxy.embedded`."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +16,7 @@ from comfy_proxy.embedded.websocket import Sockets
 
 
 class EmbeddedWorker:
-    """A ComfyUI instance made of this process: start it, break it, look what it did.
+    """A ComfyUI instance inside this process: start it, break it, look at what it did.
 
     `base_directory` gets input, output, temp and user directories. `test_nodes` adds TimedPass
     and FailNode, `upscale_models` fills the enum of UpscaleModelLoader, `missing_nodes` takes
@@ -147,14 +147,14 @@ class EmbeddedWorker:
         self._dying = asyncio.get_running_loop().create_task(self.kill())
 
     async def stop(self) -> None:
-        """End in order: sockets closed with 1001, requests answered, thread joined."""
+        """End in order: requests answered, sockets closed with 1001, the thread joined."""
         await self._died()
         life, self._life = self._life, None
         if life is not None:
             await life.stop()
 
     async def kill(self) -> None:
-        """End as a process does that is killed: every connection reset, nothing said."""
+        """End as a process does that is killed: every connection reset, nothing sent."""
         life, self._life = self._life, None
         if life is not None:
             await life.kill()
@@ -162,7 +162,7 @@ class EmbeddedWorker:
     async def restart(self, *, keep_files: bool = True) -> None:
         """Kill if needed and start on the same port: queue, history and temp files are gone.
 
-        Input and output stay unless `keep_files` is False (trap 5).
+        Input and output stay unless `keep_files` is False (PROTOCOL.md trap 5).
         """
         await self._died()
         await self.kill()

@@ -1,36 +1,40 @@
-"""What the gateway keeps between requests; one for each application, under ``keys.GATEWAY``."""
+"""The parts that make the instances one ComfyUI, built and joined; ``keys.GATEWAY`` holds it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
-from typing import Any, TypeVar
-
-from loguru import logger
+from typing import Any
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import Ownership
-from comfy_proxy.cluster.prompt_ends import told_by_frame
-from comfy_proxy.errors import InstanceError, ProcessEndedError
-from comfy_proxy.gateway.events.frames import Ended
+from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.events.sessions import EventSessions
-from comfy_proxy.gateway.files.copies import FileCopies
+from comfy_proxy.gateway.files.file_holders import FileHolders
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.made_files import MadeFiles
-from comfy_proxy.gateway.prompts.given_up import GivenUpPrompts, execution_error
-from comfy_proxy.gateway.prompts.moves import PromptMover
-from comfy_proxy.gateway.prompts.moving import MovingPrompt, MovingPrompts
-from comfy_proxy.gateway.prompts.outcomes import PromptOutcomes
-from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, ForwardedPrompt
+from comfy_proxy.gateway.files.staging import InputStaging
+from comfy_proxy.gateway.files.storage_discovery import StorageDiscovery
+from comfy_proxy.gateway.files.uploads import Uploads
+from comfy_proxy.gateway.files.view import FileView
+from comfy_proxy.gateway.prompts.failover import Failover
+from comfy_proxy.gateway.prompts.intake import PromptIntake
+from comfy_proxy.gateway.prompts.own_history import OwnHistory
+from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
+from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.gateway.prompts.reports import PromptReports
+from comfy_proxy.gateway.prompts.spool import PromptSpool
+from comfy_proxy.gateway.prompts.submission import Submissions
+from comfy_proxy.gateway.prompts.transfer import Transfer
 from comfy_proxy.gateway.state.shared_state import SharedState
-from comfy_proxy.gateway.views.features import UploadLimits
+from comfy_proxy.gateway.views.features import Features, UploadLimits
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
-from comfy_proxy.metrics.records import CircuitRecord, PromptEvent
-
-T = TypeVar("T")
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.metrics.records import CircuitRecord
 
 OBJECT_INFO_TIMEOUT_S = 5.0
 """How long a prompt waits to learn what an instance can run that was never asked."""
@@ -43,58 +47,120 @@ class Gateway:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.ownership = Ownership()
-        self.files = FileCopies(cluster, self.ownership)
+        self.ledger = Ledger(cluster.clock)
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
+        self.files = FileHolders(cluster)
+        self.storage_discovery = StorageDiscovery(cluster, self.files.storage)
+        self.staging = FileStaging(self.files)
+        self.inputs = InputStaging(self.files, self.staging, self.node_info, several=self.several)
+        self.uploads = Uploads(self.files, self.staging, self.object_info.uploads_changed)
+        self.file_view = FileView(self.files, self.staging)
         self.state = SharedState(cluster)
         self.upload_limits = UploadLimits(cluster)
-        self.events = EventSessions()
-        self.mover = PromptMover(self)
-        self.outcomes = PromptOutcomes(self)
-        self.made_files = MadeFiles(self.files, cluster.clock, unended=self.outcomes)
-        self.moving = MovingPrompts()
+        self.features = Features(cluster, self.upload_limits)
         self.history_numbers = HistoryNumbers()
-        self.given_up = GivenUpPrompts()
-        self._submissions: set[asyncio.Task[Any]] = set()
+        self.events = EventSessions(cluster.clock)
+        self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)
+        self.spool = PromptSpool()
+        self.own_history = OwnHistory(cluster.clock)
+        self._watch_ledger()
+        self.reconciler = Reconciler(
+            cluster, self.ledger, made_files=self.made_files, listens=self.events.listens
+        )
+        self._build_prompts()
+
+    def _watch_ledger(self) -> None:
+        """Who hears of changes, in this order: an entry of the history is there before its end is
+        told to anybody."""
+        reports = PromptReports(
+            self.cluster.clock, self.cluster.on_prompt, self.cluster.on_prompt_end
+        )
+        self.ledger.observers += [
+            self.spool.observe,
+            self.own_history.observe,
+            self._count_load,
+            reports.observe,
+            self.events.observe,
+            self._tell_lost,
+        ]
+
+    def _build_prompts(self) -> None:
+        cluster, ledger = self.cluster, self.ledger
+        transfer = Transfer(cluster, ledger, self._stage)
+        self.submissions = Submissions(
+            cluster,
+            ledger,
+            stage=self._stage,
+            held=self._held,
+            files_of=self._files_of,
+            ready=self._ready,
+            lacks=self._lacks,
+        )
+        self.intake = PromptIntake(cluster, ledger, self.submissions)
+        self.rebalancer = Rebalancer(
+            cluster,
+            ledger,
+            transfer=transfer,
+            spool=self.spool,
+            stage=self._stage,
+            ready=self._ready,
+            lacks=self._lacks,
+        )
+        self.failover = Failover(
+            cluster,
+            ledger,
+            reconciler=self.reconciler,
+            transfer=transfer,
+            spool=self.spool,
+            listens=self.events.listens,
+            stage=self._stage,
+            ready=self._ready,
+            lacks=self._lacks,
+        )
 
     @property
     def several(self) -> bool:
-        """False with one instance: then nothing is marked, merged or copied."""
+        """False with one instance: then nothing is prefixed, merged or copied."""
         return len(self.cluster.instances) > 1
 
     async def start(self) -> None:
         """Begin to listen: to loads, to instances that return."""
         if not self.several:
             return
-        self.files.storage.start()
-        heard = (self.state.heard, self.cluster.object_info.heard, self.files.storage.heard)
-        for callback in (self.events.wake, *heard):
-            self.cluster.health_checker.on_success.append(callback)
+        self.storage_discovery.start()
+        heard = (self.state.heard, self.cluster.object_info.heard, self.storage_discovery.heard)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
-        self.cluster.health_checker.on_success.append(self.mover.answered)
+        for callback in (self.events.wake, *heard, self.failover.answered, self._considered):
+            self.cluster.health_checker.on_success.append(callback)
         for instance in self.cluster.instances:
-            instance.on_load.append(self.mover.consider)
-            instance.on_load.append(partial(self.outcomes.load_changed, instance))
+            instance.on_load.append(self.rebalancer.consider)
+            instance.on_load.append(partial(self.reconciler.load_changed, instance))
             instance.on_output.append(partial(self.made_files.heard, instance=instance))
             instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
             # A socket that cannot be opened tells of a death seconds before the circuit opens.
-            instance.on_doubt.append(self.mover.doubt)
-            instance.on_interruption.append(self.mover.doubt)
+            instance.on_doubt.append(self.failover.doubt)
+            instance.on_interruption.append(self.failover.doubt)
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
             instance.on_interruption.append(self.upload_limits.forget)
 
+    def _considered(self, instance: Instance) -> None:
+        self.rebalancer.consider()
+
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:
-            self.mover.doubt(instance)
+            self.failover.doubt(instance)
 
     async def close(self) -> None:
         """End what :meth:`start` and the requests since have begun."""
-        if self._submissions:
-            await asyncio.wait(tuple(self._submissions), timeout=SUBMIT_TIMEOUT_S)
-        await self.mover.close()
-        await self.outcomes.close()
-        await self.files.close()
+        await self.intake.close()
+        await self.failover.close()
+        await self.rebalancer.close()
+        await self.spool.close()
+        await self.reconciler.close()
+        await self.storage_discovery.close()
+        await self.uploads.close()
+        self.files.close()
         await self.state.close()
 
     # --- what instances can do ---------------------------------------------------------------
@@ -119,91 +185,38 @@ class Gateway:
         missing = cache.missing_for(graph, instance)
         return UNKNOWN_LACK if missing is None else len(missing)
 
-    # --- what happens to prompts -------------------------------------------------------------
+    # --- what parts ask of others ------------------------------------------------------------
 
-    def begin(self, submission: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start what is to be finished even if its client leaves: it has an owner, and is known."""
-        task = asyncio.create_task(submission)
-        self._submissions.add(task)
-        task.add_done_callback(self._submitted)
-        return task
+    async def _lacks(self, prompt: Prompt, instance: Instance) -> float:
+        return await self.lacks(_graph(prompt), instance)
 
-    def _submitted(self, task: asyncio.Task[Any]) -> None:
-        self._submissions.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits gets it too; nobody may be left
+    async def _stage(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:
+        return await self.inputs.stage(_graph(prompt), instance, fresh=fresh)
 
-    def prompt_accepted(self, prompt: ForwardedPrompt, instance: Instance) -> None:
-        """``instance`` has taken it."""
-        prompt.instance = instance
-        self.ownership.prompts.record(prompt.prompt_id, instance)
-        self.given_up.delete([prompt.prompt_id])
-        self.cluster.prompt_forwarded(instance)
-        self.cluster.tell_prompt(PromptEvent.FORWARDED, instance, prompt.prompt_id)
-        logger.bind(prompt_id=prompt.prompt_id, instance=instance.host).info(
-            "prompt {} forwarded to {}", prompt.prompt_id, instance.host
-        )
-        self.mover.add(prompt)
-        self.outcomes.add(prompt, instance)
+    def _held(self, prompt: Prompt, instance: Instance) -> int:
+        return self.inputs.held(_graph(prompt), instance)
 
-    def prompt_began(self, prompt_id: str, instance: Instance) -> None:
-        self.ownership.prompts.record(prompt_id, instance)
-        self.mover.began(prompt_id)
-        self.outcomes.began(prompt_id, instance)
+    def _files_of(self, prompt: Prompt, instance: Instance) -> list[FileName]:
+        return self.inputs.files_in(_graph(prompt), instance)
 
-    def prompt_ended(self, end: Ended, instance: Instance) -> None:
-        """A frame of ``instance`` has told it."""
-        self.mover.discard(end.prompt_id)
-        told = told_by_frame(end.kind, end.data, worked=end.worked)
-        self.outcomes.heard(end.prompt_id, told, instance)
+    async def _ready(self, prompt: Prompt, instance: Instance) -> bool:
+        return await self.events.ready(prompt.client_id, instance)
 
-    def prompt_given_up(self, prompt: ForwardedPrompt, error: ProcessEndedError) -> None:
-        """No instance has it and none will: its client and its history say why."""
-        event = execution_error(prompt, error, self.cluster.clock.now())
-        self.given_up.add(prompt, event)
-        self.outcomes.failed(prompt.prompt_id, error)
-        self.events.tell(prompt.client_id, "execution_error", event)
-        over = {"node": None, "prompt_id": prompt.prompt_id}
-        self.events.tell(prompt.client_id, "executing", over)
+    def _count_load(self, change: Change) -> None:
+        """An observer of the ledger: a client's prompt counts as load of its instance at once."""
+        instance = change.prompt.instance
+        if change.is_acceptance and change.prompt.job is None and instance is not None:
+            self.cluster.prompt_forwarded(instance)
 
-    def prompts_deleted(self, prompt_ids: Iterable[str] | None = None) -> None:
-        """Clients have deleted these, or all, as far as they wait."""
-        ids = None if prompt_ids is None else tuple(prompt_ids)
-        self.mover.deleted(ids)
-        self.outcomes.deleted(ids)
+    def _tell_lost(self, change: Change) -> None:
+        """An observer of the ledger: a client hears of an end that no instance tells."""
+        prompt = change.prompt
+        error = self.own_history.error_of(prompt.prompt_id) if change.is_end else None
+        if error is not None:
+            self.events.tell(prompt.client_id, "execution_error", error)
+            over = {"node": None, "prompt_id": prompt.prompt_id}
+            self.events.tell(prompt.client_id, "executing", over)
 
-    @contextmanager
-    def while_moving(self, prompt_id: str, queue_entry: list[Any]) -> Iterator[MovingPrompt]:
-        """The prompt is nowhere, and everywhere shown."""
-        prompt = self.moving[prompt_id] = MovingPrompt(prompt_id=prompt_id, queue_entry=queue_entry)
-        try:
-            yield prompt
-        finally:
-            self.end_move(prompt)
 
-    def begin_move(self, prompt: ForwardedPrompt) -> MovingPrompt:
-        """It was lost with its instance, and is shown as waiting until :meth:`end_move`."""
-        if prompt.instance is not None:  # what its frames told of it must not count twice
-            self.events.queue_lost(prompt.instance)
-        entry = [prompt.number, prompt.prompt_id, prompt.graph, {}, []]
-        moving = MovingPrompt(prompt_id=prompt.prompt_id, queue_entry=entry)
-        self.moving[prompt.prompt_id] = moving
-        return moving
-
-    def end_move(self, prompt: MovingPrompt) -> None:
-        """It is at its place, or gone for good. A newer one of its id may move on."""
-        if self.moving.get(prompt.prompt_id) is prompt:
-            del self.moving[prompt.prompt_id]
-        if prompt.target is None:  # else a frame of the target tells everybody
-            self.events.status_changed()
-
-    def sent(self, prompt: MovingPrompt, target: Instance) -> None:
-        """``target`` is being sent a prompt that moves; its frames may tell of it from now on."""
-        prompt.target = target
-        self.events.arriving(target)
-
-    def refused(self, prompt: MovingPrompt) -> None:
-        """Its target did not take it: it is nowhere again."""
-        if prompt.target is not None:
-            self.events.refused(prompt.target)
-            prompt.target = None
+def _graph(prompt: Prompt) -> Mapping[str, Any]:
+    return {} if prompt.post is None else prompt.post.graph

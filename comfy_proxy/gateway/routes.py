@@ -24,7 +24,7 @@ from comfy_proxy.request_path import normal_path
 
 
 class Policy(StrEnum):
-    """Which instances a request concerns; ``gateway/policies.py`` has a function for each."""
+    """Which instances a request concerns; ``gateway/policies.py`` says who answers each."""
 
     PRIMARY = "primary"
     """The first healthy instance: what belongs together comes from one place."""

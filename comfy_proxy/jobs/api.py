@@ -1,7 +1,7 @@
-"""The job endpoints (story 2.2, contract "Jobs"): a request in, JSON or a picture out.
+"""The job endpoints: a request in, JSON or a picture out.
 
-``/api/jobs``, ``/api/jobs/{id}`` and ``/api/jobs/{id}/cancel`` are ComfyUI's own unless the id is
-one of ours: those handlers raise NotOursError for any other, and the gateway forwards the request.
+ComfyUI has ``/api/jobs/{id}`` and ``/api/jobs/{id}/cancel`` too: for an id that is not ours these
+handlers raise NotOursError, and the gateway forwards the request.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SHORTCUTS = ("remove-background", "upscale-image", "upscale-remove-bg")
 """Workflows with an address of their own, ``/api/{name}``, beside ``/api/workflows/{name}``."""
-_MAX_KEY_LENGTH = 255
+_MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key; a longer one is refused with 400
 
 
 def routes() -> list[web.RouteDef]:
@@ -122,7 +122,7 @@ async def _answer(
 
 
 def _idempotency_key(request: web.Request) -> str | None:
-    """The key, apart for each credential: one client's key must not reveal another's job."""
+    """The key, or None, with credential and path: a client's key must not reveal another's job."""
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
@@ -243,7 +243,7 @@ def _require_ours(request: web.Request) -> None:
 
 
 def _header(request: web.Request, name: str) -> str:
-    """A list header that may come in several lines (RFC 9110, 5.3)."""
+    """The value of a list header, its lines joined by commas (RFC 9110, 5.3)."""
     return ", ".join(request.headers.getall(name, ()))
 
 
@@ -252,7 +252,7 @@ def _finished(job: Job) -> bool:
 
 
 class _FailedJobError(JobError):
-    """What a synchronous caller gets: the status follows the reason (502, 503, 504)."""
+    """The error for a synchronous caller; its status is that of the reason (502, 503, 504)."""
 
     def __init__(self, job: Job) -> None:
         failure = job.error

@@ -1,4 +1,4 @@
-"""Which instances can run a request, as far as that is known without asking."""
+"""Which instances can run a request, as far as their ``/object_info`` was read already."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfy_proxy.jobs.workflows import Missing, Workflow
 
 
 class Availability:
-    """Of one request's workflow for its picture and parameters."""
+    """Which instances can run ``workflow`` for the picture and parameters of ``request``."""
 
     def __init__(self, cluster: Cluster, workflow: Workflow, request: JobRequest) -> None:
         self._cluster = cluster
@@ -21,11 +21,14 @@ class Availability:
         self._request = request
 
     def lacks(self, instance: Instance) -> bool:
-        """True if it is freshly known that ``instance`` cannot run it."""
+        """True if it is known, and that not for too long, that ``instance`` cannot run it.
+
+        False if nothing is known: then it has to be asked.
+        """
         return self._cluster.capabilities.lacks(instance, lambda can: not self._missing(can))
 
     def require(self) -> None:
-        """Raises WorkflowUnavailableError if that is so of every instance; says what it lacks."""
+        """Raises WorkflowUnavailableError if every instance :meth:`lacks` something; says what."""
         missing: dict[str, Missing] = {}
         for instance in self._cluster.instances:
             known = self._cluster.capabilities.known(instance)
@@ -40,7 +43,7 @@ class Availability:
 
 
 def _unavailable(workflow: str, missing: Mapping[str, Missing]) -> WorkflowUnavailableError:
-    """The error when no instance can run it: says what is missing where (host → what)."""
+    """The error when no instance can run ``workflow``; ``missing`` is by ``host:port``."""
     places = "; ".join(
         f"{host} lacks {' or '.join(', '.join(lacks) for lacks in variants.values())}"
         for host, variants in missing.items()

@@ -11,7 +11,8 @@ from typing import Final
 
 from comfy_proxy.errors import InvalidFieldError
 
-_PIECE: Final = 1_048_576  # characters decoded at once
+_PIECE: Final = 1_048_576
+"""Characters decoded at once in a thread; the next ones follow when the decoded were taken."""
 _DATA_URL = re.compile(
     r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[^;,]*)*;base64,", re.I
 )
@@ -19,7 +20,7 @@ _SPACE: Final = str.maketrans("", "", " \t\r\n")
 
 
 async def decode_picture(text: str, *, field: str, executor: Executor) -> AsyncIterator[bytes]:
-    """The bytes of ``text`` in pieces; line breaks and spaces in it are ignored.
+    """The bytes of ``text`` (base64 or a data URL) in pieces; white space in it is ignored.
 
     Raises InvalidFieldError naming ``field``: ``invalid_data_url``, ``invalid_base64``.
     """
@@ -44,11 +45,11 @@ def _payload_start(text: str, field: str) -> int:
 
 
 def _decode(carried: str, piece: str, last: bool, field: str) -> tuple[bytes, str]:
-    """Whole groups of four characters → bytes; the rest is carried into the next piece."""
+    """Whole groups of four characters → bytes, and the rest, to be put before the next piece."""
     text = carried + piece.translate(_SPACE)
     whole = len(text) if last else len(text) // 4 * 4
     padding = text.find("=")
-    if padding >= 0 and not last:  # it may end the text only: held back until the end is seen
+    if padding >= 0 and not last:  # it must end the text: held back until the end is seen
         whole = padding // 4 * 4
     try:
         if len(text) - whole > 4:

@@ -1,7 +1,8 @@
 """Bodies with a picture in them, and forms.
 
-aiohttp's MultipartReader is used, on a stream of our own: that counts all that is read (a preamble
-without end too) and gives every way in which a body can break off one error.
+Forms are read by aiohttp's MultipartReader from a stream of our own. That counts all bytes that are
+read (MultipartReader reads a preamble without end), and makes one error of the many that aiohttp
+raises when a body breaks off.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from comfy_proxy.errors import InvalidFieldError, PayloadTooLargeError, RequestE
 
 T = TypeVar("T")
 
-_CHUNK_BYTES: Final = 262_144
+_CHUNK_BYTES: Final = 262_144  # of a form's file, read and stored at once
 
 
 def too_large(limit: int) -> PayloadTooLargeError:
@@ -27,9 +28,12 @@ def too_large(limit: int) -> PayloadTooLargeError:
 
 
 def picture_body(content: StreamReader, limit: int, *, told_limit: int) -> ClientBody:
-    """The body of a request with a picture: ``limit`` bytes at most, of which ``told_limit`` are
-    the picture's. Raises PayloadTooLargeError, which names that; RequestError ``broken_body`` for
-    what is cut off or malformed, and if the client leaves."""
+    """A request's content of at most ``limit`` bytes, with what MultipartReader needs of a stream.
+
+    Reading raises PayloadTooLargeError beyond the limit, and RequestError ``broken_body`` if the
+    client goes away or the transfer encoding is wrong. ``told_limit`` is the limit of the picture,
+    which the error names: ``limit`` has room for what a form or JSON puts around it.
+    """
     return ClientBody(
         content,
         limit,
@@ -51,9 +55,9 @@ class FormReader:
             ) from None
 
     async def parts(self) -> AsyncIterator[tuple[str, BodyPartReader]]:
-        """Field names and their parts; what is not read of a part is skipped."""
+        """Field names and their parts; bytes of a part that the caller leaves are skipped."""
         while (part := await _understood(self._reader.next())) is not None:
-            # A form that is cut off between two parts looks like a part without headers.
+            # MultipartReader gives a part without headers where a form is cut off between parts.
             if not isinstance(part, BodyPartReader) or not part.name:
                 raise broken_body()
             yield part.name, part
@@ -86,7 +90,7 @@ def broken_body() -> RequestError:
 
 
 async def _understood(reading: Awaitable[T]) -> T:
-    """MultipartReader's complaints, which are of several types, as one error."""
+    """``reading`` of a MultipartReader; the several types of errors it raises become one."""
     try:
         return await reading
     except (ValueError, RuntimeError, AssertionError, HttpProcessingError):

@@ -1,4 +1,4 @@
-"""How long jobs and clients' prompts take, as measured: the ground of every estimate."""
+"""How long jobs and clients' prompts took: every estimate is made of these measured times."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ from collections import deque
 from statistics import fmean
 
 _REMEMBERED = 100
+"""Executions of each type of which the mean is made; the oldest is forgotten for one more."""
 
 
 class Estimates:
-    """Mean execution times by job type, from the last hundred of each; seconds."""
+    """Mean execution times by job type in seconds, from the last _REMEMBERED of each."""
 
     def __init__(self) -> None:
         self._executions: dict[str | None, deque[float]] = {}
 
     def record(self, job_type: str | None, execution_s: float) -> None:
-        """One execution, from ComfyUI's ``execution_start`` to its end; None: of a client's own
-        prompt."""
+        """Note one execution, from ComfyUI's ``execution_start`` to its end.
+
+        ``job_type`` None is a client's own prompt.
+        """
         self._executions.setdefault(job_type, deque(maxlen=_REMEMBERED)).append(execution_s)
 
     def mean(self, job_type: str | None) -> float | None:
-        """Of that type; None while it was never measured."""
+        """The mean of ``job_type`` in seconds; None before one was measured."""
         samples = self._executions.get(job_type)
         return fmean(samples) if samples else None
 
     def mean_of_jobs(self) -> float | None:
-        """Of jobs of all types; None before any job was measured."""
+        """The mean of all jobs, clients' prompts left out; None before one was measured."""
         everything = [
             value
             for job_type, samples in self._executions.items()

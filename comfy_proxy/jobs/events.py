@@ -1,7 +1,7 @@
 """``GET /api/jobs/{job_id}/events``: Server-Sent Events of one job (WHATWG HTML, 9.2).
 
-An event's id is the job's version. A slow client gets the newest state, never a backlog: what it
-missed is contained in what it is sent next.
+An event's id is the job's version. A slow client gets the newest state, never a backlog: each
+``status`` and ``progress`` event has the whole state, so nothing is lost by leaving some out.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from comfy_proxy.jobs.service import JobService
 from comfy_proxy.lenient_json import dumps
 
 HEARTBEAT_S = 15.0
+"""Seconds without an event after which a comment line is sent, as WHATWG HTML 9.2.7 advises: some
+servers in between drop a connection that is silent for longer."""
 WRITE_TIMEOUT_S = 60.0
-"""A client that takes nothing for so long is let go: its job's picture would be kept for it."""
+"""Seconds in which a client must take an event; beyond, its connection is ended. Otherwise the job
+and its picture would be kept in memory for a client that reads nothing."""
 
 
 async def stream_events(
@@ -28,8 +31,9 @@ async def stream_events(
 ) -> web.StreamResponse:
     """Send ``status``, ``progress``, ``preview`` and at last ``completed`` or ``failed``.
 
-    ``Last-Event-ID`` resumes; a client that has seen the end already gets 204, which tells an
-    EventSource to stop coming back.
+    The data is the JSON of ``/status``, for ``preview`` a picture as base64. ``Last-Event-ID``
+    resumes; a client that has seen the end already gets 204, which tells an EventSource to stop
+    coming back.
     """
     seen = _last_event_id(request)
     if job.finished and seen == job.version:
@@ -38,7 +42,7 @@ async def stream_events(
         headers={
             "Content-Type": "text/event-stream",
             "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",
+            "X-Accel-Buffering": "no",  # nginx would hold events back until its buffer is full
         }
     )
     await response.prepare(request)
@@ -65,7 +69,7 @@ class _EventStream:
         self._service = service
         self._root = root
         self._previews = previews
-        # An id that we never gave means nothing to us: tell everything.
+        # An id that we never gave resumes nothing: everything is told.
         self._seen = seen if seen <= job.version else -1
         self._status = job.status if seen == job.version else None
         self._preview: PictureFrame | None = None
@@ -85,7 +89,8 @@ class _EventStream:
         job = self._job
         if self._previews and job.preview is not None and job.preview is not self._preview:
             await self._send_preview(job.preview)
-        # All of one moment, before the next await: the job goes on while the client reads.
+        # All of it is read before the next await: the job goes on while the client reads, and may
+        # even finish. Then the end would count as sent although it was not.
         self._seen = job.version
         self._end_sent = job.finished
         if job.finished:
@@ -97,7 +102,8 @@ class _EventStream:
         await self._write(b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), self._seen, data))
 
     async def _send_preview(self, preview: PictureFrame) -> None:
-        """Without an id: who is cut off behind it has not seen the status of that version yet."""
+        """Send a preview without an id: a client cut off behind it has not seen that version's
+        status yet, and would not get it when it resumes."""
         self._preview = preview
         picture = base64.b64encode(preview.data).decode()
         data = dumps({"mime_type": preview.media_type, "image_base64": picture})

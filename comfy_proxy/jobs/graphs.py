@@ -20,9 +20,11 @@ Prompt = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A variant that an instance can run, with all that is to be filled in but the upload.
+    """A variant that an instance can run, with all values to fill in but the name of the upload.
 
-    ``by_frame``: the picture comes on the socket, not as a file (protocol trap 10).
+    ``values`` and ``picture_inputs`` name inputs as (node id, input). ``output`` is a link (node
+    id, slot) that yields an IMAGE, or the id of an output node. ``by_frame``: the picture comes on
+    the socket, not as a file (PROTOCOL.md trap 10).
     """
 
     variant: str
@@ -34,7 +36,7 @@ class Plan:
     first_frame_only: bool
 
     def build(self, image_name: str) -> Graph:
-        """The graph for an upload that the instance calls ``image_name``; made anew each time."""
+        """The graph for an upload that the instance calls ``image_name``, made anew each time."""
         prompt = copy.deepcopy(self.graph)
         for (node, name), value in self.values.items():
             prompt[node]["inputs"][name] = value
@@ -52,9 +54,10 @@ class Plan:
 def _take_first_frame(
     prompt: Prompt, sources: tuple[tuple[str, str], ...], output: tuple[str, int] | str
 ) -> tuple[str, int] | str:
-    """Route what the picture's loaders yield through ImageFromBatch; returns the output's link.
+    """Put an ImageFromBatch behind each loader of the picture; returns where the output is now.
 
-    LoadImage yields one picture for each frame (protocol trap 26), as IMAGE (0) and MASK (1).
+    LoadImage yields one picture for each frame of an animation (trap 26), as IMAGE (slot 0) and
+    MASK (slot 1), and a job has one result. ``prompt`` is changed in place.
     """
     for loader in dict.fromkeys(node for node, _ in sources):
         rerouted: dict[tuple[str, int], str] = {}
@@ -77,14 +80,14 @@ def _take_first_frame(
 
 def _first_frame(prompt: Prompt, loader: str, slot: int) -> str:
     source = [loader, slot]
-    if slot == 1:
+    if slot == 1:  # ImageFromBatch takes no MASK: it goes there as an IMAGE and comes back
         source = [_add(prompt, "MaskToImage", mask=source), 0]
     first = _add(prompt, "ImageFromBatch", image=source, batch_index=0, length=1)
     return _add(prompt, "ImageToMask", image=[first, 0], channel="red") if slot == 1 else first
 
 
 def _add(prompt: Prompt, class_name: str, **inputs: Any) -> str:
-    """Add a node under the next free number; returns its id."""
+    """Add a node under the number after the highest one in use; returns its id."""
     used = [int(node) for node in prompt if node.isascii() and node.isdigit()]
     node = str(max(used, default=0) + 1)
     prompt[node] = {"class_type": class_name, "inputs": inputs}

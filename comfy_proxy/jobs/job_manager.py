@@ -1,7 +1,8 @@
-"""The jobs in memory (story 2.1): made, found, moved through their states, forgotten.
+"""The jobs in memory: made, found, moved through their states, forgotten.
 
-A finished job is forgotten ``job_timeout_s`` after its end, a job in work never. The pictures of
-finished jobs share ``max_results_size`` bytes: the oldest go first, and their jobs say so.
+A finished job is forgotten ``job_timeout_s`` seconds after its end (JOB_TIMEOUT), an unfinished one
+never. The pictures of finished jobs share ``max_results_size`` bytes (MAX_RESULTS_SIZE); beyond,
+the oldest is dropped, and its job says so.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from comfy_proxy.observers import tell
 
 
 class JobManager:
-    """Every job of this process by id. The only one who changes a job."""
+    """Every job of one application by id. Nothing else changes a job."""
 
     def __init__(self, *, clock: Clock, job_timeout_s: float, max_results_size: int) -> None:
         self._clock = clock
@@ -79,9 +80,9 @@ class JobManager:
         return job
 
     def find_by_key(self, idempotency_key: str, fingerprint: str) -> Job | None:
-        """The job that an ``Idempotency-Key`` made.
+        """The job that was made with this ``Idempotency-Key``, None if there is none.
 
-        Raises IdempotencyConflictError if the key came with another request.
+        Raises IdempotencyConflictError if it was made with another ``fingerprint``.
         """
         job = self._by_key.get(idempotency_key)
         if job is not None and job.request.fingerprint != fingerprint:
@@ -100,7 +101,11 @@ class JobManager:
         result: Picture | None = None,
         error: JobFailure | None = None,
     ) -> Job:
-        """Move a job on. Raises NotFoundError or IllegalTransitionError."""
+        """Move a job to ``status`` and tell the observers. Returns the job.
+
+        ``instance`` is its place for PROCESSING, ``result`` belongs to COMPLETED and ``error`` to
+        FAILED. Raises NotFoundError or IllegalTransitionError; then nothing has changed.
+        """
         job = self.get_job(job_id)
         job.check_transition(status)
         job.status = status
@@ -128,7 +133,11 @@ class JobManager:
         executing: bool = True,
         preview: PictureFrame | None = None,
     ) -> None:
-        """What ComfyUI reported of a job in processing."""
+        """Note what ComfyUI reported of a job in processing; a finished one is left alone.
+
+        Only a change raises the job's version and wakes those who wait for it. ``executing`` is
+        False while the prompt waits in the instance's own queue.
+        """
         seen = (job.instance, job.prompt_id, job.percentage, job.current_node, job.preview)
         new = (instance, prompt_id, percentage, current_node, preview or job.preview)
         if not job.finished and seen != new:
@@ -147,7 +156,7 @@ class JobManager:
         return job
 
     def expire(self) -> float | None:
-        """Forget what is due; seconds until the next one is, None if there is none."""
+        """Forget the jobs that are due; returns the seconds until the next one is, or None."""
         now = self._clock.monotonic()
         while self._finished:
             job_id, due = next(iter(self._finished.items()))
@@ -160,6 +169,7 @@ class JobManager:
         """Forget finished jobs when they are due, until cancelled."""
         while True:
             next_s = self.expire()
+            # Each job that finishes sets this event and puts a new one in its place.
             finished_one = self._finished_one
             await wait_for_event(self._clock, finished_one, next_s)
 
@@ -181,7 +191,7 @@ class JobManager:
         if job.started_monotonic is not None:
             job.processing_time_s = now - job.started_monotonic
         began = job.executing_since
-        if began is None and result is not None:  # its events were missed, not its result
+        if began is None and result is not None:  # a dropped socket: only the result was seen
             began = job.started_monotonic
         if began is not None:
             job.waiting_time_s = began - job.created_monotonic
@@ -199,7 +209,7 @@ class JobManager:
         self._drop_old_results()
 
     def _drop_old_results(self) -> None:
-        """The newest stays, however large it is."""
+        """Drop the oldest pictures beyond MAX_RESULTS_SIZE; the newest stays, whatever its size."""
         while self._results_size > self._max_results_size and len(self._with_result) > 1:
             job = next(iter(self._with_result.values()))
             self._release_result(job)
@@ -208,7 +218,7 @@ class JobManager:
             logger.bind(job_id=job.id).warning("the result was dropped to bound the memory")
 
     def _release_result(self, job: Job) -> None:
-        """Its bytes count no longer; whoever is being sent them keeps them until then."""
+        """Count its bytes no longer. A client that is being sent them still holds them."""
         if self._with_result.pop(job.id, None) is not None and job.result is not None:
             self._results_size -= len(job.result.data)
 
@@ -222,7 +232,7 @@ class JobManager:
 
 
 def elapsed_s(job: Job, clock: Clock) -> float | None:
-    """Processing time so far, or in all once it is finished; None while it has no place."""
+    """Seconds since the job got its place at an instance, up to its end; None without a place."""
     if job.processing_time_s is not None or job.started_monotonic is None:
         return job.processing_time_s
     return clock.monotonic() - job.started_monotonic

@@ -1,8 +1,9 @@
-"""Runs the jobs (story 2.3): event driven, over all instances, each ended as completed or failed.
+"""Runs the jobs over all instances, and ends each one as completed or failed.
 
-One task for each job in work, at most ``max_concurrent``; a task that ends starts the next one. A
-job whose instance fails under it goes back to pending and runs again, on another instance if there
-is a choice; a workflow error is final.
+Each job in work has a task, at most ``max_concurrent`` of them (MAX_CONCURRENT_JOBS); the others
+wait, and a task that ends starts the next one: nothing polls. A job whose instance fails under it
+goes back to pending and runs again, on another instance if there is a choice; an error of the
+workflow itself is final.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from comfy_proxy.tracing import about, traced, untraced
 
 
 class JobProcessor:
-    """Takes pending jobs first come first served and sees each to its end."""
+    """Takes pending jobs first come first served and sees each to its end.
+
+    ``max_pending`` jobs may wait (MAX_PENDING_JOBS); one more is refused with QueueFullError.
+    """
 
     def __init__(
         self,
@@ -77,7 +81,10 @@ class JobProcessor:
         return self._draining
 
     def check_room(self) -> None:
-        """Raises QueueFullError or DrainingError if :meth:`submit` would."""
+        """Raises QueueFullError or DrainingError if no further job can be taken now.
+
+        To be called before the job is made: :meth:`submit` itself refuses nothing.
+        """
         if self._draining:
             raise DrainingError("The proxy is stopping and takes no new jobs.", retry_after_s=5)
         if len(self._at_the_door()) + len(self._pending) >= self._max_pending:
@@ -92,9 +99,10 @@ class JobProcessor:
         self._start_next()
 
     async def cancel(self, job: Job) -> None:
-        """End an unfinished job as ``cancelled``, wherever it is.
+        """End an unfinished job as failed with the code ``cancelled``, wherever it is.
 
-        Whoever waits for it knows at once; returns when nothing of it is left at an instance.
+        Those who wait for it are woken at once. Returns when its prompt was withdrawn from the
+        instance, or need not be.
         """
         self._fail(job, _CANCELLED)
         if job in self._pending:
@@ -105,7 +113,10 @@ class JobProcessor:
             await asyncio.wait([task])
 
     async def close(self, grace_s: float) -> None:
-        """No new jobs; those in processing get ``grace_s``, then everything left fails."""
+        """Take no new jobs and end all: those in processing have ``grace_s`` seconds to finish.
+
+        Pending ones fail at once, the rest after the grace period, with the code ``draining``.
+        """
         self._draining = True
         for job in self.waiting:
             self._fail(job, _STOPPED)
@@ -125,7 +136,10 @@ class JobProcessor:
             await asyncio.wait(tasks.values())
 
     def _learn_from(self, prompt: PromptEnd) -> None:
-        """Clients' prompts keep instances busy too: how long one does is part of an estimate."""
+        """Note how long a client's prompt took: estimates count those in front of a job.
+
+        One that came from ComfyUI's cache tells nothing of the next one.
+        """
         seconds = prompt.processing_s
         if prompt.outcome is Outcome.COMPLETED and prompt.worked and seconds is not None:
             self.estimates.record(None, seconds)
@@ -133,13 +147,14 @@ class JobProcessor:
     # --- one job -------------------------------------------------------------------------
 
     def _at_the_door(self) -> list[Job]:
-        """Those with a task that have no place at an instance yet, or lost it."""
+        """Jobs with a task that have no place at an instance yet, or have lost it."""
         return [job for job in self._tasks if job.status is JobStatus.PENDING]
 
     def _start_next(self) -> None:
         while self._pending and len(self._tasks) < self._max_concurrent and not self._draining:
             job = self._pending.popleft()
-            # Whose request or end it is that starts this job is chance.
+            # Untraced: another request, or another job's end, may happen to start this job, and its
+            # id must not be on this job's log lines.
             task = asyncio.create_task(self._run(job), name=f"job {job.id}", context=untraced())
             self._tasks[job] = task
             task.add_done_callback(partial(self._ended, job), context=untraced())
@@ -157,16 +172,19 @@ class JobProcessor:
                 self._log_end(job, "INFO", "completed")
             except ComfyProxyError as error:
                 self._fail(job, error)
-            except Exception as error:  # nothing accepted is lost, by our own faults neither
+            except Exception as error:  # a fault of ours: the job must have an end all the same
                 logger.opt(exception=error).error("job {} met an internal fault", job.id)
                 self._fail(job, ComfyProxyError("An internal fault ended the job."))
             except asyncio.CancelledError:
-                self._fail(job, _STOPPED)  # whoever cancelled it: nothing accepted is lost
+                self._fail(job, _STOPPED)  # no effect if `cancel` or `close` has ended it already
                 raise
 
     @staticmethod
     def _log_end(job: Job, level: str, message: str, error: ComfyProxyError | None = None) -> None:
-        """With what the job has cost; in its own context, whoever ended it."""
+        """Log a job's end with its costs in seconds, and with its own request id.
+
+        The request that deletes a job is another one than that which made it.
+        """
         costs = {
             "type": job.type,
             "attempts": job.attempts,
@@ -192,7 +210,7 @@ class JobProcessor:
         )
 
     def _fail(self, job: Job, error: ComfyProxyError) -> None:
-        if job.finished:  # cancelled meanwhile: the first end counts
+        if job.finished:  # it was cancelled or stopped before: the first end counts
             return
         failure = JobFailure(code=error.code, message=error.message, status=error.status)
         self._manager.update_job_status(job.id, JobStatus.FAILED, error=failure)

@@ -1,7 +1,8 @@
-"""One job from its first place to its picture: attempts, moves, what may be tried again.
+"""One job from its first place to its picture: attempts, moves, and what may be tried again.
 
-Walk: a place (scheduler) → what the instance can do (workflow variant) → upload → prompt → picture
-→ conversion. An instance that fails is avoided afterwards; a workflow error ends the job.
+An attempt goes: place at an instance (scheduler) → workflow variant that the instance can run →
+upload → prompt → picture → conversion. If an instance fails, the next attempt avoids it if there is
+a choice; an error of the workflow ends the job. ``cluster/retry_law.py`` bounds the attempts.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ class JobRun:
         self._workflow = workflow
         self._estimates = estimates
         self._executor = executor
-        self._since = job.created_monotonic  # pending without interruption
+        # Since when it has no place; PENDING_TIMEOUT counts from here. Not from its making: a job
+        # whose instance died late would fail at once.
+        self._since = job.created_monotonic
         self._tries = Tries()
         self._failed_on: set[Instance] = set()
         self._rejected_by: set[Instance] = set()
@@ -69,6 +72,7 @@ class JobRun:
             try:
                 return await self._convert(await self._attempt(placement))
             except PlacementMoved as moved:
+                # The prompt was deleted at the old place; the new one is checked before it is used.
                 confirmed = await self._cluster.scheduler.confirm(moved.target)
                 if confirmed:
                     placement = moved.target
@@ -99,9 +103,10 @@ class JobRun:
     ) -> None:
         instance = placement.instance
         if isinstance(error, WorkflowUnavailableError):
-            return  # that instance is passed over while this is known of it
+            return  # the next place is elsewhere: _place passes over an instance that lacks this
         if isinstance(error, PromptRejectedError) and instance not in self._rejected_by:
-            # Perhaps a model file went away since the instance was asked; never twice.
+            # Perhaps a model file went away since the instance was asked. It is asked anew, and a
+            # second refusal there ends the job.
             self._rejected_by.add(instance)
             self._cluster.capabilities.forget(instance)
             return
@@ -117,7 +122,7 @@ class JobRun:
         )
 
     async def _attempt(self, placement: Placement) -> bytes:
-        """One try at one instance: the picture as ComfyUI made it."""
+        """One try at one instance; returns the picture's bytes as ComfyUI made them."""
         instance = placement.instance
         try:
             plan = await self._plan(instance)
@@ -142,7 +147,11 @@ class JobRun:
         return picture
 
     async def _plan(self, instance: Instance) -> Plan:
-        """What this instance can do for the job; asked anew before it is believed to be nothing."""
+        """The variant that ``instance`` runs, with its values.
+
+        Raises WorkflowUnavailableError if it can run none; before that it is asked anew, because a
+        model file may have been added since.
+        """
         info = self._job.request.picture.info
         capabilities = await self._cluster.capabilities.get(instance)
         try:
@@ -152,7 +161,11 @@ class JobRun:
             return self._workflow.choose(fresh, info, self._job.data)
 
     async def _upload(self, instance: Instance) -> str:
-        """Byte for byte, named by content: the same picture is on an instance's disk once."""
+        """Upload the picture byte for byte; returns the instance's name for it.
+
+        It is named by its hash, so that the same picture is on an instance's disk only once: files
+        there cannot be deleted (PROTOCOL.md trap 11).
+        """
         picture = self._job.request.picture
         with picture.open() as file:
             return await self._cluster.clients[instance].upload_picture(
@@ -172,10 +185,11 @@ class JobRun:
 
 
 class _Tracker:
-    """Brings what one prompt reports into its job, and times its execution.
+    """Copies what one prompt reports into its job, and measures its execution.
 
-    ``worked`` is False if all but the output came from ComfyUI's cache: that tells nothing of how
-    long another picture takes.
+    ``execution_s`` is in seconds, None unless the prompt succeeded and its beginning was seen.
+    ``worked`` is False if all but the output came from ComfyUI's cache: then the time tells nothing
+    of how long another picture takes.
     """
 
     def __init__(self, job: Job, instance: Instance, manager: JobManager, cluster: Cluster) -> None:

@@ -43,14 +43,14 @@ TRANSITIONS: Mapping[JobStatus, frozenset[JobStatus]] = {
 
 
 class IllegalTransitionError(ComfyProxyError):
-    """A job was to go where its status does not lead."""
+    """A fault of ours: a job was to get a status that cannot follow its own (TRANSITIONS)."""
 
     code = "illegal_transition"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobFailure:
-    """Why a job failed; ``status`` is what a synchronous caller gets."""
+    """Why a job failed; ``status`` is the HTTP status for a client that waits for the result."""
 
     code: str
     message: str
@@ -59,15 +59,16 @@ class JobFailure:
 
 @dataclass(kw_only=True, eq=False)
 class Job:
-    """One accepted request. Times are UTC, durations seconds; changed by JobManager alone.
+    """One accepted request. Times are UTC, durations seconds; only JobManager changes it.
 
-    ``started_at`` is when its current attempt got a place at an instance, where it may wait some
-    more: ``executing_since`` is when ComfyUI began with it. Once it has ended ``waiting_time_s``
-    goes from its making to there and ``execution_time_s`` from there to its end (both None if
-    ComfyUI never began), ``processing_time_s`` from ``started_at``.
-    ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
-    ``trace`` is that of the request which made it. ``result`` is None again when the memory was
-    needed (``result_dropped``).
+    * ``started_at``: its current attempt got a place at an instance, in whose queue it may wait.
+    * ``executing_since``: ComfyUI began with it.
+    * ``waiting_time_s``: from its making to ``executing_since``; ``execution_time_s``: from there
+      to its end. Both are set at its end, and stay None if ComfyUI never began.
+    * ``processing_time_s``: from ``started_at`` to its end.
+    * ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
+    * ``trace`` is that of the request which made it.
+    * ``result`` is None again when its memory was needed for newer ones (``result_dropped``).
     """
 
     type: str
@@ -113,9 +114,10 @@ class Job:
             raise IllegalTransitionError(f"A {self.status} job cannot become {new}.")
 
     def touch(self, now: datetime) -> None:
-        """Something that a client can see has changed: wake whoever waits."""
+        """Something that a client can see has changed: raise the version, wake all who wait."""
         self.updated_at = now
         self.version += 1
+        # Those who wait now hold this event; the next change has one of its own.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -126,7 +128,10 @@ class Job:
     async def wait_until(
         self, condition: Callable[[Job], bool], clock: Clock, timeout_s: float | None = None
     ) -> bool:
-        """True as soon as ``condition`` holds, False after ``timeout_s`` (None: no limit)."""
+        """True as soon as ``condition`` holds, False after ``timeout_s`` seconds (None: no limit).
+
+        The condition is looked at again after each change of the job.
+        """
         end = None if timeout_s is None else clock.monotonic() + timeout_s
         while not condition(self):
             changed = self._changed

@@ -1,4 +1,7 @@
-"""How a client wants its answer: now or later, picture or JSON (contract, Jobs and ``Accept``)."""
+"""How a client wants its answer: at once or when the job is done, as a picture or as JSON.
+
+It says so in the query or the body, in ``Prefer`` (RFC 7240) or in ``Accept`` (RFC 9110, 12.5.1).
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,17 @@ from dataclasses import dataclass
 from comfy_proxy.errors import InvalidFieldError
 
 MAX_WAIT_S = 300.0
+"""Most seconds of ``?wait=N``; more is refused with 400."""
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnswerMode:
-    """``synchronous``: the answer is the result, waited for at most ``wait_s`` (None: to its end).
+    """How to answer the POST that makes a job.
 
-    ``applied``: the preference of RFC 7240 that was honoured, for ``Preference-Applied``.
+    ``synchronous``: wait for the result, for ``wait_s`` seconds at most (None: to the job's end),
+    then answer as if asynchronous. ``applied``: the preference that was honoured, for the header
+    ``Preference-Applied`` (RFC 7240, 3).
     """
 
     synchronous: bool
@@ -27,10 +33,11 @@ class AnswerMode:
 def answer_mode(
     options: Mapping[str, str], *, prefer: str, accept: str, default_mode: str
 ) -> AnswerMode:
-    """``?async``/``?mode`` win, then ``Prefer``, then an ``Accept`` that prefers a picture.
+    """The mode by, in this order, ``async`` and ``mode``, ``Prefer``, ``Accept``, DEFAULT_MODE.
 
-    ``options`` has ``async`` and ``mode`` as the client wrote them. Raises InvalidFieldError.
-    A ``Prefer`` that makes no sense is ignored (RFC 7240, 2).
+    ``options`` has ``async`` and ``mode`` as the client wrote them; InvalidFieldError is raised for
+    other values than theirs. A ``Prefer`` that makes no sense is ignored (RFC 7240, 2). An
+    ``Accept`` that prefers a picture asks for the result.
     """
     asked = _asked_mode(options)
     if asked == "async":
@@ -59,16 +66,16 @@ def wait_seconds(text: str | None) -> float:
 
 
 def prefers_json(accept: str) -> bool:
-    """``application/json`` has a strictly higher q than ``image/*``; a tie is no preference."""
+    """True if ``application/json`` has a higher q than ``image/*``; a tie is no preference."""
     json_q, image_q, _ = _qualities(accept)
     return json_q > image_q
 
 
 def prefers_picture(accept: str) -> bool:
-    """``image/*`` has a strictly higher q than ``application/json``.
+    """True if ``image/*`` has a higher q than ``application/json`` and ``text/html``.
 
-    Not where a page is wanted as much: some browsers name pictures when they navigate or submit a
-    form, others send ``*/*`` alone, and all of them are to get the same.
+    Some browsers name pictures besides pages when they navigate or submit a form, others send
+    ``*/*`` instead: without ``text/html`` in the rule they would get different answers.
     """
     json_q, image_q, page_q = _qualities(accept)
     return image_q > max(json_q, page_q)
@@ -92,7 +99,7 @@ def _seconds(text: str) -> float | None:
 
 
 def _preferences(header: str) -> dict[str, str]:
-    """RFC 7240: comma list of ``name[=value][;parameters]``."""
+    """The preferences by name; the header is a list of ``name[=value][;parameters]`` (RFC 7240)."""
     result: dict[str, str] = {}
     for item in header.split(","):
         name, _, value = item.partition(";")[0].partition("=")
@@ -101,9 +108,9 @@ def _preferences(header: str) -> dict[str, str]:
 
 
 def _qualities(accept: str) -> tuple[float, float, float]:
-    """q of JSON, the best q of any picture and q of a page that is named.
+    """The q (0 to 1) of JSON, the best one of any picture, and that of ``text/html``.
 
-    ``*/*`` counts for the first two (RFC 9110, 12.5.1).
+    ``*/*`` counts for the first two only, where they are not named.
     """
     ranges: dict[str, float] = {}
     for item in accept.split(","):

@@ -1,9 +1,9 @@
-"""Where the unfinished jobs stand at one moment: their places in the queue and the time left.
+"""The unfinished jobs at one moment: their positions in the queue and the seconds left.
 
 Made once for a whole listing: a thousand waiting jobs cost one walk through the queue. Seconds are
-made of measured durations and of what ComfyUI reports, or they are None: before a job's type was
-measured, while no instance is healthy, and for one that takes longer than the others did and
-reports no progress.
+computed from measured durations and from what ComfyUI reports. They are None, rather than a guess,
+before a job's type was measured, while no instance is healthy, and for a job that takes longer than
+the others did and reports no progress.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from comfy_proxy.jobs.service import JobService
 
 
 class Outlook:
-    """Use it at once and throw it away."""
+    """Valid at the moment it is made: use it before the next await and throw it away."""
 
     def __init__(self, service: JobService) -> None:
         self._processor = service.processor
@@ -25,12 +25,12 @@ class Outlook:
         self._means: dict[str | None, float | None] = {}
 
     def queue_position(self, job: Job) -> int | None:
-        """1 for the pending job that is next; None for one that does not wait."""
+        """1 for the pending job that is next; None for a job that does not wait."""
         place = self._waiting.get(job)
         return place[0] if place else None
 
     def remaining_s(self, job: Job) -> float | None:
-        """Until the job is done."""
+        """Seconds until the job is done; None if they are not known (see the module)."""
         at_instances, _ = self._at_instances
         if job in at_instances:
             return at_instances[job]
@@ -43,7 +43,10 @@ class Outlook:
         return self._means[job_type]
 
     def _cost_s(self, job_type: str | None) -> float:
-        """What it keeps an instance busy, guessed by all jobs where it was never measured."""
+        """Seconds for which a job keeps an instance busy, for the jobs behind it.
+
+        Of a type that was never measured the mean of all jobs, or 0 before there is one.
+        """
         return self._mean(job_type) or self._mean_of_jobs or 0.0
 
     @cached_property
@@ -52,9 +55,10 @@ class Outlook:
 
     @cached_property
     def _at_instances(self) -> tuple[dict[Job, float | None], dict[str, float]]:
-        """The time left for jobs that have a place, and when each healthy instance is free.
+        """Seconds left of each job that has a place, and until each healthy instance is free.
 
-        An instance executes one prompt at a time: those queued there wait for it.
+        An instance executes one prompt at a time, so jobs in its queue wait for all before them.
+        Clients' prompts there are counted as a mean one each. The executing job comes first.
         """
         prompt_s = self._cost_s(None)
         free_in_s = {host: one.client_prompts * prompt_s for host, one in self._healthy.items()}
@@ -72,7 +76,8 @@ class Outlook:
         return left, free_in_s
 
     def _of_executing(self, job: Job, elapsed_s: float) -> float | None:
-        """By its mean; beyond that, or without one, by its own progress."""
+        """Seconds left of an executing job: by the mean of its type, or by its own progress if it
+        takes longer than that or there is none."""
         mean_s = self._mean(job.type)
         if mean_s is not None and mean_s > elapsed_s:
             return mean_s - elapsed_s
@@ -82,7 +87,7 @@ class Outlook:
 
     @cached_property
     def _waiting(self) -> dict[Job, tuple[int, float | None]]:
-        """Each takes the instance that is free first."""
+        """Position and seconds left of each waiting job; it gets the instance free first."""
         free = [(seconds, host) for host, seconds in self._at_instances[1].items()]
         heapq.heapify(free)
         places: dict[Job, tuple[int, float | None]] = {}

@@ -18,10 +18,10 @@ Scalar = str | int | float | bool
 
 TYPES: Final = ("number", "integer", "boolean", "string", "enum")
 MAX_VALUE_LENGTH: Final = 1024
-"""Bytes of the longest parameter value that is read."""
+"""Characters of a parameter's value (bytes in a form); a longer one is refused with 400."""
 
-# float() and int() take "1_000", "infinity" and digits of any script; a client that sends those
-# has made a mistake and should hear of it.
+# float() and int() would take "1_000", "infinity" and digits of any script too. A client that sends
+# those has made a mistake and should hear of it.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLEANS: Final = {
     "true": True, "1": True, "yes": True, "on": True,
@@ -33,8 +33,8 @@ _BOOLEANS: Final = {
 class Parameter:
     """One parameter of a workflow.
 
-    ``default`` None means optional: a value that is not given is left out, and the graph keeps
-    what its author put there. The bounds concern numbers, ``choices`` an enum.
+    ``default`` None means optional: if no value is given the graph keeps the one that its author
+    put there. The bounds concern numbers, ``choices`` an enum (any case is accepted).
     """
 
     name: str
@@ -138,7 +138,9 @@ def parse_parameters(
         if name in raw:
             values[name] = parameter.parse(raw[name])
         elif parameter.default is not None:
-            values[name] = parameter.parse(parameter.default)  # 2 and 2.0 are one request
+            # Parsed like a given value: `scale` left out and `scale=2` must be one request to an
+            # Idempotency-Key, whether the default is written 2 or 2.0.
+            values[name] = parameter.parse(parameter.default)
     return values
 
 

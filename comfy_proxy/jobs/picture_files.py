@@ -1,8 +1,8 @@
 """Picture files: their formats told by content, opened and decoded under a pixel limit.
 
-Pillow's format classes are used directly instead of ``Image.open``: that reads a module-wide pixel
-limit (other code in the process may depend on it) and warns in a way that cannot be caught in one
-thread only.
+Pillow's format classes are used directly instead of ``Image.open``. That obeys a module-wide pixel
+limit, on which other code in the process may depend, and gives warnings that cannot be caught in
+one thread only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-_HEAD_BYTES: Final = 32
+_HEAD_BYTES: Final = 32  # enough for each signature and each declared size
 _BOMBS: Final = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -57,7 +57,7 @@ _SIGNATURES: Final = (
 
 
 class TooManyPixelsError(Exception):
-    """More pixels than allowed, decided from the header."""
+    """The picture has more pixels than allowed; known from its header, before it is decoded."""
 
 
 class UnreadableError(Exception):
@@ -93,7 +93,11 @@ def _format_of(head: bytes) -> str | None:
 
 
 def _declared_size(name: str, head: bytes) -> tuple[int, int] | None:
-    """Size from the first bytes, for the formats whose reader allocates or demands more."""
+    """Width and height from the first bytes; None for formats whose reader tells them cheaply.
+
+    The readers of the formats here allocate memory for the picture, or need more of the file,
+    before its size can be looked at.
+    """
     if name == "PNG" and len(head) >= 24 and head[12:16] == b"IHDR":
         return cast(tuple[int, int], struct.unpack(">II", head[16:24]))
     if name == "GIF" and len(head) >= 10:
@@ -130,7 +134,10 @@ def decode(image: ImageFile.ImageFile, name: str) -> None:
 
 
 def verify(image: ImageFile.ImageFile) -> None:
-    """All chunks whole, by their checksums; no pixel is decoded."""
+    """Check that a PNG's chunks are whole, by their checksums; no pixel is decoded.
+
+    Raises UnreadableError.
+    """
     try:
         image.verify()
     except Exception:  # see open_picture

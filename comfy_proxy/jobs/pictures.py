@@ -22,8 +22,11 @@ from comfy_proxy.jobs.picture_files import (
 )
 
 MAX_UPLOAD_PIXELS: Final = 100_000_000
-MAX_RESULT_PIXELS: Final = 16384 * 16384  # the largest picture that ComfyUI's own nodes make
-SUBJECT_ALPHA: Final = 8  # of 255: fainter pixels are the noise of a matte, not its subject
+"""Pixels of an uploaded picture; more is refused with ``image_too_large``: decoding takes 4 bytes
+of memory for each."""
+MAX_RESULT_PIXELS: Final = 16384 * 16384
+"""Pixels of a result, as many as ComfyUI's own nodes make; with more the job fails."""
+SUBJECT_ALPHA: Final = 8  # of 255: pixels up to this are the noise of a matte, not its subject
 DEFAULT_JPEG_QUALITY: Final = 92
 DEFAULT_WEBP_QUALITY: Final = 90
 
@@ -33,9 +36,9 @@ class PictureInfo:
     """What an uploaded picture is.
 
     ``width`` and ``height`` are pixels after EXIF orientation. ``has_alpha`` is true where
-    ComfyUI's LoadImage finds an alpha channel (protocol trap 26). ``frames`` is 1 for a still and
-    more for an animation; GIF and TIFF are not counted to their end, which a hostile file could
-    put very far away: theirs is 2.
+    ComfyUI's LoadImage finds an alpha channel (PROTOCOL.md trap 26). ``frames`` is 1 for a still
+    and more for an animation. Those of GIF and TIFF are not counted but taken for 2: a hostile file
+    could have its end very far away.
     """
 
     format: str
@@ -59,7 +62,7 @@ class Picture:
 
 
 def inspect_picture(file: BinaryIO, *, field: str) -> PictureInfo:
-    """What ``file`` holds, told by its content; its first frame is decoded to prove it whole.
+    """What ``file`` holds, by its content; its first frame is decoded to prove that it is whole.
 
     Raises InvalidFieldError naming ``field``: ``empty_image``, ``invalid_image`` (none of the
     formats, broken, cut off, no pixels) or ``image_too_large`` (over 100 megapixels).
@@ -88,7 +91,8 @@ def _inspect(image: ImageFile.ImageFile, name: str) -> PictureInfo:
     has_alpha = "A" in image.getbands() or (image.mode == "P" and "transparency" in image.info)
     turned = _orientation(image) in (5, 6, 7, 8)
     if name == "JPEG":
-        image.draft(image.mode, (1, 1))  # an eighth of each side: all bytes read, little memory
+        # Decoded at an eighth of each side: all bytes are read and checked, with little memory.
+        image.draft(image.mode, (1, 1))
     decode(image, name)
     if name == "TIFF":  # Pillow turns a TIFF while it decodes it
         size, turned = image.size, False
@@ -115,7 +119,7 @@ def _orientation(image: Image.Image) -> int:
 def convert_picture(
     data: bytes,
     *,
-    format: Literal["PNG", "JPEG", "WEBP"],  # noqa: A002 - the contract's own word
+    format: Literal["PNG", "JPEG", "WEBP"],  # noqa: A002 - the parameter's name in the API
     quality: int | None = None,
     crop: bool = False,
 ) -> Picture:
@@ -156,7 +160,8 @@ def _crop_to_subject(image: Image.Image) -> Image.Image:
     box = subject.getbbox()
     if box is None or box == (0, 0, *image.size):
         return image
-    # crop() would consult the module-wide pixel limit; this copies the same pixels.
+    # crop() would obey Pillow's module-wide pixel limit; resize() to the same size copies the
+    # same pixels without it.
     size = (box[2] - box[0], box[3] - box[1])
     return image.resize(size, Image.Resampling.NEAREST, box=box)
 
@@ -169,7 +174,8 @@ def _encode(image: Image.Image, format: str, quality: int | None) -> bytes:  # n
             flat.save(out, "JPEG", quality=quality or DEFAULT_JPEG_QUALITY, subsampling=0)
         elif format == "WEBP":
             lossless = quality == 100
-            # quality means effort there; 100 would take minutes for a few percent
+            # Lossless, `quality` is the effort of compression: 100 would take minutes for a few
+            # per cent. `exact` keeps the colours under full transparency.
             level = 60 if lossless else quality or DEFAULT_WEBP_QUALITY
             image.save(out, "WEBP", quality=level, lossless=lossless, exact=lossless)
         else:

@@ -1,4 +1,4 @@
-"""The rooms of the job API joined: what an application keeps under ``keys.JOBS``."""
+"""The parts of the job API connected: what an application keeps under ``keys.JOBS``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.settings import Settings
 
 _PICTURE_THREADS = 2
-"""Decoding a picture takes up to 400 MB: more threads would be more of that."""
+"""Threads for hashing, decoding and encoding; further work waits. Decoding one picture takes up to
+400 MB (MAX_UPLOAD_PIXELS), and each thread more as much again."""
 
 
 class JobService:
@@ -53,7 +54,7 @@ class JobService:
         self._forgetting = asyncio.create_task(self.manager.run(), name="forget finished jobs")
 
     async def close(self) -> None:
-        """Finish what is in processing within ``SHUTDOWN_TIMEOUT``, fail the rest."""
+        """Give jobs in processing SHUTDOWN_TIMEOUT to finish, fail the rest, end the threads."""
         await self.processor.close(self.settings.shutdown_timeout_s)
         if self._forgetting is not None:
             self._forgetting.cancel()
@@ -65,9 +66,9 @@ class JobService:
     async def turn(self, request: web.Request) -> AsyncIterator[None]:
         """Around reading ``request``: the small ones of a burst are read one after the other.
 
-        All at once they would keep the event loop busy for as long as the whole burst takes, with
-        the first job waiting behind the last request. A body that is large or still on its way
-        waits for nobody, and nobody for it.
+        Read all at once, the first job of a burst would begin after the last request was read: the
+        first of 40 prompts began after 75 ms instead of 25. A body over MEMORY_BYTES, or one that
+        is still on its way, does not wait for others, and none waits for it.
         """
         size = request.content_length
         if request.content.is_eof() and size is not None and size <= MEMORY_BYTES:
@@ -77,11 +78,11 @@ class JobService:
             yield
 
     def accept(self, request: JobRequest, idempotency_key: str | None) -> tuple[Job, bool]:
-        """The job for ``request`` and whether it is new (False: the key made it before).
+        """The job for ``request``, and True if it is new, False if the key had made it before.
 
-        Takes over ``request.picture``, also when it raises: QueueFullError, DrainingError,
-        IdempotencyConflictError, or WorkflowUnavailableError if it is known of every instance
-        that it cannot run the workflow.
+        Owns ``request.picture`` from now on, also if it raises: QueueFullError, DrainingError,
+        IdempotencyConflictError, or WorkflowUnavailableError if every instance is known to be
+        unable to run the workflow.
         """
         try:
             if idempotency_key is not None:
@@ -101,7 +102,10 @@ class JobService:
         return job, True
 
     async def cancel(self, job: Job) -> None:
-        """End it if it is unfinished, and forget it."""
+        """End ``job`` as cancelled if it is unfinished, and forget it.
+
+        Returns when nothing of it is left at an instance.
+        """
         if not job.finished:
             await self.processor.cancel(job)
         if self.manager.find_job(job.id) is job:

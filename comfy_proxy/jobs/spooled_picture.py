@@ -9,7 +9,7 @@ from comfy_proxy.jobs.pictures import PictureInfo, inspect_picture
 from comfy_proxy.stored_bytes import StoredBytes
 
 MEMORY_BYTES: Final = 1_048_576
-"""How many bytes of one picture stay in memory; a larger one is in a temporary file."""
+"""Bytes of a picture that stay in memory; a larger one goes to a temporary file."""
 
 
 class SpooledPicture(StoredBytes):
@@ -21,13 +21,16 @@ class SpooledPicture(StoredBytes):
 
     @property
     def info(self) -> PictureInfo:
-        """What the picture is; known after :meth:`inspect`."""
+        """What the picture is. Raises RuntimeError before :meth:`inspect`."""
         if self._info is None:
             raise RuntimeError("the picture was not inspected yet")
         return self._info
 
     async def inspect(self, *, field: str) -> PictureInfo:
-        """Look at the picture (:func:`~comfy_proxy.jobs.pictures.inspect_picture`)."""
+        """Find out what the picture is, on the executor; raises InvalidFieldError.
+
+        See :func:`~comfy_proxy.jobs.pictures.inspect_picture`.
+        """
 
         def look() -> PictureInfo:
             with self.open() as file:

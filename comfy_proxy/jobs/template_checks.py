@@ -1,4 +1,7 @@
-"""What can be wrong with a template: each check adds one line for each problem it finds."""
+"""What can be wrong with a template.
+
+Each check adds to ``problems`` one line for each problem it finds, so that all are told together.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def check_graph(graph: object, problems: list[str]) -> None:
-    """A graph in ComfyUI's API format, every link of which leads to a node."""
+    """``graph`` must be in ComfyUI's API format, and each of its links must lead to a node."""
     if not isinstance(graph, dict) or not graph:
         problems.append("graph: must be an object in ComfyUI's API format")
         return
@@ -35,12 +38,12 @@ def check_graph(graph: object, problems: list[str]) -> None:
 def check_fields(
     document: Mapping[str, object], known: frozenset[str], problems: list[str]
 ) -> None:
-    """No field but the known ones: a misspelt one would be silently without effect."""
+    """``document`` may have the known fields only: a misspelt one would silently do nothing."""
     problems += [f"there is no field {name!r}" for name in document if name not in known]
 
 
 def check_name(name: object, problems: list[str]) -> None:
-    """A workflow's name is a part of its URL."""
+    """``name`` must fit into a URL path: ``/api/workflows/{name}``, 64 characters at most."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         problems.append(f"{name!r} cannot be a name: letters, digits, '.', '_' and '-' can")
 
@@ -52,7 +55,10 @@ def check_reference(
     where: str,
     problems: list[str],
 ) -> None:
-    """A literal of one of ``types``, or ``$name`` of a parameter with one, that has a default."""
+    """``value`` must be a literal of one of ``types``, or ``$name`` of such a parameter.
+
+    The parameter must have a default, because each request needs a value.
+    """
     if isinstance(value, str):
         parameter = parameters.get(value[1:]) if value[:1] == "$" else None
         if parameter is None or parameter.type not in types or parameter.default is None:
@@ -65,7 +71,7 @@ def check_reference(
 
 
 def is_link(value: object) -> bool:
-    """Whether an input's value is ``[node id, output slot]``."""
+    """True if an input's value is ``[node id, output slot]``."""
     return (
         isinstance(value, list)
         and len(value) == 2
@@ -76,10 +82,10 @@ def is_link(value: object) -> bool:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a JSON number."""
+    """True for a JSON number; Python takes True and False for numbers too."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_ui_export(document: Mapping[str, object]) -> bool:
-    """Whether it is what the editor saves, instead of a graph that can be run."""
+    """True for what ComfyUI's editor saves, which cannot be run: "Export (API)" makes a graph."""
     return isinstance(document.get("nodes"), list)

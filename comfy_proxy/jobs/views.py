@@ -1,4 +1,4 @@
-"""Jobs as the JSON of the contract; keys snake_case, times ISO 8601, durations in seconds."""
+"""Jobs as the JSON of the job API: keys snake_case, times ISO 8601 UTC, durations in seconds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def urls(job: Job, root: str = "") -> dict[str, str]:
 
 
 def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
-    """The body of a 202; ``root`` as in :func:`urls`."""
+    """The body of the 202 to a new job; ``root`` as in :func:`urls`.
+
+    The parameters of the job are keys of it too; their names may not be others here
+    (``workflow_files.RESERVED_PARAMETERS``).
+    """
     seconds = Outlook(service).remaining_s(job)
     text = "not known yet" if seconds is None else _in_words(seconds)
     return {
@@ -41,7 +45,7 @@ def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
 
 
 def statuses(jobs: Iterable[Job], service: JobService, root: str = "") -> list[dict[str, Any]]:
-    """``GET /api/jobs/list``: one walk through the queue for all of them."""
+    """The jobs of ``GET /api/jobs/list``, with one walk through the queue for all of them."""
     outlook = Outlook(service)
     return [status(job, service, root, outlook) for job in jobs]
 
@@ -94,7 +98,7 @@ def result(job: Job, picture: Picture) -> dict[str, Any]:
 
 
 def legacy_result(job: Job, picture: Picture) -> dict[str, Any]:
-    """The synchronous answer that clients of the first hour expect; camelCase is theirs."""
+    """The synchronous answer as JSON; the keys are camelCase because the oldest clients want it."""
     return {
         "imageBase64": data_url(picture),
         "promptId": job.prompt_id,
@@ -105,7 +109,7 @@ def legacy_result(job: Job, picture: Picture) -> dict[str, Any]:
 
 
 def info(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
-    """``GET /api/jobs/{job_id}/info``: the status, the parameters and both pictures' measures."""
+    """``GET /api/jobs/{job_id}/info``: status, parameters and the sizes of both pictures."""
     picture = job.request.picture.info
     made = job.result
     return {

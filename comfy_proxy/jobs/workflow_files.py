@@ -2,8 +2,9 @@
 
 Two forms are read. A described template is a JSON object with ``variants`` (each a graph, what is
 bound into it and where the picture comes out) and ``parameters``. A raw graph, as ComfyUI's
-"Export (API)" writes it, is taken as it is if it has one LoadImage and one SaveImage or
-PreviewImage; its name is the file's. All problems of a directory are reported together.
+"Export (API)" writes it, is taken as it is if it has exactly one LoadImage and exactly one
+SaveImage or PreviewImage; its name is the file's. All problems of a directory are reported
+together. README, "Workflows", describes each key.
 """
 
 from __future__ import annotations
@@ -91,7 +92,10 @@ def _read(file: Traversable, problems: list[str]) -> Workflow | None:
 
 
 def parse_template(document: object, stem: str, problems: list[str]) -> Workflow | None:
-    """One template → its workflow; None if ``problems`` grew. ``stem`` names an unnamed one."""
+    """One template → its workflow; None if it has problems, which are added to ``problems``.
+
+    ``stem`` is the name for a template without one: the file's, without ``.json``.
+    """
     before = len(problems)
     if not isinstance(document, dict) or not document:
         problems.append("must be a JSON object: a graph or a described template")

@@ -1,8 +1,8 @@
 """Workflows: which graph an instance can run for a picture, and that graph filled in.
 
-A workflow has variants in the order of preference; the first one whose node classes and model
-files an instance has is used there. Nothing here does I/O: ``choose`` decides and returns a plan
-(``graphs``). Templates are read by ``workflow_files``.
+A workflow has variants in the order of preference; an instance runs the first one whose node
+classes and model files it has. Nothing here does I/O: ``choose`` decides and returns a plan
+(``graphs.py``). Templates are read by ``workflow_files.py``.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from comfy_proxy.jobs.parameters import Parameter, Scalar, parse_parameters
 from comfy_proxy.jobs.pictures import PictureInfo
 
 MAX_SIDE: Final = 16384
-"""ComfyUI's MAX_RESOLUTION: the largest width or height of its nodes, in pixels."""
-_MAX_WEBP_SIDE: Final = 16383  # of the file format
+"""Pixels of the largest width or height of ComfyUI's nodes (its MAX_RESOLUTION). A request whose
+result would be larger is refused with 400."""
+_MAX_WEBP_SIDE: Final = 16383  # pixels, of the file format; beyond, 400 before the job is made
 _SOCKET_PIXELS: Final = 4_000_000
+"""Pixels from which on a result comes as a file, not as a frame: ComfyUI encodes a frame's PNG on
+its event loop (PROTOCOL.md trap 10)."""
 
 Missing = dict[str, list[str]]
-"""Variant name → the node classes and model files that it lacks; empty: nothing is missing."""
+"""Variant name → the node classes and model files that an instance lacks for it. Empty if the
+instance can run one of the variants."""
 
 
 class NodeCapabilities(Protocol):
     """What one instance can do, from its ``/object_info``."""
 
     def has_class(self, name: str) -> bool:
-        """Whether the node class exists there."""
+        """True if the node class exists there."""
 
     def choices(self, class_name: str, input_name: str) -> tuple[str, ...] | None:
-        """The values that an enum input takes; None if it is no enum or not there."""
+        """The values that an enum input takes; None if there is no such enum input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class Choose:
     patterns: tuple[str, ...]
 
     def pick(self, choices: tuple[str, ...]) -> str | None:
-        """The first choice that matches the earliest pattern (``*`` and ``?``, any case)."""
+        """The first choice that matches the earliest pattern (``*``, ``?``, any case), or None."""
         for pattern in self.patterns:
             for choice in choices:
                 if fnmatchcase(choice.lower(), pattern.lower()):
@@ -65,7 +69,8 @@ class Choose:
 class Variant:
     """One graph that does the work. ``bind``: (node id, input) → ``"$variable"`` or Choose.
 
-    ``output`` is a link that yields IMAGE, or the id of an output node of the graph.
+    ``output`` is a link (node id, slot) that yields an IMAGE, or the id of an output node of the
+    graph. ``when``: the variant is for such pictures only (``alpha``, ``enlarges``).
     """
 
     name: str
@@ -106,10 +111,11 @@ class Workflow:
         return own | {SOCKET_CLASS, PREVIEW_CLASS, *FIRST_FRAME_CLASSES}
 
     def target_size(self, info: PictureInfo, parameters: Mapping[str, Scalar]) -> tuple[int, int]:
-        """Width and height of the result in pixels, as far as it can be known before cropping.
+        """Width and height of the result in pixels before it is cropped.
 
-        Raises InvalidFieldError on ``scale`` if ComfyUI cannot make a picture of that size, on
-        ``format`` if WEBP cannot hold it.
+        The picture's own if the workflow does not say how it scales. Raises InvalidFieldError for
+        ``scale`` if ComfyUI cannot make a picture of that size, for ``format`` if WEBP cannot hold
+        it: before the job is made, not after it has run.
         """
         factor = self._factor(parameters)
         if factor is None:
@@ -128,7 +134,7 @@ class Workflow:
         return width, height
 
     def convert_options(self, parameters: Mapping[str, Scalar]) -> ConvertOptions:
-        """What is to be done to the picture that ComfyUI returns."""
+        """How to convert the picture that ComfyUI returns, by ``format``, ``quality`` and crop."""
         crop = parameters[self.crop[1:]] if isinstance(self.crop, str) else self.crop
         quality = parameters.get("quality")
         return ConvertOptions(
@@ -161,7 +167,10 @@ class Workflow:
         info: PictureInfo | None = None,
         parameters: Mapping[str, Scalar] | None = None,
     ) -> Missing:
-        """Empty if the instance can run it (for this picture, if one is given)."""
+        """What the instance lacks; empty if it can run the workflow.
+
+        With ``info`` and ``parameters`` for that request, else for any picture.
+        """
         missing: Missing = {}
         variants = self.variants
         if info is not None and parameters is not None:
@@ -232,7 +241,7 @@ class WorkflowRegistry:
         self._workflows = dict(workflows)
 
     def get(self, name: str) -> Workflow:
-        """The workflow of that name; raises NotFoundError."""
+        """The workflow of that name; raises NotFoundError ``unknown_workflow``."""
         try:
             return self._workflows[name]
         except KeyError:
@@ -284,7 +293,7 @@ def _lacking(variant: Variant, capabilities: NodeCapabilities, *, animated: bool
         if not isinstance(source, Choose) or class_name in lacking:
             continue
         offered = capabilities.choices(class_name, name)
-        # None: the input is no enum on that instance, and the graph's own value has to do
+        # None: the input is no enum on that instance, and the graph's own value has to do.
         if offered is not None and source.pick(offered) is None:
             lacking.append(f"a model file for {class_name}.{name}")
     return lacking

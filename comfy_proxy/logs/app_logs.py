@@ -1,13 +1,13 @@
-"""The logs of one application: who feeds them, and what of it is theirs.
+"""The logs of one application: where their lines come from, and which lines are theirs.
 
-Three sources: loguru (our own lines), the standard library's ``logging`` (aiohttp, asyncio), and
-one record a request, which goes to the writer directly: loguru would cost a request as much as the
-line. A record belongs to the application in whose context it was made, so two applications in one
-process keep theirs apart.
+Lines come from three sources: loguru (our own), the standard library's ``logging`` (aiohttp,
+asyncio), and one record for each request. The last goes to the writer directly: through loguru it
+would cost a request as much again as the line. A line belongs to the application in whose context
+it was logged, so two applications in one process keep theirs apart.
 
 The host's handlers, loguru's and ``logging``'s, get what they would get without us: nothing of
 theirs is touched, and what is added here is taken away here. (A host's loguru handler gets our
-lines too; their ids are in :mod:`comfy_proxy.tracing`, not in the record.)
+lines too, but without request ids: those are in :mod:`comfy_proxy.tracing`, not in the record.)
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ _CURRENT: ContextVar[AppLogs | None] = ContextVar("comfy_proxy.logs", default=No
 
 
 class AppLogs:
-    """``level`` is changed with :meth:`set_level`, also while it runs."""
+    """Takes lines, chooses by level and application, and hands them to a LogWriter.
+
+    ``level`` is one of LEVELS; change it with :meth:`set_level`, also while it runs.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.level = settings.log_level
@@ -65,20 +68,21 @@ class AppLogs:
 
     @property
     def dropped(self) -> int:
-        """Lines lost to a full queue or a full disk."""
+        """Lines lost since the start: the writer's queue was full, or the disk failed."""
         return self._writer.dropped if self._writer is not None else 0
 
     @property
     def written(self) -> dict[str, int]:
-        """Lines by level."""
+        """Lines written since the start, by level; a level without any counts 0."""
         written = self._writer.written if self._writer is not None else {}
         return {level: written.get(level, 0) for level in LEVELS}
 
     def start(self, console: TextIO | None = None, *, owns_process: bool = False) -> bool:
-        """Begin to take and write lines; False if it has begun already. Who begins, ends it.
+        """Begin to take and write lines; False if it has begun already. Whoever gets True ends it.
 
-        ``owns_process``: the command's; lines of nobody else are taken too, and other handlers of
-        loguru and ``logging`` are removed. Else only this application's lines are.
+        ``owns_process`` is for the command, which has no host beside it: lines logged outside any
+        application are taken too, and other handlers of loguru and ``logging`` are removed. Else
+        only this application's lines are taken. ``console`` gets readable lines.
         """
         if self._writer is not None:
             return False
@@ -93,14 +97,15 @@ class AppLogs:
             logger.remove()
             logging.basicConfig(handlers=[self._standard], level=logging.WARNING, force=True)
         else:
-            # No handler: with one of ours alone nobody would print what is not ours.
+            # A filter, not a handler: where a logger has one, logging's handler of last resort
+            # prints nothing, and records that are not ours would be printed by nobody.
             for source in _AIOHTTP:
                 source.addFilter(self._standard.overhear)
         self._listen()
         return True
 
     def close(self) -> None:
-        """Stop to listen, write what is left."""
+        """Take no more lines and write what is left, for STOP_TIMEOUT_S at most."""
         if self._writer is None:
             return
         self._stop_listening()
@@ -113,7 +118,10 @@ class AppLogs:
         self._writer.stop()
 
     def set_level(self, level: str) -> None:
-        """From now on write what is as important as ``level``. Raises ValueError for no level."""
+        """From now on write lines of ``level`` and more important ones.
+
+        Raises ValueError if ``level`` is not one of LEVELS.
+        """
         if level not in LEVELS:
             raise ValueError(f"{level!r} is none of {', '.join(LEVELS)}.")
         self.level = level
@@ -121,7 +129,8 @@ class AppLogs:
             self._stop_listening()
             self._listen()
         if self._writer is not None:
-            message = f"the log level is {level} now"  # no error, and yet always written
+            message = f"the log level is {level} now"
+            # Past :meth:`put`, which would leave an "info" out at the levels error and warn.
             self._writer.put(
                 Entry(time_s=time.time(), level="info", message=message, logger=__name__)
             )
@@ -140,6 +149,7 @@ class AppLogs:
         level = "warn" if request.is_fault else "info"
         if self._writer is not None and self.takes(level):
             time_s, trace = time.time(), TRACE.get()
+            # Made in the writer's thread: on the event loop it would add to each request's time.
             self._writer.put(partial(access_entry, request, level, time_s, trace))
 
     def put(self, entry: Entry) -> None:
@@ -152,12 +162,13 @@ class AppLogs:
         return LEVELS.index(level) <= LEVELS.index(self.level)
 
     def is_mine(self) -> bool:
-        """Whether what is logged in this context belongs here."""
+        """Whether a line that is logged in this context belongs to this application."""
         current = _CURRENT.get()
         return current is self or (self._owns_process and current is None)
 
     def _listen(self) -> None:
-        # The format is empty: but for exceptions loguru formats nothing on the caller's side.
+        # The format is empty: loguru formats on the caller's side, which is the event loop. Only
+        # exceptions are formatted there nevertheless.
         self._handler_id = logger.add(
             self._take,
             level=_TO_LOGURU[self.level],
@@ -172,7 +183,7 @@ class AppLogs:
 
     def _stop_listening(self) -> None:
         if self._handler_id is not None:
-            with suppress(ValueError):  # the host has removed all there were, ours too
+            with suppress(ValueError):  # the host called logger.remove(), which removed ours too
                 logger.remove(self._handler_id)
             self._handler_id = None
 
@@ -183,7 +194,7 @@ class AppLogs:
         if self._writer is None or not self.is_mine():
             return
         if not self._owns_process and name.partition(".")[0] != _OURS:
-            return  # the host's, or what it has sent here from the standard library's
+            return  # a line of the host, or one that it passes to loguru from ``logging``
         exception = record["exception"]
         self._writer.put(
             Entry(
@@ -212,8 +223,8 @@ class _FromLogging(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         level, message = _level(record.levelno), record.getMessage()
         if isinstance(error, HttpProcessingError):
-            # A client that speaks no HTTP: not our fault. What the error says are the client's own
-            # words, a cookie that is too long for instance.
+            # The client sent no valid HTTP: a warning, not an error of ours. The error's text is
+            # left out, because it quotes the client: a cookie in a header that is too long.
             level, message, error = "warn", f"{message}: {error.code} {type(error).__name__}", None
         entry = Entry(
             time_s=record.created,
@@ -228,20 +239,20 @@ class _FromLogging(logging.Handler):
         self._logs.put(entry)
 
     def overhear(self, record: logging.LogRecord) -> bool:
-        """As a filter that lets everything through, for loggers whose handlers are the host's."""
-        with suppress(Exception):  # a record that cannot be formatted: its handlers will say so
+        """A filter that lets everything through and logs it here: the host's handlers stay."""
+        with suppress(Exception):  # a record that cannot be formatted: the host's handlers say so
             self.emit(record)
         return True
 
 
 def configure_console(level: str) -> None:
-    """For the short commands: readable lines on standard error, in this thread."""
+    """Have loguru write readable lines on standard error, for the commands `check` and `demo`."""
     logger.remove()
     logger.add(sys.stderr, level=_TO_LOGURU[level], format=_FORMAT, diagnose=False)
 
 
 def access_entry(request: RequestRecord, level: str, time_s: float, trace: Trace | None) -> Entry:
-    """The line of one answered request. The path is without the query, which may hold a key."""
+    """The line of one request. ``request.path`` is without the query, which may hold a key."""
     return Entry(
         time_s=time_s,
         level=level,
@@ -269,7 +280,7 @@ def _nothing(record: Any) -> str:
 
 
 def _level(number: int) -> str:
-    """loguru's and logging's numbers are the same."""
+    """The level for a number of loguru or ``logging``, which have the same numbers."""
     if number >= logging.ERROR:
         return "error"
     if number >= logging.WARNING:

@@ -1,7 +1,7 @@
 """Lines for people, on a stream that may be closed, or stalled by whoever reads it.
 
-A terminal that is stopped (Ctrl-S), a pipe that nobody empties: what finds no room within a moment
-is left out and counted, so that the files beside it are written all the same.
+A terminal may be stopped (Ctrl-S), and a pipe may be emptied by nobody. Lines that find no room
+within PATIENCE_S are left out and counted, so that the log files are written all the same.
 """
 
 from __future__ import annotations
@@ -13,14 +13,21 @@ from itertools import accumulate
 from typing import TextIO
 
 PATIENCE_S = 1.0
+"""Seconds to wait for room before the rest of a batch is left out. After that lines are left out
+without waiting, until there is room again."""
 PIECE: int = getattr(select, "PIPE_BUF", 512)
-"""A pipe that has room at all takes so many bytes without waiting (pipe(7))."""
+"""Bytes of one write: a pipe that has room at all takes so many without waiting (pipe(7))."""
 WHOLE = 2**20
-"""A file takes everything, and each call costs the event loop its turn."""
+"""Bytes of one write to a regular file, which always has room. Fewer calls are better: each takes
+the interpreter's lock from the event loop once more."""
 
 
 class Console:
-    """``colours`` if it is a terminal. ``missed`` counts what was left out since it last worked."""
+    """Writes lines to one stream.
+
+    ``colours``: the stream is a terminal. ``missed`` counts the lines left out since it last took
+    one; when it takes lines again the number is written first.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream: TextIO | None = stream
@@ -48,10 +55,10 @@ class Console:
         except BlockingIOError:
             self.missed += len(lines)
         except (OSError, ValueError):
-            self._stream = None  # nobody is there any more
+            self._stream = None  # it is closed: nothing is written any more
 
     def _write_to(self, file: int, lines: list[str]) -> None:
-        """Past the stream's own buffer: its lock would be held while nobody reads."""
+        """Write to the descriptor, not to the stream: its lock would be held while nobody reads."""
         notice = ""
         if self.missed:
             if not self._has_room(0.0):
@@ -69,15 +76,15 @@ class Console:
             self._torn = "" if data[:written].endswith(b"\n") else "\n"
 
     def _has_room(self, timeout_s: float) -> bool:
-        """Also if writing would fail at once."""
+        """True if a write would not wait: there is room, or it would fail at once."""
         return bool(self._poll.poll(timeout_s * 1000))
 
 
 def _file_of(stream: TextIO) -> int | None:
-    """None where it cannot be asked for room."""
+    """The stream's descriptor; None if it has none, or if the system has no ``poll`` for it."""
     try:
         return stream.fileno() if hasattr(select, "poll") else None
-    except (OSError, ValueError):  # it is none of the system's, or closed
+    except (OSError, ValueError):  # a stream in memory, or a closed one
         return None
 
 

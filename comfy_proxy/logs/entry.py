@@ -14,8 +14,12 @@ LEVELS = ("error", "warn", "info", "debug")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """``time_s`` since the epoch. ``site`` is where it was logged: what comes from one site is
-    alike; None if it is like no other. ``fields`` become keys of the JSON line."""
+    """One line before it is formatted; ``time_s`` is in seconds since the epoch.
+
+    ``site`` is the module and line where it was logged: many warnings from one site are written as
+    one (``suppressor.py``); None: it is never left out. ``fields`` become keys of the JSON line.
+    Raises ValueError for a level that is not one of LEVELS.
+    """
 
     time_s: float
     level: str
@@ -32,5 +36,5 @@ class Entry:
 
     @property
     def importance(self) -> int:
-        """0 for errors, more for less."""
+        """0 for errors, 1 for warnings, 2 for info, 3 for debug."""
         return LEVELS.index(self.level)

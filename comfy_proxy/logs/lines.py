@@ -14,15 +14,17 @@ from comfy_proxy.logs.entry import Entry
 
 SERVICE = "comfy_proxy"
 Line = dict[str, Any]
-"""Keys as in the files; values are those of JSON, free of secrets."""
+"""Keys as in the files; values that JSON can hold, free of secrets."""
 MAX_TEXT = 8192
-"""Of one value, in characters: nobody reads more, and a body does not belong into a log."""
+"""Characters of one value; of a longer one the middle is left out. A body does not belong in a
+log, and the end of a stack trace says what it was."""
 _LIMITS = {"message": 4096, "path": 1024, "user_agent": 256, "method": 64}
-"""Of what any client may choose: lines must not push all others out of the files."""
+"""Characters of values that any client can choose, instead of MAX_TEXT: else anybody could push all
+other lines out of the files."""
 
 _NOT_DETAILS = {"timestamp", "level", "service", "message", "logger", "exception"}
 _NUMBERS = (bool, int, float)
-_LEAST_IMAGE_DATA = 256
+_LEAST_IMAGE_DATA = 256  # characters of base64 from which on it is taken for a picture
 _IMAGE_DATA = re.compile(
     r"data:[\w.+-]+/[\w.+-]+;base64,[A-Za-z0-9+/=_-]+"
     rf"|[A-Za-z0-9+/_-]{{{_LEAST_IMAGE_DATA},}}={{0,2}}"
@@ -34,38 +36,41 @@ _GREY, _RESET = "\x1b[90m", "\x1b[0m"
 
 
 class Redaction:
-    """Takes secrets and image data out of texts. ``secrets`` are the keys of the settings."""
+    """Takes secrets and image data out of texts.
+
+    ``secrets``: API_KEYS in all their forms (``security.forms_of``); each becomes ``<secret>``.
+    """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         alternatives = "|".join(re.escape(one) for one in sorted(secrets, key=len, reverse=True))
-        # Whoever writes %2f for %2F in a path writes the same key.
+        # In any case: %2f and %2F in a path are the same character of a key.
         self._secrets = re.compile(alternatives, re.IGNORECASE) if alternatives else None
 
     def text(self, text: str, limit: int = MAX_TEXT) -> str:
-        """``text`` without them, not much longer than ``limit`` and writable as UTF-8.
+        """``text`` without secrets and image data, writable as UTF-8.
 
-        Of a longer one beginning and end are kept: the end of a stack trace says what it was.
+        Of a text over ``limit`` characters the beginning and the end are kept, half of it each.
         """
-        if self._secrets:  # before it is cut: half a key is one too many
+        if self._secrets:  # before it is cut: half a key would not be found
             text = self._secrets.sub("<secret>", text)
         if len(text) > limit:
             half = limit // 2
             text = f"{text[:half]} … ({len(text)} characters) … {text[-half:]}"
-        if not text.isascii():  # aiohttp makes surrogates of bytes that are no UTF-8
+        if not text.isascii():  # aiohttp makes surrogates of bytes in headers that are not UTF-8
             text = text.encode("utf-8", "backslashreplace").decode()
         if len(text) >= _LEAST_IMAGE_DATA or ";base64," in text:
             text = _IMAGE_DATA.sub("<data>", text)
         return text
 
     def value(self, value: Any, limit: int = MAX_TEXT) -> Any:
-        """``value`` as JSON can hold it."""
+        """``value`` for JSON: numbers and None as they are, all else as text of ``limit``."""
         if value is None or isinstance(value, _NUMBERS):
             return value
         return self.text(value if isinstance(value, str) else str(value), limit)
 
 
 def line_of(entry: Entry, redaction: Redaction) -> Line:
-    """What is said of ``entry``, clean; fields of the line itself win over those of the entry."""
+    """The line for ``entry``, redacted; a field of the entry does not replace a key of the line."""
     line: Line = {
         "timestamp": _time(entry.time_s),
         "level": entry.level,
@@ -83,12 +88,15 @@ def line_of(entry: Entry, redaction: Redaction) -> Line:
 
 
 def as_json(line: Line) -> str:
-    """One line without its end."""
+    """The line as JSON, without a line feed."""
     return dumps(line, option=NON_STR_KEYS, default=str).decode()
 
 
 def as_text(line: Line, *, colours: bool) -> str:
-    """For people: what is in the message is not repeated, a stack trace is on lines of its own."""
+    """The line for people: values that the message names are not repeated behind it.
+
+    A stack trace follows on lines of its own.
+    """
     message = _escaped(line["message"])
     details = [(key, str(value)) for key, value in line.items() if key not in _NOT_DETAILS]
     shown = _escaped(" ".join([f"{key}={text}" for key, text in details if text not in message]))
@@ -114,12 +122,12 @@ def _time(time_s: float) -> str:
 
 @lru_cache(maxsize=16)
 def _second(time_s: int) -> str:
-    """It is the same for many lines."""
+    """The time as text, to the second; cached, because many lines share it."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _context(entry: Entry) -> Mapping[str, Any]:
-    """Both are checked when they come: no keys, no controls."""
+    """The ids of ``entry``. They need no redaction: they were checked when the request came."""
     if entry.trace is None:
         return {}
     context = {"request_id": entry.trace.request_id}
@@ -129,7 +137,10 @@ def _context(entry: Entry) -> Mapping[str, Any]:
 
 
 def _escaped(text: str) -> str:
-    """Nobody outside gets to write lines of our log, or to a terminal's controls."""
+    """``text`` with its control characters escaped.
+
+    Otherwise a client could forge lines of our log or send a terminal its control sequences.
+    """
     if text.isprintable():
         return text
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

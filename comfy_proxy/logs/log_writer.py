@@ -18,20 +18,25 @@ from comfy_proxy.logs.log_file import LogFile
 from comfy_proxy.logs.suppressor import Suppressor
 
 MAX_QUEUE = 10_000
+"""Entries that may wait for the thread; further ones are dropped and counted."""
 MAX_BATCH = 200
+"""Entries of one batch, which is one write to each file; the next ones are the next batch."""
 GATHER_S = 0.05
-"""How long the first line of a batch waits for more: a thread that wakes up for each line takes the
-interpreter from the event loop each time, which costs a request more than its line does."""
+"""Seconds for which the first entry of a batch waits for more. A thread that wakes up for each line
+takes the interpreter from the event loop each time: that costs a request more than the line."""
 STOP_TIMEOUT_S = 5.0
+"""Seconds that :meth:`LogWriter.stop` gives the thread; lines left then are dropped and counted."""
 
 Item = Entry | Callable[[], Entry] | None
-"""An entry, or what makes one in the thread; None: write what is there and end."""
+"""An entry, a function that the thread calls to make one, or None: write what is there and end."""
 
 
 class LogWriter:
-    """``directory`` gets ``error.log`` and ``combined.log``, ``console`` readable lines; either may
-    be None. ``written`` counts lines by level: those in ``combined.log``, or those for the console
-    if there is no directory.
+    """Owns the thread and the files.
+
+    ``directory`` gets ``combined.log`` and ``error.log``, ``console`` readable lines; either may be
+    None. ``written`` counts lines by level: those in ``combined.log``, or those for the console if
+    there is no directory.
     """
 
     def __init__(
@@ -52,7 +57,7 @@ class LogWriter:
 
     @property
     def dropped(self) -> int:
-        """Lines that were lost: the queue was full, or the disk, or they could not be made."""
+        """Lines lost since the start: the queue or the disk was full, or making a line failed."""
         return self._refused + self._failed + sum(file.dropped for file in self._files)
 
     @property
@@ -60,13 +65,16 @@ class LogWriter:
         return [file for file in (self._combined, self._errors) if file is not None]
 
     def start(self) -> None:
-        """Begin to write; what was put before is written first."""
+        """Start the thread; entries that were put before are written first."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="comfy-proxy-log", daemon=True)
             self._thread.start()
 
     def put(self, item: Entry | Callable[[], Entry]) -> None:
-        """Have it written some time soon; from any thread, and without waiting."""
+        """Queue ``item`` to be written within moments; from any thread, and without waiting.
+
+        Beyond MAX_QUEUE, and after :meth:`stop`, it is dropped and counted.
+        """
         if self._stopping.is_set() or self._queue.qsize() >= MAX_QUEUE:
             self._refused += 1
         else:
@@ -95,13 +103,13 @@ class LogWriter:
             batch, go_on = self._next_batch()
             try:
                 self._write(self._unsuppressed(batch, end=not go_on))
-            except Exception:  # whatever it was, these must not be the last lines
+            except Exception:  # whatever it was: the thread must go on, or nothing is logged again
                 self._failed += len(batch)
         for file in self._files:
             file.close()
 
     def _next_batch(self) -> tuple[list[Entry], bool]:
-        """What is there, at least one unless a summary is due; False at the end."""
+        """The next entries, none only if a summary may be due; with False at the end."""
         batch: list[Entry] = []
         while len(batch) < MAX_BATCH:
             try:
@@ -116,7 +124,7 @@ class LogWriter:
                 self._stopping.wait(GATHER_S)
             try:
                 batch.append(item if isinstance(item, Entry) else item())
-            except Exception:  # whoever makes a line may fail; the next ones are written
+            except Exception:  # making one line failed; the next ones are written
                 self._failed += 1
         return batch, True
 
@@ -143,7 +151,7 @@ class LogWriter:
             self._console.write([as_text(line, colours=colours) for line, _ in lines])
 
     def _lines(self, entries: list[Entry]) -> list[tuple[Line, str]]:
-        """With their JSON; without those that cannot be: the others are written all the same."""
+        """Each entry as a line and its JSON; those that fail are counted and left out."""
         lines = []
         for entry in entries:
             try:
@@ -154,7 +162,7 @@ class LogWriter:
         return lines
 
     def _tell_of_failures(self) -> None:
-        """A disk that fails is told where it can be: on the console, once."""
+        """Print a failure of the disk on the console, once until it changes."""
         problems = {
             f"comfy-proxy: the log cannot be written (LOG_DIRECTORY): {file.error}"
             for file in self._files
@@ -167,5 +175,5 @@ class LogWriter:
     def _print(self, lines: list[str]) -> None:
         if self._console is not None:
             self._console.write(lines)
-        elif sys.stderr is not None:  # it is where there was none at the start
+        elif sys.stderr is not None:  # Python sets it to None if it was closed at the start
             Console(sys.stderr).write(lines)

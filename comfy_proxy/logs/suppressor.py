@@ -1,8 +1,8 @@
-"""Many warnings of one kind are one line and a number. Pure; the time is an argument (monotonic).
+"""Many warnings of one kind become one line with their number. Pure; the time is an argument.
 
-Alike are warnings and errors from one site about one instance and one job or prompt, with
-exceptions raised at one place: what happened to a job can always be followed, and a second bug is
-not taken for more of the first.
+Of one kind are warnings and errors from one line of code about the same instance and the same job
+or prompt, with exceptions raised at one place. So what happened to a job can always be followed,
+and a second bug is not counted as more of the first.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from dataclasses import dataclass, replace
 from comfy_proxy.logs.entry import Entry
 
 WINDOW_S = 10.0
+"""Seconds from the first entry of a kind, at whose end the summary is written."""
 MAX_IN_WINDOW = 5
-"""So many alike are written as they are; what follows in the window is counted."""
+"""Entries of a kind in one window that are written as they are; further ones are only counted."""
 MAX_KINDS = 1000
+"""Kinds remembered at once; beyond, the window of the oldest one ends early."""
 
 _Key = tuple[object, ...]
 
 
 @dataclass(slots=True)
 class _Kind:
-    """``last`` is without its exception, which would keep alive all that its frames hold."""
+    """One window; ``since_s`` is when it began (monotonic).
+
+    ``last`` is without its exception, which would keep alive all objects of its frames.
+    """
 
     since_s: float
     count: int
@@ -30,7 +35,7 @@ class _Kind:
 
 
 class Suppressor:
-    """Lets entries pass; warnings and errors that are alike only so often."""
+    """Lets entries pass, but of one kind of warnings or errors only MAX_IN_WINDOW each window."""
 
     def __init__(self) -> None:
         self._kinds: dict[_Key, _Kind] = {}  # in the order in which their windows began
@@ -38,12 +43,14 @@ class Suppressor:
 
     @property
     def pending(self) -> bool:
-        """Whether a summary is due some time."""
+        """True if a summary is to be written when its window ends."""
         return self._suppressing > 0
 
     def pass_on(self, entry: Entry, now_s: float) -> Iterator[Entry]:
-        """What is to be written now: summaries that are due, and the entry unless it is one of too
-        many."""
+        """The entries to write now: summaries that are due, and ``entry`` unless it is suppressed.
+
+        ``now_s`` is monotonic, in seconds: a jump of the wall clock must not end windows.
+        """
         yield from self.due(now_s)
         if entry.site is None or entry.importance > 1:
             yield entry
@@ -78,7 +85,7 @@ class Suppressor:
 
 
 def _key(entry: Entry) -> _Key:
-    """Of texts: what a library puts into its fields need not be hashable."""
+    """What makes entries alike; fields as texts, because a library's need not be hashable."""
     about = [str(entry.fields.get(name)) for name in ("instance", "job_id", "prompt_id")]
     return (entry.level, entry.site, *about, _raised_at(entry.exception))
 

@@ -8,17 +8,20 @@ from collections.abc import Sequence
 from math import ceil
 
 REMEMBERED = 1000
+"""Durations of which percentiles are made; the oldest is forgotten for each one more."""
 PERCENTILES = (50, 95, 99)
 DURATION_BOUNDS_S = (
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
     *(10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0),
 )
-"""Of jobs and prompts: from a wait for nobody to a video."""
+"""Upper bounds of the histograms of jobs and prompts, in seconds: from no wait to a video."""
 
 
 class Durations:
-    """``count`` and ``total_s`` are since the start. The last ones are kept sorted, so that asking
-    costs nothing and recording a microsecond."""
+    """``count`` and ``total_s`` are since the start, percentiles are of the last REMEMBERED.
+
+    Those are kept sorted, so that asking costs nothing and recording takes a microsecond.
+    """
 
     __slots__ = ("_recent", "_sorted", "count", "total_s")
 
@@ -41,11 +44,14 @@ class Durations:
 
     @property
     def mean_s(self) -> float | None:
-        """Of all there ever were; None before the first."""
+        """The mean of all durations since the start; None before the first."""
         return self.total_s / self.count if self.count else None
 
     def percentile_s(self, percent: float) -> float | None:
-        """The least of the last thousand that ``percent`` of them do not exceed (nearest rank)."""
+        """The least of the last REMEMBERED that ``percent`` of them do not exceed (nearest rank).
+
+        None before the first.
+        """
         if not self._sorted:
             return None
         return self._sorted[max(0, ceil(len(self._sorted) * percent / 100) - 1)]
@@ -59,7 +65,7 @@ class Durations:
 
 
 class Histogram:
-    """How many durations were at most so long, for each of ``bounds_s`` (ascending)."""
+    """Counts durations by the bound that they do not exceed; ``bounds_s`` in ascending seconds."""
 
     __slots__ = ("_bounds_s", "_counts", "total_s")
 
@@ -77,7 +83,7 @@ class Histogram:
         return sum(self._counts)
 
     def cumulative(self) -> list[tuple[float, int]]:
-        """Bound and how many did not exceed it; the last bound is infinite."""
+        """Each bound with the number of durations up to it; the last bound is infinite."""
         result, so_far = [], 0
         for bound, count in zip((*self._bounds_s, float("inf")), self._counts, strict=True):
             so_far += count
@@ -86,5 +92,5 @@ class Histogram:
 
 
 def rounded(seconds: float | None) -> float | None:
-    """To the microsecond, for people."""
+    """``seconds`` to the microsecond, as the JSON of ``/metrics`` has them; None stays None."""
     return None if seconds is None else round(seconds, 6)

@@ -1,8 +1,8 @@
 """``/metrics`` for Prometheus: who wants it, in which format, and the text.
 
-A registry of prometheus_client's for each application: two in one process do not collide, and that
-of the host is left alone, unless it registers our collector there itself. The figures are counted
-once, in ``metrics.py``; the collector turns them into families when it is asked.
+Each application has a prometheus_client registry of its own: two applications in one process do not
+collide, and the host's registry is left alone, unless the host registers our collector there. The
+figures are counted once, in ``metrics.py``; the collector makes families of them when it is asked.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 class Exposition(Collector):
     """The figures of one application; ``registry`` holds them for prometheus_client's tools.
 
-    Not those of the process: its collector reads five files of ``/proc`` each time, which takes as
-    long as all the rest. A host that wants them has them in prometheus_client's own registry.
+    CPU and memory of the process are not among them: their collector reads five files of ``/proc``
+    each time, which takes as long as all the rest. A host finds them in prometheus_client's own
+    registry.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -48,14 +49,14 @@ class Exposition(Collector):
             yield _metric(family)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: names are not looked at when this is registered."""
+        """Nothing: then prometheus_client does not look at names when this is registered."""
         return ()
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The text in the format that ``accept`` asks for, and its content type."""
         try:
             _, content_type = choose_encoder(accept)
-        except TypeError:  # a version that is no number
+        except TypeError:  # Accept names a version that is no number
             content_type = CONTENT_TYPE_PLAIN_0_0_4
         openmetrics = content_type.startswith("application/openmetrics-text")
         text = self._writer.write(families(self._metrics), openmetrics=openmetrics)
@@ -65,8 +66,8 @@ class Exposition(Collector):
 def wants_prometheus(accept: str) -> bool:
     """True if ``accept`` names OpenMetrics, or ``text/plain`` with a version, as Prometheus does.
 
-    Not if it prefers ``application/json`` by a higher q, and not for a bare ``text/plain``, which
-    HTTP libraries send.
+    False if ``application/json`` has a higher q, and for a bare ``text/plain``, which HTTP
+    libraries send: those get JSON.
     """
     wanted = json = 0.0
     for media_range in accept.lower().split(","):

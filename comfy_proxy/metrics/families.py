@@ -1,8 +1,8 @@
 """The figures as Prometheus' metric families: names, units and help, in one place.
 
-Labels are bounded: ``comfyui_instance`` is a ``host:port`` of the configuration (``instance`` is
-Prometheus' own label, for us), ``type`` a workflow's name, ``code`` one of ``errors.py``,
-``policy`` one of ``gateway/routes.py``, ``ours`` or ``other``.
+Labels have few values, none of which a client chooses. ``comfyui_instance`` is a ``host:port`` of
+the configuration (Prometheus sets its own label ``instance`` to the proxy), ``type`` a workflow's
+name, ``code`` one of ``errors.py``, ``policy`` one of ``gateway/routes.py``, ``ours`` or ``other``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """``values`` by the values of ``labels``; a counter's ``name`` is without its ``_total``."""
+    """One metric family.
+
+    ``values`` are pairs: the values of ``labels``, in that order, and the figure. A counter's
+    ``name`` is without its ``_total``, which the writer adds.
+    """
 
     kind: str
     name: str
@@ -220,7 +224,7 @@ def _logs(metrics: Metrics) -> Iterator[Family]:
 
 
 def _one(values: Mapping[str, T]) -> list[tuple[Labels, T]]:
-    """For a family with one label."""
+    """``values`` for a family with one label."""
     return [((label,), value) for label, value in values.items()]
 
 
@@ -229,7 +233,7 @@ def _counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, i
 
 
 def _gauge(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
-    numbers = tuple((key, float(value)) for key, value in values)  # no True, which is one too
+    numbers = tuple((key, float(value)) for key, value in values)  # True would be written "True"
     return Family(GAUGE, f"comfy_proxy_{name}", text, tuple(labels.split()), numbers)
 
 

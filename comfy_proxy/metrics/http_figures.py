@@ -1,4 +1,7 @@
-"""What is counted of requests: the table's policy stands for the path, which a client chooses."""
+"""What is counted of requests: by method, policy and status.
+
+The policy (of ``gateway/routes.py``) stands for the path: clients choose paths, without end.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from comfy_proxy.metrics.labels import method_label, status_label
 from comfy_proxy.metrics.records import RequestRecord
 
 REQUEST_BOUNDS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds of the histograms of requests and exchanges, in seconds."""
 _FAULTS = ("500", "502", "503", "504")
 
 
 class HttpFigures:
-    """Since the start. Times are those to the first byte: how long a stream or a WebSocket was open
-    tells nothing of how quickly anybody was answered."""
+    """Counts since the start. Times are those to the first byte of the answer: how long a stream or
+    a WebSocket was open tells nothing of how quickly a client was answered."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, str]] = Counter()
@@ -30,7 +34,8 @@ class HttpFigures:
     def record(self, request: RequestRecord) -> None:
         method, policy = method_label(request.method), request.policy
         if (method, policy, _FAULTS[0]) not in self.requests:
-            # They begin with the first request of their kind: the first fault is seen as a rise.
+            # All four begin at 0 with the first request of their kind: Prometheus' rate() sees a
+            # counter rise, but not one that appears at 1.
             self.requests.update({(method, policy, status): 0 for status in _FAULTS})
         self.requests[method, policy, status_label(request.status)] += 1
         self.received[policy] += request.received_bytes

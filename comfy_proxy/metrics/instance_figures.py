@@ -13,12 +13,14 @@ from comfy_proxy.metrics.labels import Bounded
 from comfy_proxy.metrics.records import Attempt, CircuitRecord, PoolWait, Verdict
 
 WAIT_BOUNDS_S = (0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of the histograms of waits for a pooled WebSocket, in seconds."""
 CIRCUIT_STATES = ("closed", "open", "half_open")
 MAX_KINDS = 32
+"""Kinds of exchanges that are told apart; those that come later are counted as ``other``."""
 
 
 class InstanceFigures:
-    """Since the start, each by ``host`` and more."""
+    """Counts since the start for each of ``hosts``, the ``host:port`` of the instances."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
         self.hosts = tuple(hosts)
@@ -36,7 +38,7 @@ class InstanceFigures:
     def record_attempt(self, attempt: Attempt) -> None:
         kind = self._kind(attempt.kind)
         if (attempt.instance, kind) not in self.attempt_histograms:
-            # They begin together: the first fault is seen as a rise.
+            # All verdicts begin at 0 together: the first fault is a rise that rate() sees.
             self.attempts.update({(attempt.instance, kind, verdict): 0 for verdict in Verdict})
         self.attempts[attempt.instance, kind, attempt.verdict] += 1
         self.attempt_histograms[attempt.instance, kind].record(attempt.duration_s)
@@ -52,7 +54,7 @@ class InstanceFigures:
         return {state: self.circuit_changes[host, state] for state in CIRCUIT_STATES}
 
     def requests_json(self, host: str) -> dict[str, dict[str, Any]]:
-        """By kind: how many ended how, and their mean duration."""
+        """By kind of exchange: the number of each verdict, and the mean duration in seconds."""
         result: dict[str, dict[str, Any]] = {}
         for (where, kind, verdict), count in self.attempts.items():
             if where == host:

@@ -21,6 +21,7 @@ from comfy_proxy.metrics.labels import Bounded
 from comfy_proxy.metrics.records import JobRecord, Outcome
 
 MAX_CODES = 64
+"""Error codes that are told apart; those that come later are counted as ``other``."""
 
 
 def _codes(*families: type[ComfyProxyError]) -> set[str]:
@@ -53,10 +54,10 @@ class JobDurations:
 
 
 class JobFigures:
-    """Since the start. ``finished`` is by type, outcome and instance (``""``: it had none).
+    """Counts since the start. ``finished`` is by type, outcome and instance (``""``: it had none).
 
-    Processing times are those of completed jobs; a job that failed at once tells nothing of how
-    long a picture takes. Waiting times are those of all jobs that began.
+    Processing times are those of completed jobs only: a job that failed at once tells nothing of
+    how long a picture takes. Waiting times are those of all jobs that ComfyUI began.
     """
 
     def __init__(self, types: Iterable[str], hosts: Iterable[str]) -> None:
@@ -81,7 +82,7 @@ class JobFigures:
             self.errors.update({(name, code): 0 for code in map(self._code, JOB_ERROR_CODES)})
 
     def record(self, job: JobRecord) -> str | None:
-        """Count a job that has ended; the label of its error, None unless it failed."""
+        """Count a job that has ended; returns the label of its error, None unless it failed."""
         self.finished[job.type, job.outcome, job.instance or ""] += 1
         self.retries[job.type] += max(0, job.attempts - 1)
         if job.waiting_s is not None:
@@ -97,7 +98,7 @@ class JobFigures:
         return code
 
     def outcomes(self, *, type: str | None = None, instance: str | None = None) -> dict[str, int]:  # noqa: A002
-        """How many ended how: of all, of one type, at one instance."""
+        """How many jobs ended with each outcome: of all, of one ``type``, at one ``instance``."""
         result = {str(outcome): 0 for outcome in Outcome}
         for (job_type, outcome, host), count in self.finished.items():
             if (type is None or type == job_type) and (instance is None or instance == host):
@@ -112,7 +113,7 @@ class JobFigures:
         return result
 
     def totals(self) -> dict[str, Any]:
-        """The JSON of all jobs."""
+        """The JSON of all jobs: counts, rates from 0 to 1, durations in seconds."""
         return {
             **_summary(self.accepted.total(), self.outcomes()),
             "retries": self.retries.total(),
@@ -145,11 +146,12 @@ class JobFigures:
 
 
 def success_rate(completed: int, failed: int) -> float | None:
-    """Of the jobs that came to an end of their own; None if there were none."""
+    """The share of completed jobs, 0 to 1, among those not cancelled; None if there were none."""
     return round(completed / (completed + failed), 6) if completed + failed else None
 
 
 def error_rate(completed: int, failed: int) -> float | None:
+    """As :func:`success_rate`, the share of failed ones."""
     return round(failed / (completed + failed), 6) if completed + failed else None
 
 

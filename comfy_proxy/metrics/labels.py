@@ -1,4 +1,7 @@
-"""Values that come from outside, made few: a label is never what a client chose."""
+"""Label values of what comes from outside, bounded: each value is a time series in Prometheus.
+
+So a label is never a text that a client chose.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,17 @@ _STATUSES = {status.value: str(status.value) for status in HTTPStatus} | {499: "
 
 
 def method_label(method: str) -> str:
-    """The method if it is one that is used, else ``OTHER``."""
+    """``method`` if it is one of the seven usual ones, else ``OTHER``."""
     return method if method in _METHODS else "OTHER"
 
 
 def status_label(status: int) -> str:
-    """The status if it is a known one, else its class, as ``5xx``."""
+    """``status`` if it has a name in HTTP (or is 499), else its class, like ``5xx``."""
     return _STATUSES.get(status) or f"{status // 100 % 10}xx"
 
 
 class Bounded:
-    """Lets the first ``limit`` different values through; what comes later is ``other``."""
+    """Lets the first ``limit`` different values through; any other one becomes ``other``."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

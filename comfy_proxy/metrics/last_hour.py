@@ -1,4 +1,7 @@
-"""The last hour, minute by minute: what rates and plots are made of."""
+"""The last hour, minute by minute: rates of ``/metrics`` and plots of the dashboard are made of it.
+
+A minute is one of the monotonic clock, so a jump of the wall clock puts nothing out of order.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,12 @@ _MINUTE_S = 60
 
 @dataclass(kw_only=True, slots=True)
 class Minute:
-    """What ended within one minute. ``waited`` and ``processed`` count the jobs whose seconds are
-    in the sums; ``errors`` are failed jobs by code, ``faults`` requests answered with 5xx.
-    ``prompts`` were forwarded."""
+    """What ended within one minute; ``index`` is its number on the monotonic clock.
+
+    ``waited`` and ``processed`` count the jobs whose seconds are in the sums. ``errors`` are failed
+    jobs by code, ``faults`` requests answered with 5xx. ``prompts`` are clients' prompts that were
+    forwarded in it.
+    """
 
     index: int
     began_at: datetime
@@ -38,12 +44,12 @@ class Minute:
 
     @property
     def waiting_mean_s(self) -> float | None:
-        """None if no job ended that had begun."""
+        """Mean wait in seconds; None if no job ended that ComfyUI had begun."""
         return rounded(self.waiting_s / self.waited) if self.waited else None
 
     @property
     def processing_mean_s(self) -> float | None:
-        """Of completed jobs; None if there was none."""
+        """Mean processing time of completed jobs in seconds; None if there was none."""
         return rounded(self.processing_s / self.processed) if self.processed else None
 
 
@@ -62,7 +68,7 @@ class LastHour:
 
     @property
     def current(self) -> Minute:
-        """The minute of now, to be added to."""
+        """The minute of now; callers add to it."""
         now = self._clock.monotonic()
         index = int(now // _MINUTE_S)
         if not self._minutes or self._minutes[-1].index != index:
@@ -84,7 +90,7 @@ class LastHour:
         ]
 
     def total(self) -> Minute:
-        """The sum of them all, from the beginning of the oldest."""
+        """The sum of all sixty; ``began_at`` is the beginning of the oldest with anything in it."""
         current = self.current
         first = current.index - MINUTES + 1
         recent = [minute for minute in self._minutes if minute.index >= first]

@@ -1,4 +1,4 @@
-"""How things stand at one moment: what is read from the rooms, not counted here."""
+"""The state of the application at one moment: what is read from its rooms, not counted here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InstanceState:
-    """One instance now; ``healthy`` is what ``/health`` calls so, ``client_prompts`` those of the
-    load that are none of our jobs', ``last_error`` what went wrong since a check passed."""
+    """One instance now.
+
+    ``healthy``: its circuit is closed and a check has passed since the start. ``load`` counts all
+    prompts there, ``client_prompts`` those of them that do not belong to our jobs. ``last_error``
+    is the last failure since a check passed, else None.
+    """
 
     id: str
     host: str
@@ -55,7 +59,7 @@ class LiveState:
 
 
 class LogCounts(Protocol):
-    """What is asked of the logs."""
+    """What the metrics ask the logs for."""
 
     @property
     def dropped(self) -> int:

@@ -1,8 +1,8 @@
-"""The one object that counts (story 3.1): records in, figures out.
+"""The one object that counts: records of what is over go in, figures come out.
 
-Everything is held in memory that does not grow: plain counters by label, histograms, the last
-thousand durations of a kind, the last sixty minutes. Recording takes microseconds. ``/metrics``
-is made of it twice, as JSON (:meth:`Metrics.get_stats`) and for Prometheus (``exposition.py``).
+Its memory does not grow: counters by label, histograms, the last thousand durations of a kind, the
+last sixty minutes. Recording takes microseconds. ``/metrics`` is made of it in two forms: JSON
+(:meth:`Metrics.get_stats`) and Prometheus' text (``exposition.py``).
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from comfy_proxy.metrics.stats import statistics
 
 
 class Metrics:
-    """One for each application. ``live`` tells how things stand when somebody asks.
+    """One for each application.
 
-    ``logs`` is None until somebody counts lines.
+    ``instances`` are the ``host:port`` and ``job_types`` the workflows for which counters begin at
+    0. ``live`` gives the state of the application when somebody asks. ``logs`` is None until the
+    application has logs.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Metrics:
         return f"<Metrics jobs={self.jobs.outcomes()} requests={self.http.requests.total()}>"
 
     def get_stats(self) -> dict[str, Any]:
-        """Everything, as the JSON of ``/metrics``; from memory, at once."""
+        """All figures, as the JSON of ``/metrics``; from memory, without waiting."""
         return statistics(self)
 
     # --- records -------------------------------------------------------------------------
@@ -90,7 +92,10 @@ class Metrics:
             minute.waiting_s += job.waiting_s
 
     def record_prompt(self, prompt: PromptRecord) -> None:
-        """A prompt was forwarded or moved, or an instance passed over."""
+        """A prompt was forwarded or moved, or an instance passed over.
+
+        Of our jobs' prompts only moves are counted: the rest is counted with the jobs.
+        """
         if prompt.job_type is not None:
             if prompt.event is PromptEvent.MOVED:
                 self.jobs.moves[prompt.job_type] += 1

@@ -11,9 +11,10 @@ from comfy_proxy.metrics.records import Outcome, PromptEnd, PromptEvent, PromptR
 
 
 class PromptFigures:
-    """Since the start, by ``host``. Processing times are those of completed prompts.
+    """Counts since the start, by ``host``. Processing times are those of completed prompts.
 
-    ``ends_known`` is False with one instance: its prompts pass unread, and nobody knows their ends.
+    ``ends_known`` is False with a single instance: its prompts are forwarded unread, so their ends
+    are not known.
     """
 
     def __init__(self, hosts: Sequence[str]) -> None:
@@ -30,11 +31,11 @@ class PromptFigures:
             self.duration_histograms[host] = Histogram(DURATION_BOUNDS_S)
 
     def record(self, prompt: PromptRecord) -> None:
-        """It was forwarded or moved, or an instance passed over."""
+        """A client's prompt was forwarded or moved, or an instance passed over."""
         self.events[prompt.event, prompt.instance] += 1
 
     def record_end(self, end: PromptEnd) -> None:
-        """It has ended."""
+        """A client's prompt has ended."""
         self.ends[end.outcome, end.instance] += 1
         if end.waiting_s is not None:
             self.waiting.record(end.waiting_s)
@@ -52,7 +53,7 @@ class PromptFigures:
         }
 
     def at_instance(self, host: str | None) -> dict[str, int | None]:
-        """The counts of one instance; of all for None. How they ended is None if nobody knows."""
+        """The counts of one instance, of all for None; those of ends are None if not known."""
         counts: Counter[str] = Counter()
         for counter in (self.events, self.ends):
             for (what, where), count in counter.items():

@@ -1,4 +1,7 @@
-"""What the parts of the proxy tell their observers: a frozen record of each thing that is over."""
+"""What the parts of the proxy tell their observers: a frozen record of each thing that is over.
+
+An ``instance`` is a ``host:port``; durations (``…_s``) are in seconds.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One exchange with an instance, told once to the observers when it is over."""
+    """One exchange with an instance; ``kind`` is its sort, like ``ws``, ``error`` why it failed."""
 
     instance: str
     kind: str
@@ -32,7 +35,7 @@ class Attempt:
 
 
 class Outcome(StrEnum):
-    """How a job ended."""
+    """How a job, or a client's prompt, ended."""
 
     COMPLETED = "completed"
     FAILED = "failed"
@@ -41,9 +44,12 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRecord:
-    """A job that has ended. ``waiting_s`` is from its acceptance until ComfyUI began with it,
-    ``processing_s`` from there to its end; None if that never was. ``code`` and ``message`` say why
-    it failed. ``instance`` is where it ended, None if that was nowhere."""
+    """A job that has ended.
+
+    ``waiting_s`` is from its acceptance until ComfyUI began with it, ``processing_s`` from there to
+    its end; both are None if ComfyUI never began. ``code`` and ``message`` say why it failed.
+    ``instance`` is where it ended, None if it had no place at an instance.
+    """
 
     id: str
     type: str
@@ -57,21 +63,22 @@ class JobRecord:
 
 
 class PromptEvent(StrEnum):
-    """What became of a prompt."""
+    """What happened to a prompt on its way to an instance."""
 
     FORWARDED = "forwarded"
     """``instance`` has taken a client's prompt."""
     MOVED = "moved"
-    """One that waited elsewhere waits at ``instance`` now."""
+    """A prompt that waited elsewhere waits at ``instance`` now."""
     PASSED_OVER = "passed_over"
-    """``instance`` could not take a client's prompt; another one was asked."""
+    """``instance`` could not take a client's prompt; the next one was asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptRecord:
-    """``job_type`` if the prompt is one of our jobs', None if it is a client's own.
+    """A prompt was forwarded or moved, or an instance passed over.
 
-    ``prompt_id`` is None where nobody had to look at it (one instance, bytes as they come).
+    ``job_type`` is that of one of our jobs, None for a client's own prompt. ``prompt_id`` is None
+    where the prompt was forwarded unread (a single instance).
     """
 
     event: PromptEvent
@@ -82,8 +89,11 @@ class PromptRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptEnd:
-    """A client's prompt that has ended; as :class:`JobRecord`, seconds are None also where nobody
-    could tell. ``worked`` is False if all came from ComfyUI's cache."""
+    """A client's prompt that has ended; fields as in :class:`JobRecord`.
+
+    Seconds are None also where the frames and the history did not tell them. ``worked`` is False if
+    all results came from ComfyUI's cache: its time says nothing of the next prompt's.
+    """
 
     prompt_id: str
     outcome: Outcome
@@ -97,11 +107,13 @@ class PromptEnd:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestRecord:
-    """One request that was answered. ``path`` is as it came, without the query (which may hold a
-    key). ``duration_s`` is to the end of the answer, ``first_byte_s`` to its beginning, None if the
-    client left before. Bytes are those of the bodies, or of the frames of a WebSocket. ``status``
-    is 499 if the client left before its answer began or ended. ``client`` is an address, ``reason``
-    that of an error of ours.
+    """One request that was answered.
+
+    ``path`` is as it came, without the query (which may hold a key). ``duration_s`` is to the end
+    of the answer, ``first_byte_s`` to its beginning, None if the client left before. Bytes are
+    those of the bodies, or of the frames of a WebSocket. ``status`` is 499 if the client left
+    before its answer began or ended. ``client`` is an address. ``reason`` says why we answered with
+    an error.
     """
 
     method: str
@@ -120,7 +132,7 @@ class RequestRecord:
 
     @property
     def is_fault(self) -> bool:
-        """An error on our side or an instance's; ``/health`` that tells of an outage is none."""
+        """True for a 5xx, except the 503 of ``/health``: that one reports an outage correctly."""
         return self.status >= _FAULT and not (
             self.policy == OURS and normal_path(self.path).startswith("/health")
         )
@@ -138,7 +150,7 @@ class CircuitRecord:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PoolWait:
-    """A job waited so long for a connection to ``instance``."""
+    """How long a job waited for a pooled WebSocket to ``instance``; 0 if one was free."""
 
     instance: str
     duration_s: float

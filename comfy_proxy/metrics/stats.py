@@ -1,4 +1,7 @@
-"""``/metrics`` as JSON: what is counted beside how things stand; keys snake_case, seconds float."""
+"""``/metrics`` as JSON: the counts since the start, and the state at this moment.
+
+Keys are snake_case, seconds are floats, rates are fractions from 0 to 1.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def statistics(metrics: Metrics) -> dict[str, Any]:
-    """The whole document."""
+    """The whole document of ``GET /metrics``."""
     live, hour = metrics.live(), metrics.last_hour.total()
     return {
         "timestamp": iso(metrics.clock.now()),
@@ -44,7 +47,7 @@ def statistics(metrics: Metrics) -> dict[str, Any]:
 
 
 def job_statistics(metrics: Metrics) -> dict[str, Any]:
-    """``GET /api/jobs/stats``: the same figures, those of jobs alone."""
+    """The document of ``GET /api/jobs/stats``: the same figures, but those of jobs only."""
     jobs, live = metrics.jobs, metrics.live()
     return {
         "total": jobs.accepted.total(),
@@ -75,7 +78,10 @@ def _jobs(metrics: Metrics, live: LiveState) -> dict[str, Any]:
 
 
 def _errors(metrics: Metrics, hour: Minute) -> dict[str, Any]:
-    """Of jobs, by kind: an error's share of the jobs that came to an end of their own."""
+    """Errors of jobs by code, since the start and in the last hour.
+
+    ``rate`` is a code's share of the jobs that completed or failed, the cancelled ones left out.
+    """
     outcomes = metrics.jobs.outcomes()
     since_start = _by_kind(outcomes["completed"], outcomes["failed"], metrics.jobs.errors_by_code())
     return {**since_start, "last_hour": _by_kind(hour.completed, hour.failed, hour.errors)}

@@ -2,9 +2,9 @@
 
 ``prometheus_client``'s own writers take 2 ms (4 ms for OpenMetrics) for a full answer, twice that
 in a busy process, and the event loop stands still meanwhile: the p99 of ``/metrics`` was 5 and 7
-times that of an empty route, where three is allowed. Nearly all of it goes into names and labels,
-which are the same each time: here they are kept. What is written is compared with the library's,
-sample by sample, by a test.
+times that of an empty route, and three times is our limit. Nearly all of it is spent on names and
+labels, which are the same each time; here they are kept. A test compares the text with the
+library's, sample by sample.
 https://github.com/prometheus/docs/blob/main/docs/instrumenting/exposition_formats.md
 https://prometheus.io/docs/specs/om/open_metrics_spec/
 """
@@ -20,13 +20,13 @@ _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 class TextWriter:
-    """Knows the lines that it has written up to their values."""
+    """Writes the text, and keeps what each line begins with: all but its value."""
 
     def __init__(self) -> None:
         self._beginnings: dict[tuple[str, Labels], list[str]] = {}
 
     def write(self, families: Iterable[Family], *, openmetrics: bool) -> str:
-        """The whole text; the two formats differ only in what is said about a family."""
+        """The whole text; the two formats differ in the comments about a family and in the end."""
         lines: list[str] = []
         for family in families:
             lines += _about(family, openmetrics=openmetrics)
@@ -57,7 +57,7 @@ def _about(family: Family, *, openmetrics: bool) -> list[str]:
 
 
 def _beginnings(family: Family, labels: Labels, value: float | Histogram) -> list[str]:
-    """Of one line, or of a histogram's: the buckets, the count, the sum."""
+    """The beginning of the one line, or of a histogram's lines: buckets, count, sum."""
     pairs = [
         f'{name}="{label.translate(_ESCAPES)}"'
         for name, label in zip(family.labels, labels, strict=True)
@@ -73,7 +73,7 @@ def _beginnings(family: Family, labels: Labels, value: float | Histogram) -> lis
 
 
 def _values(value: float | Histogram) -> list[float]:
-    """In the order of :func:`_beginnings`."""
+    """The numbers of the lines, in the order of :func:`_beginnings`."""
     if not isinstance(value, Histogram):
         return [value]
     counts = [count for _, count in value.cumulative()]

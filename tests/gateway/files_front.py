@@ -20,9 +20,6 @@ from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.exchange.context import REQUEST_ID
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.exchange.forward import forward_balanced
-from comfy_proxy.gateway.files.copies import FileCopies
-from comfy_proxy.gateway.files.uploads import upload
-from comfy_proxy.gateway.files.view import view
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Policy, match
 from comfy_proxy.settings import Settings, parse_instance
@@ -35,7 +32,6 @@ def picture(colour: str, mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
-FUNCTIONS = {Policy.OWNER_BY_FILE: view, Policy.UPLOAD: upload}
 LOAD_INFO = {"LoadImage": {"input": {"required": {"image": [[], {"image_upload": True}]}}}}
 
 
@@ -112,24 +108,29 @@ async def running_front(*workers: EmbeddedWorker, **settings: Any) -> AsyncItera
     urls = tuple(parse_instance(worker.url) for worker in workers)
     cluster = Cluster(Settings(instances=urls, **settings), clock=ManualClock())
     gateway = Gateway(cluster)
-    if not hasattr(gateway, "files"):
-        gateway.files = FileCopies(cluster, gateway.ownership)
     async with AsyncExitStack() as stack:
         await cluster.connections.start()
         stack.push_async_callback(cluster.connections.close)
-        stack.push_async_callback(gateway.files.close)
+        stack.callback(gateway.files.close)
+        stack.push_async_callback(gateway.uploads.close)
+        stack.push_async_callback(gateway.storage_discovery.close)
         server = TestServer(_app(gateway))
         client = await stack.enter_async_context(TestClient(server, auto_decompress=False))
         yield Front(workers, gateway, client)
 
 
 def _app(gateway: Gateway) -> web.Application:
+    answers = {
+        Policy.OWNER_BY_FILE: gateway.file_view.answer,
+        Policy.UPLOAD: gateway.uploads.answer,
+    }
+
     async def handle(request: web.Request) -> web.StreamResponse:
         request[REQUEST_ID] = "test"
         found = match(request.method, request.rel_url.raw_path)
         try:
-            if function := FUNCTIONS.get(found.policy):
-                return await function(request, found, gateway)
+            if answer := answers.get(found.policy):
+                return await answer(request, found)
             return await forward_balanced(request, gateway.cluster)
         except Exception as error:
             return error_response(request, error)

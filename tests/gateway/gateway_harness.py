@@ -18,6 +18,7 @@ from comfy_proxy.clock import SystemClock
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
+from comfy_proxy.gateway.views.features import Features, UploadLimits
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.metrics.records import Attempt
 from comfy_proxy.middleware import register
@@ -166,7 +167,10 @@ class Harness:
         cluster = GatewayCluster(Settings(instances=urls, **settings))
         app[CLUSTER] = cluster  # type: ignore[misc]
         # One instance as far as policies go: these tests are about forwarding itself.
-        app[GATEWAY] = SimpleNamespace(cluster=cluster, several=False)  # type: ignore[misc]
+        features = Features(cluster, UploadLimits(cluster))
+        app[GATEWAY] = SimpleNamespace(  # type: ignore[misc]
+            cluster=cluster, several=False, features=features
+        )
         app.cleanup_ctx.append(cluster.running)
         register(app, list(routes), cluster.settings)
         runner = await self.serve(app, **(runner_options or {}))

@@ -8,12 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
+from aiohttp import web
 from rooms_harness import HANDLERS, Client, answering, gateway_over
 from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.state.shared_state import SharedState, state
+from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.state.shared_state import SharedState
 
 FILE = "/userdata/workflows%2Fa.json"
 
@@ -68,6 +70,10 @@ class StateRoom:
         await eventually(lambda: not any(map(self.shared.missed, self.instances)))
 
 
+async def _state(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+    return await gateway.state.answer(request, match)
+
+
 @asynccontextmanager
 async def state_room(*urls: str, **settings: Any) -> AsyncIterator[StateRoom]:
     async with AsyncExitStack() as stack:
@@ -77,5 +83,5 @@ async def state_room(*urls: str, **settings: Any) -> AsyncIterator[StateRoom]:
             instance.on_interruption.append(shared.interrupted)
         stack.push_async_callback(shared.close)
         gateway.state = shared
-        client = await stack.enter_async_context(answering(state, gateway))
+        client = await stack.enter_async_context(answering(_state, gateway))
         yield StateRoom(list(urls), gateway, client)

@@ -85,7 +85,7 @@ async def test_a_prompt_that_is_taken_is_counted_and_owned(
         assert answer.status == 200
         prompt_id = (await answer.json())["prompt_id"]
     await ended(proxy, prompt_id)
-    owner = proxy.app[GATEWAY].ownership.prompts.owner(prompt_id)
+    owner = proxy.app[GATEWAY].ledger.owner(prompt_id)
     taken = [worker.host for worker in workers if prompt_id in worker.submitted]
     assert [owner.host] == taken
     assert (await figures(proxy))["forwarded"] == before["forwarded"] + 1

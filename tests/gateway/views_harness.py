@@ -10,11 +10,11 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from ledger_front import accepted, leave
 from rooms_harness import Client, answering, gateway_over
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.prompts.moving import MovingPrompt
 from comfy_proxy.gateway.routes import Policy
 from comfy_proxy.gateway.views.owners import broadcast, owner_by_prompt
 from comfy_proxy.gateway.views.queue_and_history import merged
@@ -218,8 +218,10 @@ def job(row: Sequence[Any], status: str) -> Json:
     return {"id": row[1], "status": status, "priority": row[0], **row[3], "outputs_count": 0}
 
 
-def moving(prompt_id: str, number: float = 0, created: int = 0) -> MovingPrompt:
-    return MovingPrompt(prompt_id=prompt_id, queue_entry=entry(prompt_id, number, created))
+def moving(gateway: Gateway, prompt_id: str, number: float = 0, created: int = 0) -> None:
+    """That prompt has left the first instance, and is in transit."""
+    prompt = accepted(gateway.ledger, prompt_id, gateway.cluster.instances[0])
+    leave(gateway.ledger, prompt, entry(prompt_id, number, created))
 
 
 async def respond(request: web.Request, match: Any, gateway: Gateway) -> web.StreamResponse:

@@ -597,7 +597,7 @@ async def test_a_full_disk_is_said(
 
 
 def test_aiohttp_is_what_it_was_read_to_be() -> None:
-    """MultipartReader still asks its stream for what BoundedBody has, and for nothing else."""
+    """MultipartReader still asks its stream for what ClientBody has, and for nothing else."""
     source = Path(aiohttp.multipart.__file__).read_text(encoding="utf-8")
     asked = {
         line.split("_content.")[1].split("(")[0] for line in source.splitlines()

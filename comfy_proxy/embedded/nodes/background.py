@@ -12,7 +12,7 @@ from comfy_proxy.embedded.nodes.node_class import (
     v3_entry,
 )
 
-ALGORITHM = "opencv-grabcut"  # the honest name in the place of a model file's
+ALGORITHM = "opencv-grabcut"  # where ComfyUI lists model files: a name that says what runs here
 MODULE = "comfy_extras.nodes_bg_removal"
 
 
@@ -22,7 +22,7 @@ def load_model(_context: Context, inputs: Json) -> Result:
 
 
 def remove_background(context: Context, inputs: Json) -> Result:
-    """A MASK for each picture, 1 = foreground; the bar moves with every GrabCut iteration."""
+    """A MASK [B,H,W], 1 = foreground; the bar moves with each GrabCut iteration."""
     images = inputs["image"]
     masks = []
     for index, image in enumerate(images):

@@ -13,7 +13,7 @@ from comfy_proxy.embedded.folders import Folders
 # IMAGE is [batch, height, width, channels] and MASK [batch, height, width], both in 0..1.
 Pixels = NDArray[np.float32]
 Json = dict[str, Any]
-MAX_RESOLUTION = 16384
+MAX_RESOLUTION = 16384  # pixels of a side; validation refuses more
 
 
 class Context(Protocol):
@@ -33,12 +33,12 @@ class Context(Protocol):
         """Sleep until `time.monotonic()` is `deadline`; an interrupt raises Interrupted at once."""
 
     def save(self, picture: Image.Image, path: Any, **options: Any) -> None:
-        """Write a PNG; raises OSError when the disk is (said to be) full."""
+        """Write a PNG; raises OSError if the disk is full, or the fault `disk_full` says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run returns: one value an output, and what `executed` shows for output nodes."""
+    """What a run returns: a value for each output; `ui` is what `executed` shows, if anything."""
 
     outputs: tuple[Any, ...] = ()
     ui: Mapping[str, list[Any]] | None = None
@@ -51,8 +51,9 @@ Run = Callable[[Context, Json], Result]
 class NodeClass:
     """One class of the table.
 
-    `live_enums` maps an input to the function listing its choices now; `fingerprint` is
-    ComfyUI's IS_CHANGED and `validate` its VALIDATE_INPUTS, by input name: True or a message.
+    `live_enums` maps an input to the function that lists its choices now. `fingerprint` is
+    ComfyUI's IS_CHANGED: its value is part of the cache's key. `validate` is VALIDATE_INPUTS by
+    input name: the function returns None for a valid value, else a message.
     """
 
     name: str

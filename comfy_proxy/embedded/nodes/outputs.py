@@ -24,7 +24,7 @@ def save_image(context: Context, inputs: Json) -> Result:
 
 
 def preview_image(context: Context, inputs: Json) -> Result:
-    """The same in the temp directory, under a name nobody can guess."""
+    """As save_image, in the temp directory and under a random prefix."""
     return _save(context, inputs["images"], "ComfyUI" + context.temp_prefix, "temp", 1)
 
 
@@ -55,7 +55,7 @@ def _text_chunks(context: Context) -> PngInfo:
 
 
 def save_image_websocket(context: Context, inputs: Json) -> Result:
-    """Send each picture as a binary frame; there is no file and no `executed` event."""
+    """Send each picture as a binary frame; there is no file and no `executed` (trap 10)."""
     images = inputs["images"]
     for step, image in enumerate(images):
         context.progress(step, len(images), to_picture(image))
@@ -63,7 +63,7 @@ def save_image_websocket(context: Context, inputs: Json) -> Result:
 
 
 def never_the_same(_folders: Folders, _inputs: Json) -> object:
-    """A fingerprint that defeats the cache: frames are sent anew for every prompt."""
+    """A fingerprint that differs each time, so that no prompt gets its frames from the cache."""
     return time.time()
 
 

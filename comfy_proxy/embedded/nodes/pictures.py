@@ -17,7 +17,7 @@ EXTRAS = "comfy_extras.nodes_images"
 
 
 def image_scale(_context: Context, inputs: Json) -> Result:
-    """Scale to width × height; a 0 keeps the proportions, two of them the picture."""
+    """Scale to width × height in pixels; one 0 keeps the proportions, two return the picture."""
     image, width, height = inputs["image"], inputs["width"], inputs["height"]
     old_height, old_width = image.shape[1:3]
     if not width and not height:
@@ -37,7 +37,7 @@ def image_scale_by(_context: Context, inputs: Json) -> Result:
 
 
 def image_crop(_context: Context, inputs: Json) -> Result:
-    """A rectangle of the picture, cut short at its borders."""
+    """A rectangle of the picture; what lies beyond its borders is left out."""
     image = inputs["image"]
     x, y = min(inputs["x"], image.shape[2] - 1), min(inputs["y"], image.shape[1] - 1)
     return Result(outputs=(image[:, y : y + inputs["height"], x : x + inputs["width"]],))

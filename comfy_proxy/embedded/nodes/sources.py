@@ -22,7 +22,10 @@ CHANNELS = ["alpha", "red", "green", "blue"]
 
 
 def load_image(context: Context, inputs: Json) -> Result:
-    """Pictures of a file: one a frame, upright, without alpha; the alpha inverted is the MASK."""
+    """IMAGE and MASK of a file: a picture for each frame, upright, without alpha (trap 26).
+
+    The MASK is the inverted alpha channel, 64×64 zeros without one.
+    """
     with Image.open(context.folders.annotated_path(inputs["image"])) as file:
         frames = [_frame(frame) for frame in ImageSequence.Iterator(file)]
         several = file.format != "MPO"  # a camera's second picture is no second frame

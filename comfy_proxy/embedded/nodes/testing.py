@@ -5,14 +5,14 @@ from typing import NoReturn
 
 from comfy_proxy.embedded.nodes.node_class import Context, Json, NodeClass, Result, entry, number
 
-STEP_S = 0.05
+STEP_S = 0.05  # seconds between two steps of TimedPass's bar
 MODULE = "custom_nodes.comfy_proxy_test_nodes"
 
 
 def timed_pass(context: Context, inputs: Json) -> Result:
     """Hand the picture through after `seconds`, the bar moving about every 50 ms.
 
-    The deadlines are those of the start, so the steps do not add up their lateness.
+    Each step ends at a time counted from the start, so that late steps do not add up.
     """
     seconds = inputs["seconds"]
     steps = max(1, int(seconds / STEP_S))

@@ -17,7 +17,7 @@ FACTOR = 4
 
 
 def upscaling(models: Sequence[str]) -> tuple[NodeClass, ...]:
-    """Both classes; the loader's enum holds `models` (usually none: there is no network here)."""
+    """Both classes; the loader's enum holds `models` (usually none: no model is run here)."""
 
     def load_model(_context: Context, inputs: Json) -> Result:
         name = inputs["model_name"]
@@ -56,7 +56,7 @@ def upscaling(models: Sequence[str]) -> tuple[NodeClass, ...]:
 
 
 def upscale_with_model(context: Context, inputs: Json) -> Result:
-    """Four times the size, by Lanczos: what stands in for every model."""
+    """Four times the size by Lanczos, whichever model is named."""
     image: Pixels = inputs["image"][..., :3]
     scaled = resize(image, image.shape[2] * FACTOR, image.shape[1] * FACTOR, "lanczos")
     context.progress(1, 1)

@@ -10,6 +10,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_ends import told_by_frame
 from comfy_proxy.gateway.events.frames import (
     NOT_HEARD,
     Began,
@@ -24,8 +25,10 @@ from comfy_proxy.gateway.events.frames import (
 )
 from comfy_proxy.gateway.events.leg import EventLeg
 from comfy_proxy.gateway.events.outbox import Outbox, OutboxFullError
+from comfy_proxy.gateway.events.sums import UntoldArrivals
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic
-from comfy_proxy.gateway.prompts.moving import UntoldArrivals
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.prompt import End
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -66,7 +69,7 @@ class EventSession:
         self._outbox = Outbox(self._ws, self.traffic)
         self._request: web.Request | None = None
         self._legs = self._new_legs()
-        self.arrivals = UntoldArrivals(gateway.moving)
+        self.arrivals = UntoldArrivals(gateway.ledger)
         self._changed = asyncio.Event()
         self._end = asyncio.Event()
         self._close_code = WSCloseCode.SERVICE_RESTART
@@ -164,13 +167,18 @@ class EventSession:
                 self._flags_answered = True
                 self._put(Pass(data=self._gateway.upload_limits.in_flags(seen.text)))
         elif isinstance(seen, Began):
-            self._gateway.prompt_began(seen.prompt_id, leg.instance)
+            self._gateway.ledger.apply(
+                events.Began(prompt_id=seen.prompt_id, instance=leg.instance)
+            )
             self._put(seen.frame)
         elif isinstance(seen, Executed):
             self._gateway.made_files.heard(seen.output, leg.instance)
             self._put(seen.frame)
         elif isinstance(seen, Ended):
-            self._gateway.prompt_ended(seen, leg.instance)
+            told = told_by_frame(seen.kind, seen.data, worked=seen.worked)
+            self._gateway.ledger.apply(
+                events.EndTold(prompt_id=seen.prompt_id, instance=leg.instance, end=End.of(told))
+            )
             self._put(seen.frame)
         elif seen is not None:
             self._put(seen)
@@ -179,9 +187,11 @@ class EventSession:
         """Send a frame that no instance sent, of a prompt that none of them has."""
         self._put(Pass(data=text))
 
-    def stopped_at(self, prompt_id: str, node: str) -> None:
-        """The socket of an instance was lost while ``node`` of this client's prompt ran there."""
-        self._gateway.mover.stopped_at(prompt_id, node)
+    def stopped_at(self, prompt_id: str, node: str, instance: Instance) -> None:
+        """The socket of ``instance`` was lost while ``node`` of this client's prompt ran there."""
+        self._gateway.ledger.apply(
+            events.NodeReached(prompt_id=prompt_id, instance=instance, node=node)
+        )
 
     def leg_changed(self) -> None:
         """An attempt to connect to an instance has succeeded or failed."""
@@ -200,7 +210,7 @@ class EventSession:
 
     def away(self, leg: EventLeg) -> None:
         """Its instance cannot be reached: nothing waits there, unless it is to be rescued."""
-        if leg.instance in self._gateway.mover.lost.doubtful:
+        if self._gateway.ledger.doubtful(leg.instance):
             return  # they count where they are until it is known whether they go on elsewhere
         self.queue_lost(leg.instance)
         self.sum_corrected()
@@ -244,7 +254,7 @@ class EventSession:
 
     def _remaining(self) -> int:
         shown = sum(leg.remaining for leg in self._legs.values())
-        return shown + self._gateway.moving.nowhere + self.arrivals.total
+        return shown + self._gateway.ledger.transit.nowhere + self.arrivals.total
 
     def _put(self, frame: Pass) -> None:
         if self._muted:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.events.frames import event_frame
 from comfy_proxy.gateway.events.session import EventSession
 from comfy_proxy.gateway.exchange.context import SOCKETS
-from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.socket_traffic import counted
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.states import State
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -30,7 +33,8 @@ READY_TIMEOUT_S = 1.0
 class EventSessions:
     """The connected clients by clientId; the newest socket of an id is the one that hears."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._sessions: dict[str, EventSession] = {}
         self._endings: set[asyncio.Task[None]] = set()
 
@@ -56,15 +60,24 @@ class EventSessions:
         for session in self._sessions.values():
             session.queue_lost(instance)
 
-    def arriving(self, instance: Instance) -> None:
-        """``instance`` is being sent a prompt that moves."""
-        for session in self._sessions.values():
-            session.arrivals.sent(instance)
-
-    def refused(self, instance: Instance) -> None:
-        """It did not take that prompt."""
-        for session in self._sessions.values():
-            session.arrivals.refused(instance)
+    def observe(self, change: Change) -> None:
+        """An observer of the ledger: what the sums of the clients must count, or do no longer."""
+        if change.prompt.job is not None:
+            return
+        match change.event:
+            case events.Sent(instance=instance):
+                for session in self._sessions.values():
+                    session.arrivals.sent(instance)
+            case events.Refused(instance=instance):
+                for session in self._sessions.values():
+                    session.arrivals.refused(instance)
+                    if change.new is State.RECEIVED:  # else it is in transit, and counts so
+                        session.sum_corrected()
+            case events.Lost(prompt=prompt) if change.new is State.MOVING:
+                # What its instance's frames told of it must not count twice.
+                self.queue_lost(prompt.attempts[-1].instance)
+        if change.old is State.MOVING and change.new not in (State.MOVING, State.SUBMITTING):
+            self.status_changed()  # no frame of an instance tells that it moves no longer
 
     def tell(self, client_id: str | None, kind: str, data: Mapping[str, Any]) -> None:
         """Send the client of that id, if it has a socket here, an event as ComfyUI writes it."""
@@ -72,36 +85,16 @@ class EventSessions:
         if session is not None:
             session.tell(event_frame(kind, data))
 
-    async def counted(
-        self, instance: Instance, gateway: Gateway, answering: Awaitable[Answer]
-    ) -> Answer:
-        """The answer to a new prompt. Once it is 200, no sum misses the prompt (trap 13).
-
-        The answer and the frame that tells of the prompt come on two connections, in any order;
-        in between another instance's frame must not make the sum 0.
-        """
-        posts, taken = gateway.moving.posts, False
-        posts[instance] += 1
-        self.arriving(instance)
-        try:
-            answer = await answering
-            taken = answer.status == 200
-            return answer
-        finally:
-            posts[instance] -= 1
-            if not taken:
-                self.refused(instance)
-                for session in self._sessions.values():
-                    session.sum_corrected()
-
-    async def ready(self, client_id: str, instance: Instance, gateway: Gateway) -> bool:
+    async def ready(self, client_id: str | None, instance: Instance) -> bool:
         """Wait for the client's socket at ``instance``, so that it misses nothing of a prompt.
 
-        False if it cannot be there now. A client without a socket here (it polls, or connects
-        later) is waited for by nobody: True.
+        False if it cannot be there now. A client without a clientId, or without a socket here (it
+        polls, or connects later) is waited for by nobody: True.
         """
+        if client_id is None:
+            return True
         try:
-            async with gateway.cluster.clock.timeout(READY_TIMEOUT_S):
+            async with self._clock.timeout(READY_TIMEOUT_S):
                 while (session := self._sessions.get(client_id)) is not None and not session.deaf:
                     if session.legs[instance].connected.is_set():
                         return True
@@ -145,7 +138,7 @@ class EventSessions:
             del self._sessions[session.client_id]
 
 
-async def events(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
+async def join_events(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """Join the client's socket with one to each instance; returns when the client has left."""
     ws = web.WebSocketResponse()
     if not is_websocket_upgrade(request) or not ws.can_prepare(request):

@@ -92,7 +92,11 @@ def tokens(headers: CIMultiDictProxy[str], name: str) -> set[str]:
 
 
 def is_websocket_upgrade(request: web.Request) -> bool:
-    """True for the opening handshake of a WebSocket (RFC 6455 4.2.1)."""
+    """True for the opening handshake of a WebSocket (RFC 6455 4.2.1), on any path.
+
+    Unlike ``navigation.is_event_socket`` it asks for ``Connection: Upgrade`` too, since what passes
+    here is upgraded; a handshake without it is forwarded as a GET (:func:`failing_handshake`).
+    """
     return (
         request.method == hdrs.METH_GET
         and "websocket" in tokens(request.headers, hdrs.UPGRADE)

@@ -1,6 +1,6 @@
 """Files at one instance: is it there, fetch it, put it. Raises InstanceError.
 
-The names are those on the instance's disk: a mark in them is a folder like any other.
+The names are those on the instance's disk: ``@2`` in them is a folder like any other.
 """
 
 from __future__ import annotations
@@ -14,21 +14,23 @@ import aiohttp
 
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import InstanceRefusedError
 from comfy_proxy.gateway.exchange.fanout import ask, asked
 from comfy_proxy.gateway.exchange.forward import told_apart
 from comfy_proxy.gateway.exchange.native import load
-from comfy_proxy.gateway.files.marks import file_at, is_hidden
+from comfy_proxy.gateway.files.file_name import FileName, file_at, is_hidden
 from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
 
 LOOK_TIMEOUT_S = 10.0
+"""For an answer about a file, and for each next piece of one that is fetched. Beyond, it counts as
+not there: an instance that loads a model answers nothing for seconds (trap 8)."""
 UPLOAD_TIMEOUT_S = 15.0
-"""And a second more for each MiB."""
+"""To put an empty file, and a second more for each MiB; beyond, the instance goes without."""
 MAX_FILE_BYTES = 1024 * 2**20
+"""Of a file that is copied (1 GiB); a larger one stays where it is, with AnswerTooLargeError."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,15 +47,16 @@ class Look:
 
 
 THERE = Look(status=200, version="", size=None)
-"""What :func:`look` gives for a file that exists and that ``/view`` shows to nobody: neither its
+"""What :func:`look` gives for a file that exists and whose name ``/view`` refuses: neither its
 version nor its size can be known."""
 
 
 async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
-    """``HEAD /view``: 200, 404, or 400 for a name that ComfyUI shows to nobody (``a..b.png``).
+    """``HEAD /view``: 200, 404, or 400 for a name that ComfyUI refuses there (``a..b.png``).
 
-    Whether a file of such a name is there the instance's list of files says, if it lies directly in
-    its directory; an old server has no such list, and the answer stays 400.
+    Whether a file of such a name exists is then looked up in ``/internal/files``, which lists what
+    lies directly in a directory. The answer stays 400 for a file in a subfolder, and of an old
+    server, which has no such list.
     """
     answer = await ask(
         instance, cluster, "HEAD", "/view", params=_query(file), timeout_s=LOOK_TIMEOUT_S

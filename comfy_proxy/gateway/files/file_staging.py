@@ -1,39 +1,50 @@
 """How a file gets to the instance where it is needed, under exactly its path (trap 18).
 
-See ``copies.py`` for the kinds of files. Each is brought once at a time to a place.
+* An upload: its newest bytes are put wherever that version is not known to be.
+* A prefixed result (``@2/…``): read from its owner, and put under exactly the prefixed path, at the
+  owner itself too, since graphs name that path.
+* A result without a prefix: copied to an instance that lacks the name, and never put over another
+  result of that name.
+* Another input: an instance that has the name keeps its own file, one that lacks it gets a copy.
+* A name with ``..``: ``/view`` refuses it, so the file cannot be read to be copied. It is used
+  where it is, unless it is an upload whose bytes are here.
+
+Each file is brought to a place by one task at a time; instances that share a directory are one
+place. Where all share it nothing is copied, unless an upload has gone from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import InstanceError, UnavailableError
 from comfy_proxy.gateway.files.client import Look, download, put
+from comfy_proxy.gateway.files.file_holders import FileHolders
+from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, is_hidden
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
-from comfy_proxy.gateway.files.marks import MARKED_TYPES, is_hidden
 from comfy_proxy.gateway.files.records import Upload
 from comfy_proxy.stored_bytes import StoredBytes
 
-if TYPE_CHECKING:
-    from comfy_proxy.gateway.files.copies import FileCopies
-
 
 class FileStaging:
-    """Serves one :class:`FileCopies`."""
+    """Brings files to instances, by what ``files`` knows and learns of them."""
 
-    def __init__(self, files: FileCopies) -> None:
+    def __init__(self, files: FileHolders) -> None:
         self._files = files
         self._cluster = files.cluster
         self._locks = KeyedLocks()
 
-    async def stage(self, file: FileName, instance: Instance, *, fresh: bool) -> bool:
-        """See :meth:`FileCopies.stage`."""
+    async def stage(self, file: FileName, instance: Instance, *, fresh: bool = False) -> bool:
+        """See to it that ``instance`` has ``file`` under exactly that path, if anybody has it.
+
+        False if it has another result under that name, which is not to be overwritten: who means
+        ``file`` must be served elsewhere. ``fresh``: nothing is believed to be there, it is asked.
+        Never fails: what could not be brought is told by ComfyUI's own answer.
+        """
         place = self._files.storage.place(instance, file.type)
         async with self._locks((file, place)):
             try:
@@ -51,7 +62,7 @@ class FileStaging:
             await self._stage_output(file, instance, owner, source)
         elif self._files.storage.is_common(instance, file.type) and not fresh:
             pass  # whoever has it, this one has it
-        elif file.type in MARKED_TYPES:
+        elif file.type in RESULT_TYPES:
             return await self._stage_result(file, instance)
         else:
             return await self._stage_input(file, instance, fresh=fresh)
@@ -78,7 +89,7 @@ class FileStaging:
         life = holdings.life(instance)
         present = await self._present(file, upload, instance)
         if present != upload.digest:
-            if present is not None and file.type in MARKED_TYPES and present not in upload.earlier:
+            if present is not None and file.type in RESULT_TYPES and present not in upload.earlier:
                 return False
             async with self._uploaded(file, upload) as content:
                 if content is None:
@@ -100,7 +111,7 @@ class FileStaging:
             return upload.digest  # nobody has missed anything: it is what was made of it since
         if is_hidden(file):
             return self._files.holdings.version(instance, file) or ""
-        if found.size != upload.size and file.type not in MARKED_TYPES:
+        if found.size != upload.size and file.type not in RESULT_TYPES:
             return ""  # something else, whatever it is
         held = self._files.holdings.version(instance, file)
         return held if held == upload.digest else await self._digest(instance, file)
@@ -124,7 +135,7 @@ class FileStaging:
     async def _stage_output(
         self, file: FileName, instance: Instance, owner: Instance, source: FileName
     ) -> None:
-        """A marked one; its owner may have written another one under that name since."""
+        """A prefixed one; its owner may have written another one under that name since."""
         holdings = self._files.holdings
         life = holdings.life(instance)
         found = await self._files.try_look(owner, source) if owner.healthy else None
@@ -136,7 +147,7 @@ class FileStaging:
                     await self._put(instance, file, content, found.version, life)
 
     async def _stage_result(self, file: FileName, instance: Instance) -> bool:
-        """One without a mark: for who answers for that name, or lacks it and can be given it."""
+        """One without a prefix. False if ``instance`` has another result of that name."""
         holdings, storage = self._files.holdings, self._files.storage
         life = holdings.life(instance)
         found = await self._files.look(instance, file)

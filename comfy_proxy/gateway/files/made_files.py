@@ -1,11 +1,11 @@
 """Who made each file last, learnt from all that tells of outputs: frames, histories, jobs.
 
-A client that listens has its outputs told by ``executed`` frames; of one that only asks the entry
-in ``/history``, or its job in ``/api/jobs``, tells them, whoever reads it first. Each of these is
-read once: an entry that is looked at again later says nothing of who made a file since.
+The outputs of a client that listens are told by ``executed`` frames. Those of a client that only
+asks are told by the entry in ``/history``, or the job in ``/api/jobs``, to whoever reads it first.
+Each entry and job counts once: when it is read again it says nothing of who made a file since.
 
-Its files count as made when its prompt ended by the instance's clock, which may be wrong; so if we
-hear of that end for the first time, they count as made now.
+The files of an entry count as made when its prompt ended, by the instance's clock. That clock may
+be wrong; so if the end is news here, they count as made now.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName
 from comfy_proxy.cluster.prompt_ends import ended_at
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
-from comfy_proxy.gateway.files.copies import FileCopies
+from comfy_proxy.gateway.files.file_holders import FileHolders
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.makers import MAX_RECORDS
 from comfy_proxy.gateway.files.told_files import told_files
 
 _Key = tuple[Instance, str, str, float | None]
@@ -47,7 +48,7 @@ class MadeFiles:
 
     def __init__(
         self,
-        files: FileCopies,
+        files: FileHolders,
         clock: Clock,
         unended: Container[str],
         limit: int = MAX_RECORDS,

@@ -1,6 +1,6 @@
-"""What is known of files: who made them, the uploads with their bytes, who holds which version.
+"""What is known of files: the uploads with their bytes, and who holds which version.
 
-All are bounded and forget the oldest; what is forgotten is found again by asking.
+Both are bounded and forget the oldest; what is forgotten is found again by asking.
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
-from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import MAX_RECORDS, FileName, Owners
-from comfy_proxy.gateway.files.marks import FILE_TYPES, one_spelling
+from comfy_proxy.gateway.files.file_name import FILE_TYPES, FileName
+from comfy_proxy.gateway.files.makers import MAX_RECORDS
 from comfy_proxy.stored_bytes import StoredBytes
 
 MAX_STORED_FILES = 1_000
 MAX_STORED_BYTES = 256 * 2**20
+"""Of uploads whose bytes are kept here (256 MiB, mostly in temporary files). Beyond, the bytes that
+were used longest ago go; the upload is then copied from an instance that has it."""
 MAX_EARLIER = 8
+"""How many older versions of an upload are known by their hash. A result under its name that is
+none of them is taken for another file, and is not overwritten."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,45 +36,7 @@ class Upload:
     content: StoredBytes | None = field(default=None, repr=False)
 
 
-class Makers:
-    """Which instance made each file last, recorded in ``owners``. Names that differ in nothing but
-    their separators (``/`` and backslash) are one name."""
-
-    def __init__(self, owners: Owners[FileName], clock: Clock) -> None:
-        self._owners = owners
-        self._sure: Owners[FileName] = Owners()
-        self._clock = clock
-
-    def __repr__(self) -> str:
-        return f"<Makers {self._owners}>"
-
-    def of(self, file: FileName) -> Instance | None:
-        """Who made it, as far as is known; whether it is still there is another question."""
-        return self._owners.owner(one_spelling(file))
-
-    def is_sure(self, file: FileName) -> bool:
-        """True if the instance of :meth:`of` has told the file in full, not only in a text."""
-        key = one_spelling(file)
-        return (sure := self._sure.owner(key)) is not None and sure is self._owners.owner(key)
-
-    def record(
-        self, file: FileName, at: Instance, made_at: float | None = None, *, is_sure: bool = True
-    ) -> bool:
-        """``at`` made it just now, or at ``made_at`` (seconds since the epoch).
-
-        False if another one is known to have made it since.
-        """
-        key, now = one_spelling(file), self._clock.now().timestamp()
-        if made_at is not None and not self._owners.record_past(key, at, made_at):
-            return False
-        if made_at is None:
-            self._owners.record(key, at, now)
-        if is_sure:
-            self._sure.record(key, at)
-        return True
-
-
-class Uploads:
+class UploadRecords:
     """The uploads by name: what each is, and the bytes of the latest of them."""
 
     def __init__(
@@ -148,9 +113,9 @@ def _own_place(instance: Instance, kind: str) -> Hashable:
 class Holdings:
     """Which version of a file an instance holds, until it was away (:meth:`forget`).
 
-    A version is the SHA-256 of an upload, what tells the versions of an owner's output apart, or
-    ``""``: it holds the file, whatever is in it. ``place`` is the same for instances that share a
-    directory: what one of them holds they all hold.
+    A version is the SHA-256 of an upload; of a result the ETag and size that its owner told when it
+    was copied; or ``""``: it holds the file, whatever is in it. ``place`` is the same for instances
+    that share a directory: what one of them holds they all hold.
     """
 
     def __init__(
@@ -168,11 +133,12 @@ class Holdings:
         return self._versions.get(self._key(instance, file))
 
     def life(self, instance: Instance) -> int:
-        """Changes whenever the instance may have lost its files; for :meth:`note`."""
+        """Counts how often the instance may have lost its files. To be read before it is asked, and
+        given to :meth:`note` with what it answered."""
         return self._lives.get(instance, 0)
 
     def note(self, instance: Instance, file: FileName, version: str, *, life: int) -> None:
-        """It held that version in that ``life``, which began before the instance was asked."""
+        """It held that version in that ``life``; ignored if it was away since."""
         if life != self.life(instance):
             return
         key = self._key(instance, file)

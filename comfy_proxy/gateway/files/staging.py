@@ -6,16 +6,14 @@ Graphs are never rewritten (trap 16): each file is put under exactly the path th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.node_inputs import specs
-from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.marks import climbs, is_hidden, split_annotated
-
-if TYPE_CHECKING:
-    from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.gateway.files.file_holders import FileHolders
+from comfy_proxy.gateway.files.file_name import FileName, climbs, is_hidden, split_annotated
+from comfy_proxy.gateway.files.file_staging import FileStaging
 
 NodeInfo = Mapping[str, Mapping[str, Any]]
 """Class name → its entry of ``/object_info``."""
@@ -29,7 +27,8 @@ FILE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
     "LoadVideo": ("file",),
     "LoadLatent": ("latent",),
 }
-"""Inputs that name files whatever ``/object_info`` says: LoadLatent's has no flag."""
+"""Inputs that name files whatever ``/object_info`` says: it may not be known yet, and LoadLatent's
+entry has no flag."""
 
 
 def files_in_graph(prompt: Mapping[str, Any], node_info: NodeInfo) -> list[FileName]:
@@ -42,37 +41,53 @@ def files_in_graph(prompt: Mapping[str, Any], node_info: NodeInfo) -> list[FileN
     return list(dict.fromkeys(file for file in files if file.filename))
 
 
-async def stage_inputs(
-    prompt: Mapping[str, Any],
-    instance: Instance,
-    gateway: Gateway,
-    node_info: NodeInfo,
-    *,
-    fresh: bool = False,
-) -> bool:
-    """Bring to ``instance`` what it lacks of the files in ``prompt``; never fails.
+class InputStaging:
+    """Brings the files that graphs name. ``node_info`` tells what is known of an instance's
+    ``/object_info``; ``several`` is False for a single instance, which keeps what it has."""
 
-    False if it has a result of its own under a name by which ``prompt`` means another one: it must
-    not run there. ``fresh``: what it was known to hold is asked again, after it said that it lacks
-    something.
-    """
-    if not gateway.several:
-        return True
-    if fresh:
-        gateway.files.holdings.forget(instance)
-    files = files_in_graph(prompt, node_info)
-    staged = await asyncio.gather(
-        *(gateway.files.stage(file, instance, fresh=fresh) for file in files)
-    )
-    return all(staged)
+    def __init__(
+        self,
+        files: FileHolders,
+        staging: FileStaging,
+        node_info: Callable[[Instance], NodeInfo],
+        *,
+        several: bool,
+    ) -> None:
+        self._files = files
+        self._staging = staging
+        self._node_info = node_info
+        self._several = several
 
+    def files_in(self, graph: Mapping[str, Any], instance: Instance) -> list[FileName]:
+        """The files that ``graph`` names, as the classes of ``instance`` read it."""
+        return files_in_graph(graph, self._node_info(instance))
 
-def has_inputs(
-    prompt: Mapping[str, Any], instance: Instance, gateway: Gateway, node_info: NodeInfo
-) -> int:
-    """How many of the files in ``prompt`` the instance has, as far as is known; asks nobody."""
-    files = files_in_graph(prompt, node_info)
-    return sum(gateway.files.known_to_hold(file, instance) for file in files)
+    async def stage(
+        self, graph: Mapping[str, Any], instance: Instance, *, fresh: bool = False
+    ) -> bool:
+        """Bring to ``instance`` what it lacks of the files in ``graph``; never fails.
+
+        False if it has a result of its own under a name by which ``graph`` means another one: it
+        must not run there. ``fresh``: what it was known to hold is asked again, after it said that
+        it lacks something.
+        """
+        if not self._several:
+            return True
+        if fresh:
+            self._files.holdings.forget(instance)
+        staged = await asyncio.gather(
+            *(
+                self._staging.stage(file, instance, fresh=fresh)
+                for file in self.files_in(graph, instance)
+            )
+        )
+        return all(staged)
+
+    def held(self, graph: Mapping[str, Any], instance: Instance) -> int:
+        """How many of the files in ``graph`` it has, as far as is known; asks nobody."""
+        return sum(
+            self._files.known_to_hold(file, instance) for file in self.files_in(graph, instance)
+        )
 
 
 def cannot_be_found(file: FileName) -> bool:

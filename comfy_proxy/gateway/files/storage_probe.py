@@ -4,8 +4,8 @@ One writes a text that nobody can guess into a small file, the other must show i
 other way round, and all of that twice. Directories that a program keeps in step do not pass for
 one: it would have to carry four texts over, each within ``READ_TIMEOUT_S``.
 
-ComfyUI deletes nothing for us, so the file has one name for ever and there is one in a directory.
-No client waits for any of this and an instance may be busy (trap 8): whatever fails is no strike.
+ComfyUI has no way to delete a file, so it always has the same name: one stays in each directory.
+No client waits for this, and an instance may be busy (trap 8): what fails is no strike for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
 
 READ_TIMEOUT_S = 0.3
+"""For the other instance to show the text. Short on purpose: a program that copies files between
+two directories needs longer. Beyond, nothing is known, and it is tried again later."""
 WRITE_TIMEOUT_S = 5.0
+"""For an instance to take the text, or a socket; beyond, nothing is known either."""
 PROBE_FOLDER = ".comfy-proxy"
 PROBE_NAME = "shared-storage.txt"
 

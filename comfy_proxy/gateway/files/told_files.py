@@ -2,9 +2,9 @@
 
 ``{"filename", "subfolder", "type"}`` names a file in full. Many nodes tell a path instead
 (``{"result": ["3d/x.glb", null]}``), relative or absolute, with the separators of the instance's
-system, or a URL of ``/view``. A text does not say whether it is a path, nor of which directory:
-whatever looks like one counts, in each directory that it may be of. So what is told here is a hint
-for who asks: whether the instance has such a file must be looked up there.
+system, or a URL of ``/view``. A text does not say whether it is a path, nor of which directory, so
+whatever looks like a path counts as one, in each directory that it may be of. It is a hint only:
+whether the instance has such a file must be looked up there.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.marks import (
+from comfy_proxy.gateway.files.file_name import (
     FILE_TYPES,
-    MARKED_TYPES,
+    RESULT_TYPES,
+    FileName,
     climbs,
     file_at,
     split_annotation,
@@ -99,7 +99,7 @@ def _relative(path: str, kind: str | None, beside: FileName | None) -> Iterator[
     if beside is not None and kind is None:
         yield file_at(path, beside.subfolder, beside.type)
     else:
-        for one in [kind] if kind else sorted(MARKED_TYPES):
+        for one in [kind] if kind else sorted(RESULT_TYPES):
             yield file_at(path, type=one)
 
 

@@ -14,11 +14,21 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.gateway.exchange.charsets import is_slow
+from comfy_proxy.gateway.files.file_name import (
+    FILE_TYPES,
+    FileName,
+    climbs,
+    file_at,
+    split_annotation,
+)
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
+from comfy_proxy.lenient_json import loads
 from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes, read_some
 
 MAX_FIELD_BYTES = 65_536
+"""Of a text field; a form with a longer one is passed on, and not read here any further."""
 _NUMBERED = re.compile(r"( \(\d+\))+(?=\.[^./]*$|$)")
+"""What ComfyUI puts behind a name that is taken: `` (1)``."""
 _BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError)
 """What aiohttp raises for a form that is none; ComfyUI tells the client so."""
 
@@ -89,6 +99,24 @@ class UploadForm:
         """Forget the file."""
         if self.image is not None:
             self.image.close()
+
+    @property
+    def original(self) -> FileName | None:
+        """The picture that a mask is for; None if none is named that an instance would take."""
+        try:
+            reference = loads(self.original_ref)
+        except ValueError:
+            return None
+        if not isinstance(reference, dict) or not isinstance(reference.get("filename"), str):
+            return None
+        name, kind = split_annotation(reference["filename"])
+        kind = kind or reference.get("type", "output")
+        subfolder = reference.get("subfolder", "")
+        if kind not in FILE_TYPES or not isinstance(subfolder, str):
+            return None
+        if not name or name.startswith("/") or ".." in name or climbs(subfolder):
+            return None
+        return file_at(name, subfolder, kind)
 
     @property
     def family(self) -> tuple[str, str, str]:

@@ -1,24 +1,28 @@
 """``POST /upload/image`` and ``/upload/mask``: usable wherever a prompt lands, under one name.
 
-The primary gets the request as it came and its answer is the client's: name, refusal, 413 and all.
-Before the client hears of it the same bytes are put on the other instances under the name that the
-primary gave. Uploads whose names may collide go to the primary one after the other, so that it is
-known whose bytes are the newest; a copy always takes the newest, so that all end with the same.
+The primary gets the request as it came, and its answer is the client's: name, refusal, 413 and all.
+Before the client is answered the same bytes are put on the other instances under the name that the
+primary gave.
 
-A mask is composed where the original is, or where it can be brought (trap 19), read back and put
-on the others like any upload.
+Uploads whose names may collide go to the primary one after the other: two at once could end there
+in another order than here, and the copies would be of the older bytes.
+
+A mask is composed by the instance that has the original, or by one to which that can be brought:
+without it ComfyUI answers 200 and saves nothing (trap 19). The result is read back and put on the
+others like any upload.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import (
     InstanceError,
     InstanceTimeoutError,
@@ -31,32 +35,82 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.client import download, uploaded
-from comfy_proxy.gateway.files.copies import FileCopies
-from comfy_proxy.gateway.files.marks import (
-    FILE_TYPES,
-    MARKED_TYPES,
-    climbs,
-    file_at,
-    is_hidden,
-    split_annotation,
-)
+from comfy_proxy.gateway.files.file_holders import FileHolders
+from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, is_hidden
+from comfy_proxy.gateway.files.file_staging import FileStaging
+from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.upload_form import UploadBody, UploadForm, read_form
-from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.lenient_json import loads
+
+T = TypeVar("T")
 
 MASK_PATTERN = "/upload/mask"
+SPREAD_PATIENCE_S = 2.0
+"""How long the client of an upload waits for the copies at the other instances; then it is answered
+and they go on. A prompt that needs one of them waits for it."""
 
 
-async def upload(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
-    """See the module. What the instances were told is finished even if the client leaves."""
-    body = UploadBody(request)
-    work = _Upload(request, body, gateway.files, is_mask=match.pattern == MASK_PATTERN)
-    async with while_connected(request):
-        await body.receive()
-        posted = await asyncio.shield(gateway.files.begin(work.run()))
-    await gateway.object_info.uploads_changed()
-    return native.relayed(posted.answer)
+class Uploads:
+    """The uploads of one gateway; :meth:`close` at the end.
+
+    ``inputs_changed`` is awaited before a client is answered: its next look at ``/object_info`` is
+    to list the file.
+    """
+
+    def __init__(
+        self,
+        files: FileHolders,
+        staging: FileStaging,
+        inputs_changed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.files = files
+        self.staging = staging
+        self.locks = KeyedLocks()
+        self._inputs_changed = inputs_changed
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """See the module. What the instances were told is finished even if the client leaves."""
+        body = UploadBody(request)
+        work = _Upload(request, body, self, is_mask=match.pattern == MASK_PATTERN)
+        async with while_connected(request):
+            await body.receive()
+            posted = await asyncio.shield(self.begin(work.run()))
+        await self._inputs_changed()
+        return native.relayed(posted.answer)
+
+    async def spread(self, file: FileName, *, but: Instance) -> None:
+        """Put an upload on every other healthy instance; one that fails goes without.
+
+        Returns after ``SPREAD_PATIENCE_S`` at the latest; the copying goes on.
+        """
+        others = [instance for instance in self.files.healthy() if instance is not but]
+        copies = [self.begin(self.staging.stage(file, instance)) for instance in others]
+        try:
+            async with self.files.cluster.clock.timeout(SPREAD_PATIENCE_S):
+                await asyncio.gather(*map(asyncio.shield, copies))
+        except TimeoutError:
+            slow = [one.host for one, copy in zip(others, copies, strict=True) if not copy.done()]
+            logger.info("{} is still being copied to {}", file, ", ".join(slow))
+
+    async def close(self) -> None:
+        """End what is still being copied."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start what is to be finished even if the client who waits for it leaves."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it too; nobody may be left
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,19 +128,20 @@ class _Upload:
     """One upload on its way to the instances."""
 
     def __init__(
-        self, request: web.Request, body: UploadBody, files: FileCopies, *, is_mask: bool
+        self, request: web.Request, body: UploadBody, uploads: Uploads, *, is_mask: bool
     ) -> None:
         self._request = request
         self._body = body
-        self._files = files
-        self._cluster = files.cluster
+        self._uploads = uploads
+        self._files = uploads.files
+        self._cluster = uploads.files.cluster
         self._is_mask = is_mask
 
     async def run(self) -> _Posted:
         form = UploadForm.nothing()
         try:
             form = await self._form()
-            async with self._files.upload_locks(form.family):
+            async with self._uploads.locks(form.family):
                 posted = await (self._mask(form) if self._is_mask else self._post_anywhere())
                 if posted.file is not None:
                     form = await self._remember(posted.file, posted, form)
@@ -94,7 +149,7 @@ class _Upload:
             self._body.close()
             form.close()
         if posted.file is not None:
-            await self._files.spread(posted.file, but=posted.instance)
+            await self._uploads.spread(posted.file, but=posted.instance)
         return posted
 
     async def _form(self) -> UploadForm:
@@ -119,11 +174,11 @@ class _Upload:
         return form if content is not form.image else UploadForm.nothing()
 
     async def _mask(self, form: UploadForm) -> _Posted:
-        original = _original(form)
+        original = form.original
         if original is None:
             return await self._post_anywhere()
         owner = self._files.owner(original.subfolder, original.type)[0]
-        portable = owner is not None or original.type not in MARKED_TYPES
+        portable = owner is not None or original.type not in RESULT_TYPES
         if not portable and original not in self._files.uploads:
             holder = await self._files.locate(original)
             if holder is not None:
@@ -136,7 +191,7 @@ class _Upload:
         while True:
             instance = await self._cluster.primary(passed_over)
             try:
-                if needed is None or await self._files.stage(needed, instance):
+                if needed is None or await self._uploads.staging.stage(needed, instance):
                     return await self._post(instance)
                 passed_over.append(instance)  # its file of that name is another one
             except (InstanceUnreachableError, InstanceTimeoutError) as error:
@@ -165,21 +220,3 @@ class _Upload:
         )
         file = uploaded(answer.json()) if answer.status == 200 else None
         return _Posted(instance=instance, life=life, answer=answer, file=file)
-
-
-def _original(form: UploadForm) -> FileName | None:
-    """The picture that a mask is for; None if none is named that an instance would take."""
-    try:
-        reference = loads(form.original_ref)
-    except ValueError:
-        return None
-    if not isinstance(reference, dict) or not isinstance(reference.get("filename"), str):
-        return None
-    name, kind = split_annotation(reference["filename"])
-    kind = kind or reference.get("type", "output")
-    subfolder = reference.get("subfolder", "")
-    if kind not in FILE_TYPES or not isinstance(subfolder, str):
-        return None
-    if not name or name.startswith("/") or ".." in name or climbs(subfolder):
-        return None
-    return file_at(name, subfolder, kind)

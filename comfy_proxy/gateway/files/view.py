@@ -1,16 +1,22 @@
 """``GET /view``: the instance answers that has the file which the client means.
 
-* A marked output or temp file: its owner, asked for it without the mark. If the owner is away,
-  who shares its directory, or was given a copy under the marked path; if there is none, 503. What
-  the owner no longer has (trap 5) is its own 404.
-* An upload that came through here: whoever is first, after the newest bytes were put there.
-* A name of a directory that all share: the first of them.
-* Any other name, of a result that was told as a path too: the one who made it last by our
-  records, else the first that has it.
-* A hash (``blake3:…``): the first that knows it.
-* What names no file (nothing, a path that climbs): the primary, as it came.
+Our records give candidates, (instance, path and query to ask for), which are tried in order; one
+that cannot be reached is passed over:
 
-The client's request goes on as it is: Range, ETag, HEAD, preview and channel are not our matter.
+* a prefixed result (``@2/…``): its owner, then who shares its directory, asked without the prefix;
+* any other name: those that share the directory, if all do; then the instance that a prefix in the
+  ``filename`` names.
+
+If none of them can be reached, or there are none, the instances are asked who has the file: of a
+prefixed result a copy under the prefixed path, of any other name (also a hash, ``blake3:…``) as
+``FileHolders.locate`` says. What nobody has is the primary's own 404. A result whose owner or maker
+is away, and of which there is no copy, is 503: the same name elsewhere is another picture.
+
+Two cases need no candidates. An upload that came through here is answered by the primary, after the
+newest bytes were put there. What names no file (nothing, a path that climbs) is forwarded to the
+primary as it came.
+
+The request itself is passed on unchanged: Range, ETag, HEAD, preview and channel.
 """
 
 from __future__ import annotations
@@ -24,24 +30,30 @@ from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.errors import (
     InstanceRefusedError,
     InstanceTimeoutError,
     InstanceUnreachableError,
     UnavailableError,
 )
-from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
+from comfy_proxy.gateway.exchange.forward import Forwarder, forward, forward_balanced
 from comfy_proxy.gateway.exchange.target import request_target, with_parameter
-from comfy_proxy.gateway.files.copies import RETRY_AFTER_S, FileCopies
-from comfy_proxy.gateway.files.marks import FILE_TYPES, climbs, file_at, split_annotation
-from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.gateway.files.file_holders import RETRY_AFTER_S, FileHolders
+from comfy_proxy.gateway.files.file_name import (
+    FILE_TYPES,
+    FileName,
+    climbs,
+    file_at,
+    split_annotation,
+)
+from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.routes import Match
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Viewed:
-    """What a query asks for: ComfyUI takes the subfolder and drops directories of the name."""
+    """What a query asks for: ComfyUI looks in ``subfolder``, and drops the ``directory`` that the
+    name has in front."""
 
     file: FileName
     subfolder: str
@@ -62,65 +74,95 @@ class _Viewed:
         return cls(file=file_at(base, subfolder, kind), subfolder=subfolder, directory=directory)
 
 
-async def view(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
-    """See the module. Raises UnavailableError (503) while the only one who has it is away."""
-    viewed = _Viewed.of(request.rel_url.query)
-    if viewed is None:
-        return await forward_balanced(request, gateway.cluster)
-    files = gateway.files
-    if viewed.file in files.uploads:
-        return await _upload(request, viewed.file, files)
-    owner, inner = files.owner(viewed.subfolder, viewed.file.type)
-    if owner is not None:
-        target = with_parameter(request_target(request.raw_path), "subfolder", inner)
-        return await _from_owner(request, owner, target, viewed.file, files)
-    for sharer in files.storage.common(viewed.file.type):
-        with contextlib.suppress(UnavailableError):
-            return await _from(request, sharer, files.cluster)
-    if not viewed.subfolder:
-        # ``@2/x.png [output]`` of a graph, as the name: ComfyUI drops the directory by itself.
-        owner, _ = files.owner(viewed.directory, viewed.file.type)
-    owner = owner or await files.locate(viewed.file)
-    if owner is None:
-        return await forward_balanced(request, files.cluster)
-    return await _from(request, owner, files.cluster)
+Candidate = tuple[Instance, str]
+"""Who may have the file, and the path and query by which it has it."""
 
 
-async def _upload(request: web.Request, file: FileName, files: FileCopies) -> web.StreamResponse:
-    async def send(
-        request: web.Request, instance: Instance, cluster: Cluster
+class FileView:
+    """Answers ``/view`` by what ``files`` knows; ``staging`` brings uploads to who shows them."""
+
+    def __init__(self, files: FileHolders, staging: FileStaging) -> None:
+        self._files = files
+        self._staging = staging
+        self._cluster = files.cluster
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """See the module. Raises UnavailableError (503) while the only one who has it is away."""
+        viewed = _Viewed.of(request.rel_url.query)
+        if viewed is None:
+            return await forward_balanced(request, self._cluster)
+        if viewed.file in self._files.uploads:
+            return await forward_balanced(request, self._cluster, self._staged(viewed.file))
+        target = request_target(request.raw_path)
+        for instance, asked_for in self._candidates(viewed, target):
+            with contextlib.suppress(UnavailableError):
+                return await self._from(request, instance, asked_for)
+        holder = await self._holder(viewed)
+        if holder is None:
+            return await forward_balanced(request, self._cluster)
+        return await self._from(request, holder, target)
+
+    def _candidates(self, viewed: _Viewed, target: str) -> list[Candidate]:
+        """By our records, without asking anybody; ``target`` is what the client asks for."""
+        files, kind = self._files, viewed.file.type
+        owner, inner = files.owner(viewed.subfolder, kind)
+        if owner is not None:
+            at_owner = with_parameter(target, "subfolder", inner)
+            others = [one for one in files.healthy() if one is not owner]
+            sharers = [one for one in others if files.storage.same(one, owner, kind)]
+            return [(one, at_owner) for one in (owner, *sharers)]
+        candidates = [(one, target) for one in files.storage.common(kind)]
+        named = self._named_in_filename(viewed)
+        return candidates if named is None else [*candidates, (named, target)]
+
+    async def _holder(self, viewed: _Viewed) -> Instance | None:
+        """Who says that it has the file, after no candidate could be reached; None if nobody.
+
+        Raises UnavailableError if only one who is away can have it.
+        """
+        owner, _ = self._files.owner(viewed.subfolder, viewed.file.type)
+        if owner is None and self._named_in_filename(viewed) is None:
+            return await self._files.locate(viewed.file)
+        if owner is not None:
+            others = [one for one in self._files.healthy() if one is not owner]
+            if holders := await self._files.holders(viewed.file, others):
+                return holders[0]
+        raise _away()
+
+    def _named_in_filename(self, viewed: _Viewed) -> Instance | None:
+        """The owner by ``@2/x.png [output]``, as graphs name a result, in place of the name.
+
+        ComfyUI drops directories from a name, so its owner needs no other request.
+        """
+        if viewed.subfolder:
+            return None
+        return self._files.owner(viewed.directory, viewed.file.type)[0]
+
+    def _staged(self, file: FileName) -> Forwarder:
+        """Forwards to an instance that has got the newest bytes of the upload first."""
+
+        async def send(
+            request: web.Request, instance: Instance, cluster: Cluster
+        ) -> web.StreamResponse:
+            if not await self._staging.stage(file, instance, fresh=True):
+                raise InstanceRefusedError(f"{instance.host} has a result of its own of that name.")
+            return await forward(request, instance, cluster)
+
+        return send
+
+    async def _from(
+        self, request: web.Request, instance: Instance, target: str
     ) -> web.StreamResponse:
-        if not await files.stage(file, instance, fresh=True):
-            raise InstanceRefusedError(f"{instance.host} has a result of its own of that name.")
-        return await forward(request, instance, cluster)
-
-    return await forward_balanced(request, files.cluster, send)
-
-
-async def _from_owner(
-    request: web.Request, owner: Instance, target: str, file: FileName, files: FileCopies
-) -> web.StreamResponse:
-    try:
-        return await _from(request, owner, files.cluster, target)
-    except UnavailableError:
-        others = [one for one in files.healthy() if one is not owner]
-        for sharer in others:
-            if files.storage.same(sharer, owner, file.type):
-                return await _from(request, sharer, files.cluster, target)
-        for holder in await files.holders(file, others):
-            return await _from(request, holder, files.cluster)
-        raise
+        """This instance's answer. Raises UnavailableError if it cannot be reached."""
+        try:
+            if await self._cluster.healthy([instance]):
+                return await forward(request, instance, self._cluster, target=target)
+        except (InstanceUnreachableError, InstanceTimeoutError):
+            pass  # told to the breaker by the attempt
+        raise _away()
 
 
-async def _from(
-    request: web.Request, instance: Instance, cluster: Cluster, target: str | None = None
-) -> web.StreamResponse:
-    """This instance's answer or none: another one's file of that name is another file."""
-    try:
-        if await cluster.healthy([instance]):
-            return await forward(request, instance, cluster, target=target)
-    except (InstanceUnreachableError, InstanceTimeoutError):
-        pass  # told to the breaker by the attempt
-    raise UnavailableError(
+def _away() -> UnavailableError:
+    return UnavailableError(
         "The ComfyUI instance that has this file cannot be reached.", retry_after_s=RETRY_AFTER_S
     )

@@ -17,7 +17,8 @@ from loguru import logger
 
 from comfy_proxy.errors import PromptLostError, UnavailableError
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.prompt import ClientPost, Prompt
 from comfy_proxy.stored_bytes import StoredBytes
 
 MAX_MEMORY_BYTES = 256 * 2**20
@@ -26,32 +27,45 @@ graph takes several times as much memory as its text, and goes with it."""
 
 
 class PromptSpool:
-    """Holds the bodies of the prompts that :meth:`add` was told of, until :meth:`forget`.
+    """Holds the bodies of accepted prompts of clients until they end.
 
-    A prompt in a file has an empty ``body`` and ``graph``; :meth:`holding` brings them back.
+    A prompt in a file has an empty ``body`` and ``graph`` in its ``post``; :meth:`holding` brings
+    them back.
     """
 
     def __init__(self, limit: int = MAX_MEMORY_BYTES) -> None:
         self._limit = limit
         self._bytes = 0
-        self._in_memory: OrderedDict[ForwardedPrompt, int] = OrderedDict()
-        self._held: dict[ForwardedPrompt, int] = {}  # by how many; they go to no file
-        self._stored: dict[ForwardedPrompt, StoredBytes] = {}
-        self._storing: dict[ForwardedPrompt, asyncio.Task[None]] = {}
+        self._in_memory: OrderedDict[Prompt, int] = OrderedDict()
+        self._held: dict[Prompt, int] = {}  # by how many; they go to no file
+        self._stored: dict[Prompt, StoredBytes] = {}
+        self._storing: dict[Prompt, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
         return f"<PromptSpool {self._bytes} B in memory, {len(self._stored)} prompts in files>"
 
-    def add(self, prompt: ForwardedPrompt) -> None:
+    def observe(self, change: Change) -> None:
+        """An observer of the ledger."""
+        if change.is_end:
+            self._forget(change.prompt)
+        elif change.is_acceptance and len(change.prompt.attempts) == 1:  # a moved one is here
+            self._add(change.prompt)
+
+    def _add(self, prompt: Prompt) -> None:
         """``prompt``, whose body is in memory, lives."""
-        self._in_memory[prompt] = len(prompt.body)
-        self._bytes += len(prompt.body)
+        if prompt.post is None:
+            return
+        self._in_memory[prompt] = len(prompt.post.body)
+        self._bytes += len(prompt.post.body)
         while self._bytes > self._limit and len(self._in_memory) > 1:
             oldest, size = self._in_memory.popitem(last=False)
             self._bytes -= size
-            self._storing[oldest] = asyncio.create_task(self._store(oldest), name="spool a prompt")
+            if oldest.post is not None:
+                self._storing[oldest] = asyncio.create_task(
+                    self._store(oldest, oldest.post), name="spool a prompt"
+                )
 
-    def forget(self, prompt: ForwardedPrompt) -> None:
+    def _forget(self, prompt: Prompt) -> None:
         """It has ended."""
         self._bytes -= self._in_memory.pop(prompt, 0)
         self._held.pop(prompt, None)
@@ -61,7 +75,7 @@ class PromptSpool:
             stored.close()
 
     @asynccontextmanager
-    async def holding(self, prompt: ForwardedPrompt) -> AsyncIterator[None]:
+    async def holding(self, prompt: Prompt) -> AsyncIterator[None]:
         """Its ``body`` and ``graph`` are there and stay, however many others come meanwhile.
 
         Raises PromptLostError if its file is gone: somebody has tidied the temporary directory, or
@@ -69,8 +83,8 @@ class PromptSpool:
         """
         while (task := self._storing.get(prompt)) is not None:
             await asyncio.wait([task])
-        if (stored := self._stored.get(prompt)) is not None:
-            prompt.body, prompt.graph = await _restored(stored, prompt.charset)
+        if (stored := self._stored.get(prompt)) is not None and prompt.post is not None:
+            prompt.post.body, prompt.post.graph = await _restored(stored, prompt.post.charset)
         if prompt in self._held or self._take_out(prompt):
             self._held[prompt] = self._held.get(prompt, 0) + 1
         try:
@@ -78,7 +92,7 @@ class PromptSpool:
         finally:
             self._release(prompt)
 
-    def _take_out(self, prompt: ForwardedPrompt) -> bool:
+    def _take_out(self, prompt: Prompt) -> bool:
         """It is counted nowhere from now on. False if it was not, because it has ended."""
         if (stored := self._stored.pop(prompt, None)) is not None:
             stored.close()
@@ -86,11 +100,11 @@ class PromptSpool:
         self._bytes -= size or 0
         return stored is not None or size is not None
 
-    def _release(self, prompt: ForwardedPrompt) -> None:
+    def _release(self, prompt: Prompt) -> None:
         holders = self._held.get(prompt)
         if holders == 1:
             del self._held[prompt]
-            self.add(prompt)
+            self._add(prompt)
         elif holders is not None:
             self._held[prompt] = holders - 1
 
@@ -98,13 +112,13 @@ class PromptSpool:
         """Remove the files."""
         tasks = tuple(self._storing.values())
         for prompt in (*self._in_memory, *self._held, *self._storing, *self._stored):
-            self.forget(prompt)
+            self._forget(prompt)
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _store(self, prompt: ForwardedPrompt) -> None:
+    async def _store(self, prompt: Prompt, post: ClientPost) -> None:
         stored = StoredBytes(memory_bytes=0, hashed=False)
         try:
-            await stored.write(prompt.body)
+            await stored.write(post.body)
             await stored.finish()
         except UnavailableError as error:  # a full disk: it stays in memory, over the limit
             logger.warning("prompt {} is kept in memory: {}", prompt.prompt_id, error.message)
@@ -113,7 +127,7 @@ class PromptSpool:
             raise
         else:
             self._stored[prompt] = stored
-            prompt.body, prompt.graph = b"", {}
+            post.body, post.graph = b"", {}
         finally:
             self._storing.pop(prompt, None)
 

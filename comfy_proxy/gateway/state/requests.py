@@ -1,4 +1,4 @@
-"""One request about users, settings or userdata, as one instance gets it; and those it missed."""
+"""One request about users, settings or userdata, as one instance gets it, and its answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
-from loguru import logger
 from multidict import CIMultiDict
 
 from comfy_proxy.bodies import ClientBody
@@ -23,10 +22,8 @@ if TYPE_CHECKING:
 
 USER_HEADER = "comfy-user"
 USERS = "/users"
-MOVE = "/userdata/{file}/move/{dest}"
-MAX_MISSED = 1000
-MAX_MISSED_BYTES = 256 * 2**20
 _LATEST_WINS = ("/settings/{id}", "/userdata/{file}")
+"""Patterns whose writes replace the whole: of two in a row only the later one matters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -130,50 +127,3 @@ def _payload(body: StoredBytes | None) -> bytes | AsyncIterator[bytes] | None:
         return body.chunks()
     with body.open() as file:
         return file.read()
-
-
-class MissedWrites:
-    """What one instance has still to be told, in order; bounded, the oldest goes first.
-
-    A write makes an earlier one about the same file or setting needless, unless something was
-    moved in between: a move needs what was there before it.
-    """
-
-    def __init__(self) -> None:
-        self._writes: list[StateRequest] = []
-
-    def __repr__(self) -> str:
-        return f"<MissedWrites {len(self._writes)}>"
-
-    def __len__(self) -> int:
-        return len(self._writes)
-
-    @property
-    def first(self) -> StateRequest | None:
-        """The one to be sent next."""
-        return self._writes[0] if self._writes else None
-
-    def add(self, write: StateRequest) -> None:
-        """``write`` is the last one now."""
-        if (earlier := self._needless(write)) is not None:
-            self._writes.remove(earlier)
-        self._writes.append(write)
-        while len(self._writes) > MAX_MISSED or self._size() > MAX_MISSED_BYTES:
-            lost = self._writes.pop(0)
-            logger.warning("too many writes were missed: {} {} is lost", lost.method, lost.path)
-
-    def done(self, write: StateRequest) -> None:
-        """The instance has it (it may have become needless meanwhile)."""
-        if write in self._writes:
-            self._writes.remove(write)
-
-    def _needless(self, write: StateRequest) -> StateRequest | None:
-        for earlier in reversed(self._writes):
-            if earlier.pattern == MOVE:
-                return None
-            if write.subject is not None and earlier.subject == write.subject:
-                return earlier
-        return None
-
-    def _size(self) -> int:
-        return sum(write.body.size for write in self._writes if write.body is not None)

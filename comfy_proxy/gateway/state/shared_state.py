@@ -1,16 +1,14 @@
 """Users, settings and userdata: on every instance's disk, and the same for clients.
 
-* Reads come from the primary instance, whole and untouched.
+* Reads come from the primary instance, whole and untouched, after it got the writes that it missed.
 * A write goes to the primary first; its answer is the client's. If it succeeded every other
-  instance gets the same write, in the same order: all writes pass one door. The client waits for
-  the others a moment (``PATIENCE_S``), then they are told behind its back.
-* An instance that was not reached has missed writes. They are kept, in order and bounded, and it
-  gets them when a health check passes, or at the latest before it serves a read or takes a write.
-  ``overwrite=false`` is taken out then: what the primary has accepted is to be everywhere.
+  instance gets the same write, in the same order: writes go to the primary one after the other.
+  The client waits for the others for ``PATIENCE_S``; who needs longer gets it after the answer
+  (``replication.py``). ``overwrite=false`` is taken out for them: what the primary has accepted is
+  to be everywhere.
 * Users of ``--multi-user`` instances: see ``user_ids.py``.
 
-Not covered: what was missed is in memory, so after a restart of the proxy an instance that comes up
-later than the others keeps what it has. Nor are instances compared that differed from the start.
+Instances that differed before the proxy was put in front of them are not compared, and stay so.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import asyncio
 from collections.abc import Coroutine, Mapping
 from contextvars import Context
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
 from loguru import logger
@@ -33,12 +31,11 @@ from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.state.replication import Replication
 from comfy_proxy.gateway.state.requests import (
     USER_HEADER,
     USERS,
-    MissedWrites,
     StateRequest,
-    send,
     spooled,
     state_request,
 )
@@ -46,44 +43,40 @@ from comfy_proxy.gateway.state.user_ids import UserIds
 from comfy_proxy.tracing import untraced
 
 PATIENCE_S = 1.0
+"""How long a client waits for the other instances to take its write, and to tell their users."""
 SMALLEST_LIMIT = 104_857_600
-"""ComfyUI's own default for the largest body."""
+"""Bytes of a body that are always taken: ComfyUI's own default for the largest. A larger body is
+413, unless ``MAX_UPLOAD_SIZE`` allows more."""
 _READS = (hdrs.METH_GET, hdrs.METH_HEAD)
 
 T = TypeVar("T")
 
 
-class HasState(Protocol):
-    """The part of the gateway that is used here."""
-
-    @property
-    def state(self) -> SharedState: ...
-
-
-async def state(request: web.Request, match: Match, gateway: HasState) -> web.StreamResponse:
-    """Answer ``/users``, ``/settings``, ``/userdata`` and what is below them."""
-    if request.method in _READS:
-        return await gateway.state.read(request, match)
-    return await gateway.state.write(request, match)
-
-
 class SharedState:
-    """Keeps the instances' disks in step. Whoever makes it closes it; see the hooks."""
+    """Keeps the instances' disks in step; :meth:`close` at the end.
+
+    Whoever makes it calls :meth:`heard` and :meth:`interrupted` when they happen.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._users = UserIds(cluster)
         self._order = asyncio.Lock()
-        self._missed = {instance: MissedWrites() for instance in cluster.instances}
-        self._catching_up = {instance: asyncio.Lock() for instance in cluster.instances}
+        self._replication = Replication(cluster, self._users)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._learning: asyncio.Task[None] | None = None
 
-    # --- questions ---------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------
 
     def missed(self, instance: Instance) -> int:
         """How many writes ``instance`` has still to get."""
-        return len(self._missed[instance])
+        return self._replication.missed(instance)
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """Answer ``/users``, ``/settings``, ``/userdata`` and what is below them."""
+        if request.method in _READS:
+            return await self.read(request, match)
+        return await self.write(request, match)
 
     async def read(self, request: web.Request, match: Match) -> web.StreamResponse:
         """From the primary, or the next one that answers; each brought up to date before."""
@@ -93,13 +86,11 @@ class SharedState:
         async def one(
             request: web.Request, instance: Instance, cluster: Cluster
         ) -> web.StreamResponse:
-            await self.catch_up(instance)
+            await self._replication.catch_up(instance)
             if not self._is_translated(request, match, instance):
                 return await forward(request, instance, cluster)
-            asked = self._addressed(
-                state_request(request, match, instance, cluster, None), instance
-            )
-            reply = await send(asked, instance, cluster)
+            asked = state_request(request, match, instance, cluster, None)
+            reply = await self._replication.send(asked, instance)
             if match.pattern == USERS and reply.status == 200 and reply.body:
                 reply = self._with_public_ids(reply)
             return _answer(request, reply, instance)
@@ -127,36 +118,12 @@ class SharedState:
         reply, instance = await asyncio.shield(self._start(self._write(first, repeated)))
         return _answer(request, reply, instance)
 
-    async def catch_up(self, instance: Instance) -> None:
-        """Tell ``instance`` what it has missed. Raises InstanceError if it does not answer.
-
-        A refusal is an answer: a file to be deleted may never have been there.
-        """
-        missed = self._missed[instance]
-        async with self._catching_up[instance]:
-            while (write := missed.first) is not None:
-                reply = await send(self._addressed(write, instance), instance, self._cluster)
-                missed.done(write)
-                if write.pattern == USERS:  # before a write of that user comes
-                    await self._users.ask_again(instance)
-                if reply.status >= 400:
-                    logger.log(
-                        "WARNING" if reply.status >= 500 else "DEBUG",
-                        "{} answered {} to a write that it had missed: {} {}",
-                        *(
-                            instance.host,
-                            reply.status,
-                            write.method,
-                            write.path,
-                        ),
-                    )
-
     # --- hooks -------------------------------------------------------------------------
 
     def heard(self, instance: Instance) -> None:
         """For ``health_checker.on_success``: bring it up to date in the background."""
-        if self.missed(instance) and not self._catching_up[instance].locked():
-            self._start(self._try_to_catch_up(instance))
+        if self.missed(instance) and not self._replication.is_catching_up(instance):
+            self._start(self._replication.try_to_catch_up(instance))
 
     def interrupted(self, instance: Instance) -> None:
         """For ``instance.on_interruption``: it may know other users now."""
@@ -179,11 +146,11 @@ class SharedState:
     ) -> tuple[Answer, Instance]:
         async with self._order:
             reply, primary = await self._at_primary(first)
-            others = [i for i in self._cluster.instances if i is not primary]
+            others = [one for one in self._cluster.instances if one is not primary]
             if reply.status >= 400:
                 return reply, primary
             for instance in others:
-                self._missed[instance].add(repeated[instance])
+                self._replication.add(repeated[instance], instance)
             if first[primary].pattern == USERS:
                 await self._users.minted_at(primary)
         await self._told(others)
@@ -197,13 +164,12 @@ class SharedState:
         while True:
             instance = await self._cluster.primary(passed_over)
             try:
-                await self.catch_up(instance)
+                await self._replication.catch_up(instance)
             except InstanceError:  # nothing of this write was sent
                 passed_over.append(instance)
                 continue
             try:
-                asked = self._addressed(requests[instance], instance)
-                return await send(asked, instance, self._cluster), instance
+                return await self._replication.send(requests[instance], instance), instance
             except InstanceError as error:
                 if not nothing_sent(error):
                     raise
@@ -211,7 +177,8 @@ class SharedState:
 
     async def _told(self, instances: list[Instance]) -> None:
         """Return when the healthy ones have got all that they missed, or patience ends."""
-        tasks = [self._start(self._try_to_catch_up(i)) for i in instances if i.healthy]
+        catch_up = self._replication.try_to_catch_up
+        tasks = [self._start(catch_up(one)) for one in instances if one.healthy]
         try:
             async with self._cluster.clock.timeout(PATIENCE_S):
                 await asyncio.gather(*map(asyncio.shield, tasks))
@@ -227,17 +194,6 @@ class SharedState:
                 await asyncio.shield(self._learning)
         except TimeoutError:
             logger.debug("some instances tell their users later")
-
-    async def _try_to_catch_up(self, instance: Instance) -> None:
-        try:
-            await self.catch_up(instance)
-        except InstanceError as error:
-            logger.debug("{} gets writes of state later: {}", instance.host, error.message)
-
-    def _addressed(self, write: StateRequest, instance: Instance) -> StateRequest:
-        """``write`` with the id that ``instance`` has for the user, known at the last moment."""
-        user_id = write.headers.get(USER_HEADER)
-        return write if user_id is None else write.by(self._users.at(instance, user_id))
 
     def _is_translated(self, request: web.Request, match: Match, instance: Instance) -> bool:
         if match.pattern == USERS:

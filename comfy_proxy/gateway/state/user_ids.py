@@ -1,10 +1,10 @@
 """The users of several instances as one list (``--multi-user``): same name, same user.
 
 Each instance mints ids of its own (``POST /users`` → ``name_<uuid>``) and nothing in its API takes
-one that was minted elsewhere. Names however are unique on an instance, so the id that clients got
-first is THE id of that name here, and ``comfy-user`` is translated for every instance that calls
-the user otherwise. Ids are learnt from ``GET /users`` and kept in memory: after a restart of the
-proxy, an id of an instance that is down is not known until it returns.
+one that was minted elsewhere. Names however are unique on an instance. So clients know a name by
+the id that they got for it first, and ``comfy-user`` is translated for every instance that has
+another id for that name. Ids are learnt from ``GET /users`` and kept in memory: after a restart of
+the proxy, an id of an instance that is down is not known until it returns.
 """
 
 from __future__ import annotations

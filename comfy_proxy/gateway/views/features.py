@@ -1,8 +1,8 @@
 """How large an upload may be, as clients are told: ``/features`` and the ``feature_flags`` frame.
 
 ``max_upload_size`` (bytes) is the least of what the instances and ``MAX_UPLOAD_SIZE`` allow, since
-an upload may go to each of them. Everything else is the answering instance's, and an answer whose
-figure is right already passes as it came.
+an upload may go to each of them. Everything else is the answering instance's; an answer that tells
+no more than that limit already is passed on byte for byte.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 from loguru import logger
@@ -30,17 +30,16 @@ from comfy_proxy.gateway.exchange.websocket import forward_websocket
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.lenient_json import dumps_exact
 
-if TYPE_CHECKING:
-    from comfy_proxy.gateway.gateway import Gateway
-
 LIMIT = "max_upload_size"
 PATIENCE_S = 0.5
-"""How long a client waits for the limits of the other instances; then those known before count."""
+"""How long a client waits for the limits of the other instances. Of one that needs longer the limit
+counts that it told before, if any."""
 
 _PATH = "/features"
 _FLAGS = b'"feature_flags"'
 _LONGEST_FLAGS = 65_536
-"""Bytes; no server has so many flags, and a longer frame is not worth being searched."""
+"""Bytes of a text frame; a longer one is passed on unread. A server has some dozen flags, and to
+search each large frame for them costs time."""
 
 
 class UploadLimits:
@@ -84,42 +83,45 @@ class UploadLimits:
             self.told(instance, native.load(answer))
 
 
-async def features(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
-    """``GET /features`` with several instances: the primary's, with the least limit of all."""
-    limits = gateway.upload_limits
+class Features:
+    """Answers ``/features``, and ``/ws`` where there is one instance."""
 
-    async def send(
-        request: web.Request, instance: Instance, cluster: Cluster
-    ) -> web.StreamResponse:
-        others = [one for one in cluster.instances if one is not instance]
-        answer, _ = await asyncio.gather(_asked(request, instance, cluster), limits.learn(others))
-        limits.told(instance, native.load(answer))
-        return _answered(answer, limits.least())
+    def __init__(self, cluster: Cluster, limits: UploadLimits) -> None:
+        self._cluster = cluster
+        self._limits = limits
 
-    return await forward_balanced(request, gateway.cluster, send)
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``GET /features`` with several instances: the primary's, with the least limit of all."""
 
+        async def send(
+            request: web.Request, instance: Instance, cluster: Cluster
+        ) -> web.StreamResponse:
+            others = [one for one in cluster.instances if one is not instance]
+            asking = _asked(request, instance, cluster)
+            answer, _ = await asyncio.gather(asking, self._limits.learn(others))
+            self._limits.told(instance, native.load(answer))
+            return _answered(answer, self._limits.least())
 
-async def features_of_one(
-    request: web.Request, match: Match, gateway: Gateway
-) -> web.StreamResponse:
-    """``GET /features`` of the only instance, with ``MAX_UPLOAD_SIZE`` if that is less."""
+        return await forward_balanced(request, self._cluster, send)
 
-    async def send(
-        request: web.Request, instance: Instance, cluster: Cluster
-    ) -> web.StreamResponse:
-        answer = await _asked(request, instance, cluster)
-        return _answered(answer, cluster.settings.max_upload_size)
+    async def of_one(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``GET /features`` of the only instance, with ``MAX_UPLOAD_SIZE`` if that is less."""
 
-    return await forward_balanced(request, gateway.cluster, send)
+        async def send(
+            request: web.Request, instance: Instance, cluster: Cluster
+        ) -> web.StreamResponse:
+            answer = await _asked(request, instance, cluster)
+            return _answered(answer, cluster.settings.max_upload_size)
 
+        return await forward_balanced(request, self._cluster, send)
 
-async def events_of_one(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
-    """``GET /ws`` with one instance: its own socket, but for the limit in its flags."""
-    if not is_websocket_upgrade(request):
-        return await forward_balanced(request, gateway.cluster)
-    limit = gateway.cluster.settings.max_upload_size
-    send = partial(forward_websocket, to_client=partial(flags_with_limit, limit=limit))
-    return await forward_balanced(request, gateway.cluster, send)
+    async def events_of_one(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``GET /ws`` with one instance: its own socket, but for the limit in its flags."""
+        if not is_websocket_upgrade(request):
+            return await forward_balanced(request, self._cluster)
+        limit = self._cluster.settings.max_upload_size
+        send = partial(forward_websocket, to_client=partial(flags_with_limit, limit=limit))
+        return await forward_balanced(request, self._cluster, send)
 
 
 def flags_with_limit(frame: bytes, limit: float) -> bytes:

@@ -60,7 +60,7 @@ class ShownEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class OwnEntry:
-    """The entry of a prompt that ended here (``prompts/given_up.py``), shown like the others."""
+    """The entry of a prompt that ended here (``prompts/own_history.py``), shown like the others."""
 
     prompt_id: str
     entry: Mapping[str, Any] = field(repr=False)

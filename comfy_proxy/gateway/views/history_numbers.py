@@ -12,17 +12,20 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from comfy_proxy.cluster.ownership import MAX_RECORDS
-
+MAX_NUMBERS = 50_000
+"""So many prompts keep the number that was shown of them. Beyond it the one that was numbered
+longest ago gets a new one when it is shown again, by the same rule."""
 LATE_MS = 10_000
-"""So much older than the newest that was told may an end be that was not seen: the history is
-written a little after it, and the clocks of instances differ."""
+"""Milliseconds. A prompt that is shown for the first time may have ended so much earlier than the
+latest end that was shown, and still gets a higher number than that: an instance writes its history
+a little after the end, and the clocks of instances differ. An older one keeps the time of its end
+for its number."""
 
 
 class HistoryNumbers:
     """What was told is remembered, bounded; after a restart it is the same to a few ms."""
 
-    def __init__(self, limit: int = MAX_RECORDS) -> None:
+    def __init__(self, limit: int = MAX_NUMBERS) -> None:
         self._limit = limit
         self._numbers: OrderedDict[tuple[str, float], int] = OrderedDict()
         self._highest = 0

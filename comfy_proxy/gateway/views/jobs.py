@@ -33,9 +33,9 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.pieces import Piece
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
-from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.history_entries import marked
+from comfy_proxy.ledger.transit import MAX_LOOKS
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -47,7 +47,7 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
     if page is None:  # ComfyUI's own 400
         return await forward_balanced(request, gateway.cluster)
     for looks_left in reversed(range(MAX_LOOKS)):
-        with gateway.moving.watch() as moved:
+        with gateway.ledger.transit.watch() as moved:
             answers = await ask_all(gateway.cluster, "GET", f"/api/jobs?{page.of_each()}")
         read = partial(native.usable, answers, _jobs_in)
         like, pages = await native.off_loop(answers, read)
@@ -55,14 +55,16 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
             return native.relayed(_refusal(answers, like))
         found, total = _join(pages, gateway)
         absent = [prompt for id_, prompt in moved.items() if id_ not in found]
-        if not looks_left or all(prompt.prompt_id in gateway.moving for prompt in absent):
+        if not looks_left or all(prompt.in_transit for prompt in absent):
             break  # else one has arrived since: it is at its place now
     waiting = [
         job
         for prompt in absent
-        if not prompt.cancelled and page.wants(job := pending_job(prompt.queue_entry))
+        if prompt.queue_entry is not None
+        and not prompt.deleted
+        and page.wants(job := pending_job(prompt.queue_entry))
     ]
-    failed = [failed_job(entry) for entry in gateway.given_up.entries().values()]
+    failed = [failed_job(entry) for entry in gateway.own_history.entries().values()]
     own = [*waiting, *(job for job in failed if page.wants(job))]
     body = page.cut([*found.values(), *own], total + len(own))
     return native.reply(body, like)

@@ -20,10 +20,12 @@ from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer, ask_all, nobody_answers
 from comfy_proxy.gateway.exchange.pieces import joined, listed
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_all_scanned
-from comfy_proxy.gateway.prompts.moving import MAX_LOOKS, MovingPrompt
 from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
 from comfy_proxy.gateway.views.jobs import marked_text
 from comfy_proxy.json_scanner import Shape
+from comfy_proxy.ledger.events import Deleted, Found
+from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.ledger.transit import MAX_LOOKS
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -34,7 +36,7 @@ Asking = Callable[[list[Instance]], Awaitable[dict[Instance, A]]]
 
 async def history_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.StreamResponse:
     """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it."""
-    if (own := gateway.given_up.entry(prompt_id)) is not None:
+    if (own := gateway.own_history.entry(prompt_id)) is not None:
         pieces = OwnEntry(prompt_id=prompt_id, entry=own).numbered(gateway.history_numbers)
         body = joined([b"{", *pieces, b"}"])
         return web.Response(body=body, content_type="application/json", charset="utf-8")
@@ -56,7 +58,7 @@ async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.
     """``GET /api/jobs/{id}``: ComfyUI's own job (2026); one that moves is pending."""
     path = f"/api/jobs/{quote(prompt_id, safe='')}"
     for _ in range(MAX_LOOKS):
-        with gateway.moving.watch() as moved:
+        with gateway.ledger.transit.watch() as moved:
             asking = _scanning(path, JOB, gateway)
             instance, answer = await _find(prompt_id, asking, _is_object, gateway)
         if _is_object(answer):
@@ -64,12 +66,13 @@ async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.
             shown = marked_text(answer, instance, gateway)
             return await native.reply_pieces(request, shown, answer)
         like = Answer(status=200, headers=answer.headers, body=b"")
-        if _knows_jobs(answer) and (own := gateway.given_up.entry(prompt_id)) is not None:
+        if _knows_jobs(answer) and (own := gateway.own_history.entry(prompt_id)) is not None:
             return native.reply(failed_job(own), like)
-        if not _may_move(moved.get(prompt_id), answer):
+        prompt = moved.get(prompt_id)
+        if prompt is None or not _may_move(prompt, answer):
             break
-        if prompt_id in gateway.moving:
-            return native.reply(pending_job(moved[prompt_id].queue_entry), like)
+        if prompt.in_transit and prompt.queue_entry is not None:
+            return native.reply(pending_job(prompt.queue_entry), like)
     return await native.relayed_scanned(request, answer)
 
 
@@ -77,9 +80,9 @@ def _is_object(answer: ScannedAnswer) -> bool:
     return answer.root is not None and answer.root.is_object
 
 
-def _may_move(prompt: MovingPrompt | None, answer: ScannedAnswer) -> bool:
+def _may_move(prompt: Prompt, answer: ScannedAnswer) -> bool:
     """Whether a 404 is to be doubted."""
-    return _knows_jobs(answer) and prompt is not None and not prompt.cancelled
+    return _knows_jobs(answer) and not prompt.deleted
 
 
 def _knows_jobs(answer: ScannedAnswer) -> bool:
@@ -95,14 +98,13 @@ async def cancel_job(_request: web.Request, prompt_id: str, gateway: Gateway) ->
         return await ask_all(gateway.cluster, "POST", path, instances=instances)
 
     for _ in range(MAX_LOOKS):
-        with gateway.moving.watch() as moved:
+        with gateway.ledger.transit.watch() as moved:
             _, answer = await _find(prompt_id, posting, was_cancelled, gateway)
         if was_cancelled(answer):
-            gateway.mover.discard(prompt_id)  # it is not lost if its instance is
-            gateway.outcomes.deleted([prompt_id])
+            gateway.ledger.apply(Deleted(prompt_ids=[prompt_id], running=True))
         if answer.status != 200 or was_cancelled(answer) or prompt_id not in moved:
             break
-        if prompt_id in gateway.moving:
+        if gateway.ledger.transit.find(prompt_id) is not None:
             cancel_moves([prompt_id], gateway)
             await ask_all(gateway.cluster, "POST", "/queue", json={"delete": [prompt_id]})
             return native.reply(cancelled_answer(True), answer)
@@ -123,7 +125,6 @@ async def _find(
 
     Raises NoHealthyInstanceError.
     """
-    record = gateway.ownership.prompts
     owner = await known_owner(prompt_id, gateway)
     others = [one for one in gateway.cluster.instances if one is not owner]
     answers: dict[Instance, A] = {}
@@ -135,7 +136,7 @@ async def _find(
         answers |= told
         for instance, answer in told.items():
             if found(answer):
-                record.record(prompt_id, instance)
+                gateway.ledger.apply(Found(prompt_id=prompt_id, instance=instance))
                 return instance, answer
     if not answers:
         raise nobody_answers()
@@ -148,13 +149,11 @@ def was_cancelled(answer: Answer) -> bool:
 
 def cancel_moves(ids: Iterable[str], gateway: Gateway) -> bool:
     """Have whoever moves these prompts withdraw them at the end; False if none of them moves."""
-    moving = gateway.moving.keys() & set(ids)
-    for prompt_id in moving:
-        gateway.moving[prompt_id].cancelled = True
-    return bool(moving)
+    moving = {prompt.prompt_id for prompt in gateway.ledger.transit} & set(ids)
+    return gateway.ledger.apply(Deleted(prompt_ids=moving))
 
 
 async def known_owner(prompt_id: str, gateway: Gateway) -> Instance | None:
     """The one that is on record, unless it is away."""
-    owner = gateway.ownership.prompts.owner(prompt_id)
+    owner = gateway.ledger.owner(prompt_id)
     return owner if owner is not None and await gateway.cluster.healthy([owner]) else None

@@ -38,6 +38,7 @@ from comfy_proxy.gateway.views.one_prompt import (
     known_owner,
     was_cancelled,
 )
+from comfy_proxy.ledger.events import Deleted, Found
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
@@ -69,10 +70,10 @@ async def change_queue(body: native.Body, gateway: Gateway) -> web.StreamRespons
     everything = ids is not None and bool(body.json.get("clear"))
     if ids is None or not (ids or everything):
         return await _tell_all("/queue", body, gateway)
-    with gateway.moving.watch() as moved:
+    with gateway.ledger.transit.watch() as moved:
         cancel_moves(moved if everything else ids, gateway)
         answers = await _tell_owners("/queue", "delete", body.json, ids, gateway)
-    gateway.prompts_deleted(None if everything else ids)
+    gateway.ledger.apply(Deleted(prompt_ids=None if everything else ids))
     late = set(moved) if everything else moved.keys() & set(ids)
     if late:
         cancel_moves(late, gateway)
@@ -84,9 +85,9 @@ async def change_history(body: native.Body, gateway: Gateway) -> web.StreamRespo
     """``POST /history``: as ``/queue``, but what moves has no history yet."""
     ids = _ids(body, "delete")
     if ids is not None:
-        gateway.given_up.delete(ids)
+        gateway.own_history.delete(ids)
         if body.json.get("clear"):
-            gateway.given_up.clear()
+            gateway.own_history.clear()
     if not ids:
         return await _tell_all("/history", body, gateway)
     answers = await _tell_owners("/history", "delete", body.json, ids, gateway)
@@ -98,13 +99,13 @@ async def cancel_jobs(body: native.Body, gateway: Gateway) -> web.StreamResponse
     path, ids = "/api/jobs/cancel", _ids(body, "job_ids")
     if not ids:
         return await _tell_all(path, body, gateway)
-    with gateway.moving.watch() as moved:
+    with gateway.ledger.transit.watch() as moved:
         answers = await _tell_owners(path, "job_ids", body.json, ids, gateway)
     worst = _worst(answers)
     if worst.status != 200:
         return native.relayed(worst)
     cancelled = any(was_cancelled(answer) for answer in answers.values())
-    gateway.prompts_deleted(ids)
+    gateway.ledger.apply(Deleted(prompt_ids=ids, running=cancelled))
     if late := moved.keys() & set(ids):
         cancelled |= cancel_moves(late, gateway)
         again = await ask_all(gateway.cluster, "POST", path, json={"job_ids": sorted(late)})
@@ -135,7 +136,7 @@ async def _runner(prompt_id: str, gateway: Gateway) -> Instance | None:
     queues = await answers_of_all(gateway.cluster, asking)
     for instance, queue in queues.items():
         if queue is not None and prompt_id in queue.view().running:
-            gateway.ownership.prompts.record(prompt_id, instance)
+            gateway.ledger.apply(Found(prompt_id=prompt_id, instance=instance))
             return instance
     return None
 
@@ -158,7 +159,8 @@ async def _tell_owners(
     """
     left = list(gateway.cluster.instances)
     owners = {
-        one: None if one in gateway.moving else await known_owner(one, gateway) for one in ids
+        one: None if gateway.ledger.transit.find(one) else await known_owner(one, gateway)
+        for one in ids
     }
     while told := await gateway.cluster.healthy(left):
         theirs: dict[Instance, list[str]] = {instance: [] for instance in told}

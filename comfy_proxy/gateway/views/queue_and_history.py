@@ -32,10 +32,10 @@ from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.pieces import Piece, listed
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.files.made_files import ToldOutputs
-from comfy_proxy.gateway.prompts.moving import MAX_LOOKS
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
 from comfy_proxy.gateway.views.jobs import jobs
+from comfy_proxy.ledger.transit import MAX_LOOKS
 from comfy_proxy.lenient_json import dumps_exact
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ async def queue(request: web.Request, match: Match, gateway: Gateway) -> web.Str
 
 async def queue_length(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """``GET /prompt``: how many wait or run. While prompts move they are counted one by one."""
-    with gateway.moving.watch() as moved:
+    with gateway.ledger.transit.watch() as moved:
         answers = await ask_all(gateway.cluster, "GET", "/prompt")
     like, lengths = native.usable(answers, lambda answer: read_length(native.load(answer)))
     if not lengths:
@@ -116,7 +116,7 @@ async def whole_queue(gateway: Gateway) -> WholeQueue | ScannedAnswer:
     An answer instead if no instance gave a queue. Raises NoHealthyInstanceError.
     """
     for looks_left in reversed(range(MAX_LOOKS)):
-        with gateway.moving.watch() as moved:
+        with gateway.ledger.transit.watch() as moved:
             answers = await ask_all_scanned(gateway.cluster, "/queue", QUEUE)
         like, joined = await native.off_loop(answers, partial(_joined, answers))
         if joined is None:
@@ -124,9 +124,13 @@ async def whole_queue(gateway: Gateway) -> WholeQueue | ScannedAnswer:
         running, pending = joined
         shown = {row.prompt_id for row in (*running, *pending)}
         nowhere = [prompt for prompt in moved.values() if prompt.prompt_id not in shown]
-        if not looks_left or all(prompt.prompt_id in gateway.moving for prompt in nowhere):
+        if not looks_left or all(prompt.in_transit for prompt in nowhere):
             break  # else one has arrived since: it is at its place now, or has ended already
-    pending += [_moving_row(prompt.queue_entry) for prompt in nowhere if not prompt.cancelled]
+    pending += [
+        _moving_row(prompt.queue_entry)
+        for prompt in nowhere
+        if prompt.queue_entry is not None and not prompt.deleted
+    ]
     pending.sort(key=lambda row: (row.number, row.created))
     return WholeQueue(running=running, pending=pending, like=like)
 
@@ -241,7 +245,7 @@ def _in_order(
         return like, None, made
     dated: list[tuple[float, ShownEntry | OwnEntry]] = [
         ((own := OwnEntry(prompt_id=key, entry=entry)).ended_ms or 0.0, own)
-        for key, entry in gateway.given_up.entries().items()
+        for key, entry in gateway.own_history.entries().items()
     ]
     for instance, entries in histories.items():
         ended = 0.0

@@ -205,7 +205,7 @@ async def test_a_prompt_nobody_can_hear_runs_all_the_same(
 
 
 async def test_a_prompt_goes_to_the_one_that_can_run_it_heard_or_not(
-    workers: Workers, start_proxy: Start
+    workers: Workers, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refusal by the instance that lacks the nodes would be worse than silence."""
     front = await start_proxy(*workers)
@@ -216,7 +216,7 @@ async def test_a_prompt_goes_to_the_one_that_can_run_it_heard_or_not(
     async def lacks(graph: Any, instance: Instance) -> float:
         return float(instance is not deaf)
 
-    gateway.lacks = lacks
+    monkeypatch.setattr(gateway, "lacks", lacks)
     prompt_id = await post(front, colour(1), "me")
     assert workers[0].submitted == [prompt_id]
     await client.ws.close()
@@ -232,14 +232,14 @@ async def test_ready_says_whether_the_socket_is_there(
     one = instances[0][1]
     one.gate.clear()
     client = await listen(front, "me")
-    assert await gateway.events.ready("stranger", instance, gateway) is True
-    assert await gateway.events.ready("me", instance, gateway) is False
+    assert await gateway.events.ready("stranger", instance) is True
+    assert await gateway.events.ready("me", instance) is False
     one.gate.set()
     await one.wire()
-    assert await gateway.events.ready("me", instance, gateway) is True
+    assert await gateway.events.ready("me", instance) is True
     await client.ws.close()
     await until(lambda: len(gateway.events) == 0)
-    assert await gateway.events.ready("me", instance, gateway) is True
+    assert await gateway.events.ready("me", instance) is True
 
 
 async def test_ready_follows_the_client_to_its_newest_socket(
@@ -251,7 +251,7 @@ async def test_ready_follows_the_client_to_its_newest_socket(
     one = instances[0][1]
     one.gate.clear()
     await listen(front, "me")
-    ready = asyncio.create_task(gateway.events.ready("me", instance, gateway))
+    ready = asyncio.create_task(gateway.events.ready("me", instance))
     await one.asked.wait()
     await listen(front, "me")
     one.gate.set()

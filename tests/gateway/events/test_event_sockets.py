@@ -18,10 +18,12 @@ from events_harness import (
     scripted,
     until,
 )
+from ledger_front import accepted
 
 from comfy_proxy.gateway.events import outbox
 from comfy_proxy.gateway.events import session as event_session
-from comfy_proxy.keys import GATEWAY
+from comfy_proxy.keys import CLUSTER, GATEWAY
+from comfy_proxy.ledger.events import MoveBegan, Stayed
 
 Instances = list[tuple[str, ScriptedInstance]]
 PNG = struct.pack(">II", 1, 2)
@@ -110,11 +112,14 @@ async def test_a_prompt_on_its_way_is_part_of_the_sum(front: Any, one: Any, two:
     first, second = await one.wire(), await two.wire()
     await first.status(2)
     await client.until_sum(2)
-    with front.app[GATEWAY].while_moving("p", [0, "p", {}, {}, []]):
-        await first.status(1)
-        await client.until_type("status")
-        await second.status(1)
-        await client.until_sum(3)
+    ledger, (instance, _) = front.app[GATEWAY].ledger, front.app[CLUSTER].instances
+    prompt = accepted(ledger, "p", instance)
+    ledger.apply(MoveBegan(prompt=prompt, queue_entry=[0, "p", {}, {}, []]))
+    await first.status(1)
+    await client.until_type("status")
+    await second.status(1)
+    await client.until_sum(3)
+    ledger.apply(Stayed(prompt=prompt))
     await client.until_sum(2)
     assert min(client.sums[1:]) == 2
 

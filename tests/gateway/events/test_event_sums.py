@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -18,12 +18,18 @@ from events_harness import (
     scripted,
     until,
 )
+from ledger_front import client_post
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events import leg as event_leg
 from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.gateway.events.frames import status_frame
-from comfy_proxy.gateway.prompts import lost, rescue
+from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.gateway.prompts.reconciler import Reconciler
 from comfy_proxy.keys import CLUSTER, GATEWAY
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.prompt import End, Prompt
+from comfy_proxy.ledger.states import Ending
 
 Instances = list[tuple[str, ScriptedInstance]]
 Workers = Any
@@ -57,7 +63,7 @@ async def test_an_accepted_prompt_is_in_the_sum_before_its_frame(
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
     one, two = await instances[0][1].wire(), await instances[1][1].wire()
-    assert (await gateway.events.counted(first, gateway, _answer(200))).status == 200
+    assert (await counted(gateway, first, _answer(200))).status == 200
     await two.status(1)
     await client.until_sum(2)
     await two.status(0)
@@ -82,7 +88,7 @@ async def test_a_frame_that_comes_before_the_200_is_not_counted_twice(
         await client.until_sum(1)
         return await _answer(200)
 
-    await gateway.events.counted(first, gateway, answering())
+    await counted(gateway, first, answering())
     await wire.status(0)
     await client.until_sum(0)
     assert client.sums == [0, 1, 0]
@@ -103,7 +109,7 @@ async def test_a_frame_that_tells_of_something_else_does_not_end_it(
         await client.until_type("status")
         return await _answer(200)
 
-    await gateway.events.counted(first, gateway, answering())
+    await counted(gateway, first, answering())
     await two.status(0)
     await client.until_type("status")
     assert client.sums == [0, 1, 1, 1]
@@ -126,7 +132,7 @@ async def test_a_refused_prompt_leaves_the_sum_again(
         return await _answer(400)
 
     try:
-        await gateway.events.counted(first, gateway, answering())
+        await counted(gateway, first, answering())
     except ConnectionError:
         assert end == "error"
     await client.until_sum(0)
@@ -137,6 +143,22 @@ async def _answer(status: int) -> Any:
     return aiohttp.web.Response(status=status)
 
 
+async def counted(gateway: Gateway, instance: Instance, answering: Awaitable[Any]) -> Any:
+    """The answer to a new prompt, for the sums alone: the prompt is followed no further."""
+    prompt, taken = Prompt(prompt_id="p", post=client_post()), False
+    gateway.ledger.apply(events.Received(prompt=prompt))
+    gateway.ledger.apply(events.Sent(prompt=prompt, instance=instance))
+    try:
+        answer = await answering
+        taken = answer.status == 200
+        return answer
+    finally:
+        if not taken:
+            gateway.ledger.apply(events.Refused(prompt=prompt, instance=instance))
+        end = End(ending=Ending.VANISHED)
+        gateway.ledger.apply(events.Finished(prompt=prompt, end=end))
+
+
 async def test_an_instance_that_dies_with_an_untold_prompt_leaves_the_sum(
     workers: Workers, start_proxy: Start
 ) -> None:
@@ -144,7 +166,7 @@ async def test_an_instance_that_dies_with_an_untold_prompt_leaves_the_sum(
     front = await start_proxy(*workers)
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
-    await gateway.events.counted(first, gateway, _answer(200))
+    await counted(gateway, first, _answer(200))
     gateway.events.status_changed()
     await client.until_sum(1)
     await workers[0].kill()
@@ -159,11 +181,12 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
     """
     known = asyncio.Event()
 
-    async def lost_prompts(*arguments: Any) -> Any:
+    async def find_lost(self: Reconciler, instance: Instance) -> None:
         await known.wait()
-        return await rescue.lost_prompts(*arguments)
+        await find_now(self, instance)
 
-    monkeypatch.setattr(lost, "lost_prompts", lost_prompts)
+    find_now = Reconciler.find_lost
+    monkeypatch.setattr(Reconciler, "find_lost", find_lost)
     front = await start_proxy(*workers)
     instance = front.app[CLUSTER].instances[1]
     client = await listen(front, "me")

@@ -8,10 +8,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from ledger_front import moves
 from PIL import Image
 from prompts_front import Workers, ended, graph, pile_up, png, post, show, until
 
-from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.keys import GATEWAY
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -115,4 +116,4 @@ async def test_an_uploaded_output_takes_no_results_place(front: Any, workers: Wo
     ids = [await post(front, copies()) for _ in range(4)]
     assert await colours(front, *ids) == [(0, 128, 0)] * 4
     assert workers[1].submitted == []
-    await until(lambda: not front.app[GATEWAY].moving)
+    await until(lambda: not moves(front.app[GATEWAY]))

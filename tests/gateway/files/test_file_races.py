@@ -15,10 +15,10 @@ from manual_clock import ManualClock
 from PIL import Image
 from prompts_front import until
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.files import copies
-from comfy_proxy.gateway.files.records import Uploads
+from comfy_proxy.gateway.files import file_holders
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.records import UploadRecords
 from comfy_proxy.stored_bytes import StoredBytes
 
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
@@ -38,7 +38,7 @@ async def stored(content: bytes) -> StoredBytes:
 
 
 async def stage(front: Front, number: int, file: FileName, **options: Any) -> bool:
-    return await front.gateway.files.stage(file, front.instances[number - 1], **options)
+    return await front.gateway.staging.stage(file, front.instances[number - 1], **options)
 
 
 # --- newer bytes ----------------------------------------------------------------------------
@@ -52,7 +52,7 @@ async def test_newer_bytes_while_a_copy_is_under_way(
     await front.upload(RED)
     await front.bring_back(2)
     front.write(2, "input/x.png", GREEN)
-    look, looked = copies.look, False
+    look, looked = file_holders.look, False
 
     async def and_overwrite(*arguments: Any) -> Any:
         nonlocal looked
@@ -64,7 +64,7 @@ async def test_newer_bytes_while_a_copy_is_under_way(
             front.gateway.files.received(X, await stored(BLUE), first, life=life)
         return await look(*arguments)
 
-    monkeypatch.setattr(copies, "look", and_overwrite)
+    monkeypatch.setattr(file_holders, "look", and_overwrite)
     await stage(front, 2, X)
     assert front.files("input/x.png") == [BLUE, BLUE]
 
@@ -76,13 +76,13 @@ async def test_bytes_that_are_crowded_out_while_they_are_needed(
     await front.take_away(2)
     await front.upload(RED)
     await front.bring_back(2)
-    look = copies.look
+    look = file_holders.look
 
     async def and_crowd_out(*arguments: Any) -> Any:
         front.gateway.files.uploads.close()
         return await look(*arguments)
 
-    monkeypatch.setattr(copies, "look", and_crowd_out)
+    monkeypatch.setattr(file_holders, "look", and_crowd_out)
     await stage(front, 2, X)
     assert front.files("input/x.png") == [RED, RED]
 
@@ -126,7 +126,7 @@ async def test_an_upload_over_an_older_upload_of_an_output(front: Front) -> None
 
 async def test_the_earlier_digests_are_bounded() -> None:
     """The record of a name that is overwritten all day does not grow."""
-    uploads = Uploads()
+    uploads = UploadRecords()
     digests = []
     for number in range(20):
         content = await stored(bytes([number]))

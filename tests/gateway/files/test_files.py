@@ -8,8 +8,8 @@ import pytest
 from files_front import Front, picture, running_front
 from yarl import URL
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway.files.file_name import FileName
 
 RED, BLUE = picture("red"), picture("blue")
 
@@ -36,7 +36,7 @@ async def test_the_same_name_on_two_instances_is_two_pictures(colours: Front, ki
     assert await colours.view(subfolder="@2", type=kind) == (200, BLUE)
 
 
-async def test_subfolders_behind_a_mark(colours: Front) -> None:
+async def test_subfolders_behind_a_prefix(colours: Front) -> None:
     """The rest of the marked subfolder is the subfolder at the owner."""
     assert await colours.view(subfolder="@1/a/b") == (200, RED)
     assert await colours.view(subfolder="@2/a/b/") == (200, BLUE)
@@ -105,7 +105,7 @@ async def test_an_owner_that_is_away_means_not_now(colours: Front) -> None:
 async def test_a_copy_answers_while_the_owner_is_away(colours: Front) -> None:
     """Who was given the file under its marked path answers for the owner."""
     file = FileName(filename="x.png", subfolder="@2")
-    await colours.gateway.files.stage(file, colours.instances[0])
+    await colours.gateway.staging.stage(file, colours.instances[0])
     await colours.take_away(2)
     assert await colours.view(subfolder="@2") == (200, BLUE)
 
@@ -113,7 +113,7 @@ async def test_a_copy_answers_while_the_owner_is_away(colours: Front) -> None:
 async def test_the_owner_answers_though_there_is_a_copy(colours: Front) -> None:
     """A copy never hides what the owner has now."""
     file = FileName(filename="x.png", subfolder="@2")
-    await colours.gateway.files.stage(file, colours.instances[0])
+    await colours.gateway.staging.stage(file, colours.instances[0])
     colours.write(2, "output/x.png", RED)
     assert await colours.view(subfolder="@2") == (200, RED)
 
@@ -132,15 +132,17 @@ async def test_a_bare_name_that_several_have(colours: Front) -> None:
     """The one who made it last by our records answers, without a record the first."""
     assert await colours.view() == (200, RED)
     record = FileName(filename="x.png")
-    colours.gateway.ownership.files.record(record, colours.instances[1])
+    colours.gateway.files.makers.record(record, colours.instances[1], is_sure=False)
     assert await colours.view() == (200, BLUE)
-    colours.gateway.ownership.files.record(record, colours.instances[0])
+    colours.gateway.files.makers.record(record, colours.instances[0], is_sure=False)
     assert await colours.view() == (200, RED)
 
 
 async def test_a_bare_name_whose_maker_is_away(colours: Front) -> None:
     """The same name elsewhere may be another picture: not now."""
-    colours.gateway.ownership.files.record(FileName(filename="x.png"), colours.instances[1])
+    colours.gateway.files.makers.record(
+        FileName(filename="x.png"), colours.instances[1], is_sure=False
+    )
     await colours.take_away(2)
     assert (await colours.view())[0] == 503
 
@@ -151,7 +153,7 @@ async def test_a_bare_name_that_nobody_has(front: Front) -> None:
         assert (answer.status, await answer.read()) == (404, b"")
 
 
-async def test_the_mark_of_an_annotated_name(colours: Front) -> None:
+async def test_the_prefix_of_an_annotated_name(colours: Front) -> None:
     """The name that a graph gives to an earlier result leads to its owner too."""
     for number, content in ((1, RED), (2, BLUE)):
         params = {"filename": f"@{number}/x.png [output]"}
@@ -196,7 +198,7 @@ async def test_a_copy_of_a_bare_name_whose_file_is_gone(front: Front) -> None:
     front.write(2, "output/x.png", BLUE)
     file = FileName(filename="x.png")
     front.gateway.files.made(file, front.instances[1])
-    assert await front.gateway.files.stage(file, front.instances[0])
+    assert await front.gateway.staging.stage(file, front.instances[0])
     (front.workers[1].folders.base / "output/x.png").unlink()
     assert await front.view() == (200, BLUE)
 
@@ -206,5 +208,5 @@ async def test_a_gone_result_is_not_replaced_by_another_of_its_name(colours: Fro
     file = FileName(filename="x.png")
     colours.gateway.files.made(file, colours.instances[1])
     (colours.workers[1].folders.base / "output/x.png").unlink()
-    assert not await colours.gateway.files.stage(file, colours.instances[0])
-    assert await colours.gateway.files.stage(file, colours.instances[1])
+    assert not await colours.gateway.staging.stage(file, colours.instances[0])
+    assert await colours.gateway.staging.stage(file, colours.instances[1])

@@ -9,10 +9,11 @@ import aiohttp
 import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient
+from ledger_front import moves
 from prompts_front import Workers, ended, get, graph, instance_of, pile_up, png, post, show, until
 
-from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.marks import mark_outputs
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.instance_prefix import prefix_outputs
 from comfy_proxy.keys import GATEWAY
 
 NAMES = ["a..png", "..a.png", "a...b.png"]
@@ -76,7 +77,7 @@ async def test_a_result_that_both_have_is_that_of_who_made_it_last(
 def test_a_result_that_nobody_is_shown_bears_no_mark() -> None:
     """No copy can be put under a marked path; under its own name it is used where it is."""
     output = {"images": [{"filename": "a.._1_.png", "subfolder": "", "type": "output"}]}
-    assert mark_outputs(output, "2") == output
+    assert prefix_outputs(output, "2") == output
 
 
 @pytest.mark.parametrize("holder", [0, 1])
@@ -141,7 +142,7 @@ async def test_a_prompt_does_not_move_to_where_the_file_is_not(
     async with proxy.post("/interrupt", json={"prompt_id": blocker}) as answer:
         assert answer.status == 200
     await ended(proxy, mine)
-    await until(lambda: not proxy.app[GATEWAY].moving)
+    await until(lambda: not moves(proxy.app[GATEWAY]))
 
 
 async def test_view_refuses_it_here_as_there(proxy: TestClient, workers: Workers) -> None:

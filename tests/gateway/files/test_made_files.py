@@ -10,13 +10,17 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
+from ledger_front import accepted
 from path_nodes import install, mesh
 from prompts_front import Workers, ended, get, listening, png, post, until
 from views_harness import FakeInstance, finished, front, two_fakes
 
-from comfy_proxy.cluster.ownership import FileName
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.keys import CLUSTER
+from comfy_proxy.ledger.events import Finished
+from comfy_proxy.ledger.prompt import End
+from comfy_proxy.ledger.states import Ending
 
 POLLER = "has no socket"
 """Of a prompt without client_id ComfyUI leaves what came from the cache out of the history."""
@@ -241,9 +245,9 @@ async def test_a_clock_that_goes_wrong(ended_ms: int, workers: Workers) -> None:
         first, second = gateway.cluster.instances
         entries = {"a": told("a", ended_ms)}
         gateway.made_files.heard({"result": ["3d/x.glb"]}, second)
-        gateway.outcomes._watched["a"] = object()  # type: ignore[assignment]
+        prompt = accepted(gateway.ledger, "a", first)
         gateway.made_files.entries_read(entries, first)
-        del gateway.outcomes._watched["a"]
+        gateway.ledger.apply(Finished(prompt=prompt, end=End(ending=Ending.SUCCESS)))
         assert maker(gateway) == "1"
         gateway.made_files.heard({"result": ["3d/x.glb"]}, second)
         gateway.made_files.entries_read(entries, first)

@@ -1,4 +1,4 @@
-"""What is one directory is found out, and what is not never counts (shared_storage.py)."""
+"""What is one directory is found out, and what is not never counts (storage_discovery.py)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 from files_front import Front, picture, running_front
 from manual_clock import ManualClock
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.files import storage_probe
-from comfy_proxy.gateway.files.shared_storage import RECHECK_S, RETRY_S, SharedStorage
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.shared_storage import SharedStorage
+from comfy_proxy.gateway.files.storage_discovery import RECHECK_S, RETRY_S, StorageDiscovery
 
 RED, BLUE = picture("red"), picture("blue")
 KINDS = ("input", "output", "temp")
@@ -31,7 +32,7 @@ async def front_over(*bases: Path, **settings: Any) -> AsyncIterator[Front]:
             await stack.enter_async_context(EmbeddedWorker(base_directory=base)) for base in bases
         ]
         front = await stack.enter_async_context(running_front(*workers, **settings))
-        storage(front).start()
+        discovery(front).start()
         yield front
 
 
@@ -39,11 +40,15 @@ def storage(front: Front) -> SharedStorage:
     return front.gateway.files.storage
 
 
+def discovery(front: Front) -> StorageDiscovery:
+    return front.gateway.storage_discovery
+
+
 async def find_out(front: Front, *numbers: int) -> None:
     """A check of each of these instances has passed; what follows from it is done."""
     for number in numbers:
-        storage(front).heard(front.instances[number - 1])
-    await asyncio.gather(*storage(front)._tasks.values())
+        discovery(front).heard(front.instances[number - 1])
+    await asyncio.gather(*discovery(front)._tasks.values())
 
 
 def common(front: Front) -> dict[str, list[str]]:
@@ -219,7 +224,7 @@ async def test_a_prompt_that_misses_what_all_have(tmp_path: Path) -> None:
         (two / "input").unlink()
         (two / "input").mkdir()
         file = FileName(filename="x.png", type="input")
-        assert await front.gateway.files.stage(file, front.instances[1], fresh=True)
+        assert await front.gateway.staging.stage(file, front.instances[1], fresh=True)
         assert front.files("input/x.png") == [RED, RED]
         assert common(front)["input"] == ["1"]
         await find_out(front, 2)
@@ -303,8 +308,8 @@ async def test_an_instance_that_is_too_busy_to_say(tmp_path: Path) -> None:
     async with front_over(tmp_path, tmp_path) as front:
         await find_out(front, 1)
         front.workers[1].faults.hang = ("/view",)
-        storage(front).heard(front.instances[1])
-        task = storage(front)._tasks[front.instances[1]]
+        discovery(front).heard(front.instances[1])
+        task = discovery(front)._tasks[front.instances[1]]
         while not task.done():
             await clock(front).advance(0.3)
         assert common(front) == NOTHING
@@ -358,11 +363,11 @@ async def test_nothing_goes_on_after_the_end(tmp_path: Path) -> None:
     async with front_over(tmp_path, tmp_path) as front:
         await find_out(front, 1)
         front.workers[1].faults.hang = ("/",)
-        storage(front).heard(front.instances[1])
-        await storage(front).close()
-        assert storage(front)._tasks == {}
-        storage(front).heard(front.instances[1])
-        assert storage(front)._tasks == {}
+        discovery(front).heard(front.instances[1])
+        await discovery(front).close()
+        assert discovery(front)._tasks == {}
+        discovery(front).heard(front.instances[1])
+        assert discovery(front)._tasks == {}
         front.workers[1].faults.clear()
 
 
@@ -384,17 +389,31 @@ async def test_an_upload_is_written_once(shared: Front) -> None:
         await shared.upload(RED, type=kind)
         assert await shared.view(type=kind) == (200, RED)
         for instance in shared.instances:
-            assert await shared.gateway.files.stage(FileName(filename="x.png", type=kind), instance)
+            assert await shared.gateway.staging.stage(
+                FileName(filename="x.png", type=kind), instance
+            )
     assert [len(worker.uploads) for worker in shared.workers] == [3, 0]
 
 
-async def test_marks_of_before_are_understood(shared: Front) -> None:
+async def test_whoever_shares_the_directory_answers_for_an_owner_that_is_away(
+    tmp_path: Path,
+) -> None:
+    """One after the other, until one can be reached: all of them have the same file."""
+    bases = (tmp_path, tmp_path, tmp_path)
+    async with front_over(*bases, shared_storage="true") as front:
+        front.write(1, "output/a/x.png", RED)
+        for worker in front.workers[:2]:
+            await worker.kill()
+        assert await front.view(subfolder="@2/a") == (200, RED)
+
+
+async def test_prefixes_of_before_are_understood(shared: Front) -> None:
     """Names that were told while nothing was known: in /view, also when their owner is away, and
     in graphs."""
     shared.write(1, "output/a/x.png", RED)
     assert await shared.view(subfolder="@2/a") == (200, RED)
     file = FileName(filename="x.png", subfolder="@2/a")
-    assert await shared.gateway.files.stage(file, shared.instances[0])
+    assert await shared.gateway.staging.stage(file, shared.instances[0])
     assert shared.files("output/@2/a/x.png") == [RED, RED]
     await shared.take_away(2)
     assert await shared.view(subfolder="@2/a") == (200, RED)
@@ -422,7 +441,7 @@ async def test_what_was_made_of_an_upload_since_is_left(shared: Front) -> None:
     await shared.bring_back(2)
     await find_out(shared, 2)
     for name, kind in (("x.png", "input"), ("t.png", "temp")):
-        await shared.gateway.files.stage(FileName(filename=name, type=kind), shared.instances[1])
+        await shared.gateway.staging.stage(FileName(filename=name, type=kind), shared.instances[1])
     assert shared.files("input/x.png") == [BLUE, BLUE]
     assert shared.files("temp/t.png") == [RED, RED]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from files_front import LOAD_INFO, Front, picture, running_front
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.files.staging import files_in_graph, has_inputs, stage_inputs
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.staging import InputStaging, files_in_graph
 
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
 
@@ -30,16 +30,22 @@ def graph(*names: str) -> dict[str, Any]:
     }
 
 
+def inputs(front: Front) -> InputStaging:
+    """As the gateway's own, of instances whose loaders are known."""
+    gateway = front.gateway
+    return InputStaging(gateway.files, gateway.staging, lambda _: LOAD_INFO, several=True)
+
+
 async def stage(front: Front, number: int, *names: str, **options: Any) -> None:
     prompt = graph(*names)
     before = repr(prompt)
     instance = front.instances[number - 1]
-    await stage_inputs(prompt, instance, front.gateway, LOAD_INFO, **options)
+    await inputs(front).stage(prompt, instance, **options)
     assert repr(prompt) == before
 
 
 def holds(front: Front, number: int, *names: str) -> int:
-    return has_inputs(graph(*names), front.instances[number - 1], front.gateway, LOAD_INFO)
+    return inputs(front).held(graph(*names), front.instances[number - 1])
 
 
 class Requests:
@@ -270,7 +276,7 @@ async def test_preference(front: Front) -> None:
     """Its own results and what it holds speak for an instance, a recorded maker for a bare name."""
     assert (holds(front, 1, "@1/x.png [output]"), holds(front, 2, "@1/x.png [output]")) == (1, 0)
     record = FileName(filename="b.png")
-    front.gateway.ownership.files.record(record, front.instances[1])
+    front.gateway.files.makers.record(record, front.instances[1], is_sure=False)
     assert (holds(front, 1, "b.png [output]"), holds(front, 2, "b.png [output]")) == (0, 1)
     await front.upload(RED)
     assert (holds(front, 1, "x.png"), holds(front, 2, "x.png")) == (1, 1)
@@ -306,7 +312,7 @@ async def test_a_graph_runs_with_what_was_brought(front: Front) -> None:
     prompt = graph("in.png", "@1/x.png [output]", "@2/x.png [output]")
     for number in tuple(prompt):
         prompt[f"p{number}"] = {"class_type": "PreviewImage", "inputs": {"images": [number, 0]}}
-    await stage_inputs(prompt, front.instances[1], front.gateway, LOAD_INFO)
+    await inputs(front).stage(prompt, front.instances[1])
     session = front.gateway.cluster.connections.session(front.instances[1])
     async with session.post(f"{front.workers[1].url}/prompt", json={"prompt": prompt}) as answer:
         body = await answer.json()

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.marks import one_spelling
+from comfy_proxy.gateway.files.file_name import FileName, one_spelling
 from comfy_proxy.gateway.files.told_files import MAX_TEXTS, told_files
 
 

@@ -17,10 +17,10 @@ from files_front import Front, picture, running_front
 from gateway_harness import Harness
 from PIL import Image
 
-from comfy_proxy.cluster.ownership import FileName
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.files import upload_form
-from comfy_proxy.gateway.files.records import Holdings, Uploads
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.records import Holdings, UploadRecords
 from comfy_proxy.gateway.files.upload_form import UploadForm
 from comfy_proxy.stored_bytes import StoredBytes
 
@@ -178,7 +178,7 @@ async def test_bytes_that_were_crowded_out(
 ) -> None:
     """Without its bytes an upload is copied from the instance that took it, the newest too."""
     async with running_front(*workers) as front:
-        front.gateway.files.uploads = Uploads(max_bytes=kept)
+        front.gateway.files.uploads = UploadRecords(max_bytes=kept)
         await front.upload(RED)
         await front.upload(BLUE, overwrite="1")
         assert front.files("input/x.png") == [BLUE, BLUE]
@@ -265,7 +265,7 @@ async def test_a_copy_that_fails(front: Front) -> None:
     file, (_, second) = FileName(filename="x.png", type="input"), front.instances
     assert not front.gateway.files.known_to_hold(file, second)
     front.workers[1].faults.disk_full = False
-    await front.gateway.files.stage(file, second)
+    await front.gateway.staging.stage(file, second)
     assert front.files("input/x.png") == [RED, RED]
 
 
@@ -282,8 +282,8 @@ async def test_the_newest_upload_is_viewed_from_one_that_missed_it(front: Front)
 
 async def test_a_client_that_leaves(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was to be uploaded is brought to all though nobody waits any more."""
-    files = front.gateway.files
-    begin, begun = files.begin, asyncio.get_running_loop().create_future()
+    uploads = front.gateway.uploads
+    begin, begun = uploads.begin, asyncio.get_running_loop().create_future()
 
     def spy(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = begin(work)
@@ -291,9 +291,9 @@ async def test_a_client_that_leaves(front: Front, monkeypatch: pytest.MonkeyPatc
             begun.set_result(task)
         return task
 
-    monkeypatch.setattr(files, "begin", spy)
+    monkeypatch.setattr(uploads, "begin", spy)
     form = UploadForm(image=None, filename="x.png", subfolder="", type="input", original_ref="")
-    async with files.upload_locks(form.family):
+    async with uploads.locks(form.family):
         waiting = asyncio.create_task(front.upload(RED))
         work = await begun
         waiting.cancel()
@@ -366,7 +366,7 @@ async def test_a_mask_for_a_bare_result(front: Front) -> None:
     """Without a mark the one who made it last composes it."""
     front.write(1, "output/o.png", RED)
     front.write(2, "output/o.png", BLUE)
-    front.gateway.ownership.files.record(FileName(filename="o.png"), front.instances[1])
+    front.gateway.files.makers.record(FileName(filename="o.png"), front.instances[1], is_sure=False)
     reference = json.dumps({"filename": "o.png", "type": "output"})
     await front.upload(mask(), "m.png", route="mask", original_ref=reference)
     assert [composed(content) for content in front.files("input/m.png")] == [MASKED_BLUE] * 2
@@ -399,7 +399,7 @@ async def stored(content: bytes) -> StoredBytes:
 
 async def test_uploads_are_bounded() -> None:
     """By bytes and by count the bytes go first, the record of the hash stays."""
-    uploads = Uploads(max_files=2, max_bytes=10, max_records=3)
+    uploads = UploadRecords(max_files=2, max_bytes=10, max_records=3)
     names = [FileName(filename=str(number), type="input") for number in range(4)]
     contents = [await stored(b"12345") for _ in names]
     for name, content in zip(names[:3], contents, strict=False):

@@ -16,6 +16,7 @@ from gateway_harness import unused_url
 from prompts_front import Workers, ended, get, graph, instance_of, pile_up, post, show, until
 
 from comfy_proxy.cluster.prompt_lists import history_path
+from comfy_proxy.gateway.prompts.posting import numbered_body
 from comfy_proxy.gateway.prompts.prompt_body import document, with_first, with_last
 from comfy_proxy.keys import GATEWAY
 
@@ -88,7 +89,7 @@ async def test_a_prompt_in_any_charset_is_counted_and_owned(
         assert status == 200
         ids.append(json.loads(answer)["prompt_id"])
     await ended(proxy, *ids)
-    owner_of = proxy.app[GATEWAY].ownership.prompts.owner
+    owner_of = proxy.app[GATEWAY].ledger.owner
     for worker in workers:
         (prompt_id,) = worker.submitted
         assert owner_of(prompt_id) is instance_of(proxy, worker)
@@ -107,7 +108,7 @@ async def test_a_compressed_prompt_in_another_charset(
     status, answer = await exchange(proxy, "/prompt", body, headers)
     assert status == 200
     prompt_id = json.loads(answer)["prompt_id"]
-    assert proxy.app[GATEWAY].ownership.prompts.owner(prompt_id) is not None
+    assert proxy.app[GATEWAY].ledger.owner(prompt_id) is not None
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ async def test_an_odd_id_is_owned_as_the_answer_tells_it(
     assert status == 200
     prompt_id = json.loads(answer)["prompt_id"]
     assert prompt_id == str(odd)
-    assert proxy.app[GATEWAY].ownership.prompts.owner(prompt_id) is not None
+    assert proxy.app[GATEWAY].ledger.owner(prompt_id) is not None
     await until(lambda: told)
     assert [end.prompt_id for end in told] == [prompt_id]
 
@@ -266,8 +267,9 @@ async def test_an_id_that_the_instance_gave_goes_along(
     async with minting(start_proxy, "a-b") as http:
         assert (await exchange(http, "/prompt", body, typed("utf-16")))[0] == 200
         gateway = http.app[GATEWAY]
-        assert gateway.ownership.prompts.owner("a-b") is gateway.cluster.instances[0]
-        moved = gateway.mover._known["a-b"].with_number(3).decode("utf-16")
+        assert gateway.ledger.owner("a-b") is gateway.cluster.instances[0]
+        prompt = gateway.ledger.find("a-b")
+        moved = numbered_body(prompt, prompt.post, 3).decode("utf-16")
     added = "" if asked == "a-b" else ', "prompt_id": "a-b"'
     assert moved == body.decode("utf-16")[:-1] + ', "number": 3' + added + "}"
 
@@ -280,6 +282,6 @@ async def test_a_prompt_that_only_comfyui_can_read_is_owned(
         status, _ = await exchange(http, "/prompt", b"<prompt/>", {"Content-Type": "text/xml"})
         assert status == 200
         gateway = http.app[GATEWAY]
-        assert gateway.ownership.prompts.owner("odd") is gateway.cluster.instances[0]
-        assert "odd" not in gateway.mover._known
+        assert gateway.ledger.owner("odd") is gateway.cluster.instances[0]
+        assert gateway.ledger.find("odd").post is None  # so it is never moved
         assert (await get(http, "/metrics"))["prompts"]["forwarded"] == 1

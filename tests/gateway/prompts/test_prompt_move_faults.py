@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
+from ledger_front import moves
 from prompts_front import (
     ended,
     get,
@@ -41,7 +42,7 @@ async def test_deleted_while_it_moves(proxy: TestClient, workers: Workers) -> No
     for prompt_id in waiting[1:]:
         async with proxy.post("/queue", json={"delete": [prompt_id]}) as answer:
             assert answer.status == 200
-    await until(lambda: not gateway.moving)
+    await until(lambda: not moves(gateway))
     queue = await get(proxy, "/queue")
     left = {entry[1] for entry in queue["queue_running"] + queue["queue_pending"]}
     assert not left & set(waiting[1:])
@@ -57,16 +58,22 @@ async def test_deleted_on_its_way(proxy: TestClient, workers: Workers) -> None:
     workers[1].faults.slow_node_s = LONG_S
     await show(proxy, workers[1])
     gateway = proxy.app[GATEWAY]
-    await until(lambda: moved in gateway.moving and gateway.moving[moved].target)
+    await until(lambda: sent_to(gateway, moved))
     async with proxy.post("/queue", json={"delete": [moved]}) as answer:
         assert answer.status == 200
     workers[1].faults.hang = ()
-    await until(lambda: moved not in gateway.moving)
+    await until(lambda: not moves(gateway, moved))
     workers[1].faults.slow_node_s = 0
     await interrupt(proxy, blocker)
     await ended(proxy, blocker)
     await until(lambda: not any(worker.queue_remaining for worker in workers))
     assert moved not in [*workers[0].executed, *workers[1].executed]
+
+
+def sent_to(gateway: Any, prompt_id: str) -> Instance | None:
+    """Which instance is being sent the prompt that moves."""
+    prompt = gateway.ledger.transit.find(prompt_id)
+    return None if prompt is None else prompt.target
 
 
 @pytest.mark.parametrize("fault", ["break", "500", "400", "cut"])
@@ -77,7 +84,7 @@ async def test_the_target_fails(proxy: TestClient, workers: Workers, fault: str)
     await show(proxy, workers[1])
     gateway = proxy.app[GATEWAY]
     await until(lambda: len(workers[0].submitted) + len(workers[1].submitted) > 3)
-    await until(lambda: not gateway.moving)
+    await until(lambda: not moves(gateway))
     workers[1].faults.clear()
     await interrupt(proxy, blocker)
     await ended(proxy, blocker, *waiting)
@@ -89,11 +96,11 @@ async def test_the_target_dies(proxy: TestClient, workers: Workers) -> None:
     blocker, *waiting = await pile_up(proxy, workers, 3)
     workers[1].faults.hang = ("/prompt",)
     await show(proxy, workers[1])
-    await until(lambda: waiting[0] in proxy.app[GATEWAY].moving)
+    await until(lambda: moves(proxy.app[GATEWAY], waiting[0]))
     workers[1].refuse_connections()
     workers[1].drop_connections()
     workers[1].faults.clear()
-    await until(lambda: not proxy.app[GATEWAY].moving)
+    await until(lambda: not moves(proxy.app[GATEWAY]))
     await interrupt(proxy, blocker)
     await ended(proxy, blocker, *waiting)
     assert len(set(workers[0].executed + workers[1].executed)) == 2
@@ -187,9 +194,9 @@ async def test_a_browser_s_prompt_moves(proxy: TestClient, workers: Workers) -> 
     origin = str(proxy.make_url("")).rstrip("/")
     async with proxy.post("/prompt", json={"prompt": graph()}, headers={"Origin": origin}) as one:
         prompt_id = (await one.json())["prompt_id"]
-    prompt = proxy.app[GATEWAY].mover._known[prompt_id]
+    prompt = proxy.app[GATEWAY].ledger.find(prompt_id)
     for worker in workers:
-        assert "Origin" not in prompt.headers[instance_of(proxy, worker)]
+        assert "Origin" not in prompt.post.headers[instance_of(proxy, worker)]
     second = await post(proxy, graph())
     await show(proxy, idle)
     await ended(proxy, prompt_id)
@@ -204,7 +211,7 @@ async def test_shutdown_in_mid_move(workers: Workers, start_proxy: Start) -> Non
     _, *waiting = await pile_up(http, workers, 3)
     workers[1].faults.hang = ("/prompt",)
     await show(http, workers[1])
-    await until(lambda: waiting[0] in http.app[GATEWAY].moving)
+    await until(lambda: moves(http.app[GATEWAY], waiting[0]))
     await until(lambda: workers[0].queue_remaining == 2)
     closing = asyncio.create_task(http.close())
     await asyncio.sleep(0)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
+from ledger_front import moves
 from prompts_front import (
     COMPLETE,
     LONG_S,
@@ -125,7 +126,7 @@ async def test_no_sum_dips_or_stays_too_high(proxy: TestClient, workers: Workers
         heard = len(mine.sums()), len(other.sums())
         await show(proxy, workers[1])
         await until(lambda: workers[1].queue_remaining >= 2)
-        await until(lambda: not proxy.app[GATEWAY].moving)
+        await until(lambda: not moves(proxy.app[GATEWAY]))
         assert await get(proxy, "/prompt") == {"exec_info": {"queue_remaining": 9}}
         for listener, since in zip((mine, other), heard, strict=True):
             assert min(listener.sums()[since:]) == 9

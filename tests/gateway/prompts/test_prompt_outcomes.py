@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
+from ledger_front import accepted, take
 from prompts_front import (
     Http,
     Workers,
@@ -21,8 +22,9 @@ from prompts_front import (
 )
 
 from comfy_proxy.cluster.prompt_ends import told_by
-from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.states import State
 from comfy_proxy.metrics.prompt_figures import PromptFigures
 from comfy_proxy.metrics.records import Outcome, PromptEnd
 
@@ -39,13 +41,6 @@ def ends(proxy: TestClient) -> list[PromptEnd]:
     told: list[PromptEnd] = []
     proxy.app[CLUSTER].on_prompt_end.append(told.append)
     return told
-
-
-def forwarded(prompt_id: str, client_id: str | None = None) -> ForwardedPrompt:
-    """One that no instance has ever seen."""
-    return ForwardedPrompt(
-        prompt_id=prompt_id, path="/prompt", body=b"", graph={}, client_id=client_id, headers={}
-    )
 
 
 async def submit(http: Http, heard: bool, prompt: Any, then: Callable[[], object]) -> str:
@@ -101,7 +96,7 @@ async def test_many_at_once_are_each_told_once(
         await until(lambda: len(ends) == 20)
     assert sorted(end.prompt_id for end in ends) == sorted(ids)
     assert {end.outcome for end in ends} == {Outcome.COMPLETED}
-    assert not proxy.app[GATEWAY].outcomes._watched
+    assert not proxy.app[GATEWAY].ledger.live()
 
 
 async def test_an_interrupted_and_a_deleted_prompt_are_cancelled(
@@ -136,10 +131,10 @@ async def test_one_that_left_no_history_is_not_watched_for_ever(
     proxy: TestClient, ends: list[PromptEnd]
 ) -> None:
     """A client deleted it before anybody looked: how it ended nobody knows; it is let go."""
-    outcomes, instance = proxy.app[GATEWAY].outcomes, proxy.app[CLUSTER].instances[0]
-    outcomes.add(forwarded("gone"), instance)
-    outcomes.load_changed(instance)
-    await until(lambda: not outcomes._watched)
+    gateway, instance = proxy.app[GATEWAY], proxy.app[CLUSTER].instances[0]
+    accepted(gateway.ledger, "gone", instance)
+    gateway.reconciler.load_changed(instance)
+    await until(lambda: not gateway.ledger.live())
     assert ends == []
 
 
@@ -178,9 +173,9 @@ async def test_a_missed_end_is_found_with_its_own_times(
     async with listening(proxy) as listener:
         blocker, *_ = await pile_up(proxy, workers, 1, client_id=listener.client_id)
         instance = instance_of(proxy, workers[0])
-        unheard = gateway.outcomes._watched[blocker]
-        await until(lambda: unheard.began_at is not None)
-        unheard.began_at = None  # as if its beginning had not been heard
+        unheard = gateway.ledger.find(blocker)
+        await until(lambda: unheard.state is State.RUNNING)
+        unheard.attempts[-1].began_at = None  # as if its beginning had not been heard
         await interrupt(proxy, blocker)
         await until(lambda: ends)
     (end,) = ends
@@ -193,34 +188,35 @@ async def test_the_next_one_shows_that_one_has_ended(
     proxy: TestClient, workers: Workers, ends: list[PromptEnd]
 ) -> None:
     """Its end was not heard and its instance is busy on: it is looked for all the same."""
-    outcomes, instance = proxy.app[GATEWAY].outcomes, proxy.app[CLUSTER].instances[0]
+    ledger, instance = proxy.app[GATEWAY].ledger, proxy.app[CLUSTER].instances[0]
     async with listening(proxy) as listener:
-        outcomes.add(forwarded("first", listener.client_id), instance)
-        outcomes.add(forwarded("second", listener.client_id), instance)
-        outcomes.began("first", instance)
-        outcomes.began("second", instance)
-        assert outcomes._watched["first"].missed
-        await until(lambda: not outcomes._watched)  # neither is known there
+        first = accepted(ledger, "first", instance, listener.client_id)
+        accepted(ledger, "second", instance, listener.client_id)
+        ledger.apply(events.Began(prompt_id="first", instance=instance))
+        ledger.apply(events.Began(prompt_id="second", instance=instance))
+        assert first.attempts[-1].presumed_over
+        await until(lambda: not ledger.live())  # neither is known there
 
 
 async def test_a_rescued_prompt_can_be_deleted(proxy: TestClient, ends: list[PromptEnd]) -> None:
     """That it ran somewhere before does not count any more."""
-    outcomes, (one, two) = proxy.app[GATEWAY].outcomes, proxy.app[CLUSTER].instances
-    outcomes.add(forwarded("p"), one)
-    outcomes.began("p", one)
-    outcomes.moved("p", two)
-    outcomes.deleted(["p"])
+    ledger, (one, two) = proxy.app[GATEWAY].ledger, proxy.app[CLUSTER].instances
+    prompt = accepted(ledger, "p", one)
+    ledger.apply(events.Began(prompt_id="p", instance=one))
+    ledger.apply(events.Lost(prompt=prompt, ran=True))
+    take(ledger, prompt, two)
+    ledger.apply(events.Deleted(prompt_ids=["p"]))
     await until(lambda: ends)
     assert (ends[0].outcome, ends[0].instance) == (Outcome.CANCELLED, two.host)
 
 
 async def test_nobody_looks_after_the_end(proxy: TestClient) -> None:
     """A frame that comes late begins nothing."""
-    outcomes, instance = proxy.app[GATEWAY].outcomes, proxy.app[CLUSTER].instances[0]
-    outcomes.add(forwarded("p"), instance)
-    await outcomes.close()
-    outcomes.deleted(["p"])
-    assert all(looker.done() for looker in outcomes._lookers.values())
+    gateway, instance = proxy.app[GATEWAY], proxy.app[CLUSTER].instances[0]
+    accepted(gateway.ledger, "p", instance)
+    await gateway.reconciler.close()
+    gateway.ledger.apply(events.Deleted(prompt_ids=["p"]))
+    assert all(looker.done() for looker in gateway.reconciler._lookers.values())
 
 
 async def test_a_cached_prompt_teaches_no_estimate(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
+from ledger_front import accepted, leave, moves, take
 from prompts_front import (
     COMPLETE,
     LONG_S,
@@ -26,8 +27,7 @@ from prompts_front import (
 )
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
-from comfy_proxy.keys import GATEWAY
+from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
 
@@ -132,13 +132,13 @@ async def test_a_newer_prompt_of_the_same_id_is_not_lost_with_the_older(
         await post(proxy, graph(LONG_S), prompt_id="same")
         await until(lambda: one.started == ["same"])
         await die(one)
-        await until(lambda: "same" in gateway.moving)
+        await until(lambda: moves(gateway, "same"))
         two.faults.slow_node_s = LONG_S
         anywhere = {name: node for name, node in graph().items() if name != "2"}
         anywhere["3"]["inputs"]["images"] = ["1", 0]
         await post(proxy, anywhere, prompt_id="same")
         await recover(proxy, two)
-        await until(lambda: "same" not in gateway.moving)
+        await until(lambda: not moves(gateway, "same"))
         two.faults.clear()
         await two.restart()
         await recover(proxy, two)
@@ -149,20 +149,16 @@ async def test_a_newer_prompt_of_the_same_id_is_not_lost_with_the_older(
 
 
 async def test_of_two_moves_of_one_id_each_ends_for_itself(proxy: TestClient) -> None:
-    """The end of the older one does not hide the newer one, which ends without a fault."""
-    gateway = proxy.app[GATEWAY]
-    older, newer = [
-        gateway.begin_move(
-            ForwardedPrompt(
-                prompt_id="same", path="/prompt", body=b"{}", graph={}, client_id=None, headers={}
-            )
-        )
-        for _ in range(2)
-    ]
-    gateway.end_move(older)
-    assert gateway.moving["same"] is newer
-    gateway.end_move(newer)
-    assert not gateway.moving
+    """The older one ends when the newer one is taken, and the newer one is found by the id."""
+    ledger, (one, two) = proxy.app[GATEWAY].ledger, proxy.app[CLUSTER].instances
+    older = accepted(ledger, "same", one)
+    leave(ledger, older)
+    newer = accepted(ledger, "same", two)
+    assert older.ended
+    leave(ledger, newer)
+    assert ledger.transit.find("same") is newer
+    take(ledger, newer, one)
+    assert not moves(proxy.app[GATEWAY])
 
 
 @pytest.mark.parametrize(
@@ -186,6 +182,6 @@ async def test_what_has_ended_unheard_is_not_run_again(
         await recover(proxy, worker)
     worker.faults.clear()
     await recover(proxy, worker)
-    gateway = proxy.app[GATEWAY]
-    await until(lambda: not gateway.mover.lost)
+    ledger, instances = proxy.app[GATEWAY].ledger, proxy.app[CLUSTER].instances
+    await until(lambda: not (len(ledger.transit) or any(map(ledger.doubtful, instances))))
     assert [*worker.started, *other.started] == [prompt_id]

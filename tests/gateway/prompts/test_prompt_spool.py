@@ -11,22 +11,22 @@ from prompts_front import Workers, ended, get, graph, pile_up, post, show, until
 
 from comfy_proxy.cluster.comfyui_frames import StatusFrame
 from comfy_proxy.errors import PromptLostError
-from comfy_proxy.gateway.prompts.posting import ForwardedPrompt
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.keys import CLUSTER, GATEWAY
+from comfy_proxy.ledger.prompt import ClientPost, Prompt
 from comfy_proxy.lenient_json import dumps
 
 
-def prompt(number: int) -> ForwardedPrompt:
+def prompt(number: int) -> Prompt:
     document = {"prompt": {"1": {"inputs": {"text": "x" * 100, "number": number}}}}
-    return ForwardedPrompt(
-        prompt_id=str(number),
+    post = ClientPost(
         path="/prompt",
-        body=dumps(document),
-        graph=document["prompt"],
         client_id=None,
         headers={},
+        body=dumps(document),
+        graph=document["prompt"],
     )
+    return Prompt(prompt_id=str(number), post=post)
 
 
 async def spooled(spool: PromptSpool) -> None:
@@ -40,15 +40,15 @@ def nothing_in(spool: PromptSpool) -> bool:
 async def test_the_oldest_go_to_files_and_come_back() -> None:
     """Byte for byte, with their graphs; those that ended meanwhile leave nothing."""
     spool, prompts = PromptSpool(limit=400), [prompt(number) for number in range(6)]
-    whole = [(one.body, one.graph) for one in prompts]
+    whole = [(one.post.body, one.post.graph) for one in prompts]
     for one in prompts:
-        spool.add(one)
+        spool._add(one)
     await spooled(spool)
-    assert [bool(one.body) for one in prompts] == [False] * 4 + [True] * 2
-    spool.forget(prompts[1])
+    assert [bool(one.post.body) for one in prompts] == [False] * 4 + [True] * 2
+    spool._forget(prompts[1])
     for number in (0, 2, 3):
         async with spool.holding(prompts[number]):
-            assert (prompts[number].body, prompts[number].graph) == whole[number]
+            assert (prompts[number].post.body, prompts[number].post.graph) == whole[number]
     await spooled(spool)
     await spool.close()
     assert nothing_in(spool)
@@ -57,17 +57,17 @@ async def test_the_oldest_go_to_files_and_come_back() -> None:
 async def test_a_prompt_that_is_at_work_stays_in_memory() -> None:
     """While it is moved or submitted again any number of others may come; its body is there."""
     spool, one = PromptSpool(limit=1), prompt(0)
-    body = one.body
-    spool.add(one)
+    body = one.post.body
+    spool._add(one)
     async with spool.holding(one), spool.holding(one):
         for number in (1, 2, 3):
-            spool.add(prompt(number))
+            spool._add(prompt(number))
         await spooled(spool)
-        assert one.body == body
-    assert one.body == body
-    spool.add(prompt(4))
+        assert one.post.body == body
+    assert one.post.body == body
+    spool._add(prompt(4))
     await spooled(spool)
-    assert one.body == b""
+    assert one.post.body == b""
     await spool.close()
     assert nothing_in(spool)
 
@@ -76,12 +76,12 @@ async def test_a_prompt_that_is_at_work_stays_in_memory() -> None:
 async def test_a_prompt_that_ends_while_it_is_held_leaves_nothing(in_file: bool) -> None:
     """Its client deletes it while it is moved."""
     spool, one = PromptSpool(limit=1), prompt(0)
-    spool.add(one)
+    spool._add(one)
     if in_file:
-        spool.add(prompt(1))
+        spool._add(prompt(1))
         await spooled(spool)
     async with spool.holding(one):
-        spool.forget(one)
+        spool._forget(one)
     assert one not in {*spool._in_memory, *spool._held, *spool._stored}
     await spool.close()
     assert nothing_in(spool)
@@ -91,7 +91,7 @@ async def test_a_file_that_is_gone_is_told() -> None:
     """Somebody tidies the temporary directory: the prompt is lost, and says so."""
     spool, prompts = PromptSpool(limit=1), [prompt(1), prompt(2)]
     for one in prompts:
-        spool.add(one)
+        spool._add(one)
     await spooled(spool)
     spool._stored[prompts[0]].close()
     with pytest.raises(PromptLostError):
@@ -104,7 +104,7 @@ async def test_a_prompt_that_waits_for_its_rescue_is_not_crowded_out(
     proxy: TestClient, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its instance is down and newer prompts come, more than the memory may hold: it still runs."""
-    spool = proxy.app[GATEWAY].mover.spool
+    spool = proxy.app[GATEWAY].spool
     monkeypatch.setattr(spool, "_limit", 1)
     blocker, *waiting = await pile_up(proxy, workers, 3, seconds=0.2)
     instance = proxy.app[CLUSTER].instances[0]

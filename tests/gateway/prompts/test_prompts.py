@@ -399,7 +399,7 @@ async def test_a_client_that_leaves_owns_its_prompt(recorders: Any) -> None:
     for one in pair:
         one.hold.set()
     gateway = http.app[GATEWAY]
-    await until(lambda: gateway.ownership.prompts.owner("mine") is not None)
+    await until(lambda: gateway.ledger.owner("mine") is not None)
 
 
 async def test_the_socket_is_there_first(proxy: TestClient, workers: Workers) -> None:

@@ -10,6 +10,7 @@ import pytest
 from views_harness import FakeInstance, entry, finished, front, get, moving, two_fakes
 
 from comfy_proxy.cluster.prompt_jobs import pending_job
+from comfy_proxy.ledger.events import Deleted
 
 
 def fill(*instances: FakeInstance) -> None:
@@ -100,7 +101,7 @@ async def test_a_job_that_moves_is_pending() -> None:
     """It is in the list and in the total once, if the filters let it pass and it is not deleted."""
     async with two_fakes() as (one, two), front(one, two) as (client, gateway):
         one.running = [entry("a", created=1)]
-        gateway.moving["b"] = moving("b", created=2)
+        moving(gateway, "b", created=2)
         body = await get(client, "/api/jobs")
         assert names(body) == ["b", "a"]
         assert body["jobs"][0]["status"] == "pending"
@@ -111,7 +112,7 @@ async def test_a_job_that_moves_is_pending() -> None:
         two.pending = [entry("b", created=2)]
         assert (await get(client, "/api/jobs"))["pagination"]["total"] == 2
         two.pending = []
-        gateway.moving["b"].cancelled = True
+        gateway.ledger.apply(Deleted(prompt_ids=["b"]))
         assert names(await get(client, "/api/jobs")) == ["a"]
 
 

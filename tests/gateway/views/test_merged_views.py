@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from gateway_harness import unused_url
+from ledger_front import taken
 from views_harness import (
     BLUE,
     FakeInstance,
@@ -25,6 +26,7 @@ from views_harness import (
 from comfy_proxy.embedded.prompt_queue import PromptQueue
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.views.queue_and_history import page
+from comfy_proxy.ledger.events import Deleted
 
 
 def ids(queue: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -67,11 +69,11 @@ async def test_a_moving_prompt_waits() -> None:
     """What is on its way is pending and counted, unless its client has deleted it."""
     async with two_fakes() as (one, two), front(one, two) as (client, gateway):
         one.running = [entry("a")]
-        gateway.moving["b"] = moving("b", 5)
-        gateway.moving["c"] = moving("c", 4)
+        moving(gateway, "b", 5)
+        moving(gateway, "c", 4)
         assert ids(await get(client, "/queue")) == (["a"], ["c", "b"])
         assert await get(client, "/prompt") == {"exec_info": {"queue_remaining": 3}}
-        gateway.moving["b"].cancelled = True
+        gateway.ledger.apply(Deleted(prompt_ids=["b"]))
         assert ids(await get(client, "/queue")) == (["a"], ["c"])
         assert await get(client, "/prompt") == {"exec_info": {"queue_remaining": 2}}
 
@@ -89,11 +91,11 @@ async def test_a_whole_move_between_two_answers_hides_nothing(arrives: bool) -> 
         async def move() -> None:
             await two_has_looked.wait()
             one.before.clear()
-            gateway.moving["a"] = moving("a")
+            moving(gateway, "a")
             one.pending = []
             if arrives:
                 two.pending = [entry("a")]
-                del gateway.moving["a"]
+                taken(gateway, "a")
 
         two.after["/queue"] = made
         one.before["/queue"] = move
@@ -106,7 +108,7 @@ async def test_the_count_does_not_dip_while_a_prompt_moves() -> None:
         one.pending = [entry("a"), entry("b")]
 
         async def leave() -> None:
-            gateway.moving["a"] = moving("a")
+            moving(gateway, "a")
             one.pending = [entry("b")]
 
         one.before["/prompt"] = leave
@@ -114,7 +116,7 @@ async def test_the_count_does_not_dip_while_a_prompt_moves() -> None:
 
         async def arrive() -> None:
             two.pending = [entry("a")]
-            gateway.moving.pop("a", None)
+            taken(gateway, "a")
 
         one.before["/prompt"] = arrive
         assert await get(client, "/prompt") == {"exec_info": {"queue_remaining": 2}}

@@ -69,7 +69,7 @@ async def test_a_moving_prompt_has_its_turn_beside_odd_numbers() -> None:
     """NaN as a number puts nothing out of order."""
     async with two_fakes() as (one, two), front(one, two) as (client, gateway):
         one.pending = [entry("c", 3), entry("nan", math.nan), entry("a", 1)]
-        gateway.moving["b"] = moving("b", 2)
+        moving(gateway, "b", 2)
         queue = await get(client, "/queue")
         assert [row[1] for row in queue["queue_pending"]] == ["nan", "a", "b", "c"]
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import aiohttp
 import pytest
 from gateway_harness import unused_url
+from ledger_front import is_deleted, taken
 from views_harness import (
     BLUE,
     Workers,
@@ -27,6 +28,7 @@ from views_harness import (
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.ledger.events import Deleted, Found
 
 # --- /history/{id} ----------------------------------------------------------------------
 
@@ -40,7 +42,7 @@ async def test_an_entry_nobody_remembers_is_found(workers: Workers, prefix: str)
         picture = found["a"]["outputs"]["2"]["images"][0]
         assert picture == {"filename": "blue_00001_.png", "subfolder": "@2", "type": "output"}
         assert found["a"]["prompt"][2] == BLUE
-        owner = gateway.ownership.prompts.owner("a")
+        owner = gateway.ledger.owner("a")
         assert owner is not None
         assert owner.id == "2"
         gateway.files.storage.declare()
@@ -63,7 +65,7 @@ async def test_a_record_that_is_wrong_does_no_harm() -> None:
         two.history = {"a": finished("a", 1, 2)}
         own(gateway, "a", 1)
         assert list(await get(client, "/history/a")) == ["a"]
-        assert gateway.ownership.prompts.owner("a") is gateway.cluster.instances[1]
+        assert gateway.ledger.owner("a") is gateway.cluster.instances[1]
 
 
 @pytest.mark.parametrize("name", ["unknown", "a%2Fb%3F%25", "%C3%A4", "a+b"])
@@ -171,9 +173,10 @@ async def test_deleting_what_moves_ends_its_move() -> None:
     """The move is cancelled and everybody is told; other moves go on."""
     async with two_fakes() as (one, two), front(one, two) as (client, gateway):
         own(gateway, "a", 1)
-        gateway.moving["a"], gateway.moving["b"] = moving("a"), moving("b")
+        moving(gateway, "a")
+        moving(gateway, "b")
         await post(client, "/queue", {"delete": ["a"]})
-        assert gateway.moving["a"].cancelled
+        assert is_deleted(gateway, "a")
         assert two.told[0] == ("/queue", {"delete": ["a"]})
         assert [row[1] for row in (await get(client, "/queue"))["queue_pending"]] == ["b"]
 
@@ -187,12 +190,12 @@ async def test_a_move_during_the_deletion_does_not_save_a_prompt(body: dict[str,
 
         async def move() -> None:
             one.before.clear()
-            gateway.moving["a"] = moving("a")
+            moving(gateway, "a")
             one.pending = []
             if "clear" in body:
                 await two_was_told.wait()
             two.pending = [entry("a")]
-            del gateway.moving["a"]
+            taken(gateway, "a")
 
         async def told() -> None:
             two_was_told.set()
@@ -201,7 +204,7 @@ async def test_a_move_during_the_deletion_does_not_save_a_prompt(body: dict[str,
         one.before["/queue"], two.after["/queue"] = move, told
         await post(client, "/queue", body)
         assert two.pending == []
-        assert not any(one.cancelled for one in gateway.moving.values())
+        assert not any(one.deleted for one in gateway.ledger.transit)
 
 
 # --- /interrupt and /free ---------------------------------------------------------------
@@ -270,7 +273,7 @@ async def test_a_job_is_found_and_its_outputs_marked() -> None:
         two.history = {"a": finished("a", 1, 2)}
         job = await get(client, "/api/jobs/a")
         assert (job["status"], job["preview_output"]["subfolder"]) == ("completed", "@2")
-        assert gateway.ownership.prompts.owner("a") is gateway.cluster.instances[1]
+        assert gateway.ledger.owner("a") is gateway.cluster.instances[1]
         async with client.head("/api/jobs/a") as answer:
             assert int(answer.headers["Content-Length"]) == len(json.dumps(job))
         async with client.get("/api/jobs/b") as answer:
@@ -282,19 +285,19 @@ async def test_a_job_is_found_and_its_outputs_marked() -> None:
 async def test_a_job_that_moves_is_pending() -> None:
     """In the shape of 2026, unless its client has cancelled it; one that arrives is found."""
     async with two_fakes() as (one, two), front(one, two) as (client, gateway):
-        gateway.moving["a"] = moving("a", 3, 77)
+        moving(gateway, "a", 3, 77)
         job = await get(client, "/api/jobs/a")
         assert job["status"] == "pending"
         assert (job["id"], job["priority"], job["create_time"]) == ("a", 3, 77)
 
         async def arrive() -> None:
             two.running = [entry("a")]
-            gateway.moving.pop("a", None)
+            taken(gateway, "a")
 
         two.after["/api/jobs/a"] = arrive
         assert (await get(client, "/api/jobs/a"))["status"] == "in_progress"
-        gateway.moving["b"] = moving("b")
-        gateway.moving["b"].cancelled = True
+        moving(gateway, "b")
+        gateway.ledger.apply(Deleted(prompt_ids=["b"]))
         async with client.get("/api/jobs/b") as answer:
             assert answer.status == 404
 
@@ -306,10 +309,10 @@ async def test_a_job_that_moves_is_pending() -> None:
 async def test_a_server_without_jobs_says_so_itself(method: str, path: str) -> None:
     """Its own 404, and nothing is cancelled, even what moves."""
     async with two_fakes(with_jobs=False) as (one, two), front(one, two) as (client, gateway):
-        gateway.moving["a"] = moving("a")
+        moving(gateway, "a")
         async with client.request(method, path, json={"job_ids": ["a"]}) as answer:
             assert (answer.status, await answer.text()) == (404, "404: Not Found")
-        assert not any(one.cancelled for one in gateway.moving.values())
+        assert not any(one.deleted for one in gateway.ledger.transit)
 
 
 async def test_cancelling_a_job() -> None:
@@ -327,15 +330,15 @@ async def test_cancelling_a_job() -> None:
 async def test_cancelling_a_job_that_moves() -> None:
     """Its move is cancelled; one that has arrived meanwhile is cancelled at its new place."""
     async with two_fakes() as (one, two), front(one, two) as (client, gateway):
-        gateway.moving["a"] = moving("a")
+        moving(gateway, "a")
         assert await post(client, "/api/jobs/a/cancel", {}) == b'{"cancelled": true}'
-        assert gateway.moving["a"].cancelled
-        gateway.moving["b"] = moving("b")
+        assert is_deleted(gateway, "a")
+        moving(gateway, "b")
 
         async def arrive() -> None:
             two.after.clear()
             two.running = [entry("b")]
-            del gateway.moving["b"]
+            taken(gateway, "b")
 
         two.after["/api/jobs/b/cancel"] = arrive
         assert await post(client, "/api/jobs/b/cancel", {}) == b'{"cancelled": true}'
@@ -356,14 +359,15 @@ async def test_cancelling_many() -> None:
             assert answer.status == 400
             assert "no such form" in (await answer.json())["invalid_ids"]
         assert one.cancelled == ["a"]
-        gateway.moving["m"] = moving("m")
+        moving(gateway, "m")
         assert await post(client, path, {"job_ids": ["m"]}) == b'{"cancelled": true}'
-        assert gateway.moving["m"].cancelled
+        assert is_deleted(gateway, "m")
 
 
 def own(gateway: Gateway, prompt_id: str, number: int) -> None:
     """Note the owner of a prompt."""
-    gateway.ownership.prompts.record(prompt_id, gateway.cluster.instances[number - 1])
+    instance = gateway.cluster.instances[number - 1]
+    gateway.ledger.apply(Found(prompt_id=prompt_id, instance=instance))
 
 
 async def start(worker: EmbeddedWorker, prompt_id: str, seconds: float) -> None:

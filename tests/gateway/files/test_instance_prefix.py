@@ -1,4 +1,4 @@
-"""The mark of an instance goes in and out of names, and nothing else changes."""
+"""The prefix of an instance goes in and out of names, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,8 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.cluster.ownership import FileName
-from comfy_proxy.gateway.files.marks import (
-    annotated,
-    file_at,
-    mark,
-    mark_outputs,
-    split_annotated,
-    unmark,
-)
+from comfy_proxy.gateway.files.file_name import FileName, annotated, file_at, split_annotated
+from comfy_proxy.gateway.files.instance_prefix import prefix_outputs, split_prefix, with_prefix
 
 IDS = ("1", "2")
 
@@ -23,19 +16,19 @@ IDS = ("1", "2")
 @pytest.mark.parametrize(
     ("plain", "marked"), [("", "@1"), ("a/b", "@1/a/b"), (r"a\b", r"@1/a\b"), ("@x", "@1/@x")]
 )
-def test_a_mark_goes_in_and_comes_out(plain: str, marked: str) -> None:
-    """What ``mark`` writes, ``unmark`` reads."""
-    assert mark(plain, "1") == marked
-    assert unmark(marked, IDS) == ("1", plain)
+def test_a_prefix_goes_in_and_comes_out(plain: str, marked: str) -> None:
+    """What ``with_prefix`` writes, ``split_prefix`` reads."""
+    assert with_prefix(plain, "1") == marked
+    assert split_prefix(marked, IDS) == ("1", plain)
 
 
 @pytest.mark.parametrize(
     ("subfolder", "inner"),
     [("@2/", ""), ("@2//a", "a"), (r"@2\a", "a"), (r"@2\\a\b", r"a\b"), ("@2///", "")],
 )
-def test_other_spellings_of_a_mark(subfolder: str, inner: str) -> None:
-    """Doubled and Windows separators end a mark, and what is left is never absolute."""
-    assert unmark(subfolder, IDS) == ("2", inner)
+def test_other_spellings_of_a_prefix(subfolder: str, inner: str) -> None:
+    """Doubled and Windows separators end a prefix, and what is left is never absolute."""
+    assert split_prefix(subfolder, IDS) == ("2", inner)
 
 
 @pytest.mark.parametrize(
@@ -45,17 +38,17 @@ def test_other_spellings_of_a_mark(subfolder: str, inner: str) -> None:
         *("@1/..", r"@1\..\a", "@1/a/../../b", "@1/../../etc", "../@1"),
     ],
 )
-def test_what_is_no_mark_stays_as_it_is(subfolder: str) -> None:
-    """Unknown ids, own folders and climbing paths bear no mark."""
-    assert unmark(subfolder, IDS) == (None, subfolder)
+def test_what_is_no_prefix_stays_as_it_is(subfolder: str) -> None:
+    """Unknown ids, own folders and climbing paths have no prefix."""
+    assert split_prefix(subfolder, IDS) == (None, subfolder)
 
 
 def picture(subfolder: str, kind: str = "output") -> dict[str, Any]:
     return {"filename": "x.png", "subfolder": subfolder, "type": kind}
 
 
-def test_outputs_are_marked_wherever_they_are() -> None:
-    """Every file of type output or temp gets the mark, at any depth, and its other keys stay."""
+def test_outputs_are_prefixed_wherever_they_are() -> None:
+    """Every file of type output or temp gets the prefix, at any depth, and its other keys stay."""
     output = {
         "images": [picture(""), picture("a", "temp"), picture("", "input")],
         "gifs": [{**picture("v"), "format": "video/mp4", "nested": {"one": [picture("")]}}],
@@ -66,7 +59,7 @@ def test_outputs_are_marked_wherever_they_are() -> None:
     }
     before = copy.deepcopy(output)
 
-    marked = mark_outputs(output, "2")
+    marked = prefix_outputs(output, "2")
 
     assert output == before
     assert [item["subfolder"] for item in marked["images"]] == ["@2", "@2/a", ""]
@@ -78,24 +71,24 @@ def test_outputs_are_marked_wherever_they_are() -> None:
     }
 
 
-def test_a_folder_that_looks_like_a_mark_is_marked_too() -> None:
+def test_a_folder_that_looks_like_a_prefix_is_prefixed_too() -> None:
     """A client's own prefix ``@1/x`` at instance 2 is a folder there, not instance 1's file."""
-    (marked,) = mark_outputs([picture("@1/a")], "2")
+    (marked,) = prefix_outputs([picture("@1/a")], "2")
     assert marked["subfolder"] == "@2/@1/a"
-    assert unmark(marked["subfolder"], IDS) == ("2", "@1/a")
+    assert split_prefix(marked["subfolder"], IDS) == ("2", "@1/a")
 
 
-def test_only_the_kinds_that_are_not_shared_are_marked() -> None:
+def test_only_the_kinds_that_are_not_shared_are_prefixed() -> None:
     """Where all instances share a directory its files have one name."""
     outputs = [picture(""), picture("", "temp")]
-    assert [f["subfolder"] for f in mark_outputs(outputs, "2", {"temp"})] == ["", "@2"]
+    assert [f["subfolder"] for f in prefix_outputs(outputs, "2", {"temp"})] == ["", "@2"]
 
 
 def test_an_output_without_a_subfolder_gets_one() -> None:
     """A missing or null subfolder is the root."""
     bare = {"filename": "x.png", "type": "temp"}
-    assert mark_outputs(bare, "1") == {**bare, "subfolder": "@1"}
-    assert mark_outputs({**bare, "subfolder": None}, "1") == {**bare, "subfolder": "@1"}
+    assert prefix_outputs(bare, "1") == {**bare, "subfolder": "@1"}
+    assert prefix_outputs({**bare, "subfolder": None}, "1") == {**bare, "subfolder": "@1"}
 
 
 @pytest.mark.parametrize(

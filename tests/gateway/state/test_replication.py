@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from comfy_proxy.gateway.routes import match
-from comfy_proxy.gateway.state import requests as state_requests
-from comfy_proxy.gateway.state.requests import MissedWrites, StateRequest
+from comfy_proxy.gateway.state import replication
+from comfy_proxy.gateway.state.replication import MissedWrites
+from comfy_proxy.gateway.state.requests import StateRequest
 
 
 def write(method: str, path: str, size: int = 0) -> StateRequest:
@@ -42,8 +43,8 @@ def test_the_latest_write_of_a_path_wins() -> None:
 
 def test_missed_writes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """An instance that is away for good does not fill the memory or the disk."""
-    monkeypatch.setattr(state_requests, "MAX_MISSED", 3)
-    monkeypatch.setattr(state_requests, "MAX_MISSED_BYTES", 100)
+    monkeypatch.setattr(replication, "MAX_MISSED", 3)
+    monkeypatch.setattr(replication, "MAX_MISSED_BYTES", 100)
     missed = MissedWrites()
     for number in range(5):
         missed.add(write("POST", f"/userdata/{number}"))

@@ -1,91 +1,61 @@
-"""The files of all instances as one: who has a file; :mod:`file_staging` brings it to others.
+"""Which instances have a file: by what is known, and by asking. All instances' files are one.
 
-Four kinds, by name:
+What counts depends on the kind of file:
 
-* uploads that came through here: the newest bytes are known by their hash and put wherever that
-  version is not known to be;
-* marked outputs (``@2/…``): read from their owner, put under exactly that path elsewhere, the
-  owner itself included, for graphs name that path;
-* outputs without a mark: those of the one who made that name last, else of the first that has it.
-  They are copied to one that lacks the name, and never put over another result;
-* other inputs (put on a disk directly, or before the proxy was restarted): an instance that has
-  the file keeps its own, one that lacks it gets a copy from one that has it;
-* whatever has ``..`` in its name, which ``/view`` shows to nobody: it cannot be copied, and is used
-  where it is, unless it is an upload whose bytes are here.
+* an upload that came through here: its newest bytes are known by their hash, and an instance has it
+  if it has that version;
+* a prefixed result (``@2/…``) is its owner's; others may have a copy under exactly that path;
+* a result without a prefix is that of the instance that made the name last, else of the first that
+  has it. The same name at another instance is another file;
+* another input (put on a disk directly, or before the proxy was restarted): every instance that has
+  the name has the file;
+* a name with ``..``: ``/view`` refuses it, so nobody can look at the file. It is believed to be
+  where it was uploaded or made.
 
-Instances that share a directory are one place: what is in it is asked for and put there once, and
-where all share it nothing is copied at all, unless an upload has gone from it.
+Instances that share a directory are one place: what one of them has, all have.
 
-An instance is believed to hold what it held until it was away. One that fails to take a copy is
-without it until somebody needs it there.
+An instance is believed to hold what it held until it was away: then its disk may have been emptied.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from loguru import logger
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.ownership import FileName, Ownership
 from comfy_proxy.errors import InstanceError, UnavailableError
 from comfy_proxy.gateway.files.client import THERE, Look, look
-from comfy_proxy.gateway.files.file_staging import FileStaging
-from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
-from comfy_proxy.gateway.files.marks import MARKED_TYPES, unmark
-from comfy_proxy.gateway.files.records import Holdings, Makers, Uploads
+from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName
+from comfy_proxy.gateway.files.instance_prefix import split_prefix
+from comfy_proxy.gateway.files.makers import Makers
+from comfy_proxy.gateway.files.records import Holdings, UploadRecords
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
 
-T = TypeVar("T")
-
 RETRY_AFTER_S = 5
-SPREAD_PATIENCE_S = 2.0
-"""How long the client of an upload waits for the copies; whoever needs one waits for it then."""
+"""What a client is told to wait if the only instance that has a file is away."""
 
 
-class FileCopies:
-    """The files of one cluster; :meth:`close` at the end."""
+class FileHolders:
+    """The records of one cluster's files; :meth:`close` at the end."""
 
-    def __init__(self, cluster: Cluster, ownership: Ownership) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.ownership = ownership
-        self.uploads = Uploads()
-        self.makers = Makers(ownership.files, cluster.clock)
+        self.uploads = UploadRecords()
+        self.makers = Makers(cluster.clock)
         self.storage = SharedStorage(cluster, lambda changed: self.holdings.forget(changed))
         self.holdings = Holdings(place=self.storage.place)
-        self.upload_locks = KeyedLocks()
-        self._staging = FileStaging(self)
         self._by_id = {instance.id: instance for instance in cluster.instances}
-        self._tasks: set[asyncio.Task[Any]] = set()
         for instance in cluster.instances:
             instance.on_interruption.append(self._interrupted)
 
-    async def close(self) -> None:
-        """End what is still being copied, and remove the bytes."""
-        await self.storage.close()
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def close(self) -> None:
+        """Remove the bytes of uploads."""
         self.uploads.close()
-
-    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start what is to be finished even if the client who waits for it leaves."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits gets it too; nobody may be left
 
     def _interrupted(self, instance: Instance) -> None:
         self.holdings.forget(instance)
@@ -94,36 +64,32 @@ class FileCopies:
     # --- who has it --------------------------------------------------------------------
 
     def owner(self, subfolder: str, kind: str) -> tuple[Instance | None, str]:
-        """The instance that the mark in ``subfolder`` names, and the subfolder there."""
-        if kind not in MARKED_TYPES:
+        """The instance that the prefix of ``subfolder`` names, and the subfolder there."""
+        if kind not in RESULT_TYPES:
             return None, subfolder
-        owner, inner = unmark(subfolder, self._by_id)
+        owner, inner = split_prefix(subfolder, self._by_id)
         return (None, subfolder) if owner is None else (self._by_id[owner], inner)
 
     def known_to_hold(self, file: FileName, instance: Instance) -> bool:
-        """True if a graph that names ``file`` finds it there, or next to where it is needed.
-
-        From what is known; nobody is asked.
-        """
+        """True if a graph that names ``file`` finds it there, by what is known; asks nobody."""
         version = self.holdings.version(instance, file)
         if upload := self.uploads.get(file):
             return version == upload.digest
         owner = self.owner(file.subfolder, file.type)[0] or self.makers.of(file)
         is_owners = owner is not None and self.storage.same(owner, instance, file.type)
-        if owner is not None and file.type in MARKED_TYPES:
+        if owner is not None and file.type in RESULT_TYPES:
             return is_owners
         return version is not None or is_owners
 
     async def locate(self, file: FileName) -> Instance | None:
-        """Who answers for a name without a mark; None if nobody has it.
+        """Who answers for a name without a prefix; None if nobody has it.
 
         The one who made it last, if that is on record; else the first that has it. If a result is
         gone from its maker, one that was given a copy answers; a file of that name that another
-        instance made does not count. Raises
-        UnavailableError if the record names an instance that is away: the same name elsewhere
-        may be another picture.
+        instance made does not count. Raises UnavailableError if the maker of a result is away: the
+        same name elsewhere may be another picture.
         """
-        # Names that were told without a mark when all shared the directory are those of its files.
+        # What was told without a prefix while all shared the directory is in that directory.
         if former := [one for one in self.storage.former(file.type) if one.healthy]:
             for holder in await self.holders(file, former):
                 return holder
@@ -131,13 +97,13 @@ class FileCopies:
         if recorded is not None:
             if await self.holders(file, await self.cluster.healthy([recorded])):
                 return recorded
-            if file.type in MARKED_TYPES and not recorded.healthy:
+            if file.type in RESULT_TYPES and not recorded.healthy:
                 raise UnavailableError(
                     "The ComfyUI instance that has this file cannot be reached.",
                     retry_after_s=RETRY_AFTER_S,
                 )
         others = [instance for instance in self.healthy() if instance is not recorded]
-        is_gone = file.type in MARKED_TYPES and self.makers.is_sure(file)
+        is_gone = file.type in RESULT_TYPES and self.makers.is_sure(file)
         if is_gone:
             others = [one for one in others if self.holdings.version(one, file) is not None]
         holders = await self.holders(file, others)
@@ -197,29 +163,6 @@ class FileCopies:
         to have made the name since.
         """
         is_last = self.makers.record(file, at, made_at, is_sure=is_sure)
-        if is_last and file.type in MARKED_TYPES and file in self.uploads:
+        if is_last and file.type in RESULT_TYPES and file in self.uploads:
             self.uploads.forget(file)
             self.holdings.discard(at, file)
-
-    async def spread(self, file: FileName, *, but: Instance) -> None:
-        """Put an upload on every other healthy instance; one that fails goes without.
-
-        Returns after ``SPREAD_PATIENCE_S`` at the latest; the copying goes on.
-        """
-        others = [instance for instance in self.healthy() if instance is not but]
-        copies = [self.begin(self.stage(file, instance)) for instance in others]
-        try:
-            async with self.cluster.clock.timeout(SPREAD_PATIENCE_S):
-                await asyncio.gather(*map(asyncio.shield, copies))
-        except TimeoutError:
-            slow = [one.host for one, copy in zip(others, copies, strict=True) if not copy.done()]
-            logger.info("{} is still being copied to {}", file, ", ".join(slow))
-
-    async def stage(self, file: FileName, instance: Instance, *, fresh: bool = False) -> bool:
-        """See to it that ``instance`` has ``file`` under exactly that path, if anybody has it.
-
-        False if it has another result under that name, which is not to be overwritten: who means
-        ``file`` must be served elsewhere. ``fresh``: nothing is believed to be there, it is asked.
-        Never fails: what could not be brought is told by ComfyUI's own answer.
-        """
-        return await self._staging.stage(file, instance, fresh=fresh)

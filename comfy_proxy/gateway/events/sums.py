@@ -1,0 +1,54 @@
+"""How many prompts wait or run over all instances, as one client's sockets tell it.
+
+A socket is told of a move by three frames in any order: less here, more there, and our own answer.
+:class:`UntoldArrivals` keeps the sum from dipping in between: a client that sees a 0 looks for its
+prompt in a history that does not have it yet (PROTOCOL.md trap 13).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.ledger.ledger import Ledger
+
+
+class UntoldArrivals:
+    """For one client: moved and new prompts that its sockets' ``status`` frames do not show yet.
+
+    One counts from the moment in which an instance is sent it until a frame of that instance tells
+    of more prompts than before, or, once the instance has answered, until its next frame at all.
+    So a sum may be one too high for a moment, but it never dips.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._untold: Counter[Instance] = Counter()
+        self._told: dict[Instance, int] = {}
+        for prompt in ledger.submitting():
+            if prompt.target is not None and prompt.job is None:
+                self._untold[prompt.target] += 1
+
+    @property
+    def total(self) -> int:
+        return self._untold.total()
+
+    def sent(self, instance: Instance) -> None:
+        """``instance`` is being sent a prompt."""
+        self._untold[instance] += 1
+
+    def refused(self, instance: Instance) -> None:
+        """It did not take it."""
+        self._untold[instance] = max(0, self._untold[instance] - 1)
+
+    def told(self, instance: Instance, remaining: int) -> None:
+        """A ``status`` frame of ``instance`` has said that ``remaining`` wait or run there."""
+        more = max(0, remaining - self._told.get(instance, 0))
+        self._told[instance] = remaining
+        left = max(0, self._untold[instance] - more)
+        self._untold[instance] = min(left, self._arriving(instance))
+
+    def _arriving(self, instance: Instance) -> int:
+        """How many it was sent and has not yet answered for."""
+        coming = self._ledger.submitting(instance)
+        return sum(prompt.job is None for prompt in coming)

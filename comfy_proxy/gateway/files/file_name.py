@@ -1,0 +1,81 @@
+"""The name of a file: ``filename``, ``subfolder`` and ``type``, as ComfyUI addresses it. Pure.
+
+Clients spell one file in many ways (``a//x.png``, ``./a/x.png``, ``x.png [output]``), and ComfyUI
+takes them all. Records need one key for a file, so every name goes through :func:`file_at` first.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from dataclasses import dataclass
+from typing import Final
+
+RESULT_TYPES: Final = frozenset({"output", "temp"})
+"""Each instance counts its own results, so one name may be two files (trap 6). Inputs are the same
+on all instances."""
+FILE_TYPES: Final = RESULT_TYPES | {"input"}
+
+_SEPARATORS = re.compile(r"[/\\]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileName:
+    """A file of one directory; ``type`` says which: input, output or temp."""
+
+    filename: str
+    subfolder: str = ""
+    type: str = "output"
+
+
+def file_at(filename: str, subfolder: str = "", type: str = "output") -> FileName:  # noqa: A002
+    """The file under the one name that all its spellings have, as a key for records.
+
+    Directories in ``filename`` belong to the subfolder; ``./``, ``//`` and slashes at the end go.
+    """
+    directory, base = posixpath.split(posixpath.join(subfolder, filename))
+    directory = posixpath.normpath(directory) if directory else ""
+    return FileName(filename=base, subfolder="" if directory == "." else directory, type=type)
+
+
+def one_spelling(file: FileName) -> FileName:
+    """``file`` with ``/`` for each backslash, as a key for records: an instance on Windows takes
+    both separators, and clients send either."""
+    if "\\" not in file.filename and "\\" not in file.subfolder:
+        return file
+    name, folder = (part.replace("\\", "/") for part in (file.filename, file.subfolder))
+    return file_at(name, folder, file.type)
+
+
+def climbs(path: str) -> bool:
+    """True if a segment is ``..``, by either separator."""
+    return ".." in _SEPARATORS.split(path)
+
+
+def is_hidden(file: FileName) -> bool:
+    """True if ``/view`` refuses the name (400). Nobody can see or copy such a file, but it can be
+    uploaded, and prompts can use it."""
+    return ".." in file.filename
+
+
+def split_annotation(name: str) -> tuple[str, str | None]:
+    """``x.png [output]`` → ``("x.png", "output")``; without an annotation the type is None.
+
+    ComfyUI looks for ``[output]`` at the end and cuts one character more, whatever it is.
+    """
+    for kind in sorted(FILE_TYPES):
+        if name.endswith(f"[{kind}]"):
+            return name[: -len(kind) - 3], kind
+    return name, None
+
+
+def split_annotated(name: str) -> FileName:
+    """The file that a graph's input names: ``sub/x.png``, ``x.png [output]``; default input."""
+    path, kind = split_annotation(name)
+    return file_at(path, type=kind or "input")
+
+
+def annotated(file: FileName) -> str:
+    """How a graph names ``file``."""
+    path = posixpath.join(file.subfolder, file.filename)
+    return path if file.type == "input" else f"{path} [{file.type}]"

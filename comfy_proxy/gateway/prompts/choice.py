@@ -1,0 +1,102 @@
+"""Which instance a client's new prompt goes to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import NoHealthyInstanceError
+from comfy_proxy.gateway.prompts.failover import Lacks
+from comfy_proxy.ledger.prompt import Prompt
+
+Held = Callable[[Prompt, Instance], int]
+"""How many of the files that a prompt names an instance has, as far as is known."""
+
+
+class Choice:
+    """The choices for one prompt until an instance has answered it.
+
+    ``failed`` did not take it, ``silent`` did not answer the check before, at ``unheard`` the
+    client's socket cannot be.
+    """
+
+    def __init__(self, prompt: Prompt, cluster: Cluster, lacks: Lacks, held: Held) -> None:
+        self._prompt = prompt
+        self._cluster = cluster
+        self._lacks = lacks
+        self._held = held
+        self.failed: set[Instance] = set()
+        self.silent: set[Instance] = set()
+        self.unheard: set[Instance] = set()
+
+    async def next(self) -> Instance:
+        """Least work among those that can run it; if none can, the one that lacks least.
+
+        Raises NoHealthyInstanceError if no instance is left.
+        """
+        while usable := await self._usable():
+            lacks = await self._lacks_of(usable)
+            if able := await self._able_but_silent(min(lacks.values())):
+                usable, lacks = able, await self._lacks_of(able)
+            usable = [one for one in usable if one.healthy]
+            if usable:
+                return self._best(usable, lacks)
+        raise NoHealthyInstanceError("No ComfyUI instance can be reached.", retry_after_s=5)
+
+    def _best(self, usable: list[Instance], lacks: Mapping[Instance, float]) -> Instance:
+        """In this order: lacks least, can be heard, has least to do, has most of the files."""
+        least = min(lacks[one] for one in usable)
+        able = [one for one in usable if lacks[one] == least]
+        able = [one for one in able if one not in self.unheard] or able
+        lightest = min(one.load for one in able)
+        able = [one for one in able if one.load == lightest]
+        held = {one: self._held(self._prompt, one) for one in able}
+        chosen = [one for one in able if held[one] == max(held.values())]
+        return self._cluster.load_balancer.get_available_instance(
+            accepts=lambda candidate: candidate in chosen
+        )
+
+    async def _lacks_of(self, instances: Iterable[Instance]) -> dict[Instance, float]:
+        asked = list(instances)
+        lacking = await asyncio.gather(*(self._lacks(self._prompt, one) for one in asked))
+        return dict(zip(asked, lacking, strict=True))
+
+    async def _able_but_silent(self, least: float) -> list[Instance]:
+        """Who missed one check and lacks less than ``least`` nodes or files, if it answers now.
+
+        Nobody if nothing is lacked. Where something is, ComfyUI would refuse the prompt, and one
+        missed check of an instance that can run it is no outage.
+        """
+        silent = [one for one in self.silent - self.failed if one.healthy]
+        if least < 1 or not silent:
+            return []
+        lacks = await self._lacks_of(silent)
+        return await self._found_again([one for one in silent if lacks[one] < least])
+
+    async def _usable(self) -> list[Instance]:
+        """Healthy ones; else those that are busy, not dead (PROTOCOL.md trap 8); else who answers
+        again."""
+        left = [one for one in self._cluster.instances if one not in self.failed]
+        if usable := [one for one in left if one.healthy and one not in self.silent]:
+            return usable
+        if busy := [one for one in left if one.healthy and one.alive_just_now]:
+            return busy
+        return await self._found_again(left)
+
+    async def _found_again(self, left: list[Instance]) -> list[Instance]:
+        """Who of ``left`` answers now, or is busy. One missed check is no outage.
+
+        Asked until an answer comes or all circuits are open, so a prompt is refused only then.
+        """
+        check = self._cluster.health_checker.check
+        for _ in range(self._cluster.settings.health_failure_threshold):
+            asked = [one for one in left if one.healthy or one not in self.silent]
+            answers = await asyncio.gather(*(check(one) for one in asked))
+            found = [one for one, alive in zip(asked, answers, strict=True) if alive]
+            if found := found or [one for one in asked if one.healthy and one.alive_just_now]:
+                return found
+            if not any(one.healthy for one in left):
+                break
+        return []

@@ -1,0 +1,165 @@
+"""Clients' prompts that were lost with the process of their instance go on elsewhere.
+
+A sign that an instance was away raises a doubt about what is there. Once the reconciler has proof
+that its process ended, what waited there is submitted elsewhere at no cost, and what ran there once
+more; what ran when two processes ended is given up (``cluster/retry_law.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.placement import job_runs
+from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
+from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.gateway.prompts.spool import PromptSpool
+from comfy_proxy.gateway.prompts.transfer import Arrival, Stage, Transfer
+from comfy_proxy.gateway.prompts.worker import Worker
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
+from comfy_proxy.ledger.states import Ending, State
+
+Ready = Callable[[Prompt, Instance], Awaitable[bool]]
+"""Wait for the socket of a prompt's client at an instance; False if it cannot be there now."""
+Lacks = Callable[[Prompt, Instance], Awaitable[float]]
+"""How many node classes and model files of a prompt an instance lacks."""
+
+
+class Failover:
+    """Submits again what was lost. :meth:`answered` and every new doubt make it look."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        *,
+        reconciler: Reconciler,
+        transfer: Transfer,
+        spool: PromptSpool,
+        listens: Callable[[str], bool],
+        stage: Stage,
+        ready: Ready,
+        lacks: Lacks,
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._reconciler = reconciler
+        self._transfer = transfer
+        self._spool = spool
+        self._listens = listens
+        self._stage = stage
+        self._ready = ready
+        self._lacks = lacks
+        self._worker = Worker(self._submit_again, "submit lost prompts again")
+        ledger.observers.append(self._observe)
+
+    def doubt(self, instance: Instance) -> None:
+        """``instance`` was away, or is: it may have lost its queue.
+
+        Prompts end in turn, so of those whose events nobody hears the first have ended by the
+        length of the queue in its last ``status``. That blames another one for what ends the
+        process, and no more: the frame may have been sent before the last prompts were taken.
+        """
+        prompts = self._ledger.at(instance)
+        if not prompts:
+            return
+        first = prompts[: max(0, len(prompts) - instance.queue_remaining)]
+        over = [prompt for prompt in first if not self._is_heard(prompt)]
+        self._ledger.apply(
+            events.Doubted(instance=instance, over=over, job_runs=job_runs(instance))
+        )
+
+    def answered(self, instance: Instance) -> None:
+        """``instance`` has passed a check: it may be what lost prompts wait for."""
+        if self._lost() or any(map(self._ledger.doubtful, self._cluster.instances)):
+            self._worker.wake()
+
+    async def close(self) -> None:
+        """Submit no more; what is on its way arrives first."""
+        await self._worker.close()
+
+    def _observe(self, change: Change) -> None:
+        if isinstance(change.event, events.Doubted):
+            self._worker.wake()
+
+    def _is_heard(self, prompt: Prompt) -> bool:
+        """Its client listens, so its end would be known."""
+        return prompt.client_id is not None and self._listens(prompt.client_id)
+
+    def _lost(self) -> list[Prompt]:
+        """Those to be submitted again."""
+        return [
+            prompt
+            for prompt in self._ledger.transit
+            if prompt.state is State.MOVING and prompt.attempts[-1].lost
+        ]
+
+    async def _submit_again(self) -> None:
+        """What cannot be proven or done now stays for the next time."""
+        for instance in self._cluster.instances:
+            if self._ledger.doubtful(instance):
+                await self._reconciler.find_lost(instance)
+        for prompt in self._lost():
+            if self._worker.closing:
+                return
+            if prompt.state is State.MOVING:  # else it has been replaced meanwhile
+                with prompt.context():
+                    await self._settle(prompt)
+
+    async def _settle(self, prompt: Prompt) -> None:
+        """It goes on elsewhere, or ends; or nothing can be done for it at the moment."""
+        error: ComfyProxyError | None = prompt.fatal
+        if prompt.post is None:
+            error = PromptLostError("It was lost with its instance, and ComfyUI alone can read it.")
+        elif not prompt.deleted and error is None:
+            try:
+                async with self._spool.holding(prompt):
+                    await self._place(prompt, prompt.post)
+            except PromptLostError as unreadable:
+                error = unreadable
+        if prompt.state is State.MOVING:
+            self._end(prompt, prompt.fatal or error)
+
+    def _end(self, prompt: Prompt, error: ComfyProxyError | None) -> None:
+        if prompt.deleted:
+            self._finish(prompt, End(ending=Ending.CANCELLED))
+        elif error is not None:
+            self._finish(prompt, End(ending=Ending.LOST, error=error))
+
+    def _finish(self, prompt: Prompt, end: End) -> None:
+        self._ledger.apply(events.Finished(prompt=prompt, end=end))
+
+    async def _place(self, prompt: Prompt, post: ClientPost) -> None:
+        """Submit it where it can run; if that is nowhere at the moment nothing has changed.
+
+        Raises PromptLostError if every instance that answers refuses it.
+        """
+        for target in await self._targets(prompt):
+            placement = self._cluster.scheduler.enter(target)
+            try:
+                if not (await self._stage(prompt, target) and await self._ready(prompt, target)):
+                    continue
+                arrival = await self._transfer.submit(prompt, post, [target], placement)
+            except InstanceError as error:
+                logger.info("{} cannot take over a prompt: {}", target.host, error.message)
+                continue
+            finally:
+                placement.release()
+            if arrival is Arrival.REFUSED:
+                raise PromptLostError("It was lost with its instance, and no other one takes it.")
+            if arrival is Arrival.TAKEN and prompt.deleted:
+                await self._transfer.withdraw(prompt)
+            return
+
+    async def _targets(self, prompt: Prompt) -> Sequence[Instance]:
+        """Those that answer and can run it, the least loaded first."""
+        check = self._cluster.health_checker.check
+        by_load = sorted(self._cluster.instances, key=lambda instance: instance.load)
+        alive = [one for one in by_load if one.healthy and await check(one)]
+        return [one for one in alive if await self._lacks(prompt, one) == 0]

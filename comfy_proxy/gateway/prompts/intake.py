@@ -1,0 +1,93 @@
+"""``POST /prompt``: the request read into a prompt, and the answer of the instance that took it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from comfy_proxy.bodies import read_client_body
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.charsets import body_charset
+from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.target import client_target
+from comfy_proxy.gateway.prompts import prompt_body
+from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, prompt_headers
+from comfy_proxy.gateway.prompts.submission import Submissions
+from comfy_proxy.gateway.prompts.unread import unread
+from comfy_proxy.gateway.routes import Match
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import ClientPost, Prompt
+
+T = TypeVar("T")
+
+
+class PromptIntake:
+    """The policy ``scheduled``."""
+
+    def __init__(self, cluster: Cluster, ledger: Ledger, submissions: Submissions) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._submissions = submissions
+        self._begun: set[asyncio.Task[Any]] = set()
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """Submit the client's prompt at one instance; the answer is that instance's.
+
+        Raises NoHealthyInstanceError if none can be reached, InstanceTimeoutError if one may have
+        taken the prompt and does not say so, PayloadTooLargeError, RequestError,
+        ClientGoneError.
+        """
+        body = await read_client_body(request, self._cluster.settings.max_upload_size)
+        document = prompt_body.document(body, body_charset(request))
+        if document is None or not isinstance(document.get("prompt"), dict):
+            asking = unread(request, body, self._cluster, self._ledger)
+            instance, answer = await asyncio.shield(self._begin(asking))
+        else:
+            prompt, post = self._prompt(request, body, document)
+            submitting = self._submissions.submit(prompt, post)
+            instance, answer = await asyncio.shield(self._begin(submitting))
+        request[INSTANCE] = instance.host
+        return native.relayed(answer)
+
+    async def close(self) -> None:
+        """Wait for what was begun, for ``SUBMIT_TIMEOUT_S`` at most."""
+        if self._begun:
+            await asyncio.wait(tuple(self._begun), timeout=SUBMIT_TIMEOUT_S)
+
+    def _begin(self, submission: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start what is to be finished even if its client leaves: it has an owner, and is known."""
+        task = asyncio.create_task(submission)
+        self._begun.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever waits gets it too; nobody may be left
+
+    def _prompt(
+        self, request: web.Request, body: bytes, document: dict[str, Any]
+    ) -> tuple[Prompt, ClientPost]:
+        cluster = self._cluster
+        prompt_id, charset = document.get("prompt_id"), body_charset(request)
+        if "prompt_id" not in document:
+            prompt_id = str(uuid.uuid4())
+            body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
+        client_id = document.get("client_id")
+        post = ClientPost(
+            path=client_target(request, cluster.settings),
+            client_id=client_id if isinstance(client_id, str) else None,
+            headers={
+                one: prompt_headers(request, one, cluster.settings) for one in cluster.instances
+            },
+            body=body,
+            charset=charset,
+            graph=document["prompt"],
+        )
+        return Prompt(prompt_id=str(prompt_id), post=post), post

@@ -1,0 +1,128 @@
+"""Clients' prompts that ended here, not at an instance: what ComfyUI would say of their ends.
+
+A prompt that no instance has any more (``Ending.LOST``; mostly because the process of its instance
+ended while it ran, once too often) is in no instance's history. This keeps its entry, as ComfyUI
+writes one of a prompt that failed (recorded: ``tests/protocol/recordings``), until a client deletes
+it, posts another prompt under its id, or ``MAX_ENTRIES`` newer ones came.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.errors import ComfyProxyError
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.ledger.states import Ending
+from comfy_proxy.lenient_json import loads_exact
+
+MAX_ENTRIES = 1_000
+"""So many prompts have an entry; beyond it the one that ended longest ago has none any more."""
+MAX_BYTES = 64 * 2**20
+"""Bytes of the bodies with which these prompts were posted. Beyond it the oldest entries go; the
+newest one stays, however large it is."""
+
+Event = dict[str, Any]
+
+
+def execution_error(prompt: Prompt, error: ComfyProxyError, now: datetime) -> Event:
+    """The data of the event ``execution_error``; the node is the last one that was heard of."""
+    node_id = next((one.node for one in reversed(prompt.attempts) if one.node), None) or ""
+    graph = {} if prompt.post is None else prompt.post.graph
+    node = graph.get(node_id)
+    node_type = node.get("class_type") if isinstance(node, Mapping) else None
+    return {
+        "prompt_id": prompt.prompt_id,
+        "node_id": node_id,
+        "node_type": node_type if isinstance(node_type, str) else "",
+        "executed": [],
+        "exception_message": error.message,
+        "exception_type": type(error).__name__,
+        "traceback": [],
+        "current_inputs": {},
+        "current_outputs": [],
+        "timestamp": int(now.timestamp() * 1000),
+    }
+
+
+class OwnHistory:
+    """Entries of ``/history`` by prompt id, in the order in which the prompts ended."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._entries: OrderedDict[str, tuple[dict[str, Any], int]] = OrderedDict()
+        self._bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<OwnHistory {len(self._entries)}>"
+
+    def observe(self, change: Change) -> None:
+        """An observer of the ledger: which prompts are lost, and which begin anew."""
+        prompt, end = change.prompt, change.prompt.end
+        if change.is_acceptance:
+            self.delete([prompt.prompt_id])
+        is_lost = change.is_end and end is not None and end.ending is Ending.LOST
+        if is_lost and end is not None and end.error is not None and prompt.job is None:
+            self._add(prompt, end.error)
+
+    def entry(self, prompt_id: str) -> dict[str, Any] | None:
+        """Its entry of ``/history``; None if it is not one of these."""
+        found = self._entries.get(prompt_id)
+        return None if found is None else found[0]
+
+    def entries(self) -> dict[str, dict[str, Any]]:
+        """All of them, the oldest first."""
+        return {prompt_id: entry for prompt_id, (entry, _) in self._entries.items()}
+
+    def error_of(self, prompt_id: str) -> Event | None:
+        """The data of the event ``execution_error`` with which it ended."""
+        entry = self.entry(prompt_id)
+        return None if entry is None else dict(entry["status"]["messages"][0][1])
+
+    def delete(self, prompt_ids: Iterable[str]) -> None:
+        """Clients have deleted these, or posted others under their ids; unknown ids are ignored."""
+        for prompt_id in prompt_ids:
+            _, size = self._entries.pop(prompt_id, (None, 0))
+            self._bytes -= size
+
+    def clear(self) -> None:
+        """A client has cleared the history."""
+        self.delete(tuple(self._entries))
+
+    def _add(self, prompt: Prompt, error: ComfyProxyError) -> None:
+        event = execution_error(prompt, error, self._clock.now())
+        body = b"" if prompt.post is None else prompt.post.body
+        graph = {} if prompt.post is None else prompt.post.graph
+        self.delete([prompt.prompt_id])
+        entry = {
+            "prompt": [prompt.number, prompt.prompt_id, graph, _extra_data(body, prompt), []],
+            "outputs": {},
+            "status": {
+                "status_str": "error",
+                "completed": False,
+                "messages": [["execution_error", event]],
+            },
+            "meta": {},
+        }
+        self._entries[prompt.prompt_id] = entry, len(body)
+        self._bytes += len(body)
+        while len(self._entries) > 1 and (
+            len(self._entries) > MAX_ENTRIES or self._bytes > MAX_BYTES
+        ):
+            self.delete([next(iter(self._entries))])
+
+
+def _extra_data(body: bytes, prompt: Prompt) -> dict[str, Any]:
+    """As ComfyUI keeps it: without secrets, and with the clientId."""
+    try:
+        extra_data = loads_exact(body).get("extra_data")
+    except (ValueError, AttributeError):
+        extra_data = None
+    shown = dict(extra_data) if isinstance(extra_data, dict) else {}
+    for secret in ("auth_token_comfy_org", "api_key_comfy_org"):
+        shown.pop(secret, None)
+    return shown if prompt.client_id is None else {**shown, "client_id": prompt.client_id}

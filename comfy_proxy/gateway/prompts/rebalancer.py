@@ -1,0 +1,259 @@
+"""An instance that runs empty takes over a prompt that waits at another (PROTOCOL.md trap 24).
+
+It is deleted there, proven to have been pending, and submitted here under the same id and number.
+While it is on its way the ledger has it in transit, so that no view and no sum misses it. One moves
+at a time, and nothing interrupts it: who is next depends on where it has arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.prompt_lists import QUEUE, QueueEntry, read_queue
+from comfy_proxy.errors import InstanceError, PromptLostError
+from comfy_proxy.gateway.exchange.pieces import read
+from comfy_proxy.gateway.exchange.scanned import ask_scanned
+from comfy_proxy.gateway.prompts.failover import Lacks, Ready
+from comfy_proxy.gateway.prompts.spool import PromptSpool
+from comfy_proxy.gateway.prompts.transfer import Arrival, Stage, Transfer
+from comfy_proxy.gateway.prompts.worker import Worker
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
+from comfy_proxy.ledger.states import Ending, State
+from comfy_proxy.lenient_json import loads_exact
+
+
+class Rebalancer:
+    """Evens out what waits where, whenever :meth:`consider` says that a load has changed."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        *,
+        transfer: Transfer,
+        spool: PromptSpool,
+        stage: Stage,
+        ready: Ready,
+        lacks: Lacks,
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._transfer = transfer
+        self._spool = spool
+        self._stage = stage
+        self._ready = ready
+        self._lacks = lacks
+        self._changed = False
+        self._worker = Worker(self._even_out, "even out prompts")
+        ledger.observers.append(self._observe)
+
+    def consider(self) -> None:
+        """The load of an instance has changed."""
+        self._changed = True
+        if next(self._pairs(), None) is not None:
+            self._worker.wake()
+
+    async def close(self) -> None:
+        """No more moves; the one that is under way comes to its end."""
+        await self._worker.close()
+
+    def _observe(self, change: Change) -> None:
+        if change.is_acceptance and change.prompt.post is not None:
+            self.consider()
+
+    # --- which -------------------------------------------------------------------------------
+
+    def _pairs(self) -> Iterator[tuple[Instance, Instance]]:
+        """Who gives and who takes: one runs low (one prefetched prompt is kept) while two wait."""
+        by_load = sorted(
+            (one for one in self._cluster.instances if one.healthy),
+            key=lambda instance: instance.load,
+        )
+        for idle in by_load:
+            for busy in reversed(by_load):
+                if idle.load <= 1 and busy.load - idle.load >= 2 and self._movable(busy):
+                    yield busy, idle
+
+    def _movable(self, instance: Instance) -> dict[str, Prompt]:
+        """Clients' prompts that wait there, as far as is known, with nothing against a move."""
+        return {
+            prompt.prompt_id: prompt
+            for prompt in self._ledger.at(instance)
+            if prompt.post is not None
+            and prompt.state is State.QUEUED
+            and not (prompt.deleted or prompt.attempts[-1].stays)
+            and prompt.attempts[-1].end is None
+        }
+
+    async def _even_out(self) -> None:
+        while self._changed and not self._worker.closing:
+            self._changed = False
+            for busy, idle in tuple(self._pairs()):
+                try:
+                    if await self._move_one(busy, idle):
+                        self._changed = True
+                        break
+                except InstanceError as error:
+                    logger.info("no move from {} to {}: {}", busy.host, idle.host, error.message)
+
+    async def _move_one(self, busy: Instance, idle: Instance) -> bool:
+        """True if a prompt was taken away. Raises InstanceError before anything was changed."""
+        if not await self._answers(idle):  # it would be asked what it can run
+            return False
+        candidate = await self._candidate(busy, idle)
+        if candidate is None:
+            return False
+        prompt, entry = candidate
+        async with self._spool.holding(prompt):
+            placement = self._cluster.scheduler.enter(idle)
+            try:
+                if not await self._is_ready(prompt, idle) or prompt.post is None:
+                    return False
+                with prompt.context():
+                    return await self._move(prompt, prompt.post, entry, busy, placement)
+            finally:
+                placement.release()
+
+    async def _is_ready(self, prompt: Prompt, idle: Instance) -> bool:
+        """``idle`` answers, has the files that the prompt names, and its client's socket."""
+        if not await self._answers(idle):
+            return False
+        if not await self._stage(prompt, idle):
+            self._stay(prompt)  # there its names mean other results
+            return False
+        return await self._ready(prompt, idle) and not self._worker.closing
+
+    async def _answers(self, idle: Instance) -> bool:
+        """The check before each submission. One that fails it is looked at until it answers, and
+        then work is evened out again."""
+        checker = self._cluster.health_checker
+        answers = await checker.check(idle)
+        if not answers:
+            checker.look(idle)
+        return answers
+
+    async def _candidate(self, busy: Instance, idle: Instance) -> tuple[Prompt, list[Any]] | None:
+        """The next prompt in ``busy``'s order that is known here and that ``idle`` can run, and its
+        entry of the queue.
+
+        Not one whose id is there twice: of those nobody could say which was deleted (PROTOCOL.md
+        trap 9).
+        """
+        known = self._movable(busy)
+        answer = await ask_scanned(busy, self._cluster, "/queue", QUEUE)
+        if (queue := read_queue(answer.root)) is None:
+            return None
+        pending = sorted(queue.pending, key=lambda entry: entry.number)
+        there = Counter(entry.prompt_id for entry in (*pending, *queue.running))
+        self._leave_alone(known, queue.view().pending, there, busy)
+        for entry in pending:
+            prompt = known.get(entry.prompt_id or "")
+            if prompt is None or there[entry.prompt_id] > 1 or not _waits(prompt, busy):
+                continue
+            if await self._is_able(prompt, idle):
+                return prompt, await _whole(entry, answer.part(entry.value))
+        return None
+
+    def _leave_alone(
+        self,
+        known: dict[str, Prompt],
+        pending: frozenset[str],
+        there: Counter[str | None],
+        busy: Instance,
+    ) -> None:
+        """What does not wait at ``busy`` any more is not moved."""
+        for prompt_id, prompt in known.items():
+            if prompt_id in pending or not _waits(prompt, busy):
+                continue
+            if prompt_id in there:
+                self._ledger.apply(events.Began(prompt_id=prompt_id, instance=busy))
+            else:  # it has ended, or its process has: whoever learns which sees to it
+                self._stay(prompt)
+
+    async def _is_able(self, prompt: Prompt, idle: Instance) -> bool:
+        try:
+            async with self._spool.holding(prompt):
+                return await self._lacks(prompt, idle) == 0
+        except PromptLostError:  # it has ended, or its file is gone: it stays where it is
+            self._stay(prompt)
+            return False
+
+    def _stay(self, prompt: Prompt) -> None:
+        """It is not tried again; the next one may go."""
+        self._changed = True
+        if prompt.state in (State.QUEUED, State.RUNNING, State.MOVING):
+            self._ledger.apply(events.Stayed(prompt=prompt))
+
+    # --- how ---------------------------------------------------------------------------------
+
+    async def _move(
+        self,
+        prompt: Prompt,
+        post: ClientPost,
+        entry: list[Any],
+        busy: Instance,
+        placement: Placement,
+    ) -> bool:
+        """True if it was taken away from ``busy``."""
+        if not _waits(prompt, busy):
+            return False
+        if not await self._take_away(prompt, entry, busy):
+            return False
+        try:
+            arrival = await self._transfer.submit(
+                prompt, post, [placement.instance, busy], placement
+            )
+        except asyncio.CancelledError:
+            logger.error("prompt {} was lost: the proxy ended in mid-move", prompt.prompt_id)
+            raise
+        placement.release()
+        if prompt.ended:  # replaced by a newer one of its id
+            return True
+        if arrival is Arrival.TAKEN:
+            if prompt.instance is busy:
+                self._stay(prompt)  # it was refused elsewhere: once is enough
+            if prompt.deleted:
+                await self._transfer.withdraw(prompt)
+        else:
+            self._ledger.apply(events.Finished(prompt=prompt, end=_end_of(prompt)))
+        return True
+
+    async def _take_away(self, prompt: Prompt, entry: list[Any], busy: Instance) -> bool:
+        self._ledger.apply(events.MoveBegan(prompt=prompt, queue_entry=entry))
+        is_away = False
+        try:
+            is_away = await self._transfer.take_away(prompt, busy)
+        finally:
+            if not prompt.ended and not (is_away and prompt.state is State.MOVING):
+                self._stay(prompt)
+        if prompt.state is not State.MOVING:
+            return False
+        self._ledger.apply(events.TakenAway(prompt=prompt))
+        return True
+
+
+def _waits(prompt: Prompt, instance: Instance) -> bool:
+    return prompt.state is State.QUEUED and prompt.at(instance)
+
+
+async def _whole(entry: QueueEntry, text: Any) -> list[Any]:
+    return list(loads_exact(await read([text])))
+
+
+def _end_of(prompt: Prompt) -> End:
+    """How a prompt ends that was taken away and arrived nowhere."""
+    if prompt.deleted:
+        return End(ending=Ending.CANCELLED)
+    lost = PromptLostError("It was taken by no instance again.")
+    return End(ending=Ending.LOST, error=prompt.fatal or lost)

@@ -1,0 +1,248 @@
+"""Asks instances what became of prompts whose end nobody has heard, and tells the ledger.
+
+Of a client that listens the frames tell how its prompts end. Of one that only asks, has left, or
+has missed a frame, the newest entries of ``/history`` are looked at whenever its instance's queue
+has changed: ComfyUI tells such events to nobody. Only what was deleted, and what is left where
+nothing waits any more, is asked for by id: what a look costs does not depend on how much waits.
+
+After an instance was away it is asked what it still has (:meth:`Reconciler.find_lost`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.placement import job_runs
+from comfy_proxy.cluster.prompt_ends import told_by
+from comfy_proxy.cluster.prompt_lists import history_path
+from comfy_proxy.cluster.translation import nobody_listens
+from comfy_proxy.errors import InstanceError, InstanceUnreachableError
+from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
+from comfy_proxy.gateway.files.made_files import MadeFiles
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import End, Prompt
+from comfy_proxy.ledger.states import Ending, State
+from comfy_proxy.tracing import untraced
+
+NEWEST = 2
+"""So many entries of the history are looked at, four times as many while ends are among them."""
+MAX_NEWEST = 2048
+"""Entries of the history that one look reads at most; what ended before is asked for by id."""
+MAX_BY_ID = 100
+"""So many prompts are looked for one by one where nothing waits or runs any more; the others at the
+next look."""
+ASK_TIMEOUT_S = 5.0
+"""Seconds for each answer of an instance that may have lost its queue."""
+
+
+class Reconciler:
+    """``listens`` tells whether a client of some clientId has a socket here."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        *,
+        made_files: MadeFiles,
+        listens: Callable[[str], bool],
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._made_files = made_files
+        self._listens = listens
+        self._remaining: dict[Instance, int] = {}
+        self._news: set[Instance] = set()
+        self._lookers: dict[Instance, asyncio.Task[None]] = {}
+        self._closed = False
+        ledger.observers.append(self._observe)
+
+    def load_changed(self, instance: Instance) -> None:
+        """A ``status`` frame of ``instance`` has come, perhaps one of many that tell the same."""
+        if self._remaining.get(instance) != instance.queue_remaining:
+            self._remaining[instance] = instance.queue_remaining
+            self._look_at(instance)
+
+    async def close(self) -> None:
+        """Look no more."""
+        self._closed = True
+        for looker in self._lookers.values():
+            looker.cancel()
+        await asyncio.gather(*self._lookers.values(), return_exceptions=True)
+
+    # --- what was lost -----------------------------------------------------------------------
+
+    async def find_lost(self, instance: Instance) -> None:
+        """Settle the doubts about ``instance``; they stay if it cannot be asked now."""
+        doubt, doubtful = self._ledger.doubt, self._ledger.doubtful(instance)
+        lost = await self._lost_of(doubtful, instance)
+        if lost is None:
+            return
+        if lost:
+            self._ledger.apply(events.Restarted(instance=instance))
+        suspect = self._ledger.suspect(instance)
+        for prompt in lost:
+            if prompt.at(instance) and prompt.state in (State.QUEUED, State.RUNNING):
+                self._lose(prompt, instance, ran=prompt is suspect)
+        self._ledger.apply(events.Cleared(instance=instance, doubt=doubt))
+
+    def _lose(self, prompt: Prompt, instance: Instance, *, ran: bool) -> None:
+        self._ledger.apply(events.Lost(prompt=prompt, ran=ran))
+        if prompt.ended:
+            return
+        with prompt.context():
+            logger.bind(instance=instance.host).warning(
+                "prompt {} was lost with {}{} and {}",
+                prompt.prompt_id,
+                instance.host,
+                ", which ran it," if ran else "",
+                "will go on elsewhere" if prompt.fatal is None else "is given up",
+            )
+
+    async def _lost_of(
+        self, prompts: Sequence[Prompt], instance: Instance
+    ) -> Sequence[Prompt] | None:
+        """Which of ``prompts``, all accepted by ``instance``, were lost with its process; None if
+        it cannot be asked now.
+
+        All of them if nobody listens at its address or a process that was started again knows
+        nothing at all. Else each is looked for by its id, since others may have been submitted
+        there since: in the queue first, because ComfyUI moves a prompt from there to its history
+        without a gap (PROTOCOL.md trap 15). What is in neither though there was no trouble with
+        the instance was deleted by somebody there.
+        """
+        prompts = [one for one in prompts if instance.troubled_since(one.attempts[-1].sent_at)]
+        try:
+            queue = await ask_queue(instance, self._cluster, timeout_s=ASK_TIMEOUT_S)
+            if queue is None:
+                return None
+            if queue.empty and await self._asked("/history?max_items=1", instance) == {}:
+                return prompts
+            view = queue.view()
+            absent = [prompt for prompt in prompts if prompt.prompt_id not in view]
+            return [prompt for prompt in absent if not await self._has_ended(prompt, instance)]
+        except InstanceError as error:
+            return prompts if nobody_listens(error) else None
+
+    async def _has_ended(self, prompt: Prompt, instance: Instance) -> bool:
+        history = await self._asked(history_path(prompt.prompt_id), instance)
+        if history is None:  # an error, a login page: that proves nothing
+            raise InstanceUnreachableError(f"{instance.host} has no usable history.")
+        return prompt.prompt_id in history
+
+    async def _asked(self, path: str, instance: Instance) -> Mapping[str, Any] | None:
+        return await ask_history(instance, self._cluster, path, timeout_s=ASK_TIMEOUT_S)
+
+    # --- ends that nobody hears --------------------------------------------------------------
+
+    def _observe(self, change: Change) -> None:
+        prompt, instance = change.prompt, change.prompt.instance
+        if instance is None or prompt.job is not None:
+            return
+        attempt = prompt.attempts[-1]
+        match change.event:
+            case events.Accepted():
+                self._remaining.pop(instance, None)  # it may end before a frame tells of it
+            case events.Deleted() | events.EndTold() | events.Began() if (
+                prompt.deleted or attempt.end is not None or attempt.presumed_over
+            ):
+                self._look_at(instance)
+
+    def _look_at(self, instance: Instance) -> None:
+        if self._closed or not self._followed(instance):
+            return
+        self._news.add(instance)
+        looker = self._lookers.get(instance)
+        if looker is None or looker.done():
+            self._lookers[instance] = asyncio.create_task(
+                self._look(instance), name=f"ends at {instance.host}", context=untraced()
+            )
+
+    def _followed(self, instance: Instance) -> list[Prompt]:
+        """Those at ``instance`` that nobody else follows, as a job's prompt is."""
+        return [prompt for prompt in self._ledger.at(instance) if prompt.job is None]
+
+    async def _look(self, instance: Instance) -> None:
+        while instance in self._news:
+            self._news.discard(instance)
+            try:
+                if any(self._is_unheard(prompt) for prompt in self._followed(instance)):
+                    await self._look_at_newest(instance)
+                left = self._followed(instance)
+                if instance.load > 0:
+                    left = [one for one in left if one.deleted and self._is_unheard(one)]
+                if left:
+                    await self._look_for(left[:MAX_BY_ID], instance)
+            except InstanceError as error:  # the next frame, or check, comes back here
+                logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
+            except Exception as error:
+                logger.opt(exception=error).error("looking for ends at {} broke", instance.host)
+
+    def _is_unheard(self, prompt: Prompt) -> bool:
+        attempt = prompt.attempts[-1]
+        if attempt.end is not None or attempt.presumed_over or prompt.deleted:
+            return True
+        return prompt.client_id is None or not self._listens(prompt.client_id)
+
+    async def _look_at_newest(self, instance: Instance) -> None:
+        """Entries that ended last, more of them as long as all or some are news."""
+        size = NEWEST
+        while size <= MAX_NEWEST:
+            entries = await self._history(f"/history?max_items={size}", instance)
+            news = [key for key, entry in entries.items() if self._settle(key, entry, instance)]
+            if not news or len(entries) < size:
+                return
+            size *= 4
+
+    async def _look_for(self, prompts: Sequence[Prompt], instance: Instance) -> None:
+        """One by one: each is in the history, or still in the queue, or gone."""
+        if (queue := await ask_queue(instance, self._cluster)) is None:
+            return
+        there = queue.view()
+        for prompt in prompts:
+            if prompt.prompt_id in there:
+                if prompt.deleted and prompt.at(instance):
+                    self._ledger.apply(events.DeletionUndone(prompt=prompt))
+            elif self._must_be_there(prompt, instance):
+                history = await self._history(history_path(prompt.prompt_id), instance)
+                entry = history.get(prompt.prompt_id)
+                if not self._settle(prompt.prompt_id, entry, instance):
+                    self._is_gone(prompt, instance)
+
+    def _must_be_there(self, prompt: Prompt, instance: Instance) -> bool:
+        """If ``instance`` does not have it, it has ended."""
+        moves = prompt.state is State.MOVING
+        return prompt.at(instance) and not moves and not self._ledger.doubtful(instance)
+
+    def _is_gone(self, prompt: Prompt, instance: Instance) -> None:
+        """Neither queue nor history has it."""
+        if not self._must_be_there(prompt, instance):
+            return
+        if prompt.deleted:
+            end = End(ending=Ending.CANCELLED)
+            self._ledger.apply(events.Finished(prompt=prompt, end=end))
+        elif instance.troubled_since(prompt.attempts[-1].sent_at):
+            self._ledger.apply(events.Doubted(instance=instance, job_runs=job_runs(instance)))
+        else:
+            self._ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.VANISHED)))
+            with prompt.context():
+                logger.info("prompt {} has left no history", prompt.prompt_id)
+
+    async def _history(self, path: str, instance: Instance) -> dict[str, Any]:
+        return await ask_history(instance, self._cluster, path) or {}
+
+    def _settle(self, prompt_id: str, entry: Any, instance: Instance) -> bool:
+        """True if that was news: the end of a prompt that is followed there."""
+        prompt = self._ledger.find_at(prompt_id, instance)
+        if prompt is None or prompt.job is not None or (told := told_by(entry)) is None:
+            return False
+        self._made_files.entries_read({prompt_id: entry}, instance)
+        self._ledger.apply(events.Finished(prompt=prompt, end=End.of(told)))
+        return True

@@ -1,0 +1,1 @@
+"""What has become of each prompt: one record, one writer (``ledger.py``), one table of states."""

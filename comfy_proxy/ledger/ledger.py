@@ -1,0 +1,140 @@
+"""The one owner of what has become of each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Final
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.ledger import events, steps
+from comfy_proxy.ledger.books import MAX_OWNERS, Books
+from comfy_proxy.ledger.events import Change, Event
+from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.ledger.states import IllegalTransitionError
+from comfy_proxy.ledger.transit import Transit
+from comfy_proxy.observers import tell
+
+Observer = Callable[[Change], None]
+
+_STEPS: Final[Mapping[type[Any], Callable[[Books, Any, steps.Now], Iterable[Change]]]] = {
+    events.Received: steps.received,
+    events.Sent: steps.sent,
+    events.Refused: steps.refused,
+    events.Accepted: steps.accepted,
+    events.Began: steps.began,
+    events.NodeReached: steps.node_reached,
+    events.EndTold: steps.end_told,
+    events.Finished: steps.finished,
+    events.Deleted: steps.deleted,
+    events.DeletionUndone: steps.deletion_undone,
+    events.MoveBegan: steps.move_began,
+    events.TakenAway: steps.taken_away,
+    events.Stayed: steps.stayed,
+    events.Doubted: steps.doubted,
+    events.Cleared: steps.cleared,
+    events.Lost: steps.lost,
+    events.Restarted: steps.restarted,
+    events.Found: steps.found,
+}
+
+
+class Ledger:
+    """Every prompt that was received and has not ended, and the owners of those that ended.
+
+    :meth:`apply` alone writes. ``observers`` hear of each change right after it, in the order in
+    which they were added; they may read, and begin tasks, but must not apply anything themselves.
+    """
+
+    def __init__(self, clock: Clock, *, max_owners: int = MAX_OWNERS) -> None:
+        self._clock = clock
+        self._books = Books(max_owners)
+        self._telling = False
+        self.observers: list[Observer] = []
+
+    def __repr__(self) -> str:
+        return f"<Ledger {sum(1 for _ in self._books.live())} prompts>"
+
+    def apply(self, event: Event) -> bool:
+        """Book what has happened; True if it changed anything.
+
+        Raises IllegalTransitionError, and nothing has changed, if the prompt of the event cannot
+        go there; RuntimeError if an observer calls it.
+        """
+        if self._telling:
+            raise RuntimeError("An observer of the ledger must not write to it.")
+        prompt = getattr(event, "prompt", None)
+        if prompt is not None and not isinstance(event, events.Received):
+            self._require(prompt)
+        now = steps.Now(self._clock.monotonic(), self._clock.now().timestamp())
+        changes = list(_STEPS[type(event)](self._books, event, now))
+        self._telling = True
+        try:
+            for change in changes:
+                tell(self.observers, change)
+        finally:
+            self._telling = False
+        return bool(changes)
+
+    def _require(self, prompt: Prompt) -> None:
+        if not self._books.lists(prompt):
+            raise IllegalTransitionError(
+                f"The prompt {prompt.prompt_id} has ended, or was never received."
+            )
+
+    # --- questions ---------------------------------------------------------------------------
+
+    def find(self, prompt_id: str) -> Prompt | None:
+        """The accepted prompt of that id that has not ended; of several the newest."""
+        return self._books.find(prompt_id)
+
+    def __contains__(self, prompt_id: object) -> bool:
+        """True if an accepted prompt of that id has not ended."""
+        return isinstance(prompt_id, str) and self.find(prompt_id) is not None
+
+    def find_at(self, prompt_id: str, instance: Instance) -> Prompt | None:
+        """The prompt of that id that waits or runs at ``instance``."""
+        prompt = self._books.at(instance, prompt_id)
+        return prompt if prompt is not None and prompt.at(instance) else None
+
+    def at(self, instance: Instance) -> list[Prompt]:
+        """Those that wait or run there, in the order in which they came."""
+        return self._books.places[instance]
+
+    def count(self, instance: Instance) -> int:
+        """How many wait or run there."""
+        return self._books.places.count(instance)
+
+    @property
+    def transit(self) -> Transit:
+        """Those that were accepted and are at no instance."""
+        return self._books.transit
+
+    def submitting(self, instance: Instance | None = None) -> list[Prompt]:
+        """Those that ``instance``, or any, is being sent and has not answered for."""
+        return [one for one in self._books.submitting if instance in (None, one.target)]
+
+    def owner(self, prompt_id: str) -> Instance | None:
+        """Which instance has that prompt, or had it when it ended; None if nobody knows."""
+        return self._books.owner(prompt_id)
+
+    def generation(self, instance: Instance) -> int:
+        """How many processes ``instance`` is known to have had before this one."""
+        return self._books.generations[instance]
+
+    @property
+    def doubt(self) -> int:
+        """The number of the latest doubt about any instance."""
+        return self._books.doubts
+
+    def doubtful(self, instance: Instance) -> list[Prompt]:
+        """Those of which nobody knows yet whether they were lost with its process."""
+        return [one for one in self.at(instance) if one.attempts[-1].doubt is not None]
+
+    def suspect(self, instance: Instance) -> Prompt | None:
+        """Who ran there when it was first found away; None if nobody of ours, or no doubt is."""
+        return self._books.suspects.get(instance)
+
+    def live(self) -> Collection[Prompt]:
+        """Every prompt that has not ended."""
+        return list(self._books.live())
