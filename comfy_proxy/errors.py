@@ -8,8 +8,8 @@ Four families, told apart by what is to be done about them:
   only errors that count against an instance's circuit breaker and that make a job run again.
 * :class:`JobError`: how an accepted job can fail for good.
 
-Exceptions of libraries (aiohttp, Pillow, orjson) are translated where they arise: nothing above
-``cluster/comfyui_client.py``, ``gateway/exchange/forward.py`` and ``jobs/pictures.py`` knows them.
+Exceptions of libraries (aiohttp, Pillow, orjson) are translated where they arise: an instance's by
+``cluster/translation.py``, a client's body's by ``bodies.py``, Pillow's by ``jobs/pictures.py``.
 """
 
 from __future__ import annotations

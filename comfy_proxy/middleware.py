@@ -18,6 +18,7 @@ from aiohttp.typedefs import Handler
 from loguru import logger
 
 from comfy_proxy import security
+from comfy_proxy.bodies import ClientGoneError
 from comfy_proxy.cors import allow_origins
 from comfy_proxy.counted_response import send_if_large
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
@@ -136,6 +137,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
             raise
+        if isinstance(error, ClientGoneError):
+            return gone(request)
         if _ANSWER in request:  # the headers are out: no other answer can be given
             return _broken_off(request, error)
         if isinstance(error, ConnectionError) and request.transport is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from comfy_proxy.bodies import BoundedStream
 from comfy_proxy.errors import AnswerTooLargeError
 
 MAX_JSON_BYTES = 64 * 2**20
@@ -31,17 +32,17 @@ async def pieces(
 
     Raises AnswerTooLargeError beyond ``limit`` bytes.
     """
-    size = 0
+    host = response.url.host
+    body = BoundedStream(
+        response.content,
+        limit,
+        lambda: AnswerTooLargeError(f"An answer of {host} is longer than {limit} bytes."),
+    )
     while True:
         async with silence():
-            piece = await response.content.readany()
+            piece = await body.readany()
         if not piece:
             return
-        size += len(piece)
-        if size > limit:
-            raise AnswerTooLargeError(
-                f"An answer of {response.url.host} is longer than {limit} bytes."
-            )
         yield piece
 
 

@@ -1,12 +1,11 @@
 """ComfyUI's HTTP API for one instance: its JSON in, values and this package's errors out.
 
-With ``comfyui_frames.py`` and ``prompt_lists.py`` the only place that knows ComfyUI's formats.
-Traps are in ``PROTOCOL.md`` beside this file. Every request is one ``instance.attempt``.
+With ``comfyui_frames.py`` and the ``prompt_….py`` beside it the only place that knows ComfyUI's
+formats. Traps are in ``PROTOCOL.md`` beside this file. Every request is one ``instance.attempt``.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_answers import read_accepted, rejection
 from comfy_proxy.cluster.prompt_lists import (
     HISTORY,
     QUEUE,
@@ -44,10 +44,6 @@ from comfy_proxy.tracing import trace_headers
 
 MAX_PICTURE_BYTES = 1024 * 2**20
 UPLOAD_SUBFOLDER = "comfy_proxy"
-_ABSOLUTE_PATH = re.compile(
-    r"\b[A-Za-z]:[\\/](?:[^'\":*?<>|\\/\r\n]+[\\/])*"  # Windows, with blanks in its names
-    r"|(?<![\w.:/])/(?:[^\s'\":*?<>|/]+/)+"
-)
 _HEADERS = {"Accept-Encoding": "identity"}
 """The session hands out raw bytes; ComfyUI's ``--enable-compress-response-body`` needs a no."""
 
@@ -72,11 +68,6 @@ def output_files(output: Mapping[str, Any]) -> list[OutputFile]:
         for entry in output.get("images") or ()
         if isinstance(entry, dict) and "filename" in entry
     ]
-
-
-def without_paths(text: str) -> str:
-    """``text`` with directories cut from absolute paths: they are the instance's own matter."""
-    return _ABSOLUTE_PATH.sub("", text).strip()[:2000]
 
 
 class ComfyUIClient:
@@ -179,9 +170,10 @@ class ComfyUIClient:
             payload = _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
             if response.status == 400 and isinstance(payload, dict):
                 raise PromptRejectedError(rejection(payload), details={"type": "rejected"})
-            if not isinstance(payload, dict) or not isinstance(payload.get("prompt_id"), str):
+            taken_as = read_accepted(payload).prompt_id
+            if taken_as is None:
                 raise InvalidAnswerError(f"{self.instance.host}: the prompt got no id.")
-            return str(payload["prompt_id"])
+            return taken_as
 
     async def delete(self, prompt_id: str) -> bool:
         """Withdraw a waiting prompt: True if it is proven that it never ran (trap 24)."""
@@ -280,21 +272,3 @@ def _loads(body: bytes) -> Any:
         return loads_exact(body)
     except ValueError as error:
         raise InvalidAnswerError("An instance answered something that is not JSON.") from error
-
-
-def rejection(payload: Mapping[str, Any]) -> str:
-    """ComfyUI's 400 in one sentence: its message, then each node's own complaint."""
-    error = payload.get("error")
-    parts = [str(error.get("message", "")) if isinstance(error, dict) else str(error)]
-    if isinstance(error, dict) and error.get("details"):
-        parts.append(str(error["details"]))
-    nodes = payload.get("node_errors")
-    for node_id, node in nodes.items() if isinstance(nodes, dict) else ():
-        complaints = node.get("errors") if isinstance(node, dict) else None
-        parts.extend(
-            f"{node.get('class_type')} (node {node_id}): {complaint.get('message')}"
-            f" {complaint.get('details')}"
-            for complaint in (complaints if isinstance(complaints, list) else ())
-            if isinstance(complaint, dict)
-        )
-    return without_paths("; ".join(part for part in parts if part)) or "ComfyUI refused the graph."

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from comfy_proxy.cluster.comfyui_client import without_paths
+from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.cluster.prompt_lists import finite
 from comfy_proxy.errors import ComfyProxyError, WorkflowError
 from comfy_proxy.metrics.records import Outcome

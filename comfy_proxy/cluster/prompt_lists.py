@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -170,6 +170,21 @@ def history_path(prompt_id: str) -> str:
         if len(encoded) <= MAX_ENCODED_ID:
             return f"/history/{encoded}"
     return "/history"
+
+
+def extra_data(entry: Sequence[Any]) -> Mapping[str, Any]:
+    """What a client sent along with the prompt of an ``entry`` of ``/queue``; empty if nothing."""
+    extra = entry[3] if len(entry) > 3 else None
+    return extra if isinstance(extra, dict) else {}
+
+
+def number_of(entry: Any) -> float:
+    """The number in an entry of ``/history``, in the form of :meth:`HistoryEntry.data`; 0 if it
+    has none."""
+    match entry:
+        case {"prompt": [int() | float() as number, *_]}:
+            return number
+    return 0
 
 
 def finite(value: Any) -> float:

@@ -6,14 +6,13 @@ prompt is posted again the instance is asked whether it has it.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-import aiohttp
 from loguru import logger
 
 from comfy_proxy.clock import Clock, sleep
+from comfy_proxy.cluster.translation import nobody_listens, nothing_sent
 from comfy_proxy.errors import (
     ConnectionBrokenError,
     InstanceDiedError,
@@ -65,28 +64,6 @@ async def submit_once(
                 raise
             posted_again = True
             logger.debug("a prompt that was not taken is posted again: {}", error.message)
-
-
-def nobody_listens(error: InstanceError) -> bool:
-    """True if the dial was refused: the process has ended, and its queue with it.
-
-    No other failed dial proves that: not an unknown name, not a missing route, and not that we
-    have no file descriptor or port left ourselves. Of several addresses of one host it is enough
-    that one has refused and none has answered.
-    """
-    cause = error.__cause__
-    cause = getattr(cause, "os_error", cause)
-    # Several addresses are one OSError, whose message is all that names the errors of each.
-    refused = f"[Errno {errno.ECONNREFUSED}]"
-    return isinstance(cause, ConnectionRefusedError) or refused in str(cause)
-
-
-def nothing_sent(error: InstanceError) -> bool:
-    """True if no connection came about, for whatever reason: the same may be sent elsewhere."""
-    return isinstance(
-        error.__cause__,
-        aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | ConnectionRefusedError,
-    )
 
 
 async def _found(find: Callable[[], Awaitable[T | None]], clock: Clock) -> T | None:

@@ -14,7 +14,8 @@ from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.submit_once import nobody_listens, submit_once
+from comfy_proxy.cluster.submit_once import submit_once
+from comfy_proxy.cluster.translation import nobody_listens
 from comfy_proxy.dispatch.order import Order, Preparation, Receipt
 from comfy_proxy.errors import InstanceDiedError, InstanceError, InstanceTimeoutError
 from comfy_proxy.ledger import events

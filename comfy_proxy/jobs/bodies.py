@@ -1,4 +1,4 @@
-"""Request bodies as bounded streams, and forms on top of them.
+"""Bodies with a picture in them, and forms.
 
 Forms are read by aiohttp's MultipartReader from a stream of our own. That counts all bytes that are
 read (MultipartReader reads a preamble without end), and makes one error of the many that aiohttp
@@ -10,15 +10,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Final, TypeVar, cast
 
-from aiohttp import BodyPartReader, ClientError, MultipartReader, StreamReader, web
+from aiohttp import BodyPartReader, MultipartReader, StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
+from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import InvalidFieldError, PayloadTooLargeError, RequestError
 
 T = TypeVar("T")
 
 _CHUNK_BYTES: Final = 262_144  # of a form's file, read and stored at once
-_BROKEN: Final = (ConnectionError, web.RequestPayloadError, ClientError, HttpProcessingError)
 
 
 def too_large(limit: int) -> PayloadTooLargeError:
@@ -27,70 +27,26 @@ def too_large(limit: int) -> PayloadTooLargeError:
     return PayloadTooLargeError(message, details={"max_upload_size": limit})
 
 
-class BoundedBody:
+def picture_body(content: StreamReader, limit: int, *, told_limit: int) -> ClientBody:
     """A request's content of at most ``limit`` bytes, with what MultipartReader needs of a stream.
 
     Reading raises PayloadTooLargeError beyond the limit, and RequestError ``broken_body`` if the
     client goes away or the transfer encoding is wrong. ``told_limit`` is the limit of the picture,
     which the error names: ``limit`` has room for what a form or JSON puts around it.
     """
-
-    def __init__(self, content: StreamReader, limit: int, *, told_limit: int) -> None:
-        self._content = content
-        self._left = limit
-        self._told_limit = told_limit
-        self._unread = b""
-
-    async def readany(self) -> bytes:
-        """The bytes that have arrived, at least one; empty at the end."""
-        return await self._take(self._content.readany())
-
-    async def read(self, size: int) -> bytes:
-        """At most ``size`` bytes, at least one; empty at the end."""
-        if self._unread:
-            data, self._unread = self._unread[:size], self._unread[size:]
-            return data
-        return await self._take(self._content.read(size))
-
-    async def readline(self, *, max_line_length: int | None = None) -> bytes:
-        """The next line with its line feed.
-
-        A line longer than ``max_line_length`` bytes, or than the stream's buffer, is malformed.
-        """
-        line, feed, rest = self._unread.partition(b"\n")
-        if feed:
-            self._unread = rest
-            line += feed
-        else:
-            self._unread = b""
-            line += await self._take(self._content.readline())
-        if max_line_length is not None and len(line) > max_line_length:
-            raise broken_body()
-        return line
-
-    def at_eof(self) -> bool:
-        """True if all bytes were read."""
-        return not self._unread and self._content.at_eof()
-
-    def unread_data(self, data: bytes) -> None:
-        """Put bytes back that belong to the next part; they count only once."""
-        self._unread = data + self._unread
-
-    async def _take(self, reading: Awaitable[bytes]) -> bytes:
-        try:
-            data = await reading
-        except _BROKEN:
-            raise broken_body() from None
-        self._left -= len(data)
-        if self._left < 0:
-            raise too_large(self._told_limit)
-        return data
+    return ClientBody(
+        content,
+        limit,
+        too_large=lambda: too_large(told_limit),
+        malformed=broken_body,
+        gone=broken_body,
+    )
 
 
 class FormReader:
     """The parts of a multipart/form-data body, one after the other, each read as a stream."""
 
-    def __init__(self, headers: Mapping[str, str], body: BoundedBody) -> None:
+    def __init__(self, headers: Mapping[str, str], body: ClientBody) -> None:
         try:
             self._reader = MultipartReader(headers, cast(StreamReader, body))
         except (ValueError, AssertionError):

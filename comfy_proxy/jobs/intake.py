@@ -17,13 +17,15 @@ from typing import Any, Final
 import orjson
 from aiohttp import BodyPartReader, web
 
+from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import InvalidFieldError, RequestError, UnsupportedMediaTypeError
 from comfy_proxy.jobs.base64_text import decode_picture
-from comfy_proxy.jobs.bodies import BoundedBody, FormReader, too_large
+from comfy_proxy.jobs.bodies import FormReader, picture_body, too_large
 from comfy_proxy.jobs.parameters import MAX_VALUE_LENGTH, Scalar, unknown_parameter
-from comfy_proxy.jobs.spool import SpooledPicture
+from comfy_proxy.jobs.spooled_picture import MEMORY_BYTES, SpooledPicture
 from comfy_proxy.jobs.workflows import Workflow
 from comfy_proxy.lenient_json import SORT_KEYS, dumps
+from comfy_proxy.stored_bytes import StoredBytes
 
 FILE_FIELDS: Final = ("imageFile", "image", "file")
 OPTIONS: Final = frozenset(("async", "mode", "token"))
@@ -77,7 +79,7 @@ async def read_job_request(
         parameters=parameters,
         options={**intake.fields.options, **query.options},  # ?async and ?mode win over all
         picture=picture,
-        fingerprint=_fingerprint(workflow.name, parameters, picture.sha256),
+        fingerprint=_fingerprint(workflow.name, parameters, picture.digest),
     )
 
 
@@ -150,11 +152,11 @@ class _Intake:
             " or application/json."
         )
 
-    def _body(self, limit: int) -> BoundedBody:
+    def _body(self, limit: int) -> ClientBody:
         declared = self._request.content_length
         if declared is not None and declared > limit:
             raise too_large(self._limit)
-        return BoundedBody(self._request.content, limit, told_limit=self._limit)
+        return picture_body(self._request.content, limit, told_limit=self._limit)
 
     async def _store(self, chunk: bytes) -> None:
         if self._picture.size + len(chunk) > self._limit:
@@ -163,7 +165,7 @@ class _Intake:
 
     async def _read_raw(self) -> str:
         body = self._body(self._limit)
-        while chunk := await body.readany():
+        async for chunk in body:
             await self._store(chunk)
         return "body"
 
@@ -222,14 +224,14 @@ class _Intake:
         # base64 takes four bytes for three, and a line break for every 64 or 76 of them.
         limit = self._limit * 4 // 3 + self._limit // 16 + _ENVELOPE_BYTES
         body = self._body(limit)
-        spool = SpooledPicture(self._executor)
+        stored = StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False, executor=self._executor)
         try:
-            while chunk := await body.readany():
-                await spool.write(chunk)
-            await spool.finish()
+            async for chunk in body:
+                await stored.write(chunk)
+            await stored.finish()
 
             def parse() -> Any:
-                with spool.open_reader() as file:
+                with stored.open() as file:
                     return orjson.loads(file.read())
 
             loop = asyncio.get_running_loop()
@@ -238,7 +240,7 @@ class _Intake:
             message = f"The body is not JSON: {error.msg}."
             raise RequestError(message, code="invalid_json") from None
         finally:
-            spool.close()
+            stored.close()
         if not isinstance(document, dict):
             raise RequestError("The JSON body must be an object.", code="invalid_json")
         return document

@@ -175,10 +175,10 @@ class JobRun:
         there cannot be deleted (PROTOCOL.md trap 11).
         """
         picture = self._job.request.picture
-        with picture.open_reader() as file:
+        with picture.open() as file:
             return await self._cluster.clients[instance].upload_picture(
                 file,
-                name=f"{picture.sha256[:32]}{picture.info.extension}",
+                name=f"{picture.digest[:32]}{picture.info.extension}",
                 size=picture.size,
             )
 

@@ -17,7 +17,7 @@ from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job
-from comfy_proxy.jobs.spool import MEMORY_BYTES
+from comfy_proxy.jobs.spooled_picture import MEMORY_BYTES
 from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.settings import Settings
 

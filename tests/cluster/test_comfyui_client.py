@@ -14,7 +14,8 @@ from cluster_harness import graph
 from yarl import URL
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.comfyui_client import ComfyUIClient, OutputFile, without_paths
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient, OutputFile
+from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
     InstanceRefusedError,

@@ -16,7 +16,8 @@ from manual_clock import ManualClock
 from comfy_proxy.cluster import connection_manager
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.connection_manager import BrokenConnectionError
-from comfy_proxy.cluster.submit_once import nobody_listens, nothing_sent, submit_once
+from comfy_proxy.cluster.submit_once import submit_once
+from comfy_proxy.cluster.translation import nobody_listens, nothing_sent
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
     ConnectionBrokenError,

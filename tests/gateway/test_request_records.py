@@ -13,6 +13,7 @@ from aiohttp import web
 from gateway_harness import Harness, Proxy, RawServer, unused_url
 from prompts_front import until
 
+from comfy_proxy.bodies import read_client_body
 from comfy_proxy.counted_response import CountedResponse
 from comfy_proxy.gateway.exchange.answers import WholeAnswer
 from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC
@@ -203,6 +204,31 @@ async def test_a_client_that_left_our_handler_is_499(harness: Harness, cancels: 
     go_on.set()
     record = await records.next()
     assert (record.status, record.sent_bytes, record.policy) == (499, 0, "ours")
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+async def test_a_client_that_left_with_its_body_half_sent_is_499(
+    harness: Harness, cancels: bool
+) -> None:
+    """Whoever read the body, and nothing is logged as a fault of ours."""
+    began = asyncio.Event()
+
+    async def reads(request: web.Request) -> web.Response:
+        began.set()
+        return web.Response(body=await read_client_body(request, SIZE))
+
+    proxy = await harness.proxy(
+        await unused_url(),
+        routes=[web.post("/reads", reads)],
+        runner_options={"handler_cancellation": cancels},
+    )
+    records = Records(proxy)
+    _, writer = await proxy.open()
+    writer.write(b"POST /reads HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf")
+    await began.wait()
+    writer.transport.abort()
+    record = await records.next()
+    assert (record.status, record.sent_bytes) == (499, 0)
 
 
 async def test_a_client_that_left_a_stream_of_ours_is_499(harness: Harness) -> None:

@@ -18,7 +18,7 @@ from comfy_proxy.jobs import api
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
-from comfy_proxy.jobs.spool import SpooledPicture
+from comfy_proxy.jobs.spooled_picture import SpooledPicture
 from comfy_proxy.jobs.workflow_files import load_workflows
 from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
 from comfy_proxy.middleware import register

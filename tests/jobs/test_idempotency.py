@@ -11,7 +11,7 @@ from job_client import PNG, JobClient, form, noise
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.jobs.service import JobService
-from comfy_proxy.jobs.spool import SpooledPicture
+from comfy_proxy.stored_bytes import StoredBytes
 
 Start = Callable[..., Awaitable[JobClient]]
 
@@ -29,21 +29,21 @@ async def post(
 
 
 @pytest.fixture
-def spools(monkeypatch: pytest.MonkeyPatch) -> list[SpooledPicture]:
+def spools(monkeypatch: pytest.MonkeyPatch) -> list[StoredBytes]:
     """Every spool that was made."""
-    made: list[SpooledPicture] = []
-    original = SpooledPicture.__init__
+    made: list[StoredBytes] = []
+    original = StoredBytes.__init__
 
-    def recording(self: SpooledPicture, *args: Any, **kwargs: Any) -> None:
+    def recording(self: StoredBytes, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         made.append(self)
 
-    monkeypatch.setattr(SpooledPicture, "__init__", recording)
+    monkeypatch.setattr(StoredBytes, "__init__", recording)
     return made
 
 
 async def test_the_same_request_is_the_same_job(
-    service: JobService, api_alone: Any, spools: list[SpooledPicture]
+    service: JobService, api_alone: Any, spools: list[StoredBytes]
 ) -> None:
     """Same key, same request: the same job, however its parameters were written."""
     _, first = await post(api_alone)
@@ -55,7 +55,7 @@ async def test_the_same_request_is_the_same_job(
 
 @pytest.mark.parametrize("other", [{"picture": noise()}, {"path": "/api/upscale-image?scale=3"}])
 async def test_another_request_is_422(
-    service: JobService, api_alone: Any, spools: list[SpooledPicture], other: dict[str, Any]
+    service: JobService, api_alone: Any, spools: list[StoredBytes], other: dict[str, Any]
 ) -> None:
     """Same key, another picture or parameter: refused, and the first job is untouched."""
     await post(api_alone)

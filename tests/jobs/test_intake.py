@@ -24,8 +24,8 @@ from PIL import Image
 
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.intake import JobRequest, read_job_request
-from comfy_proxy.jobs.spool import SpooledPicture
 from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.stored_bytes import StoredBytes
 
 LIMIT = 3_000_000  # over aiohttp's client_max_size of 1 MiB, which the host application keeps
 
@@ -81,17 +81,17 @@ class Server:
 
 
 @pytest.fixture
-def spools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[SpooledPicture]]:
+def spools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[StoredBytes]]:
     """Every spool that was made; their files are made in ``tmp_path``."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    made: list[SpooledPicture] = []
-    original = SpooledPicture.__init__
+    made: list[StoredBytes] = []
+    original = StoredBytes.__init__
 
-    def recording(self: SpooledPicture, *args: Any, **kwargs: Any) -> None:
+    def recording(self: StoredBytes, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         made.append(self)
 
-    monkeypatch.setattr(SpooledPicture, "__init__", recording)
+    monkeypatch.setattr(StoredBytes, "__init__", recording)
     yield made
     for spool in made:
         spool.close()
@@ -99,7 +99,7 @@ def spools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Spo
 
 
 @pytest.fixture
-def server(spools: list[SpooledPicture]) -> Iterator[Server]:
+def server(spools: list[StoredBytes]) -> Iterator[Server]:
     """What the loopback server does and saw."""
     with ThreadPoolExecutor(2) as executor:
         yield Server(executor)
@@ -154,7 +154,7 @@ async def post(
 async def refused(
     client: TestClient[Any, Any],
     server: Server,
-    spools: list[SpooledPicture],
+    spools: list[StoredBytes],
     path: str = "/remove-background",
     **kwargs: Any,
 ) -> tuple[int, str, str | None]:
@@ -174,7 +174,7 @@ async def test_a_form_is_read(client: Any, server: Server, field: str) -> None:
     await post(client, data=form((field, PNG), crop="no", format="webp", mode="SYNC"))
     job = server.job
     assert await job.picture.read() == PNG
-    assert job.picture.sha256 == hashlib.sha256(PNG).hexdigest()
+    assert job.picture.digest == hashlib.sha256(PNG).hexdigest()
     assert job.parameters == {"crop": False, "format": "WEBP"}
     assert job.options == {"mode": "sync"}
     assert (job.picture.info.width, job.picture.info.height) == (20, 10)
@@ -231,12 +231,12 @@ async def test_a_big_picture_waits_on_disk(client: Any, server: Server, tmp_path
     assert sizes_in(tmp_path) == [len(BIG_PNG)]
     assert not open_in(tmp_path)
     assert await picture.read() == BIG_PNG
-    with picture.open_reader() as one, picture.open_reader() as other:
+    with picture.open() as one, picture.open() as other:
         assert one.read(8) == other.read(8) == BIG_PNG[:8]
         picture.close()
         assert one.read() == BIG_PNG[8:]
     with pytest.raises(ValueError, match="closed"):
-        picture.open_reader()
+        picture.open()
 
 
 async def test_equal_requests_have_equal_fingerprints(client: Any, server: Server) -> None:
@@ -597,7 +597,7 @@ async def test_a_full_disk_is_said(
 
 
 def test_aiohttp_is_what_it_was_read_to_be() -> None:
-    """MultipartReader still asks its stream for what BoundedBody has, and for nothing else."""
+    """MultipartReader still asks its stream for what ClientBody has, and for nothing else."""
     source = Path(aiohttp.multipart.__file__).read_text(encoding="utf-8")
     asked = {
         line.split("_content.")[1].split("(")[0] for line in source.splitlines()

@@ -45,14 +45,15 @@ class ForwardedResponse(CountedResponse):
 class WholeAnswer(ForwardedResponse):
     """An instance's answer, or one that is put together in its manner, with all of its ``body``.
 
-    The length is told where ``headers`` tell one; without, the body goes out in chunks.
+    The length is told where ``headers`` tell one; without, the body goes out in chunks. Of an empty
+    body it stays as it is: it may be what an instance told of a HEAD.
     """
 
     def __init__(self, body: bytes, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.body = body
         self._unsent = b""
-        if hdrs.CONTENT_LENGTH in self.headers:
+        if body and hdrs.CONTENT_LENGTH in self.headers:
             self.headers[hdrs.CONTENT_LENGTH] = str(len(body))
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from comfy_proxy.gateway.exchange.context import ClientGoneError
+from comfy_proxy.bodies import ClientGoneError
 
 
 @asynccontextmanager

@@ -29,7 +29,3 @@ class Stoppable(Protocol):
 
 SOCKETS: web.AppKey[set[Stoppable]] = web.AppKey("comfy_proxy.sockets")
 """The open WebSockets of an application, to be ended when it stops."""
-
-
-class ClientGoneError(Exception):
-    """The client closed its connection; nobody is left to answer, and no instance is to blame."""

@@ -1,14 +1,14 @@
-"""Ask several instances the same thing at once, and keep what each answered.
+"""Ask an instance, or several at once, and keep what each answered.
 
-For answers that are put together here (lists, queues): read whole, bounded. What belongs to one
-instance is streamed by ``forward.py`` instead.
+For answers that are looked at or put together here (lists, queues): read whole, bounded. What
+belongs to one instance is streamed by ``forward.py`` instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,11 +16,11 @@ import aiohttp
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
+from comfy_proxy.bodies import ClientBody
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import AnswerTooLargeError, InstanceError, NoHealthyInstanceError
-from comfy_proxy.gateway.exchange.forward import AUTO_HEADERS
+from comfy_proxy.gateway.exchange.forward import AUTO_HEADERS, told_apart
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.target import address
 from comfy_proxy.lenient_json import loads
@@ -35,12 +35,18 @@ ASK_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """What one instance said, whole; ``headers`` as a client is to see them."""
+class Head:
+    """What one instance said, its body apart; ``headers`` as a client is to see them."""
 
     status: int
     reason: str = ""
     headers: CIMultiDict[str] = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer(Head):
+    """What one instance said, whole."""
+
     body: bytes = field(repr=False)
 
     def json(self) -> Any:
@@ -57,19 +63,22 @@ async def ask(
     method: str,
     path: str,
     *,
-    timeout_s: float = ASK_TIMEOUT_S,
+    kind: str = "ask",
+    timeout_s: float | None = ASK_TIMEOUT_S,
+    client_body: ClientBody | None = None,
     **options: Any,
 ) -> Answer:
-    """One exchange with ``instance``; ``options`` are aiohttp's.
+    """One exchange with ``instance``, an attempt of that ``kind``; ``options`` are aiohttp's.
 
     ``path`` is encoded, may carry a query, and is asked for as it stands. ``headers`` among the
-    options are a client's: what it did not send is not added, its ids apart. ``fresh`` as of
-    :meth:`ConnectionManager.request`. Raises InstanceError.
+    options are a client's: what it did not send is not added. ``client_body`` is read while the
+    request is sent, if what is sent comes from the client. ``fresh`` as of
+    :meth:`ConnectionManager.request`. Raises InstanceError, and what ``client_body`` raises.
     """
-    async with instance.attempt("ask"):
-        with translated(instance.host):
+    async with instance.attempt(kind):
+        with told_apart(instance, client_body):
             async with (
-                cluster.clock.timeout(timeout_s),
+                _in_time(cluster, timeout_s),
                 asked(instance, cluster, method, path, **options) as response,
             ):
                 return Answer(
@@ -90,14 +99,18 @@ async def asked(
     head_timeout_s: float | None = None,
     **options: Any,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """The answer to what :func:`ask` describes, its body still to be read."""
+    """The answer to what :func:`ask` describes, its body still to be read, in no coding.
+
+    The one place that asks instances for what is read here, and not only passed on. Raises
+    aiohttp's errors.
+    """
     if "headers" in options:
         options["skip_auto_headers"] = AUTO_HEADERS
     headers: CIMultiDict[str] = CIMultiDict(options.pop("headers", ()))
-    for name, value in trace_headers().items():
-        headers.setdefault(name, value)
+    if "X-Request-ID" not in headers:  # else it is a client's own, and so is its trace
+        headers.extend(trace_headers())
     headers[hdrs.ACCEPT_ENCODING] = "identity"  # the session hands out bytes as they come
-    async with cluster.clock.timeout(head_timeout_s) if head_timeout_s else nullcontext():
+    async with _in_time(cluster, head_timeout_s):
         response = await cluster.connections.request(
             instance,
             method,
@@ -108,6 +121,10 @@ async def asked(
         )
     async with response:
         yield response
+
+
+def _in_time(cluster: Cluster, timeout_s: float | None) -> AbstractAsyncContextManager[Any]:
+    return nullcontext() if timeout_s is None else cluster.clock.timeout(timeout_s)
 
 
 async def ask_all(

@@ -1,8 +1,7 @@
 """One HTTP exchange between a client and an instance: streamed both ways, nothing kept.
 
-aiohttp's exceptions about an instance are translated here and nowhere else in the gateway. Who is
-to blame is kept apart all the way: reading from the client, talking to the instance and writing to
-the client are three places, because aiohttp raises the same errors in each.
+Who is to blame is kept apart all the way: reading from the client, talking to the instance and
+writing to the client are three places, because aiohttp raises the same errors in each.
 
 The retry law (caddy's): a failed dial may always be tried on the next instance; after something
 was sent only GET and HEAD, of routes that the table names: what a custom node's own route does
@@ -12,7 +11,8 @@ the next one; never after the first byte went to the client.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
@@ -20,9 +20,10 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from loguru import logger
 
+from comfy_proxy.bodies import ClientBody, ClientGoneError
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.translation import nothing_sent, translated
 from comfy_proxy.errors import (
-    ComfyProxyError,
     ConnectionBrokenError,
     InstanceError,
     InstanceTimeoutError,
@@ -33,7 +34,7 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, abort, gone
 from comfy_proxy.gateway.exchange.client_watch import while_connected
-from comfy_proxy.gateway.exchange.context import INSTANCE, ClientGoneError
+from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.headers import (
     failing_handshake,
     request_headers,
@@ -56,14 +57,6 @@ AUTO_HEADERS = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_
 RETRY_AFTER_S = 5
 _SAFE_TO_REPEAT = (hdrs.METH_GET, hdrs.METH_HEAD)
 _GATEWAY_FAULTS = (502, 503, 504)
-
-
-class DialError(InstanceUnreachableError):
-    """No connection came about; nothing was sent."""
-
-
-class DialTimeoutError(InstanceTimeoutError):
-    """No connection came about in the time given; nothing was sent."""
 
 
 class _AnswerFaultError(InstanceError):
@@ -115,7 +108,7 @@ async def forward(
     """
 
     async def exchange() -> web.StreamResponse:
-        body = RequestBody(request) if request.body_exists else None
+        body = ClientBody(request.content) if request.body_exists else None
         try:
             upstream = await _send(request, instance, cluster, body, target)
         except InvalidAnswerError:
@@ -163,39 +156,34 @@ async def accounted(
         return fault.answer
 
 
-class RequestBody:
-    """The client's body, for aiohttp's client to read; knows if it was the client who broke."""
+@contextmanager
+def told_apart(instance: Instance, body: ClientBody | None = None) -> Iterator[None]:
+    """Around an exchange with ``instance`` for a client, to which ``body`` is sent: who broke it?
 
-    def __init__(self, request: web.Request) -> None:
-        self._content = request.content
-        self.error: Exception | None = None
-
-    def __aiter__(self) -> RequestBody:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            chunk = await self._content.readany()
-        except Exception as error:
-            self.error = error
-            raise
-        if not chunk:
-            raise StopAsyncIteration
-        return chunk
+    Raises InstanceError, which names the instance by its number alone, as clients are to know it;
+    if the client's body could not be read, why it could not (RequestError or ClientGoneError).
+    """
+    try:
+        with translated(f"ComfyUI instance {instance.id}"):
+            yield
+    except InstanceError as error:
+        if body is not None and body.error is not None:
+            raise body.error from error
+        raise
 
 
 async def _send(
     request: web.Request,
     instance: Instance,
     cluster: Cluster,
-    body: RequestBody | None,
+    body: ClientBody | None,
     target: str | None,
     method: str | None = None,
 ) -> aiohttp.ClientResponse:
     settings = cluster.settings
     headers = request_headers(request, instance, settings)
     headers.extend(failing_handshake(request))
-    try:
+    with told_apart(instance, body):
         return await cluster.connections.request(
             instance,
             method or request.method,
@@ -206,31 +194,6 @@ async def _send(
             data=body,
             allow_redirects=False,
         )
-    except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-        if body is not None and body.error is not None:
-            raise client_fault(body.error) from error
-        raise instance_fault(error, instance) from error
-
-
-def client_fault(error: Exception) -> Exception:
-    """Why the client's body could not be read: it is malformed (400), or the client has gone."""
-    if isinstance(error, OSError):
-        return ClientGoneError()
-    return RequestError("The request body cannot be read: it is malformed.", code="invalid_body")
-
-
-def instance_fault(error: Exception, instance: Instance) -> InstanceError:
-    """aiohttp's exception as ours. The message names the instance by its number alone."""
-    name = f"ComfyUI instance {instance.id}"
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return DialTimeoutError(f"{name} did not accept a connection in time.")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return DialError(f"{name} cannot be reached.")
-    if isinstance(error, TimeoutError):
-        return InstanceTimeoutError(f"{name} did not answer in time.")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return InvalidAnswerError(f"{name} does not speak proper HTTP.")
-    return ConnectionBrokenError(f"{name} broke off the connection.")
 
 
 async def relay(
@@ -253,10 +216,10 @@ async def relay(
     await _to_client(answer.prepare(request))
     rest = b""
     if request.method != hdrs.METH_HEAD:
-        rest = await _read(upstream, request, answer)
+        rest = await _read(upstream, instance, request, answer)
         while rest and not is_whole:
             await _to_client(answer.write(rest))
-            rest = await _read(upstream, request, answer)
+            rest = await _read(upstream, instance, request, answer)
     await _to_client(answer.write_eof(rest))
     if upstream.status in _GATEWAY_FAULTS:
         raise _AnswerFaultError(f"answered {upstream.status}", answer)
@@ -264,11 +227,15 @@ async def relay(
 
 
 async def _read(
-    upstream: aiohttp.ClientResponse, request: web.Request, answer: web.StreamResponse
+    upstream: aiohttp.ClientResponse,
+    instance: Instance,
+    request: web.Request,
+    answer: web.StreamResponse,
 ) -> bytes:
     try:
-        return await upstream.content.readany()
-    except (aiohttp.ClientError, OSError) as error:
+        with told_apart(instance):
+            return await upstream.content.readany()
+    except InstanceError as error:
         abort(request, answer)
         raise _BrokenAnswerError("broke off in the middle of an answer", answer) from error
 
@@ -280,8 +247,8 @@ async def _to_client(writing: Awaitable[T]) -> T:
         raise ClientGoneError from error
 
 
-def _may_repeat(request: web.Request, error: ComfyProxyError) -> bool:
-    if isinstance(error, DialError | DialTimeoutError):
+def _may_repeat(request: web.Request, error: InstanceError) -> bool:
+    if nothing_sent(error):
         return True
     # InvalidAnswer is repeated nowhere: it came back, and will again.
     unanswered = isinstance(error, InstanceUnreachableError | InstanceTimeoutError)

@@ -17,13 +17,12 @@ from aiohttp import hdrs, web
 from loguru import logger
 from multidict import CIMultiDict
 
+from comfy_proxy.bodies import read_client_body
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway.exchange import pieces as parts
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, WholeAnswer, abort, gone
 from comfy_proxy.gateway.exchange.charsets import body_charset
-from comfy_proxy.gateway.exchange.fanout import Answer
-from comfy_proxy.gateway.exchange.forward import client_fault
+from comfy_proxy.gateway.exchange.fanout import Answer, Head
 from comfy_proxy.gateway.exchange.headers import body_was_decoded
 from comfy_proxy.gateway.exchange.pieces import Piece
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
@@ -36,8 +35,7 @@ LONG_BYTES = 256 * 2**10
 """Takes some ten milliseconds to be read, marked and written."""
 
 T = TypeVar("T")
-AnyAnswer = Answer | ScannedAnswer
-A = TypeVar("A", Answer, ScannedAnswer)
+A = TypeVar("A", bound=Head)
 _OF_ONE_BODY = (hdrs.CONTENT_ENCODING, hdrs.ETAG, hdrs.LAST_MODIFIED)
 
 
@@ -58,20 +56,20 @@ def usable(
     return answers[next(iter(found or answers))], found
 
 
-async def off_loop(answers: Mapping[Instance, AnyAnswer], work: Callable[[], T]) -> T:
+async def off_loop(answers: Mapping[Instance, Answer | ScannedAnswer], work: Callable[[], T]) -> T:
     """``work`` on these answers; in a thread if they are long, so that nobody waits behind them."""
     if sum(len(answer.body) for answer in answers.values()) < LONG_BYTES:
         return work()
     return await asyncio.to_thread(work)
 
 
-def reply(data: Any, like: AnyAnswer) -> web.StreamResponse:
+def reply(data: Any, like: Head) -> web.StreamResponse:
     """``data`` as ComfyUI would send it; status and headers are ``like``'s."""
     return _whole(dumps_exact(data), like, _headers(like))
 
 
 async def reply_pieces(
-    request: web.Request, pieces: Sequence[Piece], like: AnyAnswer
+    request: web.Request, pieces: Sequence[Piece], like: Head
 ) -> web.StreamResponse:
     """As :func:`reply`, of JSON in pieces; what is on a disk is sent from there, and was sent."""
     headers = _headers(like)
@@ -87,7 +85,7 @@ async def relayed_scanned(request: web.Request, answer: ScannedAnswer) -> web.St
     return await _streamed(request, [answer.body], answer, answer.headers.copy())
 
 
-def _headers(like: AnyAnswer) -> CIMultiDict[str]:
+def _headers(like: Head) -> CIMultiDict[str]:
     headers = like.headers.copy()
     for name in _OF_ONE_BODY:
         headers.popall(name, None)
@@ -95,12 +93,12 @@ def _headers(like: AnyAnswer) -> CIMultiDict[str]:
     return headers
 
 
-def _whole(body: bytes, like: AnyAnswer, headers: CIMultiDict[str]) -> WholeAnswer:
+def _whole(body: bytes, like: Head, headers: CIMultiDict[str]) -> WholeAnswer:
     return WholeAnswer(body, status=like.status, reason=like.reason or None, headers=headers)
 
 
 async def _streamed(
-    request: web.Request, pieces: Sequence[Piece], like: AnyAnswer, headers: CIMultiDict[str]
+    request: web.Request, pieces: Sequence[Piece], like: Head, headers: CIMultiDict[str]
 ) -> web.StreamResponse:
     """Send what is too large for the memory, as fast as the client reads it."""
     headers[hdrs.CONTENT_LENGTH] = str(parts.length(pieces))
@@ -153,19 +151,10 @@ class Body:
 async def read_body(request: web.Request) -> Body:
     """The body, whatever limit the host application has set.
 
-    Raises PayloadTooLargeError, RequestError for one that is malformed or in a slow charset.
+    Raises PayloadTooLargeError, RequestError for one that is malformed or in a slow charset,
+    ClientGoneError.
     """
-    raw = bytearray()
-    try:
-        async for chunk in request.content.iter_any():
-            raw += chunk
-            if len(raw) > MAX_BODY_BYTES:
-                raise PayloadTooLargeError(f"The body is larger than {MAX_BODY_BYTES} bytes.")
-    except (PayloadTooLargeError, OSError):
-        raise
-    except Exception as error:
-        raise client_fault(error) from error
-    return Body(request, bytes(raw))
+    return Body(request, await read_client_body(request, MAX_BODY_BYTES))
 
 
 def _client_json(raw: bytes, charset: str) -> Any:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from comfy_proxy.gateway.exchange.stored_bytes import BATCH_BYTES, StoredBytes
+from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
 
 
 @dataclass(frozen=True, slots=True)

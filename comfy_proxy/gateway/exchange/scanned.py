@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from multidict import CIMultiDict
-
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import (
@@ -22,12 +20,12 @@ from comfy_proxy.cluster.prompt_lists import (
     read_history,
     read_queue,
 )
-from comfy_proxy.cluster.translation import translated
-from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, answers_of_all, asked
+from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, Head, answers_of_all, asked
+from comfy_proxy.gateway.exchange.forward import told_apart
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.pieces import Slice
-from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
+from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -37,13 +35,10 @@ MEMORY_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ScannedAnswer:
+class ScannedAnswer(Head):
     """What one instance said. ``root`` is what was found in it; None if it has not status 200 or
     is no JSON object or array. ``text`` is empty if it was not to be kept."""
 
-    status: int
-    reason: str
-    headers: CIMultiDict[str] = field(repr=False)
     text: StoredBytes = field(repr=False)
     root: Value | None = field(repr=False)
 
@@ -83,7 +78,7 @@ async def ask_scanned(
         return cluster.clock.timeout(timeout_s)
 
     async with instance.attempt("ask"):
-        with translated(instance.host):
+        with told_apart(instance):
             async with asked(
                 instance, cluster, "GET", path, head_timeout_s=timeout_s, fresh=fresh
             ) as response:
@@ -94,14 +89,18 @@ async def ask_scanned(
                     if keep or response.status != 200:
                         await text.write(piece)
                 await text.finish()
-                root = scanner.result() if response.status == 200 else None
                 return ScannedAnswer(
                     status=response.status,
                     reason=sendable(response.reason or ""),
                     headers=response_headers(response, instance, cluster.settings),
                     text=text,
-                    root=None if root is None or root.members is None else root,
+                    root=_list_or_object(scanner) if response.status == 200 else None,
                 )
+
+
+def _list_or_object(scanner: JsonScanner) -> Value | None:
+    root = scanner.result()
+    return None if root is None or root.members is None else root
 
 
 async def ask_all_scanned(

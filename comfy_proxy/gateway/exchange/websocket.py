@@ -33,8 +33,8 @@ from comfy_proxy.gateway.exchange.forward import (
     AUTO_HEADERS,
     accounted,
     forward,
-    instance_fault,
     relay,
+    told_apart,
 )
 from comfy_proxy.gateway.exchange.headers import handshake_headers, websocket_headers
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic, counted
@@ -133,24 +133,23 @@ async def _dial(
 ) -> ClientWebSocketResponse[bool] | web.StreamResponse:
     """The instance's leg, or its refusal, already sent to the client."""
     try:
-        return await session.ws_connect(
-            instance_url(request, instance, cluster.settings),
-            headers=websocket_headers(request, instance, cluster.settings),
-            protocols=_protocols(request),
-            autoclose=False,
-            autoping=False,
-            compress=0,
-            max_msg_size=0,
-            decode_text=False,
-            timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE_TIMEOUT_S),
-        )
+        with told_apart(instance):
+            return await session.ws_connect(
+                instance_url(request, instance, cluster.settings),
+                headers=websocket_headers(request, instance, cluster.settings),
+                protocols=_protocols(request),
+                autoclose=False,
+                autoping=False,
+                compress=0,
+                max_msg_size=0,
+                decode_text=False,
+                timeout=aiohttp.ClientWSTimeout(ws_close=GOODBYE_TIMEOUT_S),
+            )
     except _RefusedError as refused:
         try:
             return await relay(request, refused.response, instance, cluster)
         finally:
             refused.response.close()
-    except (aiohttp.ClientError, OSError) as error:
-        raise instance_fault(error, instance) from error
 
 
 def _protocols(request: web.Request) -> list[str]:

@@ -5,20 +5,21 @@ The names are those on the instance's disk: ``@2`` in them is a folder like any 
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiohttp
 
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.translation import translated
-from comfy_proxy.errors import AnswerTooLargeError, InstanceRefusedError
-from comfy_proxy.gateway.exchange.fanout import ask
+from comfy_proxy.errors import InstanceRefusedError
+from comfy_proxy.gateway.exchange.fanout import ask, asked
+from comfy_proxy.gateway.exchange.forward import told_apart
 from comfy_proxy.gateway.exchange.native import load
-from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.file_name import FileName, file_at, is_hidden
-from comfy_proxy.tracing import trace_headers
+from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -83,38 +84,26 @@ async def _listed(instance: Instance, cluster: Cluster, file: FileName) -> Look:
 async def download(instance: Instance, cluster: Cluster, file: FileName) -> StoredBytes | None:
     """``GET /view``; None if it is not there. The caller closes the bytes."""
     content = StoredBytes()
+
+    def silence() -> AbstractAsyncContextManager[Any]:
+        return cluster.clock.timeout(LOOK_TIMEOUT_S)
+
     try:
         async with instance.attempt("download"):
-            with translated(instance.host):
+            with told_apart(instance):
                 async with (
                     cluster.clock.timeout(LOOK_TIMEOUT_S + MAX_FILE_BYTES / 2**20),
-                    await cluster.connections.request(
-                        instance,
-                        "GET",
-                        f"{instance.url}/view",
-                        params=_query(file),
-                        headers={"Accept-Encoding": "identity", **trace_headers()},
-                        allow_redirects=False,
-                    ) as response,
+                    asked(instance, cluster, "GET", "/view", params=_query(file)) as response,
                 ):
                     if response.status != 200:
                         return None
-                    await _store(response, content, cluster)
+                    pieces = answer_bodies.pieces(response, MAX_FILE_BYTES, silence)
+                    async for piece in pieces:
+                        await content.write(piece)
         return await content.finish()
     except BaseException:
         content.close()
         raise
-
-
-async def _store(response: aiohttp.ClientResponse, content: StoredBytes, cluster: Cluster) -> None:
-    while True:
-        async with cluster.clock.timeout(LOOK_TIMEOUT_S):
-            chunk = await response.content.readany()
-        if not chunk:
-            return
-        await content.write(chunk)
-        if content.size > MAX_FILE_BYTES:
-            raise AnswerTooLargeError("A file of an instance is endless.")
 
 
 async def put(instance: Instance, cluster: Cluster, file: FileName, content: StoredBytes) -> None:

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, UnavailableError
-from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.client import THERE, Look, look
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName
 from comfy_proxy.gateway.files.instance_prefix import split_prefix
 from comfy_proxy.gateway.files.makers import Makers
 from comfy_proxy.gateway.files.records import Holdings, UploadRecords
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
+from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster

@@ -22,12 +22,12 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, UnavailableError
-from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.client import Look, download, put
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, is_hidden
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.records import Upload
+from comfy_proxy.stored_bytes import StoredBytes
 
 
 class FileStaging:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files.file_name import FILE_TYPES, FileName
 from comfy_proxy.gateway.files.makers import MAX_RECORDS
+from comfy_proxy.stored_bytes import StoredBytes
 
 MAX_STORED_FILES = 1_000
 MAX_STORED_BYTES = 256 * 2**20

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import aiohttp
 from loguru import logger
 
+from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceRefusedError
+from comfy_proxy.gateway.exchange.fanout import asked
+from comfy_proxy.gateway.exchange.forward import told_apart
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -30,7 +32,6 @@ WRITE_TIMEOUT_S = 5.0
 """For an instance to take the text, or a socket; beyond, nothing is known either."""
 PROBE_FOLDER = ".comfy-proxy"
 PROBE_NAME = "shared-storage.txt"
-_PLAIN = {"Accept-Encoding": "identity"}
 
 
 async def have_one_directory(
@@ -77,23 +78,18 @@ async def _write(instance: Instance, kind: str, text: bytes, cluster: Cluster) -
     fields = {"type": kind, "subfolder": PROBE_FOLDER, "overwrite": "true"}
     for name, value in fields.items():
         form.add_field(name, value)
-    url = f"{instance.url}/upload/image"
-    with translated(instance.host):
-        async with await cluster.connections.request(
-            instance, "POST", url, data=form, headers=_PLAIN
-        ) as answer:
+    with told_apart(instance):
+        async with asked(instance, cluster, "POST", "/upload/image", data=form) as answer:
             if answer.status != 200:
                 raise InstanceRefusedError(f"{instance.host} writes nothing: {answer.status}.")
 
 
 async def _read(instance: Instance, kind: str, size: int, cluster: Cluster) -> bytes:
     query = {"filename": PROBE_NAME, "subfolder": PROBE_FOLDER, "type": kind}
-    url = f"{instance.url}/view"
-    with translated(instance.host):
-        async with await cluster.connections.request(
-            instance, "GET", url, params=query, headers=_PLAIN
-        ) as answer:
-            return await answer.read() if answer.content_length == size else b""
+    with told_apart(instance):
+        async with asked(instance, cluster, "GET", "/view", params=query) as answer:
+            is_ours = answer.content_length == size
+            return await answer_bodies.read(answer, size) if is_ours else b""
 
 
 async def _listen(instance: Instance, cluster: Cluster) -> None:

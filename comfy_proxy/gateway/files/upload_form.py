@@ -12,9 +12,8 @@ import aiohttp
 from aiohttp import BodyPartReader, MultipartReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from comfy_proxy.bodies import ClientBody
 from comfy_proxy.gateway.exchange.charsets import is_slow
-from comfy_proxy.gateway.exchange.forward import RequestBody
-from comfy_proxy.gateway.exchange.stored_bytes import BATCH_BYTES, StoredBytes, read_some
 from comfy_proxy.gateway.files.file_name import (
     FILE_TYPES,
     FileName,
@@ -24,6 +23,7 @@ from comfy_proxy.gateway.files.file_name import (
 )
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
 from comfy_proxy.lenient_json import loads
+from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes, read_some
 
 MAX_FIELD_BYTES = 65_536
 """Of a text field; a form with a longer one is passed on, and not read here any further."""
@@ -41,19 +41,24 @@ class UploadBody:
     """
 
     def __init__(self, request: web.Request) -> None:
-        self.rest = RequestBody(request)
+        self.rest = ClientBody(request.content)
         self.whole = False
         self._stored = StoredBytes()
 
     async def receive(self) -> None:
-        """Read up to the limit. Raises what the client's connection does."""
-        async for chunk in self.rest:
-            await self._stored.write(chunk)
-            if self._stored.size > MAX_STORED_BYTES:
-                break
-        else:
-            self.whole = True
-        await self._stored.finish()
+        """Read up to the limit. Raises RequestError, ClientGoneError, UnavailableError; then what
+        was stored is closed."""
+        try:
+            async for chunk in self.rest:
+                await self._stored.write(chunk)
+                if self._stored.size > MAX_STORED_BYTES:
+                    break
+            else:
+                self.whole = True
+            await self._stored.finish()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def size(self) -> int | None:
@@ -65,9 +70,8 @@ class UploadBody:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """All of it, byte for byte as it came."""
-        with self.open() as file:
-            while chunk := await read_some(file, BATCH_BYTES):
-                yield chunk
+        async for chunk in self._stored.chunks():
+            yield chunk
         if not self.whole:
             async for chunk in self.rest:
                 yield chunk

@@ -16,31 +16,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import aiohttp
 from aiohttp import hdrs, web
 from loguru import logger
-from multidict import CIMultiDict
 
-from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import (
     InstanceError,
     InstanceTimeoutError,
     InstanceUnreachableError,
 )
-from comfy_proxy.gateway.exchange.answers import ForwardedResponse, gone
+from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.client_watch import while_connected
-from comfy_proxy.gateway.exchange.context import INSTANCE, ClientGoneError
-from comfy_proxy.gateway.exchange.forward import (
-    AUTO_HEADERS,
-    client_fault,
-    instance_fault,
-)
-from comfy_proxy.gateway.exchange.headers import request_headers, response_headers, sendable
-from comfy_proxy.gateway.exchange.target import instance_url
+from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.fanout import Answer, ask
+from comfy_proxy.gateway.exchange.headers import request_headers
+from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.client import download, uploaded
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, is_hidden
@@ -48,7 +41,6 @@ from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.upload_form import UploadBody, UploadForm, read_form
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.lenient_json import loads
 
 T = TypeVar("T")
 
@@ -81,14 +73,11 @@ class Uploads:
         """See the module. What the instances were told is finished even if the client leaves."""
         body = UploadBody(request)
         work = _Upload(request, body, self, is_mask=match.pattern == MASK_PATTERN)
-        try:
-            async with while_connected(request):
-                await _receive(body)
-                posted = await asyncio.shield(self.begin(work.run()))
-            await self._inputs_changed()
-            return await _reply(request, posted)
-        except ClientGoneError:
-            return gone(request)
+        async with while_connected(request):
+            await body.receive()
+            posted = await asyncio.shield(self.begin(work.run()))
+        await self._inputs_changed()
+        return native.relayed(posted.answer)
 
     async def spread(self, file: FileName, *, but: Instance) -> None:
         """Put an upload on every other healthy instance; one that fails goes without.
@@ -124,27 +113,13 @@ class Uploads:
             task.exception()  # whoever waits gets it too; nobody may be left
 
 
-async def _receive(body: UploadBody) -> None:
-    try:
-        await body.receive()
-    except Exception as error:
-        body.close()
-        if body.rest.error is None:
-            raise
-        raise client_fault(error) from error
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Posted:
-    """An instance's answer to the upload, whole; ``life`` is the instance's before it."""
+    """What ``instance`` answered to the upload; ``life`` is the instance's before it."""
 
     instance: Instance
     life: int
-    status: int
-    reason: str
-    headers: CIMultiDict[str] = field(repr=False)
-    body: bytes = field(repr=False)
-
+    answer: Answer
     file: FileName | None
     """What was uploaded; None if nothing was."""
 
@@ -229,52 +204,19 @@ class _Upload:
         settings = self._cluster.settings
         life = self._files.holdings.life(instance)
         headers = request_headers(self._request, instance, settings)
-        headers[hdrs.ACCEPT_ENCODING] = "identity"  # the answer is read here for the name
         if self._body.size is not None:
             headers[hdrs.CONTENT_LENGTH] = str(self._body.size)
         self._request[INSTANCE] = instance.host
-        async with instance.attempt("upload"):
-            try:
-                async with await self._cluster.connections.request(
-                    instance,
-                    self._request.method,
-                    instance_url(self._request, instance, settings),
-                    headers=headers,
-                    skip_auto_headers=AUTO_HEADERS,
-                    data=self._body.chunks(),
-                    allow_redirects=False,
-                ) as response:
-                    answer = await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES)
-                    return _Posted(
-                        instance=instance,
-                        life=life,
-                        status=response.status,
-                        reason=response.reason or "",
-                        headers=response_headers(response, instance, settings),
-                        body=answer,
-                        file=_uploaded(answer) if response.status == 200 else None,
-                    )
-            except (aiohttp.ClientError, OSError) as error:
-                if self._body.rest.error is not None:
-                    raise client_fault(self._body.rest.error) from error
-                raise instance_fault(error, instance) from error
-
-
-def _uploaded(answer: bytes) -> FileName | None:
-    try:
-        return uploaded(loads(answer))
-    except ValueError:
-        return None
-
-
-async def _reply(request: web.Request, posted: _Posted) -> web.StreamResponse:
-    answer = ForwardedResponse(
-        status=posted.status, reason=sendable(posted.reason), headers=posted.headers
-    )
-    answer.content_length = len(posted.body)
-    try:
-        await answer.prepare(request)
-        await answer.write_eof(posted.body)
-    except ConnectionError as error:
-        raise ClientGoneError from error
-    return answer
+        answer = await ask(
+            instance,
+            self._cluster,
+            self._request.method,
+            client_target(self._request, settings),
+            kind="upload",
+            timeout_s=None,  # a client may send slowly, and ComfyUI answers when all is there
+            client_body=self._body.rest,
+            headers=headers,
+            data=self._body.chunks(),
+        )
+        file = uploaded(answer.json()) if answer.status == 200 else None
+        return _Posted(instance=instance, life=life, answer=answer, file=file)

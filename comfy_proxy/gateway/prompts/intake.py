@@ -9,12 +9,11 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from comfy_proxy.bodies import read_client_body
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.charsets import body_charset
 from comfy_proxy.gateway.exchange.context import INSTANCE
-from comfy_proxy.gateway.exchange.forward import client_fault
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, prompt_headers
@@ -40,9 +39,10 @@ class PromptIntake:
         """Submit the client's prompt at one instance; the answer is that instance's.
 
         Raises NoHealthyInstanceError if none can be reached, InstanceTimeoutError if one may have
-        taken the prompt and does not say so, PayloadTooLargeError, RequestError.
+        taken the prompt and does not say so, PayloadTooLargeError, RequestError,
+        ClientGoneError.
         """
-        body = await _read(request, self._cluster.settings.max_upload_size)
+        body = await read_client_body(request, self._cluster.settings.max_upload_size)
         document = prompt_body.document(body, body_charset(request))
         if document is None or not isinstance(document.get("prompt"), dict):
             asking = unread(request, body, self._cluster, self._ledger)
@@ -91,17 +91,3 @@ class PromptIntake:
             graph=document["prompt"],
         )
         return Prompt(prompt_id=str(prompt_id), post=post), post
-
-
-async def _read(request: web.Request, limit: int) -> bytes:
-    body = bytearray()
-    try:
-        async for chunk in request.content.iter_any():
-            body += chunk
-            if len(body) > limit:
-                raise PayloadTooLargeError(f"A prompt has at most {limit} bytes.")
-    except (PayloadTooLargeError, OSError):
-        raise
-    except Exception as error:
-        raise client_fault(error) from error
-    return bytes(body)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_lists import history_path
+from comfy_proxy.cluster.prompt_answers import accepted_answer, read_accepted
+from comfy_proxy.cluster.prompt_lists import history_path, number_of
 from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES
 from comfy_proxy.dispatch.order import Receipt
 from comfy_proxy.errors import InstanceError, InstanceUnreachableError
@@ -19,6 +18,7 @@ from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.lenient_json import dumps_exact
 from comfy_proxy.settings import Settings
 
 SUBMIT_TIMEOUT_S = 120.0
@@ -91,10 +91,7 @@ class ClientOrder:
             raise InstanceUnreachableError(f"{instance.host} has no usable history.")
         if prompt_id not in history:
             return None
-        number = self.prompt.number
-        match history[prompt_id]:
-            case {"prompt": [int() | float() as known, *_]}:
-                number = known
+        number = number_of(history[prompt_id]) or self.prompt.number
         return _receipt(_accepted(prompt_id, number), self.prompt)
 
 
@@ -102,20 +99,16 @@ def _receipt(answer: Answer, prompt: Prompt) -> Receipt[Answer]:
     """With the id and the number that the instance gave the prompt; its own where it gave none."""
     if answer.status != 200:
         return Receipt(answer=answer)
-    told = native.load(answer)
-    if not isinstance(told, dict):
-        return Receipt(answer=answer, prompt_id=prompt.prompt_id, number=prompt.number)
-    given, number = told.get("prompt_id"), told.get("number")
+    told = read_accepted(native.load(answer))
     return Receipt(
         answer=answer,
-        prompt_id=given if isinstance(given, str) else prompt.prompt_id,
-        number=number if isinstance(number, int | float) else prompt.number,
+        prompt_id=prompt.prompt_id if told.prompt_id is None else told.prompt_id,
+        number=prompt.number if told.number is None else told.number,
     )
 
 
 def _accepted(prompt_id: str, number: float) -> Answer:
-    answer = {"prompt_id": prompt_id, "number": number, "node_errors": {}}
-    body = json.dumps(answer).encode()
+    body = dumps_exact(accepted_answer(prompt_id, number))
     headers = CIMultiDict(
         {"Content-Type": "application/json; charset=utf-8", "Content-Length": str(len(body))}
     )

@@ -16,10 +16,10 @@ from typing import Any
 from loguru import logger
 
 from comfy_proxy.errors import PromptLostError, UnavailableError
-from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.stored_bytes import StoredBytes
 
 MAX_MEMORY_BYTES = 256 * 2**20
 """All bodies may take so much memory; beyond it those of the oldest prompts go to files. A parsed

@@ -10,9 +10,9 @@ from __future__ import annotations
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.comfyui_client import rejection
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.prompt_answers import rejection
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import (
     InstanceError,

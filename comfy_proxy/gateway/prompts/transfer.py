@@ -11,7 +11,7 @@ from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.submit_once import nobody_listens
+from comfy_proxy.cluster.translation import nobody_listens
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.prompts.needs import Needs

@@ -6,7 +6,8 @@ from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.submit_once import nothing_sent
+from comfy_proxy.cluster.prompt_answers import read_accepted
+from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
@@ -25,12 +26,12 @@ async def unread(
     If it takes it all the same the prompt has an owner, and stays where it is.
     """
     instance, answer = await _asked(request, body, cluster)
-    match native.load(answer):
-        case {"prompt_id": str(prompt_id)}:
-            prompt = Prompt(prompt_id=prompt_id)
-            ledger.apply(events.Received(prompt=prompt))
-            ledger.apply(events.Sent(prompt=prompt, instance=instance))
-            ledger.apply(events.Accepted(prompt=prompt, prompt_id=prompt_id, number=0))
+    prompt_id = read_accepted(native.load(answer)).prompt_id
+    if prompt_id is not None:
+        prompt = Prompt(prompt_id=prompt_id)
+        ledger.apply(events.Received(prompt=prompt))
+        ledger.apply(events.Sent(prompt=prompt, instance=instance))
+        ledger.apply(events.Accepted(prompt=prompt, prompt_id=prompt_id, number=0))
     return instance, answer
 
 

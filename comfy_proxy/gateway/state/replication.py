@@ -16,7 +16,8 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.state.requests import USER_HEADER, USERS, Reply, StateRequest, send
+from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.state.requests import USER_HEADER, USERS, StateRequest, send
 from comfy_proxy.gateway.state.user_ids import UserIds
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Replication:
         """``instance`` is to get ``write`` after those that it missed before."""
         self._missed[instance].add(write)
 
-    async def send(self, state: StateRequest, instance: Instance) -> Reply:
+    async def send(self, state: StateRequest, instance: Instance) -> Answer:
         """One exchange, with the id that ``instance`` has for the user. Raises InstanceError.
 
         The id is looked up here, at the last moment: a write of a new user may have waited for the
@@ -75,7 +76,7 @@ class Replication:
                     logger.log(
                         "WARNING" if reply.status >= 500 else "DEBUG",
                         "{} answered {} to a write that it had missed: {} {}",
-                        *(instance.host, reply.status, write.method, write.url.raw_path),
+                        *(instance.host, reply.status, write.method, write.path),
                     )
 
     async def try_to_catch_up(self, instance: Instance) -> None:
@@ -115,7 +116,7 @@ class MissedWrites:
         self._writes.append(write)
         while len(self._writes) > MAX_MISSED or self._size() > MAX_MISSED_BYTES:
             lost = self._writes.pop(0)
-            logger.warning("too many writes were missed: {} {} is lost", lost.method, lost.url)
+            logger.warning("too many writes were missed: {} {} is lost", lost.method, lost.path)
 
     def done(self, write: StateRequest) -> None:
         """The instance has it (it may have become needless meanwhile)."""

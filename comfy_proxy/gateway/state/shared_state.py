@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Mapping
 from contextvars import Context
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
@@ -23,23 +24,18 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.exchange.answers import gone
-from comfy_proxy.gateway.exchange.context import ClientGoneError
-from comfy_proxy.gateway.exchange.forward import (
-    DialError,
-    DialTimeoutError,
-    forward,
-    forward_balanced,
-)
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.state.replication import Replication
 from comfy_proxy.gateway.state.requests import (
     USER_HEADER,
     USERS,
-    Reply,
     StateRequest,
-    answer,
     spooled,
     state_request,
 )
@@ -97,7 +93,7 @@ class SharedState:
             reply = await self._replication.send(asked, instance)
             if match.pattern == USERS and reply.status == 200 and reply.body:
                 reply = self._with_public_ids(reply)
-            return await answer(request, reply, instance)
+            return _answer(request, reply, instance)
 
         return await forward_balanced(request, self._cluster, one)
 
@@ -107,10 +103,7 @@ class SharedState:
         A client that leaves in the middle does not end it: what one instance has done all do.
         """
         limit = max(self._cluster.settings.max_upload_size, SMALLEST_LIMIT)
-        try:
-            body = await spooled(request, limit)
-        except ClientGoneError:
-            return gone(request)
+        body = await spooled(request, limit)
         if USER_HEADER in request.headers:
             await self._know_users()
         first, repeated = (
@@ -123,7 +116,7 @@ class SharedState:
             for again in (False, True)
         )
         reply, instance = await asyncio.shield(self._start(self._write(first, repeated)))
-        return await answer(request, reply, instance)
+        return _answer(request, reply, instance)
 
     # --- hooks -------------------------------------------------------------------------
 
@@ -150,7 +143,7 @@ class SharedState:
         self,
         first: Mapping[Instance, StateRequest],
         repeated: Mapping[Instance, StateRequest],
-    ) -> tuple[Reply, Instance]:
+    ) -> tuple[Answer, Instance]:
         async with self._order:
             reply, primary = await self._at_primary(first)
             others = [one for one in self._cluster.instances if one is not primary]
@@ -165,7 +158,7 @@ class SharedState:
 
     async def _at_primary(
         self, requests: Mapping[Instance, StateRequest]
-    ) -> tuple[Reply, Instance]:
+    ) -> tuple[Answer, Instance]:
         """The write at the first instance that is up to date and can be reached."""
         passed_over: list[Instance] = []
         while True:
@@ -177,7 +170,9 @@ class SharedState:
                 continue
             try:
                 return await self._replication.send(requests[instance], instance), instance
-            except (DialError, DialTimeoutError):
+            except InstanceError as error:
+                if not nothing_sent(error):
+                    raise
                 passed_over.append(instance)
 
     async def _told(self, instances: list[Instance]) -> None:
@@ -206,11 +201,11 @@ class SharedState:
         user_id = request.headers.get(USER_HEADER)
         return user_id is not None and self._users.at(instance, user_id) != user_id
 
-    def _with_public_ids(self, reply: Reply) -> Reply:
+    def _with_public_ids(self, reply: Answer) -> Answer:
         body = self._users.public(reply.body)
         headers = reply.headers.copy()
         headers[hdrs.CONTENT_LENGTH] = str(len(body))
-        return Reply(status=reply.status, reason=reply.reason, headers=headers, body=body)
+        return replace(reply, headers=headers, body=body)
 
     def _start(
         self, work: Coroutine[Any, Any, T], *, context: Context | None = None
@@ -219,3 +214,8 @@ class SharedState:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _answer(request: web.Request, reply: Answer, instance: Instance) -> web.StreamResponse:
+    request[INSTANCE] = instance.host
+    return native.relayed(reply)

@@ -17,7 +17,17 @@ from aiohttp import web
 from multidict import MultiDict
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_lists import finite
+from comfy_proxy.cluster.prompt_jobs import (
+    OUTPUTS,
+    Job,
+    JobPage,
+    failed_job,
+    in_order,
+    jobs_answer,
+    pending_job,
+    progress,
+    read_jobs,
+)
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
 from comfy_proxy.gateway.exchange.forward import forward_balanced
@@ -25,20 +35,10 @@ from comfy_proxy.gateway.exchange.pieces import Piece
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.history_entries import marked
-from comfy_proxy.json_scanner import TEXT, Shape
 from comfy_proxy.ledger.transit import MAX_LOOKS
 
 if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
-
-Job = dict[str, Any]
-_KNOWN = ("id", "execution_end_time", "outputs", "preview_output")
-JOB: Shape = {name.encode(): TEXT for name in _KNOWN}
-"""What is read of one job: its files, and when it ended. Its workflow, which may be any size, is
-stepped over."""
-
-_PROGRESS = ("pending", "in_progress")
-"""Statuses in the order in which a job has them; all others come after these."""
 
 
 async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
@@ -49,11 +49,11 @@ async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.Stre
     for looks_left in reversed(range(MAX_LOOKS)):
         with gateway.ledger.transit.watch() as moved:
             answers = await ask_all(gateway.cluster, "GET", f"/api/jobs?{page.of_each()}")
-        read = partial(native.usable, answers, _list_of_jobs)
-        like, lists = await native.off_loop(answers, read)
-        if not lists or any(answer.status == 400 for answer in answers.values()):
+        read = partial(native.usable, answers, _jobs_in)
+        like, pages = await native.off_loop(answers, read)
+        if not pages or any(answer.status == 400 for answer in answers.values()):
             return native.relayed(_refusal(answers, like))
-        found, total = _join(lists, gateway)
+        found, total = _join(pages, gateway)
         absent = [prompt for id_, prompt in moved.items() if id_ not in found]
         if not looks_left or all(prompt.in_transit for prompt in absent):
             break  # else one has arrived since: it is at its place now
@@ -110,91 +110,43 @@ class _Page:
         return not statuses or job["status"] in statuses
 
     def cut(self, jobs: list[Job], total: int) -> dict[str, Any]:
-        """The body of the answer; ties stay in the order of ``jobs``, as ComfyUI's do."""
+        """The body of the answer; ties stay in the order of ``jobs``."""
         by_duration = self.query.get("sort_by", "").lower() == "execution_duration"
         ascending = self.query.get("sort_order", "").lower() == "asc"
-        jobs = sorted(jobs, key=_duration if by_duration else _created, reverse=not ascending)
+        jobs = in_order(jobs, by_duration=by_duration, ascending=ascending)
         end = None if self.limit is None else self.offset + self.limit
         shown = jobs[self.offset : end]
-        pagination = {
-            "offset": self.offset,
-            "limit": self.limit,
-            "total": total,
-            "has_more": self.offset + len(shown) < total,
-        }
-        return {"jobs": shown, "pagination": pagination}
-
-
-def failed_job(entry: Mapping[str, Any]) -> Job:
-    """A job as ComfyUI makes it of the ``entry`` of a prompt that was given up here."""
-    ((_, error),) = entry["status"]["messages"]
-    waited = pending_job(entry["prompt"])
-    return {
-        **waited,
-        "status": "failed",
-        "execution_end_time": error["timestamp"],
-        "execution_error": error,
-    }
-
-
-def pending_job(entry: list[Any]) -> Job:
-    """A job as ComfyUI makes it of a waiting ``entry`` of ``/queue``."""
-    number, prompt_id, _, extra_data, *_ = entry
-    extra_data = extra_data if isinstance(extra_data, dict) else {}
-    match extra_data:
-        case {"extra_pnginfo": {"workflow": {"id": workflow_id}}}:
-            pass
-        case _:
-            workflow_id = None
-    job = {
-        "id": prompt_id,
-        "status": "pending",
-        "priority": number,
-        "create_time": extra_data.get("create_time"),
-        "outputs_count": 0,
-        "previewable_outputs_count": 0,
-        "workflow_id": workflow_id,
-    }
-    return {key: value for key, value in job.items() if value is not None}
+        return jobs_answer(shown, offset=self.offset, limit=self.limit, total=total)
 
 
 def marked_text(answer: ScannedAnswer, instance: Instance, gateway: Gateway) -> list[Piece]:
     """The job in an answer scanned for JOB, with the instance in the names of its outputs."""
     assert answer.root is not None
-    places = [answer.root.get(name) for name in (b"outputs", b"preview_output")]
+    places = [answer.root.get(name.encode()) for name in OUTPUTS]
     changes = [change for one in places if (change := marked(one, instance, gateway))]
     return answer.body.replaced(sorted(changes))
-
-
-def job_outputs(answer: ScannedAnswer) -> Job:
-    """What a job in an answer scanned for JOB tells of its files, and of when it ended."""
-    parts = {name: answer.root and answer.root.get(name.encode()) for name in _KNOWN}
-    return {name: part.data() for name, part in parts.items() if part is not None}
 
 
 def marked_job(job: Job, instance: Instance, gateway: Gateway) -> Job:
     """``job`` with the instance in the names of its outputs."""
     marked = gateway.files.storage.marked
-    named = {key: job[key] for key in ("preview_output", "outputs") if key in job}
+    named = {key: job[key] for key in OUTPUTS if key in job}
     return {**job, **{key: marked(value, instance) for key, value in named.items()}}
 
 
-def _join(lists: Mapping[Instance, Any], gateway: Gateway) -> tuple[dict[str, Job], int]:
+def _join(pages: Mapping[Instance, JobPage], gateway: Gateway) -> tuple[dict[str, Job], int]:
     """All jobs by id, and how many there are on all pages.
 
     An id that two instances show (it moved meanwhile) is one job, and has got as far as it shows.
     """
-    total = sum(body["pagination"]["total"] for body in lists.values())
+    total = sum(page.total for page in pages.values())
     found: dict[str, Job] = {}
-    for instance, body in lists.items():
-        gateway.made_files.jobs_read(body["jobs"], instance)
-        for job in body["jobs"]:
-            if not isinstance(job, dict) or not isinstance(job.get("id"), str):
-                total -= 1  # one odd item hides no other
-                continue
+    for instance, page in pages.items():
+        gateway.made_files.jobs_read(page.jobs, instance)
+        for job in page.jobs:
             other = found.get(job["id"])
             total -= other is not None
-            if other is None or _progress(other) < _progress(job):
+            if other is None or progress(other) < progress(job):
                 found[job["id"]] = marked_job(job, instance, gateway)
     return found, total
 
@@ -204,26 +156,8 @@ def _refusal(answers: Mapping[Instance, Answer], like: Answer) -> Answer:
     return next((answer for answer in answers.values() if answer.status == 400), like)
 
 
-def _list_of_jobs(answer: Answer) -> Any:
-    data = native.load(answer)
-    match data:
-        case {"jobs": [*_], "pagination": {"total": int()}}:
-            return data
-    return None
-
-
-def _progress(job: Job) -> int:
-    status = job.get("status")
-    return _PROGRESS.index(status) if status in _PROGRESS else len(_PROGRESS)
-
-
-def _created(job: Job) -> float:
-    return finite(job.get("create_time"))
-
-
-def _duration(job: Job) -> float:
-    start, end = (finite(job.get(f"execution_{at}_time")) for at in ("start", "end"))
-    return end - start if start and end else 0
+def _jobs_in(answer: Answer) -> JobPage | None:
+    return read_jobs(native.load(answer))
 
 
 def _names(text: str) -> list[str]:

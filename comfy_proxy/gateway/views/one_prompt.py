@@ -12,6 +12,8 @@ from urllib.parse import quote
 from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_answers import cancelled_answer, read_cancelled
+from comfy_proxy.cluster.prompt_jobs import JOB, failed_job, pending_job, read_job
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange import native
@@ -19,7 +21,7 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask_all, nobody_answers
 from comfy_proxy.gateway.exchange.pieces import joined, listed
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.views.history_entries import OwnEntry, ShownEntry
-from comfy_proxy.gateway.views.jobs import JOB, failed_job, job_outputs, marked_text, pending_job
+from comfy_proxy.gateway.views.jobs import marked_text
 from comfy_proxy.json_scanner import Shape
 from comfy_proxy.ledger.events import Deleted, Found
 from comfy_proxy.ledger.prompt import Prompt
@@ -60,7 +62,7 @@ async def job_of(request: web.Request, prompt_id: str, gateway: Gateway) -> web.
             asking = _scanning(path, JOB, gateway)
             instance, answer = await _find(prompt_id, asking, _is_object, gateway)
         if _is_object(answer):
-            gateway.made_files.jobs_read([job_outputs(answer)], instance)
+            gateway.made_files.jobs_read([read_job(answer.root)], instance)
             shown = marked_text(answer, instance, gateway)
             return await native.reply_pieces(request, shown, answer)
         like = Answer(status=200, headers=answer.headers, body=b"")
@@ -105,7 +107,7 @@ async def cancel_job(_request: web.Request, prompt_id: str, gateway: Gateway) ->
         if gateway.ledger.transit.find(prompt_id) is not None:
             cancel_moves([prompt_id], gateway)
             await ask_all(gateway.cluster, "POST", "/queue", json={"delete": [prompt_id]})
-            return native.reply({"cancelled": True}, answer)
+            return native.reply(cancelled_answer(True), answer)
     return native.relayed(answer)
 
 
@@ -142,10 +144,7 @@ async def _find(
 
 
 def was_cancelled(answer: Answer) -> bool:
-    match native.load(answer):
-        case {"cancelled": True}:
-            return True
-    return False
+    return read_cancelled(native.load(answer))
 
 
 def cancel_moves(ids: Iterable[str], gateway: Gateway) -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_answers import cancelled_answer
 from comfy_proxy.cluster.prompt_lists import Queue
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import (
@@ -109,7 +110,7 @@ async def cancel_jobs(body: native.Body, gateway: Gateway) -> web.StreamResponse
         cancelled |= cancel_moves(late, gateway)
         again = await ask_all(gateway.cluster, "POST", path, json={"job_ids": sorted(late)})
         cancelled |= any(was_cancelled(answer) for answer in again.values())
-    return native.reply({"cancelled": cancelled}, worst)
+    return native.reply(cancelled_answer(cancelled), worst)
 
 
 async def interrupt(body: native.Body, gateway: Gateway) -> web.StreamResponse:

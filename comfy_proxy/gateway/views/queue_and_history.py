@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from aiohttp import web
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_answers import length_answer, read_length
 from comfy_proxy.cluster.prompt_lists import (
     HISTORY,
     QUEUE,
     Queue,
     QueueEntry,
+    extra_data,
     finite,
     read_history,
     read_queue,
@@ -98,14 +100,14 @@ async def queue_length(request: web.Request, match: Match, gateway: Gateway) -> 
     """``GET /prompt``: how many wait or run. While prompts move they are counted one by one."""
     with gateway.ledger.transit.watch() as moved:
         answers = await ask_all(gateway.cluster, "GET", "/prompt")
-    like, lengths = native.usable(answers, _length)
+    like, lengths = native.usable(answers, lambda answer: read_length(native.load(answer)))
     if not lengths:
         return native.relayed(like)
     remaining = sum(lengths.values())
     if moved:
         found = await whole_queue(gateway)
         remaining = found.remaining if isinstance(found, WholeQueue) else remaining
-    return native.reply({"exec_info": {"queue_remaining": remaining}}, like)
+    return native.reply(length_answer(remaining), like)
 
 
 async def whole_queue(gateway: Gateway) -> WholeQueue | ScannedAnswer:
@@ -173,11 +175,10 @@ def _row(entry: QueueEntry, answer: ScannedAnswer) -> Row:
 
 
 def _moving_row(entry: list[Any]) -> Row:
-    extra_data = entry[3] if len(entry) > 3 and isinstance(entry[3], dict) else {}
     return Row(
         number=finite(entry[0]),
         prompt_id=entry[1],
-        created=finite(extra_data.get("create_time")),
+        created=finite(extra_data(entry).get("create_time")),
         text=dumps_exact(entry),
     )
 
@@ -275,13 +276,6 @@ async def files(request: web.Request, match: Match, gateway: Gateway) -> web.Str
 
 
 # --- the shapes -------------------------------------------------------------------
-
-
-def _length(answer: Answer) -> int | None:
-    match native.load(answer):
-        case {"exec_info": {"queue_remaining": int() as remaining}}:
-            return remaining
-    return None
 
 
 def _list(answer: Answer) -> list[Any] | None:

@@ -16,10 +16,10 @@ from PIL import Image
 from prompts_front import until
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files import file_holders
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.records import UploadRecords
+from comfy_proxy.stored_bytes import StoredBytes
 
 RED, BLUE, GREEN = picture("red"), picture("blue"), picture("green")
 X = FileName(filename="x.png", type="input")

@@ -18,11 +18,11 @@ from gateway_harness import Harness
 from PIL import Image
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.exchange.stored_bytes import StoredBytes
 from comfy_proxy.gateway.files import upload_form
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.records import Holdings, UploadRecords
 from comfy_proxy.gateway.files.upload_form import UploadForm
+from comfy_proxy.stored_bytes import StoredBytes
 
 RED, BLUE = picture("red"), picture("blue")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from yarl import URL
 
 from comfy_proxy.gateway.routes import match
 from comfy_proxy.gateway.state import replication
@@ -17,7 +16,7 @@ def write(method: str, path: str, size: int = 0) -> StateRequest:
     subject = tuple(found.variables.values()) if "move" not in path else None
     return StateRequest(
         method=method,
-        url=URL("http://gpu:8188" + path, encoded=True),
+        target=path,
         headers=None,  # type: ignore[arg-type]
         body=type("Body", (), {"size": size})() if size else None,  # type: ignore[arg-type]
         subject=subject,

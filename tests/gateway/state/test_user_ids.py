@@ -92,6 +92,17 @@ async def test_a_user_of_an_instance_that_was_down_is_made_when_it_returns(
     assert json.loads((await room.ask("GET", "/users"))[1])["users"] == {"anne_two": "anne"}
 
 
+async def test_head_of_the_list_of_users_keeps_its_length(
+    users_room: StateRoom, hosts: tuple[MultiUser, MultiUser]
+) -> None:
+    """Of a list with other ids than clients know: there is no body in which to put these."""
+    await users_room.ask("POST", "/users", json={"username": "anne"})
+    users_room.lose(0)
+    _, own = await users_room.direct(1, "/users")
+    async with users_room.client.head("/users") as answer:
+        assert (answer.status, answer.headers["Content-Length"]) == (200, str(len(own)))
+
+
 async def test_the_list_of_users_is_read_though_instances_compress(
     users_room: StateRoom, hosts: tuple[MultiUser, MultiUser]
 ) -> None:

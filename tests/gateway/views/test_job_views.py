@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from views_harness import FakeInstance, entry, finished, front, get, moving, two_fakes
 
-from comfy_proxy.gateway.views.jobs import pending_job
+from comfy_proxy.cluster.prompt_jobs import pending_job
 from comfy_proxy.ledger.events import Deleted
 
 

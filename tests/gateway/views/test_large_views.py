@@ -12,8 +12,9 @@ from gateway_harness import Harness
 from state_harness import eventually
 from views_harness import FakeInstance, entry, finished, front, two_fakes
 
+from comfy_proxy import stored_bytes
 from comfy_proxy.cluster import answer_bodies
-from comfy_proxy.gateway.exchange import scanned, stored_bytes
+from comfy_proxy.gateway.exchange import scanned
 
 MIB = 2**20
 

@@ -1,0 +1,138 @@
+"""Bodies as they come in, up to a limit: whoever sends without an end must not fill our memory.
+
+A client's is a :class:`ClientBody`. An instance's is read by ``cluster/answer_bodies.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+
+from aiohttp import StreamReader, web
+
+from comfy_proxy.errors import PayloadTooLargeError, RequestError
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; nobody is left to answer, and no instance is to blame."""
+
+
+class BoundedStream:
+    """``content`` up to ``limit`` bytes; beyond them reading raises what ``too_large`` makes.
+
+    Either iterated over, or handed to aiohttp's MultipartReader: it has what that needs of a
+    stream. What ``content`` raises passes through.
+    """
+
+    def __init__(
+        self, content: StreamReader, limit: float, too_large: Callable[[], Exception]
+    ) -> None:
+        self._content = content
+        self._left = limit
+        self._too_large = too_large
+        self._unread = b""
+
+    def __aiter__(self) -> BoundedStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self.readany()
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+    async def readany(self) -> bytes:
+        """The bytes that have arrived, at least one; empty at the end."""
+        return await self._take(self._content.readany())
+
+    async def read(self, size: int) -> bytes:
+        """At most ``size`` bytes, at least one; empty at the end."""
+        if self._unread:
+            data, self._unread = self._unread[:size], self._unread[size:]
+            return data
+        return await self._take(self._content.read(size))
+
+    async def readline(self, *, max_line_length: int | None = None) -> bytes:
+        """The next line with its line feed.
+
+        Raises ValueError for one longer than ``max_line_length`` bytes, or than the stream's
+        buffer.
+        """
+        line, feed, rest = self._unread.partition(b"\n")
+        if feed:
+            self._unread = rest
+            line += feed
+        else:
+            self._unread = b""
+            line += await self._take(self._content.readline())
+        if max_line_length is not None and len(line) > max_line_length:
+            raise ValueError("A line is too long.")
+        return line
+
+    def at_eof(self) -> bool:
+        """True if all bytes were read."""
+        return not self._unread and self._content.at_eof()
+
+    def unread_data(self, data: bytes) -> None:
+        """Put bytes back that belong to the next part; they count only once."""
+        self._unread = data + self._unread
+
+    async def _take(self, reading: Awaitable[bytes]) -> bytes:
+        data = await self._received(reading)
+        self._left -= len(data)
+        if self._left < 0:
+            raise self._too_large()
+        return data
+
+    async def _received(self, reading: Awaitable[bytes]) -> bytes:
+        return await reading
+
+
+def malformed_body() -> RequestError:
+    """The error for a body that ends too early, or is not what its headers say."""
+    message = "The request body cannot be read: it is malformed."
+    return RequestError(message, code="invalid_body")
+
+
+class ClientBody(BoundedStream):
+    """A client's body of at most ``limit`` bytes, which aiohttp's client may be given to send.
+
+    Raises what ``too_large`` makes beyond the limit (PayloadTooLargeError), what ``malformed``
+    makes where the body cannot be read (RequestError), what ``gone`` makes if the client leaves
+    (ClientGoneError). ``error`` is what was raised of the last two: aiohttp's client, if it was
+    given this to send, hides it behind an error of its own.
+    """
+
+    def __init__(
+        self,
+        content: StreamReader,
+        limit: float = math.inf,
+        *,
+        too_large: Callable[[], Exception] | None = None,
+        malformed: Callable[[], Exception] = malformed_body,
+        gone: Callable[[], Exception] = ClientGoneError,
+    ) -> None:
+        super().__init__(content, limit, too_large or (lambda: _too_large(limit)))
+        self._malformed = malformed
+        self._gone = gone
+        self.error: Exception | None = None
+
+    async def _received(self, reading: Awaitable[bytes]) -> bytes:
+        try:
+            return await reading
+        except Exception as error:
+            self.error = self._gone() if isinstance(error, OSError) else self._malformed()
+            raise self.error from error
+
+
+def _too_large(limit: float) -> PayloadTooLargeError:
+    message = f"The body is larger than {limit} bytes."
+    return PayloadTooLargeError(message, details={"limit": limit})
+
+
+async def read_client_body(request: web.Request, limit: int) -> bytes:
+    """All of the client's body, whatever limit a host application has set; raises as ClientBody."""
+    body = bytearray()
+    async for piece in ClientBody(request.content, limit):
+        body += piece
+    return bytes(body)

@@ -1,0 +1,113 @@
+"""ComfyUI's ``/api/jobs`` (2026) as far as it must be known: ids, progress, times, files. Pure.
+
+A job is a JSON object; all but what is named here is passed on as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_proxy.cluster.prompt_lists import extra_data, finite
+from comfy_proxy.json_scanner import TEXT, Shape, Value
+
+Job = dict[str, Any]
+_READ = ("id", "execution_end_time", "outputs", "preview_output")
+JOB: Shape = {name.encode(): TEXT for name in _READ}
+"""What is read of one job: its files, and when it ended. Its workflow, which may be any size, is
+stepped over."""
+OUTPUTS = ("preview_output", "outputs")
+"""What names files in a job."""
+_PROGRESS = ("pending", "in_progress")
+"""Statuses in the order in which a job has them; all others come after these."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobPage:
+    """A page of an instance's list, and how many jobs there are on all pages. An odd item, which
+    has no id, hides no other: it is left out and not counted."""
+
+    jobs: list[Job]
+    total: int
+
+
+def read_jobs(answer: Any) -> JobPage | None:
+    """The page in an answer to ``GET /api/jobs``; None if there is none in it."""
+    match answer:
+        case {"jobs": [*items], "pagination": {"total": int() as total}}:
+            jobs = [one for one in items if isinstance(one, dict) and _has_id(one)]
+            return JobPage(jobs=jobs, total=total - len(items) + len(jobs))
+    return None
+
+
+def _has_id(job: Job) -> bool:
+    return isinstance(job.get("id"), str)
+
+
+def jobs_answer(jobs: list[Job], *, offset: int, limit: int | None, total: int) -> dict[str, Any]:
+    """The answer to ``GET /api/jobs``: ``jobs`` is the page that begins at ``offset``."""
+    pagination = {
+        "offset": offset,
+        "limit": limit,
+        "total": total,
+        "has_more": offset + len(jobs) < total,
+    }
+    return {"jobs": jobs, "pagination": pagination}
+
+
+def read_job(root: Value | None) -> Job:
+    """What a job in an answer scanned for JOB tells of its files, and of when it ended."""
+    parts = {name: root and root.get(name.encode()) for name in _READ}
+    return {name: part.data() for name, part in parts.items() if part is not None}
+
+
+def pending_job(entry: list[Any]) -> Job:
+    """A job as ComfyUI makes it of a waiting ``entry`` of ``/queue``."""
+    extra = extra_data(entry)
+    match extra:
+        case {"extra_pnginfo": {"workflow": {"id": workflow_id}}}:
+            pass
+        case _:
+            workflow_id = None
+    job = {
+        "id": entry[1],
+        "status": "pending",
+        "priority": entry[0],
+        "create_time": extra.get("create_time"),
+        "outputs_count": 0,
+        "previewable_outputs_count": 0,
+        "workflow_id": workflow_id,
+    }
+    return {key: value for key, value in job.items() if value is not None}
+
+
+def failed_job(entry: Mapping[str, Any]) -> Job:
+    """A job as ComfyUI makes it of a history's ``entry`` whose only message is the error."""
+    ((_, error),) = entry["status"]["messages"]
+    return {
+        **pending_job(entry["prompt"]),
+        "status": "failed",
+        "execution_end_time": error["timestamp"],
+        "execution_error": error,
+    }
+
+
+def progress(job: Job) -> int:
+    """Grows as the job gets on."""
+    status = job.get("status")
+    return _PROGRESS.index(status) if status in _PROGRESS else len(_PROGRESS)
+
+
+def in_order(jobs: Iterable[Job], *, by_duration: bool, ascending: bool) -> list[Job]:
+    """As ComfyUI sorts them, by creation or by how long they took; ties stay as they are."""
+    return sorted(jobs, key=_duration if by_duration else _created, reverse=not ascending)
+
+
+def _created(job: Job) -> float:
+    return finite(job.get("create_time"))
+
+
+def _duration(job: Job) -> float:
+    start, end = (finite(job.get(f"execution_{at}_time")) for at in ("start", "end"))
+    return end - start if start and end else 0

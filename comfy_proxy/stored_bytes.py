@@ -1,0 +1,170 @@
+"""Bytes that are kept for a while: small ones in memory, others in a temporary file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+import weakref
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Executor
+from typing import BinaryIO, Final, Self, TypeVar
+
+from comfy_proxy.errors import UnavailableError
+
+T = TypeVar("T")
+
+MEMORY_BYTES: Final = 65_536
+"""How many bytes stay in memory, unless somebody says otherwise; more go to a temporary file."""
+BATCH_BYTES: Final = 262_144
+"""How many bytes go to a disk, or come from it, at once. A hop to a thread costs as much as copying
+some 100 kB, so smaller batches would mostly hop."""
+
+
+class ClosedError(FileNotFoundError, ValueError):
+    """The bytes were closed. To whoever reads them the same as a file that somebody has removed
+    (FileNotFoundError); ValueError is what Python's own closed files raise."""
+
+
+class StoredBytes:
+    """Written once, hashed on the way, then read as often as wanted.
+
+    Up to ``memory_bytes`` stay in memory, more go to a temporary file that only this user can read.
+    Without ``hashed`` there is no digest. Disk work runs on ``executor``, asyncio's own if there is
+    none. No descriptor is kept open: a thousand of these would use up the process's. The file is
+    removed by :meth:`close`, when the object is collected and when the process exits; a reader that
+    was opened before goes on to its end. One writer at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory_bytes: int = MEMORY_BYTES,
+        hashed: bool = True,
+        executor: Executor | None = None,
+    ) -> None:
+        self._memory_bytes = memory_bytes
+        self._hashed = hashed
+        self._executor = executor
+        self._batch = bytearray()
+        self._path: str | None = None
+        self._remove: weakref.finalize[[str], StoredBytes] | None = None
+        self._hash = hashlib.sha256()
+        self._closed = False
+        self.size = 0
+
+    def __repr__(self) -> str:
+        place = "closed" if self._closed else "disk" if self._path else "memory"
+        return f"<{type(self).__name__} {self.size} bytes, {place}>"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the bytes; final after :meth:`finish`."""
+        return self._hash.hexdigest()
+
+    @property
+    def in_memory(self) -> bool:
+        """True if no file was needed."""
+        return self._path is None
+
+    @property
+    def closed(self) -> bool:
+        """True after :meth:`close`: nothing can be read then."""
+        return self._closed
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Append ``chunk``. Raises UnavailableError if the disk does not take it (it is full)."""
+        self._batch += chunk
+        self.size += len(chunk)
+        if len(self._batch) > max(BATCH_BYTES, self._memory_bytes if self._path is None else 0):
+            await self._flush()
+
+    async def finish(self) -> Self:
+        """Nothing more will be written; to be called before anything is read. Raises as write."""
+        if self._path is not None or self.size > self._memory_bytes:
+            await self._flush()
+        elif self._hashed and self.size > BATCH_BYTES:
+            await self._in_thread(lambda: self._hash.update(bytes(self._batch)))
+        elif self._hashed:
+            self._hash.update(self._batch)
+        return self
+
+    def open(self) -> BinaryIO:
+        """A new file object at the start, independent of others; the caller closes it.
+
+        Raises ClosedError after :meth:`close`, FileNotFoundError if somebody removed the file.
+        """
+        if self._closed:
+            raise ClosedError("The bytes are closed.")
+        return io.BytesIO(self._batch) if self._path is None else open(self._path, "rb")
+
+    async def read(self) -> bytes:
+        """All bytes at once. Raises as :meth:`open`."""
+
+        def read_all() -> bytes:
+            with self.open() as file:
+                return file.read()
+
+        return read_all() if self._path is None else await self._in_thread(read_all)
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """All bytes in order, BATCH_BYTES at most at a time. Raises as :meth:`open`."""
+        with self.open() as file:
+            while chunk := await read_some(file, BATCH_BYTES):
+                yield chunk
+
+    def close(self) -> None:
+        """Forget the bytes and remove the file; may be called again, and during a write."""
+        self._closed = True
+        self._batch.clear()
+        if self._remove is not None:
+            self._remove()
+
+    async def _flush(self) -> None:
+        batch = bytes(self._batch)
+        self._batch.clear()
+        try:
+            path = self._path or self._make_file()
+            await self._in_thread(lambda: self._append(path, batch))
+        except OSError as error:
+            message = "The body cannot be stored at the moment."
+            raise UnavailableError(message, code="storage_unavailable") from error
+
+    def _make_file(self) -> str:
+        # On the event loop, not in a thread: if the write is cancelled, close() must know the file
+        # to remove it.
+        descriptor, self._path = tempfile.mkstemp(prefix="comfy-proxy-")
+        os.close(descriptor)
+        self._remove = weakref.finalize(self, _unlink, self._path)
+        return self._path
+
+    def _append(self, path: str, batch: bytes) -> None:
+        if self._hashed:
+            self._hash.update(batch)
+        try:
+            # "r+b" does not bring back a file that was removed while this waited for its thread.
+            with open(path, "r+b") as file:
+                file.seek(0, os.SEEK_END)
+                file.write(batch)
+        except FileNotFoundError:
+            if not self._closed:
+                raise
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+async def read_some(file: BinaryIO, size: int) -> bytes:
+    """Up to ``size`` bytes of what :meth:`StoredBytes.open` gave; from a disk in a thread."""
+    if isinstance(file, io.BytesIO):
+        return file.read(size)
+    return await asyncio.to_thread(file.read, size)
+
+
+def _unlink(path: str) -> None:
+    # Windows keeps a file that somebody still reads; the system's clean-up takes it later.
+    with contextlib.suppress(OSError):
+        os.unlink(path)

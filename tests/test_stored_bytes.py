@@ -1,0 +1,84 @@
+"""Bytes in memory or in a file: the same to whoever reads them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from comfy_proxy.stored_bytes import BATCH_BYTES, ClosedError, StoredBytes
+
+
+@pytest.fixture(autouse=True)
+def directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the files are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def files_in(directory: Path) -> list[Path]:
+    return list(directory.iterdir())
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 10, BATCH_BYTES, 2 * BATCH_BYTES])
+@pytest.mark.parametrize("beyond", [0, 1])
+async def test_up_to_the_limit_there_is_no_file(
+    directory: Path, memory_bytes: int, beyond: int
+) -> None:
+    """One byte more is in a file; size, digest and content are the same either way."""
+    content = bytes(range(256)) * ((memory_bytes + 256) // 256)
+    content = content[: memory_bytes + beyond]
+    stored = StoredBytes(memory_bytes=memory_bytes)
+    for start in range(0, len(content), 100_000):
+        await stored.write(content[start : start + 100_000])
+    await stored.finish()
+    assert stored.in_memory is not bool(beyond)
+    assert len(files_in(directory)) == beyond
+    assert (stored.size, stored.digest) == (len(content), hashlib.sha256(content).hexdigest())
+    assert await stored.read() == content
+    assert b"".join([chunk async for chunk in stored.chunks()]) == content
+    stored.close()
+    assert files_in(directory) == []
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, ValueError, ClosedError])
+async def test_what_is_closed_cannot_be_read(error: type[Exception]) -> None:
+    """It is as gone as a file that somebody removed, and as closed as a file of Python's."""
+    stored = await StoredBytes().finish()
+    assert not stored.closed
+    stored.close()
+    stored.close()
+    assert stored.closed
+    with pytest.raises(error):
+        stored.open()
+
+
+async def test_a_close_in_the_middle_of_a_write_brings_no_file_back(directory: Path) -> None:
+    """The write waits for its thread while its file is removed: it ends, and nothing is left."""
+    go_on = threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(go_on.wait)
+        stored = StoredBytes(memory_bytes=0, executor=executor)
+        writing = asyncio.create_task(stored.write(bytes(BATCH_BYTES + 1)))
+        await asyncio.sleep(0)
+        assert len(files_in(directory)) == 1
+        stored.close()
+        go_on.set()
+        await writing
+    assert files_in(directory) == []
+
+
+async def test_a_file_goes_with_its_bytes(directory: Path) -> None:
+    """Whoever forgets to close leaves nothing either."""
+    with ThreadPoolExecutor(1) as executor:  # its threads end, and hold nothing any more
+        stored = StoredBytes(memory_bytes=0, hashed=False, executor=executor)
+        await stored.write(b"abc")
+        await stored.finish()
+    assert len(files_in(directory)) == 1
+    del stored
+    assert files_in(directory) == []
