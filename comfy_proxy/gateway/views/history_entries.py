@@ -102,7 +102,7 @@ def prefixed(value: Value | None, instance: Instance, storage: SharedStorage) ->
         return None
     try:
         outputs = loads_exact(value.text)
-        changed = storage.marked(outputs, instance)
+        changed = storage.prefixed(outputs, instance)
     except (ValueError, RecursionError):
         return None
     return None if changed == outputs else (value.start, value.end, dumps_exact(changed))

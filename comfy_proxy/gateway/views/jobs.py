@@ -221,7 +221,7 @@ def job_outputs(answer: ScannedAnswer) -> Job:
 def prefixed_job(job: Job, instance: Instance, storage: SharedStorage) -> Job:
     """``job`` with the instance in the names of its outputs."""
     named = {key: job[key] for key in ("preview_output", "outputs") if key in job}
-    return {**job, **{key: storage.marked(value, instance) for key, value in named.items()}}
+    return {**job, **{key: storage.prefixed(value, instance) for key, value in named.items()}}
 
 
 def _refusal(answers: Mapping[Instance, Answer], like: Answer) -> Answer:
