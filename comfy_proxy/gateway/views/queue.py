@@ -93,7 +93,10 @@ class MergedQueue:
     async def whole(self) -> WholeQueue | ScannedAnswer:
         """Every prompt that waits or runs, each id where it has got furthest, none missing.
 
-        An answer instead if no instance gave a queue. Raises NoHealthyInstanceError.
+        While a prompt that moves was seen nowhere and has arrived since, all are asked again, up to
+        MAX_LOOKS times; beyond that, or if it is still on its way, it is shown as waiting: one view
+        must show it (PROTOCOL.md trap 24). An answer instead if no instance gave a queue. Raises
+        NoHealthyInstanceError.
         """
         for looks_left in reversed(range(MAX_LOOKS)):
             with self._ledger.transit.watch() as moved:
