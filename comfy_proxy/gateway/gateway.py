@@ -26,9 +26,17 @@ from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.transfer import Transfer
 from comfy_proxy.gateway.state.shared_state import SharedState
+from comfy_proxy.gateway.views.by_pattern import ByPattern
+from comfy_proxy.gateway.views.commands import Commands
 from comfy_proxy.gateway.views.features import Features, UploadLimits
+from comfy_proxy.gateway.views.file_lists import MergedFileLists
+from comfy_proxy.gateway.views.history import MergedHistory
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
+from comfy_proxy.gateway.views.jobs import MergedJobs
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
+from comfy_proxy.gateway.views.one_prompt import OnePrompt
+from comfy_proxy.gateway.views.owner import PromptOwners
+from comfy_proxy.gateway.views.queue import MergedQueue
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.metrics.records import CircuitRecord
@@ -52,7 +60,6 @@ class Gateway:
         self.state = SharedState(cluster)
         self.upload_limits = UploadLimits(cluster)
         self.features = Features(cluster, self.upload_limits)
-        self.history_numbers = HistoryNumbers()
         self.events = EventSessions(cluster.clock)
         self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)
         self.spool = PromptSpool()
@@ -62,6 +69,7 @@ class Gateway:
             cluster, self.ledger, made_files=self.made_files, listens=self.events.listens
         )
         self._build_prompts(dispatcher)
+        self._build_views()
 
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is
@@ -96,6 +104,34 @@ class Gateway:
             spool=self.spool,
         )
 
+    def _build_views(self) -> None:
+        cluster, ledger, own_history = self.cluster, self.ledger, self.own_history
+        made_files, storage = self.made_files, self.files.storage
+        numbers, owners = HistoryNumbers(), PromptOwners(cluster, ledger)
+        self.commands = Commands(cluster, ledger, owners, own_history=own_history)
+        one_prompt = OnePrompt(
+            cluster,
+            ledger,
+            owners,
+            own_history=own_history,
+            made_files=made_files,
+            storage=storage,
+            numbers=numbers,
+        )
+        history = MergedHistory(
+            cluster,
+            own_history=own_history,
+            made_files=made_files,
+            storage=storage,
+            numbers=numbers,
+        )
+        jobs = MergedJobs(
+            cluster, ledger, own_history=own_history, made_files=made_files, storage=storage
+        )
+        queue, file_lists = MergedQueue(cluster, ledger), MergedFileLists(cluster)
+        self.by_prompt = ByPattern(self.commands.views, one_prompt.views)
+        self.merged = ByPattern(queue.views, history.views, jobs.views, file_lists.views)
+
     @property
     def several(self) -> bool:
         """False with one instance: then nothing is prefixed, merged or copied."""
@@ -107,9 +143,10 @@ class Gateway:
             return
         self.storage_discovery.start()
         heard = (self.state.heard, self.cluster.object_info.heard, self.storage_discovery.heard)
+        answered = self.cluster.health_checker.on_success
+        answered += (self.events.wake, *heard, self.failover.answered)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
-        for callback in (self.events.wake, *heard, self.failover.answered, self._considered):
-            self.cluster.health_checker.on_success.append(callback)
+        answered.append(lambda _instance: self.rebalancer.consider())
         for instance in self.cluster.instances:
             instance.on_load.append(self.rebalancer.consider)
             instance.on_load.append(partial(self.reconciler.load_changed, instance))
@@ -121,9 +158,6 @@ class Gateway:
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
             instance.on_interruption.append(self.upload_limits.forget)
-
-    def _considered(self, instance: Instance) -> None:
-        self.rebalancer.consider()
 
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:

@@ -12,8 +12,6 @@ from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Match, Policy
-from comfy_proxy.gateway.views.owners import broadcast, owner_by_prompt
-from comfy_proxy.gateway.views.queue_and_history import merged
 
 Answer = Callable[[web.Request, Match], Awaitable[web.StreamResponse]]
 """How a part answers a request: a bound method of it."""
@@ -34,12 +32,12 @@ POLICIES: Mapping[Policy, Callable[[Gateway], Answer]] = {
     Policy.PRIMARY: _function(primary),
     Policy.SCHEDULED: lambda gateway: gateway.intake.answer,
     Policy.EVENTS: _function(join_events),
-    Policy.OWNER_BY_PROMPT: _function(owner_by_prompt),
+    Policy.OWNER_BY_PROMPT: lambda gateway: gateway.by_prompt.answer,
     Policy.OWNER_BY_FILE: lambda gateway: gateway.file_view.answer,
     Policy.UPLOAD: lambda gateway: gateway.uploads.answer,
-    Policy.MERGED: _function(merged),
+    Policy.MERGED: lambda gateway: gateway.merged.answer,
     Policy.OBJECT_INFO: lambda gateway: gateway.object_info.answer,
-    Policy.BROADCAST: _function(broadcast),
+    Policy.BROADCAST: lambda gateway: gateway.commands.broadcast,
     Policy.STATE: lambda gateway: gateway.state.answer,
     Policy.FEATURES: lambda gateway: gateway.features.answer,
 }

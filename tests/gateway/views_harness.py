@@ -1,4 +1,4 @@
-"""A small ComfyUI of 2026 that shows what it is told to, and the three policies in front of it."""
+"""A small ComfyUI of 2026 that shows what it is told to, and the gateway in front of it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from rooms_harness import Client, answering, gateway_over
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.routes import Policy
-from comfy_proxy.gateway.views.owners import broadcast, owner_by_prompt
-from comfy_proxy.gateway.views.queue_and_history import merged
+from comfy_proxy.gateway.policies import POLICIES
 
 Json = dict[str, Any]
 Hook = Callable[[], Awaitable[None]]
@@ -28,11 +26,6 @@ BLUE = {
         "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255},
     },
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
-}
-POLICIES = {
-    Policy.MERGED: merged,
-    Policy.OWNER_BY_PROMPT: owner_by_prompt,
-    Policy.BROADCAST: broadcast,
 }
 
 
@@ -226,7 +219,7 @@ def moving(gateway: Gateway, prompt_id: str, number: float = 0, created: int = 0
 
 async def respond(request: web.Request, match: Any, gateway: Gateway) -> web.StreamResponse:
     """As the wired gateway does."""
-    return await POLICIES[match.policy](request, match, gateway)
+    return await POLICIES[match.policy](gateway)(request, match)
 
 
 @asynccontextmanager

@@ -123,10 +123,13 @@ class SharedStorage:
         former = self.kinds[kind].former if kind in self.kinds else ()
         return [one for one in self._instances if one in former]
 
-    def marked(self, output: Any, instance: Instance) -> Any:
+    def prefixed(self, output: Any, instance: Instance) -> Any:
         """An output of ``instance`` as clients see it: prefixed where not all have the file."""
         kinds = frozenset(kind for kind in RESULT_TYPES if not self.is_common(instance, kind))
         return prefix_outputs(output, instance.id, kinds) if kinds else output
+
+    marked = prefixed
+    """Its former name, by which ``events/`` calls it still."""
 
     # --- what changes it ---------------------------------------------------------------
 

@@ -1,31 +1,47 @@
-"""An entry of the history as clients see it: marked outputs, our number, all else as it came."""
+"""An entry of the history as clients see it: prefixed outputs, our number, all else as it came."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_ends import ended_at
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
 from comfy_proxy.gateway.exchange.pieces import Piece, Slice
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
+from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.json_scanner import Value
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
-
-if TYPE_CHECKING:
-    from comfy_proxy.gateway.gateway import Gateway
 
 Change = tuple[int, int, bytes]
 """``(start, end, bytes)``: what is put in place of ``start:end`` of an answer."""
 
 
+class OwnEntries(Protocol):
+    """The entries of prompts that ended at no instance, by their ids: ``prompts/own_history.py``.
+    They are shown, and may be deleted, as if an instance had them."""
+
+    def entry(self, prompt_id: str, /) -> Mapping[str, Any] | None:
+        """None if it is not one of these prompts."""
+
+    def entries(self) -> Mapping[str, Mapping[str, Any]]:
+        """All of them, the oldest first."""
+
+    def delete(self, prompt_ids: Iterable[str], /) -> None:
+        """Unknown ids are ignored."""
+
+    def clear(self) -> None:
+        """Delete all of them."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class ShownEntry:
     """An entry of an instance. ``text`` is ``"id": {…}`` in its answer, ``number`` the place of its
-    number there, ``outputs`` the change that marks its files. ``ended_ms`` is since the epoch."""
+    number there, ``outputs`` the change that prefixes its files (None: there is nothing to prefix).
+    ``ended_ms`` is in milliseconds since the epoch."""
 
     prompt_id: str | None
     ended_ms: float | None
@@ -35,7 +51,7 @@ class ShownEntry:
 
     @classmethod
     def of(
-        cls, entry: HistoryEntry, answer: ScannedAnswer, instance: Instance, gateway: Gateway
+        cls, entry: HistoryEntry, answer: ScannedAnswer, instance: Instance, storage: SharedStorage
     ) -> ShownEntry:
         """``entry`` of ``instance``, found in its ``answer``; a thread may do it."""
         status = entry.value.get(b"status")
@@ -44,7 +60,7 @@ class ShownEntry:
             ended_ms=None if status is None else ended_at({"status": status.data()}),
             text=answer.member(entry.value),
             number=entry.number,
-            outputs=marked(entry.outputs, instance, gateway),
+            outputs=prefixed(entry.outputs, instance, storage),
         )
 
     def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
@@ -76,13 +92,17 @@ class OwnEntry:
         return [dumps_exact(self.prompt_id), b": ", dumps_exact({**self.entry, "prompt": row})]
 
 
-def marked(value: Value | None, instance: Instance, gateway: Gateway) -> Change | None:
-    """The change that puts ``instance`` into the names of files in ``value``; None if none is."""
+def prefixed(value: Value | None, instance: Instance, storage: SharedStorage) -> Change | None:
+    """The change that puts the prefix of ``instance`` before the files named in ``value``.
+
+    None if no file gets one, and for what is no JSON or nested too deeply to be read: it is shown
+    as it came. Why there are prefixes: PROTOCOL.md trap 6.
+    """
     if value is None or value.text is None:
         return None
     try:
         outputs = loads_exact(value.text)
-        changed = gateway.files.storage.marked(outputs, instance)
+        changed = storage.prefixed(outputs, instance)
     except (ValueError, RecursionError):
         return None
     return None if changed == outputs else (value.start, value.end, dumps_exact(changed))

@@ -7,15 +7,16 @@ the route is left out; if none has it, or the query is wrong, the answer is an i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode
 
 from aiohttp import web
 from multidict import MultiDict
 
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import (
     OUTPUTS,
@@ -33,41 +34,83 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.pieces import Piece
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
+from comfy_proxy.gateway.files.made_files import MadeFiles
+from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.gateway.views.history_entries import marked
+from comfy_proxy.gateway.views.by_pattern import Views
+from comfy_proxy.gateway.views.history_entries import OwnEntries, prefixed
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.transit import MAX_LOOKS
 
-if TYPE_CHECKING:
-    from comfy_proxy.gateway.gateway import Gateway
 
+class MergedJobs:
+    """The jobs of all instances, those on their way between two, and those that ended at none
+    (``own_history``). What they tell of files is noted in ``made_files``."""
 
-async def jobs(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
-    """``GET /api/jobs``."""
-    page = _Page.of(request)
-    if page is None:  # ComfyUI's own 400
-        return await forward_balanced(request, gateway.cluster)
-    for looks_left in reversed(range(MAX_LOOKS)):
-        with gateway.ledger.transit.watch() as moved:
-            answers = await ask_all(gateway.cluster, "GET", f"/api/jobs?{page.of_each()}")
-        read = partial(native.usable, answers, _jobs_in)
-        like, pages = await native.off_loop(answers, read)
-        if not pages or any(answer.status == 400 for answer in answers.values()):
-            return native.relayed(_refusal(answers, like))
-        found, total = _join(pages, gateway)
-        absent = [prompt for id_, prompt in moved.items() if id_ not in found]
-        if not looks_left or all(prompt.in_transit for prompt in absent):
-            break  # else one has arrived since: it is at its place now
-    waiting = [
-        job
-        for prompt in absent
-        if prompt.queue_entry is not None
-        and not prompt.deleted
-        and page.wants(job := pending_job(prompt.queue_entry))
-    ]
-    failed = [failed_job(entry) for entry in gateway.own_history.entries().values()]
-    own = [*waiting, *(job for job in failed if page.wants(job))]
-    body = page.cut([*found.values(), *own], total + len(own))
-    return native.reply(body, like)
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        *,
+        own_history: OwnEntries,
+        made_files: MadeFiles,
+        storage: SharedStorage,
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._own_history = own_history
+        self._made_files = made_files
+        self._storage = storage
+        self.views: Views = {"/jobs": self.answer}
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``GET /api/jobs``."""
+        page = _Page.of(request)
+        if page is None:  # ComfyUI's own 400
+            return await forward_balanced(request, self._cluster)
+        for looks_left in reversed(range(MAX_LOOKS)):
+            with self._ledger.transit.watch() as moved:
+                answers = await ask_all(self._cluster, "GET", f"/api/jobs?{page.of_each()}")
+            read = partial(native.usable, answers, _jobs_in)
+            like, pages = await native.off_loop(answers, read)
+            if not pages or any(answer.status == 400 for answer in answers.values()):
+                return native.relayed(_refusal(answers, like))
+            found, total = self._join(pages)
+            absent = [prompt for id_, prompt in moved.items() if id_ not in found]
+            if not looks_left or all(prompt.in_transit for prompt in absent):
+                break  # else one has arrived since: it is at its place now
+        own = self._own(page, absent)
+        body = page.cut([*found.values(), *own], total + len(own))
+        return native.reply(body, like)
+
+    def _join(self, pages: Mapping[Instance, JobPage]) -> tuple[dict[str, Job], int]:
+        """All jobs by id, and how many there are on all pages.
+
+        An id that two instances show (it moved meanwhile) is one job, and has got as far as it
+        shows.
+        """
+        total = sum(page.total for page in pages.values())
+        found: dict[str, Job] = {}
+        for instance, page in pages.items():
+            self._made_files.jobs_read(page.jobs, instance)
+            for job in page.jobs:
+                other = found.get(job["id"])
+                total -= other is not None
+                if other is None or progress(other) < progress(job):
+                    found[job["id"]] = prefixed_job(job, instance, self._storage)
+        return found, total
+
+    def _own(self, page: _Page, absent: Iterable[Prompt]) -> list[Job]:
+        """What no instance lists: prompts on their way as waiting jobs, and those that ended here
+        as failed ones; as far as the filters let them pass."""
+        waiting = [
+            pending_job(prompt.queue_entry)
+            for prompt in absent
+            if prompt.queue_entry is not None and not prompt.deleted
+        ]
+        failed = [failed_job(entry) for entry in self._own_history.entries().values()]
+        return [job for job in (*waiting, *failed) if page.wants(job)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +123,7 @@ class _Page:
 
     @classmethod
     def of(cls, request: web.Request) -> _Page | None:
-        """None if ``limit`` or ``offset`` is none."""
+        """None if ``limit`` or ``offset`` is no number, or ``limit`` below 1: ComfyUI says no."""
         query = request.rel_url.query
         try:
             limit = int(query["limit"]) if "limit" in query else None
@@ -119,36 +162,18 @@ class _Page:
         return jobs_answer(shown, offset=self.offset, limit=self.limit, total=total)
 
 
-def marked_text(answer: ScannedAnswer, instance: Instance, gateway: Gateway) -> list[Piece]:
+def prefixed_text(answer: ScannedAnswer, instance: Instance, storage: SharedStorage) -> list[Piece]:
     """The job in an answer scanned for JOB, with the instance in the names of its outputs."""
     assert answer.root is not None
     places = [answer.root.get(name.encode()) for name in OUTPUTS]
-    changes = [change for one in places if (change := marked(one, instance, gateway))]
+    changes = [change for one in places if (change := prefixed(one, instance, storage))]
     return answer.body.replaced(sorted(changes))
 
 
-def marked_job(job: Job, instance: Instance, gateway: Gateway) -> Job:
+def prefixed_job(job: Job, instance: Instance, storage: SharedStorage) -> Job:
     """``job`` with the instance in the names of its outputs."""
-    marked = gateway.files.storage.marked
     named = {key: job[key] for key in OUTPUTS if key in job}
-    return {**job, **{key: marked(value, instance) for key, value in named.items()}}
-
-
-def _join(pages: Mapping[Instance, JobPage], gateway: Gateway) -> tuple[dict[str, Job], int]:
-    """All jobs by id, and how many there are on all pages.
-
-    An id that two instances show (it moved meanwhile) is one job, and has got as far as it shows.
-    """
-    total = sum(page.total for page in pages.values())
-    found: dict[str, Job] = {}
-    for instance, page in pages.items():
-        gateway.made_files.jobs_read(page.jobs, instance)
-        for job in page.jobs:
-            other = found.get(job["id"])
-            total -= other is not None
-            if other is None or progress(other) < progress(job):
-                found[job["id"]] = marked_job(job, instance, gateway)
-    return found, total
+    return {**job, **{key: storage.prefixed(value, instance) for key, value in named.items()}}
 
 
 def _refusal(answers: Mapping[Instance, Answer], like: Answer) -> Answer:

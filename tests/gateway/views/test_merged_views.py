@@ -25,7 +25,7 @@ from views_harness import (
 
 from comfy_proxy.embedded.prompt_queue import PromptQueue
 from comfy_proxy.gateway.exchange import native
-from comfy_proxy.gateway.views.queue_and_history import page
+from comfy_proxy.gateway.views.history import page
 from comfy_proxy.ledger.events import Deleted
 
 

@@ -1,0 +1,201 @@
+"""What clients order: to delete, to cancel, to interrupt; those who have the prompts do it.
+
+What names prompts by their ids goes to whoever has them, what concerns all goes to all. The record
+of owners is asked first; ids that nobody remembers (the proxy was restarted) go to all.
+
+A prompt that moves between two instances while it is deleted or cancelled ends deleted: whoever
+moves it withdraws it, and the deletion is repeated at all instances for what moved meanwhile,
+because it may have arrived where the first deletion had already passed.
+
+Commands whose body is not understood go to all as they came, and the primary's answer is the
+client's: so an error is ComfyUI's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_answers import cancelled_answer, read_cancelled
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.fanout import Answer, ask, ask_all, ask_each, nobody_answers
+from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.views.by_pattern import Views
+from comfy_proxy.gateway.views.history_entries import OwnEntries
+from comfy_proxy.gateway.views.owner import PromptOwners
+from comfy_proxy.ledger.events import Deleted
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.transit import MAX_LOOKS
+
+
+class Commands:
+    """Has them done; ``own_history`` are entries that no instance has, to be deleted here."""
+
+    def __init__(
+        self, cluster: Cluster, ledger: Ledger, owners: PromptOwners, *, own_history: OwnEntries
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._owners = owners
+        self._own_history = own_history
+        self.views: Views = {
+            "/queue": self.change_queue,
+            "/history": self.change_history,
+            "/interrupt": self.interrupt,
+            "/jobs/cancel": self.cancel_jobs,
+            "/jobs/{prompt_id}/cancel": self.cancel_job,
+        }
+
+    async def broadcast(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """The policy ``broadcast``: all healthy instances do it, the primary's answer is the
+        client's. The primary is the first that answers, as everywhere."""
+        return await self._tell_all(match.pattern, await native.read_body(request))
+
+    async def change_queue(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``POST /queue``: ``clear`` everywhere, ``delete`` where the prompts are."""
+        body = await native.read_body(request)
+        ids = _ids(body, "delete")
+        everything = ids is not None and bool(body.json.get("clear"))
+        if ids is None or not (ids or everything):
+            return await self._tell_all("/queue", body)
+        with self._ledger.transit.watch() as moved:
+            self._withdraw_moving(moved if everything else ids)
+            answers = await self._tell_owners("/queue", "delete", body.json, ids)
+        self._ledger.apply(Deleted(prompt_ids=None if everything else ids))
+        late = set(moved) if everything else moved.keys() & set(ids)
+        if late:
+            self._withdraw_moving(late)
+            await ask_all(self._cluster, "POST", "/queue", json={"delete": sorted(late)})
+        return native.relayed(_worst(answers))
+
+    async def change_history(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``POST /history``: as ``/queue``, but what moves has no history yet."""
+        body = await native.read_body(request)
+        ids = _ids(body, "delete")
+        if ids is not None:
+            self._own_history.delete(ids)
+            if body.json.get("clear"):
+                self._own_history.clear()
+        if not ids:
+            return await self._tell_all("/history", body)
+        answers = await self._tell_owners("/history", "delete", body.json, ids)
+        return native.relayed(_worst(answers))
+
+    async def interrupt(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``POST /interrupt``: with a ``prompt_id`` only where that is, else everywhere.
+
+        Nobody else hears of it: old servers ignore the id and interrupt whatever they run.
+        """
+        body = await native.read_body(request)
+        match body.json:
+            case {"prompt_id": str(prompt_id)} if prompt_id:
+                owner = await self._owners.known(prompt_id) or await self._owners.runner(prompt_id)
+            case _:
+                return await self._tell_all("/interrupt", body)
+        if owner is None:
+            return web.Response(status=200)  # what ComfyUI says when that prompt does not run
+        answer = await ask(owner, self._cluster, "POST", "/interrupt", **body.options)
+        return native.relayed(answer)
+
+    async def cancel_jobs(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``POST /api/jobs/cancel``: true if any of them was cancelled anywhere."""
+        body = await native.read_body(request)
+        path, ids = "/api/jobs/cancel", _ids(body, "job_ids")
+        if not ids:
+            return await self._tell_all(path, body)
+        with self._ledger.transit.watch() as moved:
+            answers = await self._tell_owners(path, "job_ids", body.json, ids)
+        worst = _worst(answers)
+        if worst.status != 200:
+            return native.relayed(worst)
+        cancelled = any(_was_cancelled(answer) for answer in answers.values())
+        self._ledger.apply(Deleted(prompt_ids=ids, running=cancelled))
+        if late := moved.keys() & set(ids):
+            cancelled |= self._withdraw_moving(late)
+            again = await ask_all(self._cluster, "POST", path, json={"job_ids": sorted(late)})
+            cancelled |= any(_was_cancelled(answer) for answer in again.values())
+        return native.reply(cancelled_answer(cancelled), worst)
+
+    async def cancel_job(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``POST /api/jobs/{id}/cancel``, waiting, running or on its way.
+
+        If it has arrived before it was cancelled there, this is repeated, up to MAX_LOOKS times.
+        """
+        prompt_id = match.variables["prompt_id"]
+        path = f"/api/jobs/{quote(prompt_id, safe='')}/cancel"
+
+        async def posting(instances: list[Instance]) -> dict[Instance, Answer]:
+            return await ask_all(self._cluster, "POST", path, instances=instances)
+
+        for _ in range(MAX_LOOKS):
+            with self._ledger.transit.watch() as moved:
+                _, answer = await self._owners.find(prompt_id, posting, _was_cancelled)
+            if _was_cancelled(answer):
+                self._ledger.apply(Deleted(prompt_ids=[prompt_id], running=True))
+            if answer.status != 200 or _was_cancelled(answer) or prompt_id not in moved:
+                break
+            if self._ledger.transit.find(prompt_id) is not None:
+                self._withdraw_moving([prompt_id])
+                await ask_all(self._cluster, "POST", "/queue", json={"delete": [prompt_id]})
+                return native.reply(cancelled_answer(True), answer)
+        return native.relayed(answer)
+
+    def _withdraw_moving(self, ids: Iterable[str]) -> bool:
+        """Have whoever moves these prompts withdraw them at the end; False if none of them
+        moves."""
+        moving = {prompt.prompt_id for prompt in self._ledger.transit} & set(ids)
+        return self._ledger.apply(Deleted(prompt_ids=moving))
+
+    async def _tell_owners(
+        self, path: str, key: str, data: Mapping[str, Any], ids: Iterable[str]
+    ) -> dict[Instance, Answer]:
+        """``data`` to each instance with only its own ids under ``key``; unknown ids to all.
+
+        With ``clear`` each instance hears of it. Those that fail are left out; if all do, the
+        others are told as far as they are found again. Raises NoHealthyInstanceError.
+        """
+        left = list(self._cluster.instances)
+        owners = {
+            one: None if self._ledger.transit.find(one) else await self._owners.known(one)
+            for one in ids
+        }
+        while told := await self._cluster.healthy(left):
+            theirs: dict[Instance, list[str]] = {instance: [] for instance in told}
+            for prompt_id, owner in owners.items():
+                for instance in [owner] if owner in theirs else told:
+                    theirs[instance].append(prompt_id)
+            bodies = {
+                one: {"json": {**data, key: own}}
+                for one, own in theirs.items()
+                if own or data.get("clear")
+            }
+            if answers := await ask_each(self._cluster, "POST", path, bodies):
+                return answers
+            left = [one for one in left if one not in told]
+        raise nobody_answers()
+
+    async def _tell_all(self, path: str, body: native.Body) -> web.StreamResponse:
+        """The body as it came to all healthy instances; the first one's answer is the client's."""
+        answers = await ask_all(self._cluster, "POST", path, **body.options)
+        return native.relayed(next(iter(answers.values())))
+
+
+def _ids(body: native.Body, key: str) -> list[str] | None:
+    """The ids under ``key``; None if the body is something else than what ComfyUI expects."""
+    ids = body.json.get(key, []) if isinstance(body.json, dict) else None
+    if isinstance(ids, list) and all(isinstance(one, str) for one in ids):
+        return ids
+    return None
+
+
+def _worst(answers: Mapping[Instance, Answer]) -> Answer:
+    return max(answers.values(), key=lambda answer: answer.status != 200)
+
+
+def _was_cancelled(answer: Answer) -> bool:
+    return read_cancelled(native.load(answer))
