@@ -232,8 +232,6 @@ class EventLeg:
         if self._ws is not None:
             self._note_end(self._ws)
         if not self._ending:
-            if (running := self._reader.running) is not None:
-                self._session.stopped_at(*running, self.instance)
             self.instance.socket_lost()
 
     async def _pause(self, backoff_s: float) -> None:

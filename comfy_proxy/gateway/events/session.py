@@ -13,6 +13,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_ends import told_by_frame
 from comfy_proxy.gateway.events.frames import (
     NOT_HEARD,
+    AtNode,
     Began,
     Ended,
     Executed,
@@ -171,11 +172,14 @@ class EventSession:
                 events.Began(prompt_id=seen.prompt_id, instance=leg.instance)
             )
             self._put(seen.frame)
+        elif isinstance(seen, AtNode):
+            self._at_node(seen, leg.instance)
+            self._put(seen.frame)
         elif isinstance(seen, Executed):
             self._gateway.made_files.heard(seen.output, leg.instance)
             self._put(seen.frame)
         elif isinstance(seen, Ended):
-            told = told_by_frame(seen.kind, seen.data, worked=seen.worked)
+            told = told_by_frame(seen.kind, seen.data, worked=True)
             self._gateway.ledger.apply(
                 events.EndTold(prompt_id=seen.prompt_id, instance=leg.instance, end=End.of(told))
             )
@@ -187,11 +191,15 @@ class EventSession:
         """Send a frame that no instance sent, of a prompt that none of them has."""
         self._put(Pass(data=text))
 
-    def stopped_at(self, prompt_id: str, node: str, instance: Instance) -> None:
-        """The socket of ``instance`` was lost while ``node`` of this client's prompt ran there."""
-        self._gateway.ledger.apply(
-            events.NodeReached(prompt_id=prompt_id, instance=instance, node=node)
-        )
+    def _at_node(self, seen: AtNode, instance: Instance) -> None:
+        """Of a prompt that the frame does not name the ledger knows whether it is this client's."""
+        prompt_id, ledger = seen.prompt_id, self._gateway.ledger
+        if prompt_id is None:
+            running = ledger.running(instance)
+            if running is None or running.client_id != self.client_id:
+                return
+            prompt_id = running.prompt_id
+        ledger.apply(events.NodeReached(prompt_id=prompt_id, instance=instance, node=seen.node))
 
     def leg_changed(self) -> None:
         """An attempt to connect to an instance has succeeded or failed."""

@@ -97,7 +97,6 @@ def test_an_own_prompt_from_start_to_end() -> None:
         prompt_id="p",
         kind="execution_success",
         data=json.loads(end)["data"],
-        worked=False,
         frame=Pass(data=end),
     )
     assert one.binary(PNG) is None
@@ -144,7 +143,6 @@ def test_a_client_that_comes_in_mid_run_gets_the_rest() -> None:
         prompt_id="p",
         kind="execution_success",
         data=json.loads(end)["data"],
-        worked=True,
         frame=Pass(data=end),
     )
     assert one.binary(PNG) is None
