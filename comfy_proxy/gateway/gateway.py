@@ -59,8 +59,14 @@ class Gateway:
         self.upload_limits = UploadLimits(cluster)
         self.features = Features(cluster, self.upload_limits)
         self.history_numbers = HistoryNumbers()
-        self.events = EventSessions(cluster.clock)
         self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)
+        self.events = EventSessions(
+            cluster,
+            self.ledger,
+            made_files=self.made_files,
+            prefixed=self.files.storage.marked,
+            limits=self.upload_limits,
+        )
         self.spool = PromptSpool()
         self.own_history = OwnHistory(cluster.clock)
         self._watch_ledger()

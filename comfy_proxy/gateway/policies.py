@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from comfy_proxy.gateway.events.sessions import join_events
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
@@ -34,7 +33,7 @@ def _function(function: PolicyFunction) -> Callable[[Gateway], Answer]:
 POLICIES: Mapping[Policy, Callable[[Gateway], Answer]] = {
     Policy.PRIMARY: _function(primary),
     Policy.SCHEDULED: lambda gateway: gateway.intake.answer,
-    Policy.EVENTS: _function(join_events),
+    Policy.EVENTS: lambda gateway: gateway.events.answer,
     Policy.OWNER_BY_PROMPT: _function(owner_by_prompt),
     Policy.OWNER_BY_FILE: lambda gateway: gateway.file_view.answer,
     Policy.UPLOAD: lambda gateway: gateway.uploads.answer,

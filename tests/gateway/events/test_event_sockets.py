@@ -20,7 +20,7 @@ from events_harness import (
 )
 from ledger_front import accepted
 
-from comfy_proxy.gateway.events import outbox
+from comfy_proxy.gateway.events import outbox, upstreams
 from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger.events import MoveBegan, Stayed
@@ -289,7 +289,7 @@ async def test_a_stop_does_not_wait_for_a_handshake(
     waiting = asyncio.create_task(front.ws_connect("/ws?clientId=a"))
     for _, instance in instances:
         await instance.asked.wait()
-    async with asyncio.timeout(event_session.CONNECT_TIMEOUT_S / 2):
+    async with asyncio.timeout(upstreams.CONNECT_TIMEOUT_S / 2):
         await front.server.close()
     for _, instance in instances:
         instance.gate.set()
