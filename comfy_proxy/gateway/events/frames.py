@@ -1,7 +1,7 @@
 """One instance's frames, as a client of several instances is to see them. Pure, no I/O.
 
 A client has one socket here and one at each instance, under the same clientId. Of what comes back
-``status`` is summed by the session, feature flags are answered once, files in ``executed`` carry
+``status`` is summed (``sums.py``), feature flags are answered once, files in ``executed`` carry
 their instance, and binary frames of prompts without a client_id (ComfyUI sends them to EVERY
 socket) are kept from those whom they do not concern. All else passes as it came.
 """

@@ -132,7 +132,8 @@ def test_frames_with_metadata_are_judged_by_it() -> None:
 
 
 def test_a_client_that_comes_in_mid_run_gets_the_rest() -> None:
-    """``executing`` without prompt_id tells that an own prompt runs (trap 14); its end counts."""
+    """``executing`` without prompt_id tells that an own prompt runs (PROTOCOL.md trap 14);
+    its end counts."""
     one = reader()
     one.text(text("executing", {"node": "2"}))
     own = with_metadata(prompt_id="p")

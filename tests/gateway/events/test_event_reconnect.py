@@ -1,4 +1,7 @@
-"""Sockets come and go on both sides; no two of a clientId ever overlap at an instance (trap 2)."""
+"""Sockets come and go on both sides; no two of a clientId ever overlap at an instance.
+
+PROTOCOL.md trap 2 says why.
+"""
 
 from __future__ import annotations
 
@@ -176,7 +179,8 @@ async def test_one_that_is_down_joins_later(workers: Any, start_proxy: Callable[
 async def test_a_slow_handshake_is_neither_repeated_nor_waited_for(
     front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An instance whose loop stands still (trap 8) joins when it goes on; the other serves."""
+    """An instance whose loop stands still (PROTOCOL.md trap 8) joins when it goes on; the
+    other serves."""
     monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.02)
     one.gate.clear()
     client = await listen(front, "me")
@@ -272,7 +276,8 @@ async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
 async def test_a_prompt_waits_for_the_socket_that_is_on_its_way(
     front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that not even a cached prompt ends unheard (trap 1); not for ever, and nobody's not."""
+    """So that not even a cached prompt ends unheard (PROTOCOL.md trap 1); not for ever, and nobody's
+    not."""
     monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one.gate.clear()
@@ -289,7 +294,7 @@ async def test_a_prompt_waits_for_the_socket_that_is_on_its_way(
 async def test_a_new_socket_waits_for_the_confirmed_end_of_the_old_one(
     front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the old one's end would take the new one's entry along (trap 2)."""
+    """Else the old one's end would take the new one's entry along (PROTOCOL.md trap 2)."""
     monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     await listen(front, "me")
     one.end.clear()

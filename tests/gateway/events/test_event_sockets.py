@@ -144,7 +144,7 @@ async def test_feature_flags_go_first_and_are_answered_once(front: Any, one: Any
 
 
 async def test_frames_arrive_as_they_are_and_in_order(front: Any, one: Any, two: Any) -> None:
-    """Text and binary, 20 MB too (trap 23), odd ones too."""
+    """Text and binary, 20 MB too (PROTOCOL.md trap 23), odd ones too."""
     client = await listen(front, "me")
     wire = await one.wire()
     large = PNG + bytes(range(256)) * 80_000

@@ -57,7 +57,7 @@ async def test_an_accepted_prompt_is_in_the_sum_before_its_frame(
     front: Any, instances: Instances
 ) -> None:
     """The 200 may overtake the frame; another instance's frame in between must not say 0: a
-    client that ends there would look for its prompt in vain (trap 13).
+    client that ends there would look for its prompt in vain (PROTOCOL.md trap 13).
     """
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
@@ -176,7 +176,7 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
     workers: Workers, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not while it is unknown what became of their instance, and they are never counted twice: a
-    sum of 0 before their history would end the client's wait (trap 13).
+    sum of 0 before their history would end the client's wait (PROTOCOL.md trap 13).
     """
     known = asyncio.Event()
 
@@ -211,7 +211,8 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
 async def test_what_waits_at_a_busy_instance_is_in_the_greeting(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its loop stands still (trap 8) and it takes no socket yet: what it told last still holds."""
+    """Its loop stands still (PROTOCOL.md trap 8) and it takes no socket yet: what it told
+    last still holds."""
     monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.02)
     await checked(front)
     one = instances[0][1]
@@ -255,7 +256,7 @@ async def test_a_silent_instance_must_answer_before_the_next_handshake(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stands still and has not seen the old socket's end: a handshake that it finds beside it
-    would be undone by it, and the client deaf for good (trap 2).
+    would be undone by it, and the client deaf for good (PROTOCOL.md trap 2).
     """
     monkeypatch.setattr(upstream_socket, "CLOSE_TIMEOUT_S", 0.01)
     monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
