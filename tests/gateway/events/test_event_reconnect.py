@@ -276,8 +276,8 @@ async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
 async def test_a_prompt_waits_for_the_socket_that_is_on_its_way(
     front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that not even a cached prompt ends unheard (PROTOCOL.md trap 1); not for ever, and nobody's
-    not."""
+    """So that not even a cached prompt ends unheard (PROTOCOL.md trap 1); not for ever, and
+    nobody's not."""
     monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one.gate.clear()
