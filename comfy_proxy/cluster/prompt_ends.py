@@ -31,10 +31,10 @@ class Told:
     worked: bool = True
 
 
-def told_by_frame(kind: str, data: Mapping[str, Any], *, worked: bool) -> Told:
+def told_by_frame(kind: str, data: Mapping[str, Any]) -> Told:
     """What the last event of a prompt says."""
     error = node_error(data) if kind == "execution_error" else None
-    return Told(outcome=ENDS[kind], error=error, worked=worked)
+    return Told(outcome=ENDS[kind], error=error)
 
 
 def told_by(entry: Any) -> Told | None:

@@ -60,10 +60,16 @@ class Gateway:
         self.state = SharedState(cluster)
         self.upload_limits = UploadLimits(cluster)
         self.features = Features(cluster, self.upload_limits)
-        self.events = EventSessions(cluster.clock)
         self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)
+        self.events = EventSessions(
+            cluster,
+            self.ledger,
+            made_files=self.made_files,
+            prefixed=self.files.storage.prefixed,
+            limits=self.upload_limits,
+        )
         self.spool = PromptSpool()
-        self.own_history = OwnHistory(cluster.clock)
+        self.own_history = OwnHistory(cluster.clock, self.events.tell)
         self._watch_ledger()
         self.reconciler = Reconciler(
             cluster, self.ledger, made_files=self.made_files, listens=self.events.listens
@@ -83,7 +89,6 @@ class Gateway:
             self._count_load,
             reports.observe,
             self.events.observe,
-            self._tell_lost,
         ]
 
     def _build_prompts(self, dispatcher: Dispatcher) -> None:
@@ -182,12 +187,3 @@ class Gateway:
         instance = change.prompt.instance
         if change.is_acceptance and change.prompt.job is None and instance is not None:
             self.cluster.prompt_forwarded(instance)
-
-    def _tell_lost(self, change: Change) -> None:
-        """An observer of the ledger: a client hears of an end that no instance tells."""
-        prompt = change.prompt
-        error = self.own_history.error_of(prompt.prompt_id) if change.is_end else None
-        if error is not None:
-            self.events.tell(prompt.client_id, "execution_error", error)
-            over = {"node": None, "prompt_id": prompt.prompt_id}
-            self.events.tell(prompt.client_id, "executing", over)

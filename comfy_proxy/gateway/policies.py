@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from comfy_proxy.gateway.events.sessions import join_events
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
@@ -15,23 +14,21 @@ from comfy_proxy.gateway.routes import Match, Policy
 
 Answer = Callable[[web.Request, Match], Awaitable[web.StreamResponse]]
 """How a part answers a request: a bound method of it."""
-PolicyFunction = Callable[[web.Request, Match, Gateway], Awaitable[web.StreamResponse]]
 
 
-async def primary(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
-    """The first healthy instance answers, HTTP or WebSocket."""
-    send = forward_websocket if is_websocket_upgrade(request) else forward
-    return await forward_balanced(request, gateway.cluster, send)
+def _primary(gateway: Gateway) -> Answer:
+    async def answer(request: web.Request, match: Match) -> web.StreamResponse:
+        """The first healthy instance answers, HTTP or WebSocket."""
+        send = forward_websocket if is_websocket_upgrade(request) else forward
+        return await forward_balanced(request, gateway.cluster, send)
 
-
-def _function(function: PolicyFunction) -> Callable[[Gateway], Answer]:
-    return lambda gateway: lambda request, match: function(request, match, gateway)
+    return answer
 
 
 POLICIES: Mapping[Policy, Callable[[Gateway], Answer]] = {
-    Policy.PRIMARY: _function(primary),
+    Policy.PRIMARY: _primary,
     Policy.SCHEDULED: lambda gateway: gateway.intake.answer,
-    Policy.EVENTS: _function(join_events),
+    Policy.EVENTS: lambda gateway: gateway.events.answer,
     Policy.OWNER_BY_PROMPT: lambda gateway: gateway.by_prompt.answer,
     Policy.OWNER_BY_FILE: lambda gateway: gateway.file_view.answer,
     Policy.UPLOAD: lambda gateway: gateway.uploads.answer,

@@ -61,7 +61,8 @@ class Began:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NodeReached:
-    """``node`` is the last one of which ``instance`` told before its socket was lost."""
+    """An event of ``instance`` tells that the prompt has come to ``node``, so it is not all from
+    the cache."""
 
     prompt_id: str
     instance: Instance
@@ -70,7 +71,8 @@ class NodeReached:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EndTold:
-    """An event of ``instance`` tells how the prompt ended."""
+    """An event of ``instance`` tells how the prompt ended. Whether a node ran, its event does not
+    tell: ``end.worked`` is overwritten by what the ledger has heard."""
 
     prompt_id: str
     instance: Instance

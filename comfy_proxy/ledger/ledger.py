@@ -105,6 +105,10 @@ class Ledger:
         """How many wait or run there."""
         return self._books.places.count(instance)
 
+    def running(self, instance: Instance) -> Prompt | None:
+        """Which of them runs there, as far as is known: the one that an event named last."""
+        return self._books.places.running(instance)
+
     @property
     def transit(self) -> Transit:
         """Those that were accepted and are at no instance."""

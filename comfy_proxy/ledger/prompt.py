@@ -85,7 +85,8 @@ class Attempt:
     of an older generation cannot be there any more. ``accepted_at`` is when the instance answered
     that it took it, ``began_at`` when an event told that it runs, ``last_sign_at`` when the
     instance last told anything of it, ``ended_at`` when it was there no longer, whatever the
-    reason.
+    reason. ``node`` is the last one that the instance told it has come to, None if it told of none
+    since the prompt began there.
 
     ``end`` is what a frame has told of its end before that end could be booked: before the answer
     to its POST, or without that anybody heard it begin (then ``/history`` knows its times).
@@ -109,6 +110,11 @@ class Attempt:
     lost: bool = False
     presumed_over: bool = False
     stays: bool = False
+
+    @property
+    def worked(self) -> bool:
+        """True once a node ran; until then all may have come from ComfyUI's cache."""
+        return self.node is not None
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ made, none if the event was no news. Raises IllegalTransitionError before anythi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.ledger import events
@@ -94,7 +94,7 @@ def began(books: Books, event: events.Began, now: Now) -> Iterable[Change]:
         return found(books, event, now)
     if attempt.end is not None:
         return ()
-    attempt.last_sign_at = now.monotonic
+    attempt.last_sign_at, attempt.node = now.monotonic, None
     if attempt.began_at is None:
         attempt.began_at = now.monotonic
     if prompt.state is State.SUBMITTING:  # the answer to its POST comes after its first event
@@ -115,9 +115,10 @@ def _runs(books: Books, prompt: Prompt, instance: Instance, event: Event) -> Ite
 
 def node_reached(books: Books, event: events.NodeReached, now: Now) -> Iterable[Change]:
     prompt = books.at(event.instance, event.prompt_id)
-    if prompt is None or prompt.attempt is None:
+    attempt = None if prompt is None else prompt.attempt
+    if prompt is None or attempt is None or attempt.end is not None:
         return ()
-    prompt.attempt.node, prompt.attempt.last_sign_at = event.node, now.monotonic
+    attempt.node, attempt.last_sign_at = event.node, now.monotonic
     return (_same(prompt, event),)
 
 
@@ -127,10 +128,13 @@ def end_told(books: Books, event: events.EndTold, now: Now) -> Iterable[Change]:
     if prompt is None or attempt is None:
         return ()
     attempt.last_sign_at = now.monotonic
+    # Of one that nobody heard begin, the nodes that ran may have been told to nobody either.
+    worked = attempt.worked or attempt.began_at is None
+    end = replace(event.end, worked=worked)
     if attempt.began_at is None or prompt.state is State.SUBMITTING:
-        attempt.end = event.end
+        attempt.end = end
         return (_same(prompt, event),)
-    return _end(books, prompt, event.end, event, now)
+    return _end(books, prompt, end, event, now)
 
 
 def finished(books: Books, event: events.Finished, now: Now) -> Iterable[Change]:

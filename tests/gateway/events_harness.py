@@ -214,8 +214,8 @@ def _remaining(frame: Json) -> int:
     return int(frame["data"]["status"]["exec_info"]["queue_remaining"])
 
 
-def legs(front: Any, instance: Instance) -> list[Any]:
-    return [one.legs[instance] for one in front.app[GATEWAY].events._sessions.values()]
+def upstreams_to(front: Any, instance: Instance) -> list[Any]:
+    return [one.upstreams[instance] for one in front.app[GATEWAY].events._sessions.values()]
 
 
 async def checked(front: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ledger_harness import SUCCESS, Bench
 
 from comfy_proxy.ledger import events
-from comfy_proxy.ledger.prompt import ClientPost, End, Prompt, is_open
+from comfy_proxy.ledger.prompt import Attempt, ClientPost, End, Prompt, is_open
 from comfy_proxy.ledger.states import TRANSITIONS, Ending, IllegalTransitionError, State
 
 IDS = ("a", "b", "c")
@@ -51,6 +51,7 @@ class Fuzz(Bench):
         self.prompts: list[Prompt] = []
         self.states: dict[Prompt, State] = {}
         self.ends: dict[Prompt, int] = {}
+        self.worked: dict[Attempt, bool] = {}
         self.wrong: list[events.Change] = []
         self.ledger.observers.append(self._hear)
 
@@ -61,7 +62,21 @@ class Fuzz(Bench):
         if change.new is not change.old and change.new not in TRANSITIONS[change.old]:
             self.wrong.append(change)
         self.states[change.prompt] = change.new
+        self._hear_work(change)
         self.ends[change.prompt] = self.ends.get(change.prompt, 0) + change.is_end
+
+    def _hear_work(self, change: events.Change) -> None:
+        """Whether a node ran: a fresh beginning forgets, a node tells, an end takes over."""
+        event, attempt = change.event, change.prompt.attempt
+        if isinstance(event, events.Began | events.NodeReached) and attempt is not None:
+            named = change.prompt.prompt_id == event.prompt_id
+            if named and attempt.instance is event.instance:
+                self.worked[attempt] = isinstance(event, events.NodeReached)
+        if isinstance(event, events.EndTold) and attempt is not None:
+            told = change.prompt.end or attempt.end
+            worked = self.worked.get(attempt, False) or attempt.began_at is None
+            if told is None or told.worked is not worked:
+                self.wrong.append(change)
 
     def step(self, kind: str, which: Any, second: bool) -> None:
         for event in self._events(kind, which, self.two if second else self.one):
@@ -112,6 +127,8 @@ class Fuzz(Bench):
             )  # at most one current attempt
             assert self.ends.get(prompt, 0) == prompt.ended  # told exactly once
             assert (prompt.end is not None) == prompt.ended
+            for one in prompt.attempts:
+                assert one.worked == self.worked.get(one, False)
         there = [one for instance in self.instances for one in ledger.at(instance)]
         assert len(there) == len(set(there)) == sum(map(ledger.count, self.instances))
         at_none = [one for one in living if one not in there]

@@ -1,7 +1,7 @@
 """One instance's frames, as a client of several instances is to see them. Pure, no I/O.
 
 A client has one socket here and one at each instance, under the same clientId. Of what comes back
-``status`` is summed by the session, feature flags are answered once, files in ``executed`` carry
+``status`` is summed (``sums.py``), feature flags are answered once, files in ``executed`` carry
 their instance, and binary frames of prompts without a client_id (ComfyUI sends them to EVERY
 socket) are kept from those whom they do not concern. All else passes as it came.
 """
@@ -52,6 +52,16 @@ class Began:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AtNode:
+    """A prompt of this client has come to ``node``. ``prompt_id`` is None where the frame does not
+    name it: ComfyUI leaves it out when a socket comes in mid-run (PROTOCOL.md trap 14)."""
+
+    prompt_id: str | None
+    node: str
+    frame: Pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Executed:
     """A node of this client's prompt has results; ``output`` as the instance names its files."""
 
@@ -61,38 +71,33 @@ class Executed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A prompt of this client is over; its history is there. ``data`` is that of the event,
-    ``worked`` is False if no node ran: all came from the cache."""
+    """A prompt of this client is over; its history is there. ``data`` is that of the event."""
 
     prompt_id: str
     kind: str
     data: Mapping[str, Any] = field(repr=False)
-    worked: bool
     frame: Pass
 
 
-Seen = Status | Flags | Pass | Began | Executed | Ended | None
+Seen = Status | Flags | Pass | Began | AtNode | Executed | Ended | None
 
 
 class FrameReader:
-    """Reads one instance's frames in order; knows which prompt of the client runs there.
+    """Reads the frames of one socket to one instance, in their order.
 
-    ``mark`` puts the instance into the files of an output (identity where nothing is marked).
+    ``prefixed`` puts the instance into the files of an output, or gives it back as it is.
+
+    What has become of a prompt is in the ledger. Kept here is only to whom frames belong that do
+    not name their prompt: to the one of which *this socket* was told last (``_last_prompt_id``,
+    None if it was not named), from its beginning until its end (``_last_runs``). The ledger cannot
+    tell that. It has no record of a prompt that the client sent to the instance past us, and it may
+    have read in the history that a prompt is over while its last pictures are still on the wire.
     """
 
-    def __init__(self, mark: Callable[[Any], Any]) -> None:
-        self._mark = mark
-        self._own_prompt: str | None = None
-        self._own_running = False
-        self._own_worked = False
-        self._own_node: str | None = None
-
-    @property
-    def running(self) -> tuple[str, str] | None:
-        """The client's prompt that runs there and the node it is at; None if none is known to."""
-        if self._own_running and self._own_prompt is not None and self._own_node is not None:
-            return self._own_prompt, self._own_node
-        return None
+    def __init__(self, prefixed: Callable[[Any], Any]) -> None:
+        self._prefixed = prefixed
+        self._last_prompt_id: str | None = None
+        self._last_runs = False
 
     def text(self, text: str) -> Seen:
         """A text frame; what cannot be understood passes as it is."""
@@ -112,7 +117,7 @@ class FrameReader:
         event, second = struct.unpack(">II", payload[:8].ljust(8, b"\0"))
         if event == _PREVIEW_IMAGE_WITH_METADATA:
             return self._with_metadata(payload, second)
-        if not self._own_running:
+        if not self._last_runs:
             return None
         return Pass(data=payload, droppable=event == _PREVIEW_IMAGE and second == _JPEG)
 
@@ -123,44 +128,47 @@ class FrameReader:
             prompt_id, image_type = metadata.get("prompt_id"), metadata.get("image_type")
         except (ValueError, AttributeError):
             prompt_id = image_type = None
-        if prompt_id is None or self._own_prompt is None:
-            concerned = self._own_running
+        if prompt_id is None or self._last_prompt_id is None:
+            concerned = self._last_runs
         else:
-            concerned = prompt_id == self._own_prompt
+            concerned = prompt_id == self._last_prompt_id
         return Pass(data=payload, droppable=image_type == "image/jpeg") if concerned else None
 
     def _event(self, text: str, kind: str, data: Mapping[str, Any]) -> Seen:
         frame = Pass(data=text)
         prompt_id = data.get("prompt_id")
         if kind == "execution_start" and isinstance(prompt_id, str):
-            self._own_prompt, self._own_running, self._own_worked = prompt_id, True, False
-            self._own_node = None
+            self._last_prompt_id, self._last_runs = prompt_id, True
             return Began(prompt_id=prompt_id, frame=frame)
         if kind == "executing":
-            # Without prompt_id: what a socket is told that (re)connects in mid-run (trap 14).
-            self._own_running = data.get("node") is not None
-            if self._own_running:
-                self._own_prompt, self._own_worked = prompt_id, True
-                self._own_node = str(data["node"])
+            return self._executing(data, frame)
         if kind == "executed" and isinstance(data.get("output"), dict):
             return self._executed(text, data)
-        if kind in ENDS and isinstance(prompt_id, str) and self._is_own(prompt_id):
-            self._own_running = False
-            return Ended(
-                prompt_id=prompt_id, kind=kind, data=data, worked=self._own_worked, frame=frame
-            )
+        if kind in ENDS and isinstance(prompt_id, str) and self._is_of_last(prompt_id):
+            self._last_runs = False
+            return Ended(prompt_id=prompt_id, kind=kind, data=data, frame=frame)
         return frame
 
-    def _is_own(self, prompt_id: str) -> bool:
-        """Interrupts of prompts without a client_id are told to everybody."""
-        return prompt_id == self._own_prompt or (self._own_running and self._own_prompt is None)
+    def _executing(self, data: Mapping[str, Any], frame: Pass) -> AtNode | Pass:
+        """ComfyUI sends it to the client of the prompt alone; no node means that it is over."""
+        node, prompt_id = data.get("node"), data.get("prompt_id")
+        self._last_runs = node is not None
+        if node is None:
+            return frame
+        self._last_prompt_id = prompt_id if isinstance(prompt_id, str) else None
+        return AtNode(prompt_id=self._last_prompt_id, node=str(node), frame=frame)
+
+    def _is_of_last(self, prompt_id: str) -> bool:
+        """Interrupts of prompts without a client_id are told to everybody, and end none here."""
+        return prompt_id == self._last_prompt_id or (
+            self._last_runs and self._last_prompt_id is None
+        )
 
     def _executed(self, text: str, data: Mapping[str, Any]) -> Executed:
         output = data["output"]
-        marked = self._mark(output)
-        if marked != output:
+        if self._prefixed(output) != output:
             message = loads_exact(text)
-            message["data"]["output"] = self._mark(message["data"]["output"])
+            message["data"]["output"] = self._prefixed(message["data"]["output"])
             text = dumps_exact(message).decode()
         return Executed(output=output, frame=Pass(data=text))
 

@@ -14,10 +14,14 @@ from comfy_proxy.gateway.events.frames import Pass
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic
 
 MAX_BYTES = 256 * 2**20
-"""More than that waiting: the client does not read; it is disconnected."""
+"""Bytes that may wait. Beyond it the client counts as one that does not read, and is disconnected.
+One frame alone is let in whatever its size: ComfyUI's are larger than 12 MB at times (PROTOCOL.md
+trap 23)."""
 PREVIEW_BYTES = 8 * 2**20
-"""More than that waiting: previews are dropped, the waiting ones before the newest."""
+"""Bytes that may wait for a preview still to be put in. Beyond it those that wait are dropped, and
+if that is not enough the new one too: the next one shows more than any of them."""
 MAX_FRAMES = 50_000
+"""Frames that may wait, however small. Beyond it as beyond MAX_BYTES."""
 
 
 class OutboxFullError(Exception):

@@ -4,39 +4,101 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from aiohttp import web
 
-from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
-from comfy_proxy.gateway.events.frames import event_frame
+from comfy_proxy.gateway.events.frames import Pass, event_frame
 from comfy_proxy.gateway.events.session import EventSession
 from comfy_proxy.gateway.exchange.context import SOCKETS
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.socket_traffic import counted
+from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.states import State
 
-if TYPE_CHECKING:
-    from comfy_proxy.gateway.gateway import Gateway
-
 READY_TIMEOUT_S = 1.0
-"""How long a prompt waits for its client's socket at an instance."""
+"""Seconds that a prompt waits for its client's socket at an instance. Beyond it the prompt goes
+to another instance, if there is one that can run it and where its client can hear it."""
+
+
+class FlagLimits(Protocol):
+    """What feature flags must say of all instances together."""
+
+    def in_flags(self, frame: str) -> str:
+        """One instance's frame with feature flags, as a client of all instances is to see it."""
+
+    async def learn(self) -> None:
+        """Ask the instances that have not told yet, for a short time."""
 
 
 class EventSessions:
-    """The connected clients by clientId; the newest socket of an id is the one that hears."""
+    """The connected clients by clientId; the newest socket of an id is the one that hears.
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    ``prefixed`` puts an instance into the files of an output.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        *,
+        made_files: MadeFiles,
+        prefixed: Callable[[Any, Instance], Any],
+        limits: FlagLimits,
+    ) -> None:
+        self._cluster = cluster
+        self._ledger = ledger
+        self._made_files = made_files
+        self._prefixed = prefixed
+        self._limits = limits
         self._sessions: dict[str, EventSession] = {}
         self._endings: set[asyncio.Task[None]] = set()
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """Join the client's socket with one to each instance; returns when the client has left.
+
+        What is no WebSocket handshake is forwarded: the instance tells what is wrong with it.
+        """
+        ws = web.WebSocketResponse()
+        if not is_websocket_upgrade(request) or not ws.can_prepare(request):
+            return await forward_balanced(request, self._cluster)
+        session = self._session(request.query.get("clientId") or uuid.uuid4().hex)
+        sockets = request.config_dict.get(SOCKETS, set())
+        sockets.add(session)
+        connected = False
+        try:
+            connected = await self.open(session, request)
+            if not connected:
+                raise NoHealthyInstanceError(
+                    "No ComfyUI instance takes a WebSocket.", retry_after_s=5
+                )
+            await self._limits.learn()  # a client may ask for them by its first message
+            with counted(request, session.feed.traffic):
+                return await session.run(request)
+        finally:
+            ending = self.close(session)
+            ending.add_done_callback(lambda _ending: sockets.discard(session))
+            if connected:  # a refusal is not kept back until a handshake has come to its end
+                await asyncio.shield(ending)
+
+    def _session(self, client_id: str) -> EventSession:
+        return EventSession(
+            client_id,
+            self._cluster,
+            self._ledger,
+            made_files=self._made_files,
+            prefixed=self._prefixed,
+            in_flags=self._limits.in_flags,
+        )
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -48,12 +110,12 @@ class EventSessions:
     def wake(self, instance: Instance) -> None:
         """``instance`` answered a check: whoever waits for its return may connect."""
         for session in self._sessions.values():
-            session.legs[instance].retry.set()
+            session.upstreams[instance].retry.set()
 
     def status_changed(self) -> None:
         """The sum has changed otherwise than by a frame: a prompt moves."""
         for session in self._sessions.values():
-            session.status_changed()
+            session.feed.status_changed()
 
     def queue_lost(self, instance: Instance) -> None:
         """What its last frames told is no more; what of it is to go on, ``moving`` counts."""
@@ -67,12 +129,12 @@ class EventSessions:
         match change.event:
             case events.Sent(instance=instance):
                 for session in self._sessions.values():
-                    session.arrivals.sent(instance)
+                    session.feed.queues.arrivals.sent(instance)
             case events.Refused(instance=instance):
                 for session in self._sessions.values():
-                    session.arrivals.refused(instance)
+                    session.feed.queues.arrivals.refused(instance)
                     if change.new is State.RECEIVED:  # else it is in transit, and counts so
-                        session.sum_corrected()
+                        session.feed.sum_corrected()
             case events.Lost(prompt=prompt) if change.new is State.MOVING:
                 # What its instance's frames told of it must not count twice.
                 self.queue_lost(prompt.attempts[-1].instance)
@@ -83,7 +145,7 @@ class EventSessions:
         """Send the client of that id, if it has a socket here, an event as ComfyUI writes it."""
         session = self._sessions.get(client_id) if client_id is not None else None
         if session is not None:
-            session.tell(event_frame(kind, data))
+            session.feed.put(Pass(data=event_frame(kind, data)))
 
     async def ready(self, client_id: str | None, instance: Instance) -> bool:
         """Wait for the client's socket at ``instance``, so that it misses nothing of a prompt.
@@ -94,11 +156,11 @@ class EventSessions:
         if client_id is None:
             return True
         try:
-            async with self._clock.timeout(READY_TIMEOUT_S):
+            async with self._cluster.clock.timeout(READY_TIMEOUT_S):
                 while (session := self._sessions.get(client_id)) is not None and not session.deaf:
-                    if session.legs[instance].connected.is_set():
+                    if session.upstreams[instance].connected.is_set():
                         return True
-                    if await session.joined(instance, READY_TIMEOUT_S):
+                    if await session.upstreams.joined(instance, READY_TIMEOUT_S):
                         return True
                     if not session.deaf:  # else a newer socket may have taken its place
                         return False
@@ -110,14 +172,16 @@ class EventSessions:
         """Make ``session`` the one of its clientId; False if no instance took a socket.
 
         The old one's socket at an instance ends before the new one's begins: closing it later
-        would make the instance deaf for the new one (trap 2).
+        would make the instance deaf for the new one (PROTOCOL.md trap 2).
+
+        One that a newer socket replaced meanwhile is served too, deaf, as by ComfyUI.
         """
         old = self._sessions.get(session.client_id)
         self._sessions[session.client_id] = session
         if old is not None:
             old.mute()
         session.start(request, old)
-        if await session.connected():
+        if await session.upstreams.connected() or session.feed.muted:
             return True
         newest = self._sessions.get(session.client_id) is session
         if newest and old is not None and old.resume(session):
@@ -133,34 +197,6 @@ class EventSessions:
 
     async def _close(self, session: EventSession) -> None:
         """Until its sockets have ended it stays on record: the next of its clientId must wait."""
-        await session.close_legs()
+        await session.close()
         if self._sessions.get(session.client_id) is session:
             del self._sessions[session.client_id]
-
-
-async def join_events(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
-    """Join the client's socket with one to each instance; returns when the client has left."""
-    ws = web.WebSocketResponse()
-    if not is_websocket_upgrade(request) or not ws.can_prepare(request):
-        return await forward_balanced(request, gateway.cluster)
-
-    def mark(output: object, instance: Instance) -> object:
-        return gateway.files.storage.marked(output, instance)
-
-    client_id = request.query.get("clientId") or uuid.uuid4().hex
-    session = EventSession(client_id, gateway, mark)
-    sockets = request.config_dict.get(SOCKETS, set())
-    sockets.add(session)
-    connected = False
-    try:
-        connected = await gateway.events.open(session, request)
-        if not connected:
-            raise NoHealthyInstanceError("No ComfyUI instance takes a WebSocket.", retry_after_s=5)
-        await gateway.upload_limits.learn()  # a client may ask for them by its first message
-        with counted(request, session.traffic):
-            return await session.run(request)
-    finally:
-        ending = gateway.events.close(session)
-        ending.add_done_callback(lambda _ending: sockets.discard(session))
-        if connected:  # a refusal is not kept back until a handshake has come to its end
-            await asyncio.shield(ending)

@@ -2,12 +2,13 @@
 
 A socket is told of a move by three frames in any order: less here, more there, and our own answer.
 :class:`UntoldArrivals` keeps the sum from dipping in between: a client that sees a 0 looks for its
-prompt in a history that does not have it yet (PROTOCOL.md trap 13).
+prompt in a history that does not have it yet (PROTOCOL.md trap 13). :class:`QueueSum` adds up.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.ledger.ledger import Ledger
@@ -52,3 +53,32 @@ class UntoldArrivals:
         """How many it was sent and has not yet answered for."""
         coming = self._ledger.submitting(instance)
         return sum(prompt.job is None for prompt in coming)
+
+
+class QueueSum:
+    """``queue_remaining`` of all instances, for one client.
+
+    That is what each instance told last, what is in transit and is being sent to none, and what
+    they were sent and have not told of (``arrivals``).
+    """
+
+    def __init__(self, instances: Iterable[Instance], ledger: Ledger) -> None:
+        self._instances = tuple(instances)
+        self._transit = ledger.transit
+        self._remaining: dict[Instance, int] = {}
+        self.begin_anew()
+        self.arrivals = UntoldArrivals(ledger)
+
+    def begin_anew(self) -> None:
+        """Count what other sockets were told, 0 where one is away, until its own sockets tell."""
+        for one in self._instances:
+            self._remaining[one] = one.queued if one.healthy else 0
+
+    @property
+    def total(self) -> int:
+        return sum(self._remaining.values()) + self._transit.nowhere + self.arrivals.total
+
+    def told(self, instance: Instance, remaining: int) -> None:
+        """So many wait or run at ``instance``, by a frame of it, or because it was lost."""
+        self._remaining[instance] = remaining
+        self.arrivals.told(instance, remaining)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
@@ -18,6 +18,7 @@ from multidict import CIMultiDict
 
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.cluster import answer_bodies
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import AnswerTooLargeError, InstanceError, NoHealthyInstanceError
 from comfy_proxy.gateway.exchange.forward import AUTO_HEADERS, told_apart
@@ -25,9 +26,6 @@ from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.target import address
 from comfy_proxy.lenient_json import loads
 from comfy_proxy.tracing import trace_headers
-
-if TYPE_CHECKING:
-    from comfy_proxy.cluster.cluster import Cluster
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -21,6 +21,7 @@ from aiohttp.http import HttpVersion11
 from loguru import logger
 
 from comfy_proxy.bodies import ClientBody, ClientGoneError
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import nothing_sent, translated
 from comfy_proxy.errors import (
@@ -44,9 +45,6 @@ from comfy_proxy.gateway.exchange.headers import (
 from comfy_proxy.gateway.exchange.target import instance_url
 from comfy_proxy.gateway.routes import Policy, is_named, match
 from comfy_proxy.metrics.records import PromptEvent
-
-if TYPE_CHECKING:
-    from comfy_proxy.cluster.cluster import Cluster
 
 T = TypeVar("T")
 Forwarder = Callable[[web.Request, Instance, "Cluster"], Awaitable[web.StreamResponse]]

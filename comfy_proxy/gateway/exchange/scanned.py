@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_proxy.cluster import answer_bodies
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import (
     HISTORY_WITH_NODES,
@@ -26,9 +27,6 @@ from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.pieces import Slice
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
 from comfy_proxy.stored_bytes import StoredBytes
-
-if TYPE_CHECKING:
-    from comfy_proxy.cluster.cluster import Cluster
 
 MEMORY_BYTES = 4 * 2**20
 """How much of one answer is kept in memory; a longer one is in a temporary file."""

@@ -1,18 +1,18 @@
-"""One WebSocket between a client and an instance: two legs, and every frame passed as it came.
+"""One WebSocket between a client and an instance, and every frame passed as it came.
 
-The instance is asked first, so that its refusal (403, 404, a redirect) is the client's answer.
-Then each leg has a pump that reads it and writes the other. Text, binary, ping, pong and close
-frames all go through; the two ends do the closing handshake with each other, codes and reasons
-included, and only then both connections end.
+These are two sockets, the client's and the upstream one. The instance is asked first, so that its
+refusal (403, 404, a redirect) is the client's answer. Then each socket has a pump that reads it and
+writes the other. Text, binary, ping, pong and close frames all go through; the two ends do the
+closing handshake with each other, codes and reasons included, and only then both connections end.
 
-How a leg that ends otherwise ends the other:
+How a socket that ends otherwise ends the other:
 
 * connection lost without a close frame, or a broken protocol → the other connection ends without
   one too, so that its end sees 1006 (which cannot be sent) exactly as without a proxy;
 * no answer to a close frame within ``CLOSE_TIMEOUT_S`` → both end so;
 * the proxy stops → the client is told 1012 (service restart), the instance 1001 (going away).
 
-No compression on either leg: a frame that is inflated and deflated again costs more than it saves.
+No compression on either: a frame that is inflated and deflated again costs more than it saves.
 A slow reader stops the pump (both ends' flow control), so nothing piles up.
 """
 
@@ -21,11 +21,11 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
 
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.connection_manager import sent_once
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.exchange.context import SOCKETS
@@ -40,19 +40,18 @@ from comfy_proxy.gateway.exchange.headers import handshake_headers, websocket_he
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic, counted
 from comfy_proxy.gateway.exchange.target import instance_url
 
-if TYPE_CHECKING:
-    from comfy_proxy.cluster.cluster import Cluster
-
 CLOSE_TIMEOUT_S = 10.0
+"""Seconds that one end has to answer a close frame of the other. Beyond it both connections are
+cut."""
 GOODBYE_TIMEOUT_S = 2.0
-"""How long aiohttp waits for the answer to a close frame that is ours."""
+"""Seconds that an end has to answer a close frame of ours. Beyond it its connection is cut."""
 _DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
 _FRAMES = (*_DATA, WSMsgType.PING, WSMsgType.PONG)
 _NO_CODE = 0
 _UNSENDABLE = (1005, 1006, 1015)
 _PROTOCOL_ERROR = 1002
 
-Leg = web.WebSocketResponse[bool] | ClientWebSocketResponse[bool]
+_Socket = web.WebSocketResponse[bool] | ClientWebSocketResponse[bool]
 
 
 async def forward_websocket(
@@ -131,7 +130,7 @@ def _dialler(session: aiohttp.ClientSession, answers: _Handshake) -> aiohttp.Cli
 async def _dial(
     session: aiohttp.ClientSession, request: web.Request, instance: Instance, cluster: Cluster
 ) -> ClientWebSocketResponse[bool] | web.StreamResponse:
-    """The instance's leg, or its refusal, already sent to the client."""
+    """The upstream socket, or the instance's refusal, already sent to the client."""
     try:
         with told_apart(instance):
             return await session.ws_connect(
@@ -195,7 +194,7 @@ async def _join(
 
 
 class Bridge:
-    """The two legs and their pumps; :meth:`run` owns both tasks and awaits both."""
+    """The two sockets and their pumps; :meth:`run` owns both tasks and awaits both."""
 
     def __init__(
         self,
@@ -247,8 +246,8 @@ class Bridge:
 
 
 async def _pump(
-    source: Leg,
-    sink: Leg,
+    source: _Socket,
+    sink: _Socket,
     count: Callable[[bytes], None],
     change: Callable[[bytes], bytes] | None = None,
 ) -> bool:

@@ -128,9 +128,6 @@ class SharedStorage:
         kinds = frozenset(kind for kind in RESULT_TYPES if not self.is_common(instance, kind))
         return prefix_outputs(output, instance.id, kinds) if kinds else output
 
-    marked = prefixed
-    """Its former name, by which ``events/`` calls it still."""
-
     # --- what changes it ---------------------------------------------------------------
 
     def enter(self, instance: Instance, group: Group, kind: str) -> None:

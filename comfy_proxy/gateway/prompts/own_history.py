@@ -9,7 +9,7 @@ it, posts another prompt under its id, or ``MAX_ENTRIES`` newer ones came.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +27,8 @@ MAX_BYTES = 64 * 2**20
 newest one stays, however large it is."""
 
 Event = dict[str, Any]
+Tell = Callable[[str | None, str, Mapping[str, Any]], None]
+"""clientId, type and data of an event as ComfyUI writes it."""
 
 
 def execution_error(prompt: Prompt, error: ComfyProxyError, now: datetime) -> Event:
@@ -50,10 +52,14 @@ def execution_error(prompt: Prompt, error: ComfyProxyError, now: datetime) -> Ev
 
 
 class OwnHistory:
-    """Entries of ``/history`` by prompt id, in the order in which the prompts ended."""
+    """Entries of ``/history`` by prompt id, in the order in which the prompts ended.
 
-    def __init__(self, clock: Clock) -> None:
+    ``tell`` sends a client an event: no instance tells it of such an end.
+    """
+
+    def __init__(self, clock: Clock, tell: Tell) -> None:
         self._clock = clock
+        self._tell = tell
         self._entries: OrderedDict[str, tuple[dict[str, Any], int]] = OrderedDict()
         self._bytes = 0
 
@@ -77,11 +83,6 @@ class OwnHistory:
     def entries(self) -> dict[str, dict[str, Any]]:
         """All of them, the oldest first."""
         return {prompt_id: entry for prompt_id, (entry, _) in self._entries.items()}
-
-    def error_of(self, prompt_id: str) -> Event | None:
-        """The data of the event ``execution_error`` with which it ended."""
-        entry = self.entry(prompt_id)
-        return None if entry is None else dict(entry["status"]["messages"][0][1])
 
     def delete(self, prompt_ids: Iterable[str]) -> None:
         """Clients have deleted these, or posted others under their ids; unknown ids are ignored."""
@@ -114,6 +115,9 @@ class OwnHistory:
             len(self._entries) > MAX_ENTRIES or self._bytes > MAX_BYTES
         ):
             self.delete([next(iter(self._entries))])
+        self._tell(prompt.client_id, "execution_error", event)
+        over = {"node": None, "prompt_id": prompt.prompt_id}
+        self._tell(prompt.client_id, "executing", over)
 
 
 def _extra_data(body: bytes, prompt: Prompt) -> dict[str, Any]:

@@ -97,7 +97,6 @@ def test_an_own_prompt_from_start_to_end() -> None:
         prompt_id="p",
         kind="execution_success",
         data=json.loads(end)["data"],
-        worked=False,
         frame=Pass(data=end),
     )
     assert one.binary(PNG) is None
@@ -133,7 +132,8 @@ def test_frames_with_metadata_are_judged_by_it() -> None:
 
 
 def test_a_client_that_comes_in_mid_run_gets_the_rest() -> None:
-    """``executing`` without prompt_id tells that an own prompt runs (trap 14); its end counts."""
+    """``executing`` without prompt_id tells that an own prompt runs (PROTOCOL.md trap 14);
+    its end counts."""
     one = reader()
     one.text(text("executing", {"node": "2"}))
     own = with_metadata(prompt_id="p")
@@ -144,7 +144,6 @@ def test_a_client_that_comes_in_mid_run_gets_the_rest() -> None:
         prompt_id="p",
         kind="execution_success",
         data=json.loads(end)["data"],
-        worked=True,
         frame=Pass(data=end),
     )
     assert one.binary(PNG) is None

@@ -13,16 +13,15 @@ from events_harness import (
     checked,
     colour,
     hears,
-    legs,
     listen,
     post,
     scripted,
     until,
+    upstreams_to,
 )
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.events import leg as event_leg
-from comfy_proxy.gateway.events import session as event_session
+from comfy_proxy.gateway.events import upstream_socket, upstreams
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.metrics.records import Attempt, Verdict
 
@@ -35,8 +34,8 @@ BROWSERS = 12
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to connect again follow one another quickly."""
-    monkeypatch.setattr(event_leg, "_FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(event_leg, "_LONGEST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(upstream_socket, "_FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(upstream_socket, "_LONGEST_BACKOFF_S", 0.02)
 
 
 @pytest.fixture
@@ -87,7 +86,9 @@ async def test_a_blip_is_one_strike_however_many_browsers_are_open(
     assert instance.failing
     assert strikes_of_sockets(instance, told) <= 1
     await workers[0].restart()
-    await until(lambda: all(leg.connected.is_set() for leg in legs(front, instance)))
+    await until(
+        lambda: all(upstream.connected.is_set() for upstream in upstreams_to(front, instance))
+    )
     await until(lambda: not instance.failing)
     await workers[1].kill()
     for number, client in enumerate(clients[:3]):
@@ -226,7 +227,7 @@ async def test_ready_says_whether_the_socket_is_there(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """True when it has come, and for a client without one; False for one that is only dialling."""
-    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     monkeypatch.setattr("comfy_proxy.gateway.events.sessions.READY_TIMEOUT_S", 0.02)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one = instances[0][1]
@@ -246,7 +247,7 @@ async def test_ready_follows_the_client_to_its_newest_socket(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that is loaded again while its prompt waits for the socket."""
-    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one = instances[0][1]
     one.gate.clear()
@@ -256,4 +257,4 @@ async def test_ready_follows_the_client_to_its_newest_socket(
     await listen(front, "me")
     one.gate.set()
     assert await ready is True
-    assert legs(front, instance)[0].connected.is_set()
+    assert upstreams_to(front, instance)[0].connected.is_set()

@@ -86,7 +86,8 @@ async def test_results_of_one_client_reach_no_other(
 async def test_coming_back_in_mid_run_gives_the_rest(
     workers: Any, start_proxy: Callable[..., Any]
 ) -> None:
-    """``executing`` with the node and no prompt_id, then everything to the end (trap 14)."""
+    """``executing`` with the node and no prompt_id, then everything to the end (PROTOCOL.md
+    trap 14)."""
     front = await start_proxy(*workers)
     client = await listen(front, "me")
     prompt_id = await post(front, colour(5, "SaveImageWebsocket", 0.4), "me")

@@ -1,4 +1,7 @@
-"""Sockets come and go on both sides; no two of a clientId ever overlap at an instance (trap 2)."""
+"""Sockets come and go on both sides; no two of a clientId ever overlap at an instance.
+
+PROTOCOL.md trap 2 says why.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,7 @@ from events_harness import (
     until,
 )
 
-from comfy_proxy.gateway.events import leg as event_leg
-from comfy_proxy.gateway.events import session as event_session
+from comfy_proxy.gateway.events import upstream_socket, upstreams
 from comfy_proxy.gateway.events.frames import status_frame
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
@@ -31,7 +33,7 @@ Instances = list[tuple[str, ScriptedInstance]]
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first attempt to connect again comes at once."""
-    monkeypatch.setattr(event_leg, "_FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(upstream_socket, "_FIRST_BACKOFF_S", 0.01)
 
 
 @pytest.fixture
@@ -133,8 +135,9 @@ async def test_an_instance_that_stays_away_takes_nothing_from_the_sum(
     for worker in workers:
         worker.journal.started.clear()
     ids = [await post(front, colour(50 + n, seconds=0.05), "me") for n in range(4)]
-    for _ in ids:
-        await client.until_type("executing", node=None)
+    for prompt_id in ids:  # the interrupted one may be told as over only now, after the sum
+        if not any(f["data"].get("node", "") is None for f in client.of_prompt(prompt_id)):
+            await client.until_end_of(prompt_id)
     assert {f["data"]["prompt_id"] for f in client.texts if f["type"] == "executing"} >= set(ids)
 
 
@@ -152,8 +155,8 @@ async def test_an_instance_that_ends_sockets_at_once_is_no_connection(
 
     one.handler = refuse  # type: ignore[method-assign]
     client = await listen(front, "me")
-    leg = sessions(front)._sessions["me"].legs[cluster.instances[1]]
-    assert leg.connected.is_set()
+    upstream = sessions(front)._sessions["me"].upstreams[cluster.instances[1]]
+    assert upstream.connected.is_set()
     wire = await two.wire()
     await wire.status(1)
     await client.until_sum(1)
@@ -167,9 +170,9 @@ async def test_one_that_is_down_joins_later(workers: Any, start_proxy: Callable[
     await hears(client, front, "me", 1)
     await workers[1].restart()
     cluster = front.app[CLUSTER]
-    leg = sessions(front)._sessions["me"].legs[cluster.instances[1]]
+    upstream = sessions(front)._sessions["me"].upstreams[cluster.instances[1]]
     await cluster.health_checker.check(cluster.instances[1])
-    await until(leg.connected.is_set)
+    await until(upstream.connected.is_set)
     await workers[0].kill()
     await hears(client, front, "me", 2)
 
@@ -177,8 +180,9 @@ async def test_one_that_is_down_joins_later(workers: Any, start_proxy: Callable[
 async def test_a_slow_handshake_is_neither_repeated_nor_waited_for(
     front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An instance whose loop stands still (trap 8) joins when it goes on; the other serves."""
-    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.02)
+    """An instance whose loop stands still (PROTOCOL.md trap 8) joins when it goes on; the
+    other serves."""
+    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.02)
     one.gate.clear()
     client = await listen(front, "me")
     assert one.dialled == 1
@@ -224,7 +228,7 @@ async def test_a_newer_socket_that_comes_to_nothing_leaves_the_old_one_hearing(
 ) -> None:
     """With all instances out of reach for a moment the page needs no reload."""
     old = await listen(front, "me")
-    monkeypatch.setattr(event_session, "CONNECT_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(upstreams, "CONNECT_TIMEOUT_S", 0.05)
     for _, instance in instances:
         await instance.wire()
         instance.gate.clear()
@@ -236,9 +240,9 @@ async def test_a_newer_socket_that_comes_to_nothing_leaves_the_old_one_hearing(
     one = instances[0][1]
     await until(
         lambda: all(
-            leg.connected.is_set()
+            upstream.connected.is_set()
             for session in sessions(front)._sessions.values()
-            for leg in session.legs.values()
+            for upstream in session.upstreams
         )
     )
     wire = await one.wire()
@@ -273,8 +277,9 @@ async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
 async def test_a_prompt_waits_for_the_socket_that_is_on_its_way(
     front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that not even a cached prompt ends unheard (trap 1); not for ever, and nobody's not."""
-    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
+    """So that not even a cached prompt ends unheard (PROTOCOL.md trap 1); not for ever, and
+    nobody's not."""
+    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one.gate.clear()
     await listen(front, "me")
@@ -284,14 +289,14 @@ async def test_a_prompt_waits_for_the_socket_that_is_on_its_way(
     assert not ready.done()
     one.gate.set()
     await ready
-    assert sessions(front)._sessions["me"].legs[instance].connected.is_set()
+    assert sessions(front)._sessions["me"].upstreams[instance].connected.is_set()
 
 
 async def test_a_new_socket_waits_for_the_confirmed_end_of_the_old_one(
     front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the old one's end would take the new one's entry along (trap 2)."""
-    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
+    """Else the old one's end would take the new one's entry along (PROTOCOL.md trap 2)."""
+    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     await listen(front, "me")
     one.end.clear()
     await listen(front, "me")

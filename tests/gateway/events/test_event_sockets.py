@@ -20,7 +20,7 @@ from events_harness import (
 )
 from ledger_front import accepted
 
-from comfy_proxy.gateway.events import outbox
+from comfy_proxy.gateway.events import outbox, upstreams
 from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger.events import MoveBegan, Stayed
@@ -144,7 +144,7 @@ async def test_feature_flags_go_first_and_are_answered_once(front: Any, one: Any
 
 
 async def test_frames_arrive_as_they_are_and_in_order(front: Any, one: Any, two: Any) -> None:
-    """Text and binary, 20 MB too (trap 23), odd ones too."""
+    """Text and binary, 20 MB too (PROTOCOL.md trap 23), odd ones too."""
     client = await listen(front, "me")
     wire = await one.wire()
     large = PNG + bytes(range(256)) * 80_000
@@ -289,7 +289,7 @@ async def test_a_stop_does_not_wait_for_a_handshake(
     waiting = asyncio.create_task(front.ws_connect("/ws?clientId=a"))
     for _, instance in instances:
         await instance.asked.wait()
-    async with asyncio.timeout(event_session.CONNECT_TIMEOUT_S / 2):
+    async with asyncio.timeout(upstreams.CONNECT_TIMEOUT_S / 2):
         await front.server.close()
     for _, instance in instances:
         instance.gate.set()

@@ -12,17 +12,16 @@ from events_harness import (
     ScriptedInstance,
     checked,
     colour,
-    legs,
     listen,
     post,
     scripted,
     until,
+    upstreams_to,
 )
 from ledger_front import client_post
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.events import leg as event_leg
-from comfy_proxy.gateway.events import session as event_session
+from comfy_proxy.gateway.events import upstream_socket, upstreams
 from comfy_proxy.gateway.events.frames import status_frame
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
@@ -39,8 +38,8 @@ Start = Callable[..., Any]
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to connect again follow one another quickly."""
-    monkeypatch.setattr(event_leg, "_FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(event_leg, "_LONGEST_BACKOFF_S", 0.02)
+    monkeypatch.setattr(upstream_socket, "_FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(upstream_socket, "_LONGEST_BACKOFF_S", 0.02)
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ async def test_an_accepted_prompt_is_in_the_sum_before_its_frame(
     front: Any, instances: Instances
 ) -> None:
     """The 200 may overtake the frame; another instance's frame in between must not say 0: a
-    client that ends there would look for its prompt in vain (trap 13).
+    client that ends there would look for its prompt in vain (PROTOCOL.md trap 13).
     """
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
@@ -177,7 +176,7 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
     workers: Workers, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not while it is unknown what became of their instance, and they are never counted twice: a
-    sum of 0 before their history would end the client's wait (trap 13).
+    sum of 0 before their history would end the client's wait (PROTOCOL.md trap 13).
     """
     known = asyncio.Event()
 
@@ -192,9 +191,9 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
     client = await listen(front, "me")
     ids = [await post(front, colour(n, seconds=0.5), "me") for n in range(4)]
     await client.until_sum(4)
-    (leg,) = legs(front, instance)
+    (upstream,) = upstreams_to(front, instance)
     await workers[1].kill()
-    await until(lambda: leg.failures > 3)
+    await until(lambda: upstream.failures > 3)
     known.set()
     for prompt_id in ids:
         if not any(f["type"] == "execution_success" for f in client.of_prompt(prompt_id)):
@@ -212,8 +211,9 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
 async def test_what_waits_at_a_busy_instance_is_in_the_greeting(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its loop stands still (trap 8) and it takes no socket yet: what it told last still holds."""
-    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.02)
+    """Its loop stands still (PROTOCOL.md trap 8) and it takes no socket yet: what it told
+    last still holds."""
+    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.02)
     await checked(front)
     one = instances[0][1]
     first = await listen(front, "first")
@@ -238,11 +238,11 @@ async def test_a_socket_lost_in_silence_keeps_the_sum_until_the_circuit_opens(
     wire = await one.wire()
     await wire.status(2)
     await client.until_sum(2)
-    (leg,) = legs(front, instance)
-    monkeypatch.setattr(event_leg, "DIAL_TIMEOUT_S", 0.02)
+    (upstream,) = upstreams_to(front, instance)
+    monkeypatch.setattr(upstream_socket, "DIAL_TIMEOUT_S", 0.02)
     one.gate.clear()
     wire.drop()
-    await until(lambda: leg.failures > 3)
+    await until(lambda: upstream.failures > 3)
     await (await instances[1][1].wire()).say("marker")
     await client.until_type("marker")
     assert client.sums == [0, 2]
@@ -256,10 +256,10 @@ async def test_a_silent_instance_must_answer_before_the_next_handshake(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stands still and has not seen the old socket's end: a handshake that it finds beside it
-    would be undone by it, and the client deaf for good (trap 2).
+    would be undone by it, and the client deaf for good (PROTOCOL.md trap 2).
     """
-    monkeypatch.setattr(event_leg, "CLOSE_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(event_session, "JOIN_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(upstream_socket, "CLOSE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     await checked(front)
     one = instances[0][1]
     client = await listen(front, "me")
@@ -280,7 +280,7 @@ async def test_an_unanswered_ping_is_such_a_silence(
     instances: Instances, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The heartbeat gives the socket up; the instance may find that out much later."""
-    monkeypatch.setattr(event_leg, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(upstream_socket, "HEARTBEAT_S", 0.05)
     one = instances[0][1]
     one.answers_pings = False
     front = await start_proxy(*(url for url, _ in instances))

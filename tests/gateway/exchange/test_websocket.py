@@ -46,7 +46,8 @@ async def _echo(socket: web.WebSocketResponse) -> None:
 
 
 async def test_text_and_binary_frames_pass_both_ways(harness: Harness) -> None:
-    """In order, whatever their size; ComfyUI's pictures exceed aiohttp's 4 MiB (trap 23)."""
+    """In order, whatever their size; ComfyUI's pictures exceed aiohttp's 4 MiB (PROTOCOL.md
+    trap 23)."""
     proxy = await _speaking(harness, _echo)
     large = bytes(range(256)) * 4096 * 20  # 20 MiB
     async with proxy.client.ws_connect("/ws", max_msg_size=0) as socket:

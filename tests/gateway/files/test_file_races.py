@@ -259,7 +259,7 @@ async def test_a_clients_own_folder_that_looks_like_a_mark(front: Front) -> None
     front.write(1, "output/x.png", RED)
     front.write(2, "output/@1/x.png", BLUE)
     output = [{"filename": "x.png", "subfolder": "@1", "type": "output"}]
-    (told,) = front.gateway.files.storage.marked(output, front.instances[1])
+    (told,) = front.gateway.files.storage.prefixed(output, front.instances[1])
     assert await front.view(subfolder=told["subfolder"]) == (200, BLUE)
 
 

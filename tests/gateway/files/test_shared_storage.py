@@ -151,11 +151,11 @@ async def test_one_that_was_away_shares_nothing_until_it_was_tried(tmp_path: Pat
         assert common(front) == {kind: ["1"] for kind in KINDS}
         output = {"images": [{"filename": "x.png", "subfolder": "", "type": "output"}]}
         one, two = front.instances
-        assert storage(front).marked(output, one) == output
-        assert storage(front).marked(output, two)["images"][0]["subfolder"] == "@2"
+        assert storage(front).prefixed(output, one) == output
+        assert storage(front).prefixed(output, two)["images"][0]["subfolder"] == "@2"
         await find_out(front, 2)
         assert common(front) == ALL_OF_TWO
-        assert storage(front).marked(output, two) == output
+        assert storage(front).prefixed(output, two) == output
 
 
 async def test_a_socket_that_breaks_off_may_mean_a_restart(tmp_path: Path) -> None:

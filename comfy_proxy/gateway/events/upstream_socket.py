@@ -1,11 +1,12 @@
 """One instance's socket for one client: connected, read, and connected again behind its back.
 
 ComfyUI keeps one socket a clientId, and when an old one ends, the entry of the new one goes with it
-(trap 2). So no two sockets of a clientId may ever overlap at an instance: a leg begins when its
-predecessor has ended, an end is awaited until the instance has confirmed it, and a handshake that
-an instance is slow to answer (trap 8) is neither given up nor repeated for :data:`DIAL_TIMEOUT_S`.
-Where an instance that stands still has not confirmed an end, or a handshake was given up, it must
-have answered another request before the next handshake: by then it has seen the end.
+(PROTOCOL.md trap 2). So no two sockets of a clientId may ever overlap at an instance: a new one is
+begun when its predecessor has ended, an end is awaited until the instance has confirmed it, and a
+handshake that an instance is slow to answer (PROTOCOL.md trap 8) is neither given up nor repeated
+for :data:`DIAL_TIMEOUT_S`. Where an instance that stands still has not confirmed an end, or a
+handshake was given up, it must have answered another request before the next handshake: by then it
+has seen the end.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import aiohttp
 from aiohttp import WSMsgType, web
@@ -28,48 +29,81 @@ from comfy_proxy.gateway.events.frames import FrameReader, Seen, Status
 from comfy_proxy.gateway.exchange.headers import websocket_headers
 from comfy_proxy.security import query_without_key
 
-if TYPE_CHECKING:
-    from comfy_proxy.gateway.events.session import EventSession
-
 DIAL_TIMEOUT_S = 30.0
+"""Seconds for a check that is due before the handshake, and the handshake itself. Beyond it the
+attempt has failed; the instance counts as busy, not as away, while its circuit is closed."""
 CLOSE_TIMEOUT_S = 2.0
+"""Seconds that an instance has to answer our close frame. Beyond it the connection is cut, and the
+instance must answer a check before the next handshake."""
 HEARTBEAT_S = 60.0
+"""Seconds between our pings. A socket on which no answer comes within half of that is given up."""
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 5.0
 
 
-class EventLeg:
-    """``remaining`` is the instance's last ``queue_remaining``, 0 when nothing of it is left.
+class UpstreamClient(Protocol):
+    """The client for which an upstream socket is: what the socket asks it and tells it."""
 
-    ``attempted`` is True when a first attempt to connect has succeeded or failed; ``failures``
-    counts those that failed. ``confirmed``: the instance knows that its last socket has ended.
+    @property
+    def client_id(self) -> str:
+        """Under which the instance is to know the socket."""
+
+    @property
+    def first_message(self) -> str | None:
+        """The client's feature flags, which count as the first message of a socket only; None if
+        it has sent none."""
+
+    @property
+    def farewell(self) -> tuple[int, bytes]:
+        """The code and the reason with which the socket is to be closed."""
+
+    @property
+    def deaf(self) -> bool:
+        """True if the client is sent nothing any more."""
+
+    def take(self, upstream: UpstreamSocket, seen: Seen) -> None:
+        """What a frame says, in the order in which they came."""
+
+    def away(self, instance: Instance) -> None:
+        """An attempt to connect has failed, and not because the instance is busy."""
+
+
+class UpstreamSocket:
+    """A socket to ``instance`` in the name of ``client``, from :meth:`start` to :meth:`close`.
+
+    ``prefixed`` puts the instance into the files of an output; ``on_attempt`` is called when an
+    attempt to connect has succeeded or failed. ``attempted`` is True from the first of these on;
+    ``failures`` counts those that failed. ``confirmed``: the instance knows that its last socket
+    has ended.
     """
 
     def __init__(
         self,
-        session: EventSession,
+        client: UpstreamClient,
         instance: Instance,
         cluster: Cluster,
-        mark: Callable[[Any, Instance], Any],
+        *,
+        prefixed: Callable[[Any, Instance], Any],
+        on_attempt: Callable[[], None],
     ) -> None:
         self.instance = instance
-        self.remaining = instance.queued if instance.healthy else 0
         self.attempted = False
         self.failures = 0
         self.confirmed = True
         self.connected = asyncio.Event()
         self.retry = asyncio.Event()
-        self._session = session
+        self._client = client
         self._cluster = cluster
-        self._mark = lambda output: mark(output, instance)
-        self._reader = FrameReader(self._mark)
+        self._prefixed = lambda output: prefixed(output, instance)
+        self._on_attempt = on_attempt
+        self._reader = FrameReader(self._prefixed)
         self._ws: aiohttp.ClientWebSocketResponse[bool] | None = None
         self._introduced = False
         self._ending = False
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
-    def start(self, request: web.Request, predecessor: EventLeg | None) -> None:
+    def start(self, request: web.Request, predecessor: UpstreamSocket | None) -> None:
         """Connect, read, and connect again whenever the socket ends, until :meth:`close`."""
         self._task = asyncio.create_task(
             self._run(request, predecessor), name=f"events of {self.instance.host}"
@@ -89,10 +123,10 @@ class EventLeg:
 
     async def introduce(self) -> None:
         """Send the client's feature flags, once a socket: as the very first message they count."""
-        if self._ws is None or self._introduced or self._session.first_message is None:
+        if self._ws is None or self._introduced or self._client.first_message is None:
             return
         self._introduced = True
-        await self.send(self._session.first_message)
+        await self.send(self._client.first_message)
 
     async def close(self) -> None:
         """End for good; returns when the socket is no more and the instance has confirmed it.
@@ -123,18 +157,14 @@ class EventLeg:
             return
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                code, reason = self._session.farewell
+                code, reason = self._client.farewell
                 await self._ws.close(code=code, message=reason)
         except TimeoutError:
             self.confirmed = False
-        self._note_end(self._ws)
-
-    def _note_end(self, ws: aiohttp.ClientWebSocketResponse[bool]) -> None:
-        """Silence: no answer to a ping or to our close frame; all else comes of its being gone."""
-        if isinstance(ws.exception(), TimeoutError):
+        if _ended_in_silence(self._ws):
             self.confirmed = False
 
-    async def _run(self, request: web.Request, predecessor: EventLeg | None) -> None:
+    async def _run(self, request: web.Request, predecessor: UpstreamSocket | None) -> None:
         try:
             if predecessor is not None:
                 await predecessor.close()
@@ -171,7 +201,7 @@ class EventLeg:
             if not self._ending:
                 self.connected.set()
         self.attempted = True
-        self._session.leg_changed()
+        self._on_attempt()
         return self.connected.is_set()
 
     async def _failed(self, error: InstanceError) -> None:
@@ -179,8 +209,8 @@ class EventLeg:
         if isinstance(error, InstanceTimeoutError):
             self.confirmed = False
             if self.instance.healthy:
-                return  # busy, not dead (trap 8): what waits there still does
-        self._session.away(self)
+                return  # busy, not dead (PROTOCOL.md trap 8): what waits there still does
+        self._client.away(self.instance)
 
     async def _open(self, request: web.Request) -> None:
         if not self.confirmed:
@@ -188,8 +218,8 @@ class EventLeg:
             self.confirmed = True
         session = self._cluster.connections.fresh_session(self.instance)
         query = query_without_key(request.query, self._cluster.settings.api_keys)
-        query["clientId"] = self._session.client_id
-        self._reader = FrameReader(self._mark)  # what ran before may have ended unheard
+        query["clientId"] = self._client.client_id
+        self._reader = FrameReader(self._prefixed)  # what ran before may have ended unheard
         self._introduced = False
         self._ws = await session.ws_connect(
             (self.instance.url / "ws").with_query(query),
@@ -200,40 +230,29 @@ class EventLeg:
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
         )
         await self.introduce()
-        if (seen := self._seen(await self._ws.receive())) is False:
+        if (seen := _seen(await self._ws.receive(), self._reader)) is False:
             raise InstanceUnreachableError(f"{self.instance.host} ended the socket at once.")
         self._take(seen)
 
     async def _read(self) -> None:
         assert self._ws is not None
-        while (seen := self._seen(await self._ws.receive())) is not False:
+        while (seen := _seen(await self._ws.receive(), self._reader)) is not False:
             self.instance.frame_seen()
             self._take(seen)
-
-    def _seen(self, message: Any) -> Seen | bool:
-        """What a message says; False if it is the socket's end."""
-        if message.type is WSMsgType.TEXT:
-            return self._reader.text(message.data)
-        if message.type is WSMsgType.BINARY:
-            return self._reader.binary(message.data)
-        return False
 
     def _take(self, seen: Any) -> None:
         if self._ending:
             return
         if isinstance(seen, Status):
-            self.remaining = seen.queue_remaining
             self.instance.queue_observed(seen.queue_remaining)
-        self._session.take(self, seen)
+        self._client.take(self, seen)
 
     def _lost(self) -> None:
         """Its prompts may well run on: the sum keeps them until a new attempt has failed."""
         self.connected.clear()
-        if self._ws is not None:
-            self._note_end(self._ws)
+        if self._ws is not None and _ended_in_silence(self._ws):
+            self.confirmed = False
         if not self._ending:
-            if (running := self._reader.running) is not None:
-                self._session.stopped_at(*running, self.instance)
             self.instance.socket_lost()
 
     async def _pause(self, backoff_s: float) -> None:
@@ -250,3 +269,17 @@ class EventLeg:
         else:
             with self._cluster.health_checker.demand():
                 await self.retry.wait()
+
+
+def _seen(message: Any, reader: FrameReader) -> Seen | bool:
+    """What a message says; False if it is the socket's end."""
+    if message.type is WSMsgType.TEXT:
+        return reader.text(message.data)
+    if message.type is WSMsgType.BINARY:
+        return reader.binary(message.data)
+    return False
+
+
+def _ended_in_silence(ws: aiohttp.ClientWebSocketResponse[bool]) -> bool:
+    """No answer came to a ping or to our close frame. Any other end the instance has seen too."""
+    return isinstance(ws.exception(), TimeoutError)
