@@ -17,6 +17,7 @@ from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.files.view import FileView
 from comfy_proxy.gateway.prompts.failover import Failover
 from comfy_proxy.gateway.prompts.intake import PromptIntake
+from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
@@ -104,7 +105,7 @@ class Gateway:
             ledger,
             dispatcher,
             needs,
-            reconciler=self.reconciler,
+            lost_prompts=LostPrompts(cluster, ledger),
             transfer=transfer,
             spool=self.spool,
         )

@@ -101,10 +101,6 @@ class Ledger:
         """Those that wait or run there, in the order in which they came."""
         return self._books.places[instance]
 
-    def count(self, instance: Instance) -> int:
-        """How many wait or run there."""
-        return self._books.places.count(instance)
-
     def running(self, instance: Instance) -> Prompt | None:
         """Which of them runs there, as far as is known: the one that an event named last."""
         return self._books.places.running(instance)
@@ -121,10 +117,6 @@ class Ledger:
     def owner(self, prompt_id: str) -> Instance | None:
         """Which instance has that prompt, or had it when it ended; None if nobody knows."""
         return self._books.owner(prompt_id)
-
-    def generation(self, instance: Instance) -> int:
-        """How many processes ``instance`` is known to have had before this one."""
-        return self._books.generations[instance]
 
     @property
     def doubt(self) -> int:

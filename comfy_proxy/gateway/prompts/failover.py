@@ -1,6 +1,6 @@
 """Clients' prompts that were lost with the process of their instance go on elsewhere.
 
-A sign that an instance was away raises a doubt about what is there. Once the reconciler has proof
+A sign that an instance was away raises a doubt about what is there. Once there is proof
 that its process ended, what waited there is submitted elsewhere at no cost, and what ran there once
 more; what ran when two processes ended is given up (``cluster/retry_law.py``).
 """
@@ -13,8 +13,8 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
+from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.gateway.prompts.needs import Needs
-from comfy_proxy.gateway.prompts.reconciler import Reconciler
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.transfer import Arrival, Transfer
 from comfy_proxy.gateway.prompts.worker import Worker
@@ -35,7 +35,7 @@ class Failover:
         dispatcher: Dispatcher,
         needs: Needs,
         *,
-        reconciler: Reconciler,
+        lost_prompts: LostPrompts,
         transfer: Transfer,
         spool: PromptSpool,
     ) -> None:
@@ -43,7 +43,7 @@ class Failover:
         self._ledger = ledger
         self._dispatcher = dispatcher
         self._needs = needs
-        self._reconciler = reconciler
+        self._lost_prompts = lost_prompts
         self._transfer = transfer
         self._spool = spool
         self._worker = Worker(self._submit_again, "submit lost prompts again")
@@ -92,7 +92,7 @@ class Failover:
         """What cannot be proven or done now stays for the next time."""
         for instance in self._cluster.instances:
             if self._ledger.doubtful(instance):
-                await self._reconciler.find_lost(instance)
+                await self._lost_prompts.settle(instance)
         for prompt in self._lost():
             if self._worker.closing:
                 return

@@ -24,7 +24,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events import upstream_socket, upstreams
 from comfy_proxy.gateway.events.frames import status_frame
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.prompt import End, Prompt
@@ -180,12 +180,12 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
     """
     known = asyncio.Event()
 
-    async def find_lost(self: Reconciler, instance: Instance) -> None:
+    async def find_lost(self: LostPrompts, instance: Instance) -> None:
         await known.wait()
         await find_now(self, instance)
 
-    find_now = Reconciler.find_lost
-    monkeypatch.setattr(Reconciler, "find_lost", find_lost)
+    find_now = LostPrompts.settle
+    monkeypatch.setattr(LostPrompts, "settle", find_lost)
     front = await start_proxy(*workers)
     instance = front.app[CLUSTER].instances[1]
     client = await listen(front, "me")
