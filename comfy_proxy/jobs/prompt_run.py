@@ -168,12 +168,12 @@ class PromptRun:
                 self._ledger.apply(events.Stayed(prompt=self._prompt))
         if self._following is None or self._following.done() or self._prompt.ended:
             self.placement.decline()  # it has ended meanwhile, or was cancelled
-        elif away and self._prompt.state is State.MOVING:
+        elif away and self.placement.move_to is target and self._prompt.state is State.MOVING:
             self._ledger.apply(events.TakenAway(prompt=self._prompt))
             self.placement.in_queue = False
-            self._moved_to, self.placement.move_to = self.placement.move_to, None
+            self._moved_to, self.placement.move_to = target, None
             self._following.cancel()
-        else:
+        else:  # it stays; or it was declined meanwhile, and who settles it finds it gone
             self.placement.decline()
             if self._move_failed is not None:
                 self._following.cancel()

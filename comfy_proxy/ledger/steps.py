@@ -199,7 +199,8 @@ def doubted(books: Books, event: events.Doubted, now: Now) -> Iterable[Change]:
             prompt.attempt.presumed_over = True
     running = books.places.running_for_client(event.instance)
     is_told = running is not None and running.state is State.RUNNING
-    if prompts and (event.instance not in books.suspects or is_told):
+    is_first = all(prompt.attempts[-1].doubt is None for prompt in prompts)
+    if prompts and (is_first or is_told):
         books.suspects[event.instance] = running
     books.doubts += 1
     for prompt in prompts:

@@ -20,7 +20,8 @@ prompt is shown as waiting."""
 
 
 class Transit:
-    """In the order in which they left."""
+    """In the order in which they left. Prompts of our own jobs are not among them: their clients
+    ask for the job, and no view shows them while they move."""
 
     def __init__(self) -> None:
         self._prompts: dict[Prompt, None] = {}
@@ -59,6 +60,8 @@ class Transit:
             del self._watches[id(seen)]
 
     def left(self, prompt: Prompt) -> None:
+        if prompt.job is not None:
+            return
         self._prompts[prompt] = None
         for seen in self._watches.values():
             seen[prompt.prompt_id] = prompt

@@ -11,6 +11,7 @@ from cluster_harness import LONG_S, Run, eventually, graph, nothing_left, runnin
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.errors import PromptLostError
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 
@@ -93,6 +94,22 @@ async def test_offer_when_the_socket_is_lost(pair: Cluster, workers: Pair) -> No
     assert pair.instances[1].placements == []
     await pair.clients[pair.instances[0]].interrupt("theirs")
     await nothing_left(pair, *workers)
+
+
+async def test_a_socket_lost_in_mid_move_ends_no_job(pair: Cluster, workers: Pair) -> None:
+    """The offer is declined while the prompt is being deleted: it is gone, and runs again."""
+    await somebody(pair, graph(seconds=LONG_S))
+    run = Run(pair, graph(colour=2, seconds=0.05))
+    await run.waits_there(workers[0])
+    workers[0].faults.hang = ("/queue",)
+    run.offer(Placement(pair.instances[1]))
+    await eventually(lambda: workers[0].faults._waiters)
+    workers[0].drop_sockets()
+    await eventually(lambda: not run.placement.movable and run.placement.move_to is None)
+    workers[0].faults.clear()
+    with pytest.raises(PromptLostError):
+        await run.task
+    assert [instance.placements for instance in pair.instances] == [[], []]
 
 
 async def test_cancelled_in_mid_move(pair: Cluster, workers: Pair) -> None:

@@ -29,7 +29,7 @@ from comfy_proxy.gateway.prompts.worker import Worker
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, End, Prompt, is_open
 from comfy_proxy.ledger.states import Ending, State
 from comfy_proxy.lenient_json import loads_exact
 
@@ -191,7 +191,7 @@ class Rebalancer:
     def _stay(self, prompt: Prompt) -> None:
         """It is not tried again; the next one may go."""
         self._changed = True
-        if prompt.state in (State.QUEUED, State.RUNNING, State.MOVING):
+        if prompt.attempt is not None and is_open(prompt.attempt):  # else it was lost meanwhile
             self._ledger.apply(events.Stayed(prompt=prompt))
 
     # --- how ---------------------------------------------------------------------------------
