@@ -13,7 +13,7 @@ from typing import Any
 
 from comfy_proxy.cluster.comfyui_client import OutputFile, output_files
 from comfy_proxy.cluster.comfyui_frames import PictureFrame, PromptFrame
-from comfy_proxy.cluster.prompt_ends import node_error
+from comfy_proxy.cluster.prompt_outcomes import node_error
 from comfy_proxy.errors import (
     InterruptedPromptError,
     InvalidAnswerError,

@@ -9,8 +9,8 @@ from typing import Any
 from comfy_proxy.clock import iso
 from comfy_proxy.jobs.job_manager import elapsed_s
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.jobs.outlook import Outlook
 from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.queue_forecast import QueueForecast
 from comfy_proxy.jobs.service import JobService
 
 
@@ -30,7 +30,7 @@ def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
     The parameters of the job are keys of it too; their names may not be others here
     (``workflow_files.RESERVED_PARAMETERS``).
     """
-    seconds = Outlook(service).remaining_s(job)
+    seconds = QueueForecast(service).remaining_s(job)
     text = "not known yet" if seconds is None else _in_words(seconds)
     return {
         "job_id": job.id,
@@ -46,18 +46,18 @@ def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
 
 def statuses(jobs: Iterable[Job], service: JobService, root: str = "") -> list[dict[str, Any]]:
     """The jobs of ``GET /api/jobs/list``, with one walk through the queue for all of them."""
-    outlook = Outlook(service)
-    return [status(job, service, root, outlook) for job in jobs]
+    forecast = QueueForecast(service)
+    return [status(job, service, root, forecast) for job in jobs]
 
 
 def status(
-    job: Job, service: JobService, root: str = "", outlook: Outlook | None = None
+    job: Job, service: JobService, root: str = "", forecast: QueueForecast | None = None
 ) -> dict[str, Any]:
     """``GET /api/jobs/{job_id}/status``; ``root`` as in :func:`urls`."""
-    outlook = outlook or Outlook(service)
+    forecast = forecast or QueueForecast(service)
     elapsed = elapsed_s(job, service.clock)
     waits = job.status is JobStatus.PENDING
-    remaining = None if job.finished else outlook.remaining_s(job)
+    remaining = None if job.finished else forecast.remaining_s(job)
     has_result = job.status is JobStatus.COMPLETED
     return {
         "job_id": job.id,
@@ -68,7 +68,7 @@ def status(
         "started_time": iso(job.started_at),
         "completed_time": iso(job.completed_at),
         "processing_time_seconds": None if elapsed is None else round(elapsed, 3),
-        "queue_position": outlook.queue_position(job) if waits else None,
+        "queue_position": forecast.queue_position(job) if waits else None,
         "progress_percentage": job.percentage,
         "current_node": job.current_node,
         "estimated_remaining_time_seconds": None if remaining is None else round(remaining, 3),

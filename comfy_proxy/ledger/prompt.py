@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_ends import Told
+from comfy_proxy.cluster.prompt_outcomes import Told
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.errors import ComfyProxyError, ProcessEndedError
 from comfy_proxy.ledger.states import TRANSITIONS, Ending, IllegalTransitionError, State

@@ -11,7 +11,7 @@ from manual_clock import ManualClock
 from comfy_proxy.jobs.estimates import Estimates
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.jobs.outlook import Outlook
+from comfy_proxy.jobs.queue_forecast import QueueForecast
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.views import statuses
 
@@ -91,11 +91,11 @@ async def test_a_job_that_executes_counts_down(
     executing(service, job, 0.0)
     queue.running = [job]
     await clock.advance(4)
-    assert Outlook(service).remaining_s(job) == 6.0
+    assert QueueForecast(service).remaining_s(job) == 6.0
     await clock.advance(26)
-    assert Outlook(service).remaining_s(job) is None
+    assert QueueForecast(service).remaining_s(job) is None
     executing(service, job, 75.0)
-    assert Outlook(service).remaining_s(job) == 10.0
+    assert QueueForecast(service).remaining_s(job) == 10.0
 
 
 async def test_a_job_queued_at_its_instance_waits_for_those_before_it(
@@ -108,9 +108,9 @@ async def test_a_job_queued_at_its_instance_waits_for_those_before_it(
     executing(service, second)  # whichever was placed first
     queue.running = [first, second, elsewhere]
     await clock.advance(4)
-    outlook = Outlook(service)
-    assert [outlook.remaining_s(job) for job in queue.running] == [16.0, 6.0, 10.0]
-    assert outlook.queue_position(first) is None
+    forecast = QueueForecast(service)
+    assert [forecast.remaining_s(job) for job in queue.running] == [16.0, 6.0, 10.0]
+    assert forecast.queue_position(first) is None
 
 
 async def test_a_waiting_job_takes_the_instance_that_is_free_first(
@@ -122,9 +122,9 @@ async def test_a_waiting_job_takes_the_instance_that_is_free_first(
         service.manager.create_job(await make_request(name))
         for name in ("remove-background", "upscale-image", "upscale-image")
     ]
-    outlook = Outlook(service)
-    assert [outlook.queue_position(job) for job in queue.waiting] == [1, 2, 3]
-    assert [outlook.remaining_s(job) for job in queue.waiting] == [2.0, 12.0, 20.0]
+    forecast = QueueForecast(service)
+    assert [forecast.queue_position(job) for job in queue.waiting] == [1, 2, 3]
+    assert [forecast.remaining_s(job) for job in queue.waiting] == [2.0, 12.0, 20.0]
 
 
 async def test_prompts_of_comfyui_s_clients_are_in_the_way(
@@ -135,7 +135,7 @@ async def test_prompts_of_comfyui_s_clients_are_in_the_way(
     for instance, prompts in zip(service.cluster.instances, (4, 2), strict=True):
         instance.queue_observed(prompts)
     queue.waiting = [service.manager.create_job(await make_request())]
-    assert Outlook(service).remaining_s(queue.waiting[0]) == 6.0 + 10.0
+    assert QueueForecast(service).remaining_s(queue.waiting[0]) == 6.0 + 10.0
 
 
 async def test_nothing_is_promised_while_no_instance_is_healthy(
@@ -147,10 +147,10 @@ async def test_nothing_is_promised_while_no_instance_is_healthy(
     for instance in service.cluster.instances:
         for _ in range(3):
             instance.fault("refused")
-    outlook = Outlook(service)
-    assert outlook.queue_position(queue.waiting[0]) == 1
-    assert outlook.remaining_s(queue.waiting[0]) is None
-    assert outlook.remaining_s(queue.running[0]) is None
+    forecast = QueueForecast(service)
+    assert forecast.queue_position(queue.waiting[0]) == 1
+    assert forecast.remaining_s(queue.waiting[0]) is None
+    assert forecast.remaining_s(queue.running[0]) is None
 
 
 async def test_of_an_unmeasured_type_nothing_is_promised(
@@ -163,8 +163,8 @@ async def test_of_an_unmeasured_type_nothing_is_promised(
         service.manager.create_job(await make_request(name))
         for name in ("remove-background", "remove-background", "upscale-image")
     ]
-    outlook = Outlook(service)
-    assert [outlook.remaining_s(job) for job in queue.waiting] == [None, None, 20.0]
+    forecast = QueueForecast(service)
+    assert [forecast.remaining_s(job) for job in queue.waiting] == [None, None, 20.0]
 
 
 async def test_a_listing_walks_through_the_queue_once(
@@ -190,6 +190,6 @@ async def test_without_measurements_there_is_a_place_but_no_time(
     """Before any job was measured the position is told, the seconds are null."""
     service.processor.estimates = Estimates()
     queue.waiting = [service.manager.create_job(await make_request())]
-    outlook = Outlook(service)
-    assert outlook.queue_position(queue.waiting[0]) == 1
-    assert outlook.remaining_s(queue.waiting[0]) is None
+    forecast = QueueForecast(service)
+    assert forecast.queue_position(queue.waiting[0]) == 1
+    assert forecast.remaining_s(queue.waiting[0]) is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_ends import told_by_frame
+from comfy_proxy.cluster.prompt_outcomes import told_by_frame
 from comfy_proxy.gateway.events.frames import AtNode, Began, Ended, Executed, Seen
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events

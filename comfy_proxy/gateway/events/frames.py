@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from comfy_proxy.cluster.prompt_ends import ENDS
+from comfy_proxy.cluster.prompt_outcomes import ENDS
 from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
 
 _PREVIEW_IMAGE = 1

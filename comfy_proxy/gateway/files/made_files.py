@@ -17,8 +17,8 @@ from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_ends import ended_at
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
+from comfy_proxy.cluster.prompt_outcomes import ended_at
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.makers import MAX_RECORDS

@@ -16,8 +16,8 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_ends import told_by
 from comfy_proxy.cluster.prompt_lists import history_path
+from comfy_proxy.cluster.prompt_outcomes import told_by
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.files.made_files import MadeFiles

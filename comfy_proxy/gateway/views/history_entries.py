@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_ends import ended_at
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
+from comfy_proxy.cluster.prompt_outcomes import ended_at
 from comfy_proxy.gateway.exchange.pieces import Piece, Slice
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.shared_storage import SharedStorage

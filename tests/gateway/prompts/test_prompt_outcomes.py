@@ -21,7 +21,7 @@ from prompts_front import (
     until,
 )
 
-from comfy_proxy.cluster.prompt_ends import told_by
+from comfy_proxy.cluster.prompt_outcomes import told_by
 from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.states import State
@@ -115,7 +115,7 @@ async def test_an_interrupted_and_a_deleted_prompt_are_cancelled(
     assert (stats["cancelled"], stats["completed"], stats["failed"]) == (2, 0, 0)
 
 
-async def test_a_moved_prompt_ends_where_it_ran(
+async def test_a_moved_prompt_outcomes_where_it_ran(
     proxy: TestClient, workers: Workers, ends: list[PromptEnd]
 ) -> None:
     """Its waiting is counted from its acceptance, wherever that was."""

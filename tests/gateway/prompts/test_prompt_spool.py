@@ -119,7 +119,7 @@ async def test_a_prompt_that_waits_for_its_rescue_is_not_crowded_out(
     assert metrics["prompts"]["cancelled"] == 0
 
 
-async def test_a_status_from_before_a_prompt_ends_nothing(
+async def test_a_status_from_before_a_prompt_outcomes_nothing(
     proxy: TestClient, workers: Workers
 ) -> None:
     """A ``status`` of 0 is read after the prompt was taken; its process dies: it runs elsewhere."""

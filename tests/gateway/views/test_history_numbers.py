@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from views_harness import finished, front, get, two_fakes
 
-from comfy_proxy.cluster.prompt_ends import ended_at
+from comfy_proxy.cluster.prompt_outcomes import ended_at
 from comfy_proxy.gateway.views.history_numbers import LATE_MS, HistoryNumbers
 
 NOW = 1_795_483_000_000

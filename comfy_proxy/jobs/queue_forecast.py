@@ -15,7 +15,7 @@ from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
 
 
-class Outlook:
+class QueueForecast:
     """Valid at the moment it is made: use it before the next await and throw it away."""
 
     def __init__(self, service: JobService) -> None:
