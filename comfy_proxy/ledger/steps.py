@@ -199,13 +199,14 @@ def doubted(books: Books, event: events.Doubted, now: Now) -> Iterable[Change]:
             prompt.attempt.presumed_over = True
     running = books.places.running_for_client(event.instance)
     is_told = running is not None and running.state is State.RUNNING
-    is_first = all(prompt.attempts[-1].doubt is None for prompt in prompts)
-    if prompts and (is_first or is_told):
+    fresh = [prompt for prompt in prompts if prompt.attempts[-1].doubt is None]
+    if prompts and (len(fresh) == len(prompts) or is_told):
         books.suspects[event.instance] = running
     books.doubts += 1
     for prompt in prompts:
         prompt.attempts[-1].doubt = books.doubts
-    return [_same(prompt, event) for prompt in prompts]
+    # Each socket that ends raises a doubt: thousands of prompts are not told of again each time.
+    return [_same(prompt, event) for prompt in fresh or prompts[:1]]
 
 
 def cleared(books: Books, event: events.Cleared, now: Now) -> Iterable[Change]:

@@ -117,7 +117,7 @@ class EventSession:
         self.feed.take(seen, upstream.instance, is_greeting=not upstream.connected.is_set())
 
     def away(self, instance: Instance) -> None:
-        """It cannot be reached: nothing waits there, unless it is to be rescued."""
+        """It cannot be reached: nothing waits there, unless it may go on elsewhere."""
         if self._ledger.doubtful(instance):
             return  # they count where they are until it is known whether they go on elsewhere
         self.queue_lost(instance)

@@ -81,19 +81,10 @@ class Rebalancer:
         )
         for idle in by_load:
             for busy in reversed(by_load):
-                if idle.load <= 1 and busy.load - idle.load >= 2 and self._movable(busy):
+                if idle.load > 1 or busy.load - idle.load < 2:
+                    continue
+                if any(map(_is_movable, self._ledger.at(busy))):
                     yield busy, idle
-
-    def _movable(self, instance: Instance) -> dict[str, Prompt]:
-        """Clients' prompts that wait there, as far as is known, with nothing against a move."""
-        return {
-            prompt.prompt_id: prompt
-            for prompt in self._ledger.at(instance)
-            if prompt.post is not None
-            and prompt.state is State.QUEUED
-            and not (prompt.deleted or prompt.attempts[-1].stays)
-            and prompt.attempts[-1].end is None
-        }
 
     async def _even_out(self) -> None:
         while self._changed and not self._worker.closing:
@@ -149,7 +140,7 @@ class Rebalancer:
         Not one whose id is there twice: of those nobody could say which was deleted (PROTOCOL.md
         trap 9).
         """
-        known = self._movable(busy)
+        known = {one.prompt_id: one for one in self._ledger.at(busy) if _is_movable(one)}
         answer = await ask_scanned(busy, self._cluster, "/queue", QUEUE)
         if (queue := read_queue(answer.root)) is None:
             return None
@@ -240,6 +231,13 @@ class Rebalancer:
             return False
         self._ledger.apply(events.TakenAway(prompt=prompt))
         return True
+
+
+def _is_movable(prompt: Prompt) -> bool:
+    """A client's prompt that waits, as far as is known, with nothing against a move."""
+    if prompt.post is None or prompt.state is not State.QUEUED or prompt.deleted:
+        return False
+    return not prompt.attempts[-1].stays and prompt.attempts[-1].end is None
 
 
 def _waits(prompt: Prompt, instance: Instance) -> bool:
