@@ -143,10 +143,10 @@ class Cluster:
 
         ``status`` frames tell when it is gone: a socket is opened to hear them if there is none.
         """
-        instance.external_jobs += 1
+        instance.prompts.external_jobs += 1
         # Here too until a `status` frame tells the true length: when an instance dies before its
         # first frame, this says that it had a prompt to lose.
-        instance.queue_remaining += 1
+        instance.prompts.queue_remaining += 1
         self.spawn(self._listen(instance), context=untraced())
 
     def tell_prompt(

@@ -114,7 +114,7 @@ class Scheduler:
         by_load = sorted(self._load_balancer.instances, key=_load_after_moves)
         targets = [i for i in by_load if i.available and not i.failing]
         for busy in reversed(by_load):
-            for prompt in reversed([p for p in busy.placements if p.movable]):
+            for prompt in reversed([p for p in _placements(busy) if p.movable]):
                 for idle in targets:
                     difference = _load_after_moves(busy) - _load_after_moves(idle)
                     if difference >= 2 and prompt.accepts(idle):
@@ -176,7 +176,7 @@ class Scheduler:
         if any(instance not in passed_over for instance in candidates):
             return None
         for instance in candidates:
-            if instance.alive_just_now and not instance.full:
+            if instance.signs.alive_just_now and not instance.full:
                 return instance
         return None
 
@@ -217,6 +217,11 @@ class Scheduler:
         self._changed = asyncio.Event()
 
 
+def _placements(instance: Instance) -> list[Placement]:
+    """Its placements with all that they can do: an instance knows only how to count them."""
+    return [one for one in instance.placements if isinstance(one, Placement)]
+
+
 def _load_after_moves(instance: Instance) -> int:
     """Prompts that are offered a place elsewhere count there already, not here too."""
-    return instance.load - sum(p.move_to is not None for p in instance.placements)
+    return instance.load - sum(p.move_to is not None for p in _placements(instance))

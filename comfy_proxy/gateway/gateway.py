@@ -111,8 +111,8 @@ class Gateway:
         for callback in (self.events.wake, *heard, self.failover.answered, self._considered):
             self.cluster.health_checker.on_success.append(callback)
         for instance in self.cluster.instances:
-            instance.on_load.append(self.rebalancer.consider)
-            instance.on_load.append(partial(self.reconciler.load_changed, instance))
+            instance.prompts.on_load.append(self.rebalancer.consider)
+            instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
             instance.on_output.append(partial(self.made_files.heard, instance=instance))
             instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
             # A socket that cannot be opened tells of a death seconds before the circuit opens.

@@ -53,7 +53,7 @@ class EventLeg:
         mark: Callable[[Any, Instance], Any],
     ) -> None:
         self.instance = instance
-        self.remaining = instance.queued if instance.healthy else 0
+        self.remaining = instance.prompts.queued if instance.healthy else 0
         self.attempted = False
         self.failures = 0
         self.confirmed = True
@@ -223,7 +223,7 @@ class EventLeg:
             return
         if isinstance(seen, Status):
             self.remaining = seen.queue_remaining
-            self.instance.queue_observed(seen.queue_remaining)
+            self.instance.prompts.observed(seen.queue_remaining)
         self._session.take(self, seen)
 
     def _lost(self) -> None:

@@ -65,8 +65,8 @@ class Reconciler:
 
     def load_changed(self, instance: Instance) -> None:
         """A ``status`` frame of ``instance`` has come, perhaps one of many that tell the same."""
-        if self._remaining.get(instance) != instance.queue_remaining:
-            self._remaining[instance] = instance.queue_remaining
+        if self._remaining.get(instance) != instance.prompts.queue_remaining:
+            self._remaining[instance] = instance.prompts.queue_remaining
             self._look_at(instance)
 
     async def close(self) -> None:
@@ -117,7 +117,9 @@ class Reconciler:
         without a gap (PROTOCOL.md trap 15). What is in neither though there was no trouble with
         the instance was deleted by somebody there.
         """
-        prompts = [one for one in prompts if instance.troubled_since(one.attempts[-1].sent_at)]
+        prompts = [
+            one for one in prompts if instance.signs.troubled_since(one.attempts[-1].sent_at)
+        ]
         try:
             queue = await ask_queue(instance, self._cluster, timeout_s=ASK_TIMEOUT_S)
             if queue is None:
@@ -227,7 +229,7 @@ class Reconciler:
         if prompt.deleted:
             end = End(ending=Ending.CANCELLED)
             self._ledger.apply(events.Finished(prompt=prompt, end=end))
-        elif instance.troubled_since(prompt.attempts[-1].sent_at):
+        elif instance.signs.troubled_since(prompt.attempts[-1].sent_at):
             self._ledger.apply(events.Doubted(instance=instance))
         else:
             self._ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.VANISHED)))
