@@ -28,6 +28,11 @@ class Phase(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
+    @property
+    def ended(self) -> bool:
+        """Nothing comes after it."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graph:
@@ -59,10 +64,6 @@ class PromptExecution:
         self._percentage = 0.0
 
     @property
-    def ended(self) -> bool:
-        return self.phase in (Phase.SUCCEEDED, Phase.FAILED)
-
-    @property
     def percentage(self) -> float:
         """0–100, never falling."""
         if self.phase is Phase.SUCCEEDED:
@@ -74,7 +75,7 @@ class PromptExecution:
     def feed(self, frame: PromptFrame | PictureFrame) -> bool:
         if isinstance(frame, PictureFrame):
             return self._take_picture(frame)
-        if frame.prompt_id != self.prompt_id or self.ended:
+        if frame.prompt_id != self.prompt_id or self.phase.ended:
             return False
         handler = getattr(self, f"_on_{frame.type}", None)
         if handler is None:
@@ -98,9 +99,9 @@ class PromptExecution:
             self._take_files((entry.get("outputs") or {}).get(self.graph.output_node) or {})
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidAnswerError("An entry of /history is not as ComfyUI writes it.") from error
-        if not self.ended and status.get("status_str") == "error":
+        if not self.phase.ended and status.get("status_str") == "error":
             self._fail(WorkflowError("ComfyUI reports an error without a reason."))
-        if not self.ended:
+        if not self.phase.ended:
             self.phase = Phase.SUCCEEDED
 
     # --- one method for each type of text frame ----------------------------------------------
