@@ -187,7 +187,10 @@ class Instance:
             tell(self.observers, record)
 
     def _interrupted(self) -> None:
-        """The instance was away or restarted (trap 5): what was remembered of it may be wrong."""
+        """What was remembered of it may be wrong: it was away or restarted (PROTOCOL.md trap 5).
+
+        Prompts of others are forgotten, and ``on_interruption`` callbacks forget the rest.
+        """
         self.prompts.external_jobs = 0
         self.signs.troubled()
         _call(self.on_interruption, self)

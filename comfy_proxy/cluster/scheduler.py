@@ -1,9 +1,9 @@
-"""The only door by which a prompt enters an instance.
+"""Places at instances, given to prompts in turn; what is sent to one is ``dispatch/``'s.
 
 A place is taken at the least loaded healthy instance that is not full and that passes a check of
 its own right before (300 ms). One that fails the check is passed over for this submission alone;
 when nobody is left the caller waits for the next successful check. When an instance runs low while
-prompts wait elsewhere, one of them is offered its place (trap 24).
+prompts wait elsewhere, one of them is offered its place (PROTOCOL.md trap 24).
 """
 
 from __future__ import annotations
@@ -171,7 +171,10 @@ class Scheduler:
             return None
 
     def _busy(self, accepts: Accepts, passed_over: set[Instance]) -> Instance | None:
-        """If all failed the check, one that sent frames just now is busy, not dead (trap 8)."""
+        """If all failed the check, one that sent frames just now: it is busy, not dead.
+
+        See PROTOCOL.md trap 8.
+        """
         candidates = [i for i in self._load_balancer.instances if i.healthy and accepts(i)]
         if any(instance not in passed_over for instance in candidates):
             return None

@@ -150,7 +150,8 @@ class PromptRun:
 
     def _serve_cached(self, node_id: str, entry: CacheEntry) -> None:
         # Without a client_id the real server sends no `executed` for a cached result, and leaves it
-        # out of the history too. With one it names the first run's file (trap 17).
+        # out of the history too. With one it names the first run's file (PROTOCOL.md
+        # trap 17).
         if self.client_id is not None:
             self._events.executed(node_id, entry.ui["output"] if entry.ui else None)
             if entry.ui is not None:

@@ -87,7 +87,7 @@ class PromptExecution:
         return True
 
     def take_history(self, entry: Mapping[str, Any]) -> None:
-        """End by what ``/history/{id}`` tells, after the events were missed (trap 4).
+        """End by what ``/history/{id}`` tells, after the events were missed (PROTOCOL.md trap 4).
 
         Raises InvalidAnswerError for an entry that is none.
         """
@@ -154,7 +154,10 @@ class PromptExecution:
         self.files = output_files(output) or self.files
 
     def _take_picture(self, frame: PictureFrame) -> bool:
-        """Strangers' frames arrive on the same socket (trap 10): ours name us or come in turn."""
+        """Strangers' frames arrive on the same socket: ours name us or come in turn.
+
+        See PROTOCOL.md trap 10.
+        """
         if frame.prompt_id not in (None, self.prompt_id) or self.phase is not Phase.RUNNING:
             return False
         if self.current_node is None:
