@@ -87,7 +87,7 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         last_error_at=instance.last_error_at,
         active_jobs=instance.active_jobs,
         load=instance.load,
-        client_prompts=instance.client_prompts,
+        client_prompts=instance.prompts.of_clients,
         last_check=instance.last_check,
         last_success=instance.last_success,
         response_time_s=instance.response_time_s,

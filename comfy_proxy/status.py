@@ -75,7 +75,7 @@ async def _ready(request: web.Request) -> web.Response:
     """200 if an instance can take work now, 503 if none can or the proxy is stopping."""
     cluster, jobs = request.app[CLUSTER], request.app[JOBS]
     # A busy instance fails checks although it works: a frame from it proves that (trap 8).
-    usable = any(i.healthy and (i.check_ok or i.alive_just_now) for i in cluster.instances)
+    usable = any(i.healthy and (i.check_ok or i.signs.alive_just_now) for i in cluster.instances)
     if jobs.processor.draining:
         return _json({"status": "draining"}, status=503)
     if not usable:

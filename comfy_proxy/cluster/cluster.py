@@ -39,28 +39,11 @@ class Cluster:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._made_at = self.clock.monotonic()
-        self.instances = tuple(
-            Instance(
-                id=str(number),
-                url=url,
-                clock=self.clock,
-                capacity=settings.max_connections_per_instance,
-                failure_threshold=settings.health_failure_threshold,
-            )
-            for number, url in enumerate(settings.instances, start=1)
-        )
+        self.instances = _instances(settings, self.clock)
         self.connections = ConnectionManager(
             self.instances, max_connections=settings.max_connections_per_instance, clock=self.clock
         )
-        self.clients = {
-            instance: ComfyUIClient(
-                instance,
-                self.connections,
-                clock=self.clock,
-                timeout_s=settings.comfyui_timeout_s,
-            )
-            for instance in self.instances
-        }
+        self.clients = _clients(self.instances, self.connections, settings, self.clock)
         self.load_balancer = LoadBalancer(self.instances)
         self.object_info = ObjectInfoCache(self.clients, clock=self.clock)
         self.capabilities = Capabilities(self.object_info, classes=classes, clock=self.clock)
@@ -77,10 +60,14 @@ class Cluster:
             clock=self.clock,
             pending_timeout_s=settings.pending_timeout_s,
         )
-        self.health_checker.on_success.append(self.capabilities.heard)
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
         self.on_prompt_end: list[Callable[[PromptEnd], None]] = []
         self._chores: set[asyncio.Task[None]] = set()
+        self._connect()
+
+    def _connect(self) -> None:
+        """Have the parts hear of each other what concerns them."""
+        self.health_checker.on_success.append(self.capabilities.heard)
         for instance in self.instances:
             instance.on_interruption.append(self.object_info.forget)
             instance.on_doubt.append(self.health_checker.look)
@@ -143,10 +130,10 @@ class Cluster:
 
         ``status`` frames tell when it is gone: a socket is opened to hear them if there is none.
         """
-        instance.external_jobs += 1
+        instance.prompts.external_jobs += 1
         # Here too until a `status` frame tells the true length: when an instance dies before its
         # first frame, this says that it had a prompt to lose.
-        instance.queue_remaining += 1
+        instance.prompts.queue_remaining += 1
         self.spawn(self._listen(instance), context=untraced())
 
     def tell_prompt(
@@ -174,3 +161,30 @@ class Cluster:
         task = asyncio.create_task(chore, context=context)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _instances(settings: Settings, clock: Clock) -> tuple[Instance, ...]:
+    """Those of the configuration, in its order and numbered from 1 on."""
+    return tuple(
+        Instance(
+            id=str(number),
+            url=url,
+            clock=clock,
+            capacity=settings.max_connections_per_instance,
+            failure_threshold=settings.health_failure_threshold,
+        )
+        for number, url in enumerate(settings.instances, start=1)
+    )
+
+
+def _clients(
+    instances: Iterable[Instance],
+    connections: ConnectionManager,
+    settings: Settings,
+    clock: Clock,
+) -> dict[Instance, ComfyUIClient]:
+    """What speaks with each of them."""
+    return {
+        one: ComfyUIClient(one, connections, clock=clock, timeout_s=settings.comfyui_timeout_s)
+        for one in instances
+    }

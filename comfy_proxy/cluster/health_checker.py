@@ -166,7 +166,7 @@ class HealthChecker:
         except (InstanceError, TimeoutError) as error:
             logger.debug("the queue of {} cannot be read: {!r}", instance.host, error)
         else:
-            instance.queue_observed(len(queue.running) + len(queue.pending))
+            instance.prompts.observed(len(queue.running) + len(queue.pending))
 
     async def _pause(self, instance: Instance) -> None:
         """Sleep until the next check is due: the interval, or a second if the instance fails and

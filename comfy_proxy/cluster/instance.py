@@ -8,40 +8,29 @@ run there, whoever gave them.
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from loguru import logger
 from yarl import URL
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.circuit_breaker import CircuitBreaker, CircuitState
+from comfy_proxy.cluster.prompts_there import PromptsThere
+from comfy_proxy.cluster.signs import Signs
 from comfy_proxy.errors import ConnectionBrokenError, InstanceError
 from comfy_proxy.metrics.records import Attempt, CircuitRecord, Verdict
 from comfy_proxy.observers import tell
-
-if TYPE_CHECKING:
-    from comfy_proxy.cluster.placement import Placement
-
-BREAKS_WINDOW_S = 1.0
-"""Seconds after a strike for a connection that broke in which others that break are no strikes:
-they broke together, by one fault of a network or of a process."""
-LIFE_INTERVAL_S = 1.0
-"""Seconds between two checks that an instance gets because it speaks although its circuit is open;
-what it says in between asks for none."""
-ALIVE_WINDOW_S = 2.0
-"""Seconds for which a frame proves that the instance lives: a check that fails meanwhile is no
-strike, because ComfyUI's event loop stands still while it loads a model (PROTOCOL.md trap 8)."""
 
 
 class Instance:
     """An instance's configuration with its live state. Owned by the cluster, shared by all.
 
     ``id`` is its number in the configuration from 1 on, ``capacity`` how many of our prompts it may
-    have at once. ``external_jobs`` are the prompts there that did not come through the scheduler.
+    have at once. ``prompts`` is what it has to do, ``signs`` when it spoke last and was in trouble.
     """
 
     def __init__(
@@ -60,9 +49,8 @@ class Instance:
         self.breaker = CircuitBreaker(
             clock=clock, failure_threshold=failure_threshold, on_change=self._circuit_changed
         )
-        self.placements: list[Placement] = []
-        self.external_jobs = 0
-        self.queue_remaining = 0  # as its last `status` told it; kept when the instance goes away
+        self.prompts = PromptsThere()
+        self.placements = self.prompts.placements
         self.last_check: datetime | None = None
         self.last_success: datetime | None = None
         self.response_time_s: float | None = None
@@ -71,22 +59,17 @@ class Instance:
         self.last_error_at: datetime | None = None
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
-        self.on_load: list[Callable[[], None]] = []  # its queue's length was told
         self.on_output: list[Callable[[Any], None]] = []  # `output` of an `executed` frame
         self.on_history: list[Callable[[dict[str, Any]], None]] = []  # id → entry that was read
         self.on_interruption: list[Callable[[Instance], None]] = []  # forget what is known of it
         self.on_doubt: list[Callable[[Instance], None]] = []  # check it now
+        self.signs = Signs(self.breaker, clock=clock, doubt=partial(_call, self.on_doubt, self))
         self._clock = clock
-        self._last_frame_at: float | None = None
-        self._troubled_at: float | None = None
-        self._last_strike_of_breaks_at = -math.inf
-        self._last_life_at = -math.inf
-        self._sockets_away = False
 
     def __repr__(self) -> str:
         return (
             f"<Instance {self.id} {self.host} {self.breaker.state}"
-            f" active={self.active_jobs} external={self.external_jobs}>"
+            f" active={self.active_jobs} external={self.prompts.external_jobs}>"
         )
 
     # --- questions ---------------------------------------------------------------------
@@ -108,17 +91,7 @@ class Instance:
     @property
     def load(self) -> int:
         """Every prompt known to wait or run there, whoever gave it."""
-        return len(self.placements) + self.external_jobs
-
-    @property
-    def client_prompts(self) -> int:
-        """The part of :attr:`load` that does not belong to our jobs."""
-        return sum(placement.of_client for placement in self.placements) + self.external_jobs
-
-    @property
-    def queued(self) -> int:
-        """Prompts in the instance's own queue: the load less those that are still on their way."""
-        return self.external_jobs + self._own_queued()
+        return self.prompts.total
 
     @property
     def full(self) -> bool:
@@ -128,52 +101,16 @@ class Instance:
     def available(self) -> bool:
         return self.healthy and not self.full
 
-    @property
-    def alive_just_now(self) -> bool:
-        """True if a frame came from it within ALIVE_WINDOW_S: if it fails checks it is busy."""
-        return (
-            self._last_frame_at is not None
-            and self._clock.monotonic() - self._last_frame_at <= ALIVE_WINDOW_S
-        )
-
-    def troubled_since(self, moment: float) -> bool:
-        """True if a connection to it broke or a request failed after ``moment`` (monotonic).
-
-        Without any trouble its process cannot have ended: what it does not have any more was
-        taken away by somebody else.
-        """
-        return self._troubled_at is not None and self._troubled_at >= moment
-
     # --- what is learnt ----------------------------------------------------------------
 
     def frame_seen(self) -> None:
         """A frame has come from it, on whichever socket (a job's or a client's)."""
-        self._last_frame_at = self._clock.monotonic()
-        self._alive()
-
-    def _alive(self) -> None:
-        """The instance has spoken: if its circuit is open ask for a check, which may close it."""
-        if self.healthy or self._clock.monotonic() - self._last_life_at < LIFE_INTERVAL_S:
-            return
-        self._last_life_at = self._clock.monotonic()
-        self.breaker.sign_of_life()
-        for callback in self.on_doubt:
-            callback(self)
+        self.signs.frame_seen()
 
     def socket_lost(self) -> None:
         """A WebSocket ended: frames from before it prove no life any more."""
-        self._last_frame_at = None
+        self.signs.socket_ended()
         self._interrupted()
-
-    def queue_observed(self, remaining: int) -> None:
-        """``remaining`` prompts wait or run there; those above our own count were put by others."""
-        self.queue_remaining = remaining
-        self.external_jobs = max(0, remaining - self._own_queued())
-        for callback in self.on_load:
-            callback()
-
-    def _own_queued(self) -> int:
-        return sum(placement.in_queue for placement in self.placements)
 
     def check_passed(self, duration_s: float) -> None:
         self.last_check = self.last_success = self._clock.now()
@@ -185,38 +122,30 @@ class Instance:
     def check_failed(self, reason: str) -> None:
         self.last_check = self._clock.now()
         self.check_ok = False
-        self._fault(reason, trial=True)
+        self.fault(reason, trial=True)
 
-    def fault(self, reason: str, *, broke: bool = False) -> None:
+    def fault(self, reason: str, *, broke: bool = False, trial: bool = False) -> None:
         """A strike for ``reason``, unless a frame came just now: then the instance is only busy.
 
-        ``broke``: a connection has ended. Those that end within BREAKS_WINDOW_S are one strike, or
-        one fault of the network would open the circuit by the number of connections it cut.
+        ``broke``: a connection has ended; of those that end together one is a strike
+        (``signs.BREAKS_WINDOW_S``). ``trial``: a check has failed.
         """
-        now = self._clock.monotonic()
-        if broke and now - self._last_strike_of_breaks_at < BREAKS_WINDOW_S:
+        if broke and not self.signs.breaks_anew():
             logger.debug("{}: another connection of those that broke: {}", self.host, reason)
             return
-        if broke:
-            self._last_strike_of_breaks_at = now
-        self._fault(reason, trial=False)
-
-    def _fault(self, reason: str, *, trial: bool) -> None:
-        self._troubled_at = self._clock.monotonic()
-        if not self.alive_just_now:
-            self.last_error, self.last_error_at = reason, self._clock.now()
-            self.breaker.record_failure(reason, trial=trial)
-            if self.healthy:
-                logger.bind(instance=self.host).warning(
-                    "instance {}: failure {}: {}",
-                    self.host,
-                    self.breaker.consecutive_failures,
-                    reason,
-                )
+        self.signs.troubled()
+        if self.signs.alive_just_now:
+            logger.debug("{} is busy, not dead: {}", self.host, reason)
+            if trial:
+                self.breaker.abandon_trial()
             return
-        logger.debug("{} is busy, not dead: {}", self.host, reason)
-        if trial:
-            self.breaker.abandon_trial()
+        self.last_error, self.last_error_at = reason, self._clock.now()
+        self.breaker.record_failure(reason, trial=trial)
+        if self.healthy:
+            strikes = self.breaker.consecutive_failures
+            logger.bind(instance=self.host).warning(
+                "instance {}: failure {}: {}", self.host, strikes, reason
+            )
 
     @asynccontextmanager
     async def attempt(self, kind: str, *, background: bool = False) -> AsyncIterator[None]:
@@ -245,9 +174,9 @@ class Instance:
             if verdict is Verdict.OK:
                 self.breaker.record_success()
             if background and verdict is not Verdict.CLIENT_GONE:
-                self._socket_told(works=verdict is Verdict.OK)
+                self.signs.background_socket(works=verdict is Verdict.OK)
             elif verdict is Verdict.OK:
-                self._alive()
+                self.signs.answered()
             record = Attempt(
                 instance=self.host,
                 kind=kind,
@@ -257,28 +186,14 @@ class Instance:
             )
             tell(self.observers, record)
 
-    def _socket_told(self, *, works: bool) -> None:
-        """A background socket opened or failed: ask for checks if that is news.
-
-        News is the first failure while the circuit is closed, and the first success after failures
-        or while it is open.
-        """
-        if not works:
-            self._troubled_at = self._clock.monotonic()
-        was_away, self._sockets_away = self._sockets_away, not works
-        news = (was_away or not self.healthy) if works else (self.healthy and not was_away)
-        if works:
-            self.breaker.sign_of_life()
-        if news:
-            for callback in self.on_doubt:
-                callback(self)
-
     def _interrupted(self) -> None:
-        """The instance was away or restarted (trap 5): what was remembered of it may be wrong."""
-        self.external_jobs = 0
-        self._troubled_at = self._clock.monotonic()
-        for callback in self.on_interruption:
-            callback(self)
+        """What was remembered of it may be wrong: it was away or restarted (PROTOCOL.md trap 5).
+
+        Prompts of others are forgotten, and ``on_interruption`` callbacks forget the rest.
+        """
+        self.prompts.external_jobs = 0
+        self.signs.troubled()
+        _call(self.on_interruption, self)
 
     def _circuit_changed(self, old: CircuitState, new: CircuitState, reason: str) -> None:
         if new is CircuitState.CLOSED:
@@ -291,3 +206,8 @@ class Instance:
         )
         record = CircuitRecord(instance=self.host, old=old, new=new, reason=reason)
         tell(self.on_circuit, record)
+
+
+def _call(callbacks: Iterable[Callable[[Instance], None]], instance: Instance) -> None:
+    for callback in callbacks:
+        callback(instance)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance
 
 
 class Placement:

@@ -1,9 +1,9 @@
-"""The only door by which a prompt enters an instance.
+"""Places at instances, given to prompts in turn; what is sent to one is ``dispatch/``'s.
 
 A place is taken at the least loaded healthy instance that is not full and that passes a check of
 its own right before (300 ms). One that fails the check is passed over for this submission alone;
 when nobody is left the caller waits for the next successful check. When an instance runs low while
-prompts wait elsewhere, one of them is offered its place (trap 24).
+prompts wait elsewhere, one of them is offered its place (PROTOCOL.md trap 24).
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Scheduler:
         by_load = sorted(self._load_balancer.instances, key=_load_after_moves)
         targets = [i for i in by_load if i.available and not i.failing]
         for busy in reversed(by_load):
-            for prompt in reversed([p for p in busy.placements if p.movable]):
+            for prompt in reversed([p for p in _placements(busy) if p.movable]):
                 for idle in targets:
                     difference = _load_after_moves(busy) - _load_after_moves(idle)
                     if difference >= 2 and prompt.accepts(idle):
@@ -171,12 +171,15 @@ class Scheduler:
             return None
 
     def _busy(self, accepts: Accepts, passed_over: set[Instance]) -> Instance | None:
-        """If all failed the check, one that sent frames just now is busy, not dead (trap 8)."""
+        """If all failed the check, one that sent frames just now: it is busy, not dead.
+
+        See PROTOCOL.md trap 8.
+        """
         candidates = [i for i in self._load_balancer.instances if i.healthy and accepts(i)]
         if any(instance not in passed_over for instance in candidates):
             return None
         for instance in candidates:
-            if instance.alive_just_now and not instance.full:
+            if instance.signs.alive_just_now and not instance.full:
                 return instance
         return None
 
@@ -217,6 +220,11 @@ class Scheduler:
         self._changed = asyncio.Event()
 
 
+def _placements(instance: Instance) -> list[Placement]:
+    """Its placements with all that they can do: an instance knows only how to count them."""
+    return [one for one in instance.placements if isinstance(one, Placement)]
+
+
 def _load_after_moves(instance: Instance) -> int:
     """Prompts that are offered a place elsewhere count there already, not here too."""
-    return instance.load - sum(p.move_to is not None for p in instance.placements)
+    return instance.load - sum(p.move_to is not None for p in _placements(instance))

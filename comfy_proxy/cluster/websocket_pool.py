@@ -116,7 +116,7 @@ class PromptSocket:
     def _take(self, frame: Frame | None) -> None:
         self._instance.frame_seen()
         if isinstance(frame, StatusFrame):
-            self._instance.queue_observed(frame.queue_remaining)
+            self._instance.prompts.observed(frame.queue_remaining)
         elif isinstance(frame, PromptFrame) and frame.ends_prompt:
             # Told at once, not by the queue of frames: the next `status` does not count the prompt
             # any more, and may be read before the follower of the prompt has its turn. Then a

@@ -14,7 +14,7 @@ from PIL import Image
 from comfy_proxy.embedded.faults import Faults
 from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.node_cache import NodeCache
-from comfy_proxy.embedded.nodes.node_class import Json, NodeClass
+from comfy_proxy.embedded.nodes.node_class import NodeClass
 from comfy_proxy.embedded.prompt_queue import PromptQueue
 from comfy_proxy.embedded.prompt_run import Interrupted, PromptRun
 from comfy_proxy.embedded.websocket import Sockets
@@ -69,11 +69,11 @@ class Executor:
         self._stopping = False
         self._forget = False
         self._thread = threading.Thread(target=self._work, name=f"executor {name}", daemon=True)
-        self._sockets: Sockets
+        self.sockets: Sockets
 
     def start(self, sockets: Sockets) -> None:
         """Begin to take prompts; events go to `sockets`."""
-        self._sockets = sockets
+        self.sockets = sockets
         self._thread.start()
 
     async def stop(self) -> None:
@@ -114,7 +114,7 @@ class Executor:
                 self._queue.done(result)
                 if run.client_id is not None:
                     end = {"node": None, "prompt_id": item.prompt_id}
-                    self.send("executing", end, run.client_id)
+                    self.sockets.send("executing", end, run.client_id)
         except _Stopped:
             return
 
@@ -122,17 +122,6 @@ class Executor:
         self._interrupt.clear()
         if self._stopping:
             raise _Stopped
-
-    def send(self, event: str, data: Json, client_id: str | None) -> None:
-        self._sockets.send(event, data, client_id)
-
-    def send_preview(
-        self, picture: Image.Image, metadata: Json | None, client_id: str | None
-    ) -> None:
-        self._sockets.send_preview(picture, metadata, client_id)
-
-    def wants_metadata(self, client_id: str | None) -> bool:
-        return self._sockets.wants_metadata(client_id)
 
     def executing(self, node_id: str) -> None:
         self._last_node_id = node_id

@@ -7,9 +7,9 @@ import socket
 from aiohttp import web
 
 from comfy_proxy.embedded.instance import Instance
+from comfy_proxy.embedded.local_server import HOST
 from comfy_proxy.embedded.server import create_app
 
-HOST = "127.0.0.1"
 ACCEPT_TURNS = 3
 """Turns of the event loop for which :meth:`Life.kill` waits: after so many a connection that was
 accepted is known to aiohttp's server, and only then can it be aborted."""

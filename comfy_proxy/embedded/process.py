@@ -7,7 +7,8 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+
+from comfy_proxy.embedded.local_server import LocalServer
 
 START_TIMEOUT_S = 30.0
 """Seconds for the process to say that it is ready; beyond, it is killed and WorkerProcessError
@@ -20,8 +21,8 @@ class WorkerProcessError(RuntimeError):
     """The process ended, or said nothing, before it was ready."""
 
 
-class WorkerProcess:
-    """Runs `python -m comfy_proxy.embedded` and knows its URL; an async context manager.
+class WorkerProcess(LocalServer):
+    """Runs `python -m comfy_proxy.embedded` and knows its URL.
 
     The child watches its standard input: it ends by itself when this process goes away, however
     that happens. What it logs goes to this process's standard error.
@@ -44,16 +45,6 @@ class WorkerProcess:
         for model in upscale_models:
             self._arguments += ["--upscale-model", model]
         self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def url(self) -> str:
-        """`http://127.0.0.1:PORT`; known after the first start, the same after restarts."""
-        return f"http://{self.host}"
-
-    @property
-    def host(self) -> str:
-        """`127.0.0.1:PORT`, as `COMFYUI_HOST_1` takes it."""
-        return f"127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -146,10 +137,3 @@ class WorkerProcess:
     def thaw(self) -> None:
         """SIGCONT: it goes on where it was."""
         self.signal(signal.SIGCONT)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_exception: object) -> None:
-        await self.stop()

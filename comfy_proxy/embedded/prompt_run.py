@@ -1,7 +1,6 @@
-"""Executes one prompt: the nodes in order, the events in the order of the recordings."""
+"""Executes one prompt: the nodes in order, each told as it begins and ends."""
 
 import sys
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -12,9 +11,10 @@ from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.graph import ExecutionList, is_link
 from comfy_proxy.embedded.node_cache import CacheEntry, NodeCache
 from comfy_proxy.embedded.nodes.node_class import Json, NodeClass, Result
-from comfy_proxy.embedded.progress import Progress, identity
 from comfy_proxy.embedded.prompt_queue import PromptResult, QueueItem
+from comfy_proxy.embedded.run_events import RunEvents
 from comfy_proxy.embedded.validation import full_type_name
+from comfy_proxy.embedded.websocket import Sockets
 
 
 class Interrupted(Exception):  # noqa: N818 (somebody's wish, no error)
@@ -22,20 +22,13 @@ class Interrupted(Exception):  # noqa: N818 (somebody's wish, no error)
 
 
 class Outside(Protocol):
-    """What a run needs from the worker around it; every method may be called from its thread."""
+    """What a run needs from the worker around it; every method may be called from its thread.
+
+    Its events go to `sockets`.
+    """
 
     folders: Folders
-
-    def send(self, event: str, data: Json, client_id: str | None) -> None:
-        """A text frame to one socket, to all of them if `client_id` is None."""
-
-    def send_preview(
-        self, picture: Image.Image, metadata: Json | None, client_id: str | None
-    ) -> None:
-        """A picture frame: type 4 with metadata, type 1 without."""
-
-    def wants_metadata(self, client_id: str | None) -> bool:
-        """Whether the socket of that client asked for type-4 frames."""
+    sockets: Sockets
 
     def executing(self, node_id: str) -> None:
         """Remember the node for a client that reconnects in mid-run (PROTOCOL.md trap 14)."""
@@ -71,47 +64,34 @@ class PromptRun:
         self.client_id: str | None = item.extra_data.get("client_id")
         self._classes = classes
         self._cache = cache
-        self._progress = Progress(item.prompt_id)
-        self._messages: list[tuple[str, Json]] = []
+        self._events = RunEvents(item.prompt_id, self.client_id, outside.sockets)
         self._executed: list[str] = []
         self._ui: dict[str, Json] = {}
 
     def execute(self) -> PromptResult:
         """Run to the end, whichever it is. Never raises for a failing node."""
         graph = self.item.graph
-        self._announce("execution_start", self._prompt())
+        self._events.announce("execution_start", self._prompt())
         self._cache.set_prompt(graph, self._classes, self.outside.folders)
         cached = [node_id for node_id in graph if self._cache.get(node_id) is not None]
-        self._announce("execution_cached", {"nodes": cached} | self._prompt())
+        self._events.announce("execution_cached", {"nodes": cached} | self._prompt())
         success = self._run_nodes(
             ExecutionList(graph, self.item.outputs, self._is_cached, self._is_output)
         )
         if success:
             self.outside.completed(self.item.prompt_id)
-            self._announce("execution_success", self._prompt())
+            self._events.announce("execution_success", self._prompt())
         return PromptResult(
             success=success,
-            messages=self._messages,
+            messages=self._events.messages,
             outputs={node_id: ui["output"] for node_id, ui in self._ui.items()},
             meta={node_id: ui["meta"] for node_id, ui in self._ui.items()},
         )
 
     def progress(self, node_id: str, value: int, maximum: int, preview: Image.Image | None) -> None:
-        """Move a node's bar. Raises Interrupted if somebody asked for that.
-
-        A preview with metadata is sent before `progress`, one without after it (recorded).
-        """
+        """Move a node's bar. Raises Interrupted if somebody asked for that."""
         self.outside.check_interrupt()
-        self._progress.update(node_id, value, maximum)
-        self._send_progress_state()
-        with_metadata = preview is not None and self.outside.wants_metadata(self.client_id)
-        if preview is not None and with_metadata:
-            prompt = {"node_id": node_id, "prompt_id": self.item.prompt_id}
-            self.outside.send_preview(preview, prompt | identity(node_id), self.client_id)
-        bar = {"value": value, "max": maximum, "prompt_id": self.item.prompt_id, "node": node_id}
-        self.outside.send("progress", bar, self.client_id)
-        if preview is not None and not with_metadata:
-            self.outside.send_preview(preview, None, self.client_id)
+        self._events.progress(node_id, value, maximum, preview)
 
     def _run_nodes(self, execution_list: ExecutionList) -> bool:
         while execution_list:
@@ -125,14 +105,12 @@ class PromptRun:
         if (entry := self._cache.get(node_id)) is not None:
             self._serve_cached(node_id, entry)
             return True
-        self._progress.start(node_id)
-        self._send_progress_state()
+        self._events.started(node_id)
         node = self.item.graph[node_id]
         inputs = self._inputs(node)
         if self.client_id is not None:
             self.outside.executing(node_id)
-            where = {"node": node_id, "display_node": node_id, "prompt_id": self.item.prompt_id}
-            self.outside.send("executing", where, self.client_id)
+            self._events.executing(node_id)
         try:
             self.outside.check_interrupt()
             self.outside.before_node(node["class_type"])
@@ -165,46 +143,26 @@ class PromptRun:
             meta: Json = {"node_id": node_id, "display_node": node_id, "parent_node": None}
             meta["real_node_id"] = node_id
             self._ui[node_id] = {"meta": meta, "output": dict(result.ui)}
-            self._send_executed(node_id, dict(result.ui))
+            self._events.executed(node_id, dict(result.ui))
         self._cache.set(node_id, CacheEntry(outputs=result.outputs, ui=self._ui.get(node_id)))
-        self._progress.finish(node_id)
-        self._send_progress_state()
+        self._events.finished(node_id)
         self._executed.append(node_id)
 
     def _serve_cached(self, node_id: str, entry: CacheEntry) -> None:
         # Without a client_id the real server sends no `executed` for a cached result, and leaves it
-        # out of the history too. With one it names the first run's file (trap 17).
+        # out of the history too. With one it names the first run's file (PROTOCOL.md
+        # trap 17).
         if self.client_id is not None:
-            self._send_executed(node_id, entry.ui["output"] if entry.ui else None)
+            self._events.executed(node_id, entry.ui["output"] if entry.ui else None)
             if entry.ui is not None:
                 self._ui[node_id] = entry.ui
-        self._progress.finish(node_id)
-        self._send_progress_state()
+        self._events.finished(node_id)
 
     def _is_cached(self, node_id: str) -> bool:
         return self._cache.get(node_id) is not None
 
     def _is_output(self, node_id: str) -> bool:
         return self._classes[self.item.graph[node_id]["class_type"]].is_output
-
-    def _announce(self, event: str, data: Json, *, broadcast: bool = False) -> None:
-        """Note an event for the history, and send it to the client if the prompt names one.
-
-        With `broadcast` it is sent in any case: to all clients if the prompt names none.
-        """
-        data = data | {"timestamp": int(time.time() * 1000)}
-        self._messages.append((event, data))
-        if self.client_id is not None or broadcast:
-            self.outside.send(event, data, self.client_id)
-
-    def _send_progress_state(self) -> None:
-        self.outside.send("progress_state", self._progress.state(), self.client_id)
-
-    def _send_executed(self, node_id: str, output: Json | None) -> None:
-        if self.client_id is not None:
-            data: Json = {"node": node_id, "display_node": node_id, "output": output}
-            data["prompt_id"] = self.item.prompt_id
-            self.outside.send("executed", data, self.client_id)
 
     def _where(self, node_id: str) -> Json:
         node_type = self.item.graph[node_id]["class_type"]
@@ -215,7 +173,7 @@ class PromptRun:
         return {"prompt_id": self.item.prompt_id}
 
     def _report_interrupt(self, node_id: str) -> None:
-        self._announce("execution_interrupted", self._where(node_id), broadcast=True)
+        self._events.announce("execution_interrupted", self._where(node_id), broadcast=True)
 
     def _report_error(self, node_id: str, inputs: Json, error: Exception) -> None:
         _, _, trace = sys.exc_info()
@@ -227,7 +185,7 @@ class PromptRun:
             "current_inputs": shown,
             "current_outputs": list(self.item.graph),
         }
-        self._announce("execution_error", self._where(node_id) | details)
+        self._events.announce("execution_error", self._where(node_id) | details)
 
 
 class NodeRun:

@@ -3,19 +3,19 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Self
 
 from comfy_proxy.embedded.executor import Executor, Journal
 from comfy_proxy.embedded.faults import Faults
 from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.instance import FEATURES, Instance, queue_info
-from comfy_proxy.embedded.life import HOST, Life
+from comfy_proxy.embedded.life import Life
+from comfy_proxy.embedded.local_server import LocalServer
 from comfy_proxy.embedded.nodes import node_classes
 from comfy_proxy.embedded.prompt_queue import PromptQueue
 from comfy_proxy.embedded.websocket import Sockets
 
 
-class EmbeddedWorker:
+class EmbeddedWorker(LocalServer):
     """A ComfyUI instance inside this process: start it, break it, look at what it did.
 
     `base_directory` gets input, output, temp and user directories. `test_nodes` adds TimedPass
@@ -24,7 +24,8 @@ class EmbeddedWorker:
     frames, `allow_faults` opens `POST /embedded/faults`. `on_death` replaces the abrupt end
     that the fault `die_at_node` asks for (the process of its own exits instead).
 
-    Also an async context manager. Not thread-safe: use it in one event loop.
+    What it did is in its `journal`, and under the same names here: `submitted`, `started`,
+    `executed`, `uploads`. Not thread-safe: use it in one event loop.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class EmbeddedWorker:
         self.name = name
         self.faults = Faults()
         self.journal = Journal()
+        self.submitted = self.journal.submitted
+        self.started = self.journal.started
+        self.executed = self.journal.executed
+        self.uploads = self.journal.uploads
         self.folders = Folders(base_directory)
-        self.port = 0
         self._classes = node_classes(
             test_nodes=test_nodes, upscale_models=upscale_models, missing_nodes=missing_nodes
         )
@@ -55,38 +59,8 @@ class EmbeddedWorker:
         self._dying: asyncio.Task[None] | None = None
 
     @property
-    def url(self) -> str:
-        """`http://127.0.0.1:PORT`; the port stays the same over restarts."""
-        return f"http://{HOST}:{self.port}"
-
-    @property
-    def host(self) -> str:
-        """`127.0.0.1:PORT`, as `COMFYUI_HOST_1` takes it."""
-        return f"{HOST}:{self.port}"
-
-    @property
     def running(self) -> bool:
         return self._life is not None
-
-    @property
-    def submitted(self) -> list[str]:
-        """Ids of the prompts accepted, in order, over all restarts."""
-        return self.journal.submitted
-
-    @property
-    def started(self) -> list[str]:
-        """Ids of the prompts that began to run."""
-        return self.journal.started
-
-    @property
-    def executed(self) -> list[str]:
-        """Ids of the prompts that ran to a successful end."""
-        return self.journal.executed
-
-    @property
-    def uploads(self) -> list[str]:
-        """`type/subfolder/name` of every upload."""
-        return self.journal.uploads
 
     @property
     def queue_remaining(self) -> int:
@@ -195,13 +169,6 @@ class EmbeddedWorker:
         """Reset every connection now, HTTP and WebSocket."""
         if self._life is not None:
             self._life.abort_connections()
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(self, *_exception: object) -> None:
-        await self.stop()
 
     def __repr__(self) -> str:
         state = "running" if self.running else "stopped"

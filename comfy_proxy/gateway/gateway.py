@@ -154,8 +154,8 @@ class Gateway:
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         answered.append(lambda _instance: self.rebalancer.consider())
         for instance in self.cluster.instances:
-            instance.on_load.append(self.rebalancer.consider)
-            instance.on_load.append(partial(self.reconciler.load_changed, instance))
+            instance.prompts.on_load.append(self.rebalancer.consider)
+            instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
             instance.on_output.append(partial(self.made_files.heard, instance=instance))
             instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
             # A socket that cannot be opened tells of a death seconds before the circuit opens.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from statistics import fmean
 
+from comfy_proxy.metrics.records import Outcome, PromptEnd
+
 _REMEMBERED = 100
 """Executions of each type of which the mean is made; the oldest is forgotten for one more."""
 
@@ -21,6 +23,15 @@ class Estimates:
         ``job_type`` None is a client's own prompt.
         """
         self._executions.setdefault(job_type, deque(maxlen=_REMEMBERED)).append(execution_s)
+
+    def learn_from(self, prompt: PromptEnd) -> None:
+        """Note how long a client's prompt took: estimates count those in front of a job.
+
+        One that came from ComfyUI's cache tells nothing of the next one.
+        """
+        seconds = prompt.processing_s
+        if prompt.outcome is Outcome.COMPLETED and prompt.worked and seconds is not None:
+            self.record(None, seconds)
 
     def mean(self, job_type: str | None) -> float | None:
         """The mean of ``job_type`` in seconds; None before one was measured."""

@@ -1,46 +1,48 @@
 """The jobs in memory: made, found, moved through their states, forgotten.
 
 A finished job is forgotten ``job_timeout_s`` seconds after its end (JOB_TIMEOUT), an unfinished one
-never. The pictures of finished jobs share ``max_results_size`` bytes (MAX_RESULTS_SIZE); beyond,
-the oldest is dropped, and its job says so.
+never. Its picture may have to go before (``kept_results.py``).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 from loguru import logger
 
 from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
-from comfy_proxy.errors import IdempotencyConflictError, NotFoundError
+from comfy_proxy.errors import NotFoundError
+from comfy_proxy.jobs.idempotency import IdempotencyKeys
 from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.kept_results import KeptResults
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.observers import tell
 
 
 class JobManager:
-    """Every job of one application by id. Nothing else changes a job."""
+    """Every job of one application by id. Nothing else changes a job.
+
+    ``max_results_size`` bounds the pictures of finished jobs, in bytes. ``keys`` finds the job that
+    an ``Idempotency-Key`` has made.
+    """
 
     def __init__(self, *, clock: Clock, job_timeout_s: float, max_results_size: int) -> None:
         self._clock = clock
         self._job_timeout_s = job_timeout_s
-        self._max_results_size = max_results_size
         self._jobs: dict[str, Job] = {}
         self._finished: dict[str, float] = {}  # job id → when it is forgotten; oldest first
-        self._with_result: dict[str, Job] = {}  # oldest first
-        self._by_key: dict[str, Job] = {}
-        self._results_size = 0
+        self._results = KeptResults(max_results_size)
+        self.keys = IdempotencyKeys()
         self._finished_one = asyncio.Event()
         self.on_created: list[Callable[[Job], None]] = []
         self.on_changed: list[Callable[[Job], None]] = []
         self.on_finished: list[Callable[[Job], None]] = []
 
     def __repr__(self) -> str:
-        return f"<JobManager jobs={len(self._jobs)} results={self._results_size} bytes>"
+        return f"<JobManager jobs={len(self._jobs)} results={self._results.size} bytes>"
 
     def __iter__(self) -> Iterator[Job]:
         return iter(tuple(self._jobs.values()))
@@ -60,8 +62,7 @@ class JobManager:
         )
         job.updated_at = job.created_at
         self._jobs[job.id] = job
-        if idempotency_key is not None:
-            self._by_key[idempotency_key] = job
+        self.keys.note(job)
         tell((*self.on_created, *self.on_changed), job)
         return job
 
@@ -76,19 +77,6 @@ class JobManager:
             raise NotFoundError(
                 "There is no such job; finished jobs are forgotten after a while.",
                 code="job_not_found",
-            )
-        return job
-
-    def find_by_key(self, idempotency_key: str, fingerprint: str) -> Job | None:
-        """The job that was made with this ``Idempotency-Key``, None if there is none.
-
-        Raises IdempotencyConflictError if it was made with another ``fingerprint``.
-        """
-        job = self._by_key.get(idempotency_key)
-        if job is not None and job.request.fingerprint != fingerprint:
-            raise IdempotencyConflictError(
-                "This Idempotency-Key was used with another request.",
-                details={"field": "Idempotency-Key"},
             )
         return job
 
@@ -199,36 +187,17 @@ class JobManager:
         job.error = error
         if result is not None:
             job.percentage = 100.0
-            job.keep_result(result)
-            self._with_result[job.id] = job
-            self._results_size += len(result.data)
+            self._results.keep(job, result)
         job.request.picture.close()
         self._finished[job.id] = now + self._job_timeout_s
         self._finished_one.set()
         self._finished_one = asyncio.Event()
-        self._drop_old_results()
-
-    def _drop_old_results(self) -> None:
-        """Drop the oldest pictures beyond MAX_RESULTS_SIZE; the newest stays, whatever its size."""
-        while self._results_size > self._max_results_size and len(self._with_result) > 1:
-            job = next(iter(self._with_result.values()))
-            self._release_result(job)
-            job.result = None
-            job.result_dropped = True
-            logger.bind(job_id=job.id).warning("the result was dropped to bound the memory")
-
-    def _release_result(self, job: Job) -> None:
-        """Count its bytes no longer. A client that is being sent them still holds them."""
-        if self._with_result.pop(job.id, None) is not None and job.result is not None:
-            self._results_size -= len(job.result.data)
 
     def _forget(self, job: Job) -> None:
         self._jobs.pop(job.id, None)
         self._finished.pop(job.id, None)
-        self._release_result(job)
-        if job.idempotency_key is not None:
-            with suppress(KeyError):
-                del self._by_key[job.idempotency_key]
+        self._results.release(job)
+        self.keys.forget(job)
 
 
 def elapsed_s(job: Job, clock: Clock) -> float | None:

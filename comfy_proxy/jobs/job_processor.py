@@ -31,7 +31,6 @@ from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.metrics.durations import rounded
-from comfy_proxy.metrics.records import Outcome, PromptEnd
 from comfy_proxy.tracing import about, traced, untraced
 
 
@@ -63,7 +62,7 @@ class JobProcessor:
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._draining = False
         self.estimates = Estimates()
-        cluster.on_prompt_end.append(self._learn_from)
+        cluster.on_prompt_end.append(lambda prompt: self.estimates.learn_from(prompt))
         cluster.scheduler.backlog = lambda: len(self._pending)
 
     def __repr__(self) -> str:
@@ -137,15 +136,6 @@ class JobProcessor:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks.values())
-
-    def _learn_from(self, prompt: PromptEnd) -> None:
-        """Note how long a client's prompt took: estimates count those in front of a job.
-
-        One that came from ComfyUI's cache tells nothing of the next one.
-        """
-        seconds = prompt.processing_s
-        if prompt.outcome is Outcome.COMPLETED and prompt.worked and seconds is not None:
-            self.estimates.record(None, seconds)
 
     # --- one job -------------------------------------------------------------------------
 

@@ -28,6 +28,11 @@ class Phase(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
+    @property
+    def ended(self) -> bool:
+        """Nothing comes after it."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graph:
@@ -59,10 +64,6 @@ class PromptExecution:
         self._percentage = 0.0
 
     @property
-    def ended(self) -> bool:
-        return self.phase in (Phase.SUCCEEDED, Phase.FAILED)
-
-    @property
     def percentage(self) -> float:
         """0–100, never falling."""
         if self.phase is Phase.SUCCEEDED:
@@ -74,7 +75,7 @@ class PromptExecution:
     def feed(self, frame: PromptFrame | PictureFrame) -> bool:
         if isinstance(frame, PictureFrame):
             return self._take_picture(frame)
-        if frame.prompt_id != self.prompt_id or self.ended:
+        if frame.prompt_id != self.prompt_id or self.phase.ended:
             return False
         handler = getattr(self, f"_on_{frame.type}", None)
         if handler is None:
@@ -86,7 +87,7 @@ class PromptExecution:
         return True
 
     def take_history(self, entry: Mapping[str, Any]) -> None:
-        """End by what ``/history/{id}`` tells, after the events were missed (trap 4).
+        """End by what ``/history/{id}`` tells, after the events were missed (PROTOCOL.md trap 4).
 
         Raises InvalidAnswerError for an entry that is none.
         """
@@ -98,9 +99,9 @@ class PromptExecution:
             self._take_files((entry.get("outputs") or {}).get(self.graph.output_node) or {})
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidAnswerError("An entry of /history is not as ComfyUI writes it.") from error
-        if not self.ended and status.get("status_str") == "error":
+        if not self.phase.ended and status.get("status_str") == "error":
             self._fail(WorkflowError("ComfyUI reports an error without a reason."))
-        if not self.ended:
+        if not self.phase.ended:
             self.phase = Phase.SUCCEEDED
 
     # --- one method for each type of text frame ----------------------------------------------
@@ -153,7 +154,10 @@ class PromptExecution:
         self.files = output_files(output) or self.files
 
     def _take_picture(self, frame: PictureFrame) -> bool:
-        """Strangers' frames arrive on the same socket (trap 10): ours name us or come in turn."""
+        """Strangers' frames arrive on the same socket: ours name us or come in turn.
+
+        See PROTOCOL.md trap 10.
+        """
         if frame.prompt_id not in (None, self.prompt_id) or self.phase is not Phase.RUNNING:
             return False
         if self.current_node is None:

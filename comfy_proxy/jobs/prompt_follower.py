@@ -77,7 +77,7 @@ class PromptFollower:
         """
         self._on_update(self._execution)
         self._renew()
-        while not self._execution.ended:
+        while not self._execution.phase.ended:
             frame = await self._next(socket)
             if frame is None:
                 await self._ask_about_silence(socket)
@@ -99,7 +99,7 @@ class PromptFollower:
                 frame: Frame | None = None
                 while not isinstance(frame, ConnectionLost):
                     await self._look_for_end()
-                    if self._execution.ended:
+                    if self._execution.phase.ended:
                         return
                     frame = await self._next_status(socket)
         raise InstanceUnreachableError(f"{self._placement.instance.host} drops every WebSocket.")

@@ -204,7 +204,7 @@ class PromptRun:
             socket.on_prompt_end = self._hear_end
             await self._submit(socket)
             await self._follower.follow(socket)
-        if not self.execution.ended:
+        if not self.execution.phase.ended:
             await self._follower.settle()
 
     async def _submit(self, socket: PromptSocket) -> None:

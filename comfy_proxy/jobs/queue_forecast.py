@@ -61,7 +61,7 @@ class QueueForecast:
         Clients' prompts there are counted as a mean one each. The executing job comes first.
         """
         prompt_s = self._cost_s(None)
-        free_in_s = {host: one.client_prompts * prompt_s for host, one in self._healthy.items()}
+        free_in_s = {host: one.prompts.of_clients * prompt_s for host, one in self._healthy.items()}
         left: dict[Job, float | None] = {}
         for job in sorted(self._processor.running, key=lambda job: job.executing_since is None):
             if job.instance not in free_in_s:

@@ -94,7 +94,7 @@ class JobService:
         """
         try:
             if idempotency_key is not None:
-                known = self.manager.find_by_key(idempotency_key, request.fingerprint)
+                known = self.manager.keys.find(idempotency_key, request.fingerprint)
                 if known is not None:
                     request.picture.close()
                     return known, False

@@ -2,13 +2,12 @@
 
 Each application has a prometheus_client registry of its own: two applications in one process do not
 collide, and the host's registry is left alone, unless the host registers our collector there. The
-figures are counted once, in ``metrics.py``; the collector makes families of them when it is asked.
+figures are counted once, in ``figures.py``; the collector makes families of them when it is asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
@@ -23,10 +22,8 @@ from prometheus_client.registry import Collector
 
 from comfy_proxy.metrics.durations import Histogram
 from comfy_proxy.metrics.families import COUNTER, HISTOGRAM, Family, families
+from comfy_proxy.metrics.figures import Figures
 from comfy_proxy.metrics.text import TextWriter, bound_text
-
-if TYPE_CHECKING:
-    from comfy_proxy.metrics.metrics import Metrics
 
 
 class Exposition(Collector):
@@ -37,15 +34,15 @@ class Exposition(Collector):
     registry.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
         self._writer = TextWriter()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
         """All families as prometheus_client's, as they stand now."""
-        for family in families(self._metrics):
+        for family in families(self._figures):
             yield _metric(family)
 
     def describe(self) -> Iterable[Metric]:
@@ -59,7 +56,7 @@ class Exposition(Collector):
         except TypeError:  # Accept names a version that is no number
             content_type = CONTENT_TYPE_PLAIN_0_0_4
         openmetrics = content_type.startswith("application/openmetrics-text")
-        text = self._writer.write(families(self._metrics), openmetrics=openmetrics)
+        text = self._writer.write(families(self._figures), openmetrics=openmetrics)
         return text.encode(), CONTENT_TYPE_LATEST if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
 
 

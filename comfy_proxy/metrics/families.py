@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from comfy_proxy.metrics.durations import Histogram
+from comfy_proxy.metrics.figures import Figures
 from comfy_proxy.metrics.instance_figures import CIRCUIT_STATES
 from comfy_proxy.metrics.live import LiveState
 from comfy_proxy.metrics.records import PromptEvent
 from comfy_proxy.version import __version__
-
-if TYPE_CHECKING:
-    from comfy_proxy.metrics.metrics import Metrics
 
 COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
@@ -46,26 +44,26 @@ class Family:
         return "seconds" if self.name.endswith("_seconds") else ""
 
 
-def families(metrics: Metrics) -> Iterator[Family]:
+def families(figures: Figures) -> Iterator[Family]:
     """All families, as they stand now."""
-    live = metrics.live()
+    live = figures.live()
     yield _gauge("build_info", "The version that runs.", "version", [((__version__,), 1)])
     yield _gauge(
         "start_time_seconds", "When it started, since the epoch.", "",
-        [((), metrics.started_at.timestamp())],
+        [((), figures.started_at.timestamp())],
     )  # fmt: skip
-    yield from _jobs(metrics, live)
-    yield from _prompts(metrics)
-    yield from _http(metrics)
+    yield from _jobs(figures, live)
+    yield from _prompts(figures)
+    yield from _http(figures)
     yield from _sockets(live)
-    yield from _instances(metrics)
+    yield from _instances(figures)
     yield from _instances_now(live)
-    yield from _pools(metrics, live)
-    yield from _logs(metrics)
+    yield from _pools(figures, live)
+    yield from _logs(figures)
 
 
-def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Family]:
-    jobs = metrics.jobs
+def _jobs(figures: Figures, live: LiveState) -> Iterator[Family]:
+    jobs = figures.jobs
     yield _counter("jobs_accepted", "Jobs accepted.", "type", _one(jobs.accepted))
     yield _counter(
         "jobs_finished", "Jobs that ended, by outcome and where.", f"type outcome {_HOST}",
@@ -91,7 +89,7 @@ def _jobs(metrics: Metrics, live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _prompts(metrics: Metrics) -> Iterator[Family]:
+def _prompts(figures: Figures) -> Iterator[Family]:
     helps = {
         PromptEvent.FORWARDED: "Clients' prompts that the instance has taken.",
         PromptEvent.MOVED: "Clients' waiting prompts moved to the instance.",
@@ -100,11 +98,11 @@ def _prompts(metrics: Metrics) -> Iterator[Family]:
     for event, text in helps.items():
         values = [
             ((host,), count)
-            for (what, host), count in metrics.prompts.events.items()
+            for (what, host), count in figures.prompts.events.items()
             if what is event
         ]
         yield _counter(f"prompts_{event}", text, _HOST, values)
-    prompts = metrics.prompts
+    prompts = figures.prompts
     yield _counter(
         "prompts_finished", "Clients' prompts that ended, by outcome and where.",
         f"outcome {_HOST}", [((str(end), host), n) for (end, host), n in prompts.ends.items()],
@@ -119,8 +117,8 @@ def _prompts(metrics: Metrics) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _http(metrics: Metrics) -> Iterator[Family]:
-    http = metrics.http
+def _http(figures: Figures) -> Iterator[Family]:
+    http = figures.http
     yield _counter(
         "http_requests", "Requests answered; 499: the client left.", "method policy status",
         http.requests.items(),
@@ -155,19 +153,19 @@ def _sockets(live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _instances(metrics: Metrics) -> Iterator[Family]:
-    figures = metrics.instances
+def _instances(figures: Figures) -> Iterator[Family]:
+    at_instances = figures.instances
     yield _counter(
         "instance_circuit_changes", "Changes of the circuit breaker to a state.", f"{_HOST} state",
-        figures.circuit_changes.items(),
+        at_instances.circuit_changes.items(),
     )  # fmt: skip
     yield _counter(
         "instance_requests", "Exchanges with the instance, by who ended them how.",
-        f"{_HOST} kind verdict", figures.attempts.items(),
+        f"{_HOST} kind verdict", at_instances.attempts.items(),
     )  # fmt: skip
     yield _histogram(
         "instance_request_duration_seconds", "Duration of the exchanges.", f"{_HOST} kind",
-        figures.attempt_histograms.items(),
+        at_instances.attempt_histograms.items(),
     )  # fmt: skip
 
 
@@ -192,7 +190,7 @@ def _instances_now(live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
 
 
-def _pools(metrics: Metrics, live: LiveState) -> Iterator[Family]:
+def _pools(figures: Figures, live: LiveState) -> Iterator[Family]:
     each = live.instances
     yield _gauge(
         "pool_connections", "Pooled WebSockets of jobs.", f"{_HOST} state",
@@ -208,12 +206,12 @@ def _pools(metrics: Metrics, live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
     yield _histogram(
         "pool_wait_seconds", "How long jobs waited for a pooled WebSocket.", _HOST,
-        _one(metrics.instances.pool_histograms),
+        _one(figures.instances.pool_histograms),
     )  # fmt: skip
 
 
-def _logs(metrics: Metrics) -> Iterator[Family]:
-    logs = metrics.logs
+def _logs(figures: Figures) -> Iterator[Family]:
+    logs = figures.logs
     dropped = logs.dropped if logs else 0
     yield _counter("log_lines_dropped", "Log lines lost.", "", [((), dropped)])
     lines = [((level,), count) for level, count in logs.written.items()] if logs else []

@@ -1,9 +1,4 @@
-"""The one object that counts: records of what is over go in, figures come out.
-
-Its memory does not grow: counters by label, histograms, the last thousand durations of a kind, the
-last sixty minutes. Recording takes microseconds. ``/metrics`` is made of it in two forms: JSON
-(:meth:`Metrics.get_stats`) and Prometheus' text (``exposition.py``).
-"""
+"""The figures with the two forms in which ``/metrics`` tells them."""
 
 from __future__ import annotations
 
@@ -12,33 +7,13 @@ from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.metrics.exposition import Exposition
-from comfy_proxy.metrics.http_figures import HttpFigures
-from comfy_proxy.metrics.instance_figures import InstanceFigures
-from comfy_proxy.metrics.job_figures import JobFigures
-from comfy_proxy.metrics.last_hour import LastHour
-from comfy_proxy.metrics.live import LiveState, LogCounts
-from comfy_proxy.metrics.prompt_figures import PromptFigures
-from comfy_proxy.metrics.records import (
-    Attempt,
-    CircuitRecord,
-    JobRecord,
-    Outcome,
-    PoolWait,
-    PromptEnd,
-    PromptEvent,
-    PromptRecord,
-    RequestRecord,
-)
+from comfy_proxy.metrics.figures import Figures
+from comfy_proxy.metrics.live import LiveState
 from comfy_proxy.metrics.stats import statistics
 
 
-class Metrics:
-    """One for each application.
-
-    ``instances`` are the ``host:port`` and ``job_types`` the workflows for which counters begin at
-    0. ``live`` gives the state of the application when somebody asks. ``logs`` is None until the
-    application has logs.
-    """
+class Metrics(Figures):
+    """One for each application: JSON is :meth:`get_stats`, Prometheus' text ``exposition``."""
 
     def __init__(
         self,
@@ -48,83 +23,9 @@ class Metrics:
         job_types: Iterable[str],
         live: Callable[[], LiveState],
     ) -> None:
-        self.clock = clock
-        self.started_at = clock.now()
-        self.live = live
-        self.logs: LogCounts | None = None
-        self.instances = InstanceFigures(instances)
-        self.prompts = PromptFigures(self.instances.hosts)
-        self.jobs = JobFigures(job_types, self.instances.hosts)
-        self.http = HttpFigures()
-        self.last_hour = LastHour(clock)
+        super().__init__(clock=clock, instances=instances, job_types=job_types, live=live)
         self.exposition = Exposition(self)
-
-    def __repr__(self) -> str:
-        return f"<Metrics jobs={self.jobs.outcomes()} requests={self.http.requests.total()}>"
 
     def get_stats(self) -> dict[str, Any]:
         """All figures, as the JSON of ``/metrics``; from memory, without waiting."""
         return statistics(self)
-
-    # --- records -------------------------------------------------------------------------
-
-    def record_accepted_job(self, job_type: str) -> None:
-        """A job was accepted."""
-        self.jobs.accepted[job_type] += 1
-
-    def record_job(self, job: JobRecord) -> None:
-        """A job has ended."""
-        code = self.jobs.record(job)
-        minute = self.last_hour.current
-        if job.outcome is Outcome.COMPLETED:
-            minute.completed += 1
-            if job.processing_s is not None:
-                minute.processed += 1
-                minute.processing_s += job.processing_s
-        elif job.outcome is Outcome.FAILED:
-            minute.failed += 1
-        else:
-            minute.cancelled += 1
-        if code is not None:
-            minute.errors[code] += 1
-        if job.waiting_s is not None:
-            minute.waited += 1
-            minute.waiting_s += job.waiting_s
-
-    def record_prompt(self, prompt: PromptRecord) -> None:
-        """A prompt was forwarded or moved, or an instance passed over.
-
-        Of our jobs' prompts only moves are counted: the rest is counted with the jobs.
-        """
-        if prompt.job_type is not None:
-            if prompt.event is PromptEvent.MOVED:
-                self.jobs.moves[prompt.job_type] += 1
-            return
-        self.prompts.record(prompt)
-        if prompt.event is PromptEvent.FORWARDED:
-            self.last_hour.current.prompts += 1
-
-    def record_prompt_end(self, end: PromptEnd) -> None:
-        """A client's prompt has ended."""
-        self.prompts.record_end(end)
-        self.last_hour.current.prompts_completed += end.outcome is Outcome.COMPLETED
-        self.last_hour.current.prompts_failed += end.outcome is Outcome.FAILED
-
-    def record_request(self, request: RequestRecord) -> None:
-        """A request was answered."""
-        self.http.record(request)
-        minute = self.last_hour.current
-        minute.requests += 1
-        minute.faults += request.is_fault
-
-    def record_attempt(self, attempt: Attempt) -> None:
-        """One exchange with an instance is over."""
-        self.instances.record_attempt(attempt)
-
-    def record_circuit(self, change: CircuitRecord) -> None:
-        """A circuit breaker changed its state."""
-        self.instances.record_circuit(change)
-
-    def record_pool_wait(self, wait: PoolWait) -> None:
-        """A job has got a connection to an instance."""
-        self.instances.record_pool_wait(wait)

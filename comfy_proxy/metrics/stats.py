@@ -5,33 +5,31 @@ Keys are snake_case, seconds are floats, rates are fractions from 0 to 1.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy_proxy.clock import iso
 from comfy_proxy.metrics.durations import rounded
+from comfy_proxy.metrics.figures import Figures
 from comfy_proxy.metrics.job_figures import error_rate
 from comfy_proxy.metrics.last_hour import Minute
 from comfy_proxy.metrics.live import InstanceState, LiveState
 from comfy_proxy.version import __version__
 
-if TYPE_CHECKING:
-    from comfy_proxy.metrics.metrics import Metrics
 
-
-def statistics(metrics: Metrics) -> dict[str, Any]:
+def statistics(figures: Figures) -> dict[str, Any]:
     """The whole document of ``GET /metrics``."""
-    live, hour = metrics.live(), metrics.last_hour.total()
+    live, hour = figures.live(), figures.last_hour.total()
     return {
-        "timestamp": iso(metrics.clock.now()),
-        "start_time": iso(metrics.started_at),
+        "timestamp": iso(figures.clock.now()),
+        "start_time": iso(figures.started_at),
         "uptime_seconds": round(live.uptime_s, 3),
         "version": __version__,
-        "jobs": _jobs(metrics, live),
-        "errors": _errors(metrics, hour),
+        "jobs": _jobs(figures, live),
+        "errors": _errors(figures, hour),
         "last_hour": _last_hour(hour),
-        "instances": [_instance(state, metrics) for state in live.instances],
-        "prompts": metrics.prompts.totals(),
-        "http": metrics.http.as_json(),
+        "instances": [_instance(state, figures) for state in live.instances],
+        "prompts": figures.prompts.totals(),
+        "http": figures.http.as_json(),
         "websockets": {
             "clients": live.sockets.clients,
             "frames_to_client": live.sockets.frames_to_client,
@@ -40,15 +38,15 @@ def statistics(metrics: Metrics) -> dict[str, Any]:
             "slow_clients": live.sockets.slow_clients,
         },
         "logs": {
-            "lines": dict(metrics.logs.written) if metrics.logs else {},
-            "lines_dropped": metrics.logs.dropped if metrics.logs else 0,
+            "lines": dict(figures.logs.written) if figures.logs else {},
+            "lines_dropped": figures.logs.dropped if figures.logs else 0,
         },
     }
 
 
-def job_statistics(metrics: Metrics) -> dict[str, Any]:
+def job_statistics(figures: Figures) -> dict[str, Any]:
     """The document of ``GET /api/jobs/stats``: the same figures, but those of jobs only."""
-    jobs, live = metrics.jobs, metrics.live()
+    jobs, live = figures.jobs, figures.live()
     return {
         "total": jobs.accepted.total(),
         "by_status": {
@@ -58,7 +56,7 @@ def job_statistics(metrics: Metrics) -> dict[str, Any]:
         },
         "by_type": {name: count for name, count in jobs.accepted.items() if count},
         "by_instance": {
-            host: sum(jobs.outcomes(instance=host).values()) for host in metrics.instances.hosts
+            host: sum(jobs.outcomes(instance=host).values()) for host in figures.instances.hosts
         },
         "average_processing_time_seconds": rounded(jobs.processing.all.mean_s),
         "average_waiting_time_seconds": rounded(jobs.waiting.all.mean_s),
@@ -66,8 +64,8 @@ def job_statistics(metrics: Metrics) -> dict[str, Any]:
     }
 
 
-def _jobs(metrics: Metrics, live: LiveState) -> dict[str, Any]:
-    jobs = metrics.jobs
+def _jobs(figures: Figures, live: LiveState) -> dict[str, Any]:
+    jobs = figures.jobs
     return {
         "pending": live.pending_jobs,
         "processing": live.processing_jobs,
@@ -77,13 +75,13 @@ def _jobs(metrics: Metrics, live: LiveState) -> dict[str, Any]:
     }
 
 
-def _errors(metrics: Metrics, hour: Minute) -> dict[str, Any]:
+def _errors(figures: Figures, hour: Minute) -> dict[str, Any]:
     """Errors of jobs by code, since the start and in the last hour.
 
     ``rate`` is a code's share of the jobs that completed or failed, the cancelled ones left out.
     """
-    outcomes = metrics.jobs.outcomes()
-    since_start = _by_kind(outcomes["completed"], outcomes["failed"], metrics.jobs.errors_by_code())
+    outcomes = figures.jobs.outcomes()
+    since_start = _by_kind(outcomes["completed"], outcomes["failed"], figures.jobs.errors_by_code())
     return {**since_start, "last_hour": _by_kind(hour.completed, hour.failed, hour.errors)}
 
 
@@ -114,26 +112,26 @@ def _last_hour(hour: Minute) -> dict[str, Any]:
     }
 
 
-def _instance(state: InstanceState, metrics: Metrics) -> dict[str, Any]:
-    figures = metrics.instances
+def _instance(state: InstanceState, figures: Figures) -> dict[str, Any]:
+    at_instances = figures.instances
     return {
         "id": state.id,
         "host": state.host,
         "status": "healthy" if state.healthy else "unhealthy",
         "circuit": state.circuit,
-        "circuit_changes": figures.circuit_json(state.host),
+        "circuit_changes": at_instances.circuit_json(state.host),
         "active_jobs": state.active_jobs,
         "load": state.load,
         "last_check": iso(state.last_check),
         "last_success": iso(state.last_success),
         "check_seconds": rounded(state.response_time_s),
-        "jobs": metrics.jobs.at_instance(state.host),
-        "prompts": metrics.prompts.at_instance(state.host),
-        "requests": figures.requests_json(state.host),
+        "jobs": figures.jobs.at_instance(state.host),
+        "prompts": figures.prompts.at_instance(state.host),
+        "requests": at_instances.requests_json(state.host),
         "connections": {
             "open": state.pool_open,
             "in_use": state.pool_in_use,
             "waiting": state.pool_waiting,
-            "wait_time": figures.pool_waits[state.host].as_json(),
+            "wait_time": at_instances.pool_waits[state.host].as_json(),
         },
     }

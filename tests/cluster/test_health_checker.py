@@ -221,7 +221,7 @@ async def test_busy_instance(cluster: Cluster, worker: EmbeddedWorker, clock: Ma
     """A check that fails right after a frame of a job is no strike (trap 8)."""
     pool = cluster.connections.pool(cluster.instances[0])
     async with pool.lease():
-        await eventually(lambda: cluster.instances[0].alive_just_now)
+        await eventually(lambda: cluster.instances[0].signs.alive_just_now)
         worker.faults.hang = ("/system_stats",)
         await failed_check(cluster, worker, clock)
         assert strikes(cluster) == 0
@@ -238,7 +238,7 @@ async def test_learns_what_others_queued(start_cluster: Start, worker: EmbeddedW
     for number in range(3):
         await client.submit(graph(seconds=600).prompt, prompt_id=f"{number}", client_id="c")
     cluster = await start_cluster(worker)
-    await eventually(lambda: cluster.instances[0].external_jobs == 3)
+    await eventually(lambda: cluster.instances[0].prompts.external_jobs == 3)
 
 
 async def test_hanging_queue_does_not_hold_up_the_checks(

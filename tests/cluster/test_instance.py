@@ -125,7 +125,7 @@ async def test_broken_socket_ends_the_protection(instance: Instance) -> None:
     """Frames from before the socket broke off prove nothing."""
     instance.frame_seen()
     instance.socket_lost()
-    assert not instance.alive_just_now
+    assert not instance.signs.alive_just_now
     instance.check_failed("refused")
     assert instance.breaker.consecutive_failures == 1
 
@@ -174,30 +174,30 @@ def test_own_prompts_are_never_external(instance: Instance) -> None:
     """Of ``queue_remaining`` only what is above our own queued prompts was put by others."""
     ours = [queued(instance) for _ in range(2)]
     Placement(instance)  # takes a place, but was not sent yet
-    instance.queue_observed(2)
-    assert (instance.active_jobs, instance.external_jobs, instance.load) == (3, 0, 3)
-    instance.queue_observed(7)
-    assert (instance.external_jobs, instance.load) == (5, 8)
+    instance.prompts.observed(2)
+    assert (instance.active_jobs, instance.prompts.external_jobs, instance.load) == (3, 0, 3)
+    instance.prompts.observed(7)
+    assert (instance.prompts.external_jobs, instance.load) == (5, 8)
     ours[0].in_queue = False  # its end was heard
-    instance.queue_observed(6)
+    instance.prompts.observed(6)
     ours[0].release()
-    assert (instance.external_jobs, instance.load) == (5, 7)
+    assert (instance.prompts.external_jobs, instance.load) == (5, 7)
 
 
 def test_fewer_than_ours_is_nobody_else(instance: Instance) -> None:
     """A status frame from before our prompt was accepted does not make the load negative."""
     queued(instance)
-    instance.queue_observed(0)
-    assert (instance.external_jobs, instance.load) == (0, 1)
+    instance.prompts.observed(0)
+    assert (instance.prompts.external_jobs, instance.load) == (0, 1)
 
 
 async def test_interruption_forgets_and_tells(instance: Instance, clock: ManualClock) -> None:
     """After an outage or a lost socket what was known of others' load is forgotten, and told."""
     told: list[Instance] = []
     instance.on_interruption.append(told.append)
-    instance.queue_observed(4)
+    instance.prompts.observed(4)
     instance.socket_lost()
-    assert instance.external_jobs == 0
+    assert instance.prompts.external_jobs == 0
     for _ in range(3):
         instance.check_failed("refused")
     await clock.advance(1)

@@ -57,7 +57,7 @@ def test_fewest_jobs_first(balancer: LoadBalancer, pair: tuple[Instance, Instanc
 
 def test_others_load_counts(balancer: LoadBalancer, pair: tuple[Instance, Instance]) -> None:
     """Jobs that others put there count as much as ours."""
-    pair[0].queue_observed(2)
+    pair[0].prompts.observed(2)
     Placement(pair[1])
     assert balancer.get_available_instance() is pair[1]
 

@@ -95,7 +95,7 @@ async def test_others_in_the_queue(cluster: Cluster, worker: EmbeddedWorker) -> 
     await client.interrupt("before")
     await run.task
     assert running(worker) == ["behind"]
-    await eventually(lambda: run.instance.external_jobs == 1)
+    await eventually(lambda: run.instance.prompts.external_jobs == 1)
     await client.interrupt("behind")
     await nothing_left(cluster, worker)
 
@@ -109,7 +109,7 @@ async def test_load_right_after_the_end(cluster: Cluster, pool: WebSocketPool) -
     socket.on_prompt_end(success.prompt_id)
     status = '{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 1}}}}'
     socket._take(decode_text(status))
-    assert run.instance.external_jobs == 1
+    assert run.instance.prompts.external_jobs == 1
     run.placement.in_queue = True
     run.task.cancel()
     await asyncio.wait([run.task])

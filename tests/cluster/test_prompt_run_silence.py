@@ -70,7 +70,7 @@ async def test_strangers_do_not_renew(
     for number in range(1, 4):
         await clock.advance(50)
         await somebody(cluster, graph(), f"theirs {number}")
-        await eventually(lambda number=number: silent.instance.external_jobs == number)
+        await eventually(lambda number=number: silent.instance.prompts.external_jobs == number)
         await clock.advance(10)
         await eventually(
             lambda number=number: silent.prompt._follower._renewals == number and clock.waiting == 1

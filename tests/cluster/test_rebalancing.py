@@ -159,7 +159,7 @@ def test_only_what_waits_there(cluster: Cluster, queue: list[Placement]) -> None
 
 def test_others_load_counts(cluster: Cluster, queue: list[Placement]) -> None:
     """Nothing is moved behind the prompts of others."""
-    cluster.instances[1].queue_observed(2)
+    cluster.instances[1].prompts.observed(2)
     cluster.scheduler.rebalance()
     assert offers(queue) == [False, False, False]
 

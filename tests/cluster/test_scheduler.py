@@ -71,7 +71,7 @@ async def queued(cluster: Cluster, **options: object) -> Placement:
 async def test_least_loaded(cluster: Cluster) -> None:
     """Places go to the least loaded instance, others' prompts counted."""
     one, two = cluster.instances
-    one.queue_observed(1)
+    one.prompts.observed(1)
     assert [(await place(cluster)).instance for _ in range(3)] == [two, one, two]
 
 
@@ -139,7 +139,7 @@ async def test_cancelled_in_the_check(cluster: Cluster, checks: Checks) -> None:
 async def test_avoided_only_if_there_is_a_choice(cluster: Cluster, checks: Checks) -> None:
     """An instance that failed under the job is used again only when nobody else can."""
     one, two = cluster.instances
-    two.queue_observed(2)
+    two.prompts.observed(2)
     assert (await place(cluster, avoid={one})).instance is two
     checks.dead = {two}
     assert (await place(cluster, avoid={one})).instance is one

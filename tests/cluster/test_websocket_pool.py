@@ -129,10 +129,10 @@ async def test_frames_tell_about_the_instance(
     await cluster.clients[instance].submit(
         graph(seconds=600).prompt, prompt_id="theirs", client_id="somebody"
     )
-    await eventually(lambda: instance.external_jobs == 1)
-    assert instance.alive_just_now
+    await eventually(lambda: instance.prompts.external_jobs == 1)
+    assert instance.signs.alive_just_now
     await cluster.clients[instance].interrupt("theirs")
-    await eventually(lambda: instance.external_jobs == 0)
+    await eventually(lambda: instance.prompts.external_jobs == 0)
 
 
 async def test_close(connected: Connect, worker: EmbeddedWorker) -> None:

@@ -52,7 +52,7 @@ class GatewayCluster:
         return self.load_balancer.primary(exclude)
 
     def prompt_forwarded(self, instance: Instance) -> None:
-        instance.external_jobs += 1
+        instance.prompts.external_jobs += 1
 
     def tell_prompt(self, event: object, instance: Instance, prompt_id: str | None) -> None:
         """Nobody listens."""

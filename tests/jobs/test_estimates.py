@@ -133,7 +133,7 @@ async def test_prompts_of_comfyui_s_clients_are_in_the_way(
     """Those that wait or run at an instance come before; each takes what such prompts took."""
     service.processor.estimates.record(None, 3.0)
     for instance, prompts in zip(service.cluster.instances, (4, 2), strict=True):
-        instance.queue_observed(prompts)
+        instance.prompts.observed(prompts)
     queue.waiting = [service.manager.create_job(await make_request())]
     assert QueueForecast(service).remaining_s(queue.waiting[0]) == 6.0 + 10.0
 

@@ -186,13 +186,13 @@ async def test_the_same_progress_is_no_news(manager: JobManager, job: Job) -> No
 async def test_idempotency_keys(manager: JobManager, make_request: Make) -> None:
     """A key finds its job until that is forgotten; with another request it is refused."""
     job = manager.create_job(await make_request(), idempotency_key="k")
-    assert manager.find_by_key("k", "f") is job
-    assert manager.find_by_key("other", "f") is None
+    assert manager.keys.find("k", "f") is job
+    assert manager.keys.find("other", "f") is None
     with pytest.raises(IdempotencyConflictError):
-        manager.find_by_key("k", "another request")
+        manager.keys.find("k", "another request")
     complete(manager, job)
     manager.delete_job(job.id)
-    assert manager.find_by_key("k", "another request") is None
+    assert manager.keys.find("k", "another request") is None
 
 
 async def test_callbacks_hear_each_end_once(manager: JobManager, make_request: Make) -> None:

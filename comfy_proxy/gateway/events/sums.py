@@ -72,7 +72,7 @@ class QueueSum:
     def begin_anew(self) -> None:
         """Count what other sockets were told, 0 where one is away, until its own sockets tell."""
         for one in self._instances:
-            self._remaining[one] = one.queued if one.healthy else 0
+            self._remaining[one] = one.prompts.queued if one.healthy else 0
 
     @property
     def total(self) -> int:

@@ -244,7 +244,7 @@ class UpstreamSocket:
         if self._ending:
             return
         if isinstance(seen, Status):
-            self.instance.queue_observed(seen.queue_remaining)
+            self.instance.prompts.observed(seen.queue_remaining)
         self._client.take(self, seen)
 
     def _lost(self) -> None:

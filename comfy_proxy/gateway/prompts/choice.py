@@ -83,7 +83,7 @@ class Choice:
         left = [one for one in self._cluster.instances if one not in self.failed]
         if usable := [one for one in left if one.healthy and one not in self.silent]:
             return usable
-        if busy := [one for one in left if one.healthy and one.alive_just_now]:
+        if busy := [one for one in left if one.healthy and one.signs.alive_just_now]:
             return busy
         return await self._found_again(left)
 
@@ -97,7 +97,7 @@ class Choice:
             asked = [one for one in left if one.healthy or one not in self.silent]
             answers = await asyncio.gather(*(check(one) for one in asked))
             found = [one for one, alive in zip(asked, answers, strict=True) if alive]
-            if found := found or [one for one in asked if one.healthy and one.alive_just_now]:
+            if found := found or [one for one in asked if one.healthy and one.signs.alive_just_now]:
                 return found
             if not any(one.healthy for one in left):
                 break

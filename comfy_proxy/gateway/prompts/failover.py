@@ -59,7 +59,7 @@ class Failover:
         prompts = [one for one in self._ledger.at(instance) if one.job is None]
         if not prompts:
             return
-        first = prompts[: max(0, len(prompts) - instance.queue_remaining)]
+        first = prompts[: max(0, len(prompts) - instance.prompts.queue_remaining)]
         over = [prompt for prompt in first if not self._is_heard(prompt)]
         self._ledger.apply(events.Doubted(instance=instance, over=over))
 

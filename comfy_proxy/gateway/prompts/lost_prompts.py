@@ -74,7 +74,9 @@ class LostPrompts:
         without a gap (PROTOCOL.md trap 15). What is in neither though there was no trouble with
         the instance was deleted by somebody there.
         """
-        prompts = [one for one in prompts if instance.troubled_since(one.attempts[-1].sent_at)]
+        prompts = [
+            one for one in prompts if instance.signs.troubled_since(one.attempts[-1].sent_at)
+        ]
         try:
             queue = await ask_queue(instance, self._cluster, timeout_s=ASK_TIMEOUT_S)
             if queue is None:

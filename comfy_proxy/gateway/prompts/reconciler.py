@@ -60,8 +60,8 @@ class Reconciler:
 
     def load_changed(self, instance: Instance) -> None:
         """A ``status`` frame of ``instance`` has come, perhaps one of many that tell the same."""
-        if self._remaining.get(instance) != instance.queue_remaining:
-            self._remaining[instance] = instance.queue_remaining
+        if self._remaining.get(instance) != instance.prompts.queue_remaining:
+            self._remaining[instance] = instance.prompts.queue_remaining
             self._look_at(instance)
 
     async def close(self) -> None:
@@ -157,7 +157,7 @@ class Reconciler:
         if prompt.deleted:
             end = End(ending=Ending.CANCELLED)
             self._ledger.apply(events.Finished(prompt=prompt, end=end))
-        elif instance.troubled_since(prompt.attempts[-1].sent_at):
+        elif instance.signs.troubled_since(prompt.attempts[-1].sent_at):
             self._ledger.apply(events.Doubted(instance=instance))
         else:
             self._ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.VANISHED)))

@@ -89,7 +89,7 @@ async def test_a_refresh_that_brings_the_same_keeps_the_same_object(one: Setting
 async def test_an_instance_that_works_is_left_alone_for_longer(one: Setting) -> None:
     """A refresh stops its event loop: not in the middle of a picture, if it can wait."""
     await one.cache.of(one.instance)
-    one.instance.queue_observed(1)
+    one.instance.prompts.observed(1)
     await one.clock.advance(REFRESH_S + 1)
     one.cache.heard(one.instance)
     await settle()

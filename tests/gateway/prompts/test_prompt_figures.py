@@ -82,7 +82,7 @@ async def test_an_instance_that_cannot_take_a_prompt_is_passed_over(
     await ended(proxy, *[await post(proxy) for _ in range(2)])  # both are known by now
     before = of_each(proxy, "forwarded")
     away.faults.answers = {"/system_stats": "500"}
-    instance_of(proxy, other).external_jobs = 5  # so that the other one is asked first
+    instance_of(proxy, other).prompts.external_jobs = 5  # so that the other one is asked first
     prompt_id = await post(proxy)
     assert other.submitted[-1] == prompt_id
     assert of_each(proxy, "passed_over") == [1, 0]

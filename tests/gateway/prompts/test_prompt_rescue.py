@@ -40,7 +40,7 @@ async def die(worker: EmbeddedWorker) -> None:
 async def known(proxy: Any, workers: Workers, prompt_ids: list[str]) -> None:
     """The proxy has heard how many wait at the first worker."""
     instance = proxy.app[GATEWAY].cluster.instances[0]
-    await until(lambda: instance.queue_remaining == len(prompt_ids))
+    await until(lambda: instance.prompts.queue_remaining == len(prompt_ids))
 
 
 @pytest.mark.parametrize("listens", [True, False])

@@ -108,7 +108,7 @@ async def test_a_prompt_that_waits_for_its_rescue_is_not_crowded_out(
     monkeypatch.setattr(spool, "_limit", 1)
     blocker, *waiting = await pile_up(proxy, workers, 3, seconds=0.2)
     instance = proxy.app[CLUSTER].instances[0]
-    await until(lambda: instance.queue_remaining == 3)
+    await until(lambda: instance.prompts.queue_remaining == 3)
     await workers[0].kill()
     await show(proxy, workers[1])
     newer = [await post(proxy, graph(text)) for text in (0.0, 0.01, 0.02)]
@@ -125,9 +125,9 @@ async def test_a_status_from_before_a_prompt_outcomes_nothing(
     """A ``status`` of 0 is read after the prompt was taken; its process dies: it runs elsewhere."""
     (prompt_id,) = await pile_up(proxy, workers, 1, seconds=0.3)
     instance = proxy.app[CLUSTER].instances[0]
-    await until(lambda: instance.queue_remaining == 1)
+    await until(lambda: instance.prompts.queue_remaining == 1)
     stale = StatusFrame(queue_remaining=0)
-    instance.queue_observed(stale.queue_remaining)
+    instance.prompts.observed(stale.queue_remaining)
     await workers[0].kill()
     await show(proxy, workers[1])
     await ended(proxy, prompt_id)

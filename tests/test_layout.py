@@ -1,0 +1,195 @@
+"""The tree says where things are: imports go one way, and nothing grows past what one can read.
+
+Imports under ``TYPE_CHECKING`` count too: whoever reads a file has to know the other one. Each
+exception has its reason beside it; one that is no longer needed fails the test as well.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "comfy_proxy"
+MAX_LINES = 300
+MAX_METHODS = 16
+MAX_FUNCTION_LINES = 40
+
+LAYERS = (
+    "cluster",
+    "ledger",
+    "dispatch",
+    "gateway.routes",
+    "gateway.exchange",
+    "gateway.files",
+    "gateway.state",
+    "gateway.events",
+    "gateway.prompts",
+    "gateway.views",
+    "gateway.gateway",
+    "gateway.policies",
+)
+"""A room imports only rooms that stand before it, and itself."""
+APART = {("jobs", "gateway"), ("gateway", "jobs"), ("embedded", "gateway"), ("cluster", "jobs"),
+         ("ledger", "jobs"), ("dispatch", "jobs"), ("gateway.prompts", "gateway.views"),
+         ("gateway.views", "gateway.prompts")}  # fmt: skip
+"""``(a, b)``: nothing in ``a`` imports anything of ``b``."""
+
+LONG_FILES: Mapping[str, str] = {}
+LARGE_CLASSES: Mapping[str, str] = {}
+LONG_FUNCTIONS: Mapping[str, str] = {}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    """``gateway.files.view``; ```` for the package itself."""
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix("__init__").rstrip(".")
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """The modules of ours that it imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [one.name for one in node.names]
+        for name in names:
+            own = name.removeprefix("comfy_proxy").lstrip(".")
+            if name.startswith("comfy_proxy") and own in MODULES and MODULES[own] != path:
+                yield own
+
+
+GRAPH = {name: set(imports_of(path)) - {""} for name, path in MODULES.items()}
+
+
+def room_of(module: str) -> str | None:
+    """The longest name in LAYERS that it belongs to."""
+    found = [one for one in LAYERS if module == one or module.startswith(f"{one}.")]
+    return max(found, key=len, default=None)
+
+
+def is_in(module: str, room: str) -> bool:
+    return module == room or module.startswith(f"{room}.")
+
+
+def circles() -> list[list[str]]:
+    """Sets of modules that import one another, directly or not (Tarjan's algorithm)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in GRAPH[module]:
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            circle = stack[stack.index(module) :]
+            del stack[stack.index(module) :]
+            if len(circle) > 1:
+                found.append(sorted(circle))
+
+    for module in GRAPH:
+        if module not in index:
+            visit(module)
+    return found
+
+
+def definitions() -> Iterator[tuple[str, ast.AST]]:
+    """Every class and function: ``gateway/files/view.py:FileView.answer``, and its node."""
+    for path in FILES:
+        yield from _defined(ast.parse(path.read_text()), f"{path.relative_to(PACKAGE)}:")
+
+
+def _defined(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield f"{prefix}{child.name}", child
+            yield from _defined(child, f"{prefix}{child.name}.")
+
+
+DEFINITIONS = dict(definitions())
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Of two files one can be read without the other."""
+    assert circles() == []
+
+
+def test_imports_go_one_way() -> None:
+    """Down the list of LAYERS."""
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        for other in others
+        if (own := room_of(module)) is not None
+        and (room := room_of(other)) is not None
+        and LAYERS.index(room) > LAYERS.index(own)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("a", "b"), sorted(APART))
+def test_rooms_that_know_nothing_of_each_other(a: str, b: str) -> None:
+    """They are joined in ``app.py`` alone."""
+    wrong = [
+        f"{module} imports {other}"
+        for module, others in GRAPH.items()
+        for other in others
+        if is_in(module, a) and is_in(other, b)
+    ]
+    assert wrong == []
+
+
+def test_files_are_short() -> None:
+    """At most MAX_LINES lines."""
+    long = {
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if len(path.read_text().splitlines()) > MAX_LINES
+    }
+    assert long == set(LONG_FILES)
+
+
+def test_classes_are_small() -> None:
+    """At most MAX_METHODS methods, properties included."""
+    large = {
+        name
+        for name, node in DEFINITIONS.items()
+        if isinstance(node, ast.ClassDef)
+        and sum(isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) for one in node.body)
+        > MAX_METHODS
+    }
+    assert large == set(LARGE_CLASSES)
+
+
+def test_functions_are_short() -> None:
+    """At most MAX_FUNCTION_LINES lines, the docstring included."""
+    long = {
+        name
+        for name, node in DEFINITIONS.items()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
+    }
+    assert long == set(LONG_FUNCTIONS)
+
+
+def test_the_gateway_is_named_by_its_wiring_alone() -> None:
+    """Parts take what they use in their constructors."""
+    allowed = {"gateway.gateway", "gateway.policies", "app", "keys", "middleware", "observation"}
+    naming = {module for module, others in GRAPH.items() if "gateway.gateway" in others}
+    assert naming <= allowed
