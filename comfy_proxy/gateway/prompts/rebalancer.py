@@ -29,7 +29,7 @@ from comfy_proxy.gateway.prompts.worker import Worker
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, End, Prompt, is_open
 from comfy_proxy.ledger.states import Ending, State
 from comfy_proxy.lenient_json import loads_exact
 
@@ -191,7 +191,7 @@ class Rebalancer:
     def _stay(self, prompt: Prompt) -> None:
         """It is not tried again; the next one may go."""
         self._changed = True
-        if prompt.state in (State.QUEUED, State.RUNNING, State.MOVING):
+        if prompt.attempt is not None and is_open(prompt.attempt):
             self._ledger.apply(events.Stayed(prompt=prompt))
 
     # --- how ---------------------------------------------------------------------------------
@@ -234,12 +234,14 @@ class Rebalancer:
         try:
             is_away = await self._transfer.take_away(prompt, busy)
         finally:
-            if not prompt.ended and not (is_away and prompt.state is State.MOVING):
+            # It may have begun meanwhile, or ended, or been lost with its process: then whoever
+            # learnt that sees to it.
+            is_away = is_away and prompt.state is State.MOVING and prompt.at(busy)
+            if not is_away:
                 self._stay(prompt)
-        if prompt.state is not State.MOVING:
-            return False
-        self._ledger.apply(events.TakenAway(prompt=prompt))
-        return True
+        if is_away:
+            self._ledger.apply(events.TakenAway(prompt=prompt))
+        return is_away
 
 
 def _waits(prompt: Prompt, instance: Instance) -> bool:
