@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
@@ -14,12 +15,52 @@ from prompts_front import (
     interrupt,
     pile_up,
     show,
+    until,
 )
 
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.errors import InstanceUnreachableError
+from comfy_proxy.gateway.prompts.transfer import Transfer
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger import events
+from comfy_proxy.ledger.prompt import Prompt
+
+
+class Held:
+    """The first prompt that is to be taken away waits for ``go`` before its instance is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = asyncio.Event()
+        self.prompts: list[Prompt] = []
+        take_away = Transfer.take_away
+
+        async def held(transfer: Transfer, prompt: Prompt, busy: Any) -> bool:
+            self.prompts.append(prompt)
+            await self.go.wait()
+            return await take_away(transfer, prompt, busy)
+
+        monkeypatch.setattr(Transfer, "take_away", held)
+
+
+async def test_one_that_stays_where_its_instance_has_died_goes_on(
+    proxy: TestClient, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The death is found out while it is about to be moved; it stays in no queue at all."""
+    ledger, held = proxy.app[GATEWAY].ledger, Held(monkeypatch)
+    blocker, *waiting = await pile_up(proxy, workers, 3)
+    await show(proxy, workers[1])
+    await until(lambda: held.prompts)
+    await workers[0].kill()
+    instance = instance_of(proxy, workers[0])
+    await until(lambda: ledger.at(instance) == held.prompts and not instance.healthy)
+    for signs in (instance.on_circuit, instance.on_doubt, instance.on_interruption):
+        signs.clear()  # no other sign of its death comes
+    await until(lambda: not proxy.app[GATEWAY].failover._worker._is_busy)
+    held.go.set()
+    await until(lambda: held.prompts[0].prompt_id in workers[1].submitted)
+    await interrupt(proxy, blocker)
+    await ended(proxy, blocker, *waiting)
+    await until(lambda: not ledger.live())
 
 
 async def test_one_that_was_lost_is_not_deleted_where_it_runs_again(
