@@ -79,7 +79,7 @@ class Reconciler:
         match change.event:
             case events.Accepted():
                 self._remaining.pop(instance, None)  # it may end before a frame tells of it
-            case events.Deleted() | events.EndTold() | events.Began() if (
+            case events.Deleted() | events.EndTold() | events.Began() | events.Stayed() if (
                 prompt.deleted or attempt.end is not None or attempt.presumed_over
             ):
                 self._look_at(instance)

@@ -95,3 +95,23 @@ async def test_one_that_was_lost_is_not_deleted_where_it_runs_again(
     await ended(proxy, waiting[1])
     await interrupt(proxy, blocker)
     await ended(proxy, *waiting)
+
+
+async def test_one_that_was_deleted_before_it_was_to_move_ends(
+    proxy: TestClient, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its instance has nothing more to tell: the deletion was heard while nobody could judge it."""
+    gateway, held = proxy.app[GATEWAY], Held(monkeypatch)
+    blocker, *waiting = await pile_up(proxy, workers, 3)
+    await show(proxy, workers[1])
+    await until(lambda: held.prompts)
+    async with proxy.post("/queue", json={"delete": waiting}) as answer:
+        assert answer.status == 200
+    instance = instance_of(proxy, workers[0])
+    await until(lambda: instance.queue_remaining == 1)
+    await until(lambda: len(gateway.ledger.at(instance)) == 2)
+    await until(lambda: all(looker.done() for looker in gateway.reconciler._lookers.values()))
+    held.go.set()
+    await until(lambda: held.prompts[0].ended)
+    await interrupt(proxy, blocker)
+    await ended(proxy, blocker)
