@@ -79,6 +79,10 @@ class Reconciler:
         match change.event:
             case events.Accepted():
                 self._remaining.pop(instance, None)  # it may end before a frame tells of it
+                # Or has ended before its answer came, and no other frame is to come: as far as is
+                # known it is alone there.
+                if instance.queue_remaining <= 1:
+                    self._look_at(instance)
             case events.Deleted() | events.EndTold() | events.Began() | events.Stayed() if (
                 prompt.deleted or attempt.end is not None or attempt.presumed_over
             ):
