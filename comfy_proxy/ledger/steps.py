@@ -29,6 +29,7 @@ def received(books: Books, event: events.Received, now: Now) -> Iterable[Change]
     prompt = event.prompt
     if prompt.state is not State.RECEIVED or prompt.attempts or books.lists(prompt):
         raise IllegalTransitionError(f"The prompt {prompt.prompt_id} was received before.")
+    prompt.reused = books.owner(prompt.prompt_id) is not None
     books.add(prompt)
     return (_same(prompt, event),)
 
@@ -65,6 +66,7 @@ def accepted(books: Books, event: events.Accepted, now: Now) -> Iterable[Change]
     attempt = prompt.attempts[-1]
     attempt.accepted_at = now.monotonic
     if prompt.accepted_at is None:
+        prompt.reused |= books.owner(event.prompt_id) is not None
         prompt.accepted_at, prompt.accepted_time = now.monotonic, now.time
     if event.prompt_id != prompt.prompt_id:
         prompt.renamed = True
