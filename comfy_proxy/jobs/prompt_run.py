@@ -130,12 +130,14 @@ class PromptRun:
             if self._moved_to is None:
                 self._finish(End(ending=Ending.SUCCESS), self.execution.error)
         except InstanceError as error:
+            self._give_back()
             if self.placement.in_queue:
                 # Not awaited: the job goes on elsewhere while this one may hang.
                 self._spawn(self._withdraw())
             self._finish(End(ending=Ending.LOST, error=error))
             raise
         except BaseException as error:
+            self._give_back()
             if self.placement.in_queue:
                 await self._withdraw_shielded()
             self._finish(End(ending=Ending.CANCELLED), error)
@@ -221,6 +223,12 @@ class PromptRun:
     def _hear_end(self, prompt_id: str) -> None:
         if prompt_id == self.prompt_id:
             self.placement.in_queue = False
+
+    def _give_back(self) -> None:
+        """The place elsewhere is not used: the attempt has ended in the moment of its move."""
+        target, self._moved_to = self._moved_to, None
+        if target is not None:
+            target.release()
 
     # --- the end -------------------------------------------------------------------------
 

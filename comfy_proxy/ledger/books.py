@@ -80,8 +80,20 @@ class Books:
         self.submitting.pop(prompt, None)
         last = prompt.instance
         if last is not None:
-            self.places.left(prompt, last)
+            self.leave(prompt, last)
             self.note_owner(prompt.prompt_id, last)
+
+    def leave(self, prompt: Prompt, instance: Instance) -> None:
+        """It waits and runs at ``instance`` no longer."""
+        self.places.left(prompt, instance)
+        self.settle_suspect(instance)
+
+    def settle_suspect(self, instance: Instance) -> None:
+        """Once nobody is doubtful there any more, nobody is suspected."""
+        if instance not in self.suspects:
+            return
+        if all(one.attempts[-1].doubt is None for one in self.places[instance]):
+            del self.suspects[instance]
 
     def note_owner(self, prompt_id: str, instance: Instance) -> None:
         self._owners[prompt_id] = instance

@@ -127,7 +127,8 @@ class Prompt:
     first acceptance. ``deleted``: a client has deleted it, so it is not submitted again.
     ``queue_entry`` is its entry of ``/queue`` while it moves:
     ``[number, id, graph, extra_data, outputs]``. ``renamed``: its instance gave it another id than
-    its body has. ``fatal`` is the error that ends it after one loss too many.
+    its body has. ``reused``: another prompt had its id before, whose entry may be in an instance's
+    history. ``fatal`` is the error that ends it after one loss too many.
     """
 
     prompt_id: str
@@ -139,6 +140,7 @@ class Prompt:
     accepted_at: float | None = None
     accepted_time: float | None = None
     renamed: bool = False
+    reused: bool = False
     deleted: bool = False
     queue_entry: list[Any] | None = field(default=None, repr=False)
     tries: Tries = field(default_factory=Tries)

@@ -29,6 +29,7 @@ def received(books: Books, event: events.Received, now: Now) -> Iterable[Change]
     prompt = event.prompt
     if prompt.state is not State.RECEIVED or prompt.attempts or books.lists(prompt):
         raise IllegalTransitionError(f"The prompt {prompt.prompt_id} was received before.")
+    prompt.reused = books.owner(prompt.prompt_id) is not None
     books.add(prompt)
     return (_same(prompt, event),)
 
@@ -65,6 +66,7 @@ def accepted(books: Books, event: events.Accepted, now: Now) -> Iterable[Change]
     attempt = prompt.attempts[-1]
     attempt.accepted_at = now.monotonic
     if prompt.accepted_at is None:
+        prompt.reused |= books.owner(event.prompt_id) is not None
         prompt.accepted_at, prompt.accepted_time = now.monotonic, now.time
     if event.prompt_id != prompt.prompt_id:
         prompt.renamed = True
@@ -173,7 +175,7 @@ def taken_away(books: Books, event: events.TakenAway, now: Now) -> Iterable[Chan
     prompt = event.prompt
     prompt.check(State.SUBMITTING, only_from=(State.MOVING,))
     if prompt.instance is not None:
-        books.places.left(prompt, prompt.instance)
+        books.leave(prompt, prompt.instance)
     _close(prompt, now)
     return (_same(prompt, event),)
 
@@ -213,12 +215,13 @@ def cleared(books: Books, event: events.Cleared, now: Now) -> Iterable[Change]:
     changes = []
     for prompt in books.places[event.instance]:
         attempt = prompt.attempts[-1]
-        if attempt.doubt is not None and attempt.doubt <= event.doubt:
-            attempt.doubt = None
-            changes.append(_same(prompt, event))
-    there = books.places[event.instance]
-    if all(one.attempts[-1].doubt is None for one in there):
-        books.suspects.pop(event.instance, None)
+        if attempt.doubt is None or attempt.doubt > event.doubt:
+            continue
+        if prompt.state is State.MOVING:
+            continue  # whoever moves it may find it gone as well; if it stays, it is asked for
+        attempt.doubt = None
+        changes.append(_same(prompt, event))
+    books.settle_suspect(event.instance)
     return changes
 
 
@@ -233,7 +236,7 @@ def lost(books: Books, event: events.Lost, now: Now) -> Iterable[Change]:
     if event.ran:
         prompt.fatal = prompt.tries.lost_running(attempt.node)
     attempt.lost = True
-    books.places.left(prompt, attempt.instance)
+    books.leave(prompt, attempt.instance)
     _close(prompt, now)
     graph = {} if prompt.post is None else prompt.post.graph
     prompt.queue_entry = [prompt.number, prompt.prompt_id, graph, {}, []]

@@ -12,6 +12,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import PromptLostError
+from comfy_proxy.ledger.events import Change, TakenAway
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 
@@ -126,6 +127,25 @@ async def test_cancelled_in_mid_move(pair: Cluster, workers: Pair) -> None:
     assert run.task.cancelled()
     assert [instance.placements for instance in pair.instances] == [[], []]
     assert waiting(workers[0]) == []
+
+
+async def test_cancelled_in_the_moment_of_its_move(pair: Cluster, workers: Pair) -> None:
+    """A job cancelled as its prompt has just been taken away leaves neither place taken."""
+    await somebody(pair, graph(seconds=LONG_S))
+    run = Run(pair, graph(colour=2))
+    await run.waits_there(workers[0])
+
+    def cancel(change: Change) -> None:
+        if isinstance(change.event, TakenAway):
+            run.task.cancel()
+
+    run.prompt._ledger.observers.append(cancel)
+    run.offer(Placement(pair.instances[1]))
+    await asyncio.wait([run.task])
+    assert run.task.cancelled()
+    assert [instance.placements for instance in pair.instances] == [[], []]
+    await pair.clients[pair.instances[0]].interrupt("theirs")
+    await nothing_left(pair, *workers)
 
 
 async def test_offer_unanswered_at_the_end(pair: Cluster, workers: Pair) -> None:

@@ -73,8 +73,12 @@ class Failover:
         await self._worker.close()
 
     def _observe(self, change: Change) -> None:
-        if isinstance(change.event, events.Doubted):
-            self._worker.wake()
+        attempt = change.prompt.attempt
+        match change.event:
+            case events.Doubted():
+                self._worker.wake()
+            case events.Stayed() if attempt is not None and attempt.doubt is not None:
+                self._worker.wake()  # it was not to be asked for while it moved
 
     def _is_heard(self, prompt: Prompt) -> bool:
         """Its client listens, so its end would be known."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
 
@@ -57,10 +59,13 @@ class ClientOrder:
         self._post = post
         self._body = body
         self._cluster = cluster
+        self._before: dict[Instance, Any] = {}  # what was in histories before it was posted
 
     async def post(self, instance: Instance) -> Receipt[Answer]:
         """The instance's own answer. Raises InstanceError, also for the answer of a server in
         front of it."""
+        if self.prompt.reused and instance not in self._before:
+            self._before[instance] = (await self._history(instance)).get(self.prompt.prompt_id)
         answer = await ask(
             instance,
             self._cluster,
@@ -79,20 +84,28 @@ class ClientOrder:
 
         Asked over new connections. Raises InstanceError if it does not say.
         """
-        prompt_id, cluster = self.prompt.prompt_id, self._cluster
-        queue = await ask_queue(instance, cluster, fresh=True)
+        prompt_id = self.prompt.prompt_id
+        if self.prompt.reused and instance not in self._before:
+            return None  # it was not posted there
+        queue = await ask_queue(instance, self._cluster, fresh=True)
         if queue is None:
             raise InstanceUnreachableError(f"{instance.host} has no usable queue.")
         for entry in (*queue.running, *queue.pending):
             if entry.prompt_id == prompt_id:
                 return _receipt(_accepted(prompt_id, entry.number), self.prompt)
-        history = await ask_history(instance, cluster, history_path(prompt_id), fresh=True)
-        if history is None:
-            raise InstanceUnreachableError(f"{instance.host} has no usable history.")
-        if prompt_id not in history:
+        history = await self._history(instance)
+        if prompt_id not in history or history[prompt_id] == self._before.get(instance):
             return None
         number = number_of(history[prompt_id]) or self.prompt.number
         return _receipt(_accepted(prompt_id, number), self.prompt)
+
+    async def _history(self, instance: Instance) -> dict[str, Any]:
+        """What it has of the prompt's id. Raises InstanceError."""
+        path = history_path(self.prompt.prompt_id)
+        history = await ask_history(instance, self._cluster, path, fresh=True)
+        if history is None:
+            raise InstanceUnreachableError(f"{instance.host} has no usable history.")
+        return history
 
 
 def _receipt(answer: Answer, prompt: Prompt) -> Receipt[Answer]:

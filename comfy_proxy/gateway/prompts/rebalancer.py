@@ -225,12 +225,14 @@ class Rebalancer:
         try:
             is_away = await self._transfer.take_away(prompt, busy)
         finally:
-            if not prompt.ended and not (is_away and prompt.state is State.MOVING):
+            # It may have begun meanwhile, or ended, or been lost with its process: then whoever
+            # learnt that sees to it.
+            is_away = is_away and prompt.state is State.MOVING and prompt.at(busy)
+            if not is_away:
                 self._stay(prompt)
-        if prompt.state is not State.MOVING:
-            return False
-        self._ledger.apply(events.TakenAway(prompt=prompt))
-        return True
+        if is_away:
+            self._ledger.apply(events.TakenAway(prompt=prompt))
+        return is_away
 
 
 def _is_movable(prompt: Prompt) -> bool:

@@ -2,8 +2,9 @@
 
 Of a client that listens the frames tell how its prompts end. Of one that only asks, has left, or
 has missed a frame, the newest entries of ``/history`` are looked at whenever its instance's queue
-has changed: ComfyUI tells such events to nobody. Only what was deleted, and what is left where
-nothing waits any more, is asked for by id: what a look costs does not depend on how much waits.
+has changed: ComfyUI tells such events to nobody. Only what was deleted, what has an id that was in
+use before, and what is left where nothing waits any more, is asked for by id, in the queue first:
+what a look costs does not depend on how much waits.
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class Reconciler:
         match change.event:
             case events.Accepted():
                 self._remaining.pop(instance, None)  # it may end before a frame tells of it
+                # Or has ended before its answer came, and no other frame is to come: as far as is
+                # known it is alone there.
+                if instance.prompts.queue_remaining <= 1:
+                    self._look_at(instance)
             case events.Deleted() | events.EndTold() | events.Began() | events.Stayed() if (
                 prompt.deleted or attempt.end is not None or attempt.presumed_over
             ):
@@ -106,7 +111,8 @@ class Reconciler:
                     await self._look_at_newest(instance)
                 left = self._followed(instance)
                 if instance.load > 0:
-                    left = [one for one in left if one.deleted and self._is_unheard(one)]
+                    by_id = [one for one in left if one.deleted or one.reused]
+                    left = [one for one in by_id if self._is_unheard(one)]
                 if left:
                     await self._look_for(left[:MAX_BY_ID], instance)
             except InstanceError as error:  # the next frame, or check, comes back here
@@ -125,10 +131,19 @@ class Reconciler:
         size = NEWEST
         while size <= MAX_NEWEST:
             entries = await self._history(f"/history?max_items={size}", instance)
-            news = [key for key, entry in entries.items() if self._settle(key, entry, instance)]
+            news = [
+                key
+                for key, entry in entries.items()
+                if not self._is_reused(key, instance) and self._settle(key, entry, instance)
+            ]
             if not news or len(entries) < size:
                 return
             size *= 4
+
+    def _is_reused(self, prompt_id: str, instance: Instance) -> bool:
+        """The entry of that id may be an earlier prompt's."""
+        prompt = self._ledger.find_at(prompt_id, instance)
+        return prompt is not None and prompt.reused
 
     async def _look_for(self, prompts: Sequence[Prompt], instance: Instance) -> None:
         """One by one: each is in the history, or still in the queue, or gone."""

@@ -19,6 +19,7 @@ from comfy_proxy.gateway.prompts.posting import ClientOrder, numbered_body
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.ledger.states import State
 
 PAUSE_S = 1.0
 MAX_ROUNDS = 600
@@ -52,7 +53,9 @@ class Transfer:
     async def take_away(self, prompt: Prompt, busy: Instance) -> bool:
         """True if it was pending at ``busy`` and is no more. A deletion from now on is heard.
 
-        Raises InstanceError before anything was changed.
+        Not asked for again once it runs there, or was lost with the process there: it may be in
+        that queue anew, put there by whoever saw to it. Raises InstanceError before anything was
+        changed.
         """
         client = self._cluster.clients[busy]
         queue, history = await asyncio.gather(client.queue(), client.history(prompt.prompt_id))
@@ -66,6 +69,8 @@ class Transfer:
                     return True  # its process has ended, and its queue with it
                 logger.warning("{} does not say what it deleted: {}", busy.host, error.message)
             await sleep(self._cluster.clock, PAUSE_S)
+            if prompt.state is not State.MOVING or not prompt.at(busy):
+                return False
         return False
 
     async def submit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from ledger_front import accepted, take
 from prompts_front import (
     Http,
     Workers,
+    ended,
     graph,
     instance_of,
     interrupt,
@@ -263,3 +265,25 @@ def test_histories_of_all_kinds(status: Any, outcome: Outcome | None) -> None:
     entry = {"status": status}
     told = told_by(entry)
     assert (told and told.outcome) is outcome
+
+
+async def test_one_that_is_over_before_its_answer_is_known(
+    proxy: TestClient, workers: Workers
+) -> None:
+    """The answer is lost; by the time that it is asked for no frame of its end is to come."""
+    await ended(proxy, await post(proxy), await post(proxy))
+    gateway = proxy.app[GATEWAY]
+    await until(lambda: not gateway.ledger.live())
+    before = sum(len(worker.executed) for worker in workers)
+    for worker in workers:
+        worker.faults.break_prompts = 1
+        worker.faults.hang = ("/queue",)
+    posting = asyncio.create_task(post(proxy))
+    await until(lambda: sum(len(worker.executed) for worker in workers) > before)
+    await until(lambda: not any(worker.queue_remaining for worker in workers))
+    await until(lambda: not any(one.prompts.queue_remaining for one in gateway.cluster.instances))
+    await until(lambda: all(looker.done() for looker in gateway.reconciler._lookers.values()))
+    for worker in workers:
+        worker.faults.clear()
+    await posting
+    await until(lambda: not gateway.ledger.live())
