@@ -81,16 +81,31 @@ class PromptSpool:
         Raises PromptLostError if its file is gone: somebody has tidied the temporary directory, or
         it has just ended.
         """
-        while (task := self._storing.get(prompt)) is not None:
-            await asyncio.wait([task])
-        if (stored := self._stored.get(prompt)) is not None and prompt.post is not None:
-            prompt.post.body, prompt.post.graph = await _restored(stored, prompt.post.charset)
+        while not await self._brought_back(prompt):
+            pass
         if prompt in self._held or self._take_out(prompt):
             self._held[prompt] = self._held.get(prompt, 0) + 1
         try:
             yield
         finally:
             self._release(prompt)
+
+    async def _brought_back(self, prompt: Prompt) -> bool:
+        """False if somebody else has brought it back meanwhile, and it is to be looked for anew."""
+        while (task := self._storing.get(prompt)) is not None:
+            await asyncio.wait([task])
+        stored = self._stored.get(prompt)
+        if stored is None or prompt.post is None:
+            return True
+        try:
+            restored = await _restored(stored, prompt.post.charset)
+        except PromptLostError:
+            known = prompt in self._held or prompt in self._in_memory or prompt in self._storing
+            if known or self._stored.get(prompt, stored) is not stored:
+                return False
+            raise
+        prompt.post.body, prompt.post.graph = restored
+        return True
 
     def _take_out(self, prompt: Prompt) -> bool:
         """It is counted nowhere from now on. False if it was not, because it has ended."""

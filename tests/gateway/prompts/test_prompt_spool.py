@@ -11,6 +11,7 @@ from prompts_front import Workers, ended, get, graph, pile_up, post, show, until
 
 from comfy_proxy.cluster.comfyui_frames import StatusFrame
 from comfy_proxy.errors import PromptLostError
+from comfy_proxy.gateway.prompts import spool as spool_module
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
@@ -98,6 +99,33 @@ async def test_a_file_that_is_gone_is_told() -> None:
         async with spool.holding(prompts[0]):
             pass
     await spool.close()
+
+
+async def test_two_may_bring_the_same_prompt_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is considered for a move while it is rescued: whoever reads last finds it there."""
+    spool, one = PromptSpool(limit=1), prompt(0)
+    body, first_is_done = one.post.body, asyncio.Event()
+    spool._add(one)
+    spool._add(prompt(1))
+    await spooled(spool)
+    reading, restored = [], spool_module._restored
+
+    async def the_second_waits(*of: Any) -> Any:
+        reading.append(of)
+        if len(reading) == 2:
+            await first_is_done.wait()
+        return await restored(*of)
+
+    monkeypatch.setattr(spool_module, "_restored", the_second_waits)
+
+    async def hold() -> bytes:
+        async with spool.holding(one):
+            first_is_done.set()
+            return one.post.body
+
+    assert await asyncio.gather(hold(), hold()) == [body, body]
+    await spool.close()
+    assert nothing_in(spool)
 
 
 async def test_a_prompt_that_waits_for_its_rescue_is_not_crowded_out(
