@@ -74,7 +74,8 @@ async def _live(request: web.Request) -> web.Response:
 async def _ready(request: web.Request) -> web.Response:
     """200 if an instance can take work now, 503 if none can or the proxy is stopping."""
     cluster, jobs = request.app[CLUSTER], request.app[JOBS]
-    # A busy instance fails checks although it works: a frame from it proves that (trap 8).
+    # A busy instance fails checks although it works: a frame from it proves that
+    # (PROTOCOL.md trap 8).
     usable = any(i.healthy and (i.check_ok or i.signs.alive_just_now) for i in cluster.instances)
     if jobs.processor.draining:
         return _json({"status": "draining"}, status=503)

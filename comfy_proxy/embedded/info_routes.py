@@ -20,7 +20,7 @@ MODEL_FOLDERS = (
 
 
 async def get_object_info(request: web.Request) -> web.Response:
-    """Every class; the enums of files list what is on the disk at this moment (trap 18)."""
+    """Every class; the enums of files list what is on the disk now (PROTOCOL.md trap 18)."""
     instance = request.app[INSTANCE]
     classes = instance.classes.items()
     return web.json_response({name: one.object_info(instance.folders) for name, one in classes})

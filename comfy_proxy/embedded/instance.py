@@ -16,7 +16,7 @@ from comfy_proxy.embedded.nodes.node_class import Json, NodeClass
 from comfy_proxy.embedded.prompt_queue import PromptQueue
 from comfy_proxy.embedded.websocket import Sockets
 
-MAX_UPLOAD_SIZE = 100 * 1024 * 1024  # bytes of a request, as in ComfyUI; beyond, 413 (trap 12)
+MAX_UPLOAD_SIZE = 100 * 1024 * 1024  # bytes of a request; beyond, 413 (PROTOCOL.md trap 12)
 FEATURES: Json = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_SIZE}
 
 

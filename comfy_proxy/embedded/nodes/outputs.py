@@ -55,7 +55,8 @@ def _text_chunks(context: Context) -> PngInfo:
 
 
 def save_image_websocket(context: Context, inputs: Json) -> Result:
-    """Send each picture as a binary frame; there is no file and no `executed` (trap 10)."""
+    """Send each picture as a binary frame; there is no file and no `executed`
+    (PROTOCOL.md trap 10)."""
     images = inputs["images"]
     for step, image in enumerate(images):
         context.progress(step, len(images), to_picture(image))

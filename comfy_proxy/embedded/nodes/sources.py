@@ -22,7 +22,8 @@ CHANNELS = ["alpha", "red", "green", "blue"]
 
 
 def load_image(context: Context, inputs: Json) -> Result:
-    """IMAGE and MASK of a file: a picture for each frame, upright, without alpha (trap 26).
+    """IMAGE and MASK of a file: a picture for each frame, upright, without alpha
+    (PROTOCOL.md trap 26).
 
     The MASK is the inverted alpha channel, 64×64 zeros without one.
     """

@@ -119,7 +119,8 @@ def failing_handshake(request: web.Request) -> CIMultiDict[str]:
 
 
 def body_was_decoded(request: web.Request) -> bool:
-    """True if aiohttp's server takes a Content-Encoding off the body before we see it (trap 20).
+    """True if aiohttp's server takes a Content-Encoding off the body before we see it
+    (PROTOCOL.md trap 20).
 
     The header stays as it was, so it would lie. ``total_compressed_bytes`` is set by the parser
     exactly when it decodes, also when the application was started with ``auto_decompress=False``.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 LOOK_TIMEOUT_S = 10.0
 """For an answer about a file, and for each next piece of one that is fetched. Beyond, it counts as
-not there: an instance that loads a model answers nothing for seconds (trap 8)."""
+not there: an instance that loads a model answers nothing for seconds (PROTOCOL.md trap 8)."""
 UPLOAD_TIMEOUT_S = 15.0
 """To put an empty file, and a second more for each MiB; beyond, the instance goes without."""
 MAX_FILE_BYTES = 1024 * 2**20

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 RESULT_TYPES: Final = frozenset({"output", "temp"})
-"""Each instance counts its own results, so one name may be two files (trap 6). Inputs are the same
+"""Each instance counts its own results, so one name may be two files (PROTOCOL.md
+trap 6). Inputs are the same
 on all instances."""
 FILE_TYPES: Final = RESULT_TYPES | {"input"}
 

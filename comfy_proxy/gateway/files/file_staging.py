@@ -1,4 +1,4 @@
-"""How a file gets to the instance where it is needed, under exactly its path (trap 18).
+"""How a file gets to the instance where it is needed, under exactly its path (PROTOCOL.md trap 18).
 
 * An upload: its newest bytes are put wherever that version is not known to be.
 * A prefixed result (``@2/…``): read from its owner, and put under exactly the prefixed path, at the

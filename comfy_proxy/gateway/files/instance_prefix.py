@@ -1,9 +1,9 @@
 """The prefix that tells whose a result is: ``@N`` before the ``subfolder`` of an output. Pure.
 
 Each instance counts its own ``ComfyUI_00001_.png``; the same name on two instances is two pictures
-(trap 6). So clients see the subfolders of instance 1 with ``@1`` in front: ``""`` → ``@1``, ``a/b``
-→ ``@1/a/b``. They send the subfolder back in ``/view`` and in graphs, and the prefix says which
-instance to ask, also after a restart of the proxy: nothing is remembered for it.
+(PROTOCOL.md trap 6). So clients see the subfolders of instance 1 with ``@1`` in front: ``""`` →
+``@1``, ``a/b`` → ``@1/a/b``. They send the subfolder back in ``/view`` and in graphs, and the
+prefix says which instance to ask, also after a restart of the proxy: nothing is remembered for it.
 
 A path with ``..`` never counts as prefixed: ``@1/../x`` means ``x`` of whoever is asked, and
 without the prefix it would mean a place outside the directory.

@@ -1,4 +1,4 @@
-"""The files that a graph names, and how they get to the instance that is to run it (trap 18).
+"""The files that a graph names, and how they get to where it is to run (PROTOCOL.md trap 18).
 
 Graphs are never rewritten (trap 16): each file is put under exactly the path that the graph names.
 """

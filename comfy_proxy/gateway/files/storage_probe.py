@@ -4,8 +4,9 @@ One writes a text that nobody can guess into a small file, the other must show i
 other way round, and all of that twice. Directories that a program keeps in step do not pass for
 one: it would have to carry four texts over, each within ``READ_TIMEOUT_S``.
 
-ComfyUI has no way to delete a file, so it always has the same name: one stays in each directory.
-No client waits for this, and an instance may be busy (trap 8): what fails is no strike for it.
+ComfyUI has no way to delete a file, so it always has the same name: one stays in each directory. No
+client waits for this, and an instance may be busy (PROTOCOL.md trap 8): what fails is no strike for
+it.
 """
 
 from __future__ import annotations

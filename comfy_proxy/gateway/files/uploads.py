@@ -8,8 +8,8 @@ Uploads whose names may collide go to the primary one after the other: two at on
 in another order than here, and the copies would be of the older bytes.
 
 A mask is composed by the instance that has the original, or by one to which that can be brought:
-without it ComfyUI answers 200 and saves nothing (trap 19). The result is read back and put on the
-others like any upload.
+without it ComfyUI answers 200 and saves nothing (PROTOCOL.md trap 19). The result is read back and
+put on the others like any upload.
 """
 
 from __future__ import annotations
