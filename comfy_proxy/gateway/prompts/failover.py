@@ -46,6 +46,7 @@ class Failover:
         self._lost_prompts = lost_prompts
         self._transfer = transfer
         self._spool = spool
+        self._offered: set[Instance] = set()
         self._worker = Worker(self._submit_again, "submit lost prompts again")
         ledger.observers.append(self._observe)
 
@@ -64,7 +65,13 @@ class Failover:
         self._ledger.apply(events.Doubted(instance=instance, over=over))
 
     def answered(self, instance: Instance) -> None:
-        """``instance`` has passed a check: it may be what lost prompts wait for."""
+        """``instance`` has passed a check: it may be what lost prompts wait for.
+
+        Not if it was healthy already when what is under way began: that makes checks of its own,
+        and would begin again for ever where a prompt can be placed nowhere.
+        """
+        if instance in self._offered:
+            return
         if self._lost() or any(map(self._ledger.doubtful, self._cluster.instances)):
             self._worker.wake()
 
@@ -94,6 +101,13 @@ class Failover:
 
     async def _submit_again(self) -> None:
         """What cannot be proven or done now stays for the next time."""
+        self._offered = {one for one in self._cluster.instances if one.healthy}
+        try:
+            await self._settle_all()
+        finally:
+            self._offered = set()
+
+    async def _settle_all(self) -> None:
         for instance in self._cluster.instances:
             if self._ledger.doubtful(instance):
                 await self._lost_prompts.settle(instance)
@@ -128,7 +142,8 @@ class Failover:
         self._ledger.apply(events.Finished(prompt=prompt, end=end))
 
     async def _place(self, prompt: Prompt, post: ClientPost) -> None:
-        """Submit it where it can run; if that is nowhere at the moment nothing has changed.
+        """Submit it where it can run; if that is nowhere at the moment nothing has changed, and it
+        is tried again when an instance passes a check.
 
         Raises PromptLostError if every instance that answers refuses it.
         """

@@ -96,6 +96,7 @@ class Submissions:
                 unheard=instance in choice.unheard,
             )
             if why is not None:
+                logger.info("a prompt passed over {}: {}", instance.host, why.value)
                 choice.pass_over(instance, why)
                 return None
             return await self._submit(order, placement)

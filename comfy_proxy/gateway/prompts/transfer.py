@@ -35,6 +35,9 @@ class Arrival(Enum):
     TAKEN = "taken"
     """The instance that took it is the prompt's own now."""
     REFUSED = "refused"
+    """Instances that answer have refused it ``MAX_REFUSALS`` times."""
+    NOBODY = "nobody"
+    """No instance has answered in ``MAX_ROUNDS``."""
     STOPPED = "stopped"
     """A client has deleted it, it was replaced, or it has been the end of too many processes."""
 
@@ -96,7 +99,8 @@ class Transfer:
                 answered |= status is not None
             refusals += answered
             if refusals >= MAX_REFUSALS:
-                break
+                logger.error("prompt {} was refused wherever it was sent", prompt.prompt_id)
+                return Arrival.REFUSED
             await sleep(self._cluster.clock, PAUSE_S)
             targets = [
                 target
@@ -104,7 +108,7 @@ class Transfer:
                 if target.healthy and await self._needs.stage(prompt, target)
             ]
         logger.error("prompt {} could not be submitted again anywhere", prompt.prompt_id)
-        return Arrival.REFUSED
+        return Arrival.NOBODY
 
     async def _submit_to(
         self, order: ClientOrder, target: Instance, placement: Placement
