@@ -78,6 +78,7 @@ class Life:
 
     async def stop(self) -> None:
         """End in order: hanging requests are answered, sockets closed, then the rest."""
+        await self._stop_accepting()
         self.refuse()
         self.instance.faults.clear()
         await self.instance.executor.stop()
