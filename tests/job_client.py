@@ -12,7 +12,6 @@ from typing import Any
 
 from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient
-from manual_clock import settle
 from PIL import Image
 
 from comfy_proxy.clock import SystemClock
@@ -140,12 +139,7 @@ def form(picture: bytes = PNG, **fields: object) -> FormData:
 
 
 async def kill(worker: EmbeddedWorker) -> None:
-    """As ``worker.kill()``, without waiting for requests that a fault keeps hanging.
-
-    A connection accepted in the very moment of the kill would be forgotten open: none is.
-    """
-    worker.refuse_connections()
-    await settle()
+    """As ``worker.kill()``, without waiting for requests that a fault keeps hanging."""
     killing = asyncio.create_task(worker.kill())
     await until(lambda: not worker.running)
     worker.faults.clear()
