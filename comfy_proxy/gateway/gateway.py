@@ -81,14 +81,11 @@ class Gateway:
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is
         told to anybody."""
-        reports = PromptReports(
-            self.cluster.clock, self.cluster.on_prompt, self.cluster.on_prompt_end
-        )
         self.ledger.observers += [
             self.spool.observe,
             self.own_history.observe,
             self._count_load,
-            reports.observe,
+            PromptReports(self.cluster).observe,
             self.events.observe,
         ]
 

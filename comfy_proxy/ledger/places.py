@@ -26,10 +26,6 @@ class Places:
         """Those that wait or run there."""
         return list(self._at[instance])
 
-    def count(self, instance: Instance) -> int:
-        """How many wait or run there."""
-        return len(self._at[instance])
-
     def running(self, instance: Instance) -> Prompt | None:
         """Which of them runs, as far as is known."""
         running = self._running.get(instance)

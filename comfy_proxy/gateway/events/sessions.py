@@ -118,7 +118,7 @@ class EventSessions:
             session.feed.status_changed()
 
     def queue_lost(self, instance: Instance) -> None:
-        """What its last frames told is no more; what of it is to go on, ``moving`` counts."""
+        """What its last frames told is no more; what of it is to go on, ``transit`` counts."""
         for session in self._sessions.values():
             session.queue_lost(instance)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from loguru import logger
 
-from comfy_proxy.clock import Clock
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.errors import ComfyProxyError, WorkflowError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import End, Prompt
 from comfy_proxy.ledger.states import Ending
 from comfy_proxy.metrics.durations import rounded
-from comfy_proxy.metrics.records import Outcome, PromptEnd, PromptEvent, PromptRecord
+from comfy_proxy.metrics.records import Outcome, PromptEnd, PromptEvent
 from comfy_proxy.observers import tell
 
 OUTCOMES: Mapping[Ending, Outcome] = {
@@ -29,17 +28,10 @@ was replaced or has vanished nobody knows how it ends."""
 
 
 class PromptReports:
-    """An observer of the ledger. ``on_prompt`` and ``on_end`` are those who want to be told."""
+    """An observer of the ledger, which tells those of ``cluster``."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        on_prompt: Sequence[Callable[[PromptRecord], None]],
-        on_end: Sequence[Callable[[PromptEnd], None]],
-    ) -> None:
-        self._clock = clock
-        self._on_prompt = on_prompt
-        self._on_end = on_end
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
 
     def observe(self, change: Change) -> None:
         """Hear of a change; prompts of our own jobs are told of by the jobs."""
@@ -55,22 +47,18 @@ class PromptReports:
         places = [one.instance for one in prompt.attempts if one.accepted_at is not None]
         *before, instance = places
         if not before:
-            self._tell(PromptEvent.FORWARDED, prompt, instance)
+            self._cluster.tell_prompt(PromptEvent.FORWARDED, instance, prompt.prompt_id)
             text = "prompt {} forwarded to {}"
             logger.bind(prompt_id=prompt.prompt_id, instance=instance.host).info(
                 text, prompt.prompt_id, instance.host
             )
             return
         if before[-1] is not instance:
-            self._tell(PromptEvent.MOVED, prompt, instance)
+            self._cluster.tell_prompt(PromptEvent.MOVED, instance, prompt.prompt_id)
         with prompt.context():
             logger.bind(instance=instance.host).info(
                 "prompt {} moved from {} to {}", prompt.prompt_id, before[-1].host, instance.host
             )
-
-    def _tell(self, event: PromptEvent, prompt: Prompt, instance: Instance) -> None:
-        record = PromptRecord(event=event, instance=instance.host, prompt_id=prompt.prompt_id)
-        tell(self._on_prompt, record)
 
     def _ended(self, prompt: Prompt, end: End, change: Change) -> None:
         waiting_s, execution_s = self._costs(prompt, end, change)
@@ -85,7 +73,7 @@ class PromptReports:
             code=error.code if error is not None else None,
             message=error.message if error is not None else None,
         )
-        tell(self._on_end, told)
+        tell(self._cluster.on_prompt_end, told)
         _log(prompt, told, error)
 
     def _costs(self, prompt: Prompt, end: End, change: Change) -> tuple[float | None, float | None]:
@@ -97,7 +85,7 @@ class PromptReports:
         accepted_at, attempt = prompt.accepted_at, prompt.attempt
         if accepted_at is None or attempt is None:
             return None, None
-        now = self._clock.monotonic()
+        now = self._cluster.clock.monotonic()
         if not isinstance(change.event, events.Finished):
             if attempt.began_at is None:
                 return None, None
