@@ -21,6 +21,7 @@ from prompts_front import (
 )
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.keys import GATEWAY
 
 WAIT_S = 0.3
 """So long a prompt holds an instance up while others gather behind it."""
@@ -88,6 +89,7 @@ async def test_two_deaths_and_an_error(
         await ended(proxy, innocent)
     started = [*workers[0].started, *workers[1].started]
     assert sorted(started) == sorted([prompt_id, prompt_id, innocent])
+    await until(lambda: innocent not in proxy.app[GATEWAY].ledger)
     prompts = (await get(proxy, "/metrics"))["prompts"]
     assert (prompts["failed"], prompts["completed"]) == (1, 1)
 

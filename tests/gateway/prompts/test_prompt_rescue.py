@@ -144,6 +144,7 @@ async def test_a_newer_prompt_of_the_same_id_is_not_lost_with_the_older(
         await recover(proxy, two)
         entries = await ended(proxy, "same")
         assert entries["same"]["status"]["status_str"] == "success"
+        await until(lambda: "same" not in gateway.ledger)
         prompts = (await get(proxy, "/metrics"))["prompts"]
         assert (prompts["completed"], prompts["cancelled"]) == (1, 0)
 
