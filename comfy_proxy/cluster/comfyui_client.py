@@ -135,7 +135,7 @@ class ComfyUIClient:
             segment = quote(class_name, safe="!$&'()*+,:;=@")
         except UnicodeEncodeError as error:
             raise InstanceRefusedError(f"No path has the class {class_name!r}.") from error
-        answer = await self._json("GET", f"object_info/{segment}")
+        answer = await self.json("GET", f"object_info/{segment}")
         info = answer.get(class_name) if isinstance(answer, dict) else None
         return info if isinstance(info, dict) else None
 
@@ -149,7 +149,7 @@ class ComfyUIClient:
         form.add_field("image", file, filename=name, content_type="application/octet-stream")
         form.add_field("type", "input")
         form.add_field("subfolder", UPLOAD_SUBFOLDER)
-        answer = await self._json("POST", "upload/image", data=form, extra_s=size / 2**20)
+        answer = await self.json("POST", "upload/image", data=form, extra_s=size / 2**20)
         try:
             folder = answer["subfolder"]
             return f"{folder}/{answer['name']}" if folder else str(answer["name"])
@@ -200,17 +200,18 @@ class ComfyUIClient:
             _require_ok(response, self.instance.host)
             return await answer_bodies.read(response, MAX_PICTURE_BYTES, self._silence)
 
+    async def json(self, method: str, path: str, **options: Any) -> Any:
+        """The JSON of any answer; ``path`` is encoded. Raises InstanceError, also for no 200."""
+        async with self._request(method, path, **options) as response:
+            _require_ok(response, self.instance.host)
+            return _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
+
     def _silence(self) -> AbstractAsyncContextManager[Any]:
         return self._clock.timeout(self._timeout_s)
 
     async def _post(self, path: str, payload: Mapping[str, Any]) -> None:
         async with self._request("POST", path, json=payload) as response:
             _require_ok(response, self.instance.host)
-
-    async def _json(self, method: str, path: str, **options: Any) -> Any:
-        async with self._request(method, path, **options) as response:
-            _require_ok(response, self.instance.host)
-            return _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
 
     async def _scanned(self, path: str, shape: Shape, *, fresh: bool = False) -> Value:
         """What ``shape`` names in the answer to a GET.

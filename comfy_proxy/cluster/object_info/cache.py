@@ -45,7 +45,7 @@ class ObjectInfoCache:
     """
 
     def __init__(self, clients: Mapping[Instance, ComfyUIClient], *, clock: Clock) -> None:
-        self._tasks = SharedTasks()
+        self._tasks = SharedTasks("asking for /object_info")
         self.documents = Documents(clock)
         self.questions = Questions(clients, self.documents, self._tasks)
 

@@ -17,10 +17,12 @@ T = TypeVar("T")
 class SharedTasks:
     """Tasks by key, on behalf of nobody's request. Its length is how many are under way.
 
+    ``doing`` says in the log what broke: ``asking for …``.
     Wait for one with :func:`asyncio.shield`: who leaves must not end it for the others.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str) -> None:
+        self._doing = doing
         self._shared: dict[Hashable, asyncio.Task[Any]] = {}
         self._running: set[asyncio.Task[Any]] = set()
 
@@ -74,4 +76,4 @@ class SharedTasks:
         self._running.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, InstanceError):
-            logger.opt(exception=error).error("asking for /object_info broke")
+            logger.opt(exception=error).error("{} broke", self._doing)
