@@ -37,6 +37,18 @@ class NodeClass:
         marked = (name for _, name, spec in inputs.specs(self._info) if inputs.names_file(spec))
         return tuple(dict.fromkeys((*inputs.FILE_INPUTS.get(self.name, ()), *marked)))
 
+    def chooses(self, input_name: str) -> bool | None:
+        """True if the input chooses from a list, be it empty, that is not one of clients' files.
+
+        None if the class describes no input of that name: some take more than they tell.
+        """
+        spec = inputs.spec_of(self._info, input_name)
+        if spec is None:
+            return None
+        is_file = inputs.is_upload(self.name, spec) or inputs.names_file(spec)
+        known_file = input_name in inputs.FILE_INPUTS.get(self.name, ())
+        return inputs.choices(spec) is not None and not is_file and not known_file
+
     def lists_uploads(self) -> bool:
         """True if an upload changes what the instance says of this class."""
         return any(
