@@ -12,6 +12,7 @@ from comfy_proxy import dashboard, status
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.dispatch.dispatcher import Dispatcher
+from comfy_proxy.dispatch.plan_feed import PlanFeed
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
 from comfy_proxy.jobs.job_prompts import JobPrompts
@@ -46,7 +47,8 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     cluster = Cluster(settings, classes=workflows.required_classes())
     app[CLUSTER] = cluster
     ledger = Ledger(cluster.clock)
-    dispatcher = Dispatcher(ledger, cluster.health_checker, cluster.clock)
+    ledger.observers.append(PlanFeed(cluster.planner, cluster.experience, cluster.clock).observe)
+    dispatcher = Dispatcher(ledger, cluster.health_checker, cluster.planner, cluster.clock)
     app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
     prompts = JobPrompts(cluster, ledger, dispatcher)
     app[JOBS] = JobService(settings, cluster, prompts, workflows)

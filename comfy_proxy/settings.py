@@ -55,6 +55,8 @@ class Settings:
     pending_timeout_s: float = 600.0
     max_concurrent_jobs: int | None = None
     max_pending_jobs: int = 1000
+    affinity_patience_s: float | None = None
+    retry_out_of_memory: bool = False
     max_upload_size: int = 104_857_600
     max_results_size: int = 1_073_741_824
     shutdown_timeout_s: float = 10.0
@@ -133,6 +135,10 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _true_or_false(text: str) -> bool:
+    return _one_of("true", "false")(text) == "true"
+
+
 def _path(text: str) -> Path:
     try:
         return Path(text.strip()).expanduser()
@@ -184,6 +190,10 @@ VARIABLES: tuple[Variable, ...] = (
          "jobs in processing at once, over all instances"),
     _row("MAX_PENDING_JOBS", "max_pending_jobs", _integer(1, 1_000_000), "1000",
          "jobs waiting; one more is answered 503"),
+    _row("AFFINITY_PATIENCE", "affinity_patience_s", _milliseconds(0), "learned",
+         "ms; how long a prompt may be overtaken by work whose models are loaded; 0: never"),
+    _row("RETRY_OUT_OF_MEMORY", "retry_out_of_memory", _true_or_false, "false",
+         "`true` if clients' prompts that ran out of memory run once more, as jobs do"),
     _row("MAX_UPLOAD_SIZE", "max_upload_size", _integer(1, 10**12), "104857600",
          "bytes; a larger body is answered 413"),
     _row("MAX_RESULTS_SIZE", "max_results_size", _integer(1, 10**13), "1073741824",

@@ -18,6 +18,10 @@ from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.capabilities import Capabilities
 from comfy_proxy.cluster.object_info.graph_support import GraphSupport
+from comfy_proxy.cluster.planning.costs import Costs
+from comfy_proxy.cluster.planning.experience import Experience
+from comfy_proxy.cluster.planning.model_files import ModelFiles
+from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
@@ -54,9 +58,19 @@ class Cluster:
             clock=self.clock,
         )
         self.graph_support = GraphSupport(self.object_info, self.health_checker, clock=self.clock)
+        self.model_files = ModelFiles(self.clients, clock=self.clock)
+        self.planner = Planner(
+            self.instances,
+            clock=self.clock,
+            costs=Costs(lambda instance, model: self.model_files.size(instance, model)),
+            files=self.model_files,
+            patience_s=settings.affinity_patience_s,
+        )
+        self.experience = Experience(self.planner, self.clock)
         self.scheduler = Scheduler(
             self.load_balancer,
             self.health_checker,
+            self.planner,
             clock=self.clock,
             pending_timeout_s=settings.pending_timeout_s,
         )
@@ -70,6 +84,7 @@ class Cluster:
         self.health_checker.on_success.append(self.capabilities.heard)
         for instance in self.instances:
             instance.on_interruption.append(self.object_info.forget)
+            instance.on_interruption.append(self.planner.forget_loaded)
             instance.on_doubt.append(self.health_checker.look)
             instance.on_circuit.append(self._circuit_changed)
 
@@ -95,6 +110,7 @@ class Cluster:
         if self._chores:
             await asyncio.wait(tuple(self._chores))
         await self.object_info.close()
+        await self.model_files.close()
         await self.connections.close()
 
     def _circuit_changed(self, change: CircuitRecord) -> None:

@@ -156,12 +156,21 @@ class ComfyUIClient:
         except (KeyError, TypeError) as error:
             raise InvalidAnswerError(f"{self.instance.host}: the upload has no name.") from error
 
-    async def submit(self, graph: Mapping[str, Any], *, prompt_id: str, client_id: str) -> str:
-        """``POST /prompt``; the id under which it runs (old servers choose their own).
+    async def submit(
+        self,
+        graph: Mapping[str, Any],
+        *,
+        prompt_id: str,
+        client_id: str,
+        number: float | None = None,
+    ) -> tuple[str, float | None]:
+        """``POST /prompt``; the id under which it runs (old servers choose their own), and its
+        number if it is told. ``number``: its place in the queue, None for the end.
 
         Raises PromptRejectedError with ComfyUI's own words on a 400.
         """
-        body = dumps_exact({"prompt": graph, "prompt_id": prompt_id, "client_id": client_id})
+        post = {"prompt": graph, "prompt_id": prompt_id, "client_id": client_id}
+        body = dumps_exact(post if number is None else {**post, "number": number})
         async with self._request(
             "POST", "prompt", data=body, headers={"Content-Type": "application/json"}
         ) as response:
@@ -170,10 +179,10 @@ class ComfyUIClient:
             payload = _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
             if response.status == 400 and isinstance(payload, dict):
                 raise PromptRejectedError(rejection(payload), details={"type": "rejected"})
-            taken_as = read_accepted(payload).prompt_id
-            if taken_as is None:
+            told = read_accepted(payload)
+            if told.prompt_id is None:
                 raise InvalidAnswerError(f"{self.instance.host}: the prompt got no id.")
-            return taken_as
+            return told.prompt_id, told.number
 
     async def delete(self, prompt_id: str) -> bool:
         """Withdraw a waiting prompt: True if it is proven that it never ran (trap 24)."""

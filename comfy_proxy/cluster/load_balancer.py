@@ -16,6 +16,7 @@ class LoadBalancer:
 
     def __init__(self, instances: Sequence[Instance]) -> None:
         self.instances = tuple(instances)
+        self._index = {instance: index for index, instance in enumerate(self.instances)}
         self._turn = 0
 
     def __repr__(self) -> str:
@@ -33,18 +34,25 @@ class LoadBalancer:
         (``Instance.load``). Equally loaded instances take turns. ``exclude`` are passed over.
         Raises NoHealthyInstanceError when none is left.
         """
-        count = len(self.instances)
-        # Of equals the first one from the turn on; the index makes it a choice among numbers only.
         candidates = [
-            (instance.load, (index - self._turn) % count, index)
-            for index, instance in enumerate(self.instances)
+            instance
+            for instance in self.instances
             if instance.healthy and instance not in exclude and accepts(instance)
         ]
         if not candidates:
             raise self._nobody(exclude)
-        index = min(candidates)[2]
-        self._turn = (index + 1) % count
-        return self.instances[index]
+        chosen = min(candidates, key=self.rank)
+        self.took(chosen)
+        return chosen
+
+    def rank(self, instance: Instance) -> tuple[int, int]:
+        """The lower the sooner it is chosen: its prompts, and of equals whose turn it is."""
+        index = self._index[instance]
+        return instance.load, (index - self._turn) % len(self.instances)
+
+    def took(self, instance: Instance) -> None:
+        """``instance`` was chosen: among equals it is the others' turn."""
+        self._turn = (self._index[instance] + 1) % len(self.instances)
 
     def primary(self, exclude: Collection[Instance] = ()) -> Instance:
         """The first healthy instance of the configuration, for whatever needs no choice by load.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
@@ -16,6 +16,8 @@ class Placement:
     here (PROTOCOL.md trap 24); ``move`` takes the prompt there if that can be, or declines, and is
     awaited; whoever follows the prompt sets it. ``accepts`` says to which instances it may be
     moved; an offer that was declined is not repeated. ``of_client``: not one of our jobs'.
+    ``key`` is under what the line of its instance knows it: itself, or the prompt that was sent;
+    ``on_sent`` hears when that changes.
     """
 
     def __init__(
@@ -24,12 +26,15 @@ class Placement:
         *,
         accepts: Callable[[Instance], bool] = lambda instance: True,
         on_release: Callable[[Placement], None] = lambda placement: None,
+        on_sent: Callable[[Placement], None] = lambda placement: None,
         of_client: bool = False,
     ) -> None:
         self.instance = instance
         self.of_client = of_client
         self.accepts = accepts
         self._on_release = on_release
+        self._on_sent = on_sent
+        self.key: Hashable = self
         self._declined = False
         self.in_queue = False
         self.running = False
@@ -46,6 +51,11 @@ class Placement:
         """It waits there, and moving it elsewhere was not tried yet."""
         waits = self.in_queue and not self.running
         return waits and self.move_to is None and not self._declined
+
+    def sent(self, prompt: Hashable) -> None:
+        """Its instance is being sent ``prompt``."""
+        self.in_queue, self.key = True, prompt
+        self._on_sent(self)
 
     def offer(self, target: Placement) -> None:
         """Offer a place elsewhere; it is taken only if the prompt can be proven not to run."""

@@ -22,13 +22,20 @@ ENDS: Mapping[str, Outcome] = {
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
     """What frames or ``/history`` tell of an end; seconds, and since the epoch, None if they do
-    not. ``worked`` is False if all came from ComfyUI's cache."""
+    not. ``worked`` is False if all came from ComfyUI's cache, ``cached`` are the nodes that did."""
 
     outcome: Outcome
     execution_s: float | None = None
     began_time: float | None = None
     error: ComfyProxyError | None = None
     worked: bool = True
+    cached: frozenset[str] | None = None
+
+
+def cached_nodes(data: Any) -> frozenset[str]:
+    """The nodes that an event ``execution_cached`` names."""
+    nodes = data.get("nodes") if isinstance(data, Mapping) else None
+    return frozenset(map(str, nodes)) if isinstance(nodes, list) else frozenset()
 
 
 def told_by_frame(kind: str, data: Mapping[str, Any]) -> Told:
@@ -62,7 +69,7 @@ def _read(entry: Mapping[str, Any]) -> Told:
     execution_s = None
     if began_time is not None and isinstance(end, int | float):
         execution_s = max(0.0, end / 1000 - began_time)
-    cached = set(events.get("execution_cached", {}).get("nodes") or ())
+    cached = cached_nodes(events.get("execution_cached"))
     prompt = entry.get("prompt")
     return Told(
         outcome=ENDS[kind],
@@ -70,6 +77,7 @@ def _read(entry: Mapping[str, Any]) -> Told:
         began_time=began_time,
         error=node_error(events[kind]) if kind == "execution_error" else None,
         worked=not prompt or not set(prompt[2]) <= cached,
+        cached=cached if "execution_cached" in events else None,
     )
 
 

@@ -14,9 +14,11 @@ from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.submit_once import submit_once
 from comfy_proxy.cluster.translation import nobody_listens
 from comfy_proxy.dispatch.order import Order, Preparation, Receipt
+from comfy_proxy.dispatch.turns import Turns
 from comfy_proxy.errors import InstanceDiedError, InstanceError, InstanceTimeoutError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
@@ -44,10 +46,14 @@ class Unready(Enum):
 class Dispatcher:
     """One for each application."""
 
-    def __init__(self, ledger: Ledger, health_checker: HealthChecker, clock: Clock) -> None:
+    def __init__(
+        self, ledger: Ledger, health_checker: HealthChecker, planner: Planner, clock: Clock
+    ) -> None:
         self._ledger = ledger
         self._health_checker = health_checker
+        self._planner = planner
         self._clock = clock
+        self._turns = Turns(clock)
 
     async def prepare(
         self,
@@ -82,24 +88,34 @@ class Dispatcher:
         as anybody can say.
         """
         prompt, instance = order.prompt, placement.instance
-        self._ledger.apply(events.Sent(prompt=prompt, instance=instance))
-        placement.in_queue = True
-        receipt, died = None, False
-        try:
-            receipt = await self._submit_once(order, instance, patient=patient)
-        except InstanceDiedError:
-            died = True
-            raise
-        finally:
-            self._book(prompt, instance, receipt, died=died)
+        wanted = self._planner.may_reorder(prompt.work, instance, fixed=prompt.placed)
+        async with self._turns.turn(instance, wanted=wanted) as has_turn:
+            number = self._number(prompt, placement) if has_turn else None
+            self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
+            placement.sent(prompt)
+            receipt, died = None, False
+            try:
+                receipt = await self._submit_once(order, instance, number, patient=patient)
+            except InstanceDiedError:
+                died = True
+                raise
+            finally:
+                self._book(prompt, instance, receipt, died=died)
         return receipt
 
+    def _number(self, prompt: Prompt, placement: Placement) -> float | None:
+        """Its place among those that wait there; None is the end."""
+        slot = self._planner.lines[placement.instance].find(placement.key)
+        if slot is None:
+            return None
+        return self._planner.number_in(placement.instance, slot)
+
     async def _submit_once(
-        self, order: Order[T], instance: Instance, *, patient: bool
+        self, order: Order[T], instance: Instance, number: float | None, *, patient: bool
     ) -> Receipt[T]:
         try:
             return await submit_once(
-                lambda: order.post(instance),
+                lambda: order.post(instance, number),
                 lambda: order.find(instance),
                 clock=self._clock,
                 unsure=order.unsure,

@@ -17,12 +17,12 @@ class Receipt(Generic[T_co]):
     """What an instance said to a prompt: ``answer``, in the form that its sender wants.
 
     ``prompt_id`` and ``number`` are those that it gave the prompt; ``prompt_id`` is None if it has
-    refused it.
+    refused it, ``number`` if it does not tell.
     """
 
     answer: T_co
     prompt_id: str | None = None
-    number: float = 0
+    number: float | None = None
 
 
 class Order(Protocol[T_co]):
@@ -42,8 +42,11 @@ class Order(Protocol[T_co]):
         """See the class."""
         ...
 
-    async def post(self, instance: Instance) -> Receipt[T_co]:
-        """One ``POST /prompt``. Raises InstanceError, JobError."""
+    async def post(self, instance: Instance, number: float | None) -> Receipt[T_co]:
+        """One ``POST /prompt``; ``number`` is its place in the queue, None if the instance chooses.
+
+        Raises InstanceError, JobError.
+        """
         ...
 
     async def find(self, instance: Instance) -> Receipt[T_co] | None:

@@ -91,7 +91,7 @@ class Gateway:
 
     def _build_prompts(self, dispatcher: Dispatcher) -> None:
         cluster, ledger = self.cluster, self.ledger
-        needs = Needs(self.inputs, self.events, cluster.graph_support)
+        needs = Needs(self.inputs, self.events, cluster.graph_support, cluster.planner)
         transfer = Transfer(cluster, ledger, dispatcher, needs)
         self.intake = PromptIntake(cluster, ledger, Submissions(cluster, ledger, dispatcher, needs))
         self.rebalancer = Rebalancer(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+from comfy_proxy.cluster.planning.work import Work, work_of
 from comfy_proxy.errors import WorkflowUnavailableError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.workflows import Missing, Workflow
@@ -19,6 +20,7 @@ class Availability:
         self._cluster = cluster
         self._workflow = workflow
         self._request = request
+        self._works: dict[Instance, tuple[NodeCatalog, Work]] = {}
 
     def lacks(self, instance: Instance) -> bool:
         """True if it is known, and that not for too long, that ``instance`` cannot run it.
@@ -26,6 +28,22 @@ class Availability:
         False if nothing is known: then it has to be asked.
         """
         return self._cluster.capabilities.lacks(instance, lambda can: not self._missing(can))
+
+    def work_at(self, instance: Instance) -> Work | None:
+        """What the request comes to at ``instance``; None if it is not known what that can run."""
+        known = self._cluster.capabilities.known(instance)
+        if known is None:
+            return None
+        found = self._works.get(instance)
+        if found is None or found[0] is not known:
+            info = self._request.picture.info
+            try:
+                plan = self._workflow.choose(known, info, self._request.parameters)
+            except WorkflowUnavailableError:
+                return None
+            work = work_of(plan.build("").prompt, known, pixels=info.width * info.height)
+            found = self._works[instance] = known, work
+        return found[1]
 
     def require(self) -> None:
         """Raises WorkflowUnavailableError if every instance :meth:`lacks` something; says what."""

@@ -1,15 +1,14 @@
 """Runs the jobs over all instances, and ends each one as completed or failed.
 
-Each job in work has a task, at most ``max_concurrent`` of them (MAX_CONCURRENT_JOBS); the others
-wait, and a task that ends starts the next one: nothing polls. A job whose instance fails under it
-goes back to pending and runs again, on another instance if there is a choice; an error of the
-workflow itself is final.
+Each job has a task. At most ``max_concurrent`` of them (MAX_CONCURRENT_JOBS) have a place at an
+instance, or work on what came from there; the others wait at the scheduler's door: nothing polls.
+A job whose instance fails under it goes back to pending and runs again, on another instance if
+there is a choice; an error of the workflow itself is final.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
@@ -35,7 +34,7 @@ from comfy_proxy.tracing import about, traced, untraced
 
 
 class JobProcessor:
-    """Takes pending jobs first come first served and sees each to its end.
+    """Sees each job to its end, first come first served unless the planner knows better.
 
     ``max_pending`` jobs may wait (MAX_PENDING_JOBS); one more is refused with QueueFullError.
     """
@@ -58,20 +57,21 @@ class JobProcessor:
         self._executor = executor
         self._max_concurrent = max_concurrent
         self._max_pending = max_pending
-        self._pending: deque[Job] = deque()
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._draining = False
         self.estimates = Estimates()
         cluster.on_prompt_end.append(lambda prompt: self.estimates.learn_from(prompt))
-        cluster.scheduler.backlog = lambda: len(self._pending)
+        cluster.scheduler.door.room = self._room
 
     def __repr__(self) -> str:
-        return f"<JobProcessor in_work={len(self._tasks)} pending={len(self._pending)}>"
+        return f"<JobProcessor jobs={len(self._tasks)} waiting={len(self.waiting)}>"
 
     @property
     def waiting(self) -> list[Job]:
-        """Pending jobs in the order in which they will start."""
-        return [*self._at_the_door(), *self._pending]
+        """Pending jobs in the order in which they came: they have no place at an instance yet, or
+        have lost it."""
+        waiting = [job for job in self._tasks if job.status is JobStatus.PENDING]
+        return sorted(waiting, key=lambda job: job.created_monotonic)
 
     @property
     def running(self) -> list[Job]:
@@ -89,16 +89,18 @@ class JobProcessor:
         """
         if self._draining:
             raise DrainingError("The proxy is stopping and takes no new jobs.", retry_after_s=5)
-        if len(self._at_the_door()) + len(self._pending) >= self._max_pending:
+        if len(self.waiting) >= self._max_pending:
             raise QueueFullError(
                 f"{self._max_pending} jobs are waiting already.",
                 retry_after_s=max(1, round(self.estimates.mean_of_jobs() or 5)),
             )
 
     def submit(self, job: Job) -> None:
-        """Queue a pending job; its task starts at once if there is a slot."""
-        self._pending.append(job)
-        self._start_next()
+        """Begin the work on a pending job; it waits at the door until it gets a place."""
+        # Untraced: what happens in this job is not to be told under the id of another request.
+        task = asyncio.create_task(self._run(job), name=f"job {job.id}", context=untraced())
+        self._tasks[job] = task
+        task.add_done_callback(partial(self._ended, job), context=untraced())
 
     async def cancel(self, job: Job) -> None:
         """End an unfinished job as failed with the code ``cancelled``, wherever it is.
@@ -107,8 +109,6 @@ class JobProcessor:
         instance, or need not be.
         """
         self._fail(job, _CANCELLED)
-        if job in self._pending:
-            self._pending.remove(job)
         task = self._tasks.get(job)
         if task is not None:
             task.cancel()
@@ -124,7 +124,6 @@ class JobProcessor:
             self._fail(job, _STOPPED)
             if job in self._tasks:
                 self._tasks[job].cancel()
-        self._pending.clear()
         if self._tasks and grace_s > 0:
             logger.info("waiting up to {:g} s for {} jobs", grace_s, len(self._tasks))
             with suppress(TimeoutError):
@@ -139,22 +138,15 @@ class JobProcessor:
 
     # --- one job -------------------------------------------------------------------------
 
-    def _at_the_door(self) -> list[Job]:
-        """Jobs with a task that have no place at an instance yet, or have lost it."""
-        return [job for job in self._tasks if job.status is JobStatus.PENDING]
-
-    def _start_next(self) -> None:
-        while self._pending and len(self._tasks) < self._max_concurrent and not self._draining:
-            job = self._pending.popleft()
-            # Untraced: another request, or another job's end, may happen to start this job, and its
-            # id must not be on this job's log lines.
-            task = asyncio.create_task(self._run(job), name=f"job {job.id}", context=untraced())
-            self._tasks[job] = task
-            task.add_done_callback(partial(self._ended, job), context=untraced())
+    def _room(self) -> int:
+        """How many more jobs may have a place at an instance."""
+        if self._draining:
+            return 0
+        return self._max_concurrent - (len(self._tasks) - len(self._cluster.scheduler.door))
 
     def _ended(self, job: Job, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(job, None)
-        self._start_next()
+        self._cluster.scheduler.door.open()
         self._cluster.scheduler.rebalance()
 
     async def _run(self, job: Job) -> None:

@@ -6,6 +6,7 @@ import uuid
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.prompt_execution import Graph
@@ -25,16 +26,17 @@ class JobPrompts:
         self._ledger = ledger
         self._dispatcher = dispatcher
 
-    def prompt_of(self, job: Job, before: Prompt | None) -> Prompt:
-        """The record for the next attempt of ``job``: that of the attempt ``before`` if it was
-        moved and goes on, else a new one, under an id that no instance knows."""
+    def prompt_of(self, job: Job, before: Prompt | None, work: Work | None) -> Prompt:
+        """The record for the next attempt of ``job``, which comes to ``work``: that of the attempt
+        ``before`` if it was moved and goes on, else a new one, under an id that no instance knows.
+        """
         if before is not None and not before.ended:
             return before
-        return self.received(JobRef(job_id=job.id, job_type=job.type))
+        return self.received(JobRef(job_id=job.id, job_type=job.type), work)
 
-    def received(self, job: JobRef) -> Prompt:
+    def received(self, job: JobRef, work: Work | None = None) -> Prompt:
         """A new record."""
-        prompt = Prompt(prompt_id=str(uuid.uuid4()), job=job)
+        prompt = Prompt(prompt_id=str(uuid.uuid4()), job=job, work=work)
         self._ledger.apply(events.Received(prompt=prompt))
         return prompt
 

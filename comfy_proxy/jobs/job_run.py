@@ -105,6 +105,8 @@ class JobRun:
         self._availability.require()
         return await self._cluster.scheduler.place(
             since=self._since,
+            rank=self._job.created_monotonic,
+            work_at=self._availability.work_at,
             accepts=lambda instance: not self._availability.lacks(instance),
             avoid=self._failed_on,
         )
@@ -143,7 +145,9 @@ class JobRun:
                 )
             graph = plan.build(await self._upload(instance))
             tracker = _Tracker(self._job, instance, self._manager, self._cluster)
-            self._prompt = self._prompts.prompt_of(self._job, self._prompt)
+            self._prompt = self._prompts.prompt_of(
+                self._job, self._prompt, self._availability.work_at(instance)
+            )
             run = self._prompts.run(placement, graph, self._prompt, tracker.update)
             with about(instance=instance.host, prompt_id=run.prompt_id):
                 logger.debug("job {}: a prompt at {}", self._job.id, instance.host)

@@ -21,6 +21,7 @@ from comfy_proxy.cluster.comfyui_frames import (
     StatusFrame,
 )
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.prompt_outcomes import cached_nodes
 from comfy_proxy.cluster.websocket_pool import PromptSocket, WebSocketPool
 from comfy_proxy.errors import (
     InstanceError,
@@ -118,7 +119,25 @@ class PromptFollower:
         self._renewals = 0
         self._renew()
         self._set_running(self._execution.phase is Phase.RUNNING)
+        self._book(frame)
         self._on_update(self._execution)
+
+    def _book(self, frame: PromptFrame | PictureFrame) -> None:
+        """What the ledger is to know of how far it is. The last node only hands out the result: it
+        proves no work."""
+        prompt_id, instance = self._execution.prompt_id, self._placement.instance
+        node, last = self._execution.current_node, self._execution.graph.output_node
+        if not isinstance(frame, PromptFrame):
+            return
+        if frame.type == "execution_cached":
+            nodes = cached_nodes(frame.data)
+            self._ledger.apply(
+                events.NodesCached(prompt_id=prompt_id, instance=instance, nodes=nodes)
+            )
+        elif frame.type == "executing" and node not in (None, last):
+            self._ledger.apply(
+                events.NodeReached(prompt_id=prompt_id, instance=instance, node=str(node))
+            )
 
     def _set_running(self, running: bool) -> None:
         if running and not self._placement.running:

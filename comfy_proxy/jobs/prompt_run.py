@@ -56,12 +56,15 @@ class JobOrder:
         self._client = client
         self._client_id = client_id
 
-    async def post(self, instance: Instance) -> Receipt[None]:
+    async def post(self, instance: Instance, number: float | None) -> Receipt[None]:
         """Raises PromptRejectedError with ComfyUI's own words, InstanceError."""
-        prompt_id = await self._client.submit(
-            self._graph.prompt, prompt_id=self.prompt.prompt_id, client_id=self._client_id
+        prompt_id, number = await self._client.submit(
+            self._graph.prompt,
+            prompt_id=self.prompt.prompt_id,
+            client_id=self._client_id,
+            number=number,
         )
-        return Receipt(answer=None, prompt_id=prompt_id)
+        return Receipt(answer=None, prompt_id=prompt_id, number=number)
 
     async def find(self, instance: Instance) -> Receipt[None] | None:
         """As if it had just been taken, if it was. Raises InstanceError."""
@@ -128,7 +131,7 @@ class PromptRun:
         try:
             await self._follow()
             if self._moved_to is None:
-                self._finish(End(ending=Ending.SUCCESS), self.execution.error)
+                self._finish(self._success(), self.execution.error)
         except InstanceError as error:
             self._give_back()
             if self.placement.in_queue:
@@ -231,6 +234,12 @@ class PromptRun:
             target.release()
 
     # --- the end -------------------------------------------------------------------------
+
+    def _success(self) -> End:
+        """As far as ComfyUI's events told, some of it may have come from its cache."""
+        attempt = self._prompt.attempt
+        heard = attempt is not None and attempt.cached is not None
+        return End(ending=Ending.SUCCESS, worked=attempt.worked if attempt and heard else True)
 
     def _finish(self, end: End, error: BaseException | None = None) -> None:
         """Book how it ended, if nothing has been booked yet."""

@@ -25,10 +25,12 @@ class Received:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sent:
-    """``instance`` is being sent ``prompt`` now; its events may tell of it before it answers."""
+    """``instance`` is being sent ``prompt`` now; its events may tell of it before it answers.
+    ``number`` is the one that it is sent with, None if the instance is to choose."""
 
     prompt: Prompt
     instance: Instance
+    number: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,11 +46,11 @@ class Refused:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accepted:
     """The instance that was sent ``prompt`` has taken it, under an id and a number of its own
-    choice."""
+    choice; ``number`` is None if it does not tell."""
 
     prompt: Prompt
     prompt_id: str
-    number: float
+    number: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +59,16 @@ class Began:
 
     prompt_id: str
     instance: Instance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodesCached:
+    """An event of ``instance`` tells that the prompt, which runs there, takes the results of
+    ``nodes`` from ComfyUI's cache."""
+
+    prompt_id: str
+    instance: Instance
+    nodes: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,6 +190,7 @@ Event = (
     | Refused
     | Accepted
     | Began
+    | NodesCached
     | NodeReached
     | EndTold
     | Finished

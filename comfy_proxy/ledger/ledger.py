@@ -23,6 +23,7 @@ _STEPS: Final[Mapping[type[Any], Callable[[Books, Any, steps.Now], Iterable[Chan
     events.Refused: steps.refused,
     events.Accepted: steps.accepted,
     events.Began: steps.began,
+    events.NodesCached: steps.nodes_cached,
     events.NodeReached: steps.node_reached,
     events.EndTold: steps.end_told,
     events.Finished: steps.finished,

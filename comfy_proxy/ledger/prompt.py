@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.prompt_outcomes import Told
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.errors import ComfyProxyError, ProcessEndedError
@@ -31,7 +32,8 @@ class ClientPost:
     """The ``POST /prompt`` of a client, as it is sent to instances.
 
     ``path`` is the client's own, encoded, with its query; ``headers`` differ where an instance has
-    credentials. ``body`` is in ``charset``. Both ``body`` and ``graph`` are empty while the body is
+    credentials. ``body`` is in ``charset``. ``placed``: the client chose its place in the queue, by
+    ``number`` or ``front``. Both ``body`` and ``graph`` are empty while the body is
     in a file.
     """
 
@@ -40,6 +42,7 @@ class ClientPost:
     headers: Mapping[Instance, Mapping[str, str]] = field(repr=False)
     body: bytes = field(repr=False)
     charset: str = "utf-8"
+    placed: bool = False
     graph: Mapping[str, Any] = field(repr=False)
 
 
@@ -56,7 +59,8 @@ class End:
     """How a prompt ended, and what was told of it.
 
     ``execution_s`` and ``began_time`` (seconds since the epoch) are ComfyUI's own figures, None
-    where they are not told. ``worked`` is False if every node came from ComfyUI's cache.
+    where they are not told. ``worked`` is False if every node came from ComfyUI's cache; ``cached``
+    are the nodes that did as ``/history`` tells, None if it was not asked.
     """
 
     ending: Ending
@@ -64,6 +68,7 @@ class End:
     execution_s: float | None = None
     began_time: float | None = None
     worked: bool = True
+    cached: frozenset[str] | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, told: Told) -> End:
@@ -74,6 +79,7 @@ class End:
             execution_s=told.execution_s,
             began_time=told.began_time,
             worked=told.worked,
+            cached=told.cached,
         )
 
 
@@ -86,7 +92,8 @@ class Attempt:
     that it took it, ``began_at`` when an event told that it runs, ``last_sign_at`` when the
     instance last told anything of it, ``ended_at`` when it was there no longer, whatever the
     reason. ``node`` is the last one that the instance told it has come to, None if it told of none
-    since the prompt began there.
+    since the prompt began there. ``cached`` are the nodes whose results it took from its cache,
+    None if it told of none.
 
     ``end`` is what a frame has told of its end before that end could be booked: before the answer
     to its POST, or without that anybody heard it begin (then ``/history`` knows its times).
@@ -105,6 +112,7 @@ class Attempt:
     last_sign_at: float | None = None
     ended_at: float | None = None
     node: str | None = None
+    cached: frozenset[str] | None = None
     end: End | None = None
     doubt: int | None = None
     lost: bool = False
@@ -128,12 +136,14 @@ class Prompt:
     ``queue_entry`` is its entry of ``/queue`` while it moves:
     ``[number, id, graph, extra_data, outputs]``. ``renamed``: its instance gave it another id than
     its body has. ``reused``: another prompt had its id before, whose entry may be in an instance's
-    history. ``fatal`` is the error that ends it after one loss too many.
+    history. ``work`` is what it needs and what drives its time, None where nobody could read it.
+    ``fatal`` is the error that ends it after one loss too many.
     """
 
     prompt_id: str
     post: ClientPost | None = None
     job: JobRef | None = None
+    work: Work | None = field(default=None, repr=False)
     number: float = 0
     state: State = State.RECEIVED
     attempts: list[Attempt] = field(default_factory=list)
@@ -152,6 +162,11 @@ class Prompt:
     def client_id(self) -> str | None:
         """The clientId under which its events are sent, None if nobody gets any."""
         return None if self.post is None else self.post.client_id
+
+    @property
+    def placed(self) -> bool:
+        """True if its client chose its place in the queue."""
+        return self.post is not None and self.post.placed
 
     @property
     def attempt(self) -> Attempt | None:

@@ -71,7 +71,9 @@ def accepted(books: Books, event: events.Accepted, now: Now) -> Iterable[Change]
     if event.prompt_id != prompt.prompt_id:
         prompt.renamed = True
         books.rename(prompt, event.prompt_id)
-    prompt.number, prompt.queue_entry = event.number, None
+    prompt.queue_entry = None
+    if event.number is not None:
+        prompt.number = event.number
     books.submitting.pop(prompt)
     books.transit.arrived(prompt)
     books.places.arrived(prompt, attempt.instance)
@@ -113,6 +115,15 @@ def _runs(books: Books, prompt: Prompt, instance: Instance, event: Event) -> Ite
     if before is not None and before is not prompt and before.state is State.RUNNING:
         before.attempts[-1].presumed_over = True
         yield _same(before, event)
+
+
+def nodes_cached(books: Books, event: events.NodesCached, now: Now) -> Iterable[Change]:
+    prompt = books.at(event.instance, event.prompt_id)
+    attempt = None if prompt is None else prompt.attempt
+    if prompt is None or attempt is None or attempt.end is not None:
+        return ()
+    attempt.cached, attempt.last_sign_at = event.nodes, now.monotonic
+    return (_same(prompt, event),)
 
 
 def node_reached(books: Books, event: events.NodeReached, now: Now) -> Iterable[Change]:

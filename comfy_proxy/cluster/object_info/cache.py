@@ -45,6 +45,7 @@ class ObjectInfoCache:
     """
 
     def __init__(self, clients: Mapping[Instance, ComfyUIClient], *, clock: Clock) -> None:
+        self._instances = tuple(clients)
         self._tasks = SharedTasks("asking for /object_info")
         self.documents = Documents(clock)
         self.questions = Questions(clients, self.documents, self._tasks)
@@ -58,6 +59,11 @@ class ObjectInfoCache:
         """All classes of ``instance``, however old; None if they never came. Asks nobody."""
         document = self.documents.whole(instance)
         return None if document is None else document.catalog
+
+    def richest(self) -> NodeCatalog | None:
+        """The known catalog with the most classes; None if none is known. Asks nobody."""
+        known = (self.known(instance) for instance in self._instances)
+        return max((one for one in known if one is not None), key=len, default=None)
 
     def lacks_uploads(self, instance: Instance) -> bool:
         """True if its lists of files were asked for before the last upload, or never."""

@@ -10,6 +10,7 @@ from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+from comfy_proxy.cluster.planning.work import Work, work_of
 from comfy_proxy.errors import InstanceError
 
 OBJECT_INFO_TIMEOUT_S = 5.0
@@ -34,6 +35,10 @@ class GraphSupport:
     def node_info(self, instance: Instance) -> NodeCatalog:
         """Its classes as far as they are known: an empty catalog if it was never asked."""
         return self._cache.known(instance) or _NOTHING_KNOWN
+
+    def work(self, graph: Mapping[str, Any]) -> Work:
+        """What ``graph`` needs, as far as the classes of any instance are known that has them."""
+        return work_of(graph, self._cache.richest())
 
     async def lacks(self, graph: Mapping[str, Any], instance: Instance) -> float:
         """How many node classes and model files of ``graph`` (node id → node) it lacks.

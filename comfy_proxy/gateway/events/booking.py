@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import told_by_frame
-from comfy_proxy.gateway.events.frames import AtNode, Began, Ended, Executed, Seen
+from comfy_proxy.gateway.events.frames import AtNode, Began, Cached, Ended, Executed, Seen
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
@@ -24,6 +24,10 @@ class FrameBooking:
         match seen:
             case Began(prompt_id=prompt_id):
                 self._ledger.apply(events.Began(prompt_id=prompt_id, instance=instance))
+            case Cached(prompt_id=prompt_id, nodes=nodes):
+                self._ledger.apply(
+                    events.NodesCached(prompt_id=prompt_id, instance=instance, nodes=nodes)
+                )
             case AtNode(prompt_id=None, node=node):
                 self._node_reached(self._own_running(instance), instance, node)
             case AtNode(prompt_id=prompt_id, node=node):

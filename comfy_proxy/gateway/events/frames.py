@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from comfy_proxy.cluster.prompt_outcomes import ENDS
+from comfy_proxy.cluster.prompt_outcomes import ENDS, cached_nodes
 from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
 
 _PREVIEW_IMAGE = 1
@@ -52,6 +52,15 @@ class Began:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cached:
+    """A prompt of this client takes the results of ``nodes`` from ComfyUI's cache."""
+
+    prompt_id: str
+    nodes: frozenset[str]
+    frame: Pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AtNode:
     """A prompt of this client has come to ``node``. ``prompt_id`` is None where the frame does not
     name it: ComfyUI leaves it out when a socket comes in mid-run (PROTOCOL.md trap 14)."""
@@ -79,7 +88,7 @@ class Ended:
     frame: Pass
 
 
-Seen = Status | Flags | Pass | Began | AtNode | Executed | Ended | None
+Seen = Status | Flags | Pass | Began | Cached | AtNode | Executed | Ended | None
 
 
 class FrameReader:
@@ -140,6 +149,8 @@ class FrameReader:
         if kind == "execution_start" and isinstance(prompt_id, str):
             self._last_prompt_id, self._last_runs = prompt_id, True
             return Began(prompt_id=prompt_id, frame=frame)
+        if kind == "execution_cached" and isinstance(prompt_id, str):
+            return Cached(prompt_id=prompt_id, nodes=cached_nodes(data), frame=frame)
         if kind == "executing":
             return self._executing(data, frame)
         if kind == "executed" and isinstance(data.get("output"), dict):

@@ -48,10 +48,12 @@ class Choice:
         raise NoHealthyInstanceError("No ComfyUI instance can be reached.", retry_after_s=5)
 
     def _best(self, usable: list[Instance], lacks: Mapping[Instance, float]) -> Instance:
-        """In this order: lacks least, can be heard, has least to do, has most of the files."""
+        """In this order: lacks least, can be heard, finishes it first as far as that is known, has
+        least to do, has most of the files."""
         least = min(lacks[one] for one in usable)
         able = [one for one in usable if lacks[one] == least]
         able = [one for one in able if one not in self.unheard] or able
+        able = self._needs.finish_first(self._prompt, able)
         lightest = min(one.load for one in able)
         able = [one for one in able if one.load == lightest]
         held = {one: self._needs.held(self._prompt, one) for one in able}

@@ -88,6 +88,8 @@ class PromptIntake:
             },
             body=body,
             charset=charset,
+            placed=bool(document.get("front")) or "number" in document,
             graph=document["prompt"],
         )
-        return Prompt(prompt_id=str(prompt_id), post=post), post
+        work = cluster.graph_support.work(post.graph)
+        return Prompt(prompt_id=str(prompt_id), post=post, work=work), post

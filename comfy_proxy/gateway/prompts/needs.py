@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.graph_support import GraphSupport
+from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import InputStaging
@@ -17,8 +18,13 @@ class Needs:
     """Fills :class:`comfy_proxy.dispatch.order.Preparation` for clients' prompts."""
 
     def __init__(
-        self, inputs: InputStaging, sessions: EventSessions, support: GraphSupport
+        self,
+        inputs: InputStaging,
+        sessions: EventSessions,
+        support: GraphSupport,
+        planner: Planner,
     ) -> None:
+        self._planner = planner
         self._inputs = inputs
         self._sessions = sessions
         self._support = support
@@ -40,6 +46,16 @@ class Needs:
     def files(self, prompt: Prompt, instance: Instance) -> list[FileName]:
         """The files that it names, by the node classes of ``instance``."""
         return self._inputs.files_in(_graph(prompt), instance)
+
+    def finish_first(self, prompt: Prompt, instances: Sequence[Instance]) -> list[Instance]:
+        """Those of ``instances`` that finish it first; all while nothing is known of costs."""
+        if prompt.work is None or len(instances) < 2:
+            return list(instances)
+        slot = self._planner.slot(
+            prompt, prompt.work, instances[0], client=prompt.client_id, fixed=prompt.placed
+        )
+        best = self._planner.best(slot, instances)
+        return [figure.instance for figure in best] or list(instances)
 
     async def ready(self, prompt: Prompt, instance: Instance) -> bool:
         """Wait for its client's socket at ``instance``; False if it cannot be there now."""

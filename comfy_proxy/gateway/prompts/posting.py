@@ -50,29 +50,35 @@ def numbered_body(prompt: Prompt, post: ClientPost, number: float) -> bytes:
 
 
 class ClientOrder:
-    """Fills :class:`comfy_proxy.dispatch.order.Order`: a client's prompt with ``body``."""
+    """Fills :class:`comfy_proxy.dispatch.order.Order`: a client's prompt.
+
+    A new one goes on byte for byte, unless it is given a place in the queue; one that was accepted
+    before keeps its number and its id.
+    """
 
     unsure = InstanceError
 
-    def __init__(self, prompt: Prompt, post: ClientPost, body: bytes, cluster: Cluster) -> None:
+    def __init__(self, prompt: Prompt, post: ClientPost, cluster: Cluster) -> None:
         self.prompt = prompt
         self._post = post
-        self._body = body
         self._cluster = cluster
         self._before: dict[Instance, Any] = {}  # what was in histories before it was posted
 
-    async def post(self, instance: Instance) -> Receipt[Answer]:
+    async def post(self, instance: Instance, number: float | None) -> Receipt[Answer]:
         """The instance's own answer. Raises InstanceError, also for the answer of a server in
         front of it."""
         if self.prompt.reused and instance not in self._before:
             self._before[instance] = (await self._history(instance)).get(self.prompt.prompt_id)
+        if number is None and self.prompt.accepted_at is not None:
+            number = self.prompt.number
+        post = self._post
         answer = await ask(
             instance,
             self._cluster,
             "POST",
-            self._post.path,
-            data=self._body,
-            headers=self._post.headers[instance],
+            post.path,
+            data=post.body if number is None else numbered_body(self.prompt, post, number),
+            headers=post.headers[instance],
             timeout_s=SUBMIT_TIMEOUT_S,
         )
         if answer.status in GATEWAY_STATUSES:

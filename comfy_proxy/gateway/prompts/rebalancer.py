@@ -83,8 +83,12 @@ class Rebalancer:
             for busy in reversed(by_load):
                 if idle.load > 1 or busy.load - idle.load < 2:
                     continue
-                if any(map(_is_movable, self._ledger.at(busy))):
+                if any(self._gains(one, busy, idle) for one in self._ledger.at(busy)):
                     yield busy, idle
+
+    def _gains(self, prompt: Prompt, busy: Instance, idle: Instance) -> bool:
+        """It may be moved, and would be finished earlier, the load that this causes included."""
+        return _is_movable(prompt) and self._cluster.planner.gains(prompt, busy, idle)
 
     async def _even_out(self) -> None:
         while self._changed and not self._worker.closing:
@@ -106,7 +110,7 @@ class Rebalancer:
             return False
         prompt, entry = candidate
         async with self._spool.holding(prompt):
-            placement = self._cluster.scheduler.enter(idle)
+            placement = self._cluster.scheduler.enter(idle, prompt.work, client=prompt.client_id)
             try:
                 if not await self._is_ready(prompt, idle) or prompt.post is None:
                     return False
@@ -150,6 +154,8 @@ class Rebalancer:
         for entry in pending:
             prompt = known.get(entry.prompt_id or "")
             if prompt is None or there[entry.prompt_id] > 1 or not _waits(prompt, busy):
+                continue
+            if not self._gains(prompt, busy, idle):
                 continue
             if await self._is_able(prompt, idle):
                 return prompt, await _whole(entry, answer.part(entry.value))

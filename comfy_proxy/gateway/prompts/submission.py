@@ -60,7 +60,7 @@ class Submissions:
     async def _try_instances(self, prompt: Prompt, post: ClientPost) -> tuple[Instance, Answer]:
         """The first refusal is the client's answer, unless another instance has a file that only
         its own validation can tell of."""
-        order = ClientOrder(prompt, post, post.body, self._cluster)
+        order = ClientOrder(prompt, post, self._cluster)
         choice = Choice(prompt, self._cluster, self._needs)
         refusal: tuple[Instance, Answer] | None = None
         while True:
@@ -86,7 +86,9 @@ class Submissions:
 
     async def _try(self, order: ClientOrder, instance: Instance, choice: Choice) -> Answer | None:
         """The answer of ``instance``; None if it is to be passed over, which ``choice`` knows."""
-        placement = self._cluster.scheduler.enter(instance)
+        placement = self._cluster.scheduler.enter(
+            instance, order.prompt.work, client=order.prompt.client_id
+        )
         try:
             why = await self._dispatcher.prepare(
                 order.prompt,

@@ -15,7 +15,7 @@ from comfy_proxy.cluster.translation import nobody_listens
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.prompts.needs import Needs
-from comfy_proxy.gateway.prompts.posting import ClientOrder, numbered_body
+from comfy_proxy.gateway.prompts.posting import ClientOrder
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
@@ -83,8 +83,7 @@ class Transfer:
 
         ``placement`` is its place at one of them.
         """
-        body = numbered_body(prompt, post, prompt.number)
-        order = ClientOrder(prompt, post, body, self._cluster)
+        order = ClientOrder(prompt, post, self._cluster)
         refusals = 0
         for _ in range(MAX_ROUNDS):
             answered = False
@@ -115,7 +114,13 @@ class Transfer:
     ) -> int | None:
         """The status of the answer; None without one."""
         own = target is placement.instance
-        place = placement if own else self._cluster.scheduler.enter(target)
+        place = (
+            placement
+            if own
+            else self._cluster.scheduler.enter(
+                target, order.prompt.work, client=order.prompt.client_id
+            )
+        )
         placement.in_queue = own
         try:
             receipt = await self._dispatcher.submit(order, place, patient=True)

@@ -1,0 +1,170 @@
+"""Who waits for a place at an instance, and who gets the next one that is free.
+
+Whoever came first is first, unless costs are known: then each goes where it is finished earliest,
+which may mean to wait for a full instance while another one is free, and work that shares its
+models goes together (``planning/door_plan.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.health_checker import HealthChecker
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.load_balancer import LoadBalancer
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.door_plan import DoorPlan
+from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.waiter import Waiter
+from comfy_proxy.errors import NoHealthyInstanceError
+
+
+class Door:
+    """``give`` makes the place of a waiter at an instance. ``room`` tells how many more may have
+    one just now, over all instances (MAX_CONCURRENT_JOBS)."""
+
+    def __init__(
+        self,
+        load_balancer: LoadBalancer,
+        health_checker: HealthChecker,
+        planner: Planner,
+        *,
+        clock: Clock,
+        pending_timeout_s: float,
+        give: Callable[[Waiter, Instance], Placement],
+    ) -> None:
+        self._load_balancer = load_balancer
+        self._health_checker = health_checker
+        self._planner = planner
+        self._clock = clock
+        self._pending_timeout_s = pending_timeout_s
+        self._give = give
+        self._last_usable_at = clock.monotonic()
+        self._opened = asyncio.Event()
+        self._openings = 0
+        self._waiters: list[Waiter] = []  # all that stand here, the first one first
+        self._waiting: set[Waiter] = set()  # those of them that are not just trying a place
+        self.room: Callable[[], int] = lambda: 1_000_000
+        health_checker.on_success.append(lambda instance: self.open())
+
+    def __repr__(self) -> str:
+        return f"<Door waiting={len(self)}>"
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    @contextmanager
+    def standing(self, waiter: Waiter) -> Iterator[None]:
+        """Inside the block ``waiter`` may :meth:`wait`; a place that it did not take is given
+        back."""
+        insort(self._waiters, waiter, key=lambda one: one.rank)
+        try:
+            yield
+        finally:
+            self._waiters.remove(waiter)
+            if waiter.placement is not None:
+                waiter.placement.release()
+
+    async def wait(self, waiter: Waiter, since: float) -> Placement:
+        """The place that ``waiter`` gets, as soon as there is one; who is passed over is forgotten
+        whenever something has changed.
+
+        Raises NoHealthyInstanceError when no instance could be used for ``pending_timeout_s`` since
+        then.
+        """
+        if waiter.openings != self._openings:  # something has changed while it tried a place
+            waiter.passed_over.clear()
+        self._waiting.add(waiter)
+        try:
+            self._assign()
+            while waiter.placement is None:
+                await self._wait(waiter, since)
+        finally:
+            self._waiting.discard(waiter)
+        placement, waiter.placement = waiter.placement, None
+        return placement
+
+    def open(self) -> None:
+        """A place was given back, or an instance has answered: who waits is looked at again."""
+        self._openings += 1
+        for waiter in self._waiting:
+            waiter.passed_over.clear()
+        self._assign()
+        self._wake()
+
+    def usable_now(self) -> None:
+        """An instance has passed the check before a submission: patience begins anew."""
+        self._last_usable_at = self._clock.monotonic()
+
+    def plan(self) -> DoorPlan:
+        """What is to become of all that wait, as far as costs are known."""
+        rank, instances = self._load_balancer.rank, self._load_balancer.instances
+        return DoorPlan(self._planner, instances, self._in_order(), rank)
+
+    def _in_order(self) -> list[Waiter]:
+        return [one for one in self._waiters if one in self._waiting and one.placement is None]
+
+    def _assign(self) -> None:
+        """Give what is free to those who are next."""
+        if self._share_out():
+            self._wake()
+
+    def _share_out(self) -> bool:
+        """True if anybody got a place."""
+        room = left = self.room()
+        free = [one for one in self._load_balancer.instances if one.available]
+        if not free or room <= 0 or not self._waiting:
+            return False
+        plan = self.plan()
+        heads = [
+            (waiter.rank, position, waiter, instance)
+            for instance, waiters in plan.order()
+            for position, waiter in enumerate(waiters)
+            if position < instance.capacity
+        ]
+        for _, _, waiter, instance in sorted(heads, key=lambda head: head[:2]):
+            if left > 0 and not instance.full:
+                self._take(waiter, instance)
+                left -= 1
+        for waiter in self._in_order():
+            if left <= 0:
+                break
+            if waiter not in plan.figures and (least := self._least_loaded(waiter)):
+                self._take(waiter, least)
+                left -= 1
+        return left < room
+
+    def _wake(self) -> None:
+        self._opened.set()
+        self._opened = asyncio.Event()
+
+    def _take(self, waiter: Waiter, instance: Instance) -> None:
+        waiter.openings = self._openings
+        waiter.placement = self._give(waiter, instance)
+        self._load_balancer.took(instance)
+
+    def _least_loaded(self, waiter: Waiter) -> Instance | None:
+        usable = waiter.usable(self._load_balancer.instances)
+        free = [one for one in usable if not one.full]
+        return min(free, key=self._load_balancer.rank, default=None)
+
+    async def _wait(self, waiter: Waiter, since: float) -> None:
+        """Until something has changed; patience only runs out with nobody."""
+        opened = self._opened
+        if waiter.usable(self._load_balancer.instances):
+            await opened.wait()
+            self.usable_now()  # up to now, not from then on
+            return
+        begun = max(since, self._last_usable_at)
+        left_s = begun + self._pending_timeout_s - self._clock.monotonic()
+        with self._health_checker.demand():
+            if left_s <= 0 or not await wait_for_event(self._clock, opened, left_s):
+                raise NoHealthyInstanceError(
+                    f"No ComfyUI instance could take the job for {self._pending_timeout_s:g} s.",
+                    retry_after_s=30,
+                )

@@ -1,0 +1,121 @@
+"""What one execution teaches: what its work costs there, and what that instance keeps loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.line import Line
+from comfy_proxy.cluster.planning.loaded import Models
+from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.planning.slot import Slot
+from comfy_proxy.cluster.planning.work import Work
+
+LOAD_SHARE: Final = 0.3
+"""Models count as loaded for a prompt if it took longer than its warm run by more than this share
+of what loading them takes; by less, they were there."""
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Run:
+    """One execution while it goes on. ``missing`` are the models that were not loaded when it
+    began, as far as was known; ``ago`` how many other prompts' models were used since its own.
+
+    ``cached`` are the nodes that ComfyUI took from its cache, None if it did not tell; ``load_s``
+    the seconds for which nodes that name models ran.
+    """
+
+    work: Work
+    instance: Instance
+    began_at: float
+    missing: Models
+    ago: int | None
+    cached: frozenset[str] | None = None
+    load_s: float | None = None
+    _loads_since: float | None = field(default=None, repr=False)
+
+    def reached(self, node: str, now: float) -> None:
+        """It has come to ``node``."""
+        self._end_load(now)
+        if node in self.work.loaders:
+            self._loads_since = now
+
+    def elapsed_s(self, now: float) -> float:
+        """Seconds since it began; to be asked at its end."""
+        self._end_load(now)
+        return now - self.began_at
+
+    def _end_load(self, now: float) -> None:
+        if self._loads_since is not None:
+            self.load_s = (self.load_s or 0.0) + now - self._loads_since
+            self._loads_since = None
+
+
+class Experience:
+    """Learns for ``planner``. ``on_run`` callbacks hear of each prompt with models that ended well:
+    its instance, its models, and whether they had to be loaded."""
+
+    def __init__(self, planner: Planner, clock: Clock) -> None:
+        self._planner = planner
+        self._clock = clock
+        self.on_run: list[Callable[[Instance, Models, bool], None]] = []
+
+    def begins(self, slot: Slot, line: Line, instance: Instance, now: float) -> Run:
+        """``slot`` is about to run; to be called before the line knows that."""
+        models = slot.work.models
+        return Run(
+            work=slot.work,
+            instance=instance,
+            began_at=now,
+            missing=line.loaded.missing(models),
+            ago=line.loaded.sets_since(models),
+        )
+
+    def ended(self, run: Run, seconds: float, *, worked: bool) -> None:
+        """It ran to its end, in ``seconds``; ``worked`` is False if all came from the cache."""
+        if not worked:
+            return
+        loaded = self._loaded(run, seconds)
+        self._correct_memory(run, bool(loaded))
+        costs, work = self._planner.costs, run.work
+        measured = costs.samples(run.instance, work) > 0
+        costs.learn(
+            run.instance,
+            work,
+            seconds,
+            loaded=self._planner.files.share(run.instance, loaded) if loaded else {},
+            load_s=None if measured or not loaded else run.load_s,
+            now=self._clock.monotonic(),
+        )
+        if work.models:
+            for callback in self.on_run:
+                callback(run.instance, work.models, bool(loaded))
+
+    def _loaded(self, run: Run, seconds: float) -> Models:
+        """Which models had to be loaded for it."""
+        work, costs = run.work, self._planner.costs
+        if not work.models or (run.cached is not None and work.loaders <= run.cached):
+            return ()
+        candidates = run.missing or work.models
+        run_s, load_s = costs.run_s(run.instance, work), costs.load_s(run.instance, candidates)
+        if run_s is None or load_s <= 0:
+            return run.missing
+        if costs.samples(run.instance, work) == 0 and run.missing:
+            return run.missing  # how long it runs there is borrowed: no proof of anything
+        return candidates if seconds - run_s > LOAD_SHARE * load_s else ()
+
+    def _correct_memory(self, run: Run, loaded: bool) -> None:
+        """More, or less, was there than was assumed. Instances of one owner are mostly started with
+        the same options: others of which nothing else is known are taken to be alike."""
+        lines = self._planner.lines
+        own = lines[run.instance].loaded
+        if loaded == bool(run.missing):
+            return
+        own.seen(run.work.models, ago=run.ago, loaded=loaded)
+        for line in lines.values():
+            if line.loaded.memory.sets is None:
+                line.loaded.memory.sets = own.memory.sets
+            line.changed()

@@ -1,0 +1,117 @@
+"""Which models an instance has in memory, as far as can be told from what ran there.
+
+ComfyUI tells nobody what it has loaded. How much it keeps differs: by its node cache alone only the
+models of the last prompt, with more memory for it those of several. So what fits in ``vram_total``
+is assumed first, and corrected by what is seen: see :meth:`LoadedModels.seen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+Models = tuple[str, ...]
+Held = tuple[Models, ...]
+"""The models of the prompts that ran last, each prompt's once, the latest one last."""
+
+MAX_SETS: Final = 16
+"""The models of so many different prompts count as held at most, however much memory there is."""
+USABLE_SHARE: Final = 0.9
+"""The part of ``vram_total`` that models are assumed to fill; the rest is for the work itself."""
+
+
+class Memory:
+    """How much one instance keeps. ``size`` gives the bytes of a model, None if unknown.
+
+    ``total`` is its ``vram_total`` in bytes, None before it has told. ``sets`` is how many prompts'
+    models it was seen to keep, None before anything contradicted ``total``.
+    """
+
+    def __init__(self, size: Callable[[str], int | None]) -> None:
+        self._size = size
+        self.total: int | None = None
+        self.sets: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Memory total={self.total} sets={self.sets}>"
+
+    def after(self, held: Held, models: Models) -> Held:
+        """What is held once a prompt with ``models`` has run, when ``held`` was before it.
+
+        The latest prompt's own models always are, however large.
+        """
+        if not models or (held and held[-1] == models):
+            return held
+        kept = [one for one in held if not set(one) <= set(models)]
+        kept.append(models)
+        while len(kept) > 1 and not self._fits(kept):
+            del kept[0]
+        return tuple(kept)
+
+    def _fits(self, kept: Sequence[Models]) -> bool:
+        if len(kept) > (MAX_SETS if self.sets is None else self.sets):
+            return False
+        if self.sets is not None:
+            return True
+        if self.total is None:
+            return False
+        sizes = [self._size(model) for model in {model for one in kept for model in one}]
+        return None not in sizes and sum(filter(None, sizes)) <= self.total * USABLE_SHARE
+
+
+def missing(held: Held, models: Models) -> Models:
+    """Those of ``models`` that are not held."""
+    if not models or (held and held[-1] == models):
+        return ()
+    there = {model for one in held for model in one}
+    return tuple(model for model in models if model not in there)
+
+
+class LoadedModels:
+    """What one instance holds now, and the order in which it was used."""
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory = memory
+        self.held: Held = ()
+        self._used: list[Models] = []  # every prompt's models since the process began, latest last
+
+    def __repr__(self) -> str:
+        return f"<LoadedModels {self.names()}>"
+
+    def names(self) -> list[str]:
+        """The models, those that were used last first."""
+        latest_first = (model for one in reversed(self.held) for model in one)
+        return list(dict.fromkeys(latest_first))
+
+    def missing(self, models: Models) -> Models:
+        """Those of ``models`` that would have to be loaded now."""
+        return missing(self.held, models)
+
+    def began(self, models: Models) -> None:
+        """A prompt with ``models`` runs there."""
+        self.held = self.memory.after(self.held, models)
+        if models:
+            self._used = [one for one in self._used if one != models][-MAX_SETS:]
+            self._used.append(models)
+
+    def seen(self, models: Models, *, ago: int | None, loaded: bool) -> None:
+        """A prompt with ``models`` had to load them, or had them, against what was assumed.
+
+        ``ago`` is as :meth:`sets_since` gave it before the prompt began. What was found loaded
+        after n other prompts' models shows that n + 1 are kept, what was not that n are.
+        """
+        if ago is None or ago < 1:
+            return
+        self.memory.sets = max(1, min(ago if loaded else ago + 1, MAX_SETS))
+
+    def sets_since(self, models: Models) -> int | None:
+        """How many other prompts' models were used since these were; None if they never were."""
+        for ago, one in enumerate(reversed(self._used)):
+            if one == models:
+                return ago
+        return None
+
+    def forget(self) -> None:
+        """Its process was restarted, or its memory was freed: nothing is loaded."""
+        self.held = ()
+        self._used.clear()

@@ -1,0 +1,53 @@
+"""One that waits for a place at an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.work import Work
+
+Accepts = Callable[[Instance], bool]
+WorkAt = Callable[[Instance], Work | None]
+"""What would run there; None while that is not known."""
+
+
+def anywhere(instance: Instance) -> bool:
+    return True
+
+
+def unknown_work(instance: Instance) -> Work | None:
+    return None
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class Waiter:
+    """``rank`` is when it came, in monotonic seconds: the first one is served first.
+
+    ``accepts`` says where it can run, ``avoid`` where only if it must. ``passed_over`` did not
+    answer the check just now. ``placement`` is the place that it was given, until it takes it;
+    ``openings`` counts how often the door had opened by then.
+    """
+
+    rank: float
+    accepts: Accepts = anywhere
+    avoid: Collection[Instance] = ()
+    work_at: WorkAt = unknown_work
+    passed_over: set[Instance] = field(default_factory=set)
+    placement: Placement | None = None
+    openings: int = 0
+
+    def may_move_to(self, instance: Instance) -> bool:
+        """Whether it can be moved there once it has a place elsewhere."""
+        return self.accepts(instance) and instance not in self.avoid
+
+    def usable(self, instances: Iterable[Instance]) -> list[Instance]:
+        """The healthy ones of ``instances`` that it may go to, be they full."""
+        found = [
+            one
+            for one in instances
+            if one.healthy and one not in self.passed_over and self.accepts(one)
+        ]
+        return [one for one in found if one not in self.avoid] or found

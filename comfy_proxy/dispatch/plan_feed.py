@@ -1,0 +1,116 @@
+"""Tells the planner what the ledger hears: who waits where, what ran there, and how long it took.
+
+A prompt teaches what its work costs if ComfyUI ran it to its end. Whether its models had to be
+loaded for it is told by ComfyUI's own ``execution_cached``, and where that says nothing by what was
+loaded there before and how long it took.
+"""
+
+from __future__ import annotations
+
+from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.experience import Experience, Run
+from comfy_proxy.cluster.planning.line import Line
+from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.planning.work import Work
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.prompt import Attempt, Prompt, is_open
+from comfy_proxy.ledger.states import Ending, State
+
+
+class PlanFeed:
+    """An observer of the ledger."""
+
+    def __init__(self, planner: Planner, experience: Experience, clock: Clock) -> None:
+        self._planner = planner
+        self._experience = experience
+        self._clock = clock
+        self._runs: dict[Prompt, Run] = {}
+
+    def __repr__(self) -> str:
+        return f"<PlanFeed {len(self._runs)} running>"
+
+    def observe(self, change: Change) -> None:
+        """Whatever has changed."""
+        prompt, work = change.prompt, change.prompt.work
+        if work is None:
+            return
+        match change.event:
+            case events.Received():
+                self._planner.asked(work)
+            case events.Sent(instance=instance, number=number):
+                self._join(prompt, work, instance, number)
+            case events.Refused(instance=instance):
+                self._leave(prompt, self._planner.lines[instance])
+            case events.Began(instance=instance) if change.new is not State.ENDED:
+                self._began(prompt, instance)
+            case events.NodesCached(nodes=nodes) if (run := self._runs.get(prompt)) is not None:
+                run.cached = nodes
+            case events.NodeReached(node=node) if (run := self._runs.get(prompt)) is not None:
+                run.reached(node, self._clock.monotonic())
+        if isinstance(change.event, events.Accepted) and not change.is_end:
+            self._accepted(prompt, change.event)
+        self._follow(change)
+
+    def _follow(self, change: Change) -> None:
+        """It may be where it was no longer."""
+        prompt, attempt = change.prompt, change.prompt.attempt
+        if attempt is None or change.new is State.SUBMITTING:
+            return
+        line = self._planner.lines[attempt.instance]
+        if change.is_end or not is_open(attempt):
+            self._ended(change, attempt)
+            self._leave(prompt, line)
+
+    def _join(self, prompt: Prompt, work: Work, instance: Instance, number: float | None) -> None:
+        slot = self._planner.slot(
+            prompt, work, instance, client=prompt.client_id, fixed=prompt.placed
+        )
+        if number is not None:
+            slot.number = number
+        if prompt.accepted_at is not None:
+            slot.since = prompt.accepted_at
+        self._planner.lines[instance].join(slot)
+
+    def _accepted(self, prompt: Prompt, event: events.Accepted) -> None:
+        instance = prompt.instance
+        if instance is None:
+            return
+        if event.number is not None:
+            self._planner.lines[instance].numbered(prompt, event.number)
+        if prompt.state is State.RUNNING:  # it began before its answer came
+            self._began(prompt, instance)
+
+    def _began(self, prompt: Prompt, instance: Instance) -> None:
+        line = self._planner.lines[instance]
+        slot = line.find(prompt)
+        if slot is None or line.is_running(prompt) or prompt in self._runs:
+            return
+        now = self._clock.monotonic()
+        self._runs[prompt] = self._experience.begins(slot, line, instance, now)
+        line.begin(prompt, now)
+
+    def _leave(self, prompt: Prompt, line: Line) -> None:
+        line.leave(prompt)
+        self._runs.pop(prompt, None)
+
+    def _ended(self, change: Change, attempt: Attempt) -> None:
+        prompt, end = change.prompt, change.prompt.end
+        run = self._runs.pop(prompt, None)
+        if not change.is_end or end is None or prompt.work is None:
+            return
+        if end.ending is Ending.SUCCESS and (run is not None or end.execution_s is not None):
+            if run is None:  # nobody heard it: it is taken to have run just now
+                line = self._planner.lines[attempt.instance]
+                slot = line.find(prompt)
+                if slot is None:
+                    return
+                run = self._experience.begins(slot, line, attempt.instance, 0.0)
+                line.begin(prompt, self._clock.monotonic())
+            if end.cached is not None:
+                run.cached = end.cached
+            seconds = end.execution_s
+            if seconds is None:
+                seconds = run.elapsed_s(self._clock.monotonic())
+            self._experience.ended(run, seconds, worked=end.worked)
