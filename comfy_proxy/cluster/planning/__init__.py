@@ -1,0 +1,1 @@
+"""What work costs where, what is loaded where, and which instance finishes it first."""
