@@ -1,0 +1,62 @@
+"""The newest samples of one quantity, and the value that stands for them.
+
+Pure: no I/O; a sample brings its time along.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from statistics import median
+
+AGE_S = 24 * 3600.0
+"""A sample that is this much older than the newest of its window counts no more.
+
+A day, because drivers, options and neighbours change from one day to the next. A window that gets
+nothing newer keeps what it has: an old time is better than none."""
+MATERIAL = 0.1
+"""By which part of itself a value must move for callers to hear of it."""
+MATERIAL_S = 0.05
+"""… and by how many seconds at least: nobody places work by less."""
+
+
+class Window:
+    """The newest ``size`` samples in seconds; ``value`` is their median, or what ``of`` makes."""
+
+    __slots__ = ("_of", "_samples", "_told", "value")
+
+    def __init__(self, size: int, of: Callable[[Sequence[float]], float] = median) -> None:
+        self._samples: deque[tuple[float, float]] = deque(maxlen=size)
+        self._of = of
+        self._told: float | None = None
+        self.value = 0.0
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def add(self, seconds: float, at: float) -> bool:
+        """Note one sample; returns if the value is new or moved materially since that was said."""
+        self._samples.append((seconds, at))
+        newest = max(when for _, when in self._samples)
+        if any(when < newest - AGE_S for _, when in self._samples):
+            kept = [one for one in self._samples if one[1] >= newest - AGE_S]
+            self._samples = deque(kept, self._samples.maxlen)
+        self.value = self._of([one for one, _ in self._samples])
+        if self._told is not None and not moved(self._told, self.value):
+            return False
+        self._told = self.value
+        return True
+
+    def export(self, now: float) -> list[list[float]]:
+        """``[seconds, age in seconds]`` of each sample: clocks differ from process to process."""
+        return [[seconds, now - at] for seconds, at in self._samples]
+
+    def restore(self, samples: Iterable[Sequence[float]], now: float) -> None:
+        """Add what :meth:`export` told."""
+        for seconds, age_s in samples:
+            self.add(float(seconds), now - float(age_s))
+
+
+def moved(told: float, value: float) -> bool:
+    """If ``value`` in seconds is materially another than ``told``."""
+    return abs(value - told) > max(told * MATERIAL, MATERIAL_S)

@@ -1,0 +1,155 @@
+"""How long works take at each instance, and what that says of works that never ran there.
+
+Pure: no I/O; a sample brings its time along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from statistics import fmean, median
+from typing import Any
+
+from comfy_proxy.cluster.planning.costed import Costed, log_effort, ratio
+from comfy_proxy.cluster.planning.known_works import MAX_FINGERPRINTS, KnownWorks
+from comfy_proxy.cluster.planning.samples import Window
+from comfy_proxy.cluster.planning.speeds import SharedWork, Speeds
+
+_RECENT = 50
+"""Runs at an instance of which the mean for an unknown prompt is made."""
+_KIND_LIMIT = 1_000.0
+"""Within a kind efforts count as this far apart at most."""
+_MODELS_LIMIT = 4.0
+"""… and among works that only have their models in common, whose efforts hardly compare."""
+
+
+class WorkTimes:
+    """Median seconds by work and instance."""
+
+    def __init__(self, speeds: Speeds) -> None:
+        self._speeds = speeds
+        self._works = KnownWorks()
+        self._recent: dict[Hashable, Window] = {}
+        self._inferred: dict[tuple[str, ...], float | None] = {}
+        self._revision = 0
+
+    def add(self, instance: Hashable, work: Costed, seconds: float, at: float) -> bool:
+        """Note one run; returns if an answer is new or changed materially."""
+        window = self._works.window(instance, work)
+        material = window.add(seconds, at)
+        self._inferred.clear()
+        if len(self._recent) > self._works.instances:
+            self._recent = {
+                one: window for one, window in self._recent.items() if self._works.knows(one)
+            }
+        # What an unknown prompt costs is a mean, because waiting times add up. Each run counts
+        # with the median of its work, so that one outlier does not show in it.
+        recent = self._recent.get(instance)
+        if recent is None:
+            recent = self._recent[instance] = Window(_RECENT, fmean)
+        return recent.add(window.value, at) or material
+
+    def here(self, instance: Hashable, fingerprint: str) -> float | None:
+        """Seconds of exactly this work at this instance."""
+        known = self._works.get(fingerprint)
+        window = None if known is None else known.windows.get(instance)
+        return None if window is None else window.value
+
+    def samples(self, instance: Hashable, fingerprint: str) -> int:
+        """Of how many runs :meth:`here` is the median."""
+        known = self._works.get(fingerprint)
+        return 0 if known is None else len(known.windows.get(instance, ()))
+
+    def near(self, instance: Hashable, work: Costed) -> float | None:
+        """Seconds here, else of this work elsewhere, else of the next in size of its kind."""
+        seconds = self.here(instance, work.fingerprint)
+        if seconds is not None:
+            return seconds
+        base = self._infer(("same", work.fingerprint), lambda: self._same(work))
+        if base is not None:
+            return base * self._speeds.speed(instance)
+        effort = log_effort(work)
+        known = self._works.nearest_here(instance, work.kind, effort)
+        if known is not None:
+            return known.windows[instance].value * ratio(effort, known.log_effort, _KIND_LIMIT)
+        base = self._infer(("kind", work.fingerprint, work.kind), lambda: self._of_kind(work))
+        return None if base is None else base * self._speeds.speed(instance)
+
+    def alike(self, instance: Hashable, work: Costed) -> float | None:
+        """Seconds here as works of any kind with the same models suggest; None without models."""
+        question = ("models", work.fingerprint, *work.models)
+        base = self._infer(question, lambda: self._of_models(work))
+        return None if base is None else base * self._speeds.speed(instance)
+
+    def mean(self, instance: Hashable) -> float | None:
+        """Mean seconds of the last _RECENT runs here, else of those elsewhere."""
+        recent = self._recent.get(instance)
+        if recent is not None:
+            return recent.value
+        base = self._infer(("mean",), self._mean_elsewhere)
+        return None if base is None else base * self._speeds.speed(instance)
+
+    def instances(self, fingerprint: str) -> list[Hashable]:
+        """Where this work has run, last of all where it did so last."""
+        known = self._works.get(fingerprint)
+        return [] if known is None else list(known.windows)
+
+    def shared(self, instance: Hashable) -> list[SharedWork]:
+        """The last works here that ran elsewhere too, and how long they take where."""
+        return [
+            (one.windows[instance].value, one.times(apart=instance))
+            for one in self._works.shared(instance)
+        ]
+
+    def export(self, key: Callable[[Any], str], now: float) -> dict[str, Any]:
+        """All that is known, as plain data; ages in seconds at ``now``."""
+        recent = {key(where): window.export(now) for where, window in self._recent.items()}
+        return {"works": self._works.export(key, now), "recent": recent}
+
+    def restore(
+        self, data: Mapping[str, Any], instance: Callable[[str], Hashable | None], now: float
+    ) -> None:
+        """Add what :meth:`export` told of instances that still exist."""
+        self._works.restore(data["works"], instance, now)
+        for key, samples in data["recent"].items():
+            where = instance(key)
+            if samples and self._works.knows(where):
+                self._recent.setdefault(where, Window(_RECENT, fmean)).restore(samples, now)
+        self._inferred.clear()
+
+    def _infer(self, question: tuple[str, ...], answer: Callable[[], float | None]) -> float | None:
+        """``answer()``, asked once for all instances until something is learned.
+
+        It is for an instance of average speed, so that it holds for each of them.
+        """
+        if self._revision != self._speeds.revision or len(self._inferred) >= MAX_FINGERPRINTS:
+            self._inferred.clear()
+            self._revision = self._speeds.revision
+        if question not in self._inferred:
+            self._inferred[question] = answer()
+        return self._inferred[question]
+
+    def _same(self, work: Costed) -> float | None:
+        known = self._works.get(work.fingerprint)
+        return None if known is None else self._speeds.base_s(known.times())
+
+    def _of_kind(self, work: Costed) -> float | None:
+        effort = log_effort(work)
+        known = self._works.nearest(work.kind, effort)
+        if known is None:
+            return None
+        base_s = self._speeds.base_s(known.times())
+        return base_s * ratio(effort, known.log_effort, _KIND_LIMIT)
+
+    def _of_models(self, work: Costed) -> float | None:
+        """A median, because works of different kinds are not nearer for having a like effort."""
+        effort = log_effort(work)
+        alike = self._works.with_models(work.models) if work.models else ()
+        seconds = [
+            self._speeds.base_s(one.times()) * ratio(effort, one.log_effort, _MODELS_LIMIT)
+            for one in alike
+        ]
+        return median(seconds) if seconds else None
+
+    def _mean_elsewhere(self) -> float | None:
+        means = [one.value / self._speeds.speed(where) for where, one in self._recent.items()]
+        return fmean(means) if means else None
