@@ -55,8 +55,8 @@ class Door:
         return f"<Door waiting={len(self)}>"
 
     def __len__(self) -> int:
-        """How many wait."""
-        return len(self._waiting)
+        """How many wait: those that were given a place, and are about to take it, do not."""
+        return sum(one.placement is None for one in self._waiting)
 
     @contextmanager
     def standing(self, waiter: Waiter) -> Iterator[None]:

@@ -153,7 +153,7 @@ class Scheduler:
         instance: Instance,
         accepts: Accepts,
         *,
-        work: Work | None,
+        work: Work | None = None,
         client: str | None = None,
         since: float | None = None,
         of_client: bool = False,

@@ -50,7 +50,8 @@ def client_of(cluster: Cluster) -> ComfyUIClient:
 
 
 async def submit(client: ComfyUIClient) -> str:
-    return await client.submit(graph().prompt, prompt_id=PROMPT_ID, client_id="c")
+    prompt_id, _ = await client.submit(graph().prompt, prompt_id=PROMPT_ID, client_id="c")
+    return prompt_id
 
 
 async def test_check(client: ComfyUIClient, answers: aioresponses) -> None:

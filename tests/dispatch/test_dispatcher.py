@@ -10,6 +10,9 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.costs import Costs
+from comfy_proxy.cluster.planning.model_files import ModelFiles
+from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.dispatch.dispatcher import Dispatcher, Unready
 from comfy_proxy.dispatch.order import Receipt
 from comfy_proxy.errors import (
@@ -63,7 +66,7 @@ class Order:
         self.found = found
         self.states: list[State] = []
 
-    async def post(self, instance: Instance) -> Receipt[str]:
+    async def post(self, instance: Instance, number: float | None) -> Receipt[str]:
         self.states.append(self.prompt.state)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
@@ -81,8 +84,15 @@ class Door:
         self.clock = ManualClock()
         self.checker = Checker()
         self.ledger = Ledger(self.clock)
-        self.dispatcher = Dispatcher(self.ledger, self.checker, self.clock)  # type: ignore[arg-type]
         self.instance = Instance(id="1", url=URL("http://gpu:8188"), clock=self.clock)
+        planner = Planner(
+            [self.instance],
+            clock=self.clock,
+            costs=Costs(),
+            files=ModelFiles({}, clock=self.clock),
+        )
+        checker: Any = self.checker
+        self.dispatcher = Dispatcher(self.ledger, checker, planner, self.clock)
         self.place = Placement(self.instance)
         self.prompt = Prompt(prompt_id="a")
         self.ledger.apply(events.Received(prompt=self.prompt))
@@ -188,13 +198,13 @@ async def test_one_that_was_replaced_on_its_way_is_left_where_it_is(door: Door) 
     """A newer prompt took its id while it was being posted."""
 
     class Replacing(Order):
-        async def post(self, instance: Instance) -> Receipt[str]:
+        async def post(self, instance: Instance, number: float | None) -> Receipt[str]:
             newer = Prompt(prompt_id="a")
             other = Instance(id="2", url=URL("http://gpu2:8188"), clock=door.clock)
             door.ledger.apply(events.Received(prompt=newer))
             door.ledger.apply(events.Sent(prompt=newer, instance=other))
             door.ledger.apply(events.Accepted(prompt=newer, prompt_id="a", number=0))
-            return await super().post(instance)
+            return await super().post(instance, number)
 
     door.ledger.apply(events.Sent(prompt=door.prompt, instance=door.instance))
     door.ledger.apply(events.Accepted(prompt=door.prompt, prompt_id="a", number=0))

@@ -75,7 +75,7 @@ async def test_patience_begins_when_the_instance_dies(start_jobs: Start, workers
     job = jobs.service.manager.get_job(job_id)
     scheduler = jobs.service.cluster.scheduler
     job.created_monotonic -= 100  # as if it had run for that long
-    scheduler._last_usable_at -= 100
+    scheduler.door._last_usable_at -= 100
     worker.faults.slow_node_s = 0
     await kill(worker)
     await until(lambda: job.status == "pending")

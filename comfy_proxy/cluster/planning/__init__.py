@@ -1,1 +1,1 @@
-"""What a prompt needs and how long that takes: values and figures to place and order work by."""
+"""What work costs where, what is loaded where, and which instance finishes it first."""

@@ -18,8 +18,6 @@ from comfy_proxy.cluster.planning.work import names_result_of
 PATIENCE_LOADS = 4
 """A prompt is overtaken by work that needs no load for so many loads' time at most, and the time of
 what waits with its own models: then loading takes a fifth of the time at most."""
-OVERDUE_SHARE = 0.1
-"""A prompt that has run longer than it should is taken to need this part of that time again."""
 
 
 class Loads(Protocol):
@@ -129,12 +127,13 @@ class Line:
     # --- what will be --------------------------------------------------------------------------
 
     def free_in_s(self, now: float) -> float:
-        """Seconds until what runs there has ended."""
+        """Seconds until what runs there has ended. One that has run for longer than it should is
+        taken to run on for as long as it is late."""
         if self.running is None:
             return self.offset_s
         elapsed = max(0.0, now - self.began_at)
         expected = self.running.load_s + self.running.run_s
-        return expected - elapsed if elapsed < expected else elapsed * OVERDUE_SHARE
+        return abs(expected - elapsed)
 
     def end_s(self, key: Hashable) -> float | None:
         """Seconds from the moment when the instance is free until that prompt has ended: 0 for the

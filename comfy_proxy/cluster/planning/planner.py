@@ -30,6 +30,9 @@ DEMAND_LOADS: Final = 20
 """Models are in demand for so many times the seconds of their load after somebody asked for them:
 whoever pushes them out meanwhile causes that load again."""
 MAX_ASKED: Final = 1_000
+SLOWER_SHARE: Final = 0.25
+"""An instance that takes longer than another one by no more than this share is as good to move to:
+how long a prompt takes is not known better."""
 MAX_KEPT: Final = 256
 """So many sets of models that were asked for, and sorts of work whose options are kept, are
 remembered; for one more the oldest goes, and is learnt or worked out anew."""
@@ -51,6 +54,11 @@ class Figure:
     @property
     def finish_s(self) -> float:
         return self.free_in_s + self.option.end_s
+
+    @property
+    def extra_s(self) -> float:
+        """Seconds of loading that it causes, to itself and to others."""
+        return self.option.load_s + self.harm_s
 
     @property
     def cost_s(self) -> float:
@@ -200,15 +208,21 @@ class Planner:
         return [one for one in figures if one.cost_s <= limit]
 
     def gains(self, key: Hashable, busy: Instance, idle: Instance) -> bool:
-        """Whether the prompt that waits at ``busy`` is finished earlier at ``idle``, the loads that
-        this causes included. True if nothing is known."""
+        """Whether the prompt that waits at ``busy`` had better go to ``idle``, which has less to do.
+
+        It had if that needs no load and takes no longer there, or if nothing is known; otherwise if
+        it is finished earlier there, the loads that this causes included.
+        """
         slot, end_in_s = self.lines[busy].find(key), self.end_in_s(key, busy)
         if slot is None or end_in_s is None:
             return True
         figures = self.figures(slot, [idle])
         if not figures:
             return True
-        return figures[0].cost_s + tie_s(slot.run_s) < end_in_s
+        figure = figures[0]
+        if figure.extra_s == 0 and figure.option.run_s <= slot.run_s * (1 + SLOWER_SHARE):
+            return True
+        return figure.cost_s + tie_s(slot.run_s) < end_in_s
 
     def _kept_for(self, key: Hashable) -> dict[Instance, _Kept]:
         kept = self._kept.setdefault(key, {})
