@@ -16,6 +16,9 @@ IN_FLIGHT = 2
 HOMELESS = 4.0
 """Loads that it is worth to keep a place for a model that will be asked for again: so many prompts
 or so wait for it when it has to come back."""
+EVICTION = 4.0
+"""Loads that one in the place of another model costs beside its own time: what goes is soon wanted
+again. Without it places change hands when a few prompts more of one model happen to come."""
 ALL_ORDERS = 3
 """Models of which every order is tried; of more, one."""
 
@@ -74,7 +77,7 @@ class Planner:
     A division gives each model the places that may run it. It is followed to its end: each prompt
     goes to the place among those that ends it first, prompts of a model together. Its price is the
     sum of all waits, and the last end once more; a model that is left without a place in anybody's
-    memory costs as much as HOMELESS loads.
+    memory costs as much as HOMELESS loads, one that has to go as EVICTION.
     """
 
     def __init__(self, places: Sequence[Place], models: Sequence[str], costs: Costs) -> None:
@@ -132,10 +135,16 @@ class Planner:
                 }
                 best = min(ends, key=lambda one: ends[one])
                 free[best] = ends[best]
+                price += self._eviction(self.places[best], loaded[best], model)
                 loaded[best] = used(loaded[best], model, self.places[best].fit)
                 queues[best].append(model)
                 price += ends[best] - now
         return Plan(price + max(free) - now + self._homeless(loaded), queues)
+
+    def _eviction(self, place: Place, loaded: Sequence[str], model: str) -> float:
+        if model in loaded or len(loaded) < place.fit:
+            return 0.0
+        return EVICTION * self._costs.load_s / place.speed
 
     def _homeless(self, loaded: Sequence[Sequence[str]]) -> float:
         missing = len(set(self._models) - {model for one in loaded for model in one})
