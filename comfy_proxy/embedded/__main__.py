@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
+from comfy_proxy.embedded.simulated_gpu import SimulatedModels
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
 # Seconds after which the executor's thread hands the interpreter over, so that a busy node does not
@@ -44,7 +45,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--test-nodes", action="store_true", help="add TimedPass and FailNode")
     parser.add_argument("--allow-faults", action="store_true", help="open POST /embedded/faults")
     parser.add_argument("--upscale-model", action="append", default=[], metavar="NAME")
+    simulated = parser.add_argument_group("models that cost time and memory, and nothing else")
+    simulated.add_argument(
+        "--simulated-model", action="append", default=[], metavar="NAME=BYTES", type=_model_file
+    )
+    simulated.add_argument("--vram", type=int, default=0, help="bytes; 0 fits the largest model")
+    simulated.add_argument("--load-seconds", type=float, default=1.5, help="of the largest model")
+    simulated.add_argument("--speed", type=float, default=1.0, help="divides all their times")
     return parser
+
+
+def _model_file(text: str) -> tuple[str, int]:
+    name, _, size = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=BYTES")
+    return name, int(size)
+
+
+def _simulated_models(options: argparse.Namespace) -> SimulatedModels:
+    return SimulatedModels(
+        files=dict(options.simulated_model),
+        vram=options.vram,
+        load_s=options.load_seconds,
+        speed=options.speed,
+    )
 
 
 async def _serve(options: argparse.Namespace) -> None:
@@ -58,6 +82,7 @@ async def _serve(options: argparse.Namespace) -> None:
         test_nodes=options.test_nodes,
         upscale_models=options.upscale_model,
         allow_faults=options.allow_faults,
+        simulated_models=_simulated_models(options),
         on_death=lambda: os._exit(DEATH_EXIT_CODE),
     )
     await worker.start(options.port)

@@ -17,6 +17,7 @@ from comfy_proxy.embedded.node_cache import NodeCache
 from comfy_proxy.embedded.nodes.node_class import NodeClass
 from comfy_proxy.embedded.prompt_queue import PromptQueue
 from comfy_proxy.embedded.prompt_run import Interrupted, PromptRun
+from comfy_proxy.embedded.simulated_gpu import SimulatedGpu
 from comfy_proxy.embedded.websocket import Sockets
 
 
@@ -29,13 +30,15 @@ class Journal:
     """What happened in a worker, for tests to look at: ids in order, across restarts.
 
     `submitted`: accepted by POST /prompt; `started`: began to run; `executed`: ran to a
-    successful end; `uploads`: `type/subfolder/name` of every file received.
+    successful end; `uploads`: `type/subfolder/name` of every file received; `loads`: simulated
+    models that were loaded, by name.
     """
 
     submitted: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     uploads: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
 
 
 class Executor:
@@ -54,6 +57,7 @@ class Executor:
         queue: PromptQueue,
         faults: Faults,
         journal: Journal,
+        gpu: SimulatedGpu,
         on_death: Callable[[], None],
     ) -> None:
         self.folders = folders
@@ -64,10 +68,11 @@ class Executor:
         self._faults = faults
         self._journal = journal
         self._on_death = on_death
+        self._gpu = gpu
         self._cache = NodeCache()
         self._interrupt = threading.Event()
         self._stopping = False
-        self._forget = False
+        self._forget = self._unload = False
         self._thread = threading.Thread(target=self._work, name=f"executor {name}", daemon=True)
         self.sockets: Sockets
 
@@ -92,6 +97,13 @@ class Executor:
         """Empty the node cache before the next prompt (`POST /free`)."""
         self._forget = True
 
+    def unload_models(self) -> None:
+        """Empty the GPU, after the running prompt if there is one (`POST /free`)."""
+        if self._queue.running_id() is None:
+            self._gpu.unload()
+        else:
+            self._unload = True
+
     def node_of(self, client_id: str) -> str | None:
         """The node that is running for this client."""
         return self._last_node_id if self.client_id == client_id else None
@@ -102,6 +114,9 @@ class Executor:
                 # Cleared before the next prompt is taken: from then on an interrupt is meant for
                 # it, and would be lost if it were cleared later.
                 self._clear_interrupt()
+                if self._unload:
+                    self._unload = False
+                    self._gpu.unload()
                 if (item := self._queue.get()) is None:
                     return
                 if self._forget:

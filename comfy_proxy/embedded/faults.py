@@ -25,7 +25,8 @@ class Faults:
     then their connection breaks before the answer. `disk_full`: uploads answer 500, saving nodes
     fail with OSError. `silent_sockets`: no frame leaves any more. `die_at_node`: the worker dies
     the moment a node of that class starts ("*": any). `slow_node_s`: each node takes so much
-    longer, in silence.
+    longer, in silence. `oom_until_free`: SimulatedSampler fails for want of memory, until a
+    `POST /free` that unloads models.
     """
 
     delay_s: float = 0.0
@@ -38,6 +39,7 @@ class Faults:
     silent_sockets: bool = False
     die_at_node: str = ""
     slow_node_s: float = 0.0
+    oom_until_free: bool = False
 
     def __post_init__(self) -> None:
         self._waiters: set[asyncio.Future[None]] = set()

@@ -6,7 +6,7 @@ import sys
 import cv2
 from aiohttp import web
 
-from comfy_proxy.embedded.instance import INSTANCE
+from comfy_proxy.embedded.instance import INSTANCE, Instance
 from comfy_proxy.embedded.nodes.node_class import Json
 
 COMFYUI_VERSION = "0.3.75+embedded"  # the version whose protocol it speaks; it is not ComfyUI
@@ -17,6 +17,8 @@ MODEL_FOLDERS = (
     *("gligen", "upscale_models", "latent_upscale_models", "custom_nodes", "hypernetworks"),
     *("photomaker", "classifiers", "model_patches", "audio_encoders"),
 )
+FOLDERS_NOT_SHOWN = ("configs", "custom_nodes")  # by /experiment/models
+MODEL_TIME = 1735689600.0  # Unix time: when every model file was made and changed
 
 
 async def get_object_info(request: web.Request) -> web.Response:
@@ -37,7 +39,10 @@ async def get_object_info_of(request: web.Request) -> web.Response:
 async def get_system_stats(request: web.Request) -> web.Response:
     """The recorded shape; `embedded_worker` and the device's name tell what this really is."""
     total, free = _memory()
+    gpu = request.app[INSTANCE].gpu
     memory = {"vram_total": total, "vram_free": free}
+    if gpu.models.files:
+        memory = {"vram_total": gpu.models.vram_total, "vram_free": gpu.vram_free}
     return web.json_response(
         {
             "system": {
@@ -54,7 +59,8 @@ async def get_system_stats(request: web.Request) -> web.Response:
                 "argv": ["comfy_proxy.embedded"],
                 "embedded_worker": True,
                 "name": request.app[INSTANCE].name,
-            },
+            }
+            | ({"simulated_loads": list(gpu.loads)} if gpu.models.files else {}),
             "devices": [
                 {"name": DEVICE, "type": "cpu", "index": None}
                 | memory
@@ -84,8 +90,34 @@ async def get_models_in(request: web.Request) -> web.Response:
     folder = request.match_info["folder"]
     if folder not in MODEL_FOLDERS:
         return web.Response(status=404)
-    models = request.app[INSTANCE].upscale_models if folder == "upscale_models" else ()
-    return web.json_response(list(models))
+    return web.json_response(list(_model_files(request.app[INSTANCE], folder)))
+
+
+async def get_experiment_models(_request: web.Request) -> web.Response:
+    """The folders that models are in; the real server tells their places on its disk."""
+    shown = [folder for folder in MODEL_FOLDERS if folder not in FOLDERS_NOT_SHOWN]
+    return web.json_response(
+        [{"name": folder, "folders": [f"models/{folder}"]} for folder in shown]
+    )
+
+
+async def get_experiment_models_in(request: web.Request) -> web.Response:
+    """The files of a folder with their sizes in bytes."""
+    folder = request.match_info["folder"]
+    if folder not in MODEL_FOLDERS:
+        return web.Response(status=404)
+    times = {"modified": MODEL_TIME, "created": MODEL_TIME}
+    files = _model_files(request.app[INSTANCE], folder).items()
+    return web.json_response(
+        [{"name": name, "pathIndex": 0} | times | {"size": size} for name, size in files]
+    )
+
+
+def _model_files(instance: Instance, folder: str) -> dict[str, int]:
+    """Bytes by name: simulated models are checkpoints, upscale models have names only."""
+    if folder == "upscale_models":
+        return dict.fromkeys(instance.upscale_models, 0)
+    return dict(instance.gpu.models.files) if folder == "checkpoints" else {}
 
 
 async def no_metadata(_request: web.Request) -> web.Response:
@@ -120,6 +152,8 @@ ROUTES = (
     web.get("/features", get_features),
     web.get("/models", get_models),
     web.get("/models/{folder}", get_models_in),
+    web.get("/experiment/models", get_experiment_models),
+    web.get("/experiment/models/{folder}", get_experiment_models_in),
     web.get("/view_metadata/{folder}", no_metadata),
     web.get("/embeddings", empty_list),
     web.get("/extensions", empty_list),

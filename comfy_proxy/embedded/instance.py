@@ -14,6 +14,7 @@ from comfy_proxy.embedded.faults import Faults
 from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.nodes.node_class import Json, NodeClass
 from comfy_proxy.embedded.prompt_queue import PromptQueue
+from comfy_proxy.embedded.simulated_gpu import SimulatedGpu
 from comfy_proxy.embedded.websocket import Sockets
 
 MAX_UPLOAD_SIZE = 100 * 1024 * 1024  # bytes of a request; beyond, 413 (PROTOCOL.md trap 12)
@@ -28,6 +29,7 @@ class Instance:
     folders: Folders
     classes: dict[str, NodeClass]
     upscale_models: tuple[str, ...]
+    gpu: SimulatedGpu
     features: Json | None
     faults: Faults
     journal: Journal

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from comfy_proxy.embedded.local_server import LocalServer
+from comfy_proxy.embedded.simulated_gpu import SimulatedModels
 
 START_TIMEOUT_S = 30.0
 """Seconds for the process to say that it is ready; beyond, it is killed and WorkerProcessError
@@ -37,6 +38,7 @@ class WorkerProcess(LocalServer):
         test_nodes: bool = False,
         allow_faults: bool = False,
         upscale_models: Sequence[str] = (),
+        simulated_models: SimulatedModels | None = None,
     ) -> None:
         self.port = port
         self._arguments = ["--base-directory", str(base_directory), "--name", name]
@@ -44,6 +46,8 @@ class WorkerProcess(LocalServer):
         self._arguments += ["--allow-faults"] if allow_faults else []
         for model in upscale_models:
             self._arguments += ["--upscale-model", model]
+        if simulated_models is not None:
+            self._arguments += _options(simulated_models)
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -137,3 +141,10 @@ class WorkerProcess(LocalServer):
     def thaw(self) -> None:
         """SIGCONT: it goes on where it was."""
         self.signal(signal.SIGCONT)
+
+
+def _options(models: SimulatedModels) -> list[str]:
+    """The command line of simulated models, as `__main__.py` reads it."""
+    files = [f"--simulated-model={name}={size}" for name, size in models.files.items()]
+    times = [f"--load-seconds={models.load_s}", f"--speed={models.speed}"]
+    return [*files, f"--vram={models.vram}", *times]

@@ -133,10 +133,17 @@ async def post_history(request: web.Request) -> web.Response:
 
 
 async def post_free(request: web.Request) -> web.Response:
-    """There are no models to unload; `free_memory` empties the node cache."""
+    """`unload_models` empties the simulated GPU; `free_memory` does so too, and the node cache.
+
+    A running prompt keeps what it has until its end.
+    """
     body = await request.json()
+    instance = request.app[INSTANCE]
     if body.get("free_memory"):
-        request.app[INSTANCE].executor.forget_results()
+        instance.executor.forget_results()
+    if body.get("unload_models") or body.get("free_memory"):
+        instance.executor.unload_models()
+        instance.faults.oom_until_free = False
     return web.Response()
 
 

@@ -179,7 +179,7 @@ class PromptRun:
         _, _, trace = sys.exc_info()
         shown = {name: [_shown(value)] for name, value in inputs.items()}
         details = {
-            "exception_message": f"{error}\n",
+            "exception_message": f"{error}\n{getattr(error, 'tips', '')}",
             "exception_type": full_type_name(type(error)),
             "traceback": traceback.format_tb(trace),
             "current_inputs": shown,

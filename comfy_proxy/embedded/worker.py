@@ -12,6 +12,7 @@ from comfy_proxy.embedded.life import Life
 from comfy_proxy.embedded.local_server import LocalServer
 from comfy_proxy.embedded.nodes import node_classes
 from comfy_proxy.embedded.prompt_queue import PromptQueue
+from comfy_proxy.embedded.simulated_gpu import SimulatedGpu, SimulatedModels
 from comfy_proxy.embedded.websocket import Sockets
 
 
@@ -23,9 +24,10 @@ class EmbeddedWorker(LocalServer):
     classes out, `preview_metadata=False` is an older server without feature flags and type-4
     frames, `allow_faults` opens `POST /embedded/faults`. `on_death` replaces the abrupt end
     that the fault `die_at_node` asks for (the process of its own exits instead).
+    `simulated_models` adds SimulatedModelLoader and SimulatedSampler, and the memory of a GPU.
 
     What it did is in its `journal`, and under the same names here: `submitted`, `started`,
-    `executed`, `uploads`. Not thread-safe: use it in one event loop.
+    `executed`, `uploads`, `loads`. Not thread-safe: use it in one event loop.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class EmbeddedWorker(LocalServer):
         missing_nodes: Iterable[str] = (),
         preview_metadata: bool = True,
         allow_faults: bool = False,
+        simulated_models: SimulatedModels | None = None,
         on_death: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
@@ -47,9 +50,14 @@ class EmbeddedWorker(LocalServer):
         self.started = self.journal.started
         self.executed = self.journal.executed
         self.uploads = self.journal.uploads
+        self.loads = self.journal.loads
         self.folders = Folders(base_directory)
+        self._gpu = SimulatedGpu(simulated_models or SimulatedModels(), self.faults, self.loads)
         self._classes = node_classes(
-            test_nodes=test_nodes, upscale_models=upscale_models, missing_nodes=missing_nodes
+            test_nodes=test_nodes,
+            upscale_models=upscale_models,
+            missing_nodes=missing_nodes,
+            gpu=self._gpu,
         )
         self._upscale_models = tuple(upscale_models)
         self._features = FEATURES if preview_metadata else None
@@ -82,6 +90,7 @@ class EmbeddedWorker(LocalServer):
 
     def _instance(self) -> Instance:
         self.folders.prepare()
+        self._gpu.unload()
         loop = asyncio.get_running_loop()
         queue = PromptQueue(
             lambda remaining: sockets.send("status", {"status": queue_info(remaining)}, None)
@@ -94,6 +103,7 @@ class EmbeddedWorker(LocalServer):
             queue=queue,
             faults=self.faults,
             journal=self.journal,
+            gpu=self._gpu,
             on_death=on_death,
         )
         sockets = Sockets(
@@ -107,6 +117,7 @@ class EmbeddedWorker(LocalServer):
             folders=self.folders,
             classes=self._classes,
             upscale_models=self._upscale_models,
+            gpu=self._gpu,
             features=self._features,
             faults=self.faults,
             journal=self.journal,
