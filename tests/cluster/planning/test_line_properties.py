@@ -1,0 +1,218 @@
+"""Whatever comes to a line, in any order: nothing is lost, and nobody waits for ever.
+
+``pytest --hypothesis-profile=thorough tests/cluster/planning`` tries ten thousand of each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from plan_harness import LOAD_S, RUN_S, keys, line_of, slot, work
+
+from comfy_proxy.cluster.planning.line import PATIENCE_LOADS, Line
+from comfy_proxy.cluster.planning.slot import Slot
+from comfy_proxy.cluster.planning.work import Work, names_result_of
+
+NUMBERS = st.one_of(st.just(None), st.integers(-3, 9))
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(("join", "join", "begin", "leave", "numbered", "forget", "look")),
+        st.integers(0, 9),
+        st.sampled_from("abc"),
+        NUMBERS,
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS, st.integers(1, 3))
+def test_the_order_is_by_number_and_nobody_is_lost(steps: list[Any], sets: int) -> None:
+    """Ends rise along the line, and what is asked in between changes nothing."""
+    line, known, running = line_of(sets=sets), set[int](), None
+    for now, (step, key, model, number) in enumerate(steps):
+        if step == "join":
+            line.join(slot(key, work(model), number, since=float(now)))
+            running = None if running == key else running
+            known.add(key)
+        elif step == "begin" and line.begin(key, float(now)) is not None:
+            known.discard(running)  # type: ignore[arg-type]
+            running = key
+        elif step == "leave":
+            line.leave(key)
+            running = None if running == key else running
+            known.discard(key)
+        elif step == "numbered" and number is not None:
+            line.numbered(key, number)
+        elif step == "forget":
+            line.loaded.forget()
+            line.changed()
+        elif step == "look":
+            line.option(slot("new", work(model)), float(now))
+        check(line, known, running)
+
+
+def check(line: Line, known: set[int], running: int | None) -> None:
+    waiting = list(line)
+    assert len(line) == len(known)
+    assert {one.key for one in waiting} == known - {running}
+    assert (None if line.running is None else line.running.key) == running
+    assert [one.order for one in waiting] == sorted(one.order for one in waiting)
+    ends = [one.end_s for one in waiting]
+    assert all(later >= earlier + RUN_S for earlier, later in pairwise((0.0, *ends)))
+    assert line.waiting_s() == (ends[-1] if ends else 0.0)
+    fresh = line_of(*waiting, sets=line.loaded.memory.sets or 1)
+    fresh.loaded.held = line.loaded.held
+    fresh.changed()
+    assert [one.end_s for one in fresh] == ends  # joined one by one or planned as one: the same
+
+
+# --- an instance as it is: it runs what has the lowest number -------------------------------------
+
+
+@dataclass
+class Instance:
+    """Runs what waits, one after the other, and takes new prompts as a proxy sends them."""
+
+    line: Line
+    now: float = 0.0
+    counter: int = 0
+    ran: list[Slot] = field(default_factory=list)
+    began: dict[Any, float] = field(default_factory=dict)
+
+    def post(self, new: Slot, number: float | None = None) -> Slot:
+        """A prompt comes; ``number`` is its client's own."""
+        new.since, new.fixed = self.now, number is not None
+        if number is None:
+            before = self.line.option(new, self.now).before
+            number = None if before is None else self.line.number_before(before)
+        if number is None:
+            number, self.counter = self.counter, self.counter + 1
+        new.number = number
+        self.line.join(new)
+        return new
+
+    def run_next(self) -> None:
+        """The one with the lowest number, with the loads that it causes."""
+        first = next(iter(self.line), None)
+        if first is None:
+            return
+        self.line.begin(first.key, self.now)
+        self.began[first.key] = self.now
+        self.now += first.load_s + first.run_s
+        self.line.leave(first.key)
+        self.ran.append(first)
+
+
+def endless(patience_s: float | None, rare: int, *, load_s: float = LOAD_S) -> float:
+    """How long the first of ``rare`` prompts waits that need another model than an endless stream,
+    of which two more come for each one that runs."""
+    instance = Instance(line_of(loaded=["a"], patience_s=patience_s, load_s=load_s))
+    for count in range(3):
+        instance.post(slot(f"a{count}", work("a")))
+    for count in range(rare):
+        instance.post(slot(f"b{count}", work("b")))
+    for count in range(3, 2000, 2):
+        if "b0" in instance.began:
+            return instance.began["b0"]
+        instance.run_next()
+        instance.post(slot(f"a{count}", work("a")))
+        instance.post(slot(f"a{count + 1}", work("a")))
+    raise AssertionError("it never ran")
+
+
+@pytest.mark.parametrize("patience_s", [0, 5, 30, 120])
+def test_a_rare_model_does_not_starve_beyond_the_patience(patience_s: float) -> None:
+    """It begins within it; sooner if there was no more to run, and in its turn if it is 0."""
+    assert endless(patience_s, 1) <= max(patience_s, 3 * RUN_S)
+    assert endless(120, 1) > 100  # what it is good for: a hundred run without a load in between
+
+
+@pytest.mark.parametrize("rare", [1, 5])
+@pytest.mark.parametrize("load_s", [1.0, LOAD_S])
+def test_a_rare_model_does_not_starve_beyond_what_was_learned(rare: int, load_s: float) -> None:
+    """Four loads, and the time of all that waits with that model."""
+    bound = PATIENCE_LOADS * load_s + rare * RUN_S
+    assert endless(None, rare, load_s=load_s) <= max(bound, 3 * RUN_S)
+
+
+ARRIVALS = st.lists(
+    st.one_of(
+        st.tuples(
+            st.just("post"),
+            st.sampled_from("abc"),  # its model
+            st.sampled_from(("me", "you", None)),  # its client
+            st.sampled_from(("k", "l")),  # its kind
+            st.sampled_from(("", "x", "y")),  # what it makes
+            st.sampled_from(("", "x", "y")),  # what it names
+            st.one_of(st.just(None), st.just(None), st.integers(-5, 20)),  # its number
+        ),
+        st.tuples(st.just("run")),
+        st.tuples(st.just("wait"), st.integers(1, 30)),
+    ),
+    max_size=40,
+)
+
+
+@given(ARRIVALS, st.sampled_from((None, 0.0, 20.0)), st.integers(1, 2))
+def test_what_is_to_keep_its_order_keeps_it(
+    arrivals: list[Any], patience_s: float | None, sets: int
+) -> None:
+    """One kind of one client, results before what names them, and numbers that clients chose."""
+    instance, posted = Instance(line_of(sets=sets, patience_s=patience_s)), []
+    for count, (step, *what) in enumerate(arrivals):
+        if step == "run":
+            instance.run_next()
+        elif step == "wait":
+            instance.now += what[0]
+        else:
+            model, client, kind, makes, names, number = what
+            graph = work(
+                model,
+                kind=kind,
+                writes=[makes] if makes else (),
+                reads=[f"{names}_00001_.png"] if names else (),
+            )
+            posted.append(instance.post(slot(count, graph, client=client), number))
+    while len(instance.line):
+        instance.run_next()
+    assert sorted(one.key for one in instance.ran) == [one.key for one in posted]
+    ended_at = {one.key: at for at, one in enumerate(instance.ran)}
+    for at, later in enumerate(posted):
+        for earlier in posted[:at]:
+            if is_ordered(earlier, later):
+                assert ended_at[earlier.key] < ended_at[later.key]
+    overtaken(posted, instance)
+
+
+def is_ordered(earlier: Slot, later: Slot) -> bool:
+    if earlier.fixed or later.fixed:
+        return False  # a client's number is a wish to be elsewhere than in turn
+    kinds: tuple[Work, Work] = earlier.work, later.work
+    same = earlier.client == later.client and kinds[0].kind == kinds[1].kind
+    return same or names_result_of(later.work, earlier.work)
+
+
+def overtaken(posted: list[Slot], instance: Instance) -> None:
+    """Who has a number of its own is overtaken only by numbers that are lower or came before."""
+    began = instance.began
+    for fixed in (one for one in posted if one.fixed):
+        for other in posted[posted.index(fixed) + 1 :]:
+            if not other.fixed and began[other.key] < began[fixed.key]:
+                assert other.number < fixed.number
+
+
+def test_a_crowd_of_two_models_in_turn_pays_a_load_for_each_batch() -> None:
+    """The promise that all this is for: not one load for each prompt."""
+    instance = Instance(line_of(loaded=["a"]))
+    for count in range(40):
+        instance.post(slot(count, work("ab"[count % 2])))
+    assert keys(instance.line)[:3] == [0, 2, 4]
+    while len(instance.line):
+        instance.run_next()
+    loads = sum(one.load_s > 0 for one in instance.ran)
+    assert loads <= 3
