@@ -105,6 +105,7 @@ class LoadedModels:
         known = self.memory.sets
         if loaded:
             self.memory.sets = min(ago, known or MAX_SETS)
+            self.held = self.held[-self.memory.sets :]
         else:
             self.memory.sets = min(max(ago + 1, known or 1), MAX_SETS)
 

@@ -41,7 +41,11 @@ def plan(planner: Planner, waiting: Sequence[Waiter]) -> DoorPlan:
 
 def split(made: DoorPlan, waiting: Sequence[Waiter]) -> dict[str, list[int]]:
     """Instance's id → who goes there, in this order."""
-    return {instance.id: [waiting.index(one) for one in there] for instance, there in made.order()}
+    return {
+        instance.id: [waiting.index(one) for one in there]
+        for instance, there in made.order()
+        if there
+    }
 
 
 def test_two_kinds_have_an_instance_each(planner: Planner, clock: ManualClock) -> None:
