@@ -215,7 +215,10 @@ class Line:
         """The index among those that wait before which it has its models loaded, behind all that
         use them; None if there is no place that it may have."""
         models, free_in_s = slot.work.models, self.free_in_s(now)
-        for index in range(len(self._waiting) - 1, -1, -1):
+        first = (
+            0 if self.running is not None else 1
+        )  # with nothing running the first one begins now
+        for index in range(len(self._waiting) - 1, first - 1, -1):
             other = self._waiting[index]
             start_s = free_in_s + other.end_s - other.load_s - other.run_s
             waits_s = start_s + slot.run_s + now - other.since
