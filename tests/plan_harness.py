@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from math import inf
 from typing import Any
 
 from manual_clock import ManualClock
@@ -65,13 +66,20 @@ def line_of(
         models.began((model,))
     line = Line(models, lambda missing: load_s * len(missing), patience_s=patience_s)
     for one in slots:
-        line.join(one)
+        joins(line, one)
     return line
+
+
+def joins(line: Line, slot: Slot) -> None:
+    """It was sent there to the end, and has the number that it was given, if any."""
+    number, slot.number = slot.number, inf
+    line.join(slot)
+    line.numbered(slot.key, number)
 
 
 def keys(line: Line) -> list[Any]:
     """Of those that wait, in their order."""
-    return [one.key for one in line]
+    return [one.key for one in line.waiting]
 
 
 def planner_of(clock: ManualClock, count: int = 2, **options: Any) -> Planner:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from plan_harness import LOAD_S, RUN_S, keys, line_of, slot, work
 
-from comfy_proxy.cluster.planning.line import PATIENCE_LOADS, Line
+from comfy_proxy.cluster.planning.joining import PATIENCE_LOADS, number_of, option
+from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.slot import Slot
 from comfy_proxy.cluster.planning.work import Work, names_result_of
 
@@ -36,7 +38,9 @@ def test_the_order_is_by_number_and_nobody_is_lost(steps: list[Any], sets: int) 
     line, known, running = line_of(sets=sets), set[int](), None
     for now, (step, key, model, number) in enumerate(steps):
         if step == "join":
-            line.join(slot(key, work(model), number, since=float(now)))
+            new = slot(key, work(model), since=float(now))
+            line.leave(key)
+            line.join(new, option(line, new, float(now)).before)
             running = None if running == key else running
             known.add(key)
         elif step == "begin" and line.begin(key, float(now)) is not None:
@@ -50,25 +54,24 @@ def test_the_order_is_by_number_and_nobody_is_lost(steps: list[Any], sets: int) 
             line.numbered(key, number)
         elif step == "forget":
             line.loaded.forget()
-            line.changed()
         elif step == "look":
-            line.option(slot("new", work(model)), float(now))
+            option(line, slot("new", work(model)), float(now))
+            number_of(line, key)
         check(line, known, running)
 
 
 def check(line: Line, known: set[int], running: int | None) -> None:
-    waiting = list(line)
+    waiting = line.waiting
     assert len(line) == len(known)
     assert {one.key for one in waiting} == known - {running}
     assert (None if line.running is None else line.running.key) == running
-    assert [one.order for one in waiting] == sorted(one.order for one in waiting)
+    numbers = [one.number for one in waiting if one.number < inf]
+    assert numbers == sorted(numbers)
     ends = [one.end_s for one in waiting]
     assert all(later >= earlier + RUN_S for earlier, later in pairwise((0.0, *ends)))
-    assert line.waiting_s() == (ends[-1] if ends else 0.0)
-    fresh = line_of(*waiting, sets=line.loaded.memory.sets or 1)
-    fresh.loaded.held = line.loaded.held
-    fresh.changed()
-    assert [one.end_s for one in fresh] == ends  # joined one by one or planned as one: the same
+    assert line.after()[1] == (ends[-1] if ends else 0.0)
+    line.changed()
+    assert [one.end_s for one in line.waiting] == ends  # one by one, or planned as one: the same
 
 
 # --- an instance as it is: it runs what has the lowest number -------------------------------------
@@ -88,26 +91,26 @@ class Instance:
     def post(self, new: Slot, number: float | None = None) -> Slot:
         """A prompt comes; ``number`` is its client's own."""
         new.since, new.fixed = self.now, number is not None
-        if number is None:
-            before = self.line.option(new, self.now).before
-            number = None if before is None else self.line.number_before(before)
-            if number is not None:
-                self.placed.add(new)
+        self.line.join(new, option(self.line, new, self.now).before)
+        if number is None and (number := number_of(self.line, new.key)) is not None:
+            self.placed.add(new)
         if number is None:
             number, self.counter = self.counter, self.counter + 1
-        new.number = number
-        self.line.join(new)
+        self.line.numbered(new.key, number)
         return new
 
     def run_next(self) -> None:
-        """The one with the lowest number, with the loads that it causes."""
-        first = next(iter(self.line), None)
-        if first is None:
+        """What runs there comes to its end; then the one with the lowest number begins."""
+        line = self.line
+        if line.running is not None:
+            self.now += line.free_in_s(self.now)
+            line.leave(line.running.key)
+        if not line.waiting:
             return
-        self.line.begin(first.key, self.now)
+        first = line.waiting[0]
+        assert first.number == min(one.number for one in line.waiting)
+        line.begin(first.key, self.now)
         self.began[first.key] = self.now
-        self.now += first.load_s + first.run_s
-        self.line.leave(first.key)
         self.ran.append(first)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from manual_clock import ManualClock
-from plan_harness import LOAD_S, RUN_S, has_loaded, planner_of, slot, teach, work
+from plan_harness import LOAD_S, RUN_S, has_loaded, keys, planner_of, slot, teach, work
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.planner import DEMAND_LOADS, MAX_KEPT, Planner, tie_s
+from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
 
 A, B = work("a"), work("b")
@@ -29,14 +30,13 @@ def pair(planner: Planner) -> tuple[Instance, Instance]:
 
 
 def best(planner: Planner, what: Work, **options: Any) -> list[Instance]:
-    new = planner.slot("new", what, next(iter(planner.lines)), **options)
+    new = planner.slot("new", what, next(iter(planner.lines)), Standing(**options))
     return [figure.instance for figure in planner.best(new, list(planner.lines))]
 
 
 def joins(planner: Planner, instance: Instance, key: Any, what: Work, number: float = 0) -> None:
-    one = planner.slot(key, what, instance)
-    one.number = number
-    planner.lines[instance].join(one)
+    planner.lines[instance].join(planner.slot(key, what, instance))
+    planner.lines[instance].numbered(key, number)
     instance.placements.append(key)
 
 
@@ -74,15 +74,14 @@ def test_behind_others_as_long_as_that_is_shorter_than_a_load(planner: Planner) 
 
 
 def test_loads_of_those_ahead_count(planner: Planner) -> None:
-    """One prompt there takes longer than three here if it has to load, and is not overtaken."""
+    """One prompt there takes longer than three here if it has to load."""
     one, two = pair(planner)
     has_loaded(planner, one, "a")
     has_loaded(planner, two, "a")
     joins(planner, one, "x", B)
     for number in range(3):
         joins(planner, two, number, A, number)
-    assert best(planner, A, fixed=True) == [two]
-    assert best(planner, A) == [one]  # ahead of it
+    assert best(planner, A) == [two]
 
 
 def test_what_runs_there_counts_until_it_ends(planner: Planner, clock: ManualClock) -> None:
@@ -218,26 +217,17 @@ def test_no_more_options_are_kept_than_there_is_room_for(planner: Planner) -> No
 # --- where in the line -------------------------------------------------------------------------
 
 
-def test_a_number_puts_it_behind_its_own(planner: Planner) -> None:
+def test_it_joins_behind_its_own(planner: Planner) -> None:
     one, _ = pair(planner)
     joins(planner, one, 1, A, 1)
     joins(planner, one, 2, B, 2)
-    number = planner.number_in(one, planner.slot("new", A, one))
-    assert number is not None
-    assert 1 < number < 2
-    assert planner.number_in(one, planner.slot("new", B, one)) is None
-    assert planner.number_in(one, planner.slot("new", A, one, fixed=True)) is None
-
-
-def test_only_what_may_be_better_placed_waits_for_its_turn(planner: Planner) -> None:
-    """Work of which nothing is known, with a place of its own, without models, or alone there."""
-    one, two = pair(planner)
-    joins(planner, one, 1, B, 1)
-    assert planner.may_reorder(A, one, fixed=False)
-    assert not planner.may_reorder(A, one, fixed=True)
-    assert not planner.may_reorder(A, two, fixed=False)
-    assert not planner.may_reorder(None, one, fixed=False)
-    assert not planner.may_reorder(work(), one, fixed=False)
+    for key, what, standing in (
+        ("a", A, Standing()),
+        ("b", B, Standing()),
+        ("fixed", A, Standing(fixed=True)),
+    ):
+        planner.join(planner.slot(key, what, one, standing), one)
+    assert keys(planner.lines[one]) == [1, "a", 2, "b", "fixed"]
 
 
 # --- moves -------------------------------------------------------------------------------------
