@@ -154,18 +154,18 @@ POST = st.tuples(
     st.sampled_from(("", "", "x")),  # what it names
     st.sampled_from((*[None] * 10, -1, 3)),  # its number
 )
-ARRIVALS = st.lists(st.tuples(st.integers(0, 2), POST), min_size=8, max_size=25)
+ARRIVALS = st.lists(st.tuples(st.sampled_from((0, 0, 0, 1)), POST), min_size=8, max_size=25)
 """How many run before one more comes, and that one."""
 
 
-@given(ARRIVALS, st.sampled_from((None, 0.0, 20.0)), st.integers(1, 2))
+@given(ARRIVALS, st.sampled_from((None, None, 20.0)), st.integers(1, 2))
 def test_what_is_to_keep_its_order_keeps_it(
     arrivals: list[Any], patience_s: float | None, sets: int
 ) -> None:
     """One kind of one client, results before what names them, and numbers that clients chose."""
     instance, posted = Instance(line_of(sets=sets, patience_s=patience_s)), []
     for count, (runs, (model, client, kind, makes, names, number)) in enumerate(arrivals):
-        for _ in range(runs // 2):
+        for _ in range(runs):
             instance.run_next()
         graph = work(
             model,
