@@ -51,10 +51,20 @@ def beyond(line: Line, offset_s: float) -> Line:
 
 
 def place_matters(line: Line, work: Work | None) -> bool:
-    """Whether there may be a better place for ``work`` than the end of the queue."""
-    if work is None or not work.models or not len(line) or line.patience_s == 0:
+    """Whether the place of ``work`` among those that wait makes a difference: they use other models
+    than it, which cost something to load."""
+    if work is None or not work.models or line.patience_s == 0:
         return False
-    return line.loads(work.models) > 0
+    others = any(one.work.models not in ((), work.models) for one in line.waiting)
+    return others and line.loads(work.models) > 0
+
+
+def result_of_line(line: Line, slot: Slot) -> bool:
+    """Whether ``slot`` names a result of a prompt of its own client that waits or runs there."""
+    if not slot.work.reads:
+        return False
+    there = line.waiting if line.running is None else [line.running, *line.waiting]
+    return any(one.client == slot.client and names_result_of(slot.work, one.work) for one in there)
 
 
 def number_of(line: Line, key: Hashable) -> float | None:
