@@ -247,3 +247,10 @@ def test_beyond_goes_on_where_the_line_ends() -> None:
     other.begin("3", 0.0)
     assert (keys(line), line.changes) == (["1", "2"], before)
     assert line.after() == ((("a",),), 2 * RUN_S + 2 * LOAD_S)
+
+
+def test_the_first_that_is_only_tried_out_may_be_overtaken() -> None:
+    """It was not sent yet: nothing begins it."""
+    other = beyond(line_of(slot("1", A, 1)), 0.0)
+    joins(other, slot("2", B, 2))
+    assert option(other, slot("new", A), 0.0).before is other.find("2")
