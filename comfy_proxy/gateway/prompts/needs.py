@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.graph_support import GraphSupport
+from comfy_proxy.cluster.planning.decision import Decision, decide
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_name import FileName
@@ -54,6 +55,22 @@ class Needs:
         slot = self._planner.slot(prompt, prompt.work, instances[0], prompt.standing)
         best = self._planner.best(slot, instances)
         return [figure.instance for figure in best] or list(instances)
+
+    def why(
+        self,
+        prompt: Prompt,
+        chosen: Instance,
+        instances: Sequence[Instance],
+        *,
+        only: str | None = None,
+    ) -> Decision:
+        """Why ``chosen`` of ``instances``, or ``only`` if that was the reason; right after
+        :meth:`finish_first`."""
+        figures = []
+        if prompt.work is not None:
+            slot = self._planner.slot(prompt, prompt.work, chosen, prompt.standing)
+            figures = self._planner.figures(slot, instances)
+        return decide(chosen, figures, self._planner, only=only)
 
     async def ready(self, prompt: Prompt, instance: Instance) -> bool:
         """Wait for its client's socket at ``instance``; False if it cannot be there now."""
