@@ -83,6 +83,7 @@ class Scheduler:
                 if await self.confirm(placement):
                     return placement
                 waiter.passed_over.add(placement.instance)
+                waiter.openings += 1  # its own place was given back: nothing else has changed
                 busy = self._busy(waiter)
                 if busy is not None:
                     placement = self._give(waiter, busy)
