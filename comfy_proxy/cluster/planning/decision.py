@@ -27,9 +27,8 @@ FEWEST: Final = "fewest prompts (nothing is known of its cost)"
 LOADED: Final = "its models are loaded there"
 LOADED_BY_THEN: Final = "its models are loaded there when its turn comes"
 EQUAL: Final = "fewest prompts of those that finish it first"
-LOST: Final = (
-    "its instance has lost it, and this one has the fewest prompts of those that can run it"
-)
+MAKER: Final = "a result that it names is made there"
+LOST: Final = "its instance has lost it, and this one is the best of those that can run it"
 MOVED: Final = "it was moved there"
 
 

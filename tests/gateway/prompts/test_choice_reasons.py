@@ -10,7 +10,17 @@ import pytest
 from aiohttp.test_utils import TestClient
 from loguru import logger
 from manual_clock import ManualClock
-from prompts_front import ended, instance_of, interrupt, pile_up, show, until
+from prompts_front import (
+    LONG_S,
+    ended,
+    graph,
+    instance_of,
+    interrupt,
+    pile_up,
+    post,
+    show,
+    until,
+)
 from yarl import URL
 
 from comfy_proxy import Settings
@@ -23,6 +33,14 @@ from comfy_proxy.gateway.prompts.choice import Choice
 from comfy_proxy.ledger.prompt import Prompt
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
+
+
+@pytest.fixture
+def lines() -> list[Any]:
+    """What is logged at debug from now on."""
+    said: list[Any] = []
+    logger.add(lambda line: said.append(line.record), level="DEBUG")
+    return said
 
 
 class FakeNeeds:
@@ -104,15 +122,23 @@ async def test_nobody_can_run_it() -> None:
     )
 
 
+async def test_one_that_names_a_result_follows_it(proxy: TestClient, lines: list[Any]) -> None:
+    """Where that is made while it is."""
+    maker = await post(proxy, graph(LONG_S, prefix="made"), client_id="me")
+    reader = graph()
+    reader["1"] = {"class_type": "LoadImage", "inputs": {"image": "made_00001_.png [output]"}}
+    async with proxy.post("/prompt", json={"prompt": reader, "client_id": "me"}) as answer:
+        await answer.read()  # a refusal: the file is not there yet
+    (line,) = [one for one in lines if "is made there" in one["message"]]
+    (where,) = [
+        one["extra"]["instance"] for one in lines if f"prompt {maker} goes to" in one["message"]
+    ]
+    assert line["extra"]["instance"] == where
+    await interrupt(proxy, maker)
+    await ended(proxy, maker)
+
+
 # --- those that go elsewhere ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def lines() -> list[Any]:
-    """What is logged at debug from now on."""
-    said: list[Any] = []
-    logger.add(lambda line: said.append(line.record), level="DEBUG")
-    return said
 
 
 def about(lines: list[Any], prompt_id: str, instance: str, part: str) -> bool:
