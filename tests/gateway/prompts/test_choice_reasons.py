@@ -166,11 +166,14 @@ async def test_a_lost_prompt_says_why(
     proxy: TestClient, workers: Workers, lines: list[Any]
 ) -> None:
     """What was lost with the process of its instance goes to the other one."""
-    prompt_ids = await pile_up(proxy, workers, 3, seconds=0.1)
+    prompt_ids = await pile_up(proxy, workers, 3)
     remaining = instance_of(proxy, workers[0]).prompts
     await until(lambda: remaining.queue_remaining == len(prompt_ids))
     await workers[0].kill()
     await show(proxy, workers[1])
-    await ended(proxy, *prompt_ids)
+    host = workers[1].host
     for prompt_id in prompt_ids:
-        assert about(lines, prompt_id, workers[1].host, "its instance has lost it")
+        await until(lambda one=prompt_id: about(lines, one, host, "its instance has lost it"))
+    await until(lambda: prompt_ids[0] in workers[1].started)
+    await interrupt(proxy, prompt_ids[0])
+    await ended(proxy, *prompt_ids)
