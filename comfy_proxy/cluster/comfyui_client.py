@@ -1,7 +1,8 @@
 """ComfyUI's HTTP API for one instance: its JSON in, values and this package's errors out.
 
-With ``comfyui_frames.py`` and the ``prompt_….py`` beside it the only place that knows ComfyUI's
-formats. Traps are in ``PROTOCOL.md`` beside this file. Every request is one ``instance.attempt``.
+With ``comfyui_frames.py``, the ``prompt_….py`` beside it and ``planning/model_lists.py`` the only
+place that knows ComfyUI's formats. Traps are in ``PROTOCOL.md`` beside this file. Every request is
+one ``instance.attempt``.
 """
 
 from __future__ import annotations

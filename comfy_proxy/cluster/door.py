@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from comfy_proxy.clock import Clock, wait_for_event
@@ -17,8 +17,9 @@ from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning import decision
 from comfy_proxy.cluster.planning.door_plan import DoorPlan
-from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.planning.planner import Figure, Planner
 from comfy_proxy.cluster.waiter import Waiter
 from comfy_proxy.errors import NoHealthyInstanceError
 
@@ -129,7 +130,7 @@ class Door:
         ]
         for _, _, waiter, instance in sorted(heads, key=lambda head: head[:2]):
             if left > 0 and not instance.full:
-                self._take(waiter, instance)
+                self._take(waiter, instance, plan.candidates[waiter])
                 left -= 1
         for waiter in self._in_order():
             if left <= 0:
@@ -143,10 +144,20 @@ class Door:
         self._opened.set()
         self._opened = asyncio.Event()
 
-    def _take(self, waiter: Waiter, instance: Instance) -> None:
+    def _take(self, waiter: Waiter, instance: Instance, figures: Sequence[Figure] = ()) -> None:
+        """``figures``: those by which ``instance`` was chosen, if there are any."""
         waiter.openings = self._openings
+        only = self._only(waiter)
         waiter.placement = self._give(waiter, instance)
+        waiter.placement.decision = decision.decide(instance, figures, self._planner, only=only)
         self._load_balancer.took(instance)
+
+    def _only(self, waiter: Waiter) -> str | None:
+        """If there was nothing to choose: why."""
+        if len(waiter.usable(self._load_balancer.instances)) > 1:
+            return None
+        passed = waiter.passed_over or waiter.avoid
+        return decision.ONLY_LEFT if passed else decision.ONLY
 
     def _least_loaded(self, waiter: Waiter) -> Instance | None:
         usable = waiter.usable(self._load_balancer.instances)

@@ -141,16 +141,24 @@ class JobRun:
             plan = await self._plan(instance)
             if self._job.status is JobStatus.PENDING:
                 self._manager.update_job_status(
-                    self._job.id, JobStatus.PROCESSING, instance=instance.host
+                    self._job.id,
+                    JobStatus.PROCESSING,
+                    instance=instance.host,
+                    placement=placement.decision,
                 )
             graph = plan.build(await self._upload(instance))
-            tracker = _Tracker(self._job, instance, self._manager, self._cluster)
+            tracker = _Tracker(self._job, placement, self._manager, self._cluster)
             self._prompt = self._prompts.prompt_of(
                 self._job, self._prompt, self._availability.work_at(instance)
             )
             run = self._prompts.run(placement, graph, self._prompt, tracker.update)
             with about(instance=instance.host, prompt_id=run.prompt_id):
-                logger.debug("job {}: a prompt at {}", self._job.id, instance.host)
+                logger.opt(lazy=True).debug(
+                    "job {}: a prompt at {}: {}",
+                    lambda: self._job.id,
+                    lambda: instance.host,
+                    lambda: placement.decision,
+                )
                 made = await run.run()
         finally:
             placement.release()
@@ -204,9 +212,11 @@ class _Tracker:
     of how long another picture takes.
     """
 
-    def __init__(self, job: Job, instance: Instance, manager: JobManager, cluster: Cluster) -> None:
+    def __init__(
+        self, job: Job, placement: Placement, manager: JobManager, cluster: Cluster
+    ) -> None:
         self._job = job
-        self._instance = instance
+        self._placement = placement
         self._manager = manager
         self._clock = cluster.clock
         self._begun: float | None = None
@@ -221,7 +231,8 @@ class _Tracker:
             self.execution_s = self._clock.monotonic() - self._begun
         self._manager.update_progress(
             self._job,
-            instance=self._instance.host,
+            instance=self._placement.instance.host,
+            placement=self._placement.decision,
             prompt_id=execution.prompt_id,
             percentage=round(execution.percentage, 1),
             current_node=execution.current_node,

@@ -20,6 +20,7 @@ from enum import StrEnum
 
 from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
+from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.parameters import Scalar
@@ -68,6 +69,7 @@ class Job:
     * ``processing_time_s``: from ``started_at`` to its end.
     * ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
     * ``trace`` is that of the request which made it.
+    * ``placement`` is why it is at its instance, None while it has no place.
     * ``result`` is None again when its memory was needed for newer ones (``result_dropped``).
     """
 
@@ -85,6 +87,7 @@ class Job:
     waiting_time_s: float | None = None
     execution_time_s: float | None = None
     instance: str | None = None
+    placement: Decision | None = field(default=None, repr=False)
     prompt_id: str | None = None
     executing_since: float | None = None  # monotonic; None while it waits at its instance
     attempts: int = 0

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from comfy_proxy.clock import iso
+from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.jobs.job_manager import elapsed_s
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.pictures import Picture
@@ -73,10 +74,28 @@ def status(
         "current_node": job.current_node,
         "estimated_remaining_time_seconds": None if remaining is None else round(remaining, 3),
         "comfyui_instance": job.instance,
+        "placement": None if job.placement is None else placement(job.placement),
         "prompt_id": job.prompt_id,
         "attempts": job.attempts,
         "error": error(job),
         "result_url": urls(job, root)["result_url"] if has_result else None,
+    }
+
+
+def placement(why: Decision) -> dict[str, Any]:
+    """Why a job is where it is; the seconds, as they were foreseen when that was decided, are null
+    if nothing was known of its cost."""
+    one = why.chosen
+    return {
+        "instance": why.host,
+        "reason": why.reason,
+        "wait_seconds": None if one is None else round(one.wait_s, 3),
+        "load_seconds": None if one is None else round(one.load_s, 3),
+        "run_seconds": None if one is None else round(one.run_s, 3),
+        "alternatives": [
+            {"instance": other.host, "finish_seconds": round(other.finish_s, 3)}
+            for other in why.alternatives
+        ],
     }
 
 

@@ -34,6 +34,16 @@ class Attempt:
     error: str | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelUse:
+    """A prompt with models has run at ``instance``; ``loaded`` if they had to be loaded for it,
+    which took about ``load_s``."""
+
+    instance: str
+    loaded: bool
+    load_s: float
+
+
 class Outcome(StrEnum):
     """How a job, or a client's prompt, ended."""
 

@@ -14,6 +14,7 @@ from comfy_proxy.metrics.records import (
     Attempt,
     CircuitRecord,
     JobRecord,
+    ModelUse,
     Outcome,
     PoolWait,
     PromptEnd,
@@ -109,6 +110,9 @@ def fill(metrics: Metrics, count: int = 200) -> None:
         metrics.record_prompt(prompt(some.choice(list(PromptEvent)), instance=some.choice(HOSTS)))
         metrics.record_prompt_end(
             prompt_end(some.choice(list(Outcome)), instance=some.choice(HOSTS))
+        )
+        metrics.loads.record(
+            ModelUse(instance=some.choice(HOSTS), loaded=some.random() < 0.5, load_s=some.random())
         )
     metrics.record_circuit(CircuitRecord(instance=HOSTS[1], old="closed", new="open", reason="x"))
     metrics.record_pool_wait(PoolWait(instance=HOSTS[1], duration_s=0.7))

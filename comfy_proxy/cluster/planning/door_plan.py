@@ -24,7 +24,8 @@ Rank = Callable[[Instance], tuple[int, ...]]
 class DoorPlan:
     """Valid at the moment it is made. ``waiting`` are in the order in which they came.
 
-    ``figures`` are of those of whose work something is known; the others have none.
+    ``figures`` are of those of whose work something is known; the others have none. ``candidates``
+    are the figures of all instances among which each was chosen.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class DoorPlan:
         self._lines: dict[Instance, Line] = {}
         self._kept: dict[tuple[Instance, str], tuple[int, Option, float]] = {}
         self.figures: dict[Waiter, Figure] = {}
+        self.candidates: dict[Waiter, list[Figure]] = {}
         for waiter in waiting[:LOOKAHEAD]:
             self._add(waiter)
 
@@ -62,7 +64,7 @@ class DoorPlan:
         least_s = min(one.cost_s for one in figures)
         tied = [one for one in figures if one.cost_s <= least_s + tie_s(one.option.run_s)]
         best = min(tied, key=self._order_of)
-        self.figures[waiter] = best
+        self.figures[waiter], self.candidates[waiter] = best, figures
         line = self._line(best.instance)
         slot = self._planner.slot(waiter, best.work, best.instance, Standing(since=waiter.rank))
         line.join(slot, best.option.before)

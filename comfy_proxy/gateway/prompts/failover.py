@@ -11,6 +11,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.decision import LOST
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
 from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
@@ -154,6 +155,9 @@ class Failover:
             try:
                 if await self._dispatcher.prepare(prompt, target, self._needs) is not None:
                     continue
+                logger.bind(instance=target.host, prompt_id=prompt.prompt_id).debug(
+                    "prompt {} goes to {}: {}", prompt.prompt_id, target.host, LOST
+                )
                 arrival = await self._transfer.submit(prompt, post, [target], placement)
             except InstanceError as error:
                 logger.info("{} cannot take over a prompt: {}", target.host, error.message)
