@@ -66,6 +66,7 @@ class Job:
     * ``waiting_time_s``: from its making to ``executing_since``; ``execution_time_s``: from there
       to its end. Both are set at its end, and stay None if ComfyUI never began.
     * ``processing_time_s``: from ``started_at`` to its end.
+    * ``told_s``: seconds to its end as they looked when it was accepted; None: not known then.
     * ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
     * ``trace`` is that of the request which made it.
     * ``result`` is None again when its memory was needed for newer ones (``result_dropped``).
@@ -84,6 +85,7 @@ class Job:
     processing_time_s: float | None = None
     waiting_time_s: float | None = None
     execution_time_s: float | None = None
+    told_s: float | None = None
     instance: str | None = None
     prompt_id: str | None = None
     executing_since: float | None = None  # monotonic; None while it waits at its instance
