@@ -92,7 +92,7 @@ class JobProcessor:
         if len(self.waiting) >= self._max_pending:
             raise QueueFullError(
                 f"{self._max_pending} jobs are waiting already.",
-                retry_after_s=self._next_end_s(),
+                retry_after_s=_next_end_s(self._cluster),
             )
 
     def submit(self, job: Job) -> None:
@@ -149,12 +149,6 @@ class JobProcessor:
         if self._draining:
             return 0
         return self._max_concurrent - (len(self._tasks) - len(self._cluster.scheduler.door))
-
-    def _next_end_s(self) -> int:
-        """Whole seconds until an instance has ended what it runs and takes the next job."""
-        free_in_s = self._cluster.planner.free_in_s
-        seconds = [free_in_s(one) for one in self._cluster.instances if one.healthy]
-        return max(1, round(min(seconds, default=0.0) or _NO_END_S))
 
     def _ended(self, job: Job, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(job, None)
@@ -215,6 +209,12 @@ class JobProcessor:
         self._manager.update_job_status(job.id, JobStatus.FAILED, error=failure)
         level = "INFO" if error is _CANCELLED else "ERROR"
         self._log_end(job, level, f"failed: {error.code}: {error.message}", error)
+
+
+def _next_end_s(cluster: Cluster) -> int:
+    """Whole seconds until an instance has ended what it runs and takes the next job."""
+    seconds = [cluster.planner.free_in_s(one) for one in cluster.instances if one.healthy]
+    return max(1, round(min(seconds, default=0.0) or _NO_END_S))
 
 
 _NO_END_S = 5.0
