@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
+from job_client import JobClient
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
@@ -281,3 +282,40 @@ async def test_one_too_many_may_ask_again_when_a_place_is_free(
     with pytest.raises(QueueFullError) as refused:
         await queue.job()
     assert refused.value.retry_after_s == 35
+
+
+async def test_what_ran_teaches_the_next_estimate(jobs: JobClient) -> None:
+    """The first job of a sort is told nothing, the next one what that took with all that is beside
+    the execution; how wrong it was is counted."""
+    told = []
+    for _ in range(2):
+        job_id = await jobs.submit("timed", seconds=0.5)
+        told.append(jobs.service.manager.get_job(job_id).told_s)
+        await jobs.reaches(job_id, "completed")
+    overheads = jobs.service.processor.overheads
+    assert overheads.before_s("timed") > 0
+    assert overheads.after_s("timed") > 0
+    assert told[0] is None
+    assert told[1] is not None
+    assert told[1] > 0.5
+    stats = await jobs.get("/metrics")
+    assert stats["jobs"]["by_type"]["timed"]["estimate_error"]["count"] == 1
+
+
+async def test_until_its_end_it_is_told_what_is_left(jobs: JobClient) -> None:
+    """While it is made, and while the instance is done and the picture is not."""
+    await jobs.reaches(await jobs.submit("timed", seconds=0.1), "completed")
+    service = jobs.service
+    left: list[tuple[JobStatus, float | None]] = []
+
+    def look(job: Job) -> None:
+        if not job.finished:
+            left.append((job.status, service.forecast().remaining_s(job)))
+
+    service.manager.on_changed.append(look)
+    job_id = await jobs.submit("timed", seconds=0.05)
+    await jobs.reaches(job_id, "completed")
+    placed = [seconds for status, seconds in left if status is JobStatus.PROCESSING]
+    assert placed
+    assert None not in placed
+    assert service.forecast().remaining_s(service.manager.get_job(job_id)) is None
