@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextvars import Context
 
 from loguru import logger
@@ -59,13 +59,7 @@ class Cluster:
         )
         self.graph_support = GraphSupport(self.object_info, self.health_checker, clock=self.clock)
         self.model_files = ModelFiles(self.clients, clock=self.clock)
-        self.planner = Planner(
-            self.instances,
-            clock=self.clock,
-            costs=Costs(lambda instance, model: self.model_files.size(instance, model)),
-            files=self.model_files,
-            patience_s=settings.affinity_patience_s,
-        )
+        self.planner = _planner(self.instances, self.model_files, settings, self.clock)
         self.experience = Experience(self.planner, self.clock)
         self.scheduler = Scheduler(
             self.load_balancer,
@@ -177,6 +171,18 @@ class Cluster:
         task = asyncio.create_task(chore, context=context)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _planner(
+    instances: Sequence[Instance], files: ModelFiles, settings: Settings, clock: Clock
+) -> Planner:
+    return Planner(
+        instances,
+        clock=clock,
+        costs=Costs(files.size),
+        files=files,
+        patience_s=settings.affinity_patience_s,
+    )
 
 
 def _instances(settings: Settings, clock: Clock) -> tuple[Instance, ...]:

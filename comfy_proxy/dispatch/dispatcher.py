@@ -14,6 +14,7 @@ from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.joining import number_of, place_matters
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.submit_once import submit_once
 from comfy_proxy.cluster.translation import nobody_listens
@@ -88,11 +89,12 @@ class Dispatcher:
         as anybody can say.
         """
         prompt, instance = order.prompt, placement.instance
-        wanted = self._planner.may_reorder(prompt.work, instance, fixed=prompt.placed)
+        line = self._planner.lines[instance]
+        wanted = not prompt.standing.fixed and place_matters(line, prompt.work)
         async with self._turns.turn(instance, wanted=wanted) as has_turn:
-            number = self._number(prompt, placement) if has_turn else None
-            self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
+            number = number_of(line, placement.key) if has_turn else None
             placement.sent(prompt)
+            self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
             receipt, died = None, False
             try:
                 receipt = await self._submit_once(order, instance, number, patient=patient)
@@ -102,13 +104,6 @@ class Dispatcher:
             finally:
                 self._book(prompt, instance, receipt, died=died)
         return receipt
-
-    def _number(self, prompt: Prompt, placement: Placement) -> float | None:
-        """Its place among those that wait there; None is the end."""
-        slot = self._planner.lines[placement.instance].find(placement.key)
-        if slot is None:
-            return None
-        return self._planner.number_in(placement.instance, slot)
 
     async def _submit_once(
         self, order: Order[T], instance: Instance, number: float | None, *, patient: bool

@@ -12,7 +12,6 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.experience import Experience, Run
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.planner import Planner
-from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import Attempt, Prompt, is_open
@@ -39,8 +38,11 @@ class PlanFeed:
         match change.event:
             case events.Received():
                 self._planner.asked(work)
-            case events.Sent(instance=instance, number=number):
-                self._join(prompt, work, instance, number)
+            case events.Sent(instance=instance) if (
+                self._planner.lines[instance].find(prompt) is None
+            ):
+                slot = self._planner.slot(prompt, work, instance, prompt.standing)
+                self._planner.join(slot, instance)  # once more, after a refusal
             case events.Refused(instance=instance):
                 self._leave(prompt, self._planner.lines[instance])
             case events.Began(instance=instance) if change.new is not State.ENDED:
@@ -63,16 +65,6 @@ class PlanFeed:
             self._ended(change, attempt)
             self._leave(prompt, line)
 
-    def _join(self, prompt: Prompt, work: Work, instance: Instance, number: float | None) -> None:
-        slot = self._planner.slot(
-            prompt, work, instance, client=prompt.client_id, fixed=prompt.placed
-        )
-        if number is not None:
-            slot.number = number
-        if prompt.accepted_at is not None:
-            slot.since = prompt.accepted_at
-        self._planner.lines[instance].join(slot)
-
     def _accepted(self, prompt: Prompt, event: events.Accepted) -> None:
         instance = prompt.instance
         if instance is None:
@@ -85,7 +77,7 @@ class PlanFeed:
     def _began(self, prompt: Prompt, instance: Instance) -> None:
         line = self._planner.lines[instance]
         slot = line.find(prompt)
-        if slot is None or line.is_running(prompt) or prompt in self._runs:
+        if slot is None or slot is line.running or prompt in self._runs:
             return
         now = self._clock.monotonic()
         self._runs[prompt] = self._experience.begins(slot, line, instance, now)

@@ -80,7 +80,7 @@ class QueueForecast:
         slot = line.find(seat.key)
         if slot is None or self._planner.costs.run_s(seat.instance, slot.work) is None:
             return self._by_progress(job)
-        if line.is_running(seat.key):
+        if slot is line.running:
             left_s = line.began_at + slot.load_s + slot.run_s - self._now
             return left_s if left_s > 0 else self._by_progress(job)
         end_s = self._planner.end_in_s(seat.key, seat.instance)
@@ -89,8 +89,9 @@ class QueueForecast:
         return self._reached_s(job, end_s, slot.load_s + slot.run_s)
 
     def _by_progress(self, job: Job) -> float | None:
-        """Seconds left of an executing job, as if it went on as it has so far."""
-        if job.executing_since is None or not 0.0 < job.percentage < 100.0:
+        """Seconds left of an executing job, as if it went on as it has so far; 0.0 for one of which
+        only the end is to be told."""
+        if job.executing_since is None or job.percentage <= 0.0:
             return None
         return (self._now - job.executing_since) * (100.0 - job.percentage) / job.percentage
 

@@ -304,7 +304,7 @@ async def test_what_ran_teaches_the_next_estimate(jobs: JobClient) -> None:
 
 async def test_until_its_end_it_is_told_what_is_left(jobs: JobClient) -> None:
     """While it is made, and while the instance is done and the picture is not."""
-    await jobs.reaches(await jobs.submit("timed", seconds=0.1), "completed")
+    await jobs.reaches(await jobs.submit("timed", seconds=0.5), "completed")
     service = jobs.service
     left: list[tuple[JobStatus, float | None]] = []
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.joining import beyond
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.planner import Figure, Planner, tie_s
-from comfy_proxy.cluster.planning.slot import Option
+from comfy_proxy.cluster.planning.slot import Option, Standing
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.waiter import Waiter
 
@@ -46,7 +47,7 @@ class DoorPlan:
     def order(self) -> list[tuple[Instance, list[Waiter]]]:
         """For each instance who is to get places there, in this order."""
         return [
-            (instance, [slot.key for slot in line if isinstance(slot.key, Waiter)])
+            (instance, [slot.key for slot in line.waiting if isinstance(slot.key, Waiter)])
             for instance, line in self._lines.items()
         ]
 
@@ -62,17 +63,17 @@ class DoorPlan:
     def free_in_s(self, instance: Instance) -> float:
         """Seconds until all that waits there and all that this plan sends there has ended."""
         line = self._line(instance)
-        return line.offset_s + line.waiting_s()
+        return line.offset_s + line.after()[1]
 
     def add(self, waiter: Waiter) -> bool:
         """One more that came last; False if the plan does not reach so far."""
         if self._count == LOOKAHEAD:
             return False
-        self._add(waiter, self._count)
+        self._add(waiter)
         self._count += 1
         return True
 
-    def _add(self, waiter: Waiter, number: int) -> None:
+    def _add(self, waiter: Waiter) -> None:
         figures = []
         for instance in waiter.usable(self._instances):
             work = waiter.work_at(instance)
@@ -86,11 +87,8 @@ class DoorPlan:
         best = min(tied, key=self._order_of)
         self.figures[waiter] = best
         line = self._line(best.instance)
-        slot = self._planner.slot(waiter, best.work, best.instance, since=waiter.rank)
-        before = best.option.before
-        between = None if before is None else line.number_before(before)
-        slot.number = number if between is None else between
-        line.join(slot)
+        slot = self._planner.slot(waiter, best.work, best.instance, Standing(since=waiter.rank))
+        line.join(slot, best.option.before)
 
     def _order_of(self, figure: Figure) -> tuple[int, ...]:
         load, *turn = self._rank(figure.instance)
@@ -102,7 +100,7 @@ class DoorPlan:
         line, key = self._line(instance), (instance, work.fingerprint)
         found = self._kept.get(key)
         if found is None or found[0] != line.changes:
-            slot = self._planner.slot(waiter, work, instance, since=waiter.rank)
+            slot = self._planner.slot(waiter, work, instance, Standing(since=waiter.rank))
             if self._planner.run_s(work, instance) is None:
                 return None
             option, harm_s = self._planner.weigh(slot, line)
@@ -120,6 +118,6 @@ class DoorPlan:
         line = self._lines.get(instance)
         if line is None:
             real = self._planner.lines[instance]
-            line = self._lines[instance] = real.beyond()
-            line.offset_s = self._planner.free_in_s(instance) + real.waiting_s()
+            begins_in_s = self._planner.free_in_s(instance) + real.after()[1]
+            line = self._lines[instance] = beyond(real, begins_in_s)
         return line

@@ -147,10 +147,10 @@ class Failover:
 
         Raises PromptLostError if every instance that answers refuses it.
         """
-        for target in sorted(self._cluster.instances, key=lambda instance: instance.load):
+        for target in self._needs.in_order(prompt, self._cluster.instances):
             if not target.healthy or await self._needs.lacks(prompt, target) != 0:
                 continue
-            placement = self._cluster.scheduler.enter(target, prompt.work, client=prompt.client_id)
+            placement = self._cluster.scheduler.enter(target, prompt.work, prompt.standing)
             try:
                 if await self._dispatcher.prepare(prompt, target, self._needs) is not None:
                     continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from loguru import logger
@@ -83,7 +83,10 @@ class Rebalancer:
             for busy in reversed(by_load):
                 if idle.load > 1 or busy.load - idle.load < 2:
                     continue
-                if any(self._gains(one, busy, idle) for one in self._ledger.at(busy)):
+                if any(
+                    self._gains(one, busy, idle)
+                    for one in _last_of_each_kind(self._ledger.at(busy))
+                ):
                     yield busy, idle
 
     def _gains(self, prompt: Prompt, busy: Instance, idle: Instance) -> bool:
@@ -110,7 +113,7 @@ class Rebalancer:
             return False
         prompt, entry = candidate
         async with self._spool.holding(prompt):
-            placement = self._cluster.scheduler.enter(idle, prompt.work, client=prompt.client_id)
+            placement = self._cluster.scheduler.enter(idle, prompt.work, prompt.standing)
             try:
                 if not await self._is_ready(prompt, idle) or prompt.post is None:
                     return False
@@ -239,6 +242,16 @@ class Rebalancer:
         if is_away:
             self._ledger.apply(events.TakenAway(prompt=prompt))
         return is_away
+
+
+def _last_of_each_kind(prompts: Iterable[Prompt]) -> Iterable[Prompt]:
+    """Those of ``prompts`` that may be moved; of equal ones the last gains most by it."""
+    last = {
+        None if one.work is None else one.work.fingerprint: one
+        for one in prompts
+        if _is_movable(one)
+    }
+    return last.values()
 
 
 def _is_movable(prompt: Prompt) -> bool:
