@@ -52,6 +52,7 @@ def job_record(job: Job) -> JobRecord:
         processing_s=job.execution_time_s,
         code=job.error.code if job.error else None,
         message=job.error.message if job.error else None,
+        told_s=job.told_s,
     )
 
 

@@ -102,10 +102,13 @@ class Door:
         """An instance has passed the check before a submission: patience begins anew."""
         self._last_usable_at = self._clock.monotonic()
 
-    def plan(self) -> DoorPlan:
-        """What is to become of all that wait, as far as costs are known."""
+    def plan(self, waiting: Sequence[Waiter] | None = None) -> DoorPlan:
+        """What is to become of all that wait, as far as costs are known; of ``waiting`` instead, if
+        there are more who are about to come."""
         rank, instances = self._load_balancer.rank, self._load_balancer.instances
-        return DoorPlan(self._planner, instances, self._in_order(), rank)
+        if waiting is None:
+            waiting = self._in_order()
+        return DoorPlan(self._planner, instances, waiting, rank)
 
     def _in_order(self) -> list[Waiter]:
         return [one for one in self._waiters if one in self._waiting and one.placement is None]

@@ -77,11 +77,19 @@ class Scheduler:
         waiter = Waiter(
             rank=since if rank is None else rank, accepts=accepts, avoid=avoid, work_at=work_at
         )
+        return await self.place_of(waiter, since)
+
+    async def place_of(self, waiter: Waiter, since: float) -> Placement:
+        """As :meth:`place`, for one who wants to know meanwhile what becomes of ``waiter``."""
+        waiter.passed_over.clear()
         with self.door.standing(waiter):
             while True:
-                placement = await self.door.wait(waiter, since)
-                if await self.confirm(placement):
-                    return placement
+                placement = waiter.tried = await self.door.wait(waiter, since)
+                try:
+                    if await self.confirm(placement):
+                        return placement
+                finally:
+                    waiter.tried = None
                 waiter.passed_over.add(placement.instance)
                 waiter.openings += 1  # its own place was given back: nothing else has changed
                 busy = self._busy(waiter)

@@ -25,13 +25,17 @@ def urls(job: Job, root: str = "") -> dict[str, str]:
     }
 
 
-def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
+def accepted(
+    job: Job, service: JobService, root: str = "", *, at_once: bool = False
+) -> dict[str, Any]:
     """The body of the 202 to a new job; ``root`` as in :func:`urls`.
+
+    ``at_once``: it was accepted at this very moment, and what is known of its end is in it.
 
     The parameters of the job are keys of it too; their names may not be others here
     (``workflow_files.RESERVED_PARAMETERS``).
     """
-    seconds = QueueForecast(service).remaining_s(job)
+    seconds = job.told_s if at_once else service.forecast().remaining_s(job)
     text = "not known yet" if seconds is None else _in_words(seconds)
     return {
         "job_id": job.id,
@@ -47,7 +51,7 @@ def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
 
 def statuses(jobs: Iterable[Job], service: JobService, root: str = "") -> list[dict[str, Any]]:
     """The jobs of ``GET /api/jobs/list``, with one walk through the queue for all of them."""
-    forecast = QueueForecast(service)
+    forecast = service.forecast()
     return [status(job, service, root, forecast) for job in jobs]
 
 
@@ -55,7 +59,7 @@ def status(
     job: Job, service: JobService, root: str = "", forecast: QueueForecast | None = None
 ) -> dict[str, Any]:
     """``GET /api/jobs/{job_id}/status``; ``root`` as in :func:`urls`."""
-    forecast = forecast or QueueForecast(service)
+    forecast = forecast or service.forecast()
     elapsed = elapsed_s(job, service.clock)
     waits = job.status is JobStatus.PENDING
     remaining = None if job.finished else forecast.remaining_s(job)

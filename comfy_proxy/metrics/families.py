@@ -85,6 +85,10 @@ def _jobs(figures: Figures, live: LiveState) -> Iterator[Family]:
         _one(jobs.wait_histograms),
     )  # fmt: skip
     yield _gauge(
+        "job_estimate_error_ratio", "|told - true| / true of the seconds told at acceptance.",
+        "type quantile", jobs.estimate_errors.quantiles(),
+    )  # fmt: skip
+    yield _gauge(
         "jobs", "Unfinished jobs now.", "state",
         [(("pending",), live.pending_jobs), (("processing",), live.processing_jobs)],
     )  # fmt: skip

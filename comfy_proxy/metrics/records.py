@@ -58,7 +58,8 @@ class JobRecord:
 
     ``waiting_s`` is from its acceptance until ComfyUI began with it, ``processing_s`` from there to
     its end; both are None if ComfyUI never began. ``code`` and ``message`` say why it failed.
-    ``instance`` is where it ended, None if it had no place at an instance.
+    ``instance`` is where it ended, None if it had no place at an instance. ``told_s`` are the
+    seconds to its end that it was told at its acceptance, None if they were not known.
     """
 
     id: str
@@ -70,6 +71,7 @@ class JobRecord:
     processing_s: float | None
     code: str | None = None
     message: str | None = None
+    told_s: float | None = None
 
 
 class PromptEvent(StrEnum):

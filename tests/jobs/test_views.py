@@ -64,12 +64,11 @@ async def test_accepted(service: JobService, job: Job) -> None:
     [(0.4, "less than a second"), (12.3, "about 12 seconds"), (150.0, "about 2 minutes")],
 )
 async def test_the_estimate_is_a_text_too(
-    service: JobService, job: Job, seconds: float, words: str, monkeypatch: pytest.MonkeyPatch
+    service: JobService, job: Job, seconds: float, words: str
 ) -> None:
     """``estimated_completion_time`` is for people, ``…_seconds`` for programs."""
-    service.processor.estimates.record("upscale-image", seconds)
-    monkeypatch.setattr(type(service.processor), "waiting", property(lambda _: [job]))
-    body = views.accepted(job, service)
+    job.told_s = seconds
+    body = views.accepted(job, service, at_once=True)
     assert body["estimated_completion_time"] == words
     assert body["estimated_completion_seconds"] == seconds
 

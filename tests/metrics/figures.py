@@ -91,6 +91,7 @@ def fill(metrics: Metrics, count: int = 200) -> None:
                 processing_s=some.random() * 700,
                 waiting_s=some.random() * 3,
                 attempts=some.choice((0, 1, 3)),
+                told_s=some.choice((None, 2.0, 300.0)),
             )
         )
         metrics.record_request(

@@ -31,7 +31,8 @@ PROMETHEUS = (
 NAMES = (
     "build_info", "start_time_seconds", "jobs_accepted_total", "jobs_finished_total",
     "job_errors_total", "job_duration_seconds", "job_wait_seconds", "job_retries_total",
-    "job_moves_total", "jobs", "prompts_forwarded_total", "prompts_moved_total",
+    "job_moves_total", "job_estimate_error_ratio", "jobs", "prompts_forwarded_total",
+    "prompts_moved_total",
     "prompts_passed_over_total", "prompts_finished_total", "prompt_duration_seconds",
     "prompt_wait_seconds", "http_requests_total", "http_time_to_first_byte_seconds",
     "http_received_bytes_total", "http_sent_bytes_total", "websocket_clients",
