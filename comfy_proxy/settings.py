@@ -27,6 +27,14 @@ from comfy_proxy.addresses import (
     parse_root_path,
 )
 from comfy_proxy.errors import SettingsError
+from comfy_proxy.setting_values import (
+    directory,
+    integer,
+    milliseconds,
+    one_of,
+    path,
+    true_or_false,
+)
 
 DEFAULT_INSTANCES = ("localhost:8188", "localhost:8189")
 _HOST_VARIABLE = re.compile(r"COMFYUI_HOST_([1-9][0-9]{0,3})")
@@ -107,52 +115,6 @@ def parse_instance(text: str) -> URL:
     return url.with_path(url.raw_path.rstrip("/"), encoded=True)
 
 
-def _integer(minimum: int, maximum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is not a whole number") from None
-        if not minimum <= value <= maximum:
-            raise ValueError(f"{value} is not between {minimum} and {maximum}")
-        return value
-
-    return parse
-
-
-def _milliseconds(minimum: int, maximum: int = 86_400_000) -> Callable[[str], float]:
-    parse = _integer(minimum, maximum)
-    return lambda text: parse(text) / 1000
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        value = text.strip().lower()
-        if value not in choices:
-            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
-        return value
-
-    return parse
-
-
-def _true_or_false(text: str) -> bool:
-    return _one_of("true", "false")(text) == "true"
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path(text.strip()).expanduser()
-    except RuntimeError:
-        raise ValueError(f"{text!r} names the home of a user that there is not") from None
-
-
-def _directory(text: str) -> Path:
-    path = _path(text)
-    if not path.is_dir():
-        raise ValueError(f"{text!r} is not a directory")
-    return path
-
-
 @dataclass(frozen=True, kw_only=True)
 class Variable:
     """One row of ``VARIABLES``: the variable ``name`` sets the attribute ``field`` of Settings.
@@ -172,47 +134,47 @@ def _row(name: str, target: str, parse: Callable[[str], Any], default: str, text
 
 
 VARIABLES: tuple[Variable, ...] = (
-    _row("COMFYUI_TIMEOUT", "comfyui_timeout_s", _milliseconds(1), "60000",
+    _row("COMFYUI_TIMEOUT", "comfyui_timeout_s", milliseconds(1), "60000",
          "ms; longest silence of one of our jobs while it is executing"),
-    _row("MAX_CONNECTIONS_PER_INSTANCE", "max_connections_per_instance", _integer(1, 100), "3",
+    _row("MAX_CONNECTIONS_PER_INSTANCE", "max_connections_per_instance", integer(1, 100), "3",
          "pooled WebSocket connections of jobs, each instance"),
-    _row("HEALTH_CHECK_INTERVAL", "health_check_interval_s", _milliseconds(10), "30000",
+    _row("HEALTH_CHECK_INTERVAL", "health_check_interval_s", milliseconds(10), "30000",
          "ms; period of the background probe"),
-    _row("HEALTH_CHECK_TIMEOUT", "health_check_timeout_s", _milliseconds(1), "300",
+    _row("HEALTH_CHECK_TIMEOUT", "health_check_timeout_s", milliseconds(1), "300",
          "ms; of one probe, background and before each submission"),
-    _row("HEALTH_FAILURE_THRESHOLD", "health_failure_threshold", _integer(1, 1000), "3",
+    _row("HEALTH_FAILURE_THRESHOLD", "health_failure_threshold", integer(1, 1000), "3",
          "consecutive failures that open the circuit breaker"),
-    _row("JOB_TIMEOUT", "job_timeout_s", _milliseconds(1), "300000",
+    _row("JOB_TIMEOUT", "job_timeout_s", milliseconds(1), "300000",
          "ms; how long a finished job is kept"),
-    _row("PENDING_TIMEOUT", "pending_timeout_s", _milliseconds(1), "600000",
+    _row("PENDING_TIMEOUT", "pending_timeout_s", milliseconds(1), "600000",
          "ms; a job that no instance could take for that long fails with `no_instance`"),
-    _row("MAX_CONCURRENT_JOBS", "max_concurrent_jobs", _integer(1, 1000), "3 × instances",
+    _row("MAX_CONCURRENT_JOBS", "max_concurrent_jobs", integer(1, 1000), "3 × instances",
          "jobs in processing at once, over all instances"),
-    _row("MAX_PENDING_JOBS", "max_pending_jobs", _integer(1, 1_000_000), "1000",
+    _row("MAX_PENDING_JOBS", "max_pending_jobs", integer(1, 1_000_000), "1000",
          "jobs waiting; one more is answered 503"),
-    _row("AFFINITY_PATIENCE", "affinity_patience_s", _milliseconds(0), "learned",
+    _row("AFFINITY_PATIENCE", "affinity_patience_s", milliseconds(0), "learned",
          "ms; how long a prompt may be overtaken by work whose models are loaded; 0: never"),
-    _row("RETRY_OUT_OF_MEMORY", "retry_out_of_memory", _true_or_false, "false",
+    _row("RETRY_OUT_OF_MEMORY", "retry_out_of_memory", true_or_false, "false",
          "`true` if clients' prompts that ran out of memory run once more, as jobs do"),
-    _row("MAX_UPLOAD_SIZE", "max_upload_size", _integer(1, 10**12), "104857600",
+    _row("MAX_UPLOAD_SIZE", "max_upload_size", integer(1, 10**12), "104857600",
          "bytes; a larger body is answered 413"),
-    _row("MAX_RESULTS_SIZE", "max_results_size", _integer(1, 10**13), "1073741824",
+    _row("MAX_RESULTS_SIZE", "max_results_size", integer(1, 10**13), "1073741824",
          "bytes of finished pictures kept in memory; the oldest go first"),
-    _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", _milliseconds(0), "10000",
+    _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", milliseconds(0), "10000",
          "ms; grace period for running jobs at shutdown"),
-    _row("LOG_LEVEL", "log_level", _one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
-    _row("LOG_DIRECTORY", "log_directory", _path, "./logs",
+    _row("LOG_LEVEL", "log_level", one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
+    _row("LOG_DIRECTORY", "log_directory", path, "./logs",
          "where `combined.log` and `error.log` are written"),
     _row("HOST", "host", str.strip, "127.0.0.1", "address on which the proxy listens"),
-    _row("PORT", "port", _integer(0, 65535), "3000", "port on which the proxy listens"),
-    _row("DEFAULT_MODE", "default_mode", _one_of("async", "sync"), "async",
+    _row("PORT", "port", integer(0, 65535), "3000", "port on which the proxy listens"),
+    _row("DEFAULT_MODE", "default_mode", one_of("async", "sync"), "async",
          "`sync` where old clients send no mode"),
     _row("CORS_ORIGINS", "cors_origins", parse_origins, "none",
          "comma list of foreign origins whose pages may use the proxy"),
     _row("API_KEYS", "api_keys", comma_list, "none", "comma list of keys; one is then required"),
-    _row("WORKFLOW_DIRECTORY", "workflow_directory", _directory, "none",
+    _row("WORKFLOW_DIRECTORY", "workflow_directory", directory, "none",
          "extra workflow templates, each an endpoint"),
-    _row("SHARED_STORAGE", "shared_storage", _one_of("auto", "true", "false"), "auto",
+    _row("SHARED_STORAGE", "shared_storage", one_of("auto", "true", "false"), "auto",
          "`true` if the instances share input, output and temp directories; `auto` finds out"),
     _row("ROOT_PATH", "root_path", parse_root_path, "none",
          "path under which another server shows the proxy, and which it takes off"),

@@ -1,0 +1,52 @@
+"""Text of the environment or a file → the value of a setting; ValueError with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def integer(minimum: int, maximum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a whole number") from None
+        if not minimum <= value <= maximum:
+            raise ValueError(f"{value} is not between {minimum} and {maximum}")
+        return value
+
+    return parse
+
+
+def milliseconds(minimum: int, maximum: int = 86_400_000) -> Callable[[str], float]:
+    parse = integer(minimum, maximum)
+    return lambda text: parse(text) / 1000
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        value = text.strip().lower()
+        if value not in choices:
+            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
+        return value
+
+    return parse
+
+
+def true_or_false(text: str) -> bool:
+    return one_of("true", "false")(text) == "true"
+
+
+def path(text: str) -> Path:
+    try:
+        return Path(text.strip()).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{text!r} names the home of a user that there is not") from None
+
+
+def directory(text: str) -> Path:
+    found = path(text)
+    if not found.is_dir():
+        raise ValueError(f"{text!r} is not a directory")
+    return found
