@@ -20,7 +20,8 @@ from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.planning.planner import NEW, Planner
+from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.waiter import Accepts, Waiter, WorkAt, anywhere, unknown_work
 from comfy_proxy.tracing import untraced
@@ -86,12 +87,12 @@ class Scheduler:
                     return self._give(waiter, busy)
 
     def enter(
-        self, instance: Instance, work: Work | None = None, *, client: str | None = None
+        self, instance: Instance, work: Work | None = None, standing: Standing = NEW
     ) -> Placement:
         """A place at once, also beyond the capacity: for a client's own prompt, which does not wait
         here. ``gateway/prompts/rebalancer.py`` moves such prompts; they are offered no place."""
         return self._placement(
-            instance, lambda other: False, work=work, client=client, of_client=True
+            instance, lambda other: False, work=work, standing=standing, of_client=True
         )
 
     async def confirm(self, placement: Placement) -> bool:
@@ -146,7 +147,8 @@ class Scheduler:
 
     def _give(self, waiter: Waiter, instance: Instance) -> Placement:
         work = waiter.work_at(instance)
-        return self._placement(instance, waiter.may_move_to, work=work, since=waiter.rank)
+        standing = Standing(since=waiter.rank)
+        return self._placement(instance, waiter.may_move_to, work=work, standing=standing)
 
     def _placement(
         self,
@@ -154,8 +156,7 @@ class Scheduler:
         accepts: Accepts,
         *,
         work: Work | None = None,
-        client: str | None = None,
-        since: float | None = None,
+        standing: Standing = NEW,
         of_client: bool = False,
     ) -> Placement:
         line = self._planner.lines[instance]
@@ -163,11 +164,12 @@ class Scheduler:
             instance,
             accepts=accepts,
             on_release=self._released,
-            on_sent=lambda placement: line.leave(placement),
+            on_sent=lambda placement: line.renamed(placement, placement.key),
             of_client=of_client,
         )
         if work is not None:
-            line.join(self._planner.slot(placement, work, instance, client=client, since=since))
+            slot = self._planner.slot(placement, work, instance, standing)
+            self._planner.join(slot, instance)
         self._tell()
         return placement
 

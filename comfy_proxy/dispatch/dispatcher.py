@@ -88,11 +88,13 @@ class Dispatcher:
         as anybody can say.
         """
         prompt, instance = order.prompt, placement.instance
-        wanted = self._planner.may_reorder(prompt.work, instance, fixed=prompt.placed)
+        wanted = self._planner.may_reorder(prompt.work, instance, fixed=prompt.standing.fixed)
         async with self._turns.turn(instance, wanted=wanted) as has_turn:
-            number = self._number(prompt, placement) if has_turn else None
-            self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
+            number = None
+            if has_turn:
+                number = self._planner.lines[instance].number_of(placement.key)
             placement.sent(prompt)
+            self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
             receipt, died = None, False
             try:
                 receipt = await self._submit_once(order, instance, number, patient=patient)
@@ -102,13 +104,6 @@ class Dispatcher:
             finally:
                 self._book(prompt, instance, receipt, died=died)
         return receipt
-
-    def _number(self, prompt: Prompt, placement: Placement) -> float | None:
-        """Its place among those that wait there; None is the end."""
-        slot = self._planner.lines[placement.instance].find(placement.key)
-        if slot is None:
-            return None
-        return self._planner.number_in(placement.instance, slot)
 
     async def _submit_once(
         self, order: Order[T], instance: Instance, number: float | None, *, patient: bool

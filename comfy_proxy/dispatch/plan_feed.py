@@ -12,7 +12,6 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.experience import Experience, Run
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.planner import Planner
-from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.errors import GpuMemoryError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -35,19 +34,17 @@ class PlanFeed:
     def observe(self, change: Change) -> None:
         """Whatever has changed."""
         prompt, work = change.prompt, change.prompt.work
-        if (
-            change.is_end
-            and prompt.end is not None
-            and isinstance(prompt.end.error, GpuMemoryError)
-        ):
+        error = None if prompt.end is None else prompt.end.error
+        if change.is_end and isinstance(error, GpuMemoryError):
             self._ran_out_of_memory(prompt)
         if work is None:
             return
         match change.event:
             case events.Received():
                 self._planner.asked(work)
-            case events.Sent(instance=instance, number=number):
-                self._join(prompt, work, instance, number)
+            case events.Sent(instance=instance) if prompt not in self._planner.lines[instance]:
+                slot = self._planner.slot(prompt, work, instance, prompt.standing)
+                self._planner.join(slot, instance)  # once more, after a refusal
             case events.Refused(instance=instance):
                 self._leave(prompt, self._planner.lines[instance])
             case events.Began(instance=instance) if change.new is not State.ENDED:
@@ -79,16 +76,6 @@ class PlanFeed:
         if change.is_end or not is_open(attempt):
             self._ended(change, attempt)
             self._leave(prompt, line)
-
-    def _join(self, prompt: Prompt, work: Work, instance: Instance, number: float | None) -> None:
-        slot = self._planner.slot(
-            prompt, work, instance, client=prompt.client_id, fixed=prompt.placed
-        )
-        if number is not None:
-            slot.number = number
-        if prompt.accepted_at is not None:
-            slot.since = prompt.accepted_at
-        self._planner.lines[instance].join(slot)
 
     def _accepted(self, prompt: Prompt, event: events.Accepted) -> None:
         instance = prompt.instance

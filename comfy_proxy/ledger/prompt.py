@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.prompt_outcomes import Told
 from comfy_proxy.cluster.retry_law import Tries
@@ -164,9 +165,10 @@ class Prompt:
         return None if self.post is None else self.post.client_id
 
     @property
-    def placed(self) -> bool:
-        """True if its client chose its place in the queue."""
-        return self.post is not None and self.post.placed
+    def standing(self) -> Standing:
+        """What entitles it to its place among others."""
+        placed = self.post is not None and self.post.placed
+        return Standing(client=self.client_id, fixed=placed, since=self.accepted_at)
 
     @property
     def attempt(self) -> Attempt | None:

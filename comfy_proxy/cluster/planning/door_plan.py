@@ -8,7 +8,7 @@ from typing import Final
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.planner import Figure, Planner, tie_s
-from comfy_proxy.cluster.planning.slot import Option
+from comfy_proxy.cluster.planning.slot import Option, Standing
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.waiter import Waiter
 
@@ -39,8 +39,8 @@ class DoorPlan:
         self._lines: dict[Instance, Line] = {}
         self._kept: dict[tuple[Instance, str], tuple[int, Option, float]] = {}
         self.figures: dict[Waiter, Figure] = {}
-        for number, waiter in enumerate(waiting[:LOOKAHEAD]):
-            self._add(waiter, number)
+        for waiter in waiting[:LOOKAHEAD]:
+            self._add(waiter)
 
     def order(self) -> list[tuple[Instance, list[Waiter]]]:
         """For each instance who is to get places there, in this order."""
@@ -49,7 +49,7 @@ class DoorPlan:
             for instance, line in self._lines.items()
         ]
 
-    def _add(self, waiter: Waiter, number: int) -> None:
+    def _add(self, waiter: Waiter) -> None:
         figures = []
         for instance in waiter.usable(self._instances):
             work = waiter.work_at(instance)
@@ -63,11 +63,8 @@ class DoorPlan:
         best = min(tied, key=self._order_of)
         self.figures[waiter] = best
         line = self._line(best.instance)
-        slot = self._planner.slot(waiter, best.work, best.instance, since=waiter.rank)
-        before = best.option.before
-        between = None if before is None else line.number_before(before)
-        slot.number = number if between is None else between
-        line.join(slot)
+        slot = self._planner.slot(waiter, best.work, best.instance, Standing(since=waiter.rank))
+        line.join(slot, best.option.before)
 
     def _order_of(self, figure: Figure) -> tuple[int, ...]:
         load, *turn = self._rank(figure.instance)
@@ -79,7 +76,7 @@ class DoorPlan:
         line, key = self._line(instance), (instance, work.fingerprint)
         found = self._kept.get(key)
         if found is None or found[0] != line.changes:
-            slot = self._planner.slot(waiter, work, instance, since=waiter.rank)
+            slot = self._planner.slot(waiter, work, instance, Standing(since=waiter.rank))
             if self._planner.run_s(work, instance) is None:
                 return None
             option, harm_s = self._planner.weigh(slot, line)

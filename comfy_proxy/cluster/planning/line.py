@@ -70,25 +70,40 @@ class Line:
 
     # --- what changes it ---------------------------------------------------------------------
 
-    def join(self, slot: Slot) -> None:
-        """It waits there now; one of the same key gives way to it."""
+    def join(self, slot: Slot, before: Slot | None = None) -> None:
+        """It waits there now, next ahead of ``before``, or last; one of the same key gives way."""
         self.leave(slot.key)
         self._slots[slot.key] = slot
-        is_last = not self._waiting or self._waiting[-1].order <= slot.order
-        self._waiting.append(slot)
         self.changes += 1
-        if self._planned and is_last:
-            self._append(slot, *self._end_of(len(self._waiting) - 1))
-        else:
+        if before is not None:
+            self._waiting.insert(self._waiting.index(before), slot)
             self._planned = False
+            return
+        self._waiting.append(slot)
+        if self._planned:
+            self._append(slot, *self._end_of(len(self._waiting) - 1))
+
+    def renamed(self, key: Hashable, new: Hashable) -> None:
+        """It is known as ``new`` from now on."""
+        slot = self._slots.pop(key, None)
+        if slot is not None:
+            slot.key = new
+            self._slots[new] = slot
 
     def numbered(self, key: Hashable, number: float) -> None:
-        """Its instance has given it ``number``."""
+        """Its instance has given it ``number``: it goes where that belongs among the others'."""
         slot = self._slots.get(key)
-        if slot is not None and slot.number != number:
-            slot.number = number
-            if slot is not self.running:
-                self._changed()
+        if slot is None or slot.number == number:
+            return
+        slot.number = number
+        if slot is self.running:
+            return
+        places = [index for index, one in enumerate(self._waiting) if one.number < inf]
+        ordered = sorted((self._waiting[index] for index in places), key=lambda one: one.number)
+        if any(self._waiting[at] is not one for at, one in zip(places, ordered, strict=True)):
+            for index, one in zip(places, ordered, strict=True):
+                self._waiting[index] = one
+            self._changed()
 
     def begin(self, key: Hashable, now: float) -> Slot | None:
         """It runs; the slot, None if it is not known here or runs already."""
@@ -176,25 +191,34 @@ class Line:
                 return Option(behind_s=end_s, load_s=0.0, run_s=slot.run_s, before=before)
         return Option(behind_s=end_s, load_s=load_s, run_s=slot.run_s)
 
-    def number_before(self, before: Slot) -> float | None:
-        """A number with which a prompt is next ahead of ``before``; None if there is none."""
-        self._plan()
-        index = self._waiting.index(before)
-        high = before.number
-        if index:
-            low = self._waiting[index - 1].number
-        else:
-            low = high - 1
-            if self.running is not None and self.running.number < high:
-                low = max(low, self.running.number)
+    def number_of(self, key: Hashable) -> float | None:
+        """The number by which it gets its place here among those that have one; None if none has
+        one that is behind it: then it goes to the end, where ComfyUI puts it without a number.
+
+        None also if there is no number left between its neighbours'.
+        """
+        slot = self._slots.get(key)
+        if slot is None or slot is self.running:
+            return None
+        index = self._waiting.index(slot)
+        high = min((one.number for one in self._waiting[index + 1 :]), default=inf)
+        if high == inf:
+            return None
+        before = [one.number for one in self._waiting[:index] if one.number < inf]
+        if self.running is not None:
+            before.append(self.running.number)
+        low = max((number for number in before if number < high), default=high - 1)
         number = low + (high - low) / 1024  # near the one before it: many more fit behind
-        return number if low < number < high < inf else None
+        return number if low < number < high else None
 
     def _behind_its_own(self, slot: Slot, now: float) -> int | None:
         """The index among those that wait before which it has its models loaded, behind all that
         use them; None if there is no place that it may have."""
         models, free_in_s = slot.work.models, self.free_in_s(now)
-        for index in range(len(self._waiting) - 1, -1, -1):
+        first = (
+            0 if self.running is not None else 1
+        )  # with nothing running the first one begins now
+        for index in range(len(self._waiting) - 1, first - 1, -1):
             other = self._waiting[index]
             start_s = free_in_s + other.end_s - other.load_s - other.run_s
             waits_s = start_s + slot.run_s + now - other.since
@@ -235,11 +259,10 @@ class Line:
         return last.held, last.end_s
 
     def _plan(self) -> None:
-        """Order what waits, and predict it."""
+        """Predict what waits."""
         if self._planned:
             return
         self._planned = True
-        self._waiting.sort(key=lambda slot: slot.order)
         self._run_s_of.clear()
         held, end_s = self.loaded.held, 0.0
         for slot in self._waiting:

@@ -19,9 +19,10 @@ from comfy_proxy.cluster.planning.costs import Costs
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.loaded import LoadedModels, Memory, Models, missing
 from comfy_proxy.cluster.planning.model_files import ModelFiles
-from comfy_proxy.cluster.planning.slot import Option, Slot
+from comfy_proxy.cluster.planning.slot import Option, Slot, Standing
 from comfy_proxy.cluster.planning.work import Work
 
+NEW: Final = Standing()
 TIE_SHARE: Final = 0.05
 TIE_S: Final = 0.01
 """Finishes that differ by less than this share of the run, or these seconds, count as equal: the
@@ -111,20 +112,17 @@ class Planner:
         key: Hashable,
         work: Work,
         instance: Instance,
-        *,
-        client: str | None = None,
-        fixed: bool = False,
-        since: float | None = None,
+        standing: Standing = NEW,
     ) -> Slot:
-        """A place in the line of ``instance``, which it does not take yet. ``since``: None is
-        now."""
+        """A place in the line of ``instance``, which it does not take yet."""
+        since = standing.since
         return Slot(
             key=key,
             work=work,
             run_s=self.run_s(work, instance) or 0.0,
             since=self._clock.monotonic() if since is None else since,
-            client=client,
-            fixed=fixed,
+            client=standing.client,
+            fixed=standing.fixed,
         )
 
     def asked(self, work: Work) -> None:
@@ -208,7 +206,7 @@ class Planner:
         return [one for one in figures if one.cost_s <= limit]
 
     def gains(self, key: Hashable, busy: Instance, idle: Instance) -> bool:
-        """Whether the prompt that waits at ``busy`` had better go to ``idle``, which has less to do.
+        """Whether a prompt that waits at ``busy`` had better go to ``idle``, where less is to do.
 
         It had if that needs no load and takes no longer there, or if nothing is known; otherwise if
         it is finished earlier there, the loads that this causes included.
@@ -243,12 +241,10 @@ class Planner:
             return False
         return bool(work.models) and self.costs.load_s(instance, work.models) > 0
 
-    def number_in(self, instance: Instance, slot: Slot) -> float | None:
-        """The number with which ``slot`` gets the place that is best for it there; None if that is
-        the end of the queue, where ComfyUI puts it without one."""
+    def join(self, slot: Slot, instance: Instance) -> None:
+        """It waits at ``instance`` now, where it is best placed."""
         line = self.lines[instance]
-        before = line.option(slot, self._clock.monotonic()).before
-        return None if before is None else line.number_before(before)
+        line.join(slot, line.option(slot, self._clock.monotonic()).before)
 
     def _work_out(
         self, slot: Slot, instance: Instance, stamp: tuple[int, int, int]

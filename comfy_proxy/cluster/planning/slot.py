@@ -10,6 +10,17 @@ from comfy_proxy.cluster.planning.loaded import Held
 from comfy_proxy.cluster.planning.work import Work
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """What entitles a prompt to its place: ``client`` is whose prompts of one kind keep their
+    order, ``fixed`` that its client chose its place in the queue, ``since`` when it was accepted
+    (monotonic seconds, None: just now)."""
+
+    client: str | None = None
+    fixed: bool = False
+    since: float | None = None
+
+
 @dataclass(kw_only=True, slots=True, eq=False)
 class Slot:
     """One prompt in a line. ``key`` is whose it is: the prompt itself, or its place.
@@ -30,10 +41,6 @@ class Slot:
     load_s: float = 0.0
     end_s: float = 0.0
     held: Held = field(default=(), repr=False)
-
-    @property
-    def order(self) -> tuple[float, float]:
-        return self.number, self.since
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -150,7 +150,7 @@ class Failover:
         for target in sorted(self._cluster.instances, key=lambda instance: instance.load):
             if not target.healthy or await self._needs.lacks(prompt, target) != 0:
                 continue
-            placement = self._cluster.scheduler.enter(target, prompt.work, client=prompt.client_id)
+            placement = self._cluster.scheduler.enter(target, prompt.work, prompt.standing)
             try:
                 if await self._dispatcher.prepare(prompt, target, self._needs) is not None:
                     continue

@@ -51,9 +51,7 @@ class Needs:
         """Those of ``instances`` that finish it first; all while nothing is known of costs."""
         if prompt.work is None or len(instances) < 2:
             return list(instances)
-        slot = self._planner.slot(
-            prompt, prompt.work, instances[0], client=prompt.client_id, fixed=prompt.placed
-        )
+        slot = self._planner.slot(prompt, prompt.work, instances[0], prompt.standing)
         best = self._planner.best(slot, instances)
         return [figure.instance for figure in best] or list(instances)
 

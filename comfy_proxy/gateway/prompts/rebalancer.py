@@ -110,7 +110,7 @@ class Rebalancer:
             return False
         prompt, entry = candidate
         async with self._spool.holding(prompt):
-            placement = self._cluster.scheduler.enter(idle, prompt.work, client=prompt.client_id)
+            placement = self._cluster.scheduler.enter(idle, prompt.work, prompt.standing)
             try:
                 if not await self._is_ready(prompt, idle) or prompt.post is None:
                     return False

@@ -87,7 +87,7 @@ class Submissions:
     async def _try(self, order: ClientOrder, instance: Instance, choice: Choice) -> Answer | None:
         """The answer of ``instance``; None if it is to be passed over, which ``choice`` knows."""
         placement = self._cluster.scheduler.enter(
-            instance, order.prompt.work, client=order.prompt.client_id
+            instance, order.prompt.work, order.prompt.standing
         )
         try:
             why = await self._dispatcher.prepare(

@@ -117,9 +117,7 @@ class Transfer:
         place = (
             placement
             if own
-            else self._cluster.scheduler.enter(
-                target, order.prompt.work, client=order.prompt.client_id
-            )
+            else self._cluster.scheduler.enter(target, order.prompt.work, order.prompt.standing)
         )
         placement.in_queue = own
         try:
