@@ -10,6 +10,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import JOB, failed_job, pending_job, read_job
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.pieces import joined, listed
@@ -18,7 +19,12 @@ from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
-from comfy_proxy.gateway.views.history_entries import OwnEntries, OwnEntry, ShownEntry
+from comfy_proxy.gateway.views.history_entries import (
+    OwnEntries,
+    OwnEntry,
+    ShownEntry,
+    is_first_try,
+)
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import prefixed_text
 from comfy_proxy.gateway.views.owner import Asking, PromptOwners
@@ -50,6 +56,7 @@ class OnePrompt:
         self._made_files = made_files
         self._storage = storage
         self._numbers = numbers
+        self._second_tries = SecondTries.of(cluster, ledger)
         self.views: Views = {
             "/history/{prompt_id}": self.history,
             "/jobs/{prompt_id}": self.job,
@@ -66,6 +73,8 @@ class OnePrompt:
         instance, answer = await self._owners.find(prompt_id, asking, _entries)
         if not (entries := _entries(answer)):
             return await native.relayed_scanned(request, answer)
+        if any(is_first_try(one, instance, self._second_tries) for one in entries):
+            return await native.reply_pieces(request, [b"{}"], answer)
         self._made_files.note([self._made_files.in_scanned(one, instance) for one in entries])
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
