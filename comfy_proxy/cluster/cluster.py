@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from contextvars import Context
 
 from loguru import logger
@@ -60,13 +60,7 @@ class Cluster:
         )
         self.graph_support = GraphSupport(self.object_info, self.health_checker, clock=self.clock)
         self.model_files = ModelFiles(self.clients, clock=self.clock)
-        self.planner = Planner(
-            self.instances,
-            clock=self.clock,
-            costs=Costs(lambda instance, model: self.model_files.size(instance, model)),
-            files=self.model_files,
-            patience_s=settings.affinity_patience_s,
-        )
+        self.planner = _planner(self.instances, self.model_files, settings, self.clock)
         self.gpu_memory = GpuMemory(self.clients, self.planner)
         self.experience = Experience(self.planner, self.clock)
         self.scheduler = Scheduler(
@@ -192,6 +186,19 @@ def _instances(settings: Settings, clock: Clock) -> tuple[Instance, ...]:
             failure_threshold=settings.health_failure_threshold,
         )
         for number, url in enumerate(settings.instances, start=1)
+    )
+
+
+def _planner(
+    instances: Sequence[Instance], files: ModelFiles, settings: Settings, clock: Clock
+) -> Planner:
+    """For all of them; nothing is learned yet."""
+    return Planner(
+        instances,
+        clock=clock,
+        costs=Costs(lambda instance, model: files.size(instance, model)),
+        files=files,
+        patience_s=settings.affinity_patience_s,
     )
 
 

@@ -6,10 +6,14 @@ history that tell of its first try are for clients: they would take the prompt f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_outcomes import node_error
 from comfy_proxy.errors import ComfyProxyError, GpuMemoryError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
@@ -43,6 +47,13 @@ class SecondTries:
         if prompt.deleted or prompt.state not in (State.QUEUED, State.RUNNING):
             return False
         return self._book(prompt, instance, error)
+
+    def job_goes_on(self, job: Mapping[str, Any], instance: Instance) -> bool:
+        """As :meth:`goes_on`, by what ``instance`` tells of it as a job (``/api/jobs``)."""
+        prompt_id, error = job.get("id"), job.get("execution_error")
+        if not isinstance(prompt_id, str) or not isinstance(error, Mapping):
+            return False
+        return self.goes_on(prompt_id, instance, node_error(error))
 
     def _book(self, prompt: Prompt, instance: Instance, error: GpuMemoryError) -> bool:
         if any(one.out_of_memory for one in prompt.attempts):

@@ -91,14 +91,16 @@ class OnePrompt:
         for _ in range(MAX_LOOKS):
             with self._ledger.transit.watch() as moved:
                 instance, answer = await self._owners.find(prompt_id, asking, _is_object)
-            if _is_object(answer):
-                self._made_files.jobs_read([read_job(answer.root)], instance)
+                job = read_job(answer.root) if _is_object(answer) else None
+                is_first = job is not None and self._second_tries.job_goes_on(job, instance)
+            if job is not None and not is_first:
+                self._made_files.jobs_read([job], instance)
                 shown = prefixed_text(answer, instance, self._storage)
                 return await native.reply_pieces(request, shown, answer)
             like = Answer(status=200, headers=answer.headers, body=b"")
             if _knows_jobs(answer) and (own := self._own_history.entry(prompt_id)) is not None:
                 return native.reply(failed_job(own), like)
-            prompt = moved.get(prompt_id)
+            prompt = self._ledger.find(prompt_id) if is_first else moved.get(prompt_id)
             if prompt is None or not _may_move(prompt, answer):
                 break
             if prompt.in_transit and prompt.queue_entry is not None:
