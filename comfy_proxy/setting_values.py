@@ -1,4 +1,4 @@
-"""Text of the environment or a file → the value of a setting; ValueError with the reason."""
+"""How the text of a setting is read; what cannot be read raises ValueError with a reason."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 
 def integer(minimum: int, maximum: int) -> Callable[[str], int]:
+    """A parser of whole numbers from ``minimum`` to ``maximum``."""
+
     def parse(text: str) -> int:
         try:
             value = int(text)
@@ -20,11 +22,14 @@ def integer(minimum: int, maximum: int) -> Callable[[str], int]:
 
 
 def milliseconds(minimum: int, maximum: int = 86_400_000) -> Callable[[str], float]:
+    """A parser of milliseconds, to seconds."""
     parse = integer(minimum, maximum)
     return lambda text: parse(text) / 1000
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
+    """A parser of one of these words, in whatever case."""
+
     def parse(text: str) -> str:
         value = text.strip().lower()
         if value not in choices:
@@ -35,10 +40,12 @@ def one_of(*choices: str) -> Callable[[str], str]:
 
 
 def true_or_false(text: str) -> bool:
+    """``true`` or ``false``, in whatever case."""
     return one_of("true", "false")(text) == "true"
 
 
 def path(text: str) -> Path:
+    """A path; ``~`` is the home directory."""
     try:
         return Path(text.strip()).expanduser()
     except RuntimeError:
@@ -46,6 +53,7 @@ def path(text: str) -> Path:
 
 
 def directory(text: str) -> Path:
+    """The path of a directory that there is."""
     found = path(text)
     if not found.is_dir():
         raise ValueError(f"{text!r} is not a directory")

@@ -175,6 +175,18 @@ class Cluster:
         task.add_done_callback(self._chores.discard)
 
 
+def _planner(
+    instances: Sequence[Instance], files: ModelFiles, settings: Settings, clock: Clock
+) -> Planner:
+    return Planner(
+        instances,
+        clock=clock,
+        costs=Costs(files.size),
+        files=files,
+        patience_s=settings.affinity_patience_s,
+    )
+
+
 def _instances(settings: Settings, clock: Clock) -> tuple[Instance, ...]:
     """Those of the configuration, in its order and numbered from 1 on."""
     return tuple(
@@ -186,19 +198,6 @@ def _instances(settings: Settings, clock: Clock) -> tuple[Instance, ...]:
             failure_threshold=settings.health_failure_threshold,
         )
         for number, url in enumerate(settings.instances, start=1)
-    )
-
-
-def _planner(
-    instances: Sequence[Instance], files: ModelFiles, settings: Settings, clock: Clock
-) -> Planner:
-    """For all of them; nothing is learned yet."""
-    return Planner(
-        instances,
-        clock=clock,
-        costs=Costs(lambda instance, model: files.size(instance, model)),
-        files=files,
-        patience_s=settings.affinity_patience_s,
     )
 
 

@@ -14,6 +14,7 @@ from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.joining import number_of, place_matters
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.submit_once import submit_once
 from comfy_proxy.cluster.translation import nobody_listens
@@ -88,11 +89,10 @@ class Dispatcher:
         as anybody can say.
         """
         prompt, instance = order.prompt, placement.instance
-        wanted = self._planner.may_reorder(prompt.work, instance, fixed=prompt.standing.fixed)
+        line = self._planner.lines[instance]
+        wanted = not prompt.standing.fixed and place_matters(line, prompt.work)
         async with self._turns.turn(instance, wanted=wanted) as has_turn:
-            number = None
-            if has_turn:
-                number = self._planner.lines[instance].number_of(placement.key)
+            number = number_of(line, placement.key) if has_turn else None
             placement.sent(prompt)
             self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
             receipt, died = None, False

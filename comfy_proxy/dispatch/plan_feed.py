@@ -42,7 +42,9 @@ class PlanFeed:
         match change.event:
             case events.Received():
                 self._planner.asked(work)
-            case events.Sent(instance=instance) if prompt not in self._planner.lines[instance]:
+            case events.Sent(instance=instance) if (
+                self._planner.lines[instance].find(prompt) is None
+            ):
                 slot = self._planner.slot(prompt, work, instance, prompt.standing)
                 self._planner.join(slot, instance)  # once more, after a refusal
             case events.Refused(instance=instance):
@@ -64,7 +66,7 @@ class PlanFeed:
             return
         self._planner.forget_loaded(prompt.instance)
         line = self._planner.lines[prompt.instance]
-        if line.running is not None and not line.is_running(prompt):
+        if line.running is not None and line.running.key is not prompt:
             line.loaded.began(line.running.work.models)
 
     def _follow(self, change: Change) -> None:
@@ -89,7 +91,7 @@ class PlanFeed:
     def _began(self, prompt: Prompt, instance: Instance) -> None:
         line = self._planner.lines[instance]
         slot = line.find(prompt)
-        if slot is None or line.is_running(prompt) or prompt in self._runs:
+        if slot is None or slot is line.running or prompt in self._runs:
             return
         now = self._clock.monotonic()
         self._runs[prompt] = self._experience.begins(slot, line, instance, now)

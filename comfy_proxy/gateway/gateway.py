@@ -25,6 +25,7 @@ from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
 from comfy_proxy.gateway.prompts.reports import PromptReports
 from comfy_proxy.gateway.prompts.spool import PromptSpool
+from comfy_proxy.gateway.prompts.strangers import Strangers
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.transfer import Transfer
 from comfy_proxy.gateway.state.shared_state import SharedState
@@ -76,6 +77,7 @@ class Gateway:
         self.reconciler = Reconciler(
             cluster, self.ledger, made_files=self.made_files, listens=self.events.listens
         )
+        self.strangers = Strangers(cluster, self.ledger)
         self._build_prompts(dispatcher)
         self._build_views()
 
@@ -155,6 +157,7 @@ class Gateway:
         for instance in self.cluster.instances:
             instance.prompts.on_load.append(self.rebalancer.consider)
             instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
+            instance.prompts.on_load.append(partial(self.strangers.load_changed, instance))
             instance.on_output.append(partial(self.made_files.heard, instance=instance))
             instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
             # A socket that cannot be opened tells of a death seconds before the circuit opens.
@@ -175,6 +178,7 @@ class Gateway:
         await self.rebalancer.close()
         await self.spool.close()
         await self.reconciler.close()
+        await self.strangers.close()
         await self.storage_discovery.close()
         await self.uploads.close()
         self.files.close()

@@ -1,6 +1,7 @@
 """Writes a tiny ESRGAN of random weights: enough for the real UpscaleModelLoader path.
 
-Usage: python make_esrgan.py FILE, with the Python of the ComfyUI installation (torch, spandrel).
+Usage: python make_esrgan.py FILE [FILTERS BLOCKS], with the Python of the ComfyUI installation
+(torch, spandrel).
 """
 
 import importlib
@@ -9,13 +10,15 @@ import sys
 import torch
 
 
-def main(path: str) -> None:
-    """Four times the size, 32 filters, one block: a tenth of a second on a CPU."""
+def main(path: str, filters: int = 32, blocks: int = 1) -> None:
+    """Four times the size; with 32 filters and one block a tenth of a second on a CPU."""
     architecture = importlib.import_module("spandrel.architectures.ESRGAN.__arch.RRDB")
     torch.manual_seed(0)
-    network = architecture.RRDBNet(in_nc=3, out_nc=3, num_filters=32, num_blocks=1, scale=4)
+    network = architecture.RRDBNet(
+        in_nc=3, out_nc=3, num_filters=filters, num_blocks=blocks, scale=4
+    )
     torch.save(network.state_dict(), path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], *map(int, sys.argv[2:]))

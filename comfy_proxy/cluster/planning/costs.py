@@ -50,12 +50,14 @@ class Costs:
     """Seconds by instance and work, learned; instances are told apart as keys of a dict are.
 
     ``version`` rises when an answer changed materially: it is the first of its kind, or moved by
-    more than 10 %. What was concluded from answers holds until then.
+    more than 10 %. What was concluded from answers holds until then. ``loads_known`` is True once
+    an execution had to load anything.
     ``size`` tells the bytes of a model at an instance, for those that were never loaded.
     """
 
     def __init__(self, size: Size = lambda _instance, _model: None) -> None:
         self.version = 0
+        self.loads_known = False
         self._size = size
         self._speeds = Speeds()
         self._warm = WorkTimes(self._speeds)
@@ -90,6 +92,7 @@ class Costs:
         seconds = min(seconds, MAX_S)
         if load_s is not None and not 0 <= load_s <= seconds:
             load_s = None
+        self.loads_known |= bool(loaded)
         if not loaded:
             material = self._learn_warm(instance, work, seconds, now)
         elif load_s is not None:

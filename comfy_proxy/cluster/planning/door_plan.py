@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.joining import beyond
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.planner import Figure, Planner, tie_s
 from comfy_proxy.cluster.planning.slot import Option, Standing
@@ -45,7 +46,7 @@ class DoorPlan:
     def order(self) -> list[tuple[Instance, list[Waiter]]]:
         """For each instance who is to get places there, in this order."""
         return [
-            (instance, [slot.key for slot in line if isinstance(slot.key, Waiter)])
+            (instance, [slot.key for slot in line.waiting if isinstance(slot.key, Waiter)])
             for instance, line in self._lines.items()
         ]
 
@@ -94,6 +95,6 @@ class DoorPlan:
         line = self._lines.get(instance)
         if line is None:
             real = self._planner.lines[instance]
-            line = self._lines[instance] = real.beyond()
-            line.offset_s = self._planner.free_in_s(instance) + real.waiting_s()
+            begins_in_s = self._planner.free_in_s(instance) + real.after()[1]
+            line = self._lines[instance] = beyond(real, begins_in_s)
         return line

@@ -1,23 +1,17 @@
 """What runs and waits at one instance, in its order, and when each of it will be finished.
 
-ComfyUI runs one prompt at a time and takes the one with the lowest number next. So a prompt that
-shares its models with others is best put behind them, by a number between theirs and the next one's
-(PROTOCOL.md trap 24). Seconds here are predictions; times are monotonic seconds.
+ComfyUI runs one prompt at a time and takes the one with the lowest number next. Where one more is
+to go is in ``joining.py``. Seconds here are predictions; times are monotonic seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from math import inf
 from typing import Protocol
 
 from comfy_proxy.cluster.planning.loaded import Held, LoadedModels, Models, missing
-from comfy_proxy.cluster.planning.slot import Option, Slot
-from comfy_proxy.cluster.planning.work import names_result_of
-
-PATIENCE_LOADS = 4
-"""A prompt is overtaken by work that needs no load for so many loads' time at most, and the time of
-what waits with its own models: then loading takes a fifth of the time at most."""
+from comfy_proxy.cluster.planning.slot import Slot
 
 
 class Loads(Protocol):
@@ -27,19 +21,17 @@ class Loads(Protocol):
 
 
 class Line:
-    """The prompts of one instance. ``loads`` tells what loading costs there.
-
-    ``patience_s``: nobody is overtaken who would have to wait for longer than that; None: see
-    :meth:`_patience_with`.
-    """
+    """The prompts of one instance. ``loads`` tells what loading costs there, ``patience_s`` for how
+    long a prompt may be kept waiting so that others need no load; None: see ``joining.py``."""
 
     def __init__(
         self, loaded: LoadedModels, loads: Loads, *, patience_s: float | None = None
     ) -> None:
         self.loaded = loaded
-        self._patience_s = patience_s
-        self._run_s_of: dict[Models, float] = {}  # of all that wait with these models
+        self.loaded.on_change = self.changed
         self.loads = loads
+        self.patience_s = patience_s
+        self.run_s_of: dict[Models, float] = {}  # seconds of all that wait with these models
         self._slots: dict[Hashable, Slot] = {}
         self._waiting: list[Slot] = []
         self._planned = True
@@ -54,19 +46,15 @@ class Line:
     def __len__(self) -> int:
         return len(self._slots)
 
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._slots
-
-    def __iter__(self) -> Iterator[Slot]:
-        """Those that wait, in the order in which they will run."""
+    @property
+    def waiting(self) -> list[Slot]:
+        """Those that wait, in the order in which they will run; not to be changed."""
         self._plan()
-        return iter(self._waiting)
+        return self._waiting
 
     def find(self, key: Hashable) -> Slot | None:
+        """Its slot, whether it waits or runs; None if it is not known here."""
         return self._slots.get(key)
-
-    def is_running(self, key: Hashable) -> bool:
-        return self.running is not None and self.running.key == key
 
     # --- what changes it ---------------------------------------------------------------------
 
@@ -81,7 +69,7 @@ class Line:
             return
         self._waiting.append(slot)
         if self._planned:
-            self._append(slot, *self._end_of(len(self._waiting) - 1))
+            self._append(slot, *self.after(len(self._waiting) - 1))
 
     def renamed(self, key: Hashable, new: Hashable) -> None:
         """It is known as ``new`` from now on."""
@@ -103,7 +91,7 @@ class Line:
         if any(self._waiting[at] is not one for at, one in zip(places, ordered, strict=True)):
             for index, one in zip(places, ordered, strict=True):
                 self._waiting[index] = one
-            self._changed()
+            self.changed()
 
     def begin(self, key: Hashable, now: float) -> Slot | None:
         """It runs; the slot, None if it is not known here or runs already."""
@@ -117,7 +105,7 @@ class Line:
             del self._slots[self.running.key]
         self.running, self.began_at = slot, now
         self.loaded.began(slot.work.models)
-        self._changed()
+        self.changed()
         return slot
 
     def leave(self, key: Hashable) -> None:
@@ -129,13 +117,10 @@ class Line:
             self.running = None
         else:
             self._waiting.remove(slot)
-        self._changed()
+        self.changed()
 
     def changed(self) -> None:
         """What is loaded, or what costs what, is known to be otherwise."""
-        self._changed()
-
-    def _changed(self) -> None:
         self._planned = False
         self.changes += 1
 
@@ -159,100 +144,12 @@ class Line:
         self._plan()
         return 0.0 if slot is self.running else slot.end_s
 
-    def held_at_end(self) -> Held:
-        """What is loaded when all that waits has run."""
-        return self._at_end()[0]
-
-    def waiting_s(self) -> float:
-        """Seconds that all that waits takes, with the loads that it causes."""
-        return self._at_end()[1]
-
-    def beyond(self) -> Line:
-        """An empty line that goes on where this one ends, to try out what else may join it."""
-        line = Line(LoadedModels(self.loaded.memory), self.loads, patience_s=self._patience_s)
-        line.loaded.held = self.held_at_end()
-        return line
-
-    def option(self, slot: Slot, now: float) -> Option:
-        """What would become of ``slot``, which is not in this line yet, if it joined it.
-
-        It goes behind those that wait and share its models if that saves loading, but overtakes
-        nobody whose patience that would exceed, none of a place of its own, none of the same kind
-        and client, and none whose result it names.
-        """
-        self._plan()
-        held, end_s = self._at_end()
-        load_s = self.loads(missing(held, slot.work.models))
-        if load_s > 0 and self._patience_s != 0 and not slot.fixed:
-            index = self._behind_its_own(slot, now)
-            if index is not None:
-                end_s = self._waiting[index - 1].end_s if index else 0.0
-                before = self._waiting[index]
-                return Option(behind_s=end_s, load_s=0.0, run_s=slot.run_s, before=before)
-        return Option(behind_s=end_s, load_s=load_s, run_s=slot.run_s)
-
-    def number_of(self, key: Hashable) -> float | None:
-        """The number by which it gets its place here among those that have one; None if none has
-        one that is behind it: then it goes to the end, where ComfyUI puts it without a number.
-
-        None also if there is no number left between its neighbours'.
-        """
-        slot = self._slots.get(key)
-        if slot is None or slot is self.running:
-            return None
-        index = self._waiting.index(slot)
-        high = min((one.number for one in self._waiting[index + 1 :]), default=inf)
-        if high == inf:
-            return None
-        before = [one.number for one in self._waiting[:index] if one.number < inf]
-        if self.running is not None:
-            before.append(self.running.number)
-        low = max((number for number in before if number < high), default=high - 1)
-        number = low + (high - low) / 1024  # near the one before it: many more fit behind
-        return number if low < number < high else None
-
-    def _behind_its_own(self, slot: Slot, now: float) -> int | None:
-        """The index among those that wait before which it has its models loaded, behind all that
-        use them; None if there is no place that it may have."""
-        models, free_in_s = slot.work.models, self.free_in_s(now)
-        first = (
-            0 if self.running is not None else 1
-        )  # with nothing running the first one begins now
-        for index in range(len(self._waiting) - 1, first - 1, -1):
-            other = self._waiting[index]
-            start_s = free_in_s + other.end_s - other.load_s - other.run_s
-            waits_s = start_s + slot.run_s + now - other.since
-            if not self._may_overtake(slot, other) or waits_s > self._patience_with(other, slot):
-                return None
-            held = self._waiting[index - 1].held if index else self.loaded.held
-            own = self._waiting[index - 1] if index else self.running
-            is_behind_own = own is not None and not set(models).isdisjoint(own.work.models)
-            if not missing(held, models) and (is_behind_own or not index):
-                return index
-        return None
-
-    def _patience_with(self, other: Slot, slot: Slot) -> float:
-        """For how long ``other`` may be kept waiting so that ``slot`` needs no load: the time of
-        ``PATIENCE_LOADS`` loads, and that of what waits with the same models as ``other``."""
-        if self._patience_s is not None:
-            return self._patience_s
-        load_s = max(self.loads(other.work.models), self.loads(slot.work.models))
-        return PATIENCE_LOADS * load_s + self._run_s_of.get(other.work.models, 0.0)
-
-    def _may_overtake(self, slot: Slot, other: Slot) -> bool:
-        if other.fixed:
-            return False
-        if other.client == slot.client and other.work.kind == slot.work.kind:
-            return False
-        return not names_result_of(slot.work, other.work)
-
-    def _at_end(self) -> tuple[Held, float]:
-        self._plan()
-        return self._end_of(len(self._waiting))
-
-    def _end_of(self, count: int) -> tuple[Held, float]:
-        """What is loaded, and after how many seconds, when the first ``count`` that wait have
-        run."""
+    def after(self, count: int | None = None) -> tuple[Held, float]:
+        """What is loaded, and after how many seconds from when it is free, once the first ``count``
+        that wait have run; None: once all have."""
+        if count is None:
+            self._plan()
+            count = len(self._waiting)
         if not count:
             return self.loaded.held, 0.0
         last = self._waiting[count - 1]
@@ -263,7 +160,7 @@ class Line:
         if self._planned:
             return
         self._planned = True
-        self._run_s_of.clear()
+        self.run_s_of.clear()
         held, end_s = self.loaded.held, 0.0
         for slot in self._waiting:
             self._append(slot, held, end_s)
@@ -275,4 +172,4 @@ class Line:
         slot.load_s = self.loads(missing(held, models))
         slot.held = self.loaded.memory.after(held, models)
         slot.end_s = end_s + slot.load_s + slot.run_s
-        self._run_s_of[models] = self._run_s_of.get(models, 0.0) + slot.run_s
+        self.run_s_of[models] = self.run_s_of.get(models, 0.0) + slot.run_s

@@ -68,10 +68,12 @@ def missing(held: Held, models: Models) -> Models:
 
 
 class LoadedModels:
-    """What one instance holds now, and the order in which it was used."""
+    """What one instance holds now, and the order in which it was used. ``on_change`` is called
+    whenever that is otherwise."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, on_change: Callable[[], None] = lambda: None) -> None:
         self.memory = memory
+        self.on_change = on_change
         self.held: Held = ()
         self._used: list[Models] = []  # every prompt's models since the process began, latest last
 
@@ -93,6 +95,7 @@ class LoadedModels:
         if models:
             self._used = [one for one in self._used if one != models][-MAX_SETS:]
             self._used.append(models)
+        self.on_change()
 
     def seen(self, models: Models, *, ago: int | None, loaded: bool) -> None:
         """A prompt with ``models`` had to load them, or had them, against what was assumed.
@@ -115,3 +118,4 @@ class LoadedModels:
         """Its process was restarted, or its memory was freed: nothing is loaded."""
         self.held = ()
         self._used.clear()
+        self.on_change()

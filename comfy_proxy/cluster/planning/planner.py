@@ -16,6 +16,7 @@ from typing import Final
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.costs import Costs
+from comfy_proxy.cluster.planning.joining import option
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.loaded import LoadedModels, Memory, Models, missing
 from comfy_proxy.cluster.planning.model_files import ModelFiles
@@ -90,20 +91,12 @@ class Planner:
         self._clock = clock
         self.costs = costs
         self.files = files
-        self.lines = {one: self._line(one, patience_s) for one in instances}
+        self.lines = {one: _line(one, costs, files, patience_s) for one in instances}
         self._asked: OrderedDict[Models, float] = OrderedDict()
         self._kept: OrderedDict[Hashable, dict[Instance, _Kept]] = OrderedDict()
 
     def __repr__(self) -> str:
         return f"<Planner {sum(map(len, self.lines.values()))} prompts>"
-
-    def _line(self, instance: Instance, patience_s: float | None) -> Line:
-        memory = Memory(lambda model: self.files.size(instance, model))
-
-        def loads(models: Models) -> float:
-            return self.costs.load_s(instance, models) if models else 0.0
-
-        return Line(LoadedModels(memory), loads, patience_s=patience_s)
 
     # --- what waits where --------------------------------------------------------------------
 
@@ -138,9 +131,7 @@ class Planner:
 
     def forget_loaded(self, instance: Instance) -> None:
         """Its memory was freed, or its process may have ended: nothing is loaded there."""
-        line = self.lines[instance]
-        line.loaded.forget()
-        line.changed()
+        self.lines[instance].loaded.forget()
 
     # --- seconds -----------------------------------------------------------------------------
 
@@ -164,7 +155,7 @@ class Planner:
         end_s = line.end_s(key)
         if end_s is None:
             return None
-        if line.is_running(key):
+        if line.find(key) is line.running:
             return line.free_in_s(self._clock.monotonic())
         return self.free_in_s(instance) + end_s
 
@@ -232,19 +223,13 @@ class Planner:
     def weigh(self, slot: Slot, line: Line) -> tuple[Option, float]:
         """What ``line`` would do with ``slot``, and the seconds of loading that this causes to
         others."""
-        option = line.option(slot, self._clock.monotonic())
-        return option, self._harm_s(slot.work.models, line) if option.load_s > 0 else 0.0
-
-    def may_reorder(self, work: Work | None, instance: Instance, *, fixed: bool) -> bool:
-        """Whether a prompt may be better placed at ``instance`` than at the end of the queue."""
-        if work is None or fixed or not len(self.lines[instance]):
-            return False
-        return bool(work.models) and self.costs.load_s(instance, work.models) > 0
+        found = option(line, slot, self._clock.monotonic())
+        return found, self._harm_s(slot.work.models, line) if found.load_s > 0 else 0.0
 
     def join(self, slot: Slot, instance: Instance) -> None:
         """It waits at ``instance`` now, where it is best placed."""
         line = self.lines[instance]
-        line.join(slot, line.option(slot, self._clock.monotonic()).before)
+        line.join(slot, option(line, slot, self._clock.monotonic()).before)
 
     def _work_out(
         self, slot: Slot, instance: Instance, stamp: tuple[int, int, int]
@@ -257,7 +242,7 @@ class Planner:
 
     def _harm_s(self, models: Models, line: Line) -> float:
         """Seconds to load again what has to go for ``models`` and is in demand."""
-        now, held = self._clock.monotonic(), line.held_at_end()
+        now, (held, _) = self._clock.monotonic(), line.after()
         left = line.loaded.memory.after(held, models)
         harm_s = 0.0
         for gone in held:
@@ -268,6 +253,14 @@ class Planner:
             if asked is not None and now - asked <= DEMAND_LOADS * load_s:
                 harm_s += load_s
         return harm_s
+
+
+def _line(instance: Instance, costs: Costs, files: ModelFiles, patience_s: float | None) -> Line:
+    def loads(models: Models) -> float:
+        return costs.load_s(instance, models) if models else 0.0
+
+    memory = Memory(lambda model: files.size(instance, model))
+    return Line(LoadedModels(memory), loads, patience_s=patience_s)
 
 
 def tie_s(run_s: float) -> float:

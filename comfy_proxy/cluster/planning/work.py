@@ -14,6 +14,7 @@ from math import log, prod
 from typing import Any, Final
 
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass
+from comfy_proxy.cluster.object_info.inputs import FILE_INPUTS
 
 MODEL_EXTENSIONS: Final = frozenset(
     (
@@ -190,7 +191,11 @@ class _Found:
         if _is_model(node_class, name, value, ending):
             self.models.add(value)
             self.loaders.add(node_id)
-        elif len(self.reads) < MAX_READS and (read := _result_name(class_name, value, ending)):
+            return
+        read = _result_name(class_name, value, ending)
+        if read is None or len(self.reads) >= MAX_READS:
+            return
+        if read != value or not _is_upload(class_name, node_class, name):
             self.reads.add(read)
 
     def _add_models(self, node_id: str, values: Iterable[Any]) -> None:
@@ -213,6 +218,15 @@ def _is_model(node_class: NodeClass | None, name: str, value: str, ending: str) 
     return by_file if chosen is None else chosen
 
 
+def _is_upload(class_name: str, node_class: NodeClass | None, name: str) -> bool:
+    """Its values are files of the input directory, where no prompt leaves results."""
+    if class_name == "LoadImageOutput":
+        return False
+    if node_class is None:
+        return name in FILE_INPUTS.get(class_name, ())
+    return name in node_class.file_inputs()
+
+
 def _ending(value: str) -> str:
     """What follows its last dot, with the dot; some text that is no ending if there is none."""
     return value[value.rfind(".") :].lower()
@@ -225,7 +239,7 @@ def _result_name(class_name: str, value: str, ending: str) -> str | None:
         if name and place in ("output]", "temp]"):
             return name
         if name and place == "input]":
-            value, ending = name, _ending(name)
+            return None
     if class_name == "LoadImageOutput":
         return value
     return value if ending in _RESULT_EXTENSIONS and "\n" not in value else None

@@ -153,7 +153,8 @@ class Failover:
 
         Raises PromptLostError if every instance that answers refuses it.
         """
-        for target in self._first_tries.targets(prompt):
+        by_finish = self._needs.in_order(prompt, self._cluster.instances)
+        for target in self._first_tries.in_order(prompt, by_finish):
             if not target.healthy or await self._needs.lacks(prompt, target) != 0:
                 continue
             placement = self._cluster.scheduler.enter(target, prompt.work, prompt.standing)

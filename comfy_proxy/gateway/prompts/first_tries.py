@@ -6,6 +6,8 @@ writes the entry: until then the prompt is in its queue, as the one that runs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from loguru import logger
 
 from comfy_proxy.clock import sleep
@@ -43,17 +45,14 @@ class FirstTries:
             logger.info("the first try stays in {}: {}", instance.host, error.message)
         await self._cluster.gpu_memory.free(instance)
 
-    def targets(self, prompt: Prompt) -> list[Instance]:
-        """Where it may go on, in this order: where there is more memory if that is somewhere, else
-        where memory was freed for it, then where there is less to do."""
+    def in_order(self, prompt: Prompt, instances: Iterable[Instance]) -> list[Instance]:
+        """``instances``, which are in the order in which it may go there otherwise: first where
+        there is more memory if that is somewhere, else where memory was freed for it."""
         failed = next((one.instance for one in prompt.attempts if one.out_of_memory), None)
-        avoided: frozenset[Instance] = frozenset()
-        if failed is not None:
-            avoided = self._cluster.gpu_memory.too_small(failed, lambda instance: True)
-        return sorted(
-            self._cluster.instances,
-            key=lambda one: (one in avoided, failed not in (None, one), one.load),
-        )
+        if failed is None:
+            return list(instances)
+        avoided = self._cluster.gpu_memory.too_small(failed, lambda instance: True)
+        return sorted(instances, key=lambda one: (one in avoided, one is not failed))
 
     async def _wait_for_end(self, prompt: Prompt, instance: Instance) -> None:
         pause_s = _FIRST_PAUSE_S

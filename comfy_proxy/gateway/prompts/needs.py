@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.graph_support import GraphSupport
+from comfy_proxy.cluster.planning.joining import result_of_line
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_name import FileName
@@ -48,12 +49,24 @@ class Needs:
         return self._inputs.files_in(_graph(prompt), instance)
 
     def finish_first(self, prompt: Prompt, instances: Sequence[Instance]) -> list[Instance]:
-        """Those of ``instances`` that finish it first; all while nothing is known of costs."""
+        """Those of ``instances`` that finish it first; all while nothing is known of costs. If it
+        names a result of a prompt of the same client that waits, the instance of that one."""
         if prompt.work is None or len(instances) < 2:
             return list(instances)
         slot = self._planner.slot(prompt, prompt.work, instances[0], prompt.standing)
-        best = self._planner.best(slot, instances)
-        return [figure.instance for figure in best] or list(instances)
+        makers = [one for one in instances if result_of_line(self._planner.lines[one], slot)]
+        best = self._planner.best(slot, makers or instances)
+        return [figure.instance for figure in best] or makers or list(instances)
+
+    def in_order(self, prompt: Prompt, instances: Sequence[Instance]) -> list[Instance]:
+        """``instances``, first the one that finishes it first; by their loads while nothing is
+        known of costs."""
+        by_load = sorted(instances, key=lambda instance: instance.load)
+        if prompt.work is None:
+            return by_load
+        slot = self._planner.slot(prompt, prompt.work, by_load[0], prompt.standing)
+        figures = self._planner.figures(slot, by_load)
+        return [one.instance for one in sorted(figures, key=lambda one: one.cost_s)] or by_load
 
     async def ready(self, prompt: Prompt, instance: Instance) -> bool:
         """Wait for its client's socket at ``instance``; False if it cannot be there now."""

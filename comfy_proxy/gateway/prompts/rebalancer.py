@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from loguru import logger
@@ -83,7 +83,10 @@ class Rebalancer:
             for busy in reversed(by_load):
                 if idle.load > 1 or busy.load - idle.load < 2:
                     continue
-                if any(self._gains(one, busy, idle) for one in self._ledger.at(busy)):
+                if any(
+                    self._gains(one, busy, idle)
+                    for one in _last_of_each_kind(self._ledger.at(busy))
+                ):
                     yield busy, idle
 
     def _gains(self, prompt: Prompt, busy: Instance, idle: Instance) -> bool:
@@ -239,6 +242,16 @@ class Rebalancer:
         if is_away:
             self._ledger.apply(events.TakenAway(prompt=prompt))
         return is_away
+
+
+def _last_of_each_kind(prompts: Iterable[Prompt]) -> Iterable[Prompt]:
+    """Those of ``prompts`` that may be moved; of equal ones the last gains most by it."""
+    last = {
+        None if one.work is None else one.work.fingerprint: one
+        for one in prompts
+        if _is_movable(one)
+    }
+    return last.values()
 
 
 def _is_movable(prompt: Prompt) -> bool:

@@ -182,10 +182,10 @@ def test_the_pixels_of_a_job_are_a_driver() -> None:
 @pytest.mark.parametrize(
     ("one", "reads"),
     [
-        (node("LoadImage", image="sub/a.PNG"), {"sub/a.PNG"}),
+        (node("LoadImage", image="sub/a.PNG"), set()),
         (node("LoadImage", image="@1/a.png [output]"), {"@1/a.png"}),
         (node("LoadImage", image="odd [temp]"), {"odd"}),
-        (node("LoadImage", image="a.png [input]"), {"a.png"}),
+        (node("Load", path="a.png [input]"), set()),
         (node("LoadImage", image="odd [input]"), set()),
         (node("LoadImageOutput", image="odd"), {"odd"}),
         (node("Load", video="v.mp4", audio="a.flac", latent="l.latent"), {"v.mp4", "a.flac",
@@ -195,7 +195,7 @@ def test_the_pixels_of_a_job_are_a_driver() -> None:
     ],
 )  # fmt: skip
 def test_what_a_node_reads(one: Any, reads: set[str]) -> None:
-    """Names with a place or with the ending of a result."""
+    """Names with a place or with the ending of a result; what was uploaded is none."""
     assert work(one).reads == reads
 
 
