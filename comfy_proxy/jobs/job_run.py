@@ -2,7 +2,8 @@
 
 An attempt goes: place at an instance (scheduler) → workflow variant that the instance can run →
 upload → prompt → picture → conversion. If an instance fails, the next attempt avoids it if there is
-a choice; an error of the workflow ends the job. ``cluster/retry_law.py`` bounds the attempts.
+a choice; an error of the workflow ends the job. ``cluster/retry_law.py`` bounds the attempts. A job
+that ran out of memory has one more try, which counts against no instance.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from concurrent.futures import Executor
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.gpu_memory import once_more
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.capabilities import KEEP_LACK_S
 from comfy_proxy.cluster.placement import Placement
@@ -20,6 +22,7 @@ from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.cluster.waiter import Waiter
 from comfy_proxy.errors import (
     ComfyProxyError,
+    GpuMemoryError,
     InstanceDiedError,
     InstanceError,
     PromptLostError,
@@ -68,6 +71,7 @@ class JobRun:
         self._tries = Tries()
         self._failed_on: set[Instance] = set()
         self._rejected_by: set[Instance] = set()
+        self._out_of_memory_at: Instance | None = None
         self._availability = Availability(cluster, workflow, job.request)
         self._placement: Placement | None = None
         self._placed_at = 0.0
@@ -76,7 +80,7 @@ class JobRun:
         self.waiter = Waiter(
             rank=job.created_monotonic,
             work_at=self._availability.work_at,
-            accepts=lambda instance: not self._availability.lacks(instance),
+            accepts=self._accepts,
         )
 
     @property
@@ -146,8 +150,18 @@ class JobRun:
 
     async def _place(self) -> Placement:
         self._availability.require()
-        self.waiter.avoid = self._failed_on
+        self.waiter.avoid = self._avoided()
         return await self._cluster.scheduler.place_of(self.waiter, self._since)
+
+    def _accepts(self, instance: Instance) -> bool:
+        return not self._availability.lacks(instance)
+
+    def _avoided(self) -> set[Instance]:
+        """It goes there only if it can go nowhere else."""
+        if self._out_of_memory_at is None:
+            return self._failed_on
+        memory = self._cluster.gpu_memory
+        return self._failed_on | memory.too_small(self._out_of_memory_at, self._accepts)
 
     async def _raise_unless_worth_another_try(
         self, error: ComfyProxyError, placement: Placement
@@ -161,6 +175,9 @@ class JobRun:
             self._rejected_by.add(instance)
             self._cluster.capabilities.forget(instance)
             return
+        if isinstance(error, GpuMemoryError):
+            await self._free_memory(error, instance)
+            return
         if not isinstance(error, InstanceError):
             raise error
         self._failed_on.add(instance)
@@ -171,6 +188,17 @@ class JobRun:
         logger.bind(instance=instance.host, prompt_id=self.job.prompt_id).warning(
             "job {}: failure {}: {}", self.job.id, self._tries.failures, error
         )
+
+    async def _free_memory(self, error: GpuMemoryError, instance: Instance) -> None:
+        """It runs once more, at an instance with more memory if there is one. Raises ``error`` if
+        it has done so already."""
+        if self._out_of_memory_at is not None:
+            raise once_more(error) from error
+        self._out_of_memory_at = instance
+        logger.bind(instance=instance.host, prompt_id=self.job.prompt_id).warning(
+            "job {}: once more after its memory is freed: {}", self.job.id, error
+        )
+        await self._cluster.gpu_memory.free(instance)
 
     async def _attempt(self, placement: Placement) -> bytes | Placement:
         """One try at one instance; returns the picture's bytes as ComfyUI made them."""

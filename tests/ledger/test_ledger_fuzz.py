@@ -25,7 +25,8 @@ _of_prompt = st.tuples(
     st.sampled_from(
         (
             "sent", "refused", "died", "accepted", "renamed", "finished", "undone", "move",
-            "taken away", "stayed", "lost", "lost running", "received again",
+            "taken away", "stayed", "lost", "lost running", "out of memory",
+            "received again",
         )
     ),
     st.integers(0, 5),
@@ -194,6 +195,7 @@ _BY_PROMPT: dict[str, Any] = {
     "stayed": lambda prompt, at: events.Stayed(prompt=prompt),
     "lost": lambda prompt, at: events.Lost(prompt=prompt, ran=False),
     "lost running": lambda prompt, at: events.Lost(prompt=prompt, ran=True),
+    "out of memory": lambda prompt, at: events.RanOutOfMemory(prompt=prompt),
 }
 
 
