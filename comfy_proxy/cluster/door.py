@@ -7,9 +7,9 @@ models goes together (``planning/door_plan.py``).
 
 from __future__ import annotations
 
-import asyncio
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from comfy_proxy.clock import Clock, wait_for_event
@@ -45,8 +45,8 @@ class Door:
         self._pending_timeout_s = pending_timeout_s
         self._give = give
         self._last_usable_at = clock.monotonic()
-        self._opened = asyncio.Event()
         self._openings = 0
+        self._patient = 0  # how many wait for an instance that is merely full
         self._waiters: list[Waiter] = []  # all that stand here, the first one first
         self._waiting: set[Waiter] = set()  # those of them that are not just trying a place
         self.room: Callable[[], int] = lambda: 1_000_000
@@ -96,7 +96,11 @@ class Door:
         for waiter in self._waiting:
             waiter.passed_over.clear()
         self._assign()
-        self._wake()
+        if self._patient:
+            self.usable_now()  # up to now, not from then on
+        for waiter in self._waiting:
+            if not waiter.may_hope(self._load_balancer.instances):
+                waiter.woken.set()
 
     def usable_now(self) -> None:
         """An instance has passed the check before a submission: patience begins anew."""
@@ -115,37 +119,29 @@ class Door:
 
     def _assign(self) -> None:
         """Give what is free to those who are next."""
-        if self._share_out():
-            self._wake()
-
-    def _share_out(self) -> bool:
-        """True if anybody got a place."""
-        room = left = self.room()
-        free = [one for one in self._load_balancer.instances if one.available]
-        if not free or room <= 0 or not self._waiting:
-            return False
+        left = self.room()
+        if not self._free() or left <= 0 or not self._waiting:
+            return
         plan = self.plan()
-        heads = [
-            (waiter.rank, position, waiter, instance)
-            for instance, waiters in plan.order()
-            for position, waiter in enumerate(waiters)
-            if position < instance.capacity
-        ]
-        for _, _, waiter, instance in sorted(heads, key=lambda head: head[:2]):
-            if left > 0 and not instance.full:
-                self._take(waiter, instance, plan.candidates[waiter])
-                left -= 1
-        for waiter in self._in_order():
-            if left <= 0:
+        queues = [(instance, deque(waiters)) for instance, waiters in plan.order()]
+        while left > 0:
+            heads = [(there[0].rank, there, at) for at, there in queues if there and not at.full]
+            if not heads:
                 break
-            if waiter not in plan.figures and (least := self._least_loaded(waiter)):
+            _, there, instance = min(heads, key=lambda head: head[0])
+            waiter = there.popleft()
+            self._take(waiter, instance, plan.candidates[waiter])
+            left -= 1
+        for waiter in self._in_order():
+            free = self._free()
+            if left <= 0 or not free:
+                break
+            if waiter not in plan.figures and (least := self._least_loaded(waiter, free)):
                 self._take(waiter, least)
                 left -= 1
-        return left < room
 
-    def _wake(self) -> None:
-        self._opened.set()
-        self._opened = asyncio.Event()
+    def _free(self) -> list[Instance]:
+        return [one for one in self._load_balancer.instances if one.available]
 
     def _take(self, waiter: Waiter, instance: Instance, figures: Sequence[Figure] = ()) -> None:
         """``figures``: those by which ``instance`` was chosen, if there are any."""
@@ -154,6 +150,7 @@ class Door:
         waiter.placement = self._give(waiter, instance)
         waiter.placement.decision = decision.decide(instance, figures, self._planner, only=only)
         self._load_balancer.took(instance)
+        waiter.woken.set()
 
     def _only(self, waiter: Waiter) -> str | None:
         """If there was nothing to choose: why."""
@@ -162,22 +159,27 @@ class Door:
         passed = waiter.passed_over or waiter.avoid
         return decision.ONLY_LEFT if passed else decision.ONLY
 
-    def _least_loaded(self, waiter: Waiter) -> Instance | None:
+    def _least_loaded(self, waiter: Waiter, free: Iterable[Instance]) -> Instance | None:
         usable = waiter.usable(self._load_balancer.instances)
-        free = [one for one in usable if not one.full]
-        return min(free, key=self._load_balancer.rank, default=None)
+        return min(
+            (one for one in free if one in usable), key=self._load_balancer.rank, default=None
+        )
 
     async def _wait(self, waiter: Waiter, since: float) -> None:
-        """Until something has changed; patience only runs out with nobody."""
-        opened = self._opened
-        if waiter.usable(self._load_balancer.instances):
-            await opened.wait()
-            self.usable_now()  # up to now, not from then on
+        """Until it has to look again; patience only runs out with nobody."""
+        waiter.woken.clear()
+        if waiter.may_hope(self._load_balancer.instances):
+            self._patient += 1
+            try:
+                await waiter.woken.wait()
+            finally:
+                self._patient -= 1
+            self.usable_now()
             return
         begun = max(since, self._last_usable_at)
         left_s = begun + self._pending_timeout_s - self._clock.monotonic()
         with self._health_checker.demand():
-            if left_s <= 0 or not await wait_for_event(self._clock, opened, left_s):
+            if left_s <= 0 or not await wait_for_event(self._clock, waiter.woken, left_s):
                 raise NoHealthyInstanceError(
                     f"No ComfyUI instance could take the job for {self._pending_timeout_s:g} s.",
                     retry_after_s=30,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
@@ -29,7 +30,7 @@ class Waiter:
     ``accepts`` says where it can run, ``avoid`` where only if it must. ``passed_over`` did not
     answer the check just now. ``placement`` is the place that it was given, until it takes it;
     ``openings`` counts how often the door had opened by then. ``tried`` is the place that it took
-    last, while the check there is under way.
+    last, while the check there is under way. ``woken`` is set when it has to look again.
     """
 
     rank: float
@@ -39,6 +40,7 @@ class Waiter:
     passed_over: set[Instance] = field(default_factory=set)
     placement: Placement | None = None
     openings: int = 0
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
     tried: Placement | None = None
 
     @property
@@ -49,6 +51,12 @@ class Waiter:
     def may_move_to(self, instance: Instance) -> bool:
         """Whether it can be moved there once it has a place elsewhere."""
         return self.accepts(instance) and instance not in self.avoid
+
+    def may_hope(self, instances: Iterable[Instance]) -> bool:
+        """Whether any of them is :meth:`usable`; there may be many that wait, so this is quick."""
+        return any(
+            one.healthy and one not in self.passed_over and self.accepts(one) for one in instances
+        )
 
     def usable(self, instances: Iterable[Instance]) -> list[Instance]:
         """The healthy ones of ``instances`` that it may go to, be they full."""

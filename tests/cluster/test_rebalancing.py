@@ -82,11 +82,18 @@ def test_difference_of_one_is_left(cluster: Cluster, queue: list[Placement]) -> 
     assert offers(queue) == [False, False, False]
 
 
-def test_not_while_jobs_wait_here(cluster: Cluster, queue: list[Placement]) -> None:
-    """A job that has no place yet takes the free one; nothing needs to be moved."""
-    cluster.scheduler.backlog = lambda: 1
+async def test_not_while_jobs_wait_here(cluster: Cluster, queue: list[Placement]) -> None:
+    """A job that has no place yet, MAX_CONCURRENT_JOBS being at work, takes the free one next;
+    nothing needs to be moved."""
+    cluster.scheduler.door.room = lambda: 0
+    waiter = asyncio.create_task(cluster.scheduler.place(since=cluster.clock.monotonic()))
+    await settle()
     cluster.scheduler.rebalance()
     assert offers(queue) == [False, False, False]
+    waiter.cancel()
+    await asyncio.wait([waiter])
+    cluster.scheduler.rebalance()
+    assert offers(queue) == [False, False, True]
 
 
 async def test_not_while_somebody_stands_at_the_door(

@@ -19,13 +19,16 @@ IDS = ("a", "b", "c")
 ENDS = (SUCCESS, End(ending=Ending.ERROR), End(ending=Ending.CANCELLED))
 
 _of_id = st.tuples(
-    st.sampled_from(("began", "node", "end told", "found")), st.sampled_from(IDS), st.booleans()
+    st.sampled_from(("began", "node", "cached", "end told", "found")),
+    st.sampled_from(IDS),
+    st.booleans(),
 )
 _of_prompt = st.tuples(
     st.sampled_from(
         (
-            "sent", "refused", "died", "accepted", "renamed", "finished", "undone", "move",
-            "taken away", "stayed", "lost", "lost running", "out of memory",
+            "sent", "sent to a place", "refused", "died", "accepted", "accepted without number",
+            "renamed", "finished", "undone", "move", "taken away", "stayed", "lost",
+            "lost running", "out of memory",
             "received again",
         )
     ),
@@ -53,6 +56,8 @@ class Fuzz(Bench):
         self.states: dict[Prompt, State] = {}
         self.ends: dict[Prompt, int] = {}
         self.worked: dict[Attempt, bool] = {}
+        self.cached: dict[Attempt, frozenset[str]] = {}
+        self.numbers: dict[Prompt, float] = {}
         self.wrong: list[events.Change] = []
         self.ledger.observers.append(self._hear)
 
@@ -64,7 +69,15 @@ class Fuzz(Bench):
             self.wrong.append(change)
         self.states[change.prompt] = change.new
         self._hear_work(change)
+        self._hear_number(change)
         self.ends[change.prompt] = self.ends.get(change.prompt, 0) + change.is_end
+
+    def _hear_number(self, change: events.Change) -> None:
+        """The number is the one that an instance told last; one that tells none changes none."""
+        event = change.event
+        own = isinstance(event, events.Accepted) and event.prompt is change.prompt
+        if own and event.number is not None:
+            self.numbers[change.prompt] = event.number
 
     def _hear_work(self, change: events.Change) -> None:
         """Whether a node ran: a fresh beginning forgets, a node tells, an end takes over."""
@@ -73,6 +86,8 @@ class Fuzz(Bench):
             named = change.prompt.prompt_id == event.prompt_id
             if named and attempt.instance is event.instance:
                 self.worked[attempt] = isinstance(event, events.NodeReached)
+        if isinstance(event, events.NodesCached) and attempt is not None:
+            self.cached[attempt] = event.nodes
         if isinstance(event, events.EndTold) and attempt is not None:
             told = change.prompt.end or attempt.end
             worked = self.worked.get(attempt, False) or attempt.began_at is None
@@ -128,8 +143,10 @@ class Fuzz(Bench):
             )  # at most one current attempt
             assert self.ends.get(prompt, 0) == prompt.ended  # told exactly once
             assert (prompt.end is not None) == prompt.ended
+            assert prompt.number == self.numbers.get(prompt, 0)
             for one in prompt.attempts:
                 assert one.worked == self.worked.get(one, False)
+                assert one.cached == self.cached.get(one)
         there = [one for instance in self.instances for one in ledger.at(instance)]
         assert len(there) == len(set(there))
         at_none = [one for one in living if one not in there]
@@ -168,6 +185,7 @@ def _next(prompt: Prompt) -> str:
 _BY_ID: dict[str, Any] = {
     "began": lambda key, at: events.Began(prompt_id=key, instance=at),
     "node": lambda key, at: events.NodeReached(prompt_id=key, instance=at, node="7"),
+    "cached": lambda key, at: events.NodesCached(prompt_id=key, instance=at, nodes=frozenset(key)),
     "end told": lambda key, at: events.EndTold(prompt_id=key, instance=at, end=SUCCESS),
     "found": lambda key, at: events.Found(prompt_id=key, instance=at),
     "deleted": lambda key, at: events.Deleted(prompt_ids=[key]),
@@ -182,10 +200,14 @@ _BY_INSTANCE: dict[str, Any] = {
 _BY_PROMPT: dict[str, Any] = {
     "received again": lambda prompt, at: events.Received(prompt=prompt),
     "sent": lambda prompt, at: events.Sent(prompt=prompt, instance=at),
+    "sent to a place": lambda prompt, at: events.Sent(prompt=prompt, instance=at, number=1.5),
     "refused": lambda prompt, at: events.Refused(prompt=prompt, instance=prompt.target or at),
     "died": lambda prompt, at: events.Refused(prompt=prompt, instance=at, died=True),
     "accepted": lambda prompt, at: events.Accepted(
         prompt=prompt, prompt_id=prompt.prompt_id, number=3
+    ),
+    "accepted without number": lambda prompt, at: events.Accepted(
+        prompt=prompt, prompt_id=prompt.prompt_id, number=None
     ),
     "renamed": lambda prompt, at: events.Accepted(prompt=prompt, prompt_id="c", number=1),
     "finished": lambda prompt, at: events.Finished(prompt=prompt, end=ENDS[1]),

@@ -46,7 +46,7 @@ def beyond(line: Line, offset_s: float) -> Line:
     in ``offset_s`` seconds."""
     other = Line(LoadedModels(line.loaded.memory), line.loads, patience_s=line.patience_s)
     other.loaded.held, _ = line.after()
-    other.offset_s = offset_s
+    other.offset_s, other.tried_out = offset_s, True
     return other
 
 
@@ -93,7 +93,8 @@ def _behind_its_own(line: Line, slot: Slot, now: float) -> int | None:
     """The index among those that wait before which it has its models loaded, behind all that use
     them; None if there is no place that it may have."""
     models, free_in_s, waiting = slot.work.models, line.free_in_s(now), line.waiting
-    first = 0 if line.running is not None else 1  # with nothing running the first one begins now
+    # With nothing running the first one begins now, unless it is not there yet.
+    first = 0 if line.running is not None or line.tried_out else 1
     for index in range(len(waiting) - 1, first - 1, -1):
         other = waiting[index]
         start_s = free_in_s + other.end_s - other.load_s - other.run_s

@@ -38,6 +38,7 @@ class Line:
         self.running: Slot | None = None
         self.began_at = 0.0
         self.offset_s = 0.0  # seconds until it begins, for one that goes on where another ends
+        self.tried_out = False  # True if what joins it has not been sent
         self.changes = 0  # rises with each change: what was computed from before is out of date
 
     def __repr__(self) -> str:

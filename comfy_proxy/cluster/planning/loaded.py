@@ -105,12 +105,17 @@ class LoadedModels:
         """
         if ago is None or ago < 1:
             return
-        self.memory.sets = max(1, min(ago if loaded else ago + 1, MAX_SETS))
+        known = self.memory.sets
+        if loaded:
+            self.memory.sets = min(ago, known or MAX_SETS)
+            self.held = self.held[-self.memory.sets :]
+        else:
+            self.memory.sets = min(max(ago + 1, known or 1), MAX_SETS)
 
     def sets_since(self, models: Models) -> int | None:
-        """How many other prompts' models were used since these were; None if they never were."""
+        """How many other prompts' models were used since one used these; None if none has."""
         for ago, one in enumerate(reversed(self._used)):
-            if one == models:
+            if set(models) <= set(one):
                 return ago
         return None
 

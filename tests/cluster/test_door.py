@@ -1,0 +1,203 @@
+"""cluster/door.py: who of those that wait gets the next place that is free."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+from manual_clock import ManualClock, settle
+from plan_harness import has_loaded, teach, work
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.work import Work
+
+A, B = work("a"), work("b")
+
+
+class Jobs:
+    """Jobs at the door of a cluster whose instances pass every check, each a task."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.tasks: list[asyncio.Task[Placement]] = []
+        self.got: list[tuple[int, str]] = []  # the number of each that has a place, and where
+
+    async def come(self, *works: Work | None) -> None:
+        """Each a moment after the one before."""
+        for what in works:
+            number = len(self.tasks)
+            self.tasks.append(asyncio.create_task(self._job(number, what)))
+            await settle()
+
+    async def _job(self, number: int, what: Work | None) -> Placement:
+        since = self.cluster.clock.monotonic() + number / 1000
+        placement = await self.cluster.scheduler.place(since=since, work_at=lambda at: what)
+        self.got.append((number, placement.instance.id))
+        line = self.cluster.planner.lines[placement.instance]
+        if line.running is None:
+            line.begin(placement.key, self.cluster.clock.monotonic())
+        return placement
+
+    async def end(self, number: int) -> None:
+        """Its place is given back."""
+        self.tasks[number].result().release()
+        await settle()
+
+    async def leave(self, number: int) -> None:
+        self.tasks[number].cancel()
+        await asyncio.wait([self.tasks[number]])
+        await settle()
+
+
+@pytest.fixture
+def make_jobs(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Jobs]:
+    """Two instances that keep one prompt's models each and take one prompt each; costs known."""
+
+    async def check(self: ComfyUIClient, timeout_s: float) -> None:
+        """Every instance answers."""
+
+    monkeypatch.setattr(ComfyUIClient, "check", check)
+
+    def make(*hosts: str, learned: bool = True, places: int = 1) -> Jobs:
+        cluster = make_cluster(
+            *(hosts or ("gpu1:1", "gpu2:1")), max_connections_per_instance=places
+        )
+        for line in cluster.planner.lines.values():
+            line.loaded.memory.sets = 1
+        if learned:
+            teach(cluster.planner, A, B)
+        return Jobs(cluster)
+
+    return make
+
+
+@pytest.fixture
+def jobs(make_jobs: Callable[..., Jobs]) -> Jobs:
+    return make_jobs()
+
+
+async def test_each_kind_has_its_instance(jobs: Jobs) -> None:
+    """Whoever came first, and whichever place becomes free first."""
+    for instance, model in zip(jobs.cluster.instances, "ab", strict=True):
+        has_loaded(jobs.cluster.planner, instance, model)
+    await jobs.come(A, B, A, B, A, B)
+    assert jobs.got == [(0, "1"), (1, "2")]
+    await jobs.end(1)
+    await jobs.end(0)
+    assert jobs.got[2:] == [(3, "2"), (2, "1")]
+    await jobs.end(2)
+    assert jobs.got[4:] == [(4, "1")]
+
+
+async def test_one_waits_for_a_full_instance_if_it_is_finished_earlier_there(jobs: Jobs) -> None:
+    """A run of 1 s ahead of it, or a load of 10 s at the one that is free."""
+    one, two = jobs.cluster.instances
+    has_loaded(jobs.cluster.planner, one, "a")
+    await jobs.come(A, A)
+    assert jobs.got == [(0, "1")]
+    assert two.available
+    await jobs.end(0)
+    assert jobs.got == [(0, "1"), (1, "1")]
+
+
+async def test_one_takes_what_is_free_while_nothing_is_known(
+    make_jobs: Callable[..., Jobs],
+) -> None:
+    """The fewest prompts, and who came first."""
+    jobs = make_jobs(learned=False)
+    has_loaded(jobs.cluster.planner, jobs.cluster.instances[0], "a")
+    await jobs.come(A, A, B, A)
+    assert jobs.got == [(0, "1"), (1, "2")]
+    await jobs.end(1)
+    await jobs.end(0)
+    assert jobs.got[2:] == [(2, "2"), (3, "1")]
+
+
+async def test_work_that_is_not_known_takes_what_the_others_leave(jobs: Jobs) -> None:
+    """They wait for the first one; the second is free."""
+    has_loaded(jobs.cluster.planner, jobs.cluster.instances[0], "a")
+    await jobs.come(A, A, None)
+    assert jobs.got == [(0, "1"), (2, "2")]
+
+
+@pytest.mark.parametrize("places", [1, 2])
+async def test_those_that_share_their_models_go_together(
+    make_jobs: Callable[..., Jobs], places: int
+) -> None:
+    """At one instance: one of another model that came in between waits, however few places are."""
+    jobs = make_jobs("gpu:1", places=places)
+    await jobs.come(A, *[B, A] * 3)
+    order = []
+    for done in range(7):
+        order += [number for number, _ in jobs.got[len(order) :]]
+        await jobs.end(order[done])
+    # With two places the second one has come before there was anything to put together.
+    assert order == ([0, 2, 4, 6, 1, 3, 5] if places == 1 else [0, 1, 3, 5, 2, 4, 6])
+
+
+async def test_no_more_places_than_there_is_room_for(jobs: Jobs) -> None:
+    """MAX_CONCURRENT_JOBS; as soon as there is some the next one gets the place."""
+    room = 1
+    jobs.cluster.scheduler.door.room = lambda: room - len(jobs.got)
+    await jobs.come(A, B, B)
+    assert jobs.got == [(0, "1")]
+    room = 2
+    jobs.cluster.scheduler.door.open()
+    await settle()
+    assert jobs.got == [(0, "1"), (1, "2")]
+    assert len(jobs.cluster.scheduler.door) == 1
+
+
+async def test_who_leaves_while_waiting_leaves_nothing_behind(jobs: Jobs) -> None:
+    for instance, model in zip(jobs.cluster.instances, "ab", strict=True):
+        has_loaded(jobs.cluster.planner, instance, model)
+    await jobs.come(A, B, A, B)
+    await jobs.leave(2)
+    await jobs.end(0)
+    assert jobs.got[2:] == []
+    assert [one.active_jobs for one in jobs.cluster.instances] == [0, 1]
+    await jobs.end(1)
+    assert jobs.got[2:] == [(3, "2")]
+    assert len(jobs.cluster.scheduler.door) == 0
+
+
+async def test_who_leaves_with_a_place_not_yet_taken_gives_it_back(jobs: Jobs) -> None:
+    """It was given the place, and is cancelled before it could take it: the next one has it."""
+    await jobs.come(A, B, A, A)
+    placement = jobs.tasks[0].result()
+    placement.release()  # the third one has it now, and has not run since
+    jobs.tasks[2].cancel()
+    await settle()
+    assert jobs.tasks[2].cancelled()
+    assert jobs.got[2:] == [(3, "1")]
+    assert [one.active_jobs for one in jobs.cluster.instances] == [1, 1]
+
+
+async def test_an_opening_wakes_only_who_gets_a_place(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be a thousand of them."""
+    await jobs.come(*[A] * 40)
+    waiting = list(jobs.cluster.scheduler.door._waiting)
+    assert len(waiting) == 38
+    jobs.tasks[0].result().release()
+    assert sum(one.woken.is_set() for one in waiting) == 1
+
+
+async def test_those_that_nobody_can_take_any_more_are_told(jobs: Jobs, clock: ManualClock) -> None:
+    """Their patience runs from when the last instance was usable."""
+    await jobs.come(A, B, A)
+    one, two = jobs.cluster.instances
+    for instance in (one, two):
+        for _ in range(3):
+            instance.check_failed("refused")
+    await jobs.end(0)
+    assert not jobs.tasks[2].done()
+    await clock.advance(jobs.cluster.settings.pending_timeout_s + 1)
+    assert jobs.tasks[2].done()
+    assert type(jobs.tasks[2].exception()).__name__ == "NoHealthyInstanceError"
