@@ -4,18 +4,19 @@ Four families, told apart by what is to be done about them:
 
 * :class:`RequestError`: the client must change the request (4xx).
 * :class:`UnavailableError`: the client may send the same request again later (503).
-* :class:`InstanceError`: a ComfyUI instance did not do its part; another one may. These are the
-  only errors that count against an instance's circuit breaker and that make a job run again.
+* :class:`InstanceError`: a ComfyUI instance did not do its part; another one may. These alone
+  count against an instance's circuit breaker.
 * :class:`JobError`: how an accepted job can fail for good.
 
-Exceptions of libraries (aiohttp, Pillow, orjson) are translated where they arise: an instance's by
-``cluster/translation.py``, a client's body's by ``bodies.py``, Pillow's by ``jobs/pictures.py``.
+Those of libraries are translated where they arise (``cluster/translation.py``, ``bodies.py``, …).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
+
+Details = Mapping[str, Any] | None
 
 
 class ComfyProxyError(Exception):
@@ -33,13 +34,12 @@ class ComfyProxyError(Exception):
         message: str,
         *,
         code: str | None = None,
-        details: Mapping[str, Any] | None = None,
+        details: Details = None,
         retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
-        if code is not None:
-            self.code = code
+        self.code = self.code if code is None else code
         self.details: dict[str, Any] = dict(details or {})
         self.retry_after_s = retry_after_s
 
@@ -75,12 +75,7 @@ class InvalidFieldError(RequestError):
     code = "invalid_parameter"
 
     def __init__(
-        self,
-        field: str,
-        message: str,
-        *,
-        code: str | None = None,
-        details: Mapping[str, Any] | None = None,
+        self, field: str, message: str, *, code: str | None = None, details: Details = None
     ) -> None:
         super().__init__(message, code=code, details={"field": field, **(details or {})})
         self.field = field
@@ -261,6 +256,12 @@ class WorkflowError(JobError):
 
     code = "workflow_error"
     node_traceback: str | None = None
+
+
+class GpuMemoryError(WorkflowError):
+    """A node ran out of memory, of its GPU as a rule. ComfyUI has unloaded every model since."""
+
+    code = "out_of_memory"
 
 
 class PromptRejectedError(WorkflowError):

@@ -33,6 +33,7 @@ def observe(app: web.Application) -> Metrics:
     cluster.on_prompt.append(metrics.record_prompt)
     cluster.on_prompt_end.append(metrics.record_prompt_end)
     cluster.connections.on_wait.append(metrics.record_pool_wait)
+    cluster.experience.on_run.append(metrics.loads.record)
     jobs.manager.on_created.append(lambda job: metrics.record_accepted_job(job.type))
     jobs.manager.on_finished.append(lambda job: metrics.record_job(job_record(job)))
     app[REQUEST_OBSERVERS].append(metrics.record_request)
@@ -51,6 +52,7 @@ def job_record(job: Job) -> JobRecord:
         processing_s=job.execution_time_s,
         code=job.error.code if job.error else None,
         message=job.error.message if job.error else None,
+        told_s=job.told_s,
     )
 
 
@@ -94,4 +96,5 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         pool_open=pool.open,
         pool_in_use=pool.in_use,
         pool_waiting=pool.waiting,
+        models_loaded=cluster.planner.lines[instance].loaded.names(),
     )

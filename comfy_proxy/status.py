@@ -92,6 +92,7 @@ def _instance(instance: InstanceState) -> dict[str, Any]:
         "status": "healthy" if instance.healthy else "unhealthy",
         "circuit": instance.circuit,
         "active_jobs": instance.active_jobs,
+        "models_loaded": instance.models_listed,
         "last_check": iso(instance.last_check),
         "last_success": iso(instance.last_success),
         "response_time_ms": None if response_s is None else round(response_s * 1000, 3),

@@ -24,6 +24,8 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("PENDING_TIMEOUT", "30000", "pending_timeout_s", 30.0),
     ("MAX_CONCURRENT_JOBS", "9", "max_concurrent_jobs", 9),
     ("MAX_PENDING_JOBS", "10", "max_pending_jobs", 10),
+    ("AFFINITY_PATIENCE", "0", "affinity_patience_s", 0.0),
+    ("RETRY_OUT_OF_MEMORY", "TRUE", "retry_out_of_memory", True),
     ("MAX_UPLOAD_SIZE", "1000", "max_upload_size", 1000),
     ("MAX_RESULTS_SIZE", "2000", "max_results_size", 2000),
     ("SHUTDOWN_TIMEOUT", "0", "shutdown_timeout_s", 0.0),
@@ -54,6 +56,8 @@ BAD = [
     ("WORKFLOW_DIRECTORY", "/no/such/directory"),
     ("CORS_ORIGINS", "null"),
     ("SHARED_STORAGE", "yes"),
+    ("AFFINITY_PATIENCE", "learned"),
+    ("RETRY_OUT_OF_MEMORY", "1"),
     ("ROOT_PATH", "comfy"),
     ("ROOT_PATH", "//evil.example"),
     ("TRUSTED_PROXIES", "nginx"),
@@ -91,7 +95,7 @@ def test_defaults_are_the_tables() -> None:
     assert hosts(settings) == ["http://localhost:8188", "http://localhost:8189"]
     for row in VARIABLES:
         value = getattr(settings, row.field)
-        if row.default == "none":
+        if row.default in ("none", "learned"):
             assert value in (None, ())
         elif row.name == "MAX_CONCURRENT_JOBS":
             assert value is None
@@ -127,6 +131,8 @@ def test_true_and_false_in_toml(tmp_path: Path) -> None:
     for word in ("true", "false"):
         path = written(tmp_path, f"shared_storage = {word}")
         assert load_settings({}, path).shared_storage == word
+        path = written(tmp_path, f"retry_out_of_memory = {word}")
+        assert load_settings({}, path).retry_out_of_memory is (word == "true")
 
 
 def test_lists_in_toml(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ async def test_healthy(watched: JobClient, workers: Pair) -> None:
         assert (entry["id"], entry["host"]) == (str(number), worker.host)
         assert (entry["status"], entry["circuit"]) == ("healthy", "closed")
         assert (entry["active_jobs"], entry["consecutive_failures"]) == (0, 0)
+        assert entry["models_loaded"] == []
         assert entry["last_check"] == entry["last_success"]
         assert entry["response_time_ms"] > 0
         assert set(entry["connections"]) == {"open", "in_use", "waiting"}

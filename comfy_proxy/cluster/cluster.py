@@ -12,6 +12,7 @@ from comfy_proxy.clock import Clock, SystemClock
 from comfy_proxy.cluster.circuit_breaker import CircuitState
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.connection_manager import ConnectionManager
+from comfy_proxy.cluster.gpu_memory import GpuMemory
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
@@ -60,6 +61,7 @@ class Cluster:
         self.graph_support = GraphSupport(self.object_info, self.health_checker, clock=self.clock)
         self.model_files = ModelFiles(self.clients, clock=self.clock)
         self.planner = _planner(self.instances, self.model_files, settings, self.clock)
+        self.gpu_memory = GpuMemory(self.clients, self.planner)
         self.experience = Experience(self.planner, self.clock)
         self.scheduler = Scheduler(
             self.load_balancer,
@@ -75,7 +77,7 @@ class Cluster:
 
     def _connect(self) -> None:
         """Have the parts hear of each other what concerns them."""
-        self.health_checker.on_success.append(self.capabilities.heard)
+        self.health_checker.on_success += (self.capabilities.heard, self.gpu_memory.heard)
         for instance in self.instances:
             instance.on_interruption.append(self.object_info.forget)
             instance.on_interruption.append(self.planner.forget_loaded)

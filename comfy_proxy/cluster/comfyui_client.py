@@ -1,14 +1,16 @@
 """ComfyUI's HTTP API for one instance: its JSON in, values and this package's errors out.
 
-With ``comfyui_frames.py`` and the ``prompt_….py`` beside it the only place that knows ComfyUI's
-formats. Traps are in ``PROTOCOL.md`` beside this file. Every request is one ``instance.attempt``.
+With ``comfyui_frames.py``, the ``prompt_….py`` beside it and ``planning/model_lists.py`` the only
+place that knows ComfyUI's formats. Traps are in ``PROTOCOL.md`` beside this file. Every request is
+one ``instance.attempt``.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -28,6 +30,7 @@ from comfy_proxy.cluster.prompt_lists import (
     read_queue,
 )
 from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES
+from comfy_proxy.cluster.system_stats import read_vram_total
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import (
     InstanceRefusedError,
@@ -80,9 +83,11 @@ class ComfyUIClient:
         self._connections = connections
         self._clock = clock
         self._timeout_s = timeout_s
+        self._silence = partial(clock.timeout, timeout_s)
 
     async def check(self, timeout_s: float) -> None:
-        """``GET /system_stats``: returns if ComfyUI answers within ``timeout_s``.
+        """``GET /system_stats``: returns if ComfyUI answers within ``timeout_s``; the instance has
+        learnt how much memory it has.
 
         Not an attempt: the health checker itself tells the breaker. Raises InstanceError.
         """
@@ -98,6 +103,7 @@ class ComfyUIClient:
                 stats = _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
         if not isinstance(stats, dict) or "system" not in stats:
             raise InvalidAnswerError(f"{self.instance.host} does not answer like ComfyUI.")
+        self.instance.vram_total = read_vram_total(stats)
 
     async def queue(self, *, fresh: bool = False) -> QueueView:
         """``GET /queue``; ``fresh`` as of :meth:`ConnectionManager.request`."""
@@ -193,6 +199,11 @@ class ComfyUIClient:
         """``POST /interrupt`` of a prompt that is known to run (old servers ignore the id)."""
         await self._post("interrupt", {"prompt_id": prompt_id})
 
+    async def free(self) -> None:
+        """``POST /free``: all models are unloaded and the results of nodes forgotten, at once or
+        after the prompt that runs, which is not disturbed."""
+        await self._post("free", {"unload_models": True, "free_memory": True})
+
     async def view(self, file: OutputFile) -> bytes:
         """``GET /view``: the bytes of an output. Raises PromptLostError if they are gone.
 
@@ -214,9 +225,6 @@ class ComfyUIClient:
         async with self._request(method, path, **options) as response:
             _require_ok(response, self.instance.host)
             return _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
-
-    def _silence(self) -> AbstractAsyncContextManager[Any]:
-        return self._clock.timeout(self._timeout_s)
 
     async def _post(self, path: str, payload: Mapping[str, Any]) -> None:
         async with self._request("POST", path, json=payload) as response:

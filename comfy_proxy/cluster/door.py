@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from comfy_proxy.clock import Clock, wait_for_event
@@ -17,8 +17,9 @@ from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning import decision
 from comfy_proxy.cluster.planning.door_plan import DoorPlan
-from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.planning.planner import Figure, Planner
 from comfy_proxy.cluster.waiter import Waiter
 from comfy_proxy.errors import NoHealthyInstanceError
 
@@ -105,10 +106,13 @@ class Door:
         """An instance has passed the check before a submission: patience begins anew."""
         self._last_usable_at = self._clock.monotonic()
 
-    def plan(self) -> DoorPlan:
-        """What is to become of all that wait, as far as costs are known."""
+    def plan(self, waiting: Sequence[Waiter] | None = None) -> DoorPlan:
+        """What is to become of all that wait, as far as costs are known; of ``waiting`` instead, if
+        there are more who are about to come."""
         rank, instances = self._load_balancer.rank, self._load_balancer.instances
-        return DoorPlan(self._planner, instances, self._in_order(), rank)
+        if waiting is None:
+            waiting = self._in_order()
+        return DoorPlan(self._planner, instances, waiting, rank)
 
     def _in_order(self) -> list[Waiter]:
         return [one for one in self._waiters if one in self._waiting and one.placement is None]
@@ -125,7 +129,8 @@ class Door:
             if not heads:
                 break
             _, there, instance = min(heads, key=lambda head: head[0])
-            self._take(there.popleft(), instance)
+            waiter = there.popleft()
+            self._take(waiter, instance, plan.candidates[waiter])
             left -= 1
         for waiter in self._in_order():
             free = self._free()
@@ -138,11 +143,21 @@ class Door:
     def _free(self) -> list[Instance]:
         return [one for one in self._load_balancer.instances if one.available]
 
-    def _take(self, waiter: Waiter, instance: Instance) -> None:
+    def _take(self, waiter: Waiter, instance: Instance, figures: Sequence[Figure] = ()) -> None:
+        """``figures``: those by which ``instance`` was chosen, if there are any."""
         waiter.openings = self._openings
+        only = self._only(waiter)
         waiter.placement = self._give(waiter, instance)
+        waiter.placement.decision = decision.decide(instance, figures, self._planner, only=only)
         self._load_balancer.took(instance)
         waiter.woken.set()
+
+    def _only(self, waiter: Waiter) -> str | None:
+        """If there was nothing to choose: why."""
+        if len(waiter.usable(self._load_balancer.instances)) > 1:
+            return None
+        passed = waiter.passed_over or waiter.avoid
+        return decision.ONLY_LEFT if passed else decision.ONLY
 
     def _least_loaded(self, waiter: Waiter, free: Iterable[Instance]) -> Instance | None:
         usable = waiter.usable(self._load_balancer.instances)

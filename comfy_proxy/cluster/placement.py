@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.decision import Decision
 
 
 class Placement:
@@ -17,7 +18,7 @@ class Placement:
     awaited; whoever follows the prompt sets it. ``accepts`` says to which instances it may be
     moved; an offer that was declined is not repeated. ``of_client``: not one of our jobs'.
     ``key`` is under what the line of its instance knows it: itself, or the prompt that was sent;
-    ``on_sent`` hears when that changes.
+    ``on_sent`` hears when that changes. ``decision`` is why it is here, None for a client's prompt.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Placement:
         self._on_release = on_release
         self._on_sent = on_sent
         self.key: Hashable = self
+        self.decision: Decision | None = None
         self._declined = False
         self.in_queue = False
         self.running = False

@@ -13,10 +13,10 @@ from comfy_proxy.cluster.prompt_lists import extra_data, finite
 from comfy_proxy.json_scanner import TEXT, Shape, Value
 
 Job = dict[str, Any]
-_READ = ("id", "execution_end_time", "outputs", "preview_output")
+_READ = ("id", "execution_end_time", "execution_error", "outputs", "preview_output")
 JOB: Shape = {name.encode(): TEXT for name in _READ}
-"""What is read of one job: its files, and when it ended. Its workflow, which may be any size, is
-stepped over."""
+"""What is read of one job: its files, when it ended, and with which error. Its workflow, which may
+be any size, is stepped over."""
 OUTPUTS = ("preview_output", "outputs")
 """What names files in a job."""
 _PROGRESS = ("pending", "in_progress")
@@ -57,7 +57,7 @@ def jobs_answer(jobs: list[Job], *, offset: int, limit: int | None, total: int) 
 
 
 def read_job(root: Value | None) -> Job:
-    """What a job in an answer scanned for JOB tells of its files, and of when it ended."""
+    """What a job in an answer scanned for JOB tells of its files and its end."""
     parts = {name: root and root.get(name.encode()) for name in _READ}
     return {name: part.data() for name, part in parts.items() if part is not None}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.cluster.prompt_lists import finite
-from comfy_proxy.errors import ComfyProxyError, WorkflowError
+from comfy_proxy.errors import ComfyProxyError, GpuMemoryError, WorkflowError
 from comfy_proxy.metrics.records import Outcome
 
 ENDS: Mapping[str, Outcome] = {
@@ -17,6 +17,15 @@ ENDS: Mapping[str, Outcome] = {
     "execution_interrupted": Outcome.CANCELLED,
 }
 """By the type of the event."""
+_OUT_OF_MEMORY = (
+    "you ran out of memory on your gpu",
+    "out of memory. tried to allocate",
+    "cuda error: out of memory",
+    "mps backend out of memory",
+    "memory: you tried to allocate",
+)
+"""Each alone says that memory was wanting: ComfyUI's own words, then torch's for all sorts of GPU,
+CUDA's, Apple's and a CPU's. Less than that may be in the words of any node."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,13 +101,27 @@ def ended_at(entry: Any) -> float | None:
     return None
 
 
+def is_out_of_memory(data: Mapping[str, Any]) -> bool:
+    """Whether an ``execution_error`` is for want of memory, by the type of the exception (torch has
+    moved it) or by its words (old versions raise a RuntimeError)."""
+    kind = str(data.get("exception_type")).rpartition(".")[2]
+    text = str(data.get("exception_message")).lower()
+    if kind == "OutOfMemoryError" or text.startswith("allocation on device"):
+        return True
+    return any(words in text for words in _OUT_OF_MEMORY)
+
+
 def node_error(data: Mapping[str, Any]) -> WorkflowError:
     """What an ``execution_error`` says: which node raised what."""
     text = str(data.get("exception_message") or data.get("exception_type") or "unknown error")
-    error = WorkflowError(
-        f"{data.get('node_type')} (node {data.get('node_id')}): {without_paths(text)}",
-        details={"type": data.get("exception_type")},
-    )
+    where = f"{data.get('node_type')} (node {data.get('node_id')})"
+    details = {"type": data.get("exception_type")}
+    if is_out_of_memory(data):
+        words = without_paths(text).partition("\n")[0].rstrip(" .")
+        message = f"{where}: the GPU ran out of memory ({words})."
+        error: WorkflowError = GpuMemoryError(message, details=details)
+    else:
+        error = WorkflowError(f"{where}: {without_paths(text)}", details=details)
     lines = data.get("traceback")
     if isinstance(lines, list):
         error.node_traceback = "".join(map(str, lines)).rstrip() or None

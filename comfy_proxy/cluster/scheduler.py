@@ -20,6 +20,7 @@ from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning import decision
 from comfy_proxy.cluster.planning.planner import NEW, Planner
 from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
@@ -76,15 +77,26 @@ class Scheduler:
         waiter = Waiter(
             rank=since if rank is None else rank, accepts=accepts, avoid=avoid, work_at=work_at
         )
+        return await self.place_of(waiter, since)
+
+    async def place_of(self, waiter: Waiter, since: float) -> Placement:
+        """As :meth:`place`, for one who wants to know meanwhile what becomes of ``waiter``."""
+        waiter.passed_over.clear()
         with self.door.standing(waiter):
             while True:
-                placement = await self.door.wait(waiter, since)
-                if await self.confirm(placement):
-                    return placement
+                placement = waiter.tried = await self.door.wait(waiter, since)
+                try:
+                    if await self.confirm(placement):
+                        return placement
+                finally:
+                    waiter.tried = None
                 waiter.passed_over.add(placement.instance)
+                waiter.openings += 1  # its own place was given back: nothing else has changed
                 busy = self._busy(waiter)
                 if busy is not None:
-                    return self._give(waiter, busy)
+                    placement = self._give(waiter, busy)
+                    placement.decision = decision.Decision(host=busy.host, reason=decision.BUSY)
+                    return placement
 
     def enter(
         self, instance: Instance, work: Work | None = None, standing: Standing = NEW
@@ -125,12 +137,19 @@ class Scheduler:
                     if difference < 2 or not prompt.accepts(idle):
                         continue
                     if self._planner.gains(prompt.key, busy, idle):
-                        logger.debug("offering a prompt of {} to {}", busy.host, idle.host)
-                        slot = self._planner.lines[busy].find(prompt.key)
-                        work = None if slot is None else slot.work
-                        prompt.offer(self._placement(idle, prompt.accepts, work=work))
-                        self._move(prompt)
+                        self._offer(prompt, busy, idle)
                         return
+
+    def _offer(self, prompt: Placement, busy: Instance, idle: Instance) -> None:
+        why = decision.moved(prompt.key, busy, idle, self._planner)
+        logger.opt(lazy=True).debug(
+            "offering a prompt of {} to {}: {}", lambda: busy.host, lambda: idle.host, lambda: why
+        )
+        slot = self._planner.lines[busy].find(prompt.key)
+        target = self._placement(idle, prompt.accepts, work=None if slot is None else slot.work)
+        target.decision = why
+        prompt.offer(target)
+        self._move(prompt)
 
     def _move(self, prompt: Placement) -> None:
         """Have the prompt take the offered place, or decline it, in the background."""

@@ -29,8 +29,8 @@ class Waiter:
 
     ``accepts`` says where it can run, ``avoid`` where only if it must. ``passed_over`` did not
     answer the check just now. ``placement`` is the place that it was given, until it takes it;
-    ``openings`` counts how often the door had opened by then. ``woken`` is set when it has to look
-    again.
+    ``openings`` counts how often the door had opened by then. ``tried`` is the place that it took
+    last, while the check there is under way. ``woken`` is set when it has to look again.
     """
 
     rank: float
@@ -41,6 +41,12 @@ class Waiter:
     placement: Placement | None = None
     openings: int = 0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+    tried: Placement | None = None
+
+    @property
+    def seat(self) -> Placement | None:
+        """The place that it has until it waits again; None while it waits."""
+        return self.placement or self.tried
 
     def may_move_to(self, instance: Instance) -> bool:
         """Whether it can be moved there once it has a place elsewhere."""

@@ -36,7 +36,7 @@ def snapshot(jobs: JobService, metrics: Metrics, errors: RecentErrors) -> dict[s
         "status": "healthy" if healthy else "degraded",
         "version": __version__,
         "uptime_seconds": round(live.uptime_s, 1),
-        "instances": [_instance(one, running) for one in live.instances],
+        "instances": [_instance(one, running, metrics) for one in live.instances],
         "queue": {
             "pending": live.pending_jobs,
             "processing": live.processing_jobs,
@@ -61,7 +61,7 @@ def previews(jobs: JobService) -> Mapping[str, PictureFrame]:
     return {job.id: job.preview for job in jobs.processor.running if job.preview is not None}
 
 
-def _instance(one: InstanceState, running: list[Job]) -> dict[str, Any]:
+def _instance(one: InstanceState, running: list[Job], metrics: Metrics) -> dict[str, Any]:
     seconds = one.response_time_s
     return {
         "id": one.id,
@@ -76,6 +76,9 @@ def _instance(one: InstanceState, running: list[Job]) -> dict[str, Any]:
         "last_error_at": iso(one.last_error_at),
         "response_time_ms": None if seconds is None else round(seconds * 1000, 3),
         "connections": {"open": one.pool_open, "in_use": one.pool_in_use},
+        "models_loaded": one.models_listed,
+        "models_more": max(0, len(one.models_loaded) - len(one.models_listed)),
+        "model_loads": metrics.loads.as_json(one.host),
         "client_prompts": one.client_prompts,
         "jobs": [_at_instance(job) for job in running if job.instance == one.host],
     }
@@ -113,6 +116,7 @@ def _job(job: Job, status: dict[str, Any], jobs: JobService) -> dict[str, Any]:
     return {
         **{key: status[key] for key in _SHOWN},
         "error": error and {**error, "message": shortened(error["message"])},
+        "placement_reason": job.placement and job.placement.reason,
         "waiting_seconds": rounded(waiting_s),
         "execution_seconds": rounded(execution_s),
     }

@@ -12,6 +12,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.experience import Experience, Run
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.errors import GpuMemoryError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import Attempt, Prompt, is_open
@@ -33,6 +34,9 @@ class PlanFeed:
     def observe(self, change: Change) -> None:
         """Whatever has changed."""
         prompt, work = change.prompt, change.prompt.work
+        error = None if prompt.end is None else prompt.end.error
+        if change.is_end and isinstance(error, GpuMemoryError):
+            self._ran_out_of_memory(prompt)
         if work is None:
             return
         match change.event:
@@ -54,6 +58,16 @@ class PlanFeed:
         if isinstance(change.event, events.Accepted) and not change.is_end:
             self._accepted(prompt, change.event)
         self._follow(change)
+
+    def _ran_out_of_memory(self, prompt: Prompt) -> None:
+        """ComfyUI has unloaded everything; what runs there now, if that was heard late, has loaded
+        its models since."""
+        if prompt.instance is None:
+            return
+        self._planner.forget_loaded(prompt.instance)
+        line = self._planner.lines[prompt.instance]
+        if line.running is not None and line.running.key is not prompt:
+            line.loaded.began(line.running.work.models)
 
     def _follow(self, change: Change) -> None:
         """It may be where it was no longer."""

@@ -7,6 +7,7 @@ from functools import partial
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.dispatcher import Dispatcher
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_staging import FileStaging
@@ -129,6 +130,7 @@ class Gateway:
             made_files=made_files,
             storage=storage,
             numbers=numbers,
+            second_tries=SecondTries.of(cluster, ledger),
         )
         jobs = MergedJobs(
             cluster, ledger, own_history=own_history, made_files=made_files, storage=storage

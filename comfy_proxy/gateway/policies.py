@@ -42,6 +42,7 @@ POLICIES: Mapping[Policy, Callable[[Gateway], Answer]] = {
 WITH_ONE: Mapping[Policy, Callable[[Gateway], Answer]] = {
     Policy.EVENTS: lambda gateway: gateway.features.events_of_one,
     Policy.FEATURES: lambda gateway: gateway.features.of_one,
+    Policy.BROADCAST: lambda gateway: gateway.commands.broadcast,  # what is loaded is to be known
 }
 """What is answered otherwise than by forwarding where there is one instance only."""
 

@@ -104,12 +104,12 @@ async def _create(
     except BaseException:
         job_request.picture.close()
         raise
-    job, _ = service.accept(job_request, key)
-    return await _answer(request, job, service, mode)
+    job, is_new = service.accept(job_request, key)
+    return await _answer(request, job, service, mode, is_new=is_new)
 
 
 async def _answer(
-    request: web.Request, job: Job, service: JobService, mode: AnswerMode
+    request: web.Request, job: Job, service: JobService, mode: AnswerMode, *, is_new: bool
 ) -> web.StreamResponse:
     headers = {"Preference-Applied": mode.applied} if mode.applied else {}
     if mode.synchronous and await job.wait_until(_finished, service.clock, mode.wait_s):
@@ -118,7 +118,9 @@ async def _answer(
             return _picture_response(request, job, picture, headers)
         return _json(views.legacy_result(job, picture), headers=headers)
     headers["Location"] = views.urls(job)["status_url"]  # middleware.py adds the root path
-    return _json(views.accepted(job, service, _root(request)), status=202, headers=headers)
+    at_once = is_new and not mode.synchronous
+    body = views.accepted(job, service, _root(request), at_once=at_once)
+    return _json(body, status=202, headers=headers)
 
 
 def _idempotency_key(request: web.Request) -> str | None:

@@ -20,14 +20,15 @@ class Availability:
         self._cluster = cluster
         self._workflow = workflow
         self._request = request
-        self._works: dict[Instance, tuple[NodeCatalog, Work]] = {}
+        self._works: dict[Instance, tuple[NodeCatalog, Work | None]] = {}
+        self._runs: dict[Instance, tuple[NodeCatalog, bool]] = {}
 
     def lacks(self, instance: Instance) -> bool:
         """True if it is known, and that not for too long, that ``instance`` cannot run it.
 
         False if nothing is known: then it has to be asked.
         """
-        return self._cluster.capabilities.lacks(instance, lambda can: not self._missing(can))
+        return self._cluster.capabilities.lacks(instance, lambda can: self._can_run(instance, can))
 
     def work_at(self, instance: Instance) -> Work | None:
         """What the request comes to at ``instance``; None if it is not known what that can run."""
@@ -36,13 +37,22 @@ class Availability:
             return None
         found = self._works.get(instance)
         if found is None or found[0] is not known:
-            info = self._request.picture.info
-            try:
-                plan = self._workflow.choose(known, info, self._request.parameters)
-            except WorkflowUnavailableError:
-                return None
-            work = work_of(plan.build("").prompt, known, pixels=info.width * info.height)
-            found = self._works[instance] = known, work
+            found = self._works[instance] = known, self._work(known)
+        return found[1]
+
+    def _work(self, known: NodeCatalog) -> Work | None:
+        info = self._request.picture.info
+        try:
+            plan = self._workflow.choose(known, info, self._request.parameters)
+        except WorkflowUnavailableError:
+            return None
+        return work_of(plan.build("").prompt, known, pixels=info.width * info.height)
+
+    def _can_run(self, instance: Instance, known: NodeCatalog) -> bool:
+        """Whenever a place is given this is asked for dozens of jobs."""
+        found = self._runs.get(instance)
+        if found is None or found[0] is not known:
+            found = self._runs[instance] = known, not self._missing(known)
         return found[1]
 
     def require(self) -> None:

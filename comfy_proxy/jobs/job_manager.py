@@ -13,6 +13,7 @@ from loguru import logger
 
 from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
+from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.errors import NotFoundError
 from comfy_proxy.jobs.idempotency import IdempotencyKeys
 from comfy_proxy.jobs.intake import JobRequest
@@ -86,21 +87,23 @@ class JobManager:
         status: JobStatus,
         *,
         instance: str | None = None,
+        placement: Decision | None = None,
         result: Picture | None = None,
         error: JobFailure | None = None,
     ) -> Job:
         """Move a job to ``status`` and tell the observers. Returns the job.
 
-        ``instance`` is its place for PROCESSING, ``result`` belongs to COMPLETED and ``error`` to
-        FAILED. Raises NotFoundError or IllegalTransitionError; then nothing has changed.
+        ``instance`` is its place for PROCESSING, and ``placement`` why it is there; ``result``
+        belongs to COMPLETED and ``error`` to FAILED. Raises NotFoundError or
+        IllegalTransitionError; then nothing has changed.
         """
         job = self.get_job(job_id)
         job.check_transition(status)
         job.status = status
         if status is JobStatus.PROCESSING:
-            self._begin(job, instance)
+            self._begin(job, instance, placement)
         elif status is JobStatus.PENDING:
-            job.instance = job.prompt_id = job.current_node = job.started_at = None
+            job.instance = job.prompt_id = job.current_node = job.started_at = job.placement = None
             job.preview = job.executing_since = job.started_monotonic = None
             job.percentage = 0.0  # the next attempt begins anew
         else:
@@ -119,17 +122,20 @@ class JobManager:
         percentage: float,
         current_node: str | None,
         executing: bool = True,
+        placement: Decision | None = None,
         preview: PictureFrame | None = None,
     ) -> None:
         """Note what ComfyUI reported of a job in processing; a finished one is left alone.
 
         Only a change raises the job's version and wakes those who wait for it. ``executing`` is
-        False while the prompt waits in the instance's own queue.
+        False while the prompt waits in the instance's own queue. ``placement`` is why it is at
+        ``instance``, None if that has been told.
         """
         seen = (job.instance, job.prompt_id, job.percentage, job.current_node, job.preview)
         new = (instance, prompt_id, percentage, current_node, preview or job.preview)
         if not job.finished and seen != new:
             job.instance, job.prompt_id, job.percentage, job.current_node, job.preview = new
+            job.placement = placement or job.placement
             if executing and job.executing_since is None:
                 job.executing_since = self._clock.monotonic()
                 logger.bind(instance=instance, prompt_id=prompt_id).info(
@@ -165,8 +171,8 @@ class JobManager:
         job.touch(self._clock.now())
         tell(self.on_changed, job)
 
-    def _begin(self, job: Job, instance: str | None) -> None:
-        job.instance = instance
+    def _begin(self, job: Job, instance: str | None, placement: Decision | None) -> None:
+        job.instance, job.placement = instance, placement
         job.attempts += 1
         job.started_at = self._clock.now()
         job.started_monotonic = self._clock.monotonic()

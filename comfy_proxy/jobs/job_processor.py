@@ -9,6 +9,7 @@ there is a choice; an error of the workflow itself is final.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
@@ -23,11 +24,11 @@ from comfy_proxy.errors import (
     QueueFullError,
     WorkflowError,
 )
-from comfy_proxy.jobs.estimates import Estimates
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
+from comfy_proxy.jobs.overheads import Overheads
 from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.tracing import about, traced, untraced
@@ -58,9 +59,9 @@ class JobProcessor:
         self._max_concurrent = max_concurrent
         self._max_pending = max_pending
         self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._runs: dict[Job, JobRun] = {}
         self._draining = False
-        self.estimates = Estimates()
-        cluster.on_prompt_end.append(lambda prompt: self.estimates.learn_from(prompt))
+        self.overheads = Overheads()
         cluster.scheduler.door.room = self._room
 
     def __repr__(self) -> str:
@@ -70,8 +71,7 @@ class JobProcessor:
     def waiting(self) -> list[Job]:
         """Pending jobs in the order in which they came: they have no place at an instance yet, or
         have lost it."""
-        waiting = [job for job in self._tasks if job.status is JobStatus.PENDING]
-        return sorted(waiting, key=lambda job: job.created_monotonic)
+        return [job for job in self._tasks if job.status is JobStatus.PENDING]
 
     @property
     def running(self) -> list[Job]:
@@ -92,15 +92,21 @@ class JobProcessor:
         if len(self.waiting) >= self._max_pending:
             raise QueueFullError(
                 f"{self._max_pending} jobs are waiting already.",
-                retry_after_s=max(1, round(self.estimates.mean_of_jobs() or 5)),
+                retry_after_s=_next_end_s(self._cluster),
             )
 
     def submit(self, job: Job) -> None:
         """Begin the work on a pending job; it waits at the door until it gets a place."""
+        run = self._runs[job] = self._job_run(job)
         # Untraced: what happens in this job is not to be told under the id of another request.
-        task = asyncio.create_task(self._run(job), name=f"job {job.id}", context=untraced())
+        task = asyncio.create_task(self._run(job, run), name=f"job {job.id}", context=untraced())
         self._tasks[job] = task
         task.add_done_callback(partial(self._ended, job), context=untraced())
+
+    @property
+    def runs(self) -> Mapping[Job, JobRun]:
+        """The work on each unfinished job, in the order in which they came."""
+        return self._runs
 
     async def cancel(self, job: Job) -> None:
         """End an unfinished job as failed with the code ``cancelled``, wherever it is.
@@ -146,13 +152,14 @@ class JobProcessor:
 
     def _ended(self, job: Job, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(job, None)
+        self._runs.pop(job, None)
         self._cluster.scheduler.door.open()
         self._cluster.scheduler.rebalance()
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, run: JobRun) -> None:
         with traced(job.trace), about(job_id=job.id):
             try:
-                picture = await self._job_run(job).run()
+                picture = await run.run()
                 self._manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture)
                 self._log_end(job, "INFO", "completed")
             except ComfyProxyError as error:
@@ -191,7 +198,7 @@ class JobProcessor:
             cluster=self._cluster,
             prompts=self._prompts,
             workflow=self._workflows.get(job.type),
-            estimates=self.estimates,
+            overheads=self.overheads,
             executor=self._executor,
         )
 
@@ -204,5 +211,13 @@ class JobProcessor:
         self._log_end(job, level, f"failed: {error.code}: {error.message}", error)
 
 
+def _next_end_s(cluster: Cluster) -> int:
+    """Whole seconds until an instance has ended what it runs and takes the next job."""
+    seconds = [cluster.planner.free_in_s(one) for one in cluster.instances if one.healthy]
+    return max(1, round(min(seconds, default=0.0) or _NO_END_S))
+
+
+_NO_END_S = 5.0
+"""Seconds after which a refused client may ask again while nobody knows when anything ends."""
 _CANCELLED = JobCancelledError("The job was cancelled.")
 _STOPPED = DrainingError("The proxy was stopped before the job was done.")

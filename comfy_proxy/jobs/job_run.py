@@ -2,7 +2,8 @@
 
 An attempt goes: place at an instance (scheduler) → workflow variant that the instance can run →
 upload → prompt → picture → conversion. If an instance fails, the next attempt avoids it if there is
-a choice; an error of the workflow ends the job. ``cluster/retry_law.py`` bounds the attempts.
+a choice; an error of the workflow ends the job. ``cluster/retry_law.py`` bounds the attempts. A job
+that ran out of memory has one more try, which counts against no instance.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ from concurrent.futures import Executor
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.gpu_memory import once_more
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.capabilities import KEEP_LACK_S
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.retry_law import Tries
+from comfy_proxy.cluster.waiter import Waiter
 from comfy_proxy.errors import (
     ComfyProxyError,
+    GpuMemoryError,
     InstanceDiedError,
     InstanceError,
     PromptLostError,
@@ -26,11 +30,11 @@ from comfy_proxy.errors import (
     WorkflowUnavailableError,
 )
 from comfy_proxy.jobs.availability import Availability
-from comfy_proxy.jobs.estimates import Estimates
 from comfy_proxy.jobs.graphs import Plan
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.jobs.overheads import Overheads
 from comfy_proxy.jobs.pictures import Picture, convert_picture
 from comfy_proxy.jobs.prompt_execution import Phase, PromptExecution
 from comfy_proxy.jobs.workflows import Workflow
@@ -50,16 +54,16 @@ class JobRun:
         cluster: Cluster,
         prompts: JobPrompts,
         workflow: Workflow,
-        estimates: Estimates,
+        overheads: Overheads,
         executor: Executor,
     ) -> None:
-        self._job = job
+        self.job = job
         self._manager = manager
         self._cluster = cluster
         self._prompts = prompts
         self._prompt: Prompt | None = None
         self._workflow = workflow
-        self._estimates = estimates
+        self._overheads = overheads
         self._executor = executor
         # Since when it has no place; PENDING_TIMEOUT counts from here. Not from its making: a job
         # whose instance died late would fail at once.
@@ -67,7 +71,47 @@ class JobRun:
         self._tries = Tries()
         self._failed_on: set[Instance] = set()
         self._rejected_by: set[Instance] = set()
+        self._out_of_memory_at: Instance | None = None
         self._availability = Availability(cluster, workflow, job.request)
+        self._placement: Placement | None = None
+        self._placed_at = 0.0
+        self._converts = False
+        self._run_s: dict[Instance, tuple[int, float | None]] = {}
+        self.waiter = Waiter(
+            rank=job.created_monotonic,
+            work_at=self._availability.work_at,
+            accepts=self._accepts,
+        )
+
+    @property
+    def seat(self) -> Placement | None:
+        """Its place at an instance; None while it waits for one, and once it has given it back."""
+        return self._placement or self.waiter.seat
+
+    @property
+    def waits(self) -> bool:
+        """It waits for a place at the door of the instances, or is about to."""
+        waiter = self.waiter
+        return self._placement is None and waiter.placement is None and waiter.tried is None
+
+    @property
+    def executed(self) -> bool:
+        """ComfyUI is done with it; the picture is fetched and converted."""
+        seat, prompt = self._placement, self._prompt
+        has_ended = seat is not None and prompt is seat.key and prompt is not None and prompt.ended
+        return has_ended or self._converts
+
+    def run_s_at(self, instance: Instance) -> float | None:
+        """Seconds that ComfyUI takes for it at ``instance`` with its models loaded, None if nothing
+        is known of that. As quick as a lookup until something else is learned."""
+        costs = self._cluster.planner.costs
+        known = self._run_s.get(instance)
+        if known is None or known[0] != costs.version:
+            work = self._availability.work_at(instance)
+            if work is None:
+                return None
+            known = self._run_s[instance] = costs.version, costs.run_s(instance, work)
+        return known[1]
 
     async def run(self) -> Picture:
         """The finished picture. Raises a ComfyProxyError when the job is to fail."""
@@ -79,12 +123,14 @@ class JobRun:
     async def _run(self) -> Picture:
         moved_to: Placement | None = None
         while True:
-            placement = moved_to or await self._place()
+            placement = self._placement = moved_to or await self._place()
+            self._placed_at = self._cluster.clock.monotonic()
             moved_to = None
             try:
                 made = await self._attempt(placement)
                 if isinstance(made, bytes):
                     return await self._convert(made)
+                self._placement = made
                 # The prompt was deleted at the old place; the new one is checked before it is used.
                 if await self._cluster.scheduler.confirm(made):
                     moved_to = made
@@ -92,24 +138,30 @@ class JobRun:
                     continue
             except ComfyProxyError as error:
                 await self._raise_unless_worth_another_try(error, placement)
-            if self._job.status is JobStatus.PROCESSING:
+            self._placement, self._converts = None, False
+            if self.job.status is JobStatus.PROCESSING:
                 self._since = self._cluster.clock.monotonic()
-                self._manager.update_job_status(self._job.id, JobStatus.PENDING)
+                self._manager.update_job_status(self.job.id, JobStatus.PENDING)
 
     def _tell_move(self, target: Instance) -> None:
-        job = self._job
+        job = self.job
         logger.bind(instance=target.host).info("job {} moved to {}", job.id, target.host)
         self._cluster.tell_prompt(PromptEvent.MOVED, target, job.prompt_id, job_type=job.type)
 
     async def _place(self) -> Placement:
         self._availability.require()
-        return await self._cluster.scheduler.place(
-            since=self._since,
-            rank=self._job.created_monotonic,
-            work_at=self._availability.work_at,
-            accepts=lambda instance: not self._availability.lacks(instance),
-            avoid=self._failed_on,
-        )
+        self.waiter.avoid = self._avoided()
+        return await self._cluster.scheduler.place_of(self.waiter, self._since)
+
+    def _accepts(self, instance: Instance) -> bool:
+        return not self._availability.lacks(instance)
+
+    def _avoided(self) -> set[Instance]:
+        """It goes there only if it can go nowhere else."""
+        if self._out_of_memory_at is None:
+            return self._failed_on
+        memory = self._cluster.gpu_memory
+        return self._failed_on | memory.too_small(self._out_of_memory_at, self._accepts)
 
     async def _raise_unless_worth_another_try(
         self, error: ComfyProxyError, placement: Placement
@@ -123,39 +175,59 @@ class JobRun:
             self._rejected_by.add(instance)
             self._cluster.capabilities.forget(instance)
             return
+        if isinstance(error, GpuMemoryError):
+            await self._free_memory(error, instance)
+            return
         if not isinstance(error, InstanceError):
             raise error
         self._failed_on.add(instance)
         ran = placement.running or isinstance(error, InstanceDiedError)
         restarted = isinstance(error, PromptLostError)
         answers = not (ran or restarted) and await self._cluster.health_checker.check(instance)
-        self._tries.failed(error, ran=ran, answers=answers, node=self._job.current_node)
-        logger.bind(instance=instance.host, prompt_id=self._job.prompt_id).warning(
-            "job {}: failure {}: {}", self._job.id, self._tries.failures, error
+        self._tries.failed(error, ran=ran, answers=answers, node=self.job.current_node)
+        logger.bind(instance=instance.host, prompt_id=self.job.prompt_id).warning(
+            "job {}: failure {}: {}", self.job.id, self._tries.failures, error
         )
+
+    async def _free_memory(self, error: GpuMemoryError, instance: Instance) -> None:
+        """It runs once more, at an instance with more memory if there is one. Raises ``error`` if
+        it has done so already."""
+        if self._out_of_memory_at is not None:
+            raise once_more(error) from error
+        self._out_of_memory_at = instance
+        logger.bind(instance=instance.host, prompt_id=self.job.prompt_id).warning(
+            "job {}: once more after its memory is freed: {}", self.job.id, error
+        )
+        await self._cluster.gpu_memory.free(instance)
 
     async def _attempt(self, placement: Placement) -> bytes | Placement:
         """One try at one instance; returns the picture's bytes as ComfyUI made them."""
         instance = placement.instance
         try:
             plan = await self._plan(instance)
-            if self._job.status is JobStatus.PENDING:
+            if self.job.status is JobStatus.PENDING:
                 self._manager.update_job_status(
-                    self._job.id, JobStatus.PROCESSING, instance=instance.host
+                    self.job.id,
+                    JobStatus.PROCESSING,
+                    instance=instance.host,
+                    placement=placement.decision,
                 )
             graph = plan.build(await self._upload(instance))
-            tracker = _Tracker(self._job, instance, self._manager, self._cluster)
+            tracker = _Tracker(self.job, placement, self._manager)
             self._prompt = self._prompts.prompt_of(
-                self._job, self._prompt, self._availability.work_at(instance)
+                self.job, self._prompt, self._availability.work_at(instance)
             )
             run = self._prompts.run(placement, graph, self._prompt, tracker.update)
             with about(instance=instance.host, prompt_id=run.prompt_id):
-                logger.debug("job {}: a prompt at {}", self._job.id, instance.host)
+                logger.opt(lazy=True).debug(
+                    "job {}: a prompt at {}: {}",
+                    lambda: self.job.id,
+                    lambda: instance.host,
+                    lambda: placement.decision,
+                )
                 made = await run.run()
         finally:
             placement.release()
-        if tracker.execution_s is not None and tracker.worked:
-            self._estimates.record(self._job.type, tracker.execution_s)
         return made
 
     async def _plan(self, instance: Instance) -> Plan:
@@ -164,13 +236,13 @@ class JobRun:
         Raises WorkflowUnavailableError if it can run none; before that it is asked anew, because a
         model file may have been added since.
         """
-        info = self._job.request.picture.info
+        info = self.job.request.picture.info
         capabilities = await self._cluster.capabilities.get(instance)
         try:
-            return self._workflow.choose(capabilities, info, self._job.data)
+            return self._workflow.choose(capabilities, info, self.job.data)
         except WorkflowUnavailableError:
             fresh = await self._cluster.capabilities.get(instance, newer_than_s=KEEP_LACK_S)
-            return self._workflow.choose(fresh, info, self._job.data)
+            return self._workflow.choose(fresh, info, self.job.data)
 
     async def _upload(self, instance: Instance) -> str:
         """Upload the picture byte for byte; returns the instance's name for it.
@@ -178,7 +250,7 @@ class JobRun:
         It is named by its hash, so that the same picture is on an instance's disk only once: files
         there cannot be deleted (PROTOCOL.md trap 11).
         """
-        picture = self._job.request.picture
+        picture = self.job.request.picture
         with picture.open() as file:
             return await self._cluster.clients[instance].upload_picture(
                 file,
@@ -187,44 +259,42 @@ class JobRun:
             )
 
     async def _convert(self, data: bytes) -> Picture:
-        options = self._workflow.convert_options(self._job.data)
-        return await asyncio.get_running_loop().run_in_executor(
+        self._converts = True
+        options = self._workflow.convert_options(self.job.data)
+        picture = await asyncio.get_running_loop().run_in_executor(
             self._executor,
             lambda: convert_picture(
                 data, format=options.format, quality=options.quality, crop=options.crop
             ),
         )
+        attempt = None if self._prompt is None else self._prompt.attempt
+        if attempt is not None and attempt.accepted_at and attempt.ended_at:
+            self._overheads.record(
+                self.job.type,
+                before_s=attempt.accepted_at - self._placed_at,
+                after_s=self._cluster.clock.monotonic() - attempt.ended_at,
+            )
+        return picture
 
 
 class _Tracker:
-    """Copies what one prompt reports into its job, and measures its execution.
+    """Copies what one prompt reports into its job."""
 
-    ``execution_s`` is in seconds, None unless the prompt succeeded and its beginning was seen.
-    ``worked`` is False if all but the output came from ComfyUI's cache: then the time tells nothing
-    of how long another picture takes.
-    """
-
-    def __init__(self, job: Job, instance: Instance, manager: JobManager, cluster: Cluster) -> None:
+    def __init__(self, job: Job, placement: Placement, manager: JobManager) -> None:
         self._job = job
-        self._instance = instance
+        self._placement = placement
         self._manager = manager
-        self._clock = cluster.clock
-        self._begun: float | None = None
-        self.execution_s: float | None = None
-        self.worked = False
+        self._begun = False
 
     def update(self, execution: PromptExecution) -> None:
-        if execution.phase is Phase.RUNNING and self._begun is None:
-            self._begun = self._clock.monotonic()
-        self.worked |= execution.current_node not in (None, execution.graph.output_node)
-        if execution.phase is Phase.SUCCEEDED and self._begun is not None:
-            self.execution_s = self._clock.monotonic() - self._begun
+        self._begun |= execution.phase is Phase.RUNNING
         self._manager.update_progress(
             self._job,
-            instance=self._instance.host,
+            instance=self._placement.instance.host,
+            placement=self._placement.decision,
             prompt_id=execution.prompt_id,
             percentage=round(execution.percentage, 1),
             current_node=execution.current_node,
-            executing=self._begun is not None,
+            executing=self._begun,
             preview=execution.preview,
         )

@@ -20,6 +20,7 @@ from enum import StrEnum
 
 from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
+from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.parameters import Scalar
@@ -66,8 +67,10 @@ class Job:
     * ``waiting_time_s``: from its making to ``executing_since``; ``execution_time_s``: from there
       to its end. Both are set at its end, and stay None if ComfyUI never began.
     * ``processing_time_s``: from ``started_at`` to its end.
+    * ``told_s``: seconds to its end as they looked when it was accepted; None: not known then.
     * ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
     * ``trace`` is that of the request which made it.
+    * ``placement`` is why it is at its instance, None while it has no place.
     * ``result`` is None again when its memory was needed for newer ones (``result_dropped``).
     """
 
@@ -84,7 +87,9 @@ class Job:
     processing_time_s: float | None = None
     waiting_time_s: float | None = None
     execution_time_s: float | None = None
+    told_s: float | None = None
     instance: str | None = None
+    placement: Decision | None = field(default=None, repr=False)
     prompt_id: str | None = None
     executing_since: float | None = None  # monotonic; None while it waits at its instance
     attempts: int = 0

@@ -17,6 +17,7 @@ from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job
+from comfy_proxy.jobs.queue_forecast import Promises, QueueForecast
 from comfy_proxy.jobs.spooled_picture import MEMORY_BYTES
 from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.settings import Settings
@@ -55,6 +56,7 @@ class JobService:
             max_concurrent=settings.concurrent_jobs,
             max_pending=settings.max_pending_jobs,
         )
+        self._promises = Promises(self.processor, cluster)
         self._turn = asyncio.Lock()
         self._forgetting: asyncio.Task[None] | None = None
 
@@ -107,7 +109,12 @@ class JobService:
         job = self.manager.create_job(request, idempotency_key=idempotency_key)
         logger.bind(job_id=job.id, type=job.type).info("job {} accepted", job.id)
         self.processor.submit(job)
+        job.told_s = self._promises.told_s(job)
         return job, True
+
+    def forecast(self) -> QueueForecast:
+        """What will become of the unfinished jobs, as it looks now."""
+        return QueueForecast(self.processor, self.cluster)
 
     async def cancel(self, job: Job) -> None:
         """End ``job`` as cancelled if it is unfinished, and forget it.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from comfy_proxy.clock import iso
+from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.jobs.job_manager import elapsed_s
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.pictures import Picture
@@ -24,13 +25,17 @@ def urls(job: Job, root: str = "") -> dict[str, str]:
     }
 
 
-def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
+def accepted(
+    job: Job, service: JobService, root: str = "", *, at_once: bool = False
+) -> dict[str, Any]:
     """The body of the 202 to a new job; ``root`` as in :func:`urls`.
+
+    ``at_once``: it was accepted at this very moment, and what is known of its end is in it.
 
     The parameters of the job are keys of it too; their names may not be others here
     (``workflow_files.RESERVED_PARAMETERS``).
     """
-    seconds = QueueForecast(service).remaining_s(job)
+    seconds = job.told_s if at_once else service.forecast().remaining_s(job)
     text = "not known yet" if seconds is None else _in_words(seconds)
     return {
         "job_id": job.id,
@@ -46,7 +51,7 @@ def accepted(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
 
 def statuses(jobs: Iterable[Job], service: JobService, root: str = "") -> list[dict[str, Any]]:
     """The jobs of ``GET /api/jobs/list``, with one walk through the queue for all of them."""
-    forecast = QueueForecast(service)
+    forecast = service.forecast()
     return [status(job, service, root, forecast) for job in jobs]
 
 
@@ -54,7 +59,7 @@ def status(
     job: Job, service: JobService, root: str = "", forecast: QueueForecast | None = None
 ) -> dict[str, Any]:
     """``GET /api/jobs/{job_id}/status``; ``root`` as in :func:`urls`."""
-    forecast = forecast or QueueForecast(service)
+    forecast = forecast or service.forecast()
     elapsed = elapsed_s(job, service.clock)
     waits = job.status is JobStatus.PENDING
     remaining = None if job.finished else forecast.remaining_s(job)
@@ -73,10 +78,28 @@ def status(
         "current_node": job.current_node,
         "estimated_remaining_time_seconds": None if remaining is None else round(remaining, 3),
         "comfyui_instance": job.instance,
+        "placement": None if job.placement is None else placement(job.placement),
         "prompt_id": job.prompt_id,
         "attempts": job.attempts,
         "error": error(job),
         "result_url": urls(job, root)["result_url"] if has_result else None,
+    }
+
+
+def placement(why: Decision) -> dict[str, Any]:
+    """Why a job is where it is; the seconds, as they were foreseen when that was decided, are null
+    if nothing was known of its cost."""
+    one = why.chosen
+    return {
+        "instance": why.host,
+        "reason": why.reason,
+        "wait_seconds": None if one is None else round(one.wait_s, 3),
+        "load_seconds": None if one is None else round(one.load_s, 3),
+        "run_seconds": None if one is None else round(one.run_s, 3),
+        "alternatives": [
+            {"instance": other.host, "finish_seconds": round(other.finish_s, 3)}
+            for other in why.alternatives
+        ],
     }
 
 

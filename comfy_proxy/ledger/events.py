@@ -170,6 +170,14 @@ class Lost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RanOutOfMemory:
+    """``prompt`` has ended at its instance for want of memory. That is not its end: it is to run
+    once more, there or elsewhere."""
+
+    prompt: Prompt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Restarted:
     """It is proven that the process of ``instance`` has ended since it was last asked."""
 
@@ -202,6 +210,7 @@ Event = (
     | Doubted
     | Cleared
     | Lost
+    | RanOutOfMemory
     | Restarted
     | Found
 )

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.ledger import events, steps
+from comfy_proxy.ledger import events, loss_steps, steps
 from comfy_proxy.ledger.books import MAX_OWNERS, Books
+from comfy_proxy.ledger.changes import Now
 from comfy_proxy.ledger.events import Change, Event
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import IllegalTransitionError
@@ -17,7 +18,7 @@ from comfy_proxy.observers import tell
 
 Observer = Callable[[Change], None]
 
-_STEPS: Final[Mapping[type[Any], Callable[[Books, Any, steps.Now], Iterable[Change]]]] = {
+_STEPS: Final[Mapping[type[Any], Callable[[Books, Any, Now], Iterable[Change]]]] = {
     events.Received: steps.received,
     events.Sent: steps.sent,
     events.Refused: steps.refused,
@@ -32,10 +33,11 @@ _STEPS: Final[Mapping[type[Any], Callable[[Books, Any, steps.Now], Iterable[Chan
     events.MoveBegan: steps.move_began,
     events.TakenAway: steps.taken_away,
     events.Stayed: steps.stayed,
-    events.Doubted: steps.doubted,
-    events.Cleared: steps.cleared,
-    events.Lost: steps.lost,
-    events.Restarted: steps.restarted,
+    events.Doubted: loss_steps.doubted,
+    events.Cleared: loss_steps.cleared,
+    events.Lost: loss_steps.lost,
+    events.RanOutOfMemory: loss_steps.ran_out_of_memory,
+    events.Restarted: loss_steps.restarted,
     events.Found: steps.found,
 }
 
@@ -67,7 +69,7 @@ class Ledger:
         prompt = getattr(event, "prompt", None)
         if prompt is not None and not isinstance(event, events.Received):
             self._require(prompt)
-        now = steps.Now(self._clock.monotonic(), self._clock.now().timestamp())
+        now = Now(self._clock.monotonic(), self._clock.now().timestamp())
         changes = list(_STEPS[type(event)](self._books, event, now))
         self._telling = True
         try:

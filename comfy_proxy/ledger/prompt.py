@@ -102,6 +102,7 @@ class Attempt:
     may be lost with that process. It is None while there is none. ``lost``: it was lost so.
     ``presumed_over``: it has ended, though nobody has heard how: another
     prompt runs there now, or the length of its instance's queue says so.
+    ``out_of_memory``: it ended there for want of memory, and the prompt runs once more.
     ``stays``: the rebalancer has tried to move it and leaves it here.
     """
 
@@ -117,6 +118,7 @@ class Attempt:
     end: End | None = None
     doubt: int | None = None
     lost: bool = False
+    out_of_memory: bool = False
     presumed_over: bool = False
     stays: bool = False
 

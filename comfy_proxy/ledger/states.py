@@ -32,7 +32,7 @@ class State(StrEnum):
     """An event of that instance has told that it runs."""
     MOVING = "moving"
     """It was accepted, and is on its way to an instance: taken out of another one's queue (or just
-    about to be), or lost with another one's process."""
+    about to be), lost with another one's process, or out of memory there."""
     ENDED = "ended"
     """It is over; how, :class:`Ending` says."""
 

@@ -7,22 +7,15 @@ made, none if the event was no news. Raises IllegalTransitionError before anythi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.books import Books
+from comfy_proxy.ledger.changes import Now, close, ended, same, to
 from comfy_proxy.ledger.events import Change, Event
 from comfy_proxy.ledger.prompt import Attempt, End, Prompt, is_open
 from comfy_proxy.ledger.states import Ending, IllegalTransitionError, State
-
-
-@dataclass(frozen=True, slots=True)
-class Now:
-    """One moment: ``monotonic`` seconds, and ``time`` in seconds since the epoch."""
-
-    monotonic: float
-    time: float
 
 
 def received(books: Books, event: events.Received, now: Now) -> Iterable[Change]:
@@ -31,7 +24,7 @@ def received(books: Books, event: events.Received, now: Now) -> Iterable[Change]
         raise IllegalTransitionError(f"The prompt {prompt.prompt_id} was received before.")
     prompt.reused = books.owner(prompt.prompt_id) is not None
     books.add(prompt)
-    return (_same(prompt, event),)
+    return (same(prompt, event),)
 
 
 def sent(books: Books, event: events.Sent, now: Now) -> Iterable[Change]:
@@ -43,7 +36,7 @@ def sent(books: Books, event: events.Sent, now: Now) -> Iterable[Change]:
         Attempt(instance=event.instance, generation=generation, sent_at=now.monotonic)
     )
     books.submitting[prompt] = None
-    return (_to(State.SUBMITTING, prompt, event),)
+    return (to(State.SUBMITTING, prompt, event),)
 
 
 def refused(books: Books, event: events.Refused, now: Now) -> Iterable[Change]:
@@ -56,7 +49,7 @@ def refused(books: Books, event: events.Refused, now: Now) -> Iterable[Change]:
     prompt.attempts.pop()  # it tells nothing of where the prompt is or was
     if event.died:
         prompt.fatal = prompt.tries.lost_running()
-    return (_to(new, prompt, event),)
+    return (to(new, prompt, event),)
 
 
 def accepted(books: Books, event: events.Accepted, now: Now) -> Iterable[Change]:
@@ -77,18 +70,18 @@ def accepted(books: Books, event: events.Accepted, now: Now) -> Iterable[Change]
     books.submitting.pop(prompt)
     books.transit.arrived(prompt)
     books.places.arrived(prompt, attempt.instance)
-    yield _to(State.QUEUED if attempt.began_at is None else State.RUNNING, prompt, event)
+    yield to(State.QUEUED if attempt.began_at is None else State.RUNNING, prompt, event)
     if attempt.began_at is not None:
         yield from _runs(books, prompt, attempt.instance, event)
     if attempt.end is not None and attempt.began_at is not None:
-        yield from _end(books, prompt, attempt.end, event, now)
+        yield from ended(books, prompt, attempt.end, event, now)
 
 
 def _replaced(books: Books, event: events.Accepted, now: Now) -> Iterator[Change]:
     """End whatever else lives under the id of the prompt that is accepted."""
     old = books.find(event.prompt_id)
     if old is not None and old is not event.prompt:
-        yield from _end(books, old, End(ending=Ending.REPLACED), event, now)
+        yield from ended(books, old, End(ending=Ending.REPLACED), event, now)
 
 
 def began(books: Books, event: events.Began, now: Now) -> Iterable[Change]:
@@ -102,10 +95,10 @@ def began(books: Books, event: events.Began, now: Now) -> Iterable[Change]:
     if attempt.began_at is None:
         attempt.began_at = now.monotonic
     if prompt.state is State.SUBMITTING:  # the answer to its POST comes after its first event
-        return (_same(prompt, event),)
+        return (same(prompt, event),)
     books.transit.arrived(prompt)
     is_news = prompt.state is not State.RUNNING
-    change = _to(State.RUNNING, prompt, event) if is_news else _same(prompt, event)
+    change = to(State.RUNNING, prompt, event) if is_news else same(prompt, event)
     return [change, *_runs(books, prompt, event.instance, event)]
 
 
@@ -114,7 +107,7 @@ def _runs(books: Books, prompt: Prompt, instance: Instance, event: Event) -> Ite
     before = books.places.began(prompt, instance)
     if before is not None and before is not prompt and before.state is State.RUNNING:
         before.attempts[-1].presumed_over = True
-        yield _same(before, event)
+        yield same(before, event)
 
 
 def nodes_cached(books: Books, event: events.NodesCached, now: Now) -> Iterable[Change]:
@@ -123,7 +116,7 @@ def nodes_cached(books: Books, event: events.NodesCached, now: Now) -> Iterable[
     if prompt is None or attempt is None or attempt.end is not None:
         return ()
     attempt.cached, attempt.last_sign_at = event.nodes, now.monotonic
-    return (_same(prompt, event),)
+    return (same(prompt, event),)
 
 
 def node_reached(books: Books, event: events.NodeReached, now: Now) -> Iterable[Change]:
@@ -132,7 +125,7 @@ def node_reached(books: Books, event: events.NodeReached, now: Now) -> Iterable[
     if prompt is None or attempt is None or attempt.end is not None:
         return ()
     attempt.node, attempt.last_sign_at = event.node, now.monotonic
-    return (_same(prompt, event),)
+    return (same(prompt, event),)
 
 
 def end_told(books: Books, event: events.EndTold, now: Now) -> Iterable[Change]:
@@ -146,12 +139,12 @@ def end_told(books: Books, event: events.EndTold, now: Now) -> Iterable[Change]:
     end = replace(event.end, worked=worked)
     if attempt.began_at is None or prompt.state is State.SUBMITTING:
         attempt.end = end
-        return (_same(prompt, event),)
-    return _end(books, prompt, end, event, now)
+        return (same(prompt, event),)
+    return ended(books, prompt, end, event, now)
 
 
 def finished(books: Books, event: events.Finished, now: Now) -> Iterable[Change]:
-    return _end(books, event.prompt, event.end, event, now)
+    return ended(books, event.prompt, event.end, event, now)
 
 
 def deleted(books: Books, event: events.Deleted, now: Now) -> Iterable[Change]:
@@ -165,13 +158,13 @@ def deleted(books: Books, event: events.Deleted, now: Now) -> Iterable[Change]:
         runs = event.running and prompt.state is State.RUNNING
         if prompt.state is State.QUEUED or prompt.in_transit or runs:
             prompt.deleted = True
-            changes.append(_same(prompt, event))
+            changes.append(same(prompt, event))
     return changes
 
 
 def deletion_undone(books: Books, event: events.DeletionUndone, now: Now) -> Iterable[Change]:
     event.prompt.deleted = False
-    return (_same(event.prompt, event),)
+    return (same(event.prompt, event),)
 
 
 def move_began(books: Books, event: events.MoveBegan, now: Now) -> Iterable[Change]:
@@ -179,7 +172,7 @@ def move_began(books: Books, event: events.MoveBegan, now: Now) -> Iterable[Chan
     prompt.check(State.MOVING, only_from=(State.QUEUED,))
     prompt.queue_entry = event.queue_entry
     books.transit.left(prompt)
-    return (_to(State.MOVING, prompt, event),)
+    return (to(State.MOVING, prompt, event),)
 
 
 def taken_away(books: Books, event: events.TakenAway, now: Now) -> Iterable[Change]:
@@ -187,8 +180,8 @@ def taken_away(books: Books, event: events.TakenAway, now: Now) -> Iterable[Chan
     prompt.check(State.SUBMITTING, only_from=(State.MOVING,))
     if prompt.instance is not None:
         books.leave(prompt, prompt.instance)
-    _close(prompt, now)
-    return (_same(prompt, event),)
+    close(prompt, now)
+    return (same(prompt, event),)
 
 
 def stayed(books: Books, event: events.Stayed, now: Now) -> Iterable[Change]:
@@ -198,66 +191,10 @@ def stayed(books: Books, event: events.Stayed, now: Now) -> Iterable[Change]:
         raise IllegalTransitionError(f"The prompt {prompt.prompt_id} is nowhere, and cannot stay.")
     attempt.stays = True
     if prompt.state is not State.MOVING:
-        return (_same(prompt, event),)
+        return (same(prompt, event),)
     prompt.queue_entry = None
     books.transit.arrived(prompt)
-    return (_to(State.QUEUED, prompt, event),)
-
-
-def doubted(books: Books, event: events.Doubted, now: Now) -> Iterable[Change]:
-    there = books.places[event.instance]
-    prompts = [prompt for prompt in there if prompt.job is None]  # jobs follow their own
-    for prompt in event.over:
-        if prompt.attempt is not None:
-            prompt.attempt.presumed_over = True
-    running = books.places.running_for_client(event.instance)
-    is_told = running is not None and running.state is State.RUNNING
-    fresh = [prompt for prompt in prompts if prompt.attempts[-1].doubt is None]
-    if prompts and (len(fresh) == len(prompts) or is_told):
-        books.suspects[event.instance] = running
-    books.doubts += 1
-    for prompt in prompts:
-        prompt.attempts[-1].doubt = books.doubts
-    # Each socket that ends raises a doubt: thousands of prompts are not told of again each time.
-    return [_same(prompt, event) for prompt in fresh or prompts[:1]]
-
-
-def cleared(books: Books, event: events.Cleared, now: Now) -> Iterable[Change]:
-    changes = []
-    for prompt in books.places[event.instance]:
-        attempt = prompt.attempts[-1]
-        if attempt.doubt is None or attempt.doubt > event.doubt:
-            continue
-        if prompt.state is State.MOVING:
-            continue  # whoever moves it may find it gone as well; if it stays, it is asked for
-        attempt.doubt = None
-        changes.append(_same(prompt, event))
-    books.settle_suspect(event.instance)
-    return changes
-
-
-def lost(books: Books, event: events.Lost, now: Now) -> Iterable[Change]:
-    prompt = event.prompt
-    attempt = prompt.attempt
-    prompt.check(State.MOVING, only_from=(State.QUEUED, State.RUNNING))
-    if attempt is None:
-        return ()
-    if attempt.end is not None:  # its end was told; only its times were to be read in the history
-        return _end(books, prompt, attempt.end, event, now)
-    if event.ran:
-        prompt.fatal = prompt.tries.lost_running(attempt.node)
-    attempt.lost = True
-    books.leave(prompt, attempt.instance)
-    _close(prompt, now)
-    graph = {} if prompt.post is None else prompt.post.graph
-    prompt.queue_entry = [prompt.number, prompt.prompt_id, graph, {}, []]
-    books.transit.left(prompt)
-    return (_to(State.MOVING, prompt, event),)
-
-
-def restarted(books: Books, event: events.Restarted, now: Now) -> Iterable[Change]:
-    books.generations[event.instance] += 1
-    return ()
+    return (to(State.QUEUED, prompt, event),)
 
 
 def found(books: Books, event: events.Found | events.Began, now: Now) -> Iterable[Change]:
@@ -266,30 +203,7 @@ def found(books: Books, event: events.Found | events.Began, now: Now) -> Iterabl
     return ()
 
 
-def _end(books: Books, prompt: Prompt, end: End, event: Event, now: Now) -> list[Change]:
-    prompt.check(State.ENDED)
-    _close(prompt, now)
-    prompt.end, prompt.queue_entry = end, None
-    books.remove(prompt)
-    return [_to(State.ENDED, prompt, event)]
-
-
 def _require_taken_away(prompt: Prompt) -> None:
     """An instance may still have it: to send it elsewhere could run it twice."""
     if prompt.attempt is not None and is_open(prompt.attempt):
         raise IllegalTransitionError(f"The prompt {prompt.prompt_id} was not taken away before.")
-
-
-def _close(prompt: Prompt, now: Now) -> None:
-    attempt = prompt.attempt
-    if attempt is not None and is_open(attempt):
-        attempt.ended_at = now.monotonic
-
-
-def _to(state: State, prompt: Prompt, event: Event) -> Change:
-    old, prompt.state = prompt.state, state
-    return Change(prompt=prompt, old=old, new=state, event=event)
-
-
-def _same(prompt: Prompt, event: Event) -> Change:
-    return Change(prompt=prompt, old=prompt.state, new=prompt.state, event=event)

@@ -101,7 +101,9 @@ def _metric(family: Family) -> Metric:
         return histograms
     metric: CounterMetricFamily | GaugeMetricFamily
     if family.kind == COUNTER:
-        metric = CounterMetricFamily(family.name, family.help, labels=family.labels)
+        metric = CounterMetricFamily(
+            family.name, family.help, labels=family.labels, unit=family.unit
+        )
     else:
         metric = GaugeMetricFamily(family.name, family.help, labels=family.labels, unit=family.unit)
     for labels, value in family.values:

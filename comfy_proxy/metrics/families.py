@@ -58,6 +58,7 @@ def families(figures: Figures) -> Iterator[Family]:
     yield from _sockets(live)
     yield from _instances(figures)
     yield from _instances_now(live)
+    yield from _models(figures, live)
     yield from _pools(figures, live)
     yield from _logs(figures)
 
@@ -82,6 +83,10 @@ def _jobs(figures: Figures, live: LiveState) -> Iterator[Family]:
     yield _histogram(
         "job_wait_seconds", "From acceptance to the beginning of the execution.", "type",
         _one(jobs.wait_histograms),
+    )  # fmt: skip
+    yield _gauge(
+        "job_estimate_error_ratio", "|told - true| / true of the seconds told at acceptance.",
+        "type quantile", jobs.estimate_errors.quantiles(),
     )  # fmt: skip
     yield _gauge(
         "jobs", "Unfinished jobs now.", "state",
@@ -190,6 +195,22 @@ def _instances_now(live: LiveState) -> Iterator[Family]:
     )  # fmt: skip
 
 
+def _models(figures: Figures, live: LiveState) -> Iterator[Family]:
+    loads = figures.loads
+    yield _counter("model_loads", "Prompts whose models had to be loaded.", _HOST, _one(loads.paid))
+    yield _counter(
+        "model_loads_avoided", "Prompts whose models were loaded already.", _HOST,
+        _one(loads.avoided),
+    )  # fmt: skip
+    yield _counter(
+        "model_load_seconds", "What loading models took, about.", _HOST, _one(loads.seconds)
+    )
+    yield _gauge(
+        "models_loaded", "Models in its memory, as far as can be told.", _HOST,
+        [((i.host,), len(i.models_loaded)) for i in live.instances],
+    )  # fmt: skip
+
+
 def _pools(figures: Figures, live: LiveState) -> Iterator[Family]:
     each = live.instances
     yield _gauge(
@@ -226,7 +247,7 @@ def _one(values: Mapping[str, T]) -> list[tuple[Labels, T]]:
     return [((label,), value) for label, value in values.items()]
 
 
-def _counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, int]]) -> Family:
+def _counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
     return Family(COUNTER, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))
 
 

@@ -14,6 +14,7 @@ from comfy_proxy.metrics.instance_figures import InstanceFigures
 from comfy_proxy.metrics.job_figures import JobFigures
 from comfy_proxy.metrics.last_hour import LastHour
 from comfy_proxy.metrics.live import LiveState, LogCounts
+from comfy_proxy.metrics.load_figures import LoadFigures
 from comfy_proxy.metrics.prompt_figures import PromptFigures
 from comfy_proxy.metrics.records import (
     Attempt,
@@ -52,6 +53,7 @@ class Figures:
         self.prompts = PromptFigures(self.instances.hosts)
         self.jobs = JobFigures(job_types, self.instances.hosts)
         self.http = HttpFigures()
+        self.loads = LoadFigures(self.instances.hosts)
         self.last_hour = LastHour(clock)
 
     def __repr__(self) -> str:

@@ -17,6 +17,7 @@ from comfy_proxy.errors import (
     WorkflowUnavailableError,
 )
 from comfy_proxy.metrics.durations import DURATION_BOUNDS_S, Durations, Histogram
+from comfy_proxy.metrics.estimate_errors import EstimateErrors
 from comfy_proxy.metrics.labels import Bounded
 from comfy_proxy.metrics.records import JobRecord, Outcome
 
@@ -67,6 +68,7 @@ class JobFigures:
         self.retries: Counter[str] = Counter()
         self.moves: Counter[str] = Counter()
         self.processing, self.waiting = JobDurations(), JobDurations()
+        self.estimate_errors = EstimateErrors()
         self.duration_histograms: defaultdict[tuple[str, str], Histogram] = defaultdict(
             partial(Histogram, DURATION_BOUNDS_S)
         )
@@ -85,6 +87,7 @@ class JobFigures:
         """Count a job that has ended; returns the label of its error, None unless it failed."""
         self.finished[job.type, job.outcome, job.instance or ""] += 1
         self.retries[job.type] += max(0, job.attempts - 1)
+        self.estimate_errors.record(job)
         if job.waiting_s is not None:
             self.waiting.record(job, job.waiting_s)
             self.wait_histograms[job.type].record(job.waiting_s)
@@ -120,6 +123,7 @@ class JobFigures:
             "moves": self.moves.total(),
             "processing_time": self.processing.all.as_json(),
             "waiting_time": self.waiting.all.as_json(),
+            "estimate_error": self.estimate_errors.as_json(),
         }
 
     def of_type(self, job_type: str) -> dict[str, Any]:
@@ -131,6 +135,7 @@ class JobFigures:
             "errors_by_kind": dict(self.errors_by_code(job_type)),
             "processing_time": _json(self.processing.by_type, job_type),
             "waiting_time": _json(self.waiting.by_type, job_type),
+            "estimate_error": self.estimate_errors.as_json(job_type),
         }
 
     def at_instance(self, host: str) -> dict[str, Any]:

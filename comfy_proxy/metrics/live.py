@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+MAX_LISTED: Final = 16
+"""So many of the models that are loaded at an instance are shown by name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +17,8 @@ class InstanceState:
 
     ``healthy``: its circuit is closed and a check has passed since the start. ``load`` counts all
     prompts there, ``client_prompts`` those of them that do not belong to our jobs. ``last_error``
-    is the last failure since a check passed, else None.
+    is the last failure since a check passed, else None. ``models_loaded`` are the models in its
+    memory as far as can be told, those used last first.
     """
 
     id: str
@@ -33,6 +37,12 @@ class InstanceState:
     pool_open: int
     pool_in_use: int
     pool_waiting: int
+    models_loaded: Sequence[str] = ()
+
+    @property
+    def models_listed(self) -> list[str]:
+        """Those that are shown by name: MAX_LISTED, whatever an instance holds."""
+        return list(self.models_loaded[:MAX_LISTED])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

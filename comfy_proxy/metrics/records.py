@@ -34,6 +34,16 @@ class Attempt:
     error: str | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelUse:
+    """A prompt with models has run at ``instance``; ``loaded`` if they had to be loaded for it,
+    which took about ``load_s``."""
+
+    instance: str
+    loaded: bool
+    load_s: float
+
+
 class Outcome(StrEnum):
     """How a job, or a client's prompt, ended."""
 
@@ -48,7 +58,8 @@ class JobRecord:
 
     ``waiting_s`` is from its acceptance until ComfyUI began with it, ``processing_s`` from there to
     its end; both are None if ComfyUI never began. ``code`` and ``message`` say why it failed.
-    ``instance`` is where it ended, None if it had no place at an instance.
+    ``instance`` is where it ended, None if it had no place at an instance. ``told_s`` are the
+    seconds to its end that it was told at its acceptance, None if they were not known.
     """
 
     id: str
@@ -60,6 +71,7 @@ class JobRecord:
     processing_s: float | None
     code: str | None = None
     message: str | None = None
+    told_s: float | None = None
 
 
 class PromptEvent(StrEnum):

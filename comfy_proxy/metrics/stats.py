@@ -122,6 +122,8 @@ def _instance(state: InstanceState, figures: Figures) -> dict[str, Any]:
         "circuit_changes": at_instances.circuit_json(state.host),
         "active_jobs": state.active_jobs,
         "load": state.load,
+        "models_loaded": state.models_listed,
+        "model_loads": figures.loads.as_json(state.host),
         "last_check": iso(state.last_check),
         "last_success": iso(state.last_success),
         "check_seconds": rounded(state.response_time_s),

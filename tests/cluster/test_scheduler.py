@@ -14,6 +14,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.work import work_of
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import InstanceUnreachableError, NoHealthyInstanceError
 
@@ -89,6 +90,19 @@ async def test_passed_over_for_this_submission_alone(cluster: Cluster, checks: C
     assert (one.active_jobs, one.healthy) == (0, True)
     checks.dead = set()
     assert (await place(cluster)).instance is one
+
+
+async def test_one_that_fails_its_check_is_not_asked_at_once_again(
+    cluster: Cluster, checks: Checks
+) -> None:
+    """Also if the prompt would be finished first there: the next one takes it."""
+    one, two = cluster.instances
+    work = work_of({"1": {"class_type": "Loader", "inputs": {"ckpt_name": "a.ckpt"}}}, None)
+    for instance, seconds in ((one, 1.0), (two, 60.0)):
+        cluster.planner.costs.learn(instance, work, seconds, loaded=(), now=0)
+    checks.dead = {one}
+    assert (await place(cluster, work_at=lambda instance: work)).instance is two
+    assert checks.asked == [one, two]
 
 
 async def test_never_more_than_connections(cluster: Cluster) -> None:

@@ -63,7 +63,8 @@ async def test_the_instances(workers: Pair, start_jobs: Start) -> None:
             "id": str(number), "host": workers[number - 1].host, "status": "healthy",
             "circuit": "closed", "load": 0, "connections": {"open": 0, "in_use": 0},
             "client_prompts": 0, "jobs": [], "consecutive_failures": 0, "last_error": None,
-            "last_error_at": None,
+            "last_error_at": None, "models_loaded": [], "models_more": 0,
+            "model_loads": {"paid": 0, "avoided": 0, "seconds": 0.0},
         }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from functools import partial
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ import pytest
 from job_client import PNG
 from manual_clock import ManualClock
 
+from comfy_proxy.cluster.planning.decision import Candidate, Decision
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.pictures import Picture
@@ -20,8 +22,8 @@ MADE = Picture(data=b"bytes", media_type="image/png", extension=".png", width=3,
 STATUS_KEYS = [
     "job_id", "status", "type", "created_time", "updated_time", "started_time", "completed_time",
     "processing_time_seconds", "queue_position", "progress_percentage", "current_node",
-    "estimated_remaining_time_seconds", "comfyui_instance", "prompt_id", "attempts", "error",
-    "result_url",
+    "estimated_remaining_time_seconds", "comfyui_instance", "placement", "prompt_id", "attempts",
+    "error", "result_url",
 ]  # fmt: skip
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -62,12 +64,11 @@ async def test_accepted(service: JobService, job: Job) -> None:
     [(0.4, "less than a second"), (12.3, "about 12 seconds"), (150.0, "about 2 minutes")],
 )
 async def test_the_estimate_is_a_text_too(
-    service: JobService, job: Job, seconds: float, words: str, monkeypatch: pytest.MonkeyPatch
+    service: JobService, job: Job, seconds: float, words: str
 ) -> None:
     """``estimated_completion_time`` is for people, ``…_seconds`` for programs."""
-    service.processor.estimates.record("upscale-image", seconds)
-    monkeypatch.setattr(type(service.processor), "waiting", property(lambda _: [job]))
-    body = views.accepted(job, service)
+    job.told_s = seconds
+    body = views.accepted(job, service, at_once=True)
     assert body["estimated_completion_time"] == words
     assert body["estimated_completion_seconds"] == seconds
 
@@ -77,7 +78,9 @@ async def test_status_of_a_pending_job(service: JobService, job: Job) -> None:
     body = views.status(job, service)
     assert list(body) == STATUS_KEYS
     assert (body["status"], body["attempts"], body["progress_percentage"]) == ("pending", 0, 0.0)
-    for name in ("started_time", "completed_time", "comfyui_instance", "error", "result_url"):
+    for name in (
+        *("started_time", "completed_time", "comfyui_instance", "placement", "error", "result_url"),
+    ):
         assert body[name] is None
 
 
@@ -93,6 +96,35 @@ async def test_status_of_a_completed_job(service: JobService, job: Job, clock: M
     assert (body["current_node"], body["estimated_remaining_time_seconds"]) == (None, None)
     assert body["result_url"] == f"/api/jobs/{job.id}/result"
     assert job.id != job.prompt_id
+
+
+async def test_placement(service: JobService, job: Job) -> None:
+    """Why it is where it is, in words and in the seconds of all; until it has no place any more."""
+    update, candidate = service.manager.update_job_status, partial(Candidate, harm_s=0.0)
+    why = Decision(
+        host="gpu:8188",
+        reason="its models are loaded there",
+        chosen=candidate(host="gpu:8188", wait_s=0.50049, load_s=0.0, run_s=1.5),
+        alternatives=(candidate(host="gpu2:8188", wait_s=0.0, load_s=4.0, run_s=1.5),),
+    )
+    update(job.id, JobStatus.PROCESSING, instance="gpu:8188", placement=why)
+    told = views.status(job, service)["placement"]
+    assert told == {
+        "instance": "gpu:8188", "reason": "its models are loaded there",
+        "wait_seconds": 0.5, "load_seconds": 0.0, "run_seconds": 1.5,
+        "alternatives": [{"instance": "gpu2:8188", "finish_seconds": 5.5}],
+    }  # fmt: skip
+    progress = partial(service.manager.update_progress, job, prompt_id="p", current_node=None)
+    progress(instance="gpu:8188", percentage=1.0)
+    assert views.status(job, service)["placement"] == told
+    moved = Decision(host="gpu2:8188", reason="it was moved there")
+    progress(instance="gpu2:8188", percentage=1.0, placement=moved)
+    assert views.status(job, service)["placement"] == {
+        "instance": "gpu2:8188", "reason": "it was moved there", "wait_seconds": None,
+        "load_seconds": None, "run_seconds": None, "alternatives": [],
+    }  # fmt: skip
+    update(job.id, JobStatus.PENDING)
+    assert views.status(job, service)["placement"] is None
 
 
 async def test_status_of_a_failed_job(service: JobService, job: Job) -> None:

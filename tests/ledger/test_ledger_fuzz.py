@@ -28,7 +28,8 @@ _of_prompt = st.tuples(
         (
             "sent", "sent to a place", "refused", "died", "accepted", "accepted without number",
             "renamed", "finished", "undone", "move", "taken away", "stayed", "lost",
-            "lost running", "received again",
+            "lost running", "out of memory",
+            "received again",
         )
     ),
     st.integers(0, 5),
@@ -216,6 +217,7 @@ _BY_PROMPT: dict[str, Any] = {
     "stayed": lambda prompt, at: events.Stayed(prompt=prompt),
     "lost": lambda prompt, at: events.Lost(prompt=prompt, ran=False),
     "lost running": lambda prompt, at: events.Lost(prompt=prompt, ran=True),
+    "out of memory": lambda prompt, at: events.RanOutOfMemory(prompt=prompt),
 }
 
 

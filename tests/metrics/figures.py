@@ -14,6 +14,7 @@ from comfy_proxy.metrics.records import (
     Attempt,
     CircuitRecord,
     JobRecord,
+    ModelUse,
     Outcome,
     PoolWait,
     PromptEnd,
@@ -90,6 +91,7 @@ def fill(metrics: Metrics, count: int = 200) -> None:
                 processing_s=some.random() * 700,
                 waiting_s=some.random() * 3,
                 attempts=some.choice((0, 1, 3)),
+                told_s=some.choice((None, 2.0, 300.0)),
             )
         )
         metrics.record_request(
@@ -109,6 +111,9 @@ def fill(metrics: Metrics, count: int = 200) -> None:
         metrics.record_prompt(prompt(some.choice(list(PromptEvent)), instance=some.choice(HOSTS)))
         metrics.record_prompt_end(
             prompt_end(some.choice(list(Outcome)), instance=some.choice(HOSTS))
+        )
+        metrics.loads.record(
+            ModelUse(instance=some.choice(HOSTS), loaded=some.random() < 0.5, load_s=some.random())
         )
     metrics.record_circuit(CircuitRecord(instance=HOSTS[1], old="closed", new="open", reason="x"))
     metrics.record_pool_wait(PoolWait(instance=HOSTS[1], duration_s=0.7))

@@ -31,7 +31,8 @@ PROMETHEUS = (
 NAMES = (
     "build_info", "start_time_seconds", "jobs_accepted_total", "jobs_finished_total",
     "job_errors_total", "job_duration_seconds", "job_wait_seconds", "job_retries_total",
-    "job_moves_total", "jobs", "prompts_forwarded_total", "prompts_moved_total",
+    "job_moves_total", "job_estimate_error_ratio", "jobs", "prompts_forwarded_total",
+    "prompts_moved_total",
     "prompts_passed_over_total", "prompts_finished_total", "prompt_duration_seconds",
     "prompt_wait_seconds", "http_requests_total", "http_time_to_first_byte_seconds",
     "http_received_bytes_total", "http_sent_bytes_total", "websocket_clients",
@@ -39,6 +40,7 @@ NAMES = (
     "instance_up", "instance_circuit_state", "instance_circuit_changes_total",
     "instance_active_jobs", "instance_load", "instance_check_duration_seconds",
     "instance_requests_total", "instance_request_duration_seconds", "pool_connections",
+    "model_loads_total", "model_loads_avoided_total", "model_load_seconds_total", "models_loaded",
     "pool_waiting", "pool_wait_seconds", "log_lines_dropped_total", "log_lines_total",
 )  # fmt: skip
 
@@ -116,6 +118,8 @@ def test_counters_begin_at_nought(clock: ManualClock) -> None:
     for code in ("no_instance", "workflow_error", "internal_error", "instance_timeout"):
         assert value("job_errors_total", type=TYPES[0], code=code) == 0
     assert value("prompts_moved_total", **here) == 0
+    for name in ("loads", "loads_avoided", "load_seconds"):
+        assert value(f"model_{name}_total", **here) == 0
     metrics.record_attempt(attempt(kind="ask"))
     assert value("instance_requests_total", **here, kind="ask", verdict="instance_fault") == 0
     metrics.record_request(request(policy="merged"))

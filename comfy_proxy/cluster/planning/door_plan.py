@@ -24,7 +24,8 @@ Rank = Callable[[Instance], tuple[int, ...]]
 class DoorPlan:
     """Valid at the moment it is made. ``waiting`` are in the order in which they came.
 
-    ``figures`` are of those of whose work something is known; the others have none.
+    ``figures`` are of those of whose work something is known; the others have none. ``candidates``
+    are the figures of all instances among which each was chosen.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class DoorPlan:
         self._lines: dict[Instance, Line] = {}
         self._kept: dict[tuple[Instance, str], tuple[int, Option, float]] = {}
         self.figures: dict[Waiter, Figure] = {}
+        self.candidates: dict[Waiter, list[Figure]] = {}
+        self._count = 0
         for waiter in waiting[:LOOKAHEAD]:
-            self._add(waiter)
+            self.add(waiter)
 
     def order(self) -> list[tuple[Instance, list[Waiter]]]:
         """For each instance who is to get places there, in this order."""
@@ -49,6 +52,28 @@ class DoorPlan:
             (instance, [slot.key for slot in line.waiting if isinstance(slot.key, Waiter)])
             for instance, line in self._lines.items()
         ]
+
+    def end_in_s(self, waiter: Waiter) -> float | None:
+        """Seconds until it has ended, those counted that overtake it in this plan; None if it is
+        not in it."""
+        figure = self.figures.get(waiter)
+        if figure is None:
+            return None
+        line = self._line(figure.instance)
+        return line.offset_s + (line.end_s(waiter) or 0.0)
+
+    def free_in_s(self, instance: Instance) -> float:
+        """Seconds until all that waits there and all that this plan sends there has ended."""
+        line = self._line(instance)
+        return line.offset_s + line.after()[1]
+
+    def add(self, waiter: Waiter) -> bool:
+        """One more that came last; False if the plan does not reach so far."""
+        if self._count == LOOKAHEAD:
+            return False
+        self._add(waiter)
+        self._count += 1
+        return True
 
     def _add(self, waiter: Waiter) -> None:
         figures = []
@@ -62,7 +87,7 @@ class DoorPlan:
         least_s = min(one.cost_s for one in figures)
         tied = [one for one in figures if one.cost_s <= least_s + tie_s(one.option.run_s)]
         best = min(tied, key=self._order_of)
-        self.figures[waiter] = best
+        self.figures[waiter], self.candidates[waiter] = best, figures
         line = self._line(best.instance)
         slot = self._planner.slot(waiter, best.work, best.instance, Standing(since=waiter.rank))
         line.join(slot, best.option.before)

@@ -13,6 +13,8 @@ from comfy_proxy.cluster.planning.loaded import Models
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.planning.slot import Slot
 from comfy_proxy.cluster.planning.work import Work
+from comfy_proxy.metrics.records import ModelUse
+from comfy_proxy.observers import tell
 
 LOAD_SHARE: Final = 0.3
 """Models count as loaded for a prompt if it took longer than its warm run by more than this share
@@ -55,13 +57,13 @@ class Run:
 
 
 class Experience:
-    """Learns for ``planner``. ``on_run`` callbacks hear of each prompt with models that ended well:
-    its instance, its models, and whether they had to be loaded."""
+    """Learns for ``planner``. ``on_run`` callbacks hear of each prompt with models that ended well,
+    whether they had to be loaded."""
 
     def __init__(self, planner: Planner, clock: Clock) -> None:
         self._planner = planner
         self._clock = clock
-        self.on_run: list[Callable[[Instance, Models, bool], None]] = []
+        self.on_run: list[Callable[[ModelUse], None]] = []
 
     def begins(self, slot: Slot, line: Line, instance: Instance, now: float) -> Run:
         """``slot`` is about to run; to be called before the line knows that."""
@@ -91,8 +93,9 @@ class Experience:
             now=self._clock.monotonic(),
         )
         if work.models:
-            for callback in self.on_run:
-                callback(run.instance, work.models, bool(loaded))
+            load_s = min(seconds, costs.load_s(run.instance, loaded)) if loaded else 0.0
+            use = ModelUse(instance=run.instance.host, loaded=bool(loaded), load_s=load_s)
+            tell(self.on_run, use)
 
     def _loaded(self, run: Run, seconds: float) -> Models:
         """Which models had to be loaded for it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import told_by_frame
-from comfy_proxy.gateway.events.frames import AtNode, Began, Cached, Ended, Executed, Seen
+from comfy_proxy.dispatch.second_tries import SecondTries
+from comfy_proxy.gateway.events.frames import AtNode, Began, Cached, Ended, Executed, Over, Seen
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
@@ -12,17 +13,49 @@ from comfy_proxy.ledger.prompt import End
 
 
 class FrameBooking:
-    """Tells the ledger how far the prompts of ``client_id`` are, and ``made_files`` their files."""
+    """Tells the ledger how far the prompts of ``client_id`` are, and ``made_files`` their files.
 
-    def __init__(self, client_id: str, ledger: Ledger, made_files: MadeFiles) -> None:
+    ``_first_tries`` are those of which the socket at an instance has told that they ran out of
+    memory, until it has told the last of them."""
+
+    def __init__(
+        self,
+        client_id: str,
+        ledger: Ledger,
+        made_files: MadeFiles,
+        second_tries: SecondTries,
+    ) -> None:
         self._client_id = client_id
         self._ledger = ledger
         self._made_files = made_files
+        self._second_tries = second_tries
+        self._first_tries: set[tuple[Instance, str]] = set()
 
-    def book(self, seen: Seen, instance: Instance) -> None:
-        """What a frame of ``instance`` says; to be called in the order of the frames."""
+    def book(self, seen: Seen, instance: Instance) -> bool:
+        """What a frame of ``instance`` says; to be called in the order of the frames. False if it
+        is not for the client: it tells the end of a prompt that is to run once more."""
+        match seen:
+            case Over(prompt_id=prompt_id) if (instance, prompt_id) in self._first_tries:
+                self._first_tries.discard((instance, prompt_id))
+                return False
+            case Ended(prompt_id=prompt_id, kind=kind, data=data):
+                return self._ended(prompt_id, End.of(told_by_frame(kind, data)), instance)
+            case _:
+                self._note(seen, instance)
+                return True
+
+    def _ended(self, prompt_id: str, end: End, instance: Instance) -> bool:
+        """Whether it worked is no matter of the frame; the ledger has heard of its nodes."""
+        if self._second_tries.goes_on(prompt_id, instance, end.error):
+            self._first_tries.add((instance, prompt_id))
+            return False
+        self._ledger.apply(events.EndTold(prompt_id=prompt_id, instance=instance, end=end))
+        return True
+
+    def _note(self, seen: Seen, instance: Instance) -> None:
         match seen:
             case Began(prompt_id=prompt_id):
+                self._first_tries.discard((instance, prompt_id))  # its socket has missed the rest
                 self._ledger.apply(events.Began(prompt_id=prompt_id, instance=instance))
             case Cached(prompt_id=prompt_id, nodes=nodes):
                 self._ledger.apply(
@@ -34,10 +67,6 @@ class FrameBooking:
                 self._node_reached(prompt_id, instance, node)
             case Executed(output=output):
                 self._made_files.heard(output, instance)
-            case Ended(prompt_id=prompt_id, kind=kind, data=data):
-                # Whether it worked is no matter of the frame; the ledger has heard of its nodes.
-                end = End.of(told_by_frame(kind, data))
-                self._ledger.apply(events.EndTold(prompt_id=prompt_id, instance=instance, end=end))
 
     def _node_reached(self, prompt_id: str | None, instance: Instance, node: str) -> None:
         if prompt_id is not None:

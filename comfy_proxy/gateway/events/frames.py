@@ -88,7 +88,16 @@ class Ended:
     frame: Pass
 
 
-Seen = Status | Flags | Pass | Began | Cached | AtNode | Executed | Ended | None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Over:
+    """The last frame of a prompt, after :class:`Ended`: the instance works on nothing of it any
+    more."""
+
+    prompt_id: str
+    frame: Pass
+
+
+Seen = Status | Flags | Pass | Began | Cached | AtNode | Executed | Ended | Over | None
 
 
 class FrameReader:
@@ -160,12 +169,12 @@ class FrameReader:
             return Ended(prompt_id=prompt_id, kind=kind, data=data, frame=frame)
         return frame
 
-    def _executing(self, data: Mapping[str, Any], frame: Pass) -> AtNode | Pass:
+    def _executing(self, data: Mapping[str, Any], frame: Pass) -> AtNode | Over | Pass:
         """ComfyUI sends it to the client of the prompt alone; no node means that it is over."""
         node, prompt_id = data.get("node"), data.get("prompt_id")
         self._last_runs = node is not None
         if node is None:
-            return frame
+            return Over(prompt_id=prompt_id, frame=frame) if isinstance(prompt_id, str) else frame
         self._last_prompt_id = prompt_id if isinstance(prompt_id, str) else None
         return AtNode(prompt_id=self._last_prompt_id, node=str(node), frame=frame)
 

@@ -10,6 +10,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.client_feed import ClientFeed
 from comfy_proxy.gateway.events.frames import NOT_HEARD, Seen, message_kind
@@ -56,7 +57,8 @@ class EventSession:
         )
         self._end = asyncio.Event()
         self._ledger = ledger
-        self._booking = FrameBooking(client_id, ledger, made_files)
+        second_tries = SecondTries.of(cluster, ledger)
+        self._booking = FrameBooking(client_id, ledger, made_files, second_tries)
         self.feed = ClientFeed(
             client_id,
             self._ws,
@@ -113,8 +115,8 @@ class EventSession:
 
     def take(self, upstream: UpstreamSocket, seen: Seen) -> None:
         """What an instance sent, in the order in which it came: on record first, then told."""
-        self._booking.book(seen, upstream.instance)
-        self.feed.take(seen, upstream.instance, is_greeting=not upstream.connected.is_set())
+        if self._booking.book(seen, upstream.instance):
+            self.feed.take(seen, upstream.instance, is_greeting=not upstream.connected.is_set())
 
     def away(self, instance: Instance) -> None:
         """It cannot be reached: nothing waits there, unless it may go on elsewhere."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 
+from loguru import logger
+
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning import decision
 from comfy_proxy.dispatch.dispatcher import Unready
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.prompts.needs import Needs
@@ -51,15 +54,36 @@ class Choice:
         """In this order: lacks least, can be heard, finishes it first as far as that is known, has
         least to do, has most of the files."""
         least = min(lacks[one] for one in usable)
-        able = [one for one in usable if lacks[one] == least]
-        able = [one for one in able if one not in self.unheard] or able
+        fit = [one for one in usable if lacks[one] == least]
+        able = heard = [one for one in fit if one not in self.unheard] or fit
         able = self._needs.finish_first(self._prompt, able)
         lightest = min(one.load for one in able)
         able = [one for one in able if one.load == lightest]
         held = {one: self._needs.held(self._prompt, one) for one in able}
         chosen = [one for one in able if held[one] == max(held.values())]
-        return self._cluster.load_balancer.get_available_instance(
+        best = self._cluster.load_balancer.get_available_instance(
             accepts=lambda candidate: candidate in chosen
+        )
+        self._tell(best, heard, only=self._only(fit, heard, least))
+        return best
+
+    def _only(self, fit: list[Instance], heard: list[Instance], least: float) -> str | None:
+        """If there was nothing to choose by cost: why."""
+        if least >= 1:
+            return decision.LACKS_LEAST
+        if len(heard) > 1:
+            return None
+        if len(fit) > 1:
+            return decision.ONLY_HEARD
+        return decision.ONLY_LEFT if self.failed or self.silent else decision.ONLY
+
+    def _tell(self, best: Instance, heard: list[Instance], *, only: str | None) -> None:
+        prompt = self._prompt
+        logger.bind(instance=best.host, prompt_id=prompt.prompt_id).opt(lazy=True).debug(
+            "prompt {} goes to {}: {}",
+            lambda: prompt.prompt_id,
+            lambda: best.host,
+            lambda: self._needs.why(prompt, best, heard, only=only),
         )
 
     async def _lacks_of(self, instances: Iterable[Instance]) -> dict[Instance, float]:

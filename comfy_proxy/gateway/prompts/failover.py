@@ -2,7 +2,8 @@
 
 A sign that an instance was away raises a doubt about what is there. Once there is proof
 that its process ended, what waited there is submitted elsewhere at no cost, and what ran there once
-more; what ran when two processes ended is given up (``cluster/retry_law.py``).
+more; what ran when two processes ended is given up (``cluster/retry_law.py``). What ran out of
+memory goes on in the same way (``dispatch/second_tries.py``).
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.decision import LOST
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
+from comfy_proxy.gateway.prompts.first_tries import FirstTries
 from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.spool import PromptSpool
@@ -46,6 +49,7 @@ class Failover:
         self._lost_prompts = lost_prompts
         self._transfer = transfer
         self._spool = spool
+        self._first_tries = FirstTries(cluster)
         self._offered: set[Instance] = set()
         self._worker = Worker(self._submit_again, "submit lost prompts again")
         ledger.observers.append(self._observe)
@@ -82,7 +86,7 @@ class Failover:
     def _observe(self, change: Change) -> None:
         attempt = change.prompt.attempt
         match change.event:
-            case events.Doubted():
+            case events.Doubted() | events.RanOutOfMemory():
                 self._worker.wake()
             case events.Stayed() if attempt is not None and attempt.doubt is not None:
                 self._worker.wake()  # it was not to be asked for while it moved
@@ -96,7 +100,8 @@ class Failover:
         return [
             prompt
             for prompt in self._ledger.transit
-            if prompt.state is State.MOVING and prompt.attempts[-1].lost
+            if prompt.state is State.MOVING
+            and (prompt.attempts[-1].lost or prompt.attempts[-1].out_of_memory)
         ]
 
     async def _submit_again(self) -> None:
@@ -125,6 +130,8 @@ class Failover:
             error = PromptLostError("It was lost with its instance, and ComfyUI alone can read it.")
         elif not prompt.deleted and error is None:
             try:
+                if prompt.attempts[-1].out_of_memory:
+                    await self._first_tries.clear_away(prompt)
                 async with self._spool.holding(prompt):
                     await self._place(prompt, prompt.post)
             except PromptLostError as unreadable:
@@ -147,13 +154,17 @@ class Failover:
 
         Raises PromptLostError if every instance that answers refuses it.
         """
-        for target in self._needs.in_order(prompt, self._cluster.instances):
+        by_finish = self._needs.in_order(prompt, self._cluster.instances)
+        for target in self._first_tries.in_order(prompt, by_finish):
             if not target.healthy or await self._needs.lacks(prompt, target) != 0:
                 continue
             placement = self._cluster.scheduler.enter(target, prompt.work, prompt.standing)
             try:
                 if await self._dispatcher.prepare(prompt, target, self._needs) is not None:
                     continue
+                logger.bind(instance=target.host, prompt_id=prompt.prompt_id).debug(
+                    "prompt {} goes to {}: {}", prompt.prompt_id, target.host, LOST
+                )
                 arrival = await self._transfer.submit(prompt, post, [target], placement)
             except InstanceError as error:
                 logger.info("{} cannot take over a prompt: {}", target.host, error.message)
@@ -161,7 +172,7 @@ class Failover:
             finally:
                 placement.release()
             if arrival is Arrival.REFUSED:
-                raise PromptLostError("It was lost with its instance, and no other one takes it.")
+                raise PromptLostError("It has no instance any more, and no other one takes it.")
             if arrival is Arrival.TAKEN and prompt.deleted:
                 await self._transfer.withdraw(prompt)
             return

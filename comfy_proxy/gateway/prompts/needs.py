@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.graph_support import GraphSupport
+from comfy_proxy.cluster.planning.decision import MAKER, Decision, decide
 from comfy_proxy.cluster.planning.joining import result_of_line
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.gateway.events.sessions import EventSessions
@@ -67,6 +68,24 @@ class Needs:
         slot = self._planner.slot(prompt, prompt.work, by_load[0], prompt.standing)
         figures = self._planner.figures(slot, by_load)
         return [one.instance for one in sorted(figures, key=lambda one: one.cost_s)] or by_load
+
+    def why(
+        self,
+        prompt: Prompt,
+        chosen: Instance,
+        instances: Sequence[Instance],
+        *,
+        only: str | None = None,
+    ) -> Decision:
+        """Why ``chosen`` of ``instances``, or ``only`` if that was the reason; right after
+        :meth:`finish_first`."""
+        figures = []
+        if prompt.work is not None:
+            slot = self._planner.slot(prompt, prompt.work, chosen, prompt.standing)
+            figures = self._planner.figures(slot, instances)
+            if result_of_line(self._planner.lines[chosen], slot):
+                only = only or MAKER
+        return decide(chosen, figures, self._planner, only=only)
 
     async def ready(self, prompt: Prompt, instance: Instance) -> bool:
         """Wait for its client's socket at ``instance``; False if it cannot be there now."""

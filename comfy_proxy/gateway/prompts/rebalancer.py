@@ -17,6 +17,8 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.decision import moved
+from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.prompt_lists import QUEUE, QueueEntry, read_queue
 from comfy_proxy.dispatch.dispatcher import Dispatcher, Unready
 from comfy_proxy.errors import InstanceError, PromptLostError
@@ -207,6 +209,7 @@ class Rebalancer:
         """True if it was taken away from ``busy``."""
         if not _waits(prompt, busy):
             return False
+        _tell(prompt, busy, placement.instance, self._cluster.planner)
         if not await self._take_away(prompt, entry, busy):
             return False
         try:
@@ -263,6 +266,16 @@ def _is_movable(prompt: Prompt) -> bool:
 
 def _waits(prompt: Prompt, instance: Instance) -> bool:
     return prompt.state is State.QUEUED and prompt.at(instance)
+
+
+def _tell(prompt: Prompt, busy: Instance, idle: Instance, planner: Planner) -> None:
+    """Log why it is to go; before it has gone."""
+    logger.bind(instance=idle.host, prompt_id=prompt.prompt_id).opt(lazy=True).debug(
+        "prompt {} is to go to {}: {}",
+        lambda: prompt.prompt_id,
+        lambda: idle.host,
+        lambda: moved(prompt, busy, idle, planner),
+    )
 
 
 async def _whole(entry: QueueEntry, text: Any) -> list[Any]:

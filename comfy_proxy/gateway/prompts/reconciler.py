@@ -19,6 +19,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path
 from comfy_proxy.cluster.prompt_outcomes import told_by
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.files.made_files import MadeFiles
@@ -53,6 +54,7 @@ class Reconciler:
         self._ledger = ledger
         self._made_files = made_files
         self._listens = listens
+        self._second_tries = SecondTries.of(cluster, ledger)
         self._remaining: dict[Instance, int] = {}
         self._news: set[Instance] = set()
         self._lookers: dict[Instance, asyncio.Task[None]] = {}
@@ -187,6 +189,8 @@ class Reconciler:
         prompt = self._ledger.find_at(prompt_id, instance)
         if prompt is None or prompt.job is not None or (told := told_by(entry)) is None:
             return False
+        if self._second_tries.goes_on(prompt_id, instance, told.error):
+            return True
         self._made_files.entries_read({prompt_id: entry}, instance)
         self._ledger.apply(events.Finished(prompt=prompt, end=End.of(told)))
         return True

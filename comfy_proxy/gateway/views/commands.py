@@ -54,7 +54,13 @@ class Commands:
     async def broadcast(self, request: web.Request, match: Match) -> web.StreamResponse:
         """The policy ``broadcast``: all healthy instances do it, the primary's answer is the
         client's. The primary is the first that answers, as everywhere."""
-        return await self._tell_all(match.pattern, await native.read_body(request))
+        body = await native.read_body(request)
+        answers = await ask_all(self._cluster, "POST", match.pattern, **body.options)
+        if match.pattern == "/free" and _frees_memory(body):
+            for instance, answer in answers.items():
+                if answer.status == 200:
+                    self._cluster.planner.forget_loaded(instance)
+        return native.relayed(next(iter(answers.values())))
 
     async def change_queue(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``POST /queue``: ``clear`` everywhere, ``delete`` where the prompts are."""
@@ -191,6 +197,12 @@ def _ids(body: native.Body, key: str) -> list[str] | None:
     if isinstance(ids, list) and all(isinstance(one, str) for one in ids):
         return ids
     return None
+
+
+def _frees_memory(body: native.Body) -> bool:
+    """ComfyUI unloads all models for either of the two."""
+    asked = body.json if isinstance(body.json, dict) else {}
+    return bool(asked.get("unload_models") or asked.get("free_memory"))
 
 
 def _worst(answers: Mapping[Instance, Answer]) -> Answer:

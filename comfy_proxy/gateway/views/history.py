@@ -16,6 +16,7 @@ from aiohttp import web
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HISTORY, read_history
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.pieces import Piece, listed
@@ -24,7 +25,12 @@ from comfy_proxy.gateway.files.made_files import MadeFiles, ToldOutputs
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
-from comfy_proxy.gateway.views.history_entries import OwnEntries, OwnEntry, ShownEntry
+from comfy_proxy.gateway.views.history_entries import (
+    OwnEntries,
+    OwnEntry,
+    ShownEntry,
+    is_first_try,
+)
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 
 ENTRIES_AT_ONCE = 500
@@ -52,12 +58,14 @@ class MergedHistory:
         made_files: MadeFiles,
         storage: SharedStorage,
         numbers: HistoryNumbers,
+        second_tries: SecondTries,
     ) -> None:
         self._cluster = cluster
         self._own_history = own_history
         self._made_files = made_files
         self._storage = storage
         self._numbers = numbers
+        self._second_tries = second_tries
         self.views: Views = {"/history": self.answer}
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
@@ -78,6 +86,8 @@ class MergedHistory:
         if ordered is None:
             return await native.relayed_scanned(request, like)
         self._made_files.note(made)
+        for prompt_id in self._first_tries(answers):
+            ordered.pop(prompt_id, None)
         numbered = await self._numbered(page(ordered, max_items, offset))
         return await native.reply_pieces(request, [b"{", *listed(numbered), b"}"], like)
 
@@ -108,6 +118,17 @@ class MergedHistory:
             one.prompt_id if one.prompt_id is not None else one: one for _, one in dated
         }
         return like, shown_by, made
+
+    def _first_tries(self, answers: Mapping[Instance, ScannedAnswer]) -> list[Hashable]:
+        """Who seems to have ended, but runs once more."""
+        if not self._second_tries.enabled:
+            return []
+        return [
+            entry.prompt_id
+            for instance, answer in answers.items()
+            for entry in read_history(answer.root) or ()
+            if is_first_try(entry, instance, self._second_tries)
+        ]
 
     async def _numbered(self, entries: Entries) -> list[list[Piece]]:
         """Their texts, with the numbers that clients see."""

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
-from comfy_proxy.cluster.prompt_outcomes import ended_at
+from comfy_proxy.cluster.prompt_outcomes import ended_at, told_by
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange.pieces import Piece, Slice
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
@@ -90,6 +91,15 @@ class OwnEntry:
         own, *rest = self.entry["prompt"]
         row = [numbers.shown(self.prompt_id, self.ended_ms, own), *rest]
         return [dumps_exact(self.prompt_id), b": ", dumps_exact({**self.entry, "prompt": row})]
+
+
+def is_first_try(entry: HistoryEntry, instance: Instance, second_tries: SecondTries) -> bool:
+    """Whether ``entry``, in the history of ``instance``, is of a prompt that runs once more."""
+    if not second_tries.enabled or entry.prompt_id is None:
+        return False
+    status = entry.value.get(b"status")
+    told = None if status is None else told_by({"status": status.data()})
+    return told is not None and second_tries.goes_on(entry.prompt_id, instance, told.error)
 
 
 def prefixed(value: Value | None, instance: Instance, storage: SharedStorage) -> Change | None:

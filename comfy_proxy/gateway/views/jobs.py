@@ -29,6 +29,7 @@ from comfy_proxy.cluster.prompt_jobs import (
     progress,
     read_jobs,
 )
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
 from comfy_proxy.gateway.exchange.forward import forward_balanced
@@ -62,6 +63,7 @@ class MergedJobs:
         self._own_history = own_history
         self._made_files = made_files
         self._storage = storage
+        self._second_tries = SecondTries.of(cluster, ledger)
         self.views: Views = {"/jobs": self.answer}
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
@@ -72,11 +74,11 @@ class MergedJobs:
         for looks_left in reversed(range(MAX_LOOKS)):
             with self._ledger.transit.watch() as moved:
                 answers = await ask_all(self._cluster, "GET", f"/api/jobs?{page.of_each()}")
-            read = partial(native.usable, answers, _jobs_in)
-            like, pages = await native.off_loop(answers, read)
+                read = partial(native.usable, answers, _jobs_in)
+                like, pages = await native.off_loop(answers, read)
+                found, total = self._join(pages)
             if not pages or any(answer.status == 400 for answer in answers.values()):
                 return native.relayed(_refusal(answers, like))
-            found, total = self._join(pages)
             absent = [prompt for id_, prompt in moved.items() if id_ not in found]
             if not looks_left or all(prompt.in_transit for prompt in absent):
                 break  # else one has arrived since: it is at its place now
@@ -95,6 +97,9 @@ class MergedJobs:
         for instance, page in pages.items():
             self._made_files.jobs_read(page.jobs, instance)
             for job in page.jobs:
+                if self._second_tries.job_goes_on(job, instance):
+                    total -= 1  # it has not ended: it is on its way, or at another one
+                    continue
                 other = found.get(job["id"])
                 total -= other is not None
                 if other is None or progress(other) < progress(job):

@@ -10,6 +10,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import JOB, failed_job, pending_job, read_job
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.pieces import joined, listed
@@ -18,7 +19,12 @@ from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
-from comfy_proxy.gateway.views.history_entries import OwnEntries, OwnEntry, ShownEntry
+from comfy_proxy.gateway.views.history_entries import (
+    OwnEntries,
+    OwnEntry,
+    ShownEntry,
+    is_first_try,
+)
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import prefixed_text
 from comfy_proxy.gateway.views.owner import Asking, PromptOwners
@@ -50,6 +56,7 @@ class OnePrompt:
         self._made_files = made_files
         self._storage = storage
         self._numbers = numbers
+        self._second_tries = SecondTries.of(cluster, ledger)
         self.views: Views = {
             "/history/{prompt_id}": self.history,
             "/jobs/{prompt_id}": self.job,
@@ -66,6 +73,8 @@ class OnePrompt:
         instance, answer = await self._owners.find(prompt_id, asking, _entries)
         if not (entries := _entries(answer)):
             return await native.relayed_scanned(request, answer)
+        if any(is_first_try(one, instance, self._second_tries) for one in entries):
+            return await native.reply_pieces(request, [b"{}"], answer)
         self._made_files.note([self._made_files.in_scanned(one, instance) for one in entries])
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
@@ -82,14 +91,16 @@ class OnePrompt:
         for _ in range(MAX_LOOKS):
             with self._ledger.transit.watch() as moved:
                 instance, answer = await self._owners.find(prompt_id, asking, _is_object)
-            if _is_object(answer):
-                self._made_files.jobs_read([read_job(answer.root)], instance)
+                job = read_job(answer.root) if _is_object(answer) else None
+                is_first = job is not None and self._second_tries.job_goes_on(job, instance)
+            if job is not None and not is_first:
+                self._made_files.jobs_read([job], instance)
                 shown = prefixed_text(answer, instance, self._storage)
                 return await native.reply_pieces(request, shown, answer)
             like = Answer(status=200, headers=answer.headers, body=b"")
             if _knows_jobs(answer) and (own := self._own_history.entry(prompt_id)) is not None:
                 return native.reply(failed_job(own), like)
-            prompt = moved.get(prompt_id)
+            prompt = self._ledger.find(prompt_id) if is_first else moved.get(prompt_id)
             if prompt is None or not _may_move(prompt, answer):
                 break
             if prompt.in_transit and prompt.queue_entry is not None:

@@ -29,6 +29,13 @@ BUSY_HOUR = """
     const box = one.getBoundingClientRect(), plot = one.closest('section').getBoundingClientRect();
     return box.left < plot.left || box.right > plot.right || box.top < plot.top;
   }).map(one => one.outerHTML)"""
+MODELS = """
+  window.draw ??= show;
+  window.show = () => {};  // what comes meanwhile
+  const model_loads = {paid: 7, avoided: 9, seconds: 4.5};
+  const instances = newest.instances.map(
+    one => ({...one, models_loaded: arguments[0], models_more: 1, model_loads}));
+  draw({...newest, instances});"""
 MARKUP = "<img src=x onerror=window.attacked=true><script>window.attacked=true</script>"
 HOSTILE = """
   const markup = value => typeof value === 'string' ? arguments[0]
@@ -114,6 +121,28 @@ def test_under_load(dashboard: Dashboard, photograph: Path) -> None:
         assert dashboard.overflowing() == [], name
         dashboard.screenshot(f"under-load-{name}")
     assert dashboard.log.errors(dashboard.url) == set()
+
+
+def test_models(dashboard: Dashboard) -> None:
+    """What is loaded where, by short names with the full ones in the title; loads paid, avoided."""
+    dashboard.open()
+    assert dashboard.text("#instances").count("none that is known of") == 2
+    assert dashboard.text("#instances").count("0 paid, 0 avoided") == 2
+    names = [f"sd/{'a_long_name_of_a_model_' * 3}.safetensors", "RMBG-2.0"]
+    names += [f"win\\\\{number}.ckpt" for number in range(4)]
+    for width in (1280, 390):
+        dashboard.look(width)
+        dashboard.js(MODELS, names)
+        shown = dashboard.text("#instances")
+        for told in ("a_long_name_of_a_model_a_lo…", "RMBG-2.0", "and 3 more", "7 paid (4.5 s)"):
+            assert told in shown
+        titles = dashboard.js(
+            "return [...document.querySelectorAll('dd [title]')].map(a => a.title)"
+        )
+        assert titles[:2] == names[:2]
+        assert titles[4] == "\n".join(names[4:])
+        assert dashboard.overflowing() == []
+        dashboard.screenshot(f"models-{width}")
 
 
 def test_an_hour_of_figures_fits(dashboard: Dashboard) -> None:

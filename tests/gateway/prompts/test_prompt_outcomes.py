@@ -24,7 +24,7 @@ from prompts_front import (
 )
 
 from comfy_proxy.cluster.prompt_outcomes import told_by
-from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
+from comfy_proxy.keys import CLUSTER, GATEWAY, METRICS
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.states import State
 from comfy_proxy.metrics.prompt_figures import PromptFigures
@@ -235,7 +235,8 @@ async def test_a_cached_prompt_teaches_no_estimate(
         await until(lambda: len(ends) == 6)
     measured = sum(end.worked for end in ends)
     assert 1 <= measured <= 2  # once on each instance at the most
-    assert len(proxy.app[JOBS].processor.estimates._executions[None]) == measured
+    learned = proxy.app[CLUSTER].planner.costs.export(lambda instance: instance.host, now=0.0)
+    assert sum(map(len, learned["warm"]["recent"].values())) == measured
 
 
 def test_with_one_instance_nobody_knows(clock: Any) -> None:
