@@ -113,7 +113,10 @@ class PlanFeed:
                 if slot is None:
                     return
                 run = self._experience.begins(slot, line, attempt.instance, 0.0)
-                line.begin(prompt, self._clock.monotonic())
+                if line.running is None:
+                    line.begin(prompt, self._clock.monotonic())
+                else:  # another one has begun since: what was loaded before it nobody knows
+                    run.ago = None
             if end.cached is not None:
                 run.cached = end.cached
             seconds = end.execution_s
