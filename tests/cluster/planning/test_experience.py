@@ -38,7 +38,7 @@ class Runs:
         self.experience, self.instance = experience, instance
         self.line = planner.lines[instance]
         self.heard: list[bool] = []
-        experience.on_run.append(lambda where, models, loaded: self.heard.append(loaded))
+        experience.on_run.append(lambda use: self.heard.append(use.loaded))
 
     def begin(self, what: Work) -> Run:
         one = slot("x", what)
