@@ -35,6 +35,7 @@ class Line:
         self._slots: dict[Hashable, Slot] = {}
         self._waiting: list[Slot] = []
         self._planned = True
+        self._after: dict[tuple[Held, Models], tuple[float, Held]] = {}  # as long as it is planned
         self.running: Slot | None = None
         self.began_at = 0.0
         self.offset_s = 0.0  # seconds until it begins, for one that goes on where another ends
@@ -161,6 +162,7 @@ class Line:
         if self._planned:
             return
         self._planned = True
+        self._after.clear()
         self.run_s_of.clear()
         held, end_s = self.loaded.held, 0.0
         for slot in self._waiting:
@@ -170,7 +172,10 @@ class Line:
     def _append(self, slot: Slot, held: Held, end_s: float) -> None:
         """Predict ``slot``, which comes next when ``held`` is loaded after ``end_s`` seconds."""
         models = slot.work.models
-        slot.load_s = self.loads(missing(held, models))
-        slot.held = self.loaded.memory.after(held, models)
+        known = self._after.get((held, models))
+        if known is None:
+            load_s = self.loads(missing(held, models))
+            known = self._after[held, models] = load_s, self.loaded.memory.after(held, models)
+        slot.load_s, slot.held = known
         slot.end_s = end_s + slot.load_s + slot.run_s
         self.run_s_of[models] = self.run_s_of.get(models, 0.0) + slot.run_s
