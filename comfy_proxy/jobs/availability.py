@@ -55,6 +55,10 @@ class Availability:
             found = self._runs[instance] = known, not self._missing(known)
         return found[1]
 
+    def may_run(self, instance: Instance) -> bool:
+        """Not :meth:`lacks`."""
+        return not self.lacks(instance)
+
     def require(self) -> None:
         """Raises WorkflowUnavailableError if every instance :meth:`lacks` something; says what."""
         missing: dict[str, Missing] = {}

@@ -80,7 +80,7 @@ class JobRun:
         self.waiter = Waiter(
             rank=job.created_monotonic,
             work_at=self._availability.work_at,
-            accepts=self._accepts,
+            accepts=self._availability.may_run,
         )
 
     @property
@@ -153,15 +153,14 @@ class JobRun:
         self.waiter.avoid = self._avoided()
         return await self._cluster.scheduler.place_of(self.waiter, self._since)
 
-    def _accepts(self, instance: Instance) -> bool:
-        return not self._availability.lacks(instance)
-
     def _avoided(self) -> set[Instance]:
         """It goes there only if it can go nowhere else."""
         if self._out_of_memory_at is None:
             return self._failed_on
         memory = self._cluster.gpu_memory
-        return self._failed_on | memory.too_small(self._out_of_memory_at, self._accepts)
+        return self._failed_on | memory.too_small(
+            self._out_of_memory_at, self._availability.may_run
+        )
 
     async def _raise_unless_worth_another_try(
         self, error: ComfyProxyError, placement: Placement
