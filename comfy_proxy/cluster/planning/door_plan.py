@@ -14,8 +14,10 @@ from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.waiter import Waiter
 
 LOOKAHEAD: Final = 64
-"""So many of those that wait, the first ones, are planned together; the others follow in the order
-in which they came. Planning 64 at two instances takes about a millisecond."""
+MIN_LOOKAHEAD: Final = 8
+MAX_FIGURES: Final = 2_400
+"""So many of those that wait, the first ones, are planned together, fewer at many instances; the
+others follow in the order in which they came. A figure takes about a microsecond."""
 
 Rank = Callable[[Instance], tuple[int, ...]]
 """Orders instances that are equal otherwise, the lowest first."""
@@ -40,10 +42,12 @@ class DoorPlan:
         self._rank = rank
         self._lines: dict[Instance, Line] = {}
         self._kept: dict[tuple[Instance, str], tuple[int, Option, float]] = {}
+        self._known: dict[str, dict[Instance, Figure]] = {}  # by fingerprint, before this plan
         self.figures: dict[Waiter, Figure] = {}
         self.candidates: dict[Waiter, list[Figure]] = {}
         self._count = 0
-        for waiter in waiting[:LOOKAHEAD]:
+        self._lookahead = max(MIN_LOOKAHEAD, min(LOOKAHEAD, MAX_FIGURES // len(instances)))
+        for waiter in waiting[: self._lookahead]:
             self.add(waiter)
 
     def order(self) -> list[tuple[Instance, list[Waiter]]]:
@@ -69,7 +73,7 @@ class DoorPlan:
 
     def add(self, waiter: Waiter) -> bool:
         """One more that came last; False if the plan does not reach so far."""
-        if self._count == LOOKAHEAD:
+        if self._count == self._lookahead:
             return False
         self._add(waiter)
         self._count += 1
@@ -86,7 +90,7 @@ class DoorPlan:
             return
         least_s = min(one.cost_s for one in figures)
         tied = [one for one in figures if one.cost_s <= least_s + tie_s(one.option.run_s)]
-        best = min(tied, key=self._order_of)
+        best = tied[0] if len(tied) == 1 else min(tied, key=self._order_of)
         self.figures[waiter], self.candidates[waiter] = best, figures
         line = self._line(best.instance)
         slot = self._planner.slot(waiter, best.work, best.instance, Standing(since=waiter.rank))
@@ -97,22 +101,24 @@ class DoorPlan:
         return load + len(self._line(figure.instance)), *turn
 
     def _figure(self, waiter: Waiter, work: Work, instance: Instance) -> Figure | None:
-        """As :meth:`Planner.figures`, behind those of the plan; worked out once for each
-        fingerprint as long as nobody joins the line there."""
-        line, key = self._line(instance), (instance, work.fingerprint)
+        """As :meth:`Planner.figures`, behind those that this plan sends there."""
+        line = self._lines.get(instance)
+        standing = Standing(since=waiter.rank)
+        if line is None:
+            known = self._known.get(work.fingerprint)
+            if known is None:
+                slot = self._planner.slot(waiter, work, instance, standing)
+                figures = self._planner.figures(slot, self._instances)
+                known = self._known[work.fingerprint] = {one.instance: one for one in figures}
+            return known.get(instance)
+        key = (instance, work.fingerprint)
         found = self._kept.get(key)
         if found is None or found[0] != line.changes:
-            slot = self._planner.slot(waiter, work, instance, Standing(since=waiter.rank))
-            if self._planner.run_s(work, instance) is None:
-                return None
-            option, harm_s = self._planner.weigh(slot, line)
-            found = self._kept[key] = line.changes, option, harm_s
+            slot = self._planner.slot(waiter, work, instance, standing)
+            found = self._kept[key] = line.changes, *self._planner.weigh(slot, line)
+        _, option, harm_s = found
         return Figure(
-            instance=instance,
-            work=work,
-            free_in_s=line.offset_s,
-            option=found[1],
-            harm_s=found[2],
+            instance=instance, work=work, free_in_s=line.offset_s, option=option, harm_s=harm_s
         )
 
     def _line(self, instance: Instance) -> Line:

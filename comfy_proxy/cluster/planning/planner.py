@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.costs import Costs
+from comfy_proxy.cluster.planning.demand import Demand
 from comfy_proxy.cluster.planning.joining import option
 from comfy_proxy.cluster.planning.line import Line
-from comfy_proxy.cluster.planning.loaded import LoadedModels, Memory, Models, missing
+from comfy_proxy.cluster.planning.loaded import LoadedModels, Memory, Models
 from comfy_proxy.cluster.planning.model_files import ModelFiles
 from comfy_proxy.cluster.planning.slot import Option, Slot, Standing
 from comfy_proxy.cluster.planning.work import Work
@@ -28,16 +29,12 @@ TIE_SHARE: Final = 0.05
 TIE_S: Final = 0.01
 """Finishes that differ by less than this share of the run, or these seconds, count as equal: the
 figure is not better than that."""
-DEMAND_LOADS: Final = 20
-"""Models are in demand for so many times the seconds of their load after somebody asked for them:
-whoever pushes them out meanwhile causes that load again."""
-MAX_ASKED: Final = 1_000
 SLOWER_SHARE: Final = 0.25
 """An instance that takes longer than another one by no more than this share is as good to move to:
 how long a prompt takes is not known better."""
 MAX_KEPT: Final = 256
-"""So many sets of models that were asked for, and sorts of work whose options are kept, are
-remembered; for one more the oldest goes, and is learnt or worked out anew."""
+"""The options of so many sorts of work are kept; for one more the oldest go, and are worked out
+anew."""
 KEPT_S: Final = 10.0
 """Seconds for which an option is kept at most: what is in demand changes with the time alone."""
 
@@ -67,12 +64,21 @@ class Figure:
         return self.finish_s + self.harm_s
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Kept:
+class _Kept(NamedTuple):
     """An option that was worked out, and for what state of its line and of what is known."""
 
     stamp: tuple[int, int, int]
     option: Option
+    harm_s: float
+
+
+class _Weighed(NamedTuple):
+    """A figure in the making, of which there may be hundreds for one choice."""
+
+    cost_s: float
+    instance: Instance
+    free_in_s: float
+    kept: _Kept
     harm_s: float
 
 
@@ -88,11 +94,11 @@ class Planner:
         files: ModelFiles,
         patience_s: float | None = None,
     ) -> None:
-        self._clock = clock
+        self._now = clock.monotonic
         self.costs = costs
         self.files = files
         self.lines = {one: _line(one, costs, files, patience_s) for one in instances}
-        self._asked: OrderedDict[Models, float] = OrderedDict()
+        self._demand = Demand(self.lines)
         self._kept: OrderedDict[Hashable, dict[Instance, _Kept]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -113,7 +119,7 @@ class Planner:
             key=key,
             work=work,
             run_s=self.run_s(work, instance) or 0.0,
-            since=self._clock.monotonic() if since is None else since,
+            since=self._now() if since is None else since,
             client=standing.client,
             fixed=standing.fixed,
         )
@@ -122,12 +128,9 @@ class Planner:
         """Somebody wants ``work``: its models are in demand, and their sizes of interest."""
         if not work.models:
             return
-        self._asked[work.models] = self._clock.monotonic()
-        self._asked.move_to_end(work.models)
-        if len(self._asked) > MAX_ASKED:
-            self._asked.popitem(last=False)
-        for instance in self.lines:
-            self.files.wanted(instance, work.models)
+        if self._demand.asked(work.models, self._now()):
+            for instance in self.lines:
+                self.files.wanted(instance, work.models)
 
     def forget_loaded(self, instance: Instance) -> None:
         """Its memory was freed, or its process may have ended: nothing is loaded there."""
@@ -144,10 +147,7 @@ class Planner:
     def free_in_s(self, instance: Instance) -> float:
         """Seconds until what runs there has ended, that of strangers included: each of their
         prompts, of which nothing is known but that it is there, counts as an average one."""
-        line = self.lines[instance]
-        strangers = instance.load - len(line)
-        mean_s = self.costs.mean_run_s(instance) if strangers > 0 else None
-        return line.free_in_s(self._clock.monotonic()) + max(0, strangers) * (mean_s or 0.0)
+        return _free_in_s(instance, self.lines[instance], self.costs, self._now())
 
     def end_in_s(self, key: Hashable, instance: Instance) -> float | None:
         """Seconds until that prompt has ended there; None if it is not in the line."""
@@ -156,7 +156,7 @@ class Planner:
         if end_s is None:
             return None
         if line.find(key) is line.running:
-            return line.free_in_s(self._clock.monotonic())
+            return line.free_in_s(self._now())
         return self.free_in_s(instance) + end_s
 
     # --- figures -----------------------------------------------------------------------------
@@ -166,35 +166,40 @@ class Planner:
 
         ``slot`` may be one of any instance.
         """
-        kept = self._kept_for((slot.work.fingerprint, slot.client, slot.fixed))
-        figures, epoch = [], int(self._clock.monotonic() / KEPT_S)
-        for instance in instances:
-            stamp = (self.lines[instance].changes, self.costs.version, epoch)
-            found = kept.get(instance)
-            if found is None or found.stamp != stamp or found.option.before is not None:
-                found = self._work_out(slot, instance, stamp)
-                if found is None:
-                    return []
-                kept[instance] = found
-            figures.append(
-                Figure(
-                    instance=instance,
-                    work=slot.work,
-                    free_in_s=self.free_in_s(instance),
-                    option=found.option,
-                    harm_s=found.harm_s,
-                )
-            )
-        return figures
+        return [_figure(one, slot.work) for one in self._weighed(slot, instances)]
 
-    def best(self, slot: Slot, instances: Sequence[Instance]) -> list[Figure]:
+    def best(self, slot: Slot, instances: Iterable[Instance]) -> list[Figure]:
         """Those of ``instances`` that come out best, equals included, the best one first; none if
         nothing is known."""
-        figures = sorted(self.figures(slot, instances), key=lambda one: one.cost_s)
-        if not figures:
+        weighed = self._weighed(slot, instances)
+        if not weighed:
             return []
-        limit = figures[0].cost_s + tie_s(figures[0].option.run_s)
-        return [one for one in figures if one.cost_s <= limit]
+        least = min(weighed, key=_cost)
+        limit = least.cost_s + tie_s(least.kept.option.run_s)
+        tied = [one for one in weighed if one.cost_s <= limit]
+        return [_figure(one, slot.work) for one in sorted(tied, key=_cost)]
+
+    def _weighed(self, slot: Slot, instances: Iterable[Instance]) -> list[_Weighed]:
+        known, now = self._kept_for((slot.work.fingerprint, slot.client, slot.fixed)), self._now()
+        version, epoch = self.costs.version, int(now / KEPT_S)
+        crowding = self._demand.crowding(slot.work.models, now) if slot.work.models else None
+        weighed = []
+        for instance in instances:
+            line = self.lines[instance]
+            stamp = (line.changes, version, epoch)
+            kept = known.get(instance)
+            if kept is None or kept.stamp != stamp or kept.option.before is not None:
+                kept = self._work_out(slot, instance, stamp)
+                if kept is None:
+                    return []
+                known[instance] = kept
+            option, harm_s = kept.option, kept.harm_s
+            if crowding is not None and option.load_s and instance in crowding:
+                harm_s += option.load_s
+            free_in_s = _free_in_s(instance, line, self.costs, now)
+            cost_s = free_in_s + option.behind_s + option.load_s + option.run_s + harm_s
+            weighed.append(_Weighed(cost_s, instance, free_in_s, kept, harm_s))
+        return weighed
 
     def gains(self, key: Hashable, busy: Instance, idle: Instance) -> bool:
         """Whether a prompt that waits at ``busy`` had better go to ``idle``, where less is to do.
@@ -223,13 +228,14 @@ class Planner:
     def weigh(self, slot: Slot, line: Line) -> tuple[Option, float]:
         """What ``line`` would do with ``slot``, and the seconds of loading that this causes to
         others."""
-        found = option(line, slot, self._clock.monotonic())
-        return found, self._harm_s(slot.work.models, line) if found.load_s > 0 else 0.0
+        now = self._now()
+        found = option(line, slot, now)
+        return found, self._demand.harm_s(slot.work.models, line, now) if found.load_s else 0.0
 
     def join(self, slot: Slot, instance: Instance) -> None:
         """It waits at ``instance`` now, where it is best placed."""
         line = self.lines[instance]
-        line.join(slot, option(line, slot, self._clock.monotonic()).before)
+        line.join(slot, option(line, slot, self._now()).before)
 
     def _work_out(
         self, slot: Slot, instance: Instance, stamp: tuple[int, int, int]
@@ -240,19 +246,26 @@ class Planner:
         option, harm_s = self.weigh(replace(slot, run_s=run_s), self.lines[instance])
         return _Kept(stamp=stamp, option=option, harm_s=harm_s)
 
-    def _harm_s(self, models: Models, line: Line) -> float:
-        """Seconds to load again what has to go for ``models`` and is in demand."""
-        now, (held, _) = self._clock.monotonic(), line.after()
-        left = line.loaded.memory.after(held, models)
-        harm_s = 0.0
-        for gone in held:
-            if gone in left or not missing(left, gone):
-                continue
-            load_s = line.loads(missing(left, gone))
-            asked = self._asked.get(gone)
-            if asked is not None and now - asked <= DEMAND_LOADS * load_s:
-                harm_s += load_s
-        return harm_s
+
+def _free_in_s(instance: Instance, line: Line, costs: Costs, now: float) -> float:
+    strangers = instance.prompts.total - len(line)
+    if strangers <= 0:
+        return line.free_in_s(now)
+    return line.free_in_s(now) + strangers * (costs.mean_run_s(instance) or 0.0)
+
+
+def _cost(one: _Weighed) -> float:
+    return one.cost_s
+
+
+def _figure(one: _Weighed, work: Work) -> Figure:
+    return Figure(
+        instance=one.instance,
+        work=work,
+        free_in_s=one.free_in_s,
+        option=one.kept.option,
+        harm_s=one.harm_s,
+    )
 
 
 def _line(instance: Instance, costs: Costs, files: ModelFiles, patience_s: float | None) -> Line:

@@ -9,7 +9,8 @@ from manual_clock import ManualClock
 from plan_harness import LOAD_S, RUN_S, has_loaded, keys, planner_of, slot, teach, work
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.planning.planner import DEMAND_LOADS, MAX_KEPT, Planner, tie_s
+from comfy_proxy.cluster.planning.demand import DEMAND_LOADS
+from comfy_proxy.cluster.planning.planner import MAX_KEPT, Planner, tie_s
 from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
 
