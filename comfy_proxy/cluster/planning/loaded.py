@@ -16,8 +16,6 @@ Held = tuple[Models, ...]
 
 MAX_SETS: Final = 16
 """The models of so many different prompts count as held at most, however much memory there is."""
-USABLE_SHARE: Final = 0.9
-"""The part of ``vram_total`` that models are assumed to fill; the rest is for the work itself."""
 
 
 class Memory:
@@ -56,7 +54,7 @@ class Memory:
         if self.total is None:
             return False
         sizes = [self._size(model) for model in {model for one in kept for model in one}]
-        return None not in sizes and sum(filter(None, sizes)) <= self.total * USABLE_SHARE
+        return None not in sizes and sum(filter(None, sizes)) <= self.total
 
 
 def missing(held: Held, models: Models) -> Models:

@@ -242,12 +242,12 @@ def waits_behind(planner: Planner, busy: Instance, count: int, what: Work) -> No
     joins(planner, busy, "moving", what, count)
 
 
-def test_a_move_must_pay_for_the_load_that_it_causes(planner: Planner) -> None:
+def test_a_move_must_pay_for_the_load_that_it_causes(planner: Planner, clock: ManualClock) -> None:
     """Behind five prompts of 1 s it stays; behind fifteen it loads elsewhere."""
     one, two = pair(planner)
     waits_behind(planner, one, 5, A)
     assert not planner.gains("moving", one, two)
-    planner = planner_like(planner, planner._clock)  # type: ignore[arg-type]
+    planner = planner_like(planner, clock)
     for number in range(6, 16):
         joins(planner, one, number, A, number / 100)
     assert planner.gains("moving", one, two)
