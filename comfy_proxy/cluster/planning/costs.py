@@ -50,13 +50,15 @@ class Costs:
     """Seconds by instance and work, learned; instances are told apart as keys of a dict are.
 
     ``version`` rises when an answer changed materially: it is the first of its kind, or moved by
-    more than 10 %. What was concluded from answers holds until then. ``loads_known`` is True once
+    more than 10 %. What was concluded from answers holds until then. ``versions`` rise with it for
+    the instance where that was learnt, whatever others borrow from it. ``loads_known`` is True once
     an execution had to load anything.
     ``size`` tells the bytes of a model at an instance, for those that were never loaded.
     """
 
     def __init__(self, size: Size = lambda _instance, _model: None) -> None:
         self.version = 0
+        self.versions: dict[Hashable, int] = {}
         self.loads_known = False
         self._size = size
         self._speeds = Speeds()
@@ -101,6 +103,7 @@ class Costs:
         else:
             material = self._learn_cold(instance, work, _ColdRun(seconds, shares(loaded), now))
         if material | self._settle(instance, work):
+            self.versions[instance] = self.versions.get(instance, 0) + 1
             self._changed()
 
     def run_s(self, instance: Hashable, work: Costed) -> float | None:

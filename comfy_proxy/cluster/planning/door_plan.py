@@ -115,7 +115,8 @@ class DoorPlan:
         found = self._kept.get(key)
         if found is None or found[0] != line.changes:
             slot = self._planner.slot(waiter, work, instance, standing)
-            found = self._kept[key] = line.changes, *self._planner.weigh(slot, line)
+            weighed = self._planner.weigh(slot, line, slot.run_s)
+            found = self._kept[key] = line.changes, *weighed
         _, option, harm_s = found
         return Figure(
             instance=instance, work=work, free_in_s=line.offset_s, option=option, harm_s=harm_s

@@ -23,22 +23,22 @@ STEPS: Final = 1024
 behind it."""
 
 
-def option(line: Line, slot: Slot, now: float) -> Option:
-    """What would become of ``slot``, which is not in ``line`` yet, if it joined it.
+def option(line: Line, slot: Slot, now: float, run_s: float | None = None) -> Option:
+    """What would become of ``slot``, which is not in ``line`` yet, if it joined it; ``run_s`` is
+    what it runs there, None if ``slot`` says so rightly.
 
     It overtakes nobody whose patience that would exceed, none of a place of its own, none of the
     same kind and client, and none whose result it names.
     """
+    run_s = slot.run_s if run_s is None else run_s
     held, end_s = line.after()
     load_s = line.loads(missing(held, slot.work.models))
     if load_s > 0 and line.patience_s != 0 and not slot.fixed:
         index = _behind_its_own(line, slot, now)
         if index is not None:
             before = line.waiting[index]
-            return Option(
-                behind_s=line.after(index)[1], load_s=0.0, run_s=slot.run_s, before=before
-            )
-    return Option(behind_s=end_s, load_s=load_s, run_s=slot.run_s)
+            return Option(behind_s=line.after(index)[1], load_s=0.0, run_s=run_s, before=before)
+    return Option(behind_s=end_s, load_s=load_s, run_s=run_s)
 
 
 def beyond(line: Line, offset_s: float) -> Line:

@@ -7,7 +7,7 @@ is assumed first, and corrected by what is seen: see :meth:`LoadedModels.seen`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 Models = tuple[str, ...]
@@ -16,6 +16,8 @@ Held = tuple[Models, ...]
 
 MAX_SETS: Final = 16
 """The models of so many different prompts count as held at most, however much memory there is."""
+MAX_KNOWN: Final = 512
+"""So many answers of :meth:`Memory.after` are kept; then all are worked out anew."""
 
 
 class Memory:
@@ -29,6 +31,7 @@ class Memory:
         self._size = size
         self.total: int | None = None
         self.sets: int | None = None
+        self._known: dict[tuple[object, ...], Held] = {}  # what was worked out, all sizes known
 
     def __repr__(self) -> str:
         return f"<Memory total={self.total} sets={self.sets}>"
@@ -40,21 +43,30 @@ class Memory:
         """
         if not models or (held and held[-1] == models):
             return held
+        key = (held, models, self.total, self.sets)
+        known = self._known.get(key)
+        if known is not None:
+            return known
         kept = [one for one in held if not set(one) <= set(models)]
         kept.append(models)
-        while len(kept) > 1 and not self._fits(kept):
+        sizes = {model: self._size(model) for one in kept for model in one}
+        while len(kept) > 1 and not self._fits(kept, sizes):
             del kept[0]
+        if None not in sizes.values():
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = tuple(kept)
         return tuple(kept)
 
-    def _fits(self, kept: Sequence[Models]) -> bool:
+    def _fits(self, kept: Sequence[Models], sizes: Mapping[str, int | None]) -> bool:
         if len(kept) > (MAX_SETS if self.sets is None else self.sets):
             return False
         if self.sets is not None:
             return True
-        if self.total is None:
+        used = [sizes[model] for model in {model for one in kept for model in one}]
+        if self.total is None or None in used:
             return False
-        sizes = [self._size(model) for model in {model for one in kept for model in one}]
-        return None not in sizes and sum(filter(None, sizes)) <= self.total
+        return sum(filter(None, used)) <= self.total
 
 
 def missing(held: Held, models: Models) -> Models:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from comfy_proxy.clock import Clock
@@ -35,8 +35,9 @@ how long a prompt takes is not known better."""
 MAX_KEPT: Final = 256
 """The options of so many sorts of work are kept; for one more the oldest go, and are worked out
 anew."""
-KEPT_S: Final = 10.0
-"""Seconds for which an option is kept at most: what is in demand changes with the time alone."""
+KEPT_S: Final = 5.0
+"""Seconds for which an option is kept at most: what is in demand, whose patience ends, and what is
+learnt at other instances changes while nothing happens at this one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,16 +71,12 @@ class _Kept(NamedTuple):
     stamp: tuple[int, int, int]
     option: Option
     harm_s: float
+    own_s: float  # option.end_s
 
 
-class _Weighed(NamedTuple):
-    """A figure in the making, of which there may be hundreds for one choice."""
-
-    cost_s: float
-    instance: Instance
-    free_in_s: float
-    kept: _Kept
-    harm_s: float
+_Weighed = tuple[float, Instance, float, _Kept, float]
+"""A figure in the making, of which there may be hundreds for one choice: its cost, its instance,
+when that is free, the option there, and the seconds of loading that it causes to others."""
 
 
 class Planner:
@@ -99,6 +96,8 @@ class Planner:
         self.files = files
         self.lines = {one: _line(one, costs, files, patience_s) for one in instances}
         self._demand = Demand(self.lines)
+        # Options grow old at different moments, so that no choice has to work them all out.
+        self._phases = {one: index / len(self.lines) for index, one in enumerate(self.lines)}
         self._kept: OrderedDict[Hashable, dict[Instance, _Kept]] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -147,7 +146,9 @@ class Planner:
     def free_in_s(self, instance: Instance) -> float:
         """Seconds until what runs there has ended, that of strangers included: each of their
         prompts, of which nothing is known but that it is there, counts as an average one."""
-        return _free_in_s(instance, self.lines[instance], self.costs, self._now())
+        line = self.lines[instance]
+        strangers = max(0, instance.prompts.total - len(line))
+        return line.free_in_s(self._now()) + strangers * (self.costs.mean_run_s(instance) or 0.0)
 
     def end_in_s(self, key: Hashable, instance: Instance) -> float | None:
         """Seconds until that prompt has ended there; None if it is not in the line."""
@@ -175,30 +176,33 @@ class Planner:
         if not weighed:
             return []
         least = min(weighed, key=_cost)
-        limit = least.cost_s + tie_s(least.kept.option.run_s)
-        tied = [one for one in weighed if one.cost_s <= limit]
+        limit = least[0] + tie_s(least[3].option.run_s)
+        tied = [one for one in weighed if one[0] <= limit]
         return [_figure(one, slot.work) for one in sorted(tied, key=_cost)]
 
     def _weighed(self, slot: Slot, instances: Iterable[Instance]) -> list[_Weighed]:
-        known, now = self._kept_for((slot.work.fingerprint, slot.client, slot.fixed)), self._now()
-        version, epoch = self.costs.version, int(now / KEPT_S)
+        # Without its client: that may change its place in a line, and hardly when it is finished.
+        known, now = self._kept_for((slot.work.fingerprint, slot.fixed)), self._now()
+        versions, epoch = self.costs.versions, now / KEPT_S
         crowding = self._demand.crowding(slot.work.models, now) if slot.work.models else None
         weighed = []
         for instance in instances:
             line = self.lines[instance]
-            stamp = (line.changes, version, epoch)
+            stamp = (line.changes, versions.get(instance, 0), int(epoch + self._phases[instance]))
             kept = known.get(instance)
-            if kept is None or kept.stamp != stamp or kept.option.before is not None:
+            if kept is None or kept.stamp != stamp:
                 kept = self._work_out(slot, instance, stamp)
                 if kept is None:
                     return []
                 known[instance] = kept
-            option, harm_s = kept.option, kept.harm_s
+            _, option, harm_s, own_s = kept
             if crowding is not None and option.load_s and instance in crowding:
                 harm_s += option.load_s
-            free_in_s = _free_in_s(instance, line, self.costs, now)
-            cost_s = free_in_s + option.behind_s + option.load_s + option.run_s + harm_s
-            weighed.append(_Weighed(cost_s, instance, free_in_s, kept, harm_s))
+            free_in_s = line.free_in_s(now)
+            strangers = instance.prompts.total - len(line)
+            if strangers > 0:
+                free_in_s += strangers * (self.costs.mean_run_s(instance) or 0.0)
+            weighed.append((free_in_s + own_s + harm_s, instance, free_in_s, kept, harm_s))
         return weighed
 
     def gains(self, key: Hashable, busy: Instance, idle: Instance) -> bool:
@@ -225,17 +229,17 @@ class Planner:
             self._kept.popitem(last=False)
         return kept
 
-    def weigh(self, slot: Slot, line: Line) -> tuple[Option, float]:
-        """What ``line`` would do with ``slot``, and the seconds of loading that this causes to
-        others."""
+    def weigh(self, slot: Slot, line: Line, run_s: float) -> tuple[Option, float]:
+        """What ``line`` would do with ``slot``, which runs ``run_s`` there, and the seconds of
+        loading that this causes to others."""
         now = self._now()
-        found = option(line, slot, now)
+        found = option(line, slot, now, run_s)
         return found, self._demand.harm_s(slot.work.models, line, now) if found.load_s else 0.0
 
     def join(self, slot: Slot, instance: Instance) -> None:
         """It waits at ``instance`` now, where it is best placed."""
         line = self.lines[instance]
-        line.join(slot, option(line, slot, self._now()).before)
+        line.join(slot, option(line, slot, self._now(), slot.run_s).before)
 
     def _work_out(
         self, slot: Slot, instance: Instance, stamp: tuple[int, int, int]
@@ -243,28 +247,18 @@ class Planner:
         run_s = self.run_s(slot.work, instance)
         if run_s is None:
             return None
-        option, harm_s = self.weigh(replace(slot, run_s=run_s), self.lines[instance])
-        return _Kept(stamp=stamp, option=option, harm_s=harm_s)
-
-
-def _free_in_s(instance: Instance, line: Line, costs: Costs, now: float) -> float:
-    strangers = instance.prompts.total - len(line)
-    if strangers <= 0:
-        return line.free_in_s(now)
-    return line.free_in_s(now) + strangers * (costs.mean_run_s(instance) or 0.0)
+        found, harm_s = self.weigh(slot, self.lines[instance], run_s)
+        return _Kept(stamp, found, harm_s, found.end_s)
 
 
 def _cost(one: _Weighed) -> float:
-    return one.cost_s
+    return one[0]
 
 
 def _figure(one: _Weighed, work: Work) -> Figure:
+    _, instance, free_in_s, kept, harm_s = one
     return Figure(
-        instance=one.instance,
-        work=work,
-        free_in_s=one.free_in_s,
-        option=one.kept.option,
-        harm_s=one.harm_s,
+        instance=instance, work=work, free_in_s=free_in_s, option=kept.option, harm_s=harm_s
     )
 
 

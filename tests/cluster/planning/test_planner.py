@@ -206,6 +206,7 @@ def planner_like(planner: Planner, clock: ManualClock) -> Planner:
     """With the same lines and costs, and nothing worked out before."""
     fresh = planner_of(clock)
     fresh.lines, fresh.costs = planner.lines, planner.costs
+    fresh._demand, fresh._phases = planner._demand, planner._phases
     return fresh
 
 
