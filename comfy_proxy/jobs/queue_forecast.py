@@ -15,7 +15,7 @@ from typing import Final
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.planning.door_plan import LOOKAHEAD, DoorPlan
+from comfy_proxy.cluster.planning.door_plan import DoorPlan
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job
@@ -110,8 +110,8 @@ class QueueForecast:
     @cached_property
     def _ends_s(self) -> dict[JobRun, float]:
         """Seconds until ComfyUI is done with each job that has no place, if they are known."""
-        near = ((run, self._planned_s(run)) for run in self._waiting[:LOOKAHEAD])
-        far = ((run, self._beyond_s(run)) for run in self._waiting[LOOKAHEAD:])
+        near = ((run, self._planned_s(run)) for run in self._waiting[: self._plan.lookahead])
+        far = ((run, self._beyond_s(run)) for run in self._waiting[self._plan.lookahead :])
         return {run: end_s for run, end_s in chain(near, far) if end_s is not None}
 
     def _planned_s(self, run: JobRun) -> float | None:

@@ -26,9 +26,9 @@ from comfy_proxy.cluster.planning.work import Work
 
 NEW: Final = Standing()
 TIE_SHARE: Final = 0.05
-TIE_S: Final = 0.01
-"""Finishes that differ by less than this share of the run, or these seconds, count as equal: the
-figure is not better than that."""
+TIE_S: Final = 0.1
+"""Finishes that differ by less than this share of the run, or these seconds, count as equal, and the
+fewest prompts decide: the figure is not better than that where others use the machine too."""
 SLOWER_SHARE: Final = 0.25
 """An instance that takes longer than another one by no more than this share is as good to move to:
 how long a prompt takes is not known better."""
