@@ -44,7 +44,8 @@ def option(line: Line, slot: Slot, now: float, run_s: float | None = None) -> Op
 def beyond(line: Line, offset_s: float) -> Line:
     """An empty line that goes on where ``line`` ends, to try out what else may join it; it begins
     in ``offset_s`` seconds."""
-    other = Line(LoadedModels(line.loaded.memory), line.loads, patience_s=line.patience_s)
+    loaded = LoadedModels(line.loaded.memory)
+    other = Line(loaded, line.loads, runs=line.runs, patience_s=line.patience_s)
     other.loaded.held, _ = line.after()
     other.offset_s, other.tried_out = offset_s, True
     return other

@@ -6,12 +6,13 @@ to go is in ``joining.py``. Seconds here are predictions; times are monotonic se
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from math import inf
 from typing import Protocol
 
 from comfy_proxy.cluster.planning.loaded import Held, LoadedModels, Models, missing
 from comfy_proxy.cluster.planning.slot import Slot
+from comfy_proxy.cluster.planning.work import Work
 
 
 class Loads(Protocol):
@@ -21,15 +22,22 @@ class Loads(Protocol):
 
 
 class Line:
-    """The prompts of one instance. ``loads`` tells what loading costs there, ``patience_s`` for how
-    long a prompt may be kept waiting so that others need no load; None: see ``joining.py``."""
+    """The prompts of one instance. ``loads`` tells what loading costs there, ``runs`` how long a
+    work runs there (None: as its slot says), ``patience_s`` for how long a prompt may be kept
+    waiting so that others need no load; None: see ``joining.py``."""
 
     def __init__(
-        self, loaded: LoadedModels, loads: Loads, *, patience_s: float | None = None
+        self,
+        loaded: LoadedModels,
+        loads: Loads,
+        *,
+        runs: Callable[[Work], float] | None = None,
+        patience_s: float | None = None,
     ) -> None:
         self.loaded = loaded
         self.loaded.on_change = self.changed
         self.loads = loads
+        self.runs = runs
         self.patience_s = patience_s
         self.run_s_of: dict[Models, float] = {}  # seconds of all that wait with these models
         self._slots: dict[Hashable, Slot] = {}
@@ -102,6 +110,8 @@ class Line:
             return None
         self._plan()
         slot.load_s = self.loads(self.loaded.missing(slot.work.models))
+        if self.runs is not None:
+            slot.run_s = self.runs(slot.work)
         self._waiting.remove(slot)
         if self.running is not None:  # it has ended, heard or not
             del self._slots[self.running.key]
@@ -177,5 +187,7 @@ class Line:
             load_s = self.loads(missing(held, models))
             known = self._after[held, models] = load_s, self.loaded.memory.after(held, models)
         slot.load_s, slot.held = known
+        if self.runs is not None:  # more may be known of it than when it came
+            slot.run_s = self.runs(slot.work)
         slot.end_s = end_s + slot.load_s + slot.run_s
         self.run_s_of[models] = self.run_s_of.get(models, 0.0) + slot.run_s

@@ -27,8 +27,8 @@ from comfy_proxy.cluster.planning.work import Work
 NEW: Final = Standing()
 TIE_SHARE: Final = 0.05
 TIE_S: Final = 0.1
-"""Finishes that differ by less than this share of the run, or these seconds, count as equal, and the
-fewest prompts decide: the figure is not better than that where others use the machine too."""
+"""Finishes that differ by less than this share of the run, or these seconds, count as equal, and
+the fewest prompts decide: a figure is no better than that where others use the machine too."""
 SLOWER_SHARE: Final = 0.25
 """An instance that takes longer than another one by no more than this share is as good to move to:
 how long a prompt takes is not known better."""
@@ -218,7 +218,8 @@ class Planner:
         if not figures:
             return True
         figure = figures[0]
-        if figure.extra_s == 0 and figure.option.run_s <= slot.run_s * (1 + SLOWER_SHARE):
+        run_s = self.run_s(slot.work, busy) or figure.option.run_s
+        if figure.extra_s == 0 and figure.option.run_s <= run_s * (1 + SLOWER_SHARE):
             return True
         return figure.cost_s + tie_s(slot.run_s) < end_in_s
 
@@ -266,8 +267,12 @@ def _line(instance: Instance, costs: Costs, files: ModelFiles, patience_s: float
     def loads(models: Models) -> float:
         return costs.load_s(instance, models) if models else 0.0
 
+    def runs(work: Work) -> float:
+        known = costs.run_s(instance, work)
+        return (costs.mean_run_s(instance) if known is None else known) or 0.0
+
     memory = Memory(lambda model: files.size(instance, model))
-    return Line(LoadedModels(memory), loads, patience_s=patience_s)
+    return Line(LoadedModels(memory), loads, runs=runs, patience_s=patience_s)
 
 
 def tie_s(run_s: float) -> float:
