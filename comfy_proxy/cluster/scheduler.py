@@ -45,6 +45,8 @@ class Scheduler:
         self._planner = planner
         self._moves: set[asyncio.Task[None]] = set()
         self.on_change: list[Callable[[], None]] = []
+        # What was foreseen may turn out wrong while nothing else happens.
+        health_checker.on_success.append(lambda instance: self.rebalance())
         self.door = Door(
             load_balancer,
             health_checker,
@@ -178,12 +180,11 @@ class Scheduler:
         standing: Standing = NEW,
         of_client: bool = False,
     ) -> Placement:
-        line = self._planner.lines[instance]
         placement = Placement(
             instance,
             accepts=accepts,
             on_release=self._released,
-            on_sent=lambda placement: line.renamed(placement, placement.key),
+            on_sent=self._sent,
             of_client=of_client,
         )
         if work is not None:
@@ -191,6 +192,12 @@ class Scheduler:
             self._planner.join(slot, instance)
         self._tell()
         return placement
+
+    def _sent(self, placement: Placement) -> None:
+        """It waits in the queue of its instance now, or runs; if more is there than was foreseen,
+        another one may be quicker."""
+        self._planner.lines[placement.instance].renamed(placement, placement.key)
+        self.rebalance()
 
     def _released(self, placement: Placement) -> None:
         self._planner.lines[placement.instance].leave(placement)
