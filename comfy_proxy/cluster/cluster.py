@@ -83,6 +83,7 @@ class Cluster:
             instance.on_interruption.append(self.planner.forget_loaded)
             instance.on_doubt.append(self.health_checker.look)
             instance.on_circuit.append(self._circuit_changed)
+            instance.on_circuit.append(lambda change: self.scheduler.door.open())
 
     @property
     def uptime_s(self) -> float:

@@ -23,6 +23,10 @@ from comfy_proxy.cluster.planning.planner import Figure, Planner
 from comfy_proxy.cluster.waiter import Waiter
 from comfy_proxy.errors import NoHealthyInstanceError
 
+RELOOK_S = 2.0
+"""Seconds after which one that waits for a full instance while another one is free looks again:
+what was foreseen may be wrong, and nothing else may happen that tells."""
+
 
 class Door:
     """``give`` makes the place of a waiter at an instance. ``room`` tells how many more may have
@@ -136,7 +140,9 @@ class Door:
             free = self._free()
             if left <= 0 or not free:
                 break
-            if waiter not in plan.figures and (least := self._least_loaded(waiter, free)):
+            if plan.knows(waiter):
+                continue
+            if least := self._least_loaded(waiter, free):
                 self._take(waiter, least)
                 left -= 1
 
@@ -170,10 +176,13 @@ class Door:
         waiter.woken.clear()
         if waiter.may_hope(self._load_balancer.instances):
             self._patient += 1
+            relook_s = RELOOK_S if self._free() else None
             try:
-                await waiter.woken.wait()
+                woken = await wait_for_event(self._clock, waiter.woken, relook_s)
             finally:
                 self._patient -= 1
+            if not woken:
+                self._assign()
             self.usable_now()
             return
         begun = max(since, self._last_usable_at)

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from comfy_proxy.cluster.prompt_lists import finite
+
 _ABSOLUTE_PATH = re.compile(
     r"\b[A-Za-z]:[\\/](?:[^'\":*?<>|\\/\r\n]+[\\/])*"  # Windows, with blanks in its names
     r"|(?<![\w.:/])/(?:[^\s'\":*?<>|/]+/)+"
@@ -37,7 +39,7 @@ def read_accepted(answer: Any) -> Accepted:
     prompt_id, number = told.get("prompt_id"), told.get("number")
     return Accepted(
         prompt_id=prompt_id if isinstance(prompt_id, str) else None,
-        number=number if isinstance(number, int | float) else None,
+        number=finite(number) if isinstance(number, int | float) else None,
     )
 
 

@@ -130,15 +130,16 @@ class Scheduler:
         """
         if len(self.door):
             return
-        by_load = sorted(self._load_balancer.instances, key=_load_after_moves)
+        loads = {one: _load_after_moves(one) for one in self._load_balancer.instances}
+        by_load = sorted(loads, key=loads.__getitem__)
         targets = [i for i in by_load if i.available and not i.failing]
         for busy in reversed(by_load):
+            lower = [one for one in targets if loads[busy] - loads[one] >= 2]
+            if not lower:
+                return
             for prompt in reversed([p for p in _placements(busy) if p.movable]):
-                for idle in targets:
-                    difference = _load_after_moves(busy) - _load_after_moves(idle)
-                    if difference < 2 or not prompt.accepts(idle):
-                        continue
-                    if self._planner.gains(prompt.key, busy, idle):
+                for idle in lower:
+                    if prompt.accepts(idle) and self._planner.gains(prompt.key, busy, idle):
                         self._offer(prompt, busy, idle)
                         return
 

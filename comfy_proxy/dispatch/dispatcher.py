@@ -20,7 +20,12 @@ from comfy_proxy.cluster.submit_once import submit_once
 from comfy_proxy.cluster.translation import nobody_listens
 from comfy_proxy.dispatch.order import Order, Preparation, Receipt
 from comfy_proxy.dispatch.turns import Turns
-from comfy_proxy.errors import InstanceDiedError, InstanceError, InstanceTimeoutError
+from comfy_proxy.errors import (
+    InstanceDiedError,
+    InstanceError,
+    InstanceRefusedError,
+    InstanceTimeoutError,
+)
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
@@ -92,6 +97,8 @@ class Dispatcher:
         line = self._planner.lines[instance]
         wanted = not prompt.standing.fixed and place_matters(line, prompt.work)
         async with self._turns.turn(instance, wanted=wanted) as has_turn:
+            if prompt.ended:
+                raise InstanceRefusedError("The prompt was replaced before it was sent.")
             number = number_of(line, placement.key) if has_turn else None
             placement.sent(prompt)
             self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))

@@ -7,6 +7,8 @@ loaded there before and how long it took.
 
 from __future__ import annotations
 
+from math import inf
+
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.experience import Experience, Run
@@ -40,7 +42,7 @@ class PlanFeed:
         if work is None:
             return
         match change.event:
-            case events.Received():
+            case events.Received() if prompt.job is not None:
                 self._planner.asked(work)
             case events.Sent(instance=instance) if (
                 self._planner.lines[instance].find(prompt) is None
@@ -56,6 +58,7 @@ class PlanFeed:
             case events.NodeReached(node=node) if (run := self._runs.get(prompt)) is not None:
                 run.reached(node, self._clock.monotonic())
         if isinstance(change.event, events.Accepted) and not change.is_end:
+            self._planner.asked(work)  # what a client posts and is refused is no demand
             self._accepted(prompt, change.event)
         self._follow(change)
 
@@ -74,17 +77,25 @@ class PlanFeed:
         prompt, attempt = change.prompt, change.prompt.attempt
         if attempt is None or change.new is State.SUBMITTING:
             return
+        if prompt.ended and not change.is_end:
+            return  # several changes at once: that of its end is still to come
         line = self._planner.lines[attempt.instance]
         if change.is_end or not is_open(attempt):
-            self._ended(change, attempt)
-            self._leave(prompt, line)
+            try:
+                self._ended(change, attempt)
+            finally:
+                self._leave(prompt, line)
 
     def _accepted(self, prompt: Prompt, event: events.Accepted) -> None:
         instance = prompt.instance
         if instance is None:
             return
+        line = self._planner.lines[instance]
         if event.number is not None:
-            self._planner.lines[instance].numbered(prompt, event.number)
+            line.numbered(prompt, event.number)
+            is_own = not prompt.standing.fixed and len(prompt.attempts) == 1
+            if is_own and event.number == int(event.number):  # else it was given between others'
+                line.counter = max(-1 if line.counter == inf else line.counter, event.number)
         if prompt.state is State.RUNNING:  # it began before its answer came
             self._began(prompt, instance)
 

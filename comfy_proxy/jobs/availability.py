@@ -31,14 +31,21 @@ class Availability:
         return self._cluster.capabilities.lacks(instance, lambda can: self._can_run(instance, can))
 
     def work_at(self, instance: Instance) -> Work | None:
-        """What the request comes to at ``instance``; None if it is not known what that can run."""
+        """What the request comes to at ``instance``, as far as is known what that can run: else
+        what it came to there before, or at another instance; None if nobody is known."""
         known = self._cluster.capabilities.known(instance)
-        if known is None:
-            return None
         found = self._works.get(instance)
+        if known is None:
+            return self._work_anywhere() if found is None else found[1]
         if found is None or found[0] is not known:
             found = self._works[instance] = known, self._work(known)
         return found[1]
+
+    def _work_anywhere(self) -> Work | None:
+        capabilities = self._cluster.capabilities
+        known = (one for one in self._cluster.instances if capabilities.known(one) is not None)
+        works = (self.work_at(one) for one in known)
+        return next((work for work in works if work is not None), None)
 
     def _work(self, known: NodeCatalog) -> Work | None:
         info = self._request.picture.info

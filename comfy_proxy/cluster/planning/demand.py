@@ -17,8 +17,12 @@ from comfy_proxy.cluster.planning.loaded import Models, missing
 DEMAND_LOADS: Final = 20
 """Models are in demand for so many times the seconds of their load after somebody asked for them:
 so long is it probable that they are asked for again."""
-MAX_ASKED: Final = 1_000
+MAX_DEMAND_S: Final = 600.0
+"""Seconds; no longer than that, however long the load takes."""
+MAX_ASKED: Final = 256
 """So many sets of models that were asked for are remembered; the oldest goes for one more."""
+WANTED_S: Final = 1.0
+"""Seconds for which it is kept what is in demand: it is asked for at each choice."""
 
 
 class Demand:
@@ -27,11 +31,15 @@ class Demand:
     def __init__(self, lines: Mapping[Instance, Line]) -> None:
         self._lines = lines
         self._asked: OrderedDict[Models, float] = OrderedDict()
+        self._wanted: list[Models] = []
+        self._wanted_at = float("-inf")
 
     def asked(self, models: Models, now: float) -> bool:
         """Somebody asks for ``models``; True if nobody has within this minute."""
         last = self._asked.get(models)
         is_new = last is None or int(last / 60) != int(now / 60)
+        if last is None:
+            self._wanted_at = float("-inf")
         self._asked[models] = now
         self._asked.move_to_end(models)
         if len(self._asked) > MAX_ASKED:
@@ -56,7 +64,7 @@ class Demand:
 
         ``models`` are at home where they are loaded once all that waits has run.
         """
-        others = [one for one in self._wanted(now) if one != models and not self._has_home(one)]
+        others = [one for one in self._all_wanted(now) if one != models and not self._has_home(one)]
         if not others or not self._has_home(models):
             return None
         free = {one for one, line in self._lines.items() if self._has_room(line, now)}
@@ -64,21 +72,24 @@ class Demand:
             return set(self._lines)
         return free if len(others) == len(free) else None
 
-    def _wanted(self, now: float) -> list[Models]:
-        """The sets in demand, the latest one first."""
+    def _all_wanted(self, now: float) -> list[Models]:
+        """The sets in demand, the latest one first, as they were ``WANTED_S`` ago at most."""
+        if now - self._wanted_at < WANTED_S:
+            return self._wanted
         line = next(iter(self._lines.values()))
-        found = []
+        found: list[Models] = []
         for models, asked in reversed(self._asked.items()):
-            load_s = line.loads(models)
-            if load_s and now - asked <= DEMAND_LOADS * load_s:
-                found.append(models)
-            if len(found) > len(self._lines) + 1:
+            if now - asked > MAX_DEMAND_S or len(found) > len(self._lines) + 1:
                 break  # more than there are instances: who has no home cannot get one
+            load_s = line.loads(models)
+            if load_s and self._is_wanted(models, load_s, now):
+                found.append(models)
+        self._wanted, self._wanted_at = found, now
         return found
 
     def _is_wanted(self, models: Models, load_s: float, now: float) -> bool:
         asked = self._asked.get(models)
-        return asked is not None and now - asked <= DEMAND_LOADS * load_s
+        return asked is not None and now - asked <= min(DEMAND_LOADS * load_s, MAX_DEMAND_S)
 
     def _has_home(self, models: Models) -> bool:
         return any(not missing(line.after()[0], models) for line in self._lines.values())

@@ -72,6 +72,15 @@ class DoorPlan:
         line = self._line(instance)
         return line.offset_s + line.after()[1]
 
+    def knows(self, waiter: Waiter) -> bool:
+        """Something is known of its work: it goes where the plan sends it, once that reaches it."""
+        if waiter in self.figures:
+            return True
+        for instance in waiter.usable(self._instances)[:1]:
+            work = waiter.work_at(instance)
+            return work is not None and self._planner.run_s(work, instance) is not None
+        return False
+
     def add(self, waiter: Waiter) -> bool:
         """One more that came last; False if the plan does not reach so far."""
         if self._count == self.lookahead:

@@ -77,8 +77,11 @@ class Experience:
         )
 
     def ended(self, run: Run, seconds: float, *, worked: bool) -> None:
-        """It ran to its end, in ``seconds``; ``worked`` is False if all came from the cache."""
-        if not worked:
+        """It ran to its end, in ``seconds``; ``worked`` is False if all came from the cache.
+
+        That teaches nothing, nor does a run whose heavy nodes came from there.
+        """
+        if not worked or (run.cached is not None and not run.work.heavy.isdisjoint(run.cached)):
             return
         loaded = self._loaded(run, seconds)
         self._correct_memory(run, bool(loaded))

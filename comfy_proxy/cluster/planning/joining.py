@@ -31,14 +31,26 @@ def option(line: Line, slot: Slot, now: float, run_s: float | None = None) -> Op
     same kind and client, and none whose result it names.
     """
     run_s = slot.run_s if run_s is None else run_s
-    held, end_s = line.after()
+    end = _end_index(line)
+    held, end_s = line.after(end)
+    parked = line.waiting[end] if end < len(line.waiting) else None
     load_s = line.loads(missing(held, slot.work.models))
     if load_s > 0 and line.patience_s != 0 and not slot.fixed:
         index = _behind_its_own(line, slot, now)
         if index is not None:
             before = line.waiting[index]
             return Option(behind_s=line.after(index)[1], load_s=0.0, run_s=run_s, before=before)
-    return Option(behind_s=end_s, load_s=load_s, run_s=run_s)
+    return Option(behind_s=end_s, load_s=load_s, run_s=run_s, before=parked)
+
+
+def _end_index(line: Line) -> int:
+    """Where a prompt without a number comes: at the end, but before those that their clients have
+    put behind everything by a high number."""
+    waiting = line.waiting
+    end = len(waiting)
+    while end and waiting[end - 1].fixed and line.counter < waiting[end - 1].number < inf:
+        end -= 1
+    return end
 
 
 def beyond(line: Line, offset_s: float) -> Line:
@@ -71,16 +83,17 @@ def result_of_line(line: Line, slot: Slot) -> bool:
 def number_of(line: Line, key: Hashable) -> float | None:
     """The number by which that prompt gets its place among those that have one.
 
-    None if nobody behind it has one: it goes to the end, where ComfyUI puts it without a number; or
-    if there is no number left between its neighbours'.
+    None if nobody behind it has one: it goes to the end, where ComfyUI puts it without a number. So
+    if those behind it have numbers of other instances, above what this one has given so far, or of
+    their clients' choice; or if there is no number left between its neighbours'.
     """
     slot = line.find(key)
     if slot is None or slot is line.running:
         return None
     waiting = line.waiting
     index = waiting.index(slot)
-    high = min((one.number for one in waiting[index + 1 :]), default=inf)
-    if high == inf:
+    high = min((one.number for one in waiting[index + 1 :] if not one.fixed), default=inf)
+    if high == inf or high > line.counter + 1:
         return None
     before = [one.number for one in waiting[:index] if one.number < inf]
     if line.running is not None:
@@ -96,7 +109,7 @@ def _behind_its_own(line: Line, slot: Slot, now: float) -> int | None:
     models, free_in_s, waiting = slot.work.models, line.free_in_s(now), line.waiting
     # With nothing running the first one begins now, unless it is not there yet.
     first = 0 if line.running is not None or line.tried_out else 1
-    for index in range(len(waiting) - 1, first - 1, -1):
+    for index in range(_end_index(line) - 1, first - 1, -1):
         other = waiting[index]
         start_s = free_in_s + other.end_s - other.load_s - other.run_s
         waits_s = start_s + slot.run_s + now - other.since

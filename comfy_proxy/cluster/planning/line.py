@@ -47,6 +47,7 @@ class Line:
         self.running: Slot | None = None
         self.began_at = 0.0
         self.offset_s = 0.0  # seconds until it begins, for one that goes on where another ends
+        self.counter = inf  # the highest number that the instance chose itself, as far as is known
         self.tried_out = False  # True if what joins it has not been sent
         self.changes = 0  # rises with each change: what was computed from before is out of date
 
@@ -114,7 +115,7 @@ class Line:
             slot.run_s = self.runs(slot.work)
         self._waiting.remove(slot)
         if self.running is not None:  # it has ended, heard or not
-            del self._slots[self.running.key]
+            self._slots.pop(self.running.key, None)
         self.running, self.began_at = slot, now
         self.loaded.began(slot.work.models)
         self.changed()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Final, NamedTuple
 
 from comfy_proxy.clock import Clock
@@ -134,6 +135,7 @@ class Planner:
     def forget_loaded(self, instance: Instance) -> None:
         """Its memory was freed, or its process may have ended: nothing is loaded there."""
         self.lines[instance].loaded.forget()
+        self.lines[instance].counter = inf
 
     # --- seconds -----------------------------------------------------------------------------
 
@@ -184,7 +186,8 @@ class Planner:
         # Without its client: that may change its place in a line, and hardly when it is finished.
         known, now = self._kept_for((slot.work.fingerprint, slot.fixed)), self._now()
         versions, epoch = self.costs.versions, now / KEPT_S
-        crowding = self._demand.crowding(slot.work.models, now) if slot.work.models else None
+        crowding: set[Instance] | None = None
+        asked = False
         weighed = []
         for instance in instances:
             line = self.lines[instance]
@@ -196,8 +199,11 @@ class Planner:
                     return []
                 known[instance] = kept
             _, option, harm_s, own_s = kept
-            if crowding is not None and option.load_s and instance in crowding:
-                harm_s += option.load_s
+            if option.load_s:
+                if not asked:
+                    asked, crowding = True, self._demand.crowding(slot.work.models, now)
+                if crowding is not None and instance in crowding:
+                    harm_s += option.load_s
             free_in_s = line.free_in_s(now)
             strangers = instance.prompts.total - len(line)
             if strangers > 0:

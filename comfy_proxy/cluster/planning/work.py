@@ -64,6 +64,8 @@ _RESULT_EXTENSIONS = frozenset(
     )
 )
 _LOG_BUCKET = log(BUCKET)
+_SIZES = frozenset(("width", "height", "batch_size", "megapixels", "size", "resolution"))
+"""Drivers of nodes that only make room, as empty latents, and are mostly cached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -85,6 +87,9 @@ class Work:
     """File names in its inputs that may be results of earlier prompts, without ``[output]``."""
     writes: frozenset[str]
     """The values of ``filename_prefix`` of its nodes."""
+    heavy: frozenset[str] = frozenset()
+    """The ids of the nodes with drivers other than a size: one whose result comes from ComfyUI's
+    cache took no time, and tells nothing of how long such work takes."""
 
 
 def work_of(
@@ -107,6 +112,7 @@ def work_of(
         fingerprint=f"{kind}-{_digest(sorted(found.buckets))}",
         models=tuple(models),
         loaders=frozenset(found.loaders),
+        heavy=frozenset(found.heavy),
         effort=prod(found.largest.values(), start=1.0),
         reads=frozenset(found.reads),
         writes=frozenset(found.writes),
@@ -140,6 +146,7 @@ class _Found:
     classes: list[str] = field(default_factory=list)
     models: set[str] = field(default_factory=set)
     loaders: set[str] = field(default_factory=set)
+    heavy: set[str] = field(default_factory=set)
     buckets: list[str] = field(default_factory=list)
     largest: dict[str, float] = field(default_factory=dict)
     reads: set[str] = field(default_factory=set)
@@ -163,6 +170,8 @@ class _Found:
                 self._add_models(node_id, value.values())
         if drivers:
             self.add_drivers(class_name, drivers)
+        if drivers.keys() - _SIZES:
+            self.heavy.add(node_id)
 
     def add_drivers(self, class_name: str, values: Mapping[str, Any]) -> None:
         """The drivers of one node. One that is no number, or not above 0, is as it comes."""

@@ -16,12 +16,14 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.fanout import ask
 from comfy_proxy.gateway.exchange.scanned import ask_queue
-from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.ledger.prompt import Attempt, Prompt
 from comfy_proxy.ledger.states import State
 
 MAX_LOOKS = 60
 """How often an instance is asked whether it is done with a prompt that ran out of memory there;
 after these fifty seconds it is taken to be."""
+MAX_CLEARED = 1_000
+"""So many first tries are remembered as cleared away; the oldest would be cleared once more."""
 _FIRST_PAUSE_S = 0.01
 _LONGEST_PAUSE_S = 1.0
 
@@ -31,10 +33,17 @@ class FirstTries:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._cleared: dict[Attempt, None] = {}
 
     async def clear_away(self, prompt: Prompt) -> None:
         """Nothing is left of ``prompt`` where it ran out of memory; of an instance that does not
-        answer there is nothing to be had, and nobody is shown anything of it either."""
+        answer there is nothing to be had, and nobody is shown anything of it either. Done once, be
+        it that the prompt has nowhere to go for long: its memory is others' by then."""
+        if prompt.attempts[-1] in self._cleared:
+            return
+        self._cleared[prompt.attempts[-1]] = None
+        if len(self._cleared) > MAX_CLEARED:
+            del self._cleared[next(iter(self._cleared))]
         instance = prompt.attempts[-1].instance
         try:
             await self._wait_for_end(prompt, instance)

@@ -59,8 +59,11 @@ class Rebalancer:
         self._worker = Worker(self._even_out, "even out prompts")
         ledger.observers.append(self._observe)
 
-    def consider(self) -> None:
-        """The load of an instance has changed."""
+    def consider(self, *, checked: bool = False) -> None:
+        """The load of an instance has changed; or it has only passed a check (``checked``), which
+        is no news to what is under way: that makes such checks itself, and would never end."""
+        if checked and self._worker.busy:
+            return
         self._changed = True
         if next(self._pairs(), None) is not None:
             self._worker.wake()

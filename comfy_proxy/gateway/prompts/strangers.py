@@ -74,8 +74,9 @@ class Strangers:
         for entry in queue.running:
             if not self._is_own(entry, instance):
                 graph = _graph(loads_exact(await read([answer.part(entry.value)])))
-                models = self._cluster.graph_support.work(graph).models
-                self._cluster.planner.lines[instance].loaded.began(models)
+                work = self._cluster.graph_support.work(graph)
+                if work is not None:
+                    self._cluster.planner.lines[instance].loaded.began(work.models)
 
     def _is_own(self, entry: QueueEntry, instance: Instance) -> bool:
         prompt_id = entry.prompt_id

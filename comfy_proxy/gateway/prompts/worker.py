@@ -25,12 +25,12 @@ class Worker:
         self.closing = False
 
     def __repr__(self) -> str:
-        return f"<Worker {self._name!r} {'busy' if self._is_busy else 'idle'}>"
+        return f"<Worker {self._name!r} {'busy' if self.busy else 'idle'}>"
 
     def wake(self) -> None:
         """There is news."""
         self._news = True
-        if not self.closing and not self._is_busy:
+        if not self.closing and not self.busy:
             self._task = asyncio.create_task(self._run(), name=self._name, context=untraced())
 
     async def close(self) -> None:
@@ -42,7 +42,8 @@ class Worker:
             await asyncio.gather(self._task, return_exceptions=True)
 
     @property
-    def _is_busy(self) -> bool:
+    def busy(self) -> bool:
+        """It is at work."""
         return self._task is not None and not self._task.done()
 
     async def _run(self) -> None:

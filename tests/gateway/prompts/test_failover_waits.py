@@ -50,7 +50,7 @@ async def test_instances_that_take_nothing_for_long_end_no_prompt(
     await show(proxy, workers[1])
     await until(lambda: len(offered) >= 2)
     failover = proxy.app[GATEWAY].failover
-    await until(lambda: not failover._worker._is_busy)
+    await until(lambda: not failover._worker.busy)
     assert not any(prompt.ended for prompt in prompts)
     works.set()
     await recover(proxy, workers[1])

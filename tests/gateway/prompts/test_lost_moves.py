@@ -55,7 +55,7 @@ async def test_one_that_stays_where_its_instance_has_died_goes_on(
     await until(lambda: ledger.at(instance) == held.prompts and not instance.healthy)
     for signs in (instance.on_circuit, instance.on_doubt, instance.on_interruption):
         signs.clear()  # no other sign of its death comes
-    await until(lambda: not proxy.app[GATEWAY].failover._worker._is_busy)
+    await until(lambda: not proxy.app[GATEWAY].failover._worker.busy)
     held.go.set()
     await until(lambda: held.prompts[0].prompt_id in workers[1].submitted)
     await interrupt(proxy, blocker)
