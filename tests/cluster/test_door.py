@@ -11,6 +11,7 @@ from plan_harness import has_loaded, teach, work
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.door import RELOOK_S
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.work import Work
 
@@ -201,3 +202,29 @@ async def test_those_that_nobody_can_take_any_more_are_told(jobs: Jobs, clock: M
     await clock.advance(jobs.cluster.settings.pending_timeout_s + 1)
     assert jobs.tasks[2].done()
     assert type(jobs.tasks[2].exception()).__name__ == "NoHealthyInstanceError"
+
+
+async def test_one_that_waits_beside_a_free_instance_looks_again(
+    jobs: Jobs, clock: ManualClock
+) -> None:
+    """What runs takes much longer than was foreseen, and nothing else happens that would tell."""
+    one, two = jobs.cluster.instances
+    has_loaded(jobs.cluster.planner, one, "a")
+    await jobs.come(A, A)
+    assert jobs.got == [(0, "1")]
+    for _ in range(20):
+        await clock.advance(RELOOK_S)
+    assert jobs.got == [(0, "1"), (1, "2")]
+    assert not two.available
+
+
+async def test_one_that_waits_for_an_instance_that_fails_goes_elsewhere_at_once(
+    jobs: Jobs,
+) -> None:
+    one, _ = jobs.cluster.instances
+    has_loaded(jobs.cluster.planner, one, "a")
+    await jobs.come(A, A)
+    for _ in range(3):
+        one.check_failed("refused")
+    await settle()
+    assert jobs.got == [(0, "1"), (1, "2")]

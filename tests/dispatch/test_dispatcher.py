@@ -23,8 +23,8 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import Prompt
-from comfy_proxy.ledger.states import State
+from comfy_proxy.ledger.prompt import End, Prompt
+from comfy_proxy.ledger.states import Ending, State
 
 
 class Checker:
@@ -213,3 +213,12 @@ async def test_one_that_was_replaced_on_its_way_is_left_where_it_is(door: Door) 
     assert await door.dispatcher.submit(Replacing(door.prompt, TAKEN), door.place) is TAKEN
     assert door.prompt.ended
     assert not door.ledger.at(door.instance)
+
+
+async def test_one_that_was_replaced_while_it_waited_for_its_turn_is_not_sent(door: Door) -> None:
+    order = Order(door.prompt, TAKEN)
+    door.ledger.apply(events.Finished(prompt=door.prompt, end=End(ending=Ending.REPLACED)))
+    with pytest.raises(InstanceRefusedError):
+        await door.dispatcher.submit(order, door.place)
+    assert order.states == []
+    assert door.place.key is door.place

@@ -263,3 +263,24 @@ def test_one_that_nobody_heard_does_not_end_what_runs_there_now(bench: Bench) ->
     assert line.running.key is running
     assert (len(line), line.loaded.names()) == (1, ["b"])
     assert bench.planner.costs.mean_run_s(bench.one) is not None
+
+
+def test_a_run_that_ended_before_its_answer_teaches_too(bench: Bench) -> None:
+    """Several changes are told at once then; the time is that of the last one."""
+    bench.ran("before", COLD_S)
+    prompt = bench.sent()
+    bench.began()
+    bench.reached("9")
+    bench.clock._now += RUN_S
+    bench.ended()
+    bench.apply(events.Accepted(prompt=prompt, prompt_id="p", number=2))
+    assert bench.planner.costs.run_s(bench.one, A) == pytest.approx(RUN_S)
+
+
+def test_what_was_refused_is_no_demand(bench: Bench) -> None:
+    """A client may name what it likes."""
+    prompt = bench.sent()
+    bench.apply(events.Refused(prompt=prompt, instance=bench.one))
+    assert not bench.planner._demand._asked
+    bench.accepted("q")
+    assert list(bench.planner._demand._asked) == [A.models]

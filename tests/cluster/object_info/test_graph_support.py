@@ -12,6 +12,8 @@ from object_info_harness import CATALOG, Setting, graph
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.graph_support import (
+    MAX_MODELS,
+    MAX_NODES,
     OBJECT_INFO_TIMEOUT_S,
     UNKNOWN_LACK,
     GraphSupport,
@@ -77,3 +79,16 @@ async def test_one_that_does_not_tell_is_unknown(one: Setting, support: GraphSup
     one.client.gate.set()
     await settle()
     assert support.node_info(one.instance) == CATALOG
+
+
+def test_a_graph_beyond_the_limits_is_not_read(support: GraphSupport) -> None:
+    """Reading it would hold up everybody, and what it names would be remembered."""
+    nodes = {str(n): {"class_type": "X", "inputs": {}} for n in range(MAX_NODES + 1)}
+    assert support.work(nodes) is None
+    names = {str(n): f"m{n}.safetensors" for n in range(MAX_MODELS + 1)}
+    models = {n: {"class_type": "X", "inputs": {"file": name}} for n, name in names.items()}
+    assert support.work(models) is None
+    del models["0"]
+    work = support.work(models)
+    assert work is not None
+    assert len(work.models) == MAX_MODELS

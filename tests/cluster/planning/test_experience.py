@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from manual_clock import ManualClock
 from plan_harness import LOAD_S, RUN_S, has_loaded, planner_of, slot, teach, work
@@ -223,3 +225,14 @@ def test_a_correction_is_seen_by_whoever_has_planned(runs: Runs, planner: Planne
     runs.ran(A, RUN_S)
     after = [line.changes for line in planner.lines.values()]
     assert all(later > earlier for later, earlier in zip(after, before, strict=True))
+
+
+def test_one_whose_heavy_nodes_came_from_the_cache_teaches_nothing(
+    runs: Runs, planner: Planner, one: Instance
+) -> None:
+    """Only its last nodes ran: a tenth of a second says nothing of the ten that such work takes."""
+    heavy = replace(work(), heavy=frozenset(("3",)))
+    runs.ran(heavy, 0.1, cached=frozenset(("1", "3")))
+    assert planner.costs.run_s(one, heavy) is None
+    runs.ran(heavy, 10.0, cached=frozenset(("1",)))
+    assert planner.costs.run_s(one, heavy) == pytest.approx(10.0)

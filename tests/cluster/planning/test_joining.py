@@ -254,3 +254,24 @@ def test_the_first_that_is_only_tried_out_may_be_overtaken() -> None:
     other = beyond(line_of(slot("1", A, 1)), 0.0)
     joins(other, slot("2", B, 2))
     assert option(other, slot("new", A), 0.0).before is other.find("2")
+
+
+# --- places that clients and other instances have chosen -----------------------------------------
+
+
+def test_one_that_its_client_put_behind_everything_is_in_nobodys_way() -> None:
+    """ComfyUI puts whoever comes without a number before it; so do we, and the order goes on."""
+    line = line_of(slot("1", A, 1), slot("2", B, 2), slot("parked", C, 1e300, fixed=True))
+    line.counter = 2
+    found = option(line, slot("new", A), 0.0)
+    assert (found.before, found.load_s) == (line.find("2"), 0.0)
+    found = option(line, slot("new", B), 0.0)
+    assert (found.before, found.load_s) == (line.find("parked"), 0.0)
+    assert placed(line, slot("new", B)) is None  # the instance's own number does
+
+
+def test_a_number_of_another_instance_is_no_neighbour() -> None:
+    """A moved prompt keeps its own, of another counter: next to that nobody gets a place."""
+    line = line_of(slot("1", A, 1), slot("moved", B, 100_000))
+    line.counter = 1
+    assert placed(line, slot("new", A)) is None
