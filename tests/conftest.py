@@ -19,6 +19,7 @@ import aioresponses.core
 import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import HealthCheck, settings
 from internal_errors import collected
 from kept_ports import kept_port
 from loguru import logger
@@ -32,6 +33,16 @@ from comfy_proxy.settings import parse_instance
 aioresponses.core.ClientResponse = functools.partial(
     ClientResponse, stream_writer=Mock(output_size=0)
 )
+
+# How hard hypothesis tries: `pytest --hypothesis-profile=thorough tests/ledger` tries most.
+settings.register_profile("suite", max_examples=100, deadline=None, derandomize=True)
+settings.register_profile(
+    "thorough",
+    max_examples=10_000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
 sysconfig.get_path = functools.cache(sysconfig.get_path)
 
 DEFAULTS = {
