@@ -115,7 +115,7 @@ class PlanFeed:
     def _ended(self, change: Change, attempt: Attempt) -> None:
         prompt, end = change.prompt, change.prompt.end
         run = self._runs.pop(prompt, None)
-        if not change.is_end or end is None or prompt.work is None:
+        if not change.is_end or end is None:
             return
         if end.ending is Ending.SUCCESS and (run is not None or end.execution_s is not None):
             if run is None:  # nobody heard it: it is taken to have run just now

@@ -110,20 +110,31 @@ def _runs(books: Books, prompt: Prompt, instance: Instance, event: Event) -> Ite
         yield same(before, event)
 
 
-def nodes_cached(books: Books, event: events.NodesCached, now: Now) -> Iterable[Change]:
+def _unended(
+    books: Books, event: events.NodesCached | events.NodeReached
+) -> tuple[Prompt, Attempt] | None:
+    """The prompt of ``event`` and its attempt there, as long as no end of it was told."""
     prompt = books.at(event.instance, event.prompt_id)
     attempt = None if prompt is None else prompt.attempt
     if prompt is None or attempt is None or attempt.end is not None:
+        return None
+    return prompt, attempt
+
+
+def nodes_cached(books: Books, event: events.NodesCached, now: Now) -> Iterable[Change]:
+    found = _unended(books, event)
+    if found is None:
         return ()
+    prompt, attempt = found
     attempt.cached, attempt.last_sign_at = event.nodes, now.monotonic
     return (same(prompt, event),)
 
 
 def node_reached(books: Books, event: events.NodeReached, now: Now) -> Iterable[Change]:
-    prompt = books.at(event.instance, event.prompt_id)
-    attempt = None if prompt is None else prompt.attempt
-    if prompt is None or attempt is None or attempt.end is not None:
+    found = _unended(books, event)
+    if found is None:
         return ()
+    prompt, attempt = found
     attempt.node, attempt.last_sign_at = event.node, now.monotonic
     return (same(prompt, event),)
 

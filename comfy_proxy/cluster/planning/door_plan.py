@@ -48,8 +48,9 @@ class DoorPlan:
         self.candidates: dict[Waiter, list[Figure]] = {}
         self._count = 0
         self.lookahead = max(MIN_LOOKAHEAD, min(LOOKAHEAD, MAX_FIGURES // len(instances)))
-        for waiter in waiting[: self.lookahead]:
-            self.add(waiter)
+        for waiter in waiting:
+            if not self.add(waiter):
+                break
 
     def order(self) -> list[tuple[Instance, list[Waiter]]]:
         """For each instance who is to get places there, in this order."""

@@ -142,15 +142,12 @@ class Planner:
     def run_s(self, work: Work, instance: Instance) -> float | None:
         """Seconds that ``work`` runs there once its models are loaded; of a kind that was never
         measured what all work there takes on average. None if nothing was measured at all."""
-        known = self.costs.run_s(instance, work)
-        return self.costs.mean_run_s(instance) if known is None else known
+        return _run_s(work, instance, self.costs)
 
     def free_in_s(self, instance: Instance) -> float:
         """Seconds until what runs there has ended, that of strangers included: each of their
         prompts, of which nothing is known but that it is there, counts as an average one."""
-        line = self.lines[instance]
-        strangers = max(0, instance.prompts.total - len(line))
-        return line.free_in_s(self._now()) + strangers * (self.costs.mean_run_s(instance) or 0.0)
+        return _free_in_s(instance, self.lines[instance], self.costs, self._now())
 
     def end_in_s(self, key: Hashable, instance: Instance) -> float | None:
         """Seconds until that prompt has ended there; None if it is not in the line."""
@@ -204,10 +201,7 @@ class Planner:
                     asked, crowding = True, self._demand.crowding(slot.work.models, now)
                 if crowding is not None and instance in crowding:
                     harm_s += option.load_s
-            free_in_s = line.free_in_s(now)
-            strangers = instance.prompts.total - len(line)
-            if strangers > 0:
-                free_in_s += strangers * (self.costs.mean_run_s(instance) or 0.0)
+            free_in_s = _free_in_s(instance, line, self.costs, now)
             weighed.append((free_in_s + own_s + harm_s, instance, free_in_s, kept, harm_s))
         return weighed
 
@@ -258,6 +252,18 @@ class Planner:
         return _Kept(stamp, found, harm_s, found.end_s)
 
 
+def _run_s(work: Work, instance: Instance, costs: Costs) -> float | None:
+    known = costs.run_s(instance, work)
+    return costs.mean_run_s(instance) if known is None else known
+
+
+def _free_in_s(instance: Instance, line: Line, costs: Costs, now: float) -> float:
+    strangers = instance.prompts.total - len(line)
+    if strangers <= 0:
+        return line.free_in_s(now)
+    return line.free_in_s(now) + strangers * (costs.mean_run_s(instance) or 0.0)
+
+
 def _cost(one: _Weighed) -> float:
     return one[0]
 
@@ -274,8 +280,7 @@ def _line(instance: Instance, costs: Costs, files: ModelFiles, patience_s: float
         return costs.load_s(instance, models) if models else 0.0
 
     def runs(work: Work) -> float:
-        known = costs.run_s(instance, work)
-        return (costs.mean_run_s(instance) if known is None else known) or 0.0
+        return _run_s(work, instance, costs) or 0.0
 
     memory = Memory(lambda model: files.size(instance, model))
     return Line(LoadedModels(memory), loads, runs=runs, patience_s=patience_s)
