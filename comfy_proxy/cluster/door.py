@@ -19,7 +19,8 @@ from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning import decision
 from comfy_proxy.cluster.planning.door_plan import DoorPlan
-from comfy_proxy.cluster.planning.planner import Figure, Planner
+from comfy_proxy.cluster.planning.figures import Figure
+from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.waiter import Waiter
 from comfy_proxy.errors import NoHealthyInstanceError
 
@@ -110,13 +111,20 @@ class Door:
         """An instance has passed the check before a submission: patience begins anew."""
         self._last_usable_at = self._clock.monotonic()
 
-    def plan(self, waiting: Sequence[Waiter] | None = None) -> DoorPlan:
-        """What is to become of all that wait, as far as costs are known; of ``waiting`` instead, if
-        there are more who are about to come."""
+    def plan(self, waiting: Sequence[Waiter]) -> DoorPlan:
+        """What is to become of ``waiting``, as far as costs are known."""
         rank, instances = self._load_balancer.rank, self._load_balancer.instances
-        if waiting is None:
-            waiting = self._in_order()
         return DoorPlan(self._planner, instances, waiting, rank)
+
+    def _plan_for(self, free: Sequence[Instance]) -> DoorPlan:
+        """As far as it takes to tell who gets the places of ``free``."""
+        places = {one: one.capacity - len(one.placements) for one in free}
+
+        def is_enough(plan: DoorPlan) -> bool:
+            return all(plan.fills(one, count) for one, count in places.items())
+
+        rank, instances = self._load_balancer.rank, self._load_balancer.instances
+        return DoorPlan(self._planner, instances, self._in_order(), rank, is_enough)
 
     def _in_order(self) -> list[Waiter]:
         return [one for one in self._waiters if one in self._waiting and one.placement is None]
@@ -126,7 +134,7 @@ class Door:
         left = self.room()
         if not self._free() or left <= 0 or not self._waiting:
             return
-        plan = self.plan()
+        plan = self._plan_for(self._free())
         queues = [(instance, deque(waiters)) for instance, waiters in plan.order()]
         while left > 0:
             heads = [(there[0].rank, there, at) for at, there in queues if there and not at.full]

@@ -50,15 +50,15 @@ class Costs:
     """Seconds by instance and work, learned; instances are told apart as keys of a dict are.
 
     ``version`` rises when an answer changed materially: it is the first of its kind, or moved by
-    more than 10 %. What was concluded from answers holds until then. ``versions`` rise with it for
-    the instance where that was learnt, whatever others borrow from it. ``loads_known`` is True once
-    an execution had to load anything.
-    ``size`` tells the bytes of a model at an instance, for those that were never loaded.
+    more than 10 %. What was concluded from answers holds until then, and ``on_change`` is told at
+    which instance that was learnt, whatever others borrow from it; None: at all. ``loads_known`` is
+    True once an execution had to load anything. ``size`` tells the bytes of a model at an
+    instance, for those that were never loaded.
     """
 
     def __init__(self, size: Size = lambda _instance, _model: None) -> None:
         self.version = 0
-        self.versions: dict[Hashable, int] = {}
+        self.on_change: Callable[[Hashable | None], None] = lambda _instance: None
         self.loads_known = False
         self._size = size
         self._speeds = Speeds()
@@ -103,8 +103,7 @@ class Costs:
         else:
             material = self._learn_cold(instance, work, _ColdRun(seconds, shares(loaded), now))
         if material | self._settle(instance, work):
-            self.versions[instance] = self.versions.get(instance, 0) + 1
-            self._changed()
+            self._changed(instance)
 
     def run_s(self, instance: Hashable, work: Costed) -> float | None:
         """Seconds that ``work`` runs at ``instance`` when its models are loaded.
@@ -184,9 +183,9 @@ class Costs:
             restored._take(data, instance, now)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"these are no costs: {error!r}") from error
-        restored.version = self.version
+        restored.version, restored.on_change = self.version, self.on_change
         self.__dict__.update(restored.__dict__)
-        self._changed()
+        self._changed(None)
 
     def _take(
         self, data: Mapping[str, Any], instance: Callable[[str], Hashable | None], now: float
@@ -264,7 +263,8 @@ class Costs:
             )
         return self._borrowed_loads[key]
 
-    def _changed(self) -> None:
+    def _changed(self, instance: Hashable | None) -> None:
         self.version += 1
         self._borrowed.clear()
         self._borrowed_loads.clear()
+        self.on_change(instance)

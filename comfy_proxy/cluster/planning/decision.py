@@ -12,7 +12,8 @@ from heapq import nsmallest
 from typing import Final
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.planning.planner import Figure, Planner, tie_s
+from comfy_proxy.cluster.planning.figures import Figure, tie_s
+from comfy_proxy.cluster.planning.planner import Planner
 
 MAX_ALTERNATIVES: Final = 8
 """So many of the instances that were not chosen are remembered, those that came out best."""

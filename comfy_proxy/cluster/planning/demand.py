@@ -58,19 +58,19 @@ class Demand:
             if (load_s := line.loads(missing(left, one))) and self._is_wanted(one, load_s, now)
         )
 
-    def crowding(self, models: Models, now: float) -> set[Instance] | None:
+    def crowding(self, models: Models, now: float) -> set[Instance]:
         """Where a second copy of ``models`` takes the room of others that are in demand and loaded
-        nowhere; None: nowhere, for they are the only ones, or have no home themselves.
+        nowhere; nowhere if they are the only ones, or have no home themselves.
 
         ``models`` are at home where they are loaded once all that waits has run.
         """
         others = [one for one in self._all_wanted(now) if one != models and not self._has_home(one)]
         if not others or not self._has_home(models):
-            return None
+            return set()
         free = {one for one, line in self._lines.items() if self._has_room(line, now)}
         if len(others) > len(free):
             return set(self._lines)
-        return free if len(others) == len(free) else None
+        return free if len(others) == len(free) else set()
 
     def _all_wanted(self, now: float) -> list[Models]:
         """The sets in demand, the latest one first, as they were ``WANTED_S`` ago at most."""

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.figures import Figure, tie_s
 from comfy_proxy.cluster.planning.joining import beyond
 from comfy_proxy.cluster.planning.line import Line
-from comfy_proxy.cluster.planning.planner import Figure, Planner, tie_s
+from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.planning.slot import Option, Standing
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.waiter import Waiter
@@ -26,9 +27,9 @@ Rank = Callable[[Instance], tuple[int, ...]]
 class DoorPlan:
     """Valid at the moment it is made. ``waiting`` are in the order in which they came.
 
-    ``lookahead`` is how many of them it reaches. ``figures`` are of those of whose work something
-    is known; the others have none. ``candidates`` are the figures of all instances among which each
-    was chosen.
+    ``lookahead`` is how many of them it reaches; it ends earlier as soon as ``is_enough`` says so.
+    ``figures`` are of those of whose work something is known; the others have none. ``candidates``
+    are the figures of all instances among which each was chosen.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class DoorPlan:
         instances: Sequence[Instance],
         waiting: Sequence[Waiter],
         rank: Rank,
+        is_enough: Callable[[DoorPlan], bool] = lambda plan: False,
     ) -> None:
         self._planner = planner
         self._instances = instances
@@ -49,7 +51,7 @@ class DoorPlan:
         self._count = 0
         self.lookahead = max(MIN_LOOKAHEAD, min(LOOKAHEAD, MAX_FIGURES // len(instances)))
         for waiter in waiting:
-            if not self.add(waiter):
+            if not self.add(waiter) or is_enough(self):
                 break
 
     def order(self) -> list[tuple[Instance, list[Waiter]]]:
@@ -58,6 +60,12 @@ class DoorPlan:
             (instance, [slot.key for slot in line.waiting if isinstance(slot.key, Waiter)])
             for instance, line in self._lines.items()
         ]
+
+    def fills(self, instance: Instance, places: int) -> bool:
+        """Whether so many go there and need no load, so that nobody can come ahead of them."""
+        line = self._lines.get(instance)
+        first = [] if line is None else line.waiting[:places]
+        return len(first) == places and not any(one.load_s for one in first)
 
     def end_in_s(self, waiter: Waiter) -> float | None:
         """Seconds until it has ended, those counted that overtake it in this plan; None if it is

@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from comfy_proxy.cluster.planning.line import Line
-from comfy_proxy.cluster.planning.loaded import LoadedModels, missing
+from comfy_proxy.cluster.planning.loaded import LoadedModels, Models, missing
 from comfy_proxy.cluster.planning.slot import Option, Slot
 from comfy_proxy.cluster.planning.work import Work, names_result_of
 
@@ -51,6 +51,17 @@ def _end_index(line: Line) -> int:
     while end and waiting[end - 1].fixed and line.counter < waiting[end - 1].number < inf:
         end -= 1
     return end
+
+
+def absent(line: Line, models: Models) -> Models:
+    """Those of ``models`` that are not loaded there, and that nobody who waits there uses."""
+    held, _ = line.after()
+    if not missing(held, models):
+        return ()
+    left = line.loaded.missing(models)
+    for used in line.run_s_of if left else ():
+        left = tuple(model for model in left if model not in used)
+    return left
 
 
 def beyond(line: Line, offset_s: float) -> Line:
@@ -107,6 +118,8 @@ def _behind_its_own(line: Line, slot: Slot, now: float) -> int | None:
     """The index among those that wait before which it has its models loaded, behind all that use
     them; None if there is no place that it may have."""
     models, free_in_s, waiting = slot.work.models, line.free_in_s(now), line.waiting
+    if absent(line, models):
+        return None
     # With nothing running the first one begins now, unless it is not there yet.
     first = 0 if line.running is not None or line.tried_out else 1
     for index in range(_end_index(line) - 1, first - 1, -1):

@@ -11,7 +11,7 @@ from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.decision import Candidate, Decision, decide, moved
-from comfy_proxy.cluster.planning.planner import Figure
+from comfy_proxy.cluster.planning.figures import Figure
 from comfy_proxy.cluster.planning.slot import Option
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.errors import InstanceUnreachableError

@@ -157,3 +157,33 @@ def test_a_plan_changes_nothing(planner: Planner, clock: ManualClock) -> None:
     instances: list[Instance] = list(planner.lines)
     plan(planner, waiters(clock, *[A, B] * 9))
     assert [(planner.lines[one].changes, len(planner.lines[one])) for one in instances] == before
+
+
+def test_it_ends_where_the_free_places_are_taken_by_those_that_need_no_load(
+    planner: Planner, clock: ManualClock
+) -> None:
+    """Nobody behind them could come ahead of them: at many instances most of the work is saved."""
+    one, two = planner.lines
+    has_loaded(planner, one, "a")
+    waiting = waiters(clock, *[A, B] * 8)
+    made = DoorPlan(
+        planner,
+        [one, two],
+        waiting,
+        LoadBalancer([one, two]).rank,
+        lambda made: made.fills(one, 2),
+    )
+    assert split(made, waiting)["1"] == [0, 2]
+    assert len(made.figures) == 3
+
+
+def test_a_place_is_not_filled_by_one_that_needs_a_load(
+    planner: Planner, clock: ManualClock
+) -> None:
+    """One that comes later may have its models loaded there, and go first."""
+    one, two = planner.lines
+    has_loaded(planner, one, "a")
+    waiting = waiters(clock, B, A)
+    made = plan(planner, waiting[:1])
+    assert not made.fills(one, 1)
+    assert not made.fills(two, 1)

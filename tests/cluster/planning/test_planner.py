@@ -10,7 +10,8 @@ from plan_harness import LOAD_S, RUN_S, has_loaded, keys, planner_of, slot, teac
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.demand import DEMAND_LOADS
-from comfy_proxy.cluster.planning.planner import MAX_KEPT, Planner, tie_s
+from comfy_proxy.cluster.planning.figures import MAX_KEPT, Figures, tie_s
+from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
 
@@ -206,14 +207,14 @@ def planner_like(planner: Planner, clock: ManualClock) -> Planner:
     """With the same lines and costs, and nothing worked out before."""
     fresh = planner_of(clock)
     fresh.lines, fresh.costs = planner.lines, planner.costs
-    fresh._demand, fresh._phases = planner._demand, planner._phases
+    fresh._figures = Figures(planner.lines, planner.costs, planner._demand, clock.monotonic)
     return fresh
 
 
 def test_no_more_options_are_kept_than_there_is_room_for(planner: Planner) -> None:
     for number in range(3 * MAX_KEPT):
         best(planner, work("a", size=str(number)))
-    assert len(planner._kept) <= MAX_KEPT
+    assert len(planner._figures._kept) <= MAX_KEPT
 
 
 # --- where in the line -------------------------------------------------------------------------
