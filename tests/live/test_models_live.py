@@ -33,8 +33,8 @@ ORDER = [_CHANCE.randrange(len(MODELS)) for _ in range(PROMPTS)]
 by chance wherever prompts go to the instances in turn."""
 GAPS = [_CHANCE.expovariate(1.0) for _ in range(PROMPTS)]
 """Before each prompt of a stream, as a multiple of the mean."""
-MOST_LOADS = 6
-"""Without regard to models there are about 12; a few are worth it when a queue is long."""
+MOST_LOADS = 7
+"""Without regard to models there are 11 to 16; a few are worth it when a queue is long."""
 PATIENCE_S = 240.0
 
 
