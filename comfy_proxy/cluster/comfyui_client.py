@@ -30,7 +30,7 @@ from comfy_proxy.cluster.prompt_lists import (
     read_queue,
 )
 from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES
-from comfy_proxy.cluster.system_stats import read_vram_total
+from comfy_proxy.cluster.system_stats import keeps_several, read_vram_total
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import (
     InstanceRefusedError,
@@ -104,6 +104,7 @@ class ComfyUIClient:
         if not isinstance(stats, dict) or "system" not in stats:
             raise InvalidAnswerError(f"{self.instance.host} does not answer like ComfyUI.")
         self.instance.vram_total = read_vram_total(stats)
+        self.instance.keeps_several = keeps_several(stats)
 
     async def queue(self, *, fresh: bool = False) -> QueueView:
         """``GET /queue``; ``fresh`` as of :meth:`ConnectionManager.request`."""

@@ -30,8 +30,9 @@ class GpuMemory:
     def heard(self, instance: Instance) -> None:
         """For ``health_checker.on_success``: the check has told how much it has in all."""
         line = self._planner.lines[instance]
-        if line.loaded.memory.total != instance.vram_total:
-            line.loaded.memory.total = instance.vram_total
+        total = instance.vram_total if instance.keeps_several else None
+        if line.loaded.memory.total != total:
+            line.loaded.memory.total = total
             line.changed()
 
     async def free(self, instance: Instance) -> None:

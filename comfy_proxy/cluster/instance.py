@@ -55,6 +55,7 @@ class Instance:
         self.last_success: datetime | None = None
         self.response_time_s: float | None = None
         self.vram_total: int | None = None  # bytes, as its last check told
+        self.keeps_several = False  # models of several prompts, as its last check told
         self.check_ok: bool | None = None
         self.last_error: str | None = None
         self.last_error_at: datetime | None = None

@@ -6,6 +6,16 @@ from typing import Any
 
 from comfy_proxy.cluster.prompt_lists import finite
 
+_KEEPING = ("--cache-lru", "--cache-ram")
+
+
+def keeps_several(stats: Any) -> bool:
+    """Whether it was started with an option by which the models of several prompts are kept."""
+    match stats:
+        case {"system": {"argv": list(argv)}}:
+            return any(str(one).partition("=")[0] in _KEEPING for one in argv)
+    return False
+
 
 def read_vram_total(stats: Any) -> int | None:
     """The bytes of the device on which models run; None if they are not told.

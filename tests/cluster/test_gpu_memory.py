@@ -13,7 +13,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.gpu_memory import once_more
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import node_error, told_by
-from comfy_proxy.cluster.system_stats import read_vram_total
+from comfy_proxy.cluster.system_stats import keeps_several, read_vram_total
 from comfy_proxy.errors import GpuMemoryError, JobError, WorkflowError
 from comfy_proxy.settings import parse_instance
 
@@ -120,9 +120,14 @@ def test_the_first_device_counts(devices: object, total: int | None) -> None:
 
 
 def test_what_a_check_tells_reaches_the_planner(cluster: Cluster) -> None:
-    """Whenever it changes, and what was planned with another figure is planned anew."""
+    """Whenever it changes, and what was planned with another figure is planned anew. Of one that
+    lets go of what a prompt does not use the bytes mean nothing."""
     instance, other, _ = cluster.instances
     line = cluster.planner.lines[instance]
+    instance.vram_total = 8
+    cluster.gpu_memory.heard(instance)
+    assert (line.loaded.memory.total, line.changes) == (None, 0)
+    instance.keeps_several = True
     for total, changes in ((8, 1), (8, 1), (6, 2), (None, 3)):
         instance.vram_total = total
         cluster.gpu_memory.heard(instance)
@@ -152,3 +157,19 @@ def test_more_memory_must_be_of_use(cluster: Cluster) -> None:
         three.fault("away")
     assert not three.healthy
     assert cluster.gpu_memory.too_small(one, anywhere) == set()
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["main.py", "--cache-lru", "10"], True),
+        (["main.py", "--cache-ram=4"], True),
+        (["main.py", "--cpu"], False),
+        ([], False),
+        (None, False),
+        ([1, None], False),
+    ],
+)
+def test_by_which_options_models_of_several_prompts_are_kept(argv: Any, expected: bool) -> None:
+    assert keeps_several({"system": {"argv": argv}}) is expected
+    assert not keeps_several({})

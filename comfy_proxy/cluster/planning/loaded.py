@@ -1,8 +1,10 @@
 """Which models an instance has in memory, as far as can be told from what ran there.
 
-ComfyUI tells nobody what it has loaded. How much it keeps differs: by its node cache alone only the
-models of the last prompt, with more memory for it those of several. So what fits in ``vram_total``
-is assumed first, and corrected by what is seen: see :meth:`LoadedModels.seen`.
+ComfyUI tells nobody what it has loaded. Started without options it lets go of whatever the prompt
+that runs does not use, however much memory there is: only the models of the last prompt are kept.
+With ``--cache-lru`` or ``--cache-ram`` those of several are, and custom nodes keep models of their
+own. So one prompt's models are assumed to be kept, or what fits in ``vram_total`` with those
+options; both are corrected by what is seen: see :meth:`LoadedModels.seen`.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ MAX_KNOWN: Final = 512
 class Memory:
     """How much one instance keeps. ``size`` gives the bytes of a model, None if unknown.
 
-    ``total`` is its ``vram_total`` in bytes, None before it has told. ``sets`` is how many prompts'
-    models it was seen to keep, None before anything contradicted ``total``.
+    ``total`` are the bytes that it keeps models of several prompts in, its ``vram_total``; None if
+    it keeps those of one prompt, or has not told. ``sets`` is how many prompts' models it was seen
+    to keep, None before anything has shown that.
     """
 
     def __init__(self, size: Callable[[str], int | None]) -> None:
