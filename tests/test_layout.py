@@ -7,6 +7,7 @@ exception has its reason beside it; one that is no longer needed fails the test 
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -68,7 +69,10 @@ def imports_of(path: Path) -> Iterator[str]:
                 yield own
 
 
-GRAPH = {name: set(imports_of(path)) - {""} for name, path in MODULES.items()}
+@functools.cache  # not when the file is imported: each of pytest's workers does that
+def graph() -> Mapping[str, set[str]]:
+    """Each module and the modules of ours that it imports."""
+    return {name: set(imports_of(path)) - {""} for name, path in MODULES.items()}
 
 
 def room_of(module: str) -> str | None:
@@ -91,7 +95,7 @@ def circles() -> list[list[str]]:
     def visit(module: str) -> None:
         index[module] = low[module] = len(index)
         stack.append(module)
-        for other in GRAPH[module]:
+        for other in graph()[module]:
             if other not in index:
                 visit(other)
                 low[module] = min(low[module], low[other])
@@ -103,16 +107,20 @@ def circles() -> list[list[str]]:
             if len(circle) > 1:
                 found.append(sorted(circle))
 
-    for module in GRAPH:
+    for module in graph():
         if module not in index:
             visit(module)
     return found
 
 
-def definitions() -> Iterator[tuple[str, ast.AST]]:
+@functools.cache
+def definitions() -> Mapping[str, ast.AST]:
     """Every class and function: ``gateway/files/view.py:FileView.answer``, and its node."""
-    for path in FILES:
-        yield from _defined(ast.parse(path.read_text()), f"{path.relative_to(PACKAGE)}:")
+    return {
+        name: node
+        for path in FILES
+        for name, node in _defined(ast.parse(path.read_text()), f"{path.relative_to(PACKAGE)}:")
+    }
 
 
 def _defined(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
@@ -120,9 +128,6 @@ def _defined(node: ast.AST, prefix: str) -> Iterator[tuple[str, ast.AST]]:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield f"{prefix}{child.name}", child
             yield from _defined(child, f"{prefix}{child.name}.")
-
-
-DEFINITIONS = dict(definitions())
 
 
 def test_nothing_imports_in_a_circle() -> None:
@@ -134,7 +139,7 @@ def test_imports_go_one_way() -> None:
     """Down the list of LAYERS."""
     wrong = [
         f"{module} imports {other}"
-        for module, others in GRAPH.items()
+        for module, others in graph().items()
         for other in others
         if (own := room_of(module)) is not None
         and (room := room_of(other)) is not None
@@ -148,7 +153,7 @@ def test_rooms_that_know_nothing_of_each_other(a: str, b: str) -> None:
     """They are joined in ``app.py`` alone."""
     wrong = [
         f"{module} imports {other}"
-        for module, others in GRAPH.items()
+        for module, others in graph().items()
         for other in others
         if is_in(module, a) and is_in(other, b)
     ]
@@ -169,7 +174,7 @@ def test_classes_are_small() -> None:
     """At most MAX_METHODS methods, properties included."""
     large = {
         name
-        for name, node in DEFINITIONS.items()
+        for name, node in definitions().items()
         if isinstance(node, ast.ClassDef)
         and sum(isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) for one in node.body)
         > MAX_METHODS
@@ -181,7 +186,7 @@ def test_functions_are_short() -> None:
     """At most MAX_FUNCTION_LINES lines, the docstring included."""
     long = {
         name
-        for name, node in DEFINITIONS.items()
+        for name, node in definitions().items()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
     }
@@ -191,5 +196,5 @@ def test_functions_are_short() -> None:
 def test_the_gateway_is_named_by_its_wiring_alone() -> None:
     """Parts take what they use in their constructors."""
     allowed = {"gateway.gateway", "gateway.policies", "app", "keys", "middleware", "observation"}
-    naming = {module for module, others in GRAPH.items() if "gateway.gateway" in others}
+    naming = {module for module, others in graph().items() if "gateway.gateway" in others}
     assert naming <= allowed
