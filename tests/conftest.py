@@ -8,6 +8,7 @@ cache below that takes 14 ms each time.
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import sysconfig
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +16,7 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from unittest.mock import Mock
 
+import aiohttp.web_app
 import aioresponses.core
 import pytest
 from aiohttp import ClientResponse, web
@@ -53,6 +55,27 @@ DEFAULTS = {
 }
 """No probe of shared directories, unless a test is about them: it would be an upload too. A check
 has longer than its 300 ms, so that no instance misses one on a busy machine."""
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what lives as long as the run: modules and tests.
+
+    It also begins less often: a test is over soon. In three folders of tests it took 6.8 s of 57 s
+    of CPU time before, and 1.9 s of 49 s since.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
+
+
+@pytest.fixture(autouse=True)
+def _applications_are_forgotten() -> Iterator[None]:
+    """Clear the cache in which aiohttp keeps the last 1024 handlers with their applications.
+
+    They would outlive their tests, and the garbage collector would look at all of them each time.
+    """
+    yield
+    aiohttp.web_app._cached_build_middleware.cache_clear()
 
 
 @pytest.fixture(autouse=True)
