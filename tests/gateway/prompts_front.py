@@ -20,7 +20,7 @@ from yarl import URL
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER
 
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 """Before a condition that does not come true fails the test."""
 Http = TestClient[web.Request, web.Application]
 Json = dict[str, Any]
