@@ -8,11 +8,11 @@ models goes together (``planning/door_plan.py``).
 from __future__ import annotations
 
 from bisect import insort
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.handout import Handout
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
@@ -25,7 +25,7 @@ from comfy_proxy.cluster.waiter import Waiter
 from comfy_proxy.errors import NoHealthyInstanceError
 
 RELOOK_S = 2.0
-"""Seconds after which one that waits for a full instance while another one is free looks again:
+"""Seconds after which the door is looked at again while somebody waits and an instance is free:
 what was foreseen may be wrong, and nothing else may happen that tells."""
 
 
@@ -51,6 +51,7 @@ class Door:
         self._give = give
         self._last_usable_at = clock.monotonic()
         self._openings = 0
+        self._assigned_at = clock.monotonic()
         self._patient = 0  # how many wait for an instance that is merely full
         self._waiters: list[Waiter] = []  # all that stand here, the first one first
         self._waiting: set[Waiter] = set()  # those of them that are not just trying a place
@@ -116,43 +117,37 @@ class Door:
         rank, instances = self._load_balancer.rank, self._load_balancer.instances
         return DoorPlan(self._planner, instances, waiting, rank)
 
-    def _plan_for(self, free: Sequence[Instance]) -> DoorPlan:
-        """As far as it takes to tell who gets the places of ``free``."""
-        places = {one: one.capacity - len(one.placements) for one in free}
+    def _plan_for(self, free: Sequence[Instance], waiting: Sequence[Waiter]) -> DoorPlan:
+        """As far as it takes to tell who gets the places of ``free``, as far as anybody can use
+        them."""
+        places = {
+            one: one.capacity - len(one.placements)
+            for one in free
+            if any(waiter.may_use(one) for waiter in waiting)
+        }
 
         def is_enough(plan: DoorPlan) -> bool:
             return all(plan.fills(one, count) for one, count in places.items())
 
         rank, instances = self._load_balancer.rank, self._load_balancer.instances
-        return DoorPlan(self._planner, instances, self._in_order(), rank, is_enough)
+        return DoorPlan(self._planner, instances, waiting if places else (), rank, is_enough)
 
     def _in_order(self) -> list[Waiter]:
         return [one for one in self._waiters if one in self._waiting and one.placement is None]
 
     def _assign(self) -> None:
         """Give what is free to those who are next."""
+        self._assigned_at = self._clock.monotonic()
         left = self.room()
         if not self._free() or left <= 0 or not self._waiting:
             return
-        plan = self._plan_for(self._free())
-        queues = [(instance, deque(waiters)) for instance, waiters in plan.order()]
-        while left > 0:
-            heads = [(there[0].rank, there, at) for at, there in queues if there and not at.full]
-            if not heads:
-                break
-            _, there, instance = min(heads, key=lambda head: head[0])
-            waiter = there.popleft()
-            self._take(waiter, instance, plan.candidates[waiter])
+        rank, instances = self._load_balancer.rank, self._load_balancer.instances
+        waiting = self._in_order()
+        plan = self._plan_for(self._free(), waiting)
+        handout = Handout(plan, self._planner, waiting, instances, rank)
+        while left > 0 and (given := handout.next(self._free())) is not None:
+            self._take(*given)
             left -= 1
-        for waiter in self._in_order():
-            free = self._free()
-            if left <= 0 or not free:
-                break
-            if plan.knows(waiter):
-                continue
-            if least := self._least_loaded(waiter, free):
-                self._take(waiter, least)
-                left -= 1
 
     def _free(self) -> list[Instance]:
         return [one for one in self._load_balancer.instances if one.available]
@@ -173,12 +168,6 @@ class Door:
         passed = waiter.passed_over or waiter.avoid
         return decision.ONLY_LEFT if passed else decision.ONLY
 
-    def _least_loaded(self, waiter: Waiter, free: Iterable[Instance]) -> Instance | None:
-        usable = waiter.usable(self._load_balancer.instances)
-        return min(
-            (one for one in free if one in usable), key=self._load_balancer.rank, default=None
-        )
-
     async def _wait(self, waiter: Waiter, since: float) -> None:
         """Until it has to look again; patience only runs out with nobody."""
         waiter.woken.clear()
@@ -189,8 +178,8 @@ class Door:
                 woken = await wait_for_event(self._clock, waiter.woken, relook_s)
             finally:
                 self._patient -= 1
-            if not woken:
-                self._assign()
+            if not woken and self._clock.monotonic() - self._assigned_at >= RELOOK_S:
+                self._assign()  # by the first whose time is up, for all
             self.usable_now()
             return
         begun = max(since, self._last_usable_at)

@@ -33,6 +33,7 @@ class GpuMemory:
         total = instance.vram_total if instance.keeps_several else None
         if line.loaded.memory.total != total:
             line.loaded.memory.total = total
+            line.loaded.memory.sets = None  # what it was seen to keep was with other options
             line.changed()
 
     async def free(self, instance: Instance) -> None:

@@ -52,17 +52,15 @@ class Waiter:
         """Whether it can be moved there once it has a place elsewhere."""
         return self.accepts(instance) and instance not in self.avoid
 
+    def may_use(self, instance: Instance) -> bool:
+        """Whether it may go there, be it full, and only if it must."""
+        return instance.healthy and instance not in self.passed_over and self.accepts(instance)
+
     def may_hope(self, instances: Iterable[Instance]) -> bool:
         """Whether any of them is :meth:`usable`; there may be many that wait, so this is quick."""
-        return any(
-            one.healthy and one not in self.passed_over and self.accepts(one) for one in instances
-        )
+        return any(map(self.may_use, instances))
 
     def usable(self, instances: Iterable[Instance]) -> list[Instance]:
         """The healthy ones of ``instances`` that it may go to, be they full."""
-        found = [
-            one
-            for one in instances
-            if one.healthy and one not in self.passed_over and self.accepts(one)
-        ]
+        found = [one for one in instances if self.may_use(one)]
         return [one for one in found if one not in self.avoid] or found

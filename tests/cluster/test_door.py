@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from manual_clock import ManualClock, settle
 from plan_harness import has_loaded, teach, work
 
+from comfy_proxy.cluster import door
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.door import RELOOK_S
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.planning.door_plan import LOOKAHEAD, DoorPlan
 from comfy_proxy.cluster.planning.work import Work
 
 A, B = work("a"), work("b")
@@ -26,16 +30,18 @@ class Jobs:
         self.tasks: list[asyncio.Task[Placement]] = []
         self.got: list[tuple[int, str]] = []  # the number of each that has a place, and where
 
-    async def come(self, *works: Work | None) -> None:
-        """Each a moment after the one before."""
+    async def come(self, *works: Work | None, only: Instance | None = None) -> None:
+        """Each a moment after the one before; they can run at ``only`` alone, if given."""
         for what in works:
             number = len(self.tasks)
-            self.tasks.append(asyncio.create_task(self._job(number, what)))
+            self.tasks.append(asyncio.create_task(self._job(number, what, only)))
             await settle()
 
-    async def _job(self, number: int, what: Work | None) -> Placement:
+    async def _job(self, number: int, what: Work | None, only: Instance | None) -> Placement:
         since = self.cluster.clock.monotonic() + number / 1000
-        placement = await self.cluster.scheduler.place(since=since, work_at=lambda at: what)
+        placement = await self.cluster.scheduler.place(
+            since=since, work_at=lambda at: what, accepts=lambda at: only in (None, at)
+        )
         self.got.append((number, placement.instance.id))
         line = self.cluster.planner.lines[placement.instance]
         if line.running is None:
@@ -124,6 +130,67 @@ async def test_work_that_is_not_known_takes_what_the_others_leave(jobs: Jobs) ->
     has_loaded(jobs.cluster.planner, jobs.cluster.instances[0], "a")
     await jobs.come(A, A, None)
     assert jobs.got == [(0, "1"), (2, "2")]
+
+
+async def test_who_came_first_is_not_passed_over_because_its_work_is_unknown(
+    make_jobs: Callable[..., Jobs],
+) -> None:
+    """Others of which everything is known come all the time."""
+    jobs = make_jobs("gpu:1")
+    has_loaded(jobs.cluster.planner, jobs.cluster.instances[0], "a")
+    await jobs.come(A, None, A)
+    await jobs.end(0)
+    assert jobs.got == [(0, "1"), (1, "1")]
+
+
+async def test_who_would_overtake_a_prompt_at_the_instance_gets_a_place(
+    make_jobs: Callable[..., Jobs],
+) -> None:
+    """Its model runs there, another one's prompt waits there behind that, and a place is free."""
+    jobs = make_jobs("gpu:1", places=3)
+    has_loaded(jobs.cluster.planner, jobs.cluster.instances[0], "a")
+    await jobs.come(A, B, A)
+    assert jobs.got == [(0, "1"), (1, "1"), (2, "1")]
+
+
+async def test_those_who_cannot_use_a_free_instance_keep_nobody_from_it(jobs: Jobs) -> None:
+    """However many wait before the one that can."""
+    one, two = jobs.cluster.instances
+    await jobs.come(*[A] * (LOOKAHEAD + 2), only=one)
+    await jobs.come(B, only=two)
+    assert jobs.got == [(0, "1"), (LOOKAHEAD + 2, "2")]
+
+
+async def test_those_who_are_better_off_elsewhere_keep_nobody_from_a_free_instance(
+    make_jobs: Callable[..., Jobs],
+) -> None:
+    """They wait for the model that is loaded at a full instance; one that came last, and is beyond
+    what is planned, has its own at the free one."""
+    jobs = make_jobs(learned=False)
+    teach(jobs.cluster.planner, A, B, load_s=100.0)
+    for instance, model in zip(jobs.cluster.instances, "ab", strict=True):
+        has_loaded(jobs.cluster.planner, instance, model)
+    await jobs.come(*[A] * (LOOKAHEAD + 2), B)
+    assert jobs.got == [(0, "1"), (LOOKAHEAD + 2, "2")]
+
+
+async def test_all_who_wait_are_looked_at_again_together(
+    jobs: Jobs, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance is free that none of them can use: time goes by, and nobody plans for himself."""
+    await jobs.come(*[A] * 40, only=jobs.cluster.instances[0])
+    plans: list[DoorPlan] = []
+
+    class Counted(DoorPlan):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            plans.append(self)
+
+    monkeypatch.setattr(door, "DoorPlan", Counted)
+    await clock.advance(RELOOK_S)
+    await settle()
+    assert len(plans) == 1
+    assert plans[0].figures == {}
 
 
 @pytest.mark.parametrize("places", [1, 2])

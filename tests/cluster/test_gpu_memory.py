@@ -136,6 +136,18 @@ def test_what_a_check_tells_reaches_the_planner(cluster: Cluster) -> None:
     assert cluster.planner.lines[other].changes == 0
 
 
+def test_what_was_seen_with_another_memory_is_forgotten(cluster: Cluster) -> None:
+    """It was started with other options, or on another card."""
+    instance, *_ = cluster.instances
+    memory = cluster.planner.lines[instance].loaded.memory
+    memory.sets = 3
+    cluster.gpu_memory.heard(instance)
+    assert memory.sets == 3
+    instance.vram_total, instance.keeps_several = 8, True
+    cluster.gpu_memory.heard(instance)
+    assert memory.sets is None
+
+
 def test_where_there_is_more(cluster: Cluster) -> None:
     """All that have no more are avoided; none if nobody has more, or nobody knows."""
     one, two, three = cluster.instances

@@ -26,9 +26,14 @@ WANTED_S: Final = 1.0
 
 
 class Demand:
-    """What was asked for, over ``lines``, those of all instances."""
+    """What was asked for, over ``lines``, those of all instances.
+
+    ``version`` rises when models come to be in demand that were not: what harm it does to push
+    them out has to be worked out anew.
+    """
 
     def __init__(self, lines: Mapping[Instance, Line]) -> None:
+        self.version = 0
         self._lines = lines
         self._asked: OrderedDict[Models, float] = OrderedDict()
         self._wanted: list[Models] = []
@@ -38,6 +43,9 @@ class Demand:
         """Somebody asks for ``models``; True if nobody has within this minute."""
         last = self._asked.get(models)
         is_new = last is None or int(last / 60) != int(now / 60)
+        load_s = next(iter(self._lines.values())).loads(models)
+        if load_s and not self._is_wanted(models, load_s, now):
+            self.version += 1
         if last is None:
             self._wanted_at = float("-inf")
         self._asked[models] = now

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.planning.figures import Figure, tie_s
+from comfy_proxy.cluster.planning.figures import Figure, equals
 from comfy_proxy.cluster.planning.joining import beyond
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.planner import Planner
@@ -62,10 +62,11 @@ class DoorPlan:
         ]
 
     def fills(self, instance: Instance, places: int) -> bool:
-        """Whether so many go there and need no load, so that nobody can come ahead of them."""
+        """Whether so many go there and have their models loaded by then: whoever comes later goes
+        behind them, or could as well."""
         line = self._lines.get(instance)
         first = [] if line is None else line.waiting[:places]
-        return len(first) == places and not any(one.load_s for one in first)
+        return len(first) == places and all(one.work.models and not one.load_s for one in first)
 
     def end_in_s(self, waiter: Waiter) -> float | None:
         """Seconds until it has ended, those counted that overtake it in this plan; None if it is
@@ -85,10 +86,11 @@ class DoorPlan:
         """Something is known of its work: it goes where the plan sends it, once that reaches it."""
         if waiter in self.figures:
             return True
-        for instance in waiter.usable(self._instances)[:1]:
-            work = waiter.work_at(instance)
-            return work is not None and self._planner.run_s(work, instance) is not None
-        return False
+        instance = next((one for one in self._instances if waiter.may_use(one)), None)
+        work = None if instance is None else waiter.work_at(instance)
+        if instance is None or work is None:
+            return False
+        return self._planner.run_s(work, instance) is not None
 
     def add(self, waiter: Waiter) -> bool:
         """One more that came last; False if the plan does not reach so far."""
@@ -107,8 +109,7 @@ class DoorPlan:
                 figures.append(figure)
         if not figures:
             return
-        least_s = min(one.cost_s for one in figures)
-        tied = [one for one in figures if one.cost_s <= least_s + tie_s(one.option.run_s)]
+        tied = equals(figures)
         best = tied[0] if len(tied) == 1 else min(tied, key=self._order_of)
         self.figures[waiter], self.candidates[waiter] = best, figures
         line = self._line(best.instance)

@@ -115,13 +115,15 @@ class Experience:
 
     def _correct_memory(self, run: Run, loaded: bool) -> None:
         """More, or less, was there than was assumed. Instances of one owner are mostly started with
-        the same options: others of which nothing else is known are taken to be alike."""
+        the same options: others with as much memory, of which nothing else is known, are taken to
+        be alike."""
         lines = self._planner.lines
         own = lines[run.instance].loaded
         if loaded == bool(run.missing):
             return
         own.seen(run.work.models, ago=run.ago, loaded=loaded)
         for line in lines.values():
-            if line.loaded.memory.sets is None:
-                line.loaded.memory.sets = own.memory.sets
+            memory = line.loaded.memory
+            if memory.sets is None and memory.total == own.memory.total:
+                memory.sets = own.memory.sets
             line.changed()

@@ -7,7 +7,7 @@ with a sort of work is kept until something changes there.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -77,7 +77,8 @@ class Figures:
         self._kept: OrderedDict[Hashable, dict[Instance, _Kept]] = OrderedDict()
 
     def of(self, slot: Slot, instances: Iterable[Instance]) -> list[Figure]:
-        """One for each of ``instances``, or none if nothing is known of what anything costs.
+        """One for each of ``instances``, or none if nothing is known of what anything costs. Its
+        option does not tell whom it would overtake.
 
         ``slot`` may be one of any instance.
         """
@@ -103,11 +104,17 @@ class Figures:
         # Without its client: that may change its place in a line, and hardly when it is finished.
         known = self._kept_for((slot.work.fingerprint, slot.fixed))
         lines, costs, work, now = self._lines, self._costs, slot.work, found.now
+        demand = self._demand.version
         bounded: list[tuple[Instance, float, _Kept]] = []
         for instance in instances:
             line = lines[instance]
             kept = known.get(instance)
-            if kept is None or kept.changes != line.changes or kept.until <= now:
+            if (
+                kept is None
+                or kept.changes != line.changes
+                or kept.demand != demand
+                or kept.until <= now
+            ):
                 run_s = run_of(work, instance, costs)
                 if run_s is None:
                     found.clear()
@@ -123,6 +130,7 @@ class Figures:
         for instance, free_in_s, kept in bounded:
             if free_in_s + kept.own_s <= found.limit_s:
                 option, harm_s = self.weigh(slot, lines[instance], kept.run_s)
+                option = _alone(option)
                 own_s = option.end_s + harm_s
                 known[instance] = kept._replace(own_s=own_s, option=option, harm_s=harm_s)
                 found.add(instance, free_in_s, own_s, option, harm_s)
@@ -139,18 +147,19 @@ class Figures:
         line, phase_s = self._lines[instance], self._phases[instance]
         least_s = run_s + line.loads(absent(line, work.models))
         until = now + KEPT_S - (now + phase_s) % KEPT_S
-        return _Kept(line.changes, until, run_s, least_s)
+        return _Kept(line.changes, self._demand.version, until, run_s, least_s)
 
 
 class _Kept(NamedTuple):
     """What an instance would do with a sort of work: it holds until ``until`` (monotonic seconds)
-    at most, and only while the line counts as many ``changes``.
+    at most, and only while the line counts as many ``changes`` and as much is in ``demand``.
 
     ``own_s`` is what it costs from when the instance is free; or less, as long as that may be too
     much, and ``option`` was not worked out.
     """
 
     changes: int
+    demand: int
     until: float
     run_s: float
     own_s: float
@@ -219,6 +228,19 @@ def free_in(instance: Instance, line: Line, costs: Costs, now: float) -> float:
     if strangers <= 0:
         return line.free_in_s(now)
     return line.free_in_s(now) + strangers * (costs.mean_run_s(instance) or 0.0)
+
+
+def _alone(option: Option) -> Option:
+    """``option`` without the prompt that it would overtake: what is kept keeps no prompt alive."""
+    if option.before is None:
+        return option
+    return Option(behind_s=option.behind_s, load_s=option.load_s, run_s=option.run_s)
+
+
+def equals(figures: Sequence[Figure]) -> list[Figure]:
+    """Those of ``figures`` that cost as little as the best one, as far as that can be told."""
+    limit_s = min(one.cost_s + tie_s(one.option.run_s) for one in figures)
+    return [one for one in figures if one.cost_s <= limit_s]
 
 
 def tie_s(run_s: float) -> float:

@@ -125,8 +125,8 @@ class Planner:
     def gains(self, key: Hashable, busy: Instance, idle: Instance) -> bool:
         """Whether a prompt that waits at ``busy`` had better go to ``idle``, where less is to do.
 
-        It had if that needs no load and takes no longer there, or if nothing is known; otherwise if
-        it is finished earlier there, the loads that this causes included.
+        It had if that needs no load, takes no longer there and is not finished later, or if nothing
+        is known; otherwise if it is finished earlier there, the loads that this causes included.
         """
         slot, end_in_s = self.lines[busy].find(key), self.end_in_s(key, busy)
         if slot is None or end_in_s is None:
@@ -136,9 +136,10 @@ class Planner:
             return True
         figure = figures[0]
         run_s = self.run_s(slot.work, busy) or figure.option.run_s
+        tie = tie_s(slot.run_s)
         if figure.extra_s == 0 and figure.option.run_s <= run_s * (1 + SLOWER_SHARE):
-            return True
-        return figure.cost_s + tie_s(slot.run_s) < end_in_s
+            return figure.finish_s <= end_in_s + tie
+        return figure.cost_s + tie < end_in_s
 
     def weigh(self, slot: Slot, line: Line, run_s: float) -> tuple[Option, float]:
         """What ``line`` would do with ``slot``, which runs ``run_s`` there, and the seconds of

@@ -187,3 +187,14 @@ def test_a_place_is_not_filled_by_one_that_needs_a_load(
     made = plan(planner, waiting[:1])
     assert not made.fills(one, 1)
     assert not made.fills(two, 1)
+
+
+def test_a_place_is_not_filled_by_one_that_needs_no_model(
+    planner: Planner, clock: ManualClock
+) -> None:
+    """One that comes later may be better placed before it: its models are still loaded."""
+    one, _ = planner.lines
+    has_loaded(planner, one, "a")
+    teach(planner, work())
+    made = plan(planner, waiters(clock, work())[:1])
+    assert not any(made.fills(instance, 1) for instance in planner.lines)

@@ -236,3 +236,19 @@ def test_one_whose_heavy_nodes_came_from_the_cache_teaches_nothing(
     assert planner.costs.run_s(one, heavy) is None
     runs.ran(heavy, 10.0, cached=frozenset(("1",)))
     assert planner.costs.run_s(one, heavy) == pytest.approx(10.0)
+
+
+def test_a_card_of_another_size_is_not_taken_to_be_alike(
+    experience: Experience, planner: Planner, one: Instance
+) -> None:
+    """What does not fit there says nothing of one with more memory."""
+    large = next(instance for instance in planner.lines if instance is not one)
+    for instance, total in ((one, 8), (large, 80)):
+        planner.lines[instance].loaded.memory.total = total
+        planner.lines[instance].loaded.memory.sets = None
+    teach(planner, A, B)
+    runs = Runs(experience, planner, one)
+    for what, seconds in ((A, COLD_S), (B, COLD_S), (A, RUN_S)):
+        runs.ran(what, seconds)
+    assert planner.lines[one].loaded.memory.sets == 2
+    assert planner.lines[large].loaded.memory.sets is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -209,6 +211,53 @@ def planner_like(planner: Planner, clock: ManualClock) -> Planner:
     fresh.lines, fresh.costs = planner.lines, planner.costs
     fresh._figures = Figures(planner.lines, planner.costs, planner._demand, clock.monotonic)
     return fresh
+
+
+def test_demand_is_seen_at_once(planner: Planner) -> None:
+    """A choice of the same sort has just been made, when nobody had asked for what is loaded."""
+    one, two = pair(planner)
+    has_loaded(planner, one, "b")
+    assert best(planner, A) == [one, two]
+    planner.asked(B)
+    assert best(planner, A) == [two]
+
+
+def test_what_is_kept_keeps_no_prompt_alive(planner: Planner) -> None:
+    """A choice that would overtake it was worked out; then it has ended."""
+
+    class Prompt:
+        """What a slot is of."""
+
+    one, _ = pair(planner)
+    has_loaded(planner, one, "a")
+    joins(planner, one, "running", A, 1)
+    planner.lines[one].begin("running", 0.0)
+    prompt = Prompt()
+    alive = weakref.ref(prompt)
+    planner.join(planner.slot(prompt, B, one), one)
+    best(planner, A)
+    planner.lines[one].leave(prompt)
+    del prompt
+    gc.collect()
+    assert alive() is None
+
+
+def test_no_move_behind_a_long_prompt(clock: ManualClock) -> None:
+    """Fewer prompts are there, and it would be finished much later."""
+    planner = planner_of(clock)
+    short, long = work(kind="picture"), work(kind="video")
+    for instance in planner.lines:
+        planner.costs.learn(instance, short, 1.0, loaded=(), now=0)
+        planner.costs.learn(instance, long, 1000.0, loaded=(), now=0)
+    idle, busy = planner.lines
+    planner.join(planner.slot("long", long, idle), idle)
+    planner.lines[idle].begin("long", clock.monotonic())
+    for number in range(3):
+        planner.join(planner.slot(number, short, busy), busy)
+    planner.lines[busy].begin(0, clock.monotonic())
+    assert not planner.gains(2, busy, idle)
+    planner.lines[idle].leave("long")
+    assert planner.gains(2, busy, idle)
 
 
 def test_no_more_options_are_kept_than_there_is_room_for(planner: Planner) -> None:
