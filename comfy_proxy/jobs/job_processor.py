@@ -154,7 +154,7 @@ class JobProcessor:
         self._tasks.pop(job, None)
         self._runs.pop(job, None)
         self._cluster.scheduler.door.open()
-        self._cluster.scheduler.rebalance()
+        self._cluster.scheduler.rebalancing.ask()
 
     async def _run(self, job: Job, run: JobRun) -> None:
         with traced(job.trace), about(job_id=job.id):
