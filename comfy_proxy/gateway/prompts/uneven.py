@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.takers import Takers, Waiting
+from comfy_proxy.cluster.planning.tied import is_tied
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import State
@@ -41,7 +42,7 @@ class Uneven:
 
     def gains(self, prompt: Prompt, busy: Instance, idle: Instance) -> bool:
         """It may be moved, and would be finished earlier, the load that this causes included."""
-        return is_movable(prompt) and self._cluster.planner.gains(prompt, busy, idle)
+        return self._may_leave(prompt, busy) and self._cluster.planner.gains(prompt, busy, idle)
 
     def _may_give(self, busy: Instance, takers: Takers, limit: int) -> list[Waiting]:
         """What waits at ``busy`` and may gain at one of ``takers`` with that load at most."""
@@ -55,9 +56,12 @@ class Uneven:
         last: dict[str | None, Prompt] = {}
         for one in reversed(self._ledger.at(busy)):
             kind = None if one.work is None else one.work.fingerprint
-            if kind not in last and is_movable(one):
+            if kind not in last and self._may_leave(one, busy):
                 last[kind] = one
         return list(last.values())
+
+    def _may_leave(self, prompt: Prompt, busy: Instance) -> bool:
+        return is_movable(prompt) and not is_tied(self._cluster.planner.lines[busy], prompt)
 
 
 def is_movable(prompt: Prompt) -> bool:
