@@ -28,6 +28,7 @@ from comfy_proxy.cluster.planning.takers import Takers
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.soon import Soon
 from comfy_proxy.cluster.waiter import Accepts, Waiter, WorkAt, anywhere, unknown_work
+from comfy_proxy.observers import tell_all
 from comfy_proxy.tracing import untraced
 
 INTERVAL_S: Final = 0.1
@@ -219,12 +220,10 @@ class Scheduler:
     def _released(self, placement: Placement) -> None:
         self._planner.lines[placement.instance].leave(placement)
         self._tell()
-        self.door.open()
-        self.rebalancing.ask()
+        tell_all((self.door.open, self.rebalancing.ask), "a place that was given back")
 
     def _tell(self) -> None:
-        for callback in self.on_change:
-            callback()
+        tell_all(self.on_change, "the scheduler")
 
     def _busy(self, waiter: Waiter) -> Instance | None:
         """If all failed the check, one that sent frames just now: it is busy, not dead.
