@@ -17,3 +17,12 @@ def tell(observers: Iterable[Callable[[T], None]], record: T) -> None:
             observer(record)
         except Exception as error:
             logger.opt(exception=error).error("an observer of {} failed", type(record).__name__)
+
+
+def tell_all(callbacks: Iterable[Callable[[], None]], what: str) -> None:
+    """As :func:`tell`, for callbacks that hear nothing but that ``what`` has happened."""
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception as error:
+            logger.opt(exception=error).error("an observer of {} failed", what)

@@ -12,6 +12,11 @@ change of the costs every few choices as well.
 door: as many jobs wait for a place, every instance is full, and a place is given back: who gets it
 is found (opened), and those that wait are woken and wait on (woken).
 
+rebalance: at every second instance one prompt runs and two wait, and the others are idle, but would
+have to load longer than that takes. A load changes, and everything is looked through for a prompt
+that had better go elsewhere, and none had: of clients' prompts (clients) and of jobs' (jobs). Then
+so many wait that all had, and the first one is looked for (found).
+
 `--profile` prints where the time goes, for the largest number of instances. Goal: p99 of a choice
 at most 1 ms at 300.
 """
@@ -31,6 +36,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_proxy import Settings
+from comfy_proxy.clock import SystemClock
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
@@ -38,6 +44,9 @@ from comfy_proxy.cluster.planning.joining import number_of
 from comfy_proxy.cluster.planning.model_lists import ModelFile
 from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
+from comfy_proxy.gateway.prompts.uneven import Uneven
+from comfy_proxy.ledger.prompt import Attempt, ClientPost, Prompt
+from comfy_proxy.ledger.states import State
 from comfy_proxy.settings import parse_instance
 
 GOAL_MS = 1.0
@@ -80,12 +89,22 @@ def works(count: int) -> list[Work]:
     ]
 
 
+class StoppableClock(SystemClock):
+    """The machine's own time, or one that stands still once ``stopped_at`` is set."""
+
+    stopped_at: float | None = None
+
+    def monotonic(self) -> float:
+        return super().monotonic() if self.stopped_at is None else self.stopped_at
+
+
 class Bench:
     """A cluster that nobody answers for; its instances are as if they had passed their checks."""
 
     def __init__(self, instances: int, options: argparse.Namespace) -> None:
         urls = tuple(parse_instance(f"http://gpu{number}:8188") for number in range(instances))
-        self.cluster = Cluster(Settings(instances=urls))
+        self.clock = StoppableClock()
+        self.cluster = Cluster(Settings(instances=urls), clock=self.clock)
         self.planner = self.cluster.planner
         self.works = works(options.kinds)
         self.random = random.Random(options.seed)
@@ -204,6 +223,109 @@ async def door(bench: Bench, waiting: int, count: int) -> Times:
     return times
 
 
+class Waiting:
+    """What a ledger tells of the prompts that wait, and nothing else."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.there: dict[Instance, list[Prompt]] = {one: [] for one in bench.cluster.instances}
+
+    def at(self, instance: Instance) -> list[Prompt]:
+        return self.there[instance]
+
+    def comes(self, instance: Instance, what: Work) -> None:
+        """A client's prompt waits there from now on."""
+        post = ClientPost(path="/prompt", client_id="client", headers={}, body=b"", graph={})
+        attempt = Attempt(instance=instance, generation=0, sent_at=0.0, accepted_at=0.0)
+        prompt = Prompt(
+            prompt_id=str(self.bench.random.random()),
+            post=post,
+            work=what,
+            state=State.QUEUED,
+            attempts=[attempt],
+        )
+        planner = self.bench.planner
+        planner.join(planner.slot(prompt, what, instance, prompt.standing), instance)
+        self.there[instance].append(prompt)
+        instance.prompts.external_jobs += 1
+
+    def ends(self, instance: Instance) -> None:
+        """The one that runs there ends, and the next one begins."""
+        first, second = self.there[instance][:2]
+        del self.there[instance][0]
+        line = self.bench.planner.lines[instance]
+        line.leave(first)
+        instance.prompts.external_jobs -= 1
+        line.begin(second, self.bench.cluster.clock.monotonic())
+
+
+def rebalance(bench: Bench, count: int) -> Times:
+    """Look ``count`` times at clients' prompts, of which none had better go elsewhere, and then as
+    often when all had."""
+    ledger, times = Waiting(bench), Times()
+    bench.clock.stopped_at = bench.clock.monotonic()
+    uneven = Uneven(bench.cluster, ledger)  # type: ignore[arg-type]
+    works = {one: bench.random.choice(bench.works) for one in bench.cluster.instances[::2]}
+    for instance, what in works.items():
+        bench.planner.lines[instance].loaded.began(what.models)
+        for _ in range(3):
+            ledger.comes(instance, what)
+        bench.planner.lines[instance].begin(
+            ledger.there[instance][0], bench.cluster.clock.monotonic()
+        )
+    for name, more in (("clients", 0), ("found", 10)):
+        for instance, what in works.items():
+            for _ in range(more):
+                ledger.comes(instance, what)
+        for _ in range(count):
+            instance, what = bench.random.choice(list(works.items()))
+            ledger.comes(instance, what)
+            ledger.ends(instance)
+            with times.timed(name):
+                found = next(uneven.pairs(), None)
+            assert (found is not None) == (name == "found")
+    return times
+
+
+def rebalance_jobs(bench: Bench, count: int) -> Times:
+    """Look ``count`` times at jobs' prompts of which none had better go elsewhere."""
+    scheduler, times = bench.cluster.scheduler, Times()
+    bench.clock.stopped_at = bench.clock.monotonic()
+    held: dict[Instance, list[Placement]] = {}
+
+    def comes(instance: Instance, what: Work) -> Placement:
+        placement = scheduler._placement(instance, lambda other: True, work=what)
+        placement.in_queue = True
+        return placement
+
+    def begins(instance: Instance) -> None:
+        first = held[instance][0]
+        first.running = True
+        bench.planner.lines[instance].begin(first, bench.cluster.clock.monotonic())
+
+    works = {one: bench.random.choice(bench.works) for one in bench.cluster.instances[::2]}
+    for instance, what in works.items():
+        bench.planner.lines[instance].loaded.began(what.models)
+        held[instance] = [comes(instance, what) for _ in range(3)]
+        begins(instance)
+    for _ in range(count):
+        instance, what = bench.random.choice(list(works.items()))
+        held[instance].pop(0).release()
+        held[instance].append(comes(instance, what))
+        begins(instance)
+        with times.timed("jobs"):
+            scheduler.rebalance()
+    assert not any(one.move_to for placements in held.values() for one in placements)
+    return times
+
+
+async def with_loop(run: Callable[[Bench, int], Times], bench: Bench, count: int) -> Times:
+    """``run``, of which something asks for what is done soon; that is dropped."""
+    times = run(bench, count)
+    await bench.cluster.scheduler.rebalancing.close()
+    return times
+
+
 @contextmanager
 def profiled() -> Iterator[None]:
     profile = cProfile.Profile()
@@ -221,6 +343,10 @@ def rows(options: argparse.Namespace) -> dict[str, Callable[[Bench], Times]]:
             bench, waiting, count, costs_change_every=5
         ),
         "door": lambda bench: asyncio.run(door(bench, waiting, max(20, count // 20))),
+        "rebalance": lambda bench: rebalance(bench, max(20, count // 10)),
+        "rebalance of jobs": lambda bench: asyncio.run(
+            with_loop(rebalance_jobs, bench, max(20, count // 10))
+        ),
     }
 
 

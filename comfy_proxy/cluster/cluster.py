@@ -102,6 +102,7 @@ class Cluster:
         """End everything that :meth:`start` and the work since have begun."""
         # The checks first: one that passes begins a chore (_learn). The connections last.
         await self.health_checker.close()
+        await self.scheduler.rebalancing.close()
         for task in tuple(self._chores):
             task.cancel()
         if self._chores:

@@ -23,6 +23,7 @@ from comfy_proxy.clock import Clock, sleep, wait_for_event
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
+from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
 
 DEMAND_INTERVAL_S = 1.0
@@ -38,7 +39,8 @@ JITTER = 0.1
 
 
 class HealthChecker:
-    """Owns one task for each instance; ``on_success`` callbacks hear every check that passed.
+    """Owns one task for each instance; ``on_success`` callbacks hear every check that passed. One
+    that raises changes neither the verdict nor what the others hear.
 
     ``interval_s`` is HEALTH_CHECK_INTERVAL and ``timeout_s`` HEALTH_CHECK_TIMEOUT, in seconds.
     """
@@ -136,8 +138,7 @@ class HealthChecker:
             instance.breaker.abandon_trial()
             raise
         instance.check_passed(self._clock.monotonic() - started)
-        for callback in self.on_success:
-            callback(instance)
+        tell(self.on_success, instance)
         return True
 
     async def _look(self, instance: Instance) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.decision import Decision
+from comfy_proxy.observers import tell
 
 
 class Placement:
@@ -57,7 +58,7 @@ class Placement:
     def sent(self, prompt: Hashable) -> None:
         """Its instance is being sent ``prompt``."""
         self.in_queue, self.key = True, prompt
-        self._on_sent(self)
+        tell((self._on_sent,), self)
 
     def offer(self, target: Placement) -> None:
         """Offer a place elsewhere; it is taken only if the prompt can be proven not to run."""
@@ -71,8 +72,9 @@ class Placement:
             target.release()
 
     def release(self) -> None:
-        """Give the place back; a second call does nothing."""
+        """Give the place back; a second call does nothing. Never raises: it may be the last thing
+        that is done for a prompt that has succeeded."""
         self.in_queue = False
         if self in self.instance.placements:
             self.instance.placements.remove(self)
-            self._on_release(self)
+            tell((self._on_release,), self)

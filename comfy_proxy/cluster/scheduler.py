@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
+from typing import Final
 
 from loguru import logger
 
@@ -23,13 +24,23 @@ from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning import decision
 from comfy_proxy.cluster.planning.planner import NEW, Planner
 from comfy_proxy.cluster.planning.slot import Standing
+from comfy_proxy.cluster.planning.takers import Takers
 from comfy_proxy.cluster.planning.work import Work
+from comfy_proxy.cluster.soon import Soon
 from comfy_proxy.cluster.waiter import Accepts, Waiter, WorkAt, anywhere, unknown_work
+from comfy_proxy.observers import tell_all
 from comfy_proxy.tracing import untraced
+
+INTERVAL_S: Final = 0.1
+"""Seconds from one look at all loads to the next one that an event asks for. Events that come
+sooner share that one: with hundreds of instances some place is given back all the time."""
 
 
 class Scheduler:
-    """Hands out places. ``on_change`` callbacks hear that one was taken or given back."""
+    """Hands out places. ``on_change`` callbacks hear that one was taken or given back.
+
+    ``rebalancing`` is asked for whenever a load has changed, and ends with the cluster.
+    """
 
     def __init__(
         self,
@@ -45,8 +56,9 @@ class Scheduler:
         self._planner = planner
         self._moves: set[asyncio.Task[None]] = set()
         self.on_change: list[Callable[[], None]] = []
+        self.rebalancing = Soon(self.rebalance, clock=clock, interval_s=INTERVAL_S)
         # What was foreseen may turn out wrong while nothing else happens.
-        health_checker.on_success.append(lambda instance: self.rebalance())
+        health_checker.on_success.append(lambda instance: self.rebalancing.ask())
         self.door = Door(
             load_balancer,
             health_checker,
@@ -132,14 +144,19 @@ class Scheduler:
             return
         loads = {one: _load_after_moves(one) for one in self._load_balancer.instances}
         by_load = sorted(loads, key=loads.__getitem__)
-        targets = [i for i in by_load if i.available and not i.failing]
+        targets = {i: loads[i] for i in by_load if i.available and not i.failing}
+        takers = Takers(self._planner, targets)
         for busy in reversed(by_load):
-            lower = [one for one in targets if loads[busy] - loads[one] >= 2]
+            limit = loads[busy] - 2
+            lower = [one for one, load in targets.items() if load <= limit]
             if not lower:
                 return
             for prompt in reversed([p for p in _placements(busy) if p.movable]):
+                waiting = takers.waiting(prompt.key, busy)
+                if not takers.any_for(waiting, limit):
+                    continue
                 for idle in lower:
-                    if prompt.accepts(idle) and self._planner.gains(prompt.key, busy, idle):
+                    if prompt.accepts(idle) and takers.gains(waiting, idle):
                         self._offer(prompt, busy, idle)
                         return
 
@@ -198,17 +215,15 @@ class Scheduler:
         """It waits in the queue of its instance now, or runs; if more is there than was foreseen,
         another one may be quicker."""
         self._planner.lines[placement.instance].renamed(placement, placement.key)
-        self.rebalance()
+        self.rebalancing.ask()
 
     def _released(self, placement: Placement) -> None:
         self._planner.lines[placement.instance].leave(placement)
         self._tell()
-        self.door.open()
-        self.rebalance()
+        tell_all((self.door.open, self.rebalancing.ask), "a place that was given back")
 
     def _tell(self) -> None:
-        for callback in self.on_change:
-            callback()
+        tell_all(self.on_change, "the scheduler")
 
     def _busy(self, waiter: Waiter) -> Instance | None:
         """If all failed the check, one that sent frames just now: it is busy, not dead.

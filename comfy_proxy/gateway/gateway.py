@@ -153,7 +153,7 @@ class Gateway:
         answered = self.cluster.health_checker.on_success
         answered += (self.events.wake, *heard, self.failover.answered)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
-        answered.append(lambda _instance: self.rebalancer.consider(checked=True))
+        answered.append(lambda instance: self.rebalancer.consider(checked=instance))
         for instance in self.cluster.instances:
             instance.prompts.on_load.append(self.rebalancer.consider)
             instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))

@@ -9,7 +9,7 @@ there is a choice; an error of the workflow itself is final.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
@@ -31,6 +31,7 @@ from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.overheads import Overheads
 from comfy_proxy.jobs.workflows import WorkflowRegistry
 from comfy_proxy.metrics.durations import rounded
+from comfy_proxy.observers import tell_all
 from comfy_proxy.tracing import about, traced, untraced
 
 
@@ -38,6 +39,7 @@ class JobProcessor:
     """Sees each job to its end, first come first served unless the planner knows better.
 
     ``max_pending`` jobs may wait (MAX_PENDING_JOBS); one more is refused with QueueFullError.
+    ``on_end`` callbacks hear that the work on a job is over, and gone from :attr:`runs`.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class JobProcessor:
         self._runs: dict[Job, JobRun] = {}
         self._draining = False
         self.overheads = Overheads()
+        self.on_end: list[Callable[[], None]] = []
         cluster.scheduler.door.room = self._room
 
     def __repr__(self) -> str:
@@ -153,8 +156,9 @@ class JobProcessor:
     def _ended(self, job: Job, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(job, None)
         self._runs.pop(job, None)
+        tell_all(self.on_end, "the end of a job")
         self._cluster.scheduler.door.open()
-        self._cluster.scheduler.rebalance()
+        self._cluster.scheduler.rebalancing.ask()
 
     async def _run(self, job: Job, run: JobRun) -> None:
         with traced(job.trace), about(job_id=job.id):

@@ -143,7 +143,11 @@ class QueueForecast:
 
 
 class Promises:
-    """Tells each new job its seconds."""
+    """Tells each new job its seconds.
+
+    The last forecast is kept for the next job, until any job ends: after that it is of no use, and
+    would keep the ended ones with their pictures in memory until another one comes.
+    """
 
     def __init__(self, processor: JobProcessor, cluster: Cluster) -> None:
         self._processor = processor
@@ -151,6 +155,7 @@ class Promises:
         self._kept: QueueForecast | None = None
         self._kept_at = 0.0
         self._stamp: tuple[int, ...] = ()
+        processor.on_end.append(self._forget)
 
     def told_s(self, job: Job) -> float | None:
         """Seconds to the end of ``job``, which has just come; to be asked once of each."""
@@ -164,6 +169,9 @@ class Promises:
         self._stamp = self._stamp_of(count)
         seconds = kept.remaining_s(job)
         return None if seconds is None else max(0.0, seconds - late_s)
+
+    def _forget(self) -> None:
+        self._kept = None
 
     def _stamp_of(self, jobs: int) -> tuple[int, ...]:
         """Another one once anything has changed on which a forecast is built."""

@@ -125,6 +125,20 @@ async def test_wrong_answers_fail_the_check(
     assert strikes(cluster) == 1
 
 
+@pytest.mark.logs_faults
+async def test_one_that_breaks_on_hearing_of_it_spoils_neither_the_check_nor_what_others_hear(
+    cluster: Cluster,
+) -> None:
+    def breaks(instance: Instance) -> None:
+        raise ValueError("a fault of ours")
+
+    heard: list[Instance] = []
+    cluster.health_checker.on_success[:0] = [breaks]
+    cluster.health_checker.on_success.append(heard.append)
+    assert await cluster.health_checker.check(cluster.instances[0])
+    assert heard == [cluster.instances[0]]
+
+
 async def test_recovers_by_itself(
     start_cluster: Start, worker: EmbeddedWorker, clock: ManualClock
 ) -> None:

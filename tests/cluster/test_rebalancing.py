@@ -13,6 +13,7 @@ from manual_clock import ManualClock, settle
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
+from comfy_proxy.cluster.scheduler import INTERVAL_S
 
 
 @pytest.fixture
@@ -65,20 +66,51 @@ def test_one_offer_brings_the_balance(cluster: Cluster, queue: list[Placement]) 
     assert offers(queue) == [False, False, True]
 
 
-def test_a_release_rebalances(cluster: Cluster, queue: list[Placement]) -> None:
+async def test_a_release_rebalances(cluster: Cluster, queue: list[Placement]) -> None:
     """An instance that runs empty asks for work by itself."""
     ending, _ = (queued(cluster, cluster.instances[1]) for _ in range(2))
     cluster.scheduler.rebalance()
     assert offers(queue) == [False, False, False]
     ending.release()
+    await settle()
     assert offers(queue) == [False, False, True]
 
 
-def test_difference_of_one_is_left(cluster: Cluster, queue: list[Placement]) -> None:
+async def test_what_changes_at_the_same_time_is_one_reason_and_what_comes_later_another(
+    cluster: Cluster, queue: list[Placement], monkeypatch: pytest.MonkeyPatch, clock: ManualClock
+) -> None:
+    """A burst of loads that change is looked at once; and none that came after that is missed."""
+    looks: list[float] = []
+    look = cluster.scheduler.rebalance
+
+    def counted() -> None:
+        looks.append(clock.monotonic())
+        look()
+        if len(looks) == 2:
+            cluster.scheduler.rebalancing.ask()  # while it is looked at
+
+    monkeypatch.setattr(cluster.scheduler.rebalancing, "_work", counted)
+    for _ in range(100):
+        cluster.scheduler.rebalancing.ask()
+    await settle()
+    assert looks == [clock.monotonic()]
+    assert offers(queue) == [False, False, True]
+    queue[2].decline()
+    for _ in range(100):
+        cluster.scheduler.rebalancing.ask()
+        await settle(1)
+    assert len(looks) == 1
+    begun = clock.monotonic()
+    await clock.advance(10 * INTERVAL_S)
+    assert looks[1:] == pytest.approx([begun + INTERVAL_S, begun + 2 * INTERVAL_S])
+    assert offers(queue) == [False, True, False]
+
+
+async def test_difference_of_one_is_left(cluster: Cluster, queue: list[Placement]) -> None:
     """Moving would only turn the difference round."""
     queued(cluster, cluster.instances[1])
     queue[2].release()
-    cluster.scheduler.rebalance()
+    await settle()
     assert offers(queue) == [False, False, False]
 
 
@@ -166,12 +198,16 @@ def test_others_load_counts(cluster: Cluster, queue: list[Placement]) -> None:
     assert offers(queue) == [False, False, False]
 
 
-def test_declined_is_not_repeated(cluster: Cluster, queue: list[Placement]) -> None:
+async def test_declined_is_not_repeated(
+    cluster: Cluster, queue: list[Placement], clock: ManualClock
+) -> None:
     """A prompt that could not be withdrawn stays; its offered place goes to the next one."""
     cluster.scheduler.rebalance()
     queue[2].decline()
+    await settle()
     assert offers(queue) == [False, True, False]
     queue[1].decline()
+    await clock.advance(INTERVAL_S)
     assert offers(queue) == [False, False, False]
     assert cluster.instances[1].active_jobs == 0
 

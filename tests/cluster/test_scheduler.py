@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 import pytest
-from cluster_harness import eventually
+from cluster_harness import eventually, make_instance
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.cluster.cluster import Cluster
@@ -264,3 +264,37 @@ async def test_a_client_s_prompt_enters_at_once_and_stays(cluster: Cluster) -> N
         placement.release()
     assert (await waiting).instance is one
     assert {job.instance for job in jobs} == {two}
+
+
+@pytest.mark.logs_faults
+async def test_a_place_is_given_back_whoever_breaks_on_hearing_of_it(
+    make_cluster: Callable[..., Cluster], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job that is done stays done, and the next one gets its place."""
+
+    def breaks() -> None:
+        raise ValueError("a fault of ours")
+
+    cluster = make_cluster("gpu1:1")
+    heard: list[str] = []
+    scheduler = cluster.scheduler
+    scheduler.on_change += [breaks, lambda: heard.append("changed")]
+    placement = scheduler._placement(cluster.instances[0], lambda instance: True)
+    monkeypatch.setattr(scheduler.door, "open", breaks)
+    monkeypatch.setattr(scheduler.rebalancing, "ask", lambda: heard.append("load"))
+    placement.release()
+    assert cluster.instances[0].active_jobs == 0
+    assert heard == ["changed", "changed", "load"]
+
+
+@pytest.mark.logs_faults
+def test_what_breaks_when_a_place_is_given_back_does_not_reach_who_gives_it_back(
+    clock: ManualClock,
+) -> None:
+    def breaks(placement: Placement) -> None:
+        raise ValueError("a fault of ours")
+
+    placement = Placement(make_instance(clock), on_release=breaks, on_sent=breaks)
+    placement.sent("prompt")
+    placement.release()
+    assert placement.instance.active_jobs == 0

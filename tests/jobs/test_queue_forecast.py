@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -264,6 +266,18 @@ async def test_jobs_that_come_together_are_planned_together(
     assert late.told_s == pytest.approx(51 * 10.0 - KEPT_S / 2)
     await queue.service.processor.cancel(jobs[0])
     assert (await queue.job()).told_s == 51 * 10.0
+
+
+async def test_a_job_that_has_ended_is_let_go_though_no_other_one_comes(queue: Queue) -> None:
+    """With its picture; what was foreseen for the next job is out of date by then anyhow."""
+    queue.learn(UPSCALE, 4)
+    job = await queue.job()
+    run = weakref.ref(queue.service.processor.runs[job])
+    await settle()
+    await queue.service.processor.cancel(job)
+    await settle()
+    gc.collect()
+    assert run() is None
 
 
 async def test_one_too_many_may_ask_again_when_a_place_is_free(

@@ -17,9 +17,12 @@ OBJECT_INFO_TIMEOUT_S = 5.0
 """Seconds that a prompt waits to learn what an instance can run that was never asked. After that
 the instance counts as UNKNOWN_LACK: the prompt need not wait for one that is slow to tell."""
 MAX_NODES = 5_000
+MAX_INPUTS = 20_000
 MAX_MODELS = 64
-"""A graph with more nodes or model files than that is not read for what it costs, and goes where
-the fewest prompts are: reading 5,000 nodes takes some 20 ms, in which nobody else has a turn."""
+"""A graph with more nodes, more inputs in all (those within an input that is an object count too)
+or more model files than that is not read for what it costs, and goes where the fewest prompts are.
+Reading that many nodes and inputs takes some 60 ms at most, in which nobody else has a turn; a
+single node with a million inputs, which is a body of 20 MB, would take three seconds."""
 UNKNOWN_LACK = 0.5
 """What an instance lacks of which nothing is known: it is better than one that lacks something, and
 worse than one that lacks nothing."""
@@ -42,8 +45,8 @@ class GraphSupport:
 
     def work(self, graph: Mapping[str, Any]) -> Work | None:
         """What ``graph`` needs, as far as the classes of any instance are known that has them; None
-        for one beyond ``MAX_NODES`` or ``MAX_MODELS``."""
-        if len(graph) > MAX_NODES:
+        for one beyond ``MAX_NODES``, ``MAX_INPUTS`` or ``MAX_MODELS``."""
+        if len(graph) > MAX_NODES or not _can_be_read(graph):
             return None
         work = work_of(graph, self._cache.richest())
         return work if len(work.models) <= MAX_MODELS else None
@@ -65,3 +68,17 @@ class GraphSupport:
             return UNKNOWN_LACK
         missing = self._cache.missing_for(graph, instance)
         return UNKNOWN_LACK if missing is None else len(missing)
+
+
+def _can_be_read(graph: Mapping[str, Any]) -> bool:
+    """Whether it has no more than ``MAX_INPUTS``; counts no further than that."""
+    left = MAX_INPUTS
+    for node in graph.values():
+        inputs = node.get("inputs") if isinstance(node, dict) else None
+        if not isinstance(inputs, dict):
+            continue
+        left -= len(inputs)
+        if left < 0:
+            return False
+        left -= sum(len(value) for value in inputs.values() if isinstance(value, dict))
+    return left >= 0

@@ -8,6 +8,9 @@ memory goes on in the same way (``dispatch/second_tries.py``).
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
+
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
@@ -20,6 +23,7 @@ from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.transfer import Arrival, Transfer
+from comfy_proxy.gateway.prompts.ways import Ways
 from comfy_proxy.gateway.prompts.worker import Worker
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -29,7 +33,12 @@ from comfy_proxy.ledger.states import Ending, State
 
 
 class Failover:
-    """Submits again what was lost. :meth:`answered` and every new doubt make it look."""
+    """Submits again what was lost. :meth:`answered` and every new doubt make it look.
+
+    Each instance is asked what it has lost, and has first tries cleared away, apart from the
+    others; and no prompt waits longer than ``ways.HELD_UP_S`` for one that is held up somewhere. So
+    an instance that hangs makes no others' prompts wait.
+    """
 
     def __init__(
         self,
@@ -49,9 +58,14 @@ class Failover:
         self._lost_prompts = lost_prompts
         self._transfer = transfer
         self._spool = spool
-        self._first_tries = FirstTries(cluster)
         self._offered: set[Instance] = set()
         self._worker = Worker(self._submit_again, "submit lost prompts again")
+        self._first_tries = FirstTries(cluster, on_cleared=self._worker.wake)
+        self._ways = Ways(cluster.clock, on_late_end=self._worker.wake)
+        self._askers = {
+            one: Worker(partial(self._settle_doubts, one), f"ask {one.host} what it has lost")
+            for one in cluster.instances
+        }
         ledger.observers.append(self._observe)
 
     def doubt(self, instance: Instance) -> None:
@@ -76,20 +90,28 @@ class Failover:
         """
         if instance in self._offered:
             return
-        if self._lost() or any(map(self._ledger.doubtful, self._cluster.instances)):
+        self._ways.answered(instance)
+        if self._lost():
             self._worker.wake()
+        for one, asker in self._askers.items():
+            if self._ledger.doubtful(one):
+                asker.wake()
 
     async def close(self) -> None:
         """Submit no more; what is on its way arrives first."""
-        await self._worker.close()
+        askers = [asker.close() for asker in self._askers.values()]
+        await asyncio.gather(self._worker.close(), *askers, self._first_tries.close())
+        await self._ways.close()
 
     def _observe(self, change: Change) -> None:
         attempt = change.prompt.attempt
         match change.event:
-            case events.Doubted() | events.RanOutOfMemory():
-                self._worker.wake()
+            case events.Doubted(instance=instance):
+                self._askers[instance].wake()
+            case events.RanOutOfMemory():
+                self._first_tries.clear_away(change.prompt)
             case events.Stayed() if attempt is not None and attempt.doubt is not None:
-                self._worker.wake()  # it was not to be asked for while it moved
+                self._askers[attempt.instance].wake()  # not to be asked for while it moved
 
     def _is_heard(self, prompt: Prompt) -> bool:
         """Its client listens, so its end would be known."""
@@ -112,32 +134,38 @@ class Failover:
         finally:
             self._offered = set()
 
+    async def _settle_doubts(self, instance: Instance) -> None:
+        """Ask ``instance`` what it has lost; that is submitted again."""
+        if self._ledger.doubtful(instance):
+            await self._lost_prompts.settle(instance)
+        if self._lost():
+            self._worker.wake()
+
     async def _settle_all(self) -> None:
-        for instance in self._cluster.instances:
-            if self._ledger.doubtful(instance):
-                await self._lost_prompts.settle(instance)
         for prompt in self._lost():
             if self._worker.closing:
                 return
+            if prompt in self._ways or self._first_tries.clearing(prompt):
+                continue  # its end makes this look again
             if prompt.state is State.MOVING:  # else it has been replaced meanwhile
-                with prompt.context():
-                    await self._settle(prompt)
+                await self._ways.go(prompt, self._settle(prompt))
 
     async def _settle(self, prompt: Prompt) -> None:
         """It goes on elsewhere, or ends; or nothing can be done for it at the moment."""
-        error: ComfyProxyError | None = prompt.fatal
-        if prompt.post is None:
-            error = PromptLostError("It was lost with its instance, and ComfyUI alone can read it.")
-        elif not prompt.deleted and error is None:
-            try:
-                if prompt.attempts[-1].out_of_memory:
-                    await self._first_tries.clear_away(prompt)
-                async with self._spool.holding(prompt):
-                    await self._place(prompt, prompt.post)
-            except PromptLostError as unreadable:
-                error = unreadable
-        if prompt.state is State.MOVING:
-            self._end(prompt, prompt.fatal or error)
+        with prompt.context():
+            error: ComfyProxyError | None = prompt.fatal
+            if prompt.post is None:
+                error = PromptLostError(
+                    "It was lost with its instance, and ComfyUI alone can read it."
+                )
+            elif not prompt.deleted and error is None:
+                try:
+                    async with self._spool.holding(prompt):
+                        await self._place(prompt, prompt.post)
+                except PromptLostError as unreadable:
+                    error = unreadable
+            if prompt.state is State.MOVING:
+                self._end(prompt, prompt.fatal or error)
 
     def _end(self, prompt: Prompt, error: ComfyProxyError | None) -> None:
         if prompt.deleted:
@@ -156,7 +184,10 @@ class Failover:
         """
         by_finish = self._needs.in_order(prompt, self._cluster.instances)
         for target in self._first_tries.in_order(prompt, by_finish):
-            if not target.healthy or await self._needs.lacks(prompt, target) != 0:
+            if not target.healthy or self._ways.hold_up(target):
+                continue
+            self._ways.tries(prompt, target)
+            if await self._needs.lacks(prompt, target) != 0:
                 continue
             placement = self._cluster.scheduler.enter(target, prompt.work, prompt.standing)
             try:

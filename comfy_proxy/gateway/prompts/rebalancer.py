@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Final
 
 from loguru import logger
 
@@ -20,6 +19,7 @@ from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.decision import moved
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.prompt_lists import QUEUE, QueueEntry, read_queue
+from comfy_proxy.cluster.soon import sleep_until
 from comfy_proxy.dispatch.dispatcher import Dispatcher, Unready
 from comfy_proxy.errors import InstanceError, PromptLostError
 from comfy_proxy.gateway.exchange.pieces import read
@@ -27,6 +27,7 @@ from comfy_proxy.gateway.exchange.scanned import ask_scanned
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.transfer import Arrival, Transfer
+from comfy_proxy.gateway.prompts.uneven import Uneven, is_movable
 from comfy_proxy.gateway.prompts.worker import Worker
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -34,6 +35,10 @@ from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import ClientPost, End, Prompt, is_open
 from comfy_proxy.ledger.states import Ending, State
 from comfy_proxy.lenient_json import loads_exact
+
+INTERVAL_S: Final = 0.1
+"""Seconds from one look at all loads to the next one that an event asks for. Events that come
+sooner share that one: with hundreds of instances some load changes all the time."""
 
 
 class Rebalancer:
@@ -55,18 +60,21 @@ class Rebalancer:
         self._needs = needs
         self._transfer = transfer
         self._spool = spool
+        self._uneven = Uneven(cluster, ledger)
         self._changed = False
+        self._next_at = 0.0
+        self._counted_on: set[Instance] = set()  # healthy, and no check of it has failed since
         self._worker = Worker(self._even_out, "even out prompts")
         ledger.observers.append(self._observe)
 
-    def consider(self, *, checked: bool = False) -> None:
-        """The load of an instance has changed; or it has only passed a check (``checked``), which
-        is no news to what is under way: that makes such checks itself, and would never end."""
-        if checked and self._worker.busy:
+    def consider(self, *, checked: Instance | None = None) -> None:
+        """The load of an instance has changed; or ``checked`` has passed a check, which is no news
+        to what is under way if that counts on it: it makes such checks itself, and would never
+        end."""
+        if checked in self._counted_on:
             return
         self._changed = True
-        if next(self._pairs(), None) is not None:
-            self._worker.wake()
+        self._worker.wake()
 
     async def close(self) -> None:
         """No more moves; the one that is under way comes to its end."""
@@ -76,38 +84,27 @@ class Rebalancer:
         if change.is_acceptance and change.prompt.post is not None:
             self.consider()
 
-    # --- which -------------------------------------------------------------------------------
-
-    def _pairs(self) -> Iterator[tuple[Instance, Instance]]:
-        """Who gives and who takes: one runs low (one prefetched prompt is kept) while two wait."""
-        by_load = sorted(
-            (one for one in self._cluster.instances if one.healthy),
-            key=lambda instance: instance.load,
-        )
-        for idle in by_load:
-            for busy in reversed(by_load):
-                if idle.load > 1 or busy.load - idle.load < 2:
-                    continue
-                if any(
-                    self._gains(one, busy, idle)
-                    for one in _last_of_each_kind(self._ledger.at(busy))
-                ):
-                    yield busy, idle
-
-    def _gains(self, prompt: Prompt, busy: Instance, idle: Instance) -> bool:
-        """It may be moved, and would be finished earlier, the load that this causes included."""
-        return _is_movable(prompt) and self._cluster.planner.gains(prompt, busy, idle)
-
     async def _even_out(self) -> None:
-        while self._changed and not self._worker.closing:
-            self._changed = False
-            for busy, idle in tuple(self._pairs()):
-                try:
-                    if await self._move_one(busy, idle):
-                        self._changed = True
-                        break
-                except InstanceError as error:
-                    logger.info("no move from {} to {}: {}", busy.host, idle.host, error.message)
+        await sleep_until(self._cluster.clock, self._next_at)
+        try:
+            while self._changed and not self._worker.closing:
+                self._changed = False
+                self._next_at = self._cluster.clock.monotonic() + INTERVAL_S
+                self._counted_on = {one for one in self._cluster.instances if one.healthy}
+                if await self._move_any():
+                    self._changed = True
+        finally:
+            self._counted_on = set()
+
+    async def _move_any(self) -> bool:
+        """True if a prompt was taken away anywhere."""
+        for busy, idle in self._uneven.pairs():
+            try:
+                if await self._move_one(busy, idle):
+                    return True
+            except InstanceError as error:
+                logger.info("no move from {} to {}: {}", busy.host, idle.host, error.message)
+        return False
 
     async def _move_one(self, busy: Instance, idle: Instance) -> bool:
         """True if a prompt was taken away. Raises InstanceError before anything was changed."""
@@ -131,6 +128,7 @@ class Rebalancer:
         """``idle`` answers, has the files that the prompt names, and its client's socket."""
         why = await self._dispatcher.prepare(prompt, idle, self._needs)
         if why is Unready.SILENT:
+            self._counted_on.discard(idle)
             self._cluster.health_checker.look(idle)
         elif why is Unready.OTHER_FILES:
             self._stay(prompt)
@@ -142,6 +140,7 @@ class Rebalancer:
         checker = self._cluster.health_checker
         answers = await checker.check(idle)
         if not answers:
+            self._counted_on.discard(idle)
             checker.look(idle)
         return answers
 
@@ -152,7 +151,7 @@ class Rebalancer:
         Not one whose id is there twice: of those nobody could say which was deleted (PROTOCOL.md
         trap 9).
         """
-        known = {one.prompt_id: one for one in self._ledger.at(busy) if _is_movable(one)}
+        known = {one.prompt_id: one for one in self._ledger.at(busy) if is_movable(one)}
         answer = await ask_scanned(busy, self._cluster, "/queue", QUEUE)
         if (queue := read_queue(answer.root)) is None:
             return None
@@ -163,7 +162,7 @@ class Rebalancer:
             prompt = known.get(entry.prompt_id or "")
             if prompt is None or there[entry.prompt_id] > 1 or not _waits(prompt, busy):
                 continue
-            if not self._gains(prompt, busy, idle):
+            if not self._uneven.gains(prompt, busy, idle):
                 continue
             if await self._is_able(prompt, idle):
                 return prompt, await _whole(entry, answer.part(entry.value))
@@ -248,23 +247,6 @@ class Rebalancer:
         if is_away:
             self._ledger.apply(events.TakenAway(prompt=prompt))
         return is_away
-
-
-def _last_of_each_kind(prompts: Iterable[Prompt]) -> Iterable[Prompt]:
-    """Those of ``prompts`` that may be moved; of equal ones the last gains most by it."""
-    last = {
-        None if one.work is None else one.work.fingerprint: one
-        for one in prompts
-        if _is_movable(one)
-    }
-    return last.values()
-
-
-def _is_movable(prompt: Prompt) -> bool:
-    """A client's prompt that waits, as far as is known, with nothing against a move."""
-    if prompt.post is None or prompt.state is not State.QUEUED or prompt.deleted:
-        return False
-    return not prompt.attempts[-1].stays and prompt.attempts[-1].end is None
 
 
 def _waits(prompt: Prompt, instance: Instance) -> bool:

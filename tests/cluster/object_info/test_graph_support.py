@@ -12,6 +12,7 @@ from object_info_harness import CATALOG, Setting, graph
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.graph_support import (
+    MAX_INPUTS,
     MAX_MODELS,
     MAX_NODES,
     OBJECT_INFO_TIMEOUT_S,
@@ -92,3 +93,14 @@ def test_a_graph_beyond_the_limits_is_not_read(support: GraphSupport) -> None:
     work = support.work(models)
     assert work is not None
     assert len(work.models) == MAX_MODELS
+
+
+def test_a_graph_with_too_many_inputs_is_not_read(support: GraphSupport) -> None:
+    """In one node, in all of them together, or within an input that is an object."""
+    texts = {str(n): "text" for n in range(MAX_INPUTS)}
+    node = {"class_type": "X", "inputs": texts}
+    assert support.work({"1": node}) is not None
+    assert support.work({"1": node, "2": {"class_type": "X", "inputs": {"one": "more"}}}) is None
+    assert support.work({"1": {"class_type": "X", "inputs": texts | {"more": "text"}}}) is None
+    assert support.work({"1": {"class_type": "X", "inputs": {"loras": texts}}}) is None
+    assert support.work({"1": {"class_type": "X", "inputs": ["odd"]}, "2": "odd"}) is not None

@@ -15,9 +15,11 @@ from prompts_front import (
     LONG_S,
     ended,
     get,
+    graph,
     interrupt,
     listening,
     pile_up,
+    post,
     show,
     total,
     until,
@@ -134,3 +136,21 @@ async def test_no_sum_dips_or_stays_too_high(proxy: TestClient, workers: Workers
             assert answer.status == 200
         await interrupt(proxy, *workers[0].started, *workers[1].started)
         await until(lambda: mine.sums()[-1] == other.sums()[-1] == 0)
+
+
+async def test_who_reads_a_result_of_another_one_stays_with_it_and_others_go(
+    proxy: TestClient, workers: Workers
+) -> None:
+    """Both run where they are, in their order: elsewhere there is no such file yet."""
+    blocker, *_ = await pile_up(proxy, workers, 1)
+    maker = await post(proxy, graph(0.01, prefix="made/first"))
+    reading = graph(0.01)
+    reading["3"]["inputs"]["file"] = "made/first_00001_.png"
+    reader = await post(proxy, reading)
+    others = [await post(proxy, graph(0.01)) for _ in range(2)]
+    await show(proxy, workers[1])
+    await ended(proxy, *others)
+    assert workers[1].executed == others
+    await interrupt(proxy, blocker)
+    await ended(proxy, maker, reader)
+    assert workers[0].started == [blocker, maker, reader]

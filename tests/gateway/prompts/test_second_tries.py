@@ -13,6 +13,7 @@ from prompts_front import Http, Json, get, instance_of, listening, post, until
 
 from comfy_proxy.embedded.simulated_gpu import SimulatedModels
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway.prompts import first_tries
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger.states import State
 
@@ -166,6 +167,46 @@ async def test_it_ends_when_memory_is_wanting_again(
     await until(lambda: pair.live == 0)
     histories = [await pair.own_history(one) for one in (pair.first, pair.second)]
     assert list(map(len, histories)) == [1, 0]
+
+
+async def hung_with_a_first_try(pair: Pair, client_id: str) -> str:
+    """The first worker answers checks and takes prompts, but does not let go of this one."""
+    pair.first.faults.hang = ("/queue", "/history", "/free")
+    prompt_id = await pair.post(client_id=client_id)
+    ledger = pair.http.app[GATEWAY].ledger
+    await until(lambda: ledger.find(prompt_id).state is State.MOVING)
+    return prompt_id
+
+
+async def test_an_instance_that_hangs_makes_no_second_try_at_another_one_wait(
+    start: Callable[..., Awaitable[Pair]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it has to let go of the one that ran out of memory there."""
+    monkeypatch.setattr(first_tries, "CLEAR_AWAY_S", 3600.0)
+    pair = await start(100, 100)
+    pair.second.faults.oom_until_free = True
+    ledger = pair.http.app[GATEWAY].ledger
+    async with listening(pair.http) as client:
+        held = await hung_with_a_first_try(pair, client.client_id)
+        # The next one goes elsewhere.
+        instance_of(pair.http, pair.first).prompts.external_jobs += 5
+        other = await pair.post(client_id=client.client_id)
+        await until(lambda: ledger.find(other) is None)
+        assert pair.second.started == [other, other]
+        assert ledger.find(held).state is State.MOVING
+
+
+async def test_an_instance_that_hangs_has_a_short_time_and_is_the_last_to_run_it_again(
+    start: Callable[..., Awaitable[Pair]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_tries, "CLEAR_AWAY_S", 0.05)
+    pair = await start(100, 100)
+    async with listening(pair.http) as client:
+        prompt_id = await hung_with_a_first_try(pair, client.client_id)
+        await until(lambda: client.over(prompt_id))
+        assert client.kinds(prompt_id) == [*FIRST, *SECOND]
+    await until(lambda: pair.live == 0)
+    assert (pair.first.started, pair.second.started) == ([prompt_id], [prompt_id])
 
 
 async def test_deleted_between_its_tries(start: Callable[..., Awaitable[Pair]]) -> None:
