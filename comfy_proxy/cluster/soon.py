@@ -22,16 +22,20 @@ class Soon:
         self._interval_s = interval_s
         self._next_at = 0.0
         self._asked = False
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
 
     def ask(self) -> None:
-        """There is a reason to do it."""
+        """There is a reason to do it; none any more once this was closed."""
+        if self._closed:
+            return
         self._asked = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run(), name="do it soon", context=untraced())
 
     async def close(self) -> None:
         """Drop what was asked for and not done."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

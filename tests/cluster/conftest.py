@@ -27,8 +27,9 @@ async def worker(tmp_path: Path) -> AsyncIterator[EmbeddedWorker]:
 
 
 @pytest.fixture
-def make_cluster(clock: ManualClock) -> Callable[..., Cluster]:
+async def make_cluster(clock: ManualClock) -> AsyncIterator[Callable[..., Cluster]]:
     """``make_cluster(worker or URL, …, classes=(), **settings)``; not started."""
+    made: list[Cluster] = []
 
     def make(*targets: EmbeddedWorker | str, classes: Any = (), **changes: Any) -> Cluster:
         urls = [target if isinstance(target, str) else target.url for target in targets]
@@ -36,9 +37,12 @@ def make_cluster(clock: ManualClock) -> Callable[..., Cluster]:
             instances=tuple(parse_instance(url) for url in urls),
             **{"health_check_interval_s": 86400.0, **changes},
         )
-        return Cluster(settings, classes=classes, clock=clock)
+        made.append(Cluster(settings, classes=classes, clock=clock))
+        return made[-1]
 
-    return make
+    yield make
+    for cluster in made:
+        await cluster.scheduler.rebalancing.close()
 
 
 @pytest.fixture

@@ -221,3 +221,14 @@ def test_released_once(clock: ManualClock) -> None:
     placement.release()
     assert told == [placement]
     assert placement.instance.active_jobs == 0
+
+
+async def test_nothing_is_looked_at_any_more_once_the_cluster_was_closed(
+    cluster: Cluster, queue: list[Placement]
+) -> None:
+    """What its jobs give back then is no reason either."""
+    cluster.scheduler.rebalancing.ask()
+    await cluster.scheduler.rebalancing.close()
+    cluster.scheduler.rebalancing.ask()
+    await settle()
+    assert offers(queue) == [False, False, False]
