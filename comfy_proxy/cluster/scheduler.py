@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection
-from typing import Final
 
 from loguru import logger
 
@@ -26,14 +25,10 @@ from comfy_proxy.cluster.planning.planner import NEW, Planner
 from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.takers import Takers
 from comfy_proxy.cluster.planning.work import Work
-from comfy_proxy.cluster.soon import Soon
+from comfy_proxy.cluster.soon import Pace, Soon
 from comfy_proxy.cluster.waiter import Accepts, Waiter, WorkAt, anywhere, unknown_work
 from comfy_proxy.observers import tell_all
 from comfy_proxy.tracing import untraced
-
-INTERVAL_S: Final = 0.1
-"""Seconds from one look at all loads to the next one that an event asks for. Events that come
-sooner share that one: with hundreds of instances some place is given back all the time."""
 
 
 class Scheduler:
@@ -56,7 +51,7 @@ class Scheduler:
         self._planner = planner
         self._moves: set[asyncio.Task[None]] = set()
         self.on_change: list[Callable[[], None]] = []
-        self.rebalancing = Soon(self.rebalance, clock=clock, interval_s=INTERVAL_S)
+        self.rebalancing = Soon(self.rebalance, Pace(clock))
         # What was foreseen may turn out wrong while nothing else happens.
         health_checker.on_success.append(lambda instance: self.rebalancing.ask())
         self.door = Door(

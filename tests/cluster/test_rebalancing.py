@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +14,7 @@ from manual_clock import ManualClock, settle
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
-from comfy_proxy.cluster.scheduler import INTERVAL_S
+from comfy_proxy.cluster.soon import PAUSE_TIMES, Pace
 
 
 @pytest.fixture
@@ -82,6 +83,9 @@ async def test_what_changes_at_the_same_time_is_one_reason_and_what_comes_later_
     """A burst of loads that change is looked at once; and none that came after that is missed."""
     looks: list[float] = []
     look = cluster.scheduler.rebalance
+    spent = itertools.count()
+    pace = Pace(clock, lambda: next(spent) / 100)  # each look takes 10 ms
+    monkeypatch.setattr(cluster.scheduler.rebalancing, "_pace", pace)
 
     def counted() -> None:
         looks.append(clock.monotonic())
@@ -100,9 +104,9 @@ async def test_what_changes_at_the_same_time_is_one_reason_and_what_comes_later_
         cluster.scheduler.rebalancing.ask()
         await settle(1)
     assert len(looks) == 1
-    begun = clock.monotonic()
-    await clock.advance(10 * INTERVAL_S)
-    assert looks[1:] == pytest.approx([begun + INTERVAL_S, begun + 2 * INTERVAL_S])
+    begun, pause_s = clock.monotonic(), PAUSE_TIMES / 100
+    await clock.advance(10 * pause_s)
+    assert looks[1:] == pytest.approx([begun + pause_s, begun + 2 * pause_s])
     assert offers(queue) == [False, True, False]
 
 
@@ -207,7 +211,7 @@ async def test_declined_is_not_repeated(
     await settle()
     assert offers(queue) == [False, True, False]
     queue[1].decline()
-    await clock.advance(INTERVAL_S)
+    await settle()
     assert offers(queue) == [False, False, False]
     assert cluster.instances[1].active_jobs == 0
 

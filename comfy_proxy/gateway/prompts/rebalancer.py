@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any
 
 from loguru import logger
 
@@ -19,7 +20,7 @@ from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.decision import moved
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.prompt_lists import QUEUE, QueueEntry, read_queue
-from comfy_proxy.cluster.soon import sleep_until
+from comfy_proxy.cluster.soon import Pace
 from comfy_proxy.dispatch.dispatcher import Dispatcher, Unready
 from comfy_proxy.errors import InstanceError, PromptLostError
 from comfy_proxy.gateway.exchange.pieces import read
@@ -36,9 +37,8 @@ from comfy_proxy.ledger.prompt import ClientPost, End, Prompt, is_open
 from comfy_proxy.ledger.states import Ending, State
 from comfy_proxy.lenient_json import loads_exact
 
-INTERVAL_S: Final = 0.1
-"""Seconds from one look at all loads to the next one that an event asks for. Events that come
-sooner share that one: with hundreds of instances some load changes all the time."""
+Pair = tuple[Instance, Instance]
+"""Who gives a prompt, and who takes it."""
 
 
 class Rebalancer:
@@ -62,7 +62,7 @@ class Rebalancer:
         self._spool = spool
         self._uneven = Uneven(cluster, ledger)
         self._changed = False
-        self._next_at = 0.0
+        self._pace = Pace(cluster.clock)
         self._counted_on: set[Instance] = set()  # healthy, and no check of it has failed since
         self._worker = Worker(self._even_out, "even out prompts")
         ledger.observers.append(self._observe)
@@ -85,11 +85,10 @@ class Rebalancer:
             self.consider()
 
     async def _even_out(self) -> None:
-        await sleep_until(self._cluster.clock, self._next_at)
+        await self._pace.wait()
         try:
             while self._changed and not self._worker.closing:
                 self._changed = False
-                self._next_at = self._cluster.clock.monotonic() + INTERVAL_S
                 self._counted_on = {one for one in self._cluster.instances if one.healthy}
                 if await self._move_any():
                     self._changed = True
@@ -98,13 +97,19 @@ class Rebalancer:
 
     async def _move_any(self) -> bool:
         """True if a prompt was taken away anywhere."""
-        for busy, idle in self._uneven.pairs():
+        pairs = self._uneven.pairs()
+        while (pair := self._next_of(pairs)) is not None:
+            busy, idle = pair
             try:
                 if await self._move_one(busy, idle):
                     return True
             except InstanceError as error:
                 logger.info("no move from {} to {}: {}", busy.host, idle.host, error.message)
         return False
+
+    def _next_of(self, pairs: Iterator[Pair]) -> Pair | None:
+        with self._pace.measured():
+            return next(pairs, None)
 
     async def _move_one(self, busy: Instance, idle: Instance) -> bool:
         """True if a prompt was taken away. Raises InstanceError before anything was changed."""

@@ -11,7 +11,8 @@ from manual_clock import ManualClock, settle
 from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.prompts.rebalancer import INTERVAL_S, Rebalancer
+from comfy_proxy.cluster.soon import PAUSE_TIMES, Pace
+from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
 
 
 class Looks:
@@ -26,7 +27,19 @@ class Looks:
         self.rebalancer = Rebalancer(cluster, ledger, none, none, transfer=none, spool=none)
         self.meanwhile = lambda: None
         self._clock = clock
+        self._cpu_s = 0.0
+        self.takes(0.0)
         self.rebalancer._uneven = SimpleNamespace(pairs=self._pairs)  # type: ignore[assignment]
+
+    def takes(self, cpu_s: float) -> float:
+        """A look takes so many CPU seconds from now on."""
+
+        def spent() -> float:
+            self._cpu_s += cpu_s
+            return self._cpu_s
+
+        self.rebalancer._pace = Pace(self._clock, spent)
+        return cpu_s
 
     def _pairs(self) -> Iterator[tuple[Instance, Instance]]:
         self.at.append(self._clock.monotonic())
@@ -43,13 +56,22 @@ def looks(clock: ManualClock) -> Looks:
 async def test_a_burst_of_loads_is_looked_at_once_at_its_beginning_and_once_after_it(
     looks: Looks, clock: ManualClock
 ) -> None:
-    begun = clock.monotonic()
+    begun, pause_s = clock.monotonic(), PAUSE_TIMES * looks.takes(0.01)
     for _ in range(100):
         looks.rebalancer.consider()
         await settle(3)
     assert looks.at == [begun]
-    await clock.advance(10 * INTERVAL_S)
-    assert looks.at == pytest.approx([begun, begun + INTERVAL_S])
+    await clock.advance(10 * pause_s)
+    assert looks.at == pytest.approx([begun, begun + pause_s])
+
+
+async def test_looks_that_cost_next_to_nothing_follow_at_once(looks: Looks) -> None:
+    """With a few instances nobody waits for a pause."""
+    looks.takes(0.0005)
+    for count in range(1, 4):
+        looks.rebalancer.consider()
+        await settle()
+        assert len(looks.at) == count
 
 
 async def test_what_comes_while_it_looks_has_it_look_once_more(looks: Looks) -> None:
@@ -67,7 +89,6 @@ async def test_a_check_that_passes_while_it_looks_is_news_only_if_it_did_not_cou
     looks.rebalancer.consider()
     await settle()
     assert len(looks.at) == 1
-    await clock.advance(INTERVAL_S)
     other = Instance(id="2", url=URL("http://gpu2:8188"), clock=clock)
     looks.meanwhile = lambda: looks.rebalancer.consider(checked=other)
     looks.rebalancer.consider()
