@@ -6,7 +6,8 @@ A client's is a :class:`ClientBody`. An instance's is read by ``cluster/answer_b
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
 
 from aiohttp import StreamReader, web
 
@@ -128,6 +129,19 @@ class ClientBody(BoundedStream):
 def _too_large(limit: float) -> PayloadTooLargeError:
     message = f"The body is larger than {limit} bytes."
     return PayloadTooLargeError(message, details={"limit": limit})
+
+
+class SentBody(Protocol):
+    """A body that was read before it is forwarded. ``size`` in bytes, None if the client has not
+    sent all of it yet: it is read from ``rest`` then, while :meth:`chunks` are sent."""
+
+    @property
+    def size(self) -> int | None: ...
+
+    @property
+    def rest(self) -> ClientBody: ...
+
+    def chunks(self) -> AsyncIterator[bytes]: ...
 
 
 async def read_client_body(request: web.Request, limit: int) -> bytes:

@@ -65,6 +65,7 @@ class Settings:
     max_pending_jobs: int = 1000
     affinity_patience_s: float | None = None
     retry_out_of_memory: bool = False
+    routes_file: Path | None = None
     max_upload_size: int = 104_857_600
     max_results_size: int = 1_073_741_824
     shutdown_timeout_s: float = 10.0
@@ -156,6 +157,8 @@ VARIABLES: tuple[Variable, ...] = (
          "ms; how long a prompt may be overtaken by work whose models are loaded; 0: never"),
     _row("RETRY_OUT_OF_MEMORY", "retry_out_of_memory", true_or_false, "false",
          "`true` if clients' prompts that ran out of memory run once more, as jobs do"),
+    _row("ROUTES_FILE", "routes_file", path, "none",
+         "TOML with rows that say who answers routes of custom nodes"),
     _row("MAX_UPLOAD_SIZE", "max_upload_size", integer(1, 10**12), "104857600",
          "bytes; a larger body is answered 413"),
     _row("MAX_RESULTS_SIZE", "max_results_size", integer(1, 10**13), "1073741824",

@@ -26,10 +26,12 @@ LAYERS = (
     "gateway.routes",
     "gateway.exchange",
     "gateway.files",
+    "gateway.custom",
     "gateway.state",
     "gateway.events",
     "gateway.prompts",
     "gateway.views",
+    "gateway.assets",
     "gateway.gateway",
     "gateway.policies",
 )

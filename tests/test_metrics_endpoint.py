@@ -222,11 +222,11 @@ async def test_requests_are_counted_with_themselves_left_out(
     assert samples("http_requests_total") == 5
     assert samples("http_requests_total", policy="merged", status="200", method="GET") == 2
     assert samples("http_requests_total", policy="ours", status="404") == 1
-    assert samples("http_requests_total", policy="primary", status="404") == 1
+    assert samples("http_requests_total", policy="custom", status="404") == 1
     assert samples("http_time_to_first_byte_seconds_count", policy="ours") == 2
     assert (await samples_of(jobs))("http_requests_total") == 6
     assert (await jobs.get("/metrics"))["http"]["by_policy"] == {
-        "merged": 2, "ours": 4, "primary": 1,
+        "merged": 2, "ours": 4, "custom": 1,
     }  # fmt: skip
 
 

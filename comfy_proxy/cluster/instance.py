@@ -59,6 +59,7 @@ class Instance:
         self.check_ok: bool | None = None
         self.last_error: str | None = None
         self.last_error_at: datetime | None = None
+        self.draining = 0  # how many wait until it has nothing to do, or restart it
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_output: list[Callable[[Any], None]] = []  # `output` of an `executed` frame
@@ -101,7 +102,7 @@ class Instance:
 
     @property
     def available(self) -> bool:
-        return self.healthy and not self.full
+        return takes_work(self) and not self.full
 
     # --- what is learnt ----------------------------------------------------------------
 
@@ -208,6 +209,11 @@ class Instance:
         )
         record = CircuitRecord(instance=self.host, old=old, new=new, reason=reason)
         tell(self.on_circuit, record)
+
+
+def takes_work(instance: Instance) -> bool:
+    """Whether prompts may be sent there: it is healthy, and is not to run empty."""
+    return instance.healthy and not instance.draining
 
 
 def _call(callbacks: Iterable[Callable[[Instance], None]], instance: Instance) -> None:

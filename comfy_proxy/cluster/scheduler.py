@@ -17,7 +17,7 @@ from loguru import logger
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.door import Door
 from comfy_proxy.cluster.health_checker import HealthChecker
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning import decision
@@ -226,7 +226,7 @@ class Scheduler:
         See PROTOCOL.md trap 8.
         """
         instances = self._load_balancer.instances
-        candidates = [one for one in instances if one.healthy and waiter.accepts(one)]
+        candidates = [one for one in instances if takes_work(one) and waiter.accepts(one)]
         if any(instance not in waiter.passed_over for instance in candidates):
             return None
         for instance in candidates:

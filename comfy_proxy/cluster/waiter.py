@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.work import Work
 
@@ -54,7 +54,7 @@ class Waiter:
 
     def may_use(self, instance: Instance) -> bool:
         """Whether it may go there, be it full, and only if it must."""
-        return instance.healthy and instance not in self.passed_over and self.accepts(instance)
+        return takes_work(instance) and instance not in self.passed_over and self.accepts(instance)
 
     def may_hope(self, instances: Iterable[Instance]) -> bool:
         """Whether any of them is :meth:`usable`; there may be many that wait, so this is quick."""

@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--base-directory", type=Path, required=True)
     parser.add_argument("--name", default="embedded")
-    parser.add_argument("--test-nodes", action="store_true", help="add TimedPass and FailNode")
+    parser.add_argument("--test-nodes", action="store_true", help="add TimedPass and its like")
     parser.add_argument("--allow-faults", action="store_true", help="open POST /embedded/faults")
     parser.add_argument("--upscale-model", action="append", default=[], metavar="NAME")
     simulated = parser.add_argument_group("models that cost time and memory, and nothing else")

@@ -66,6 +66,11 @@ class Folders:
         names = [entry.name for entry in os.scandir(self.input) if entry.is_file()]
         return sorted(name for name in names if not pictures_only or _is_picture(name))
 
+    def input_subfolders(self) -> list[str]:
+        """Every folder below the input directory, sorted: the live enum of LoadImageDataSet…."""
+        folders = [Path(root) / name for root, names, _ in os.walk(self.input) for name in names]
+        return sorted(folder.relative_to(self.input).as_posix() for folder in folders)
+
     def save_place(self, prefix: str, folder_type: str, width: int, height: int) -> SavePlace:
         """The next free counter of a prefix; it goes on from the files on the disk (PROTOCOL.md
         trap 5).

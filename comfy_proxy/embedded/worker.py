@@ -19,11 +19,11 @@ from comfy_proxy.embedded.websocket import Sockets
 class EmbeddedWorker(LocalServer):
     """A ComfyUI instance inside this process: start it, break it, look at what it did.
 
-    `base_directory` gets input, output, temp and user directories. `test_nodes` adds TimedPass
-    and FailNode, `upscale_models` fills the enum of UpscaleModelLoader, `missing_nodes` takes
-    classes out, `preview_metadata=False` is an older server without feature flags and type-4
-    frames, `allow_faults` opens `POST /embedded/faults`. `on_death` replaces the abrupt end
-    that the fault `die_at_node` asks for (the process of its own exits instead).
+    `base_directory` gets input, output, temp and user directories. `test_nodes` adds TimedPass,
+    FailNode and LoadImageDataSetFromFolder, `upscale_models` fills the enum of UpscaleModelLoader,
+    `missing_nodes` takes classes out, `preview_metadata=False` is an older server without feature
+    flags and type-4 frames, `allow_faults` opens `POST /embedded/faults`. `on_death` replaces the
+    abrupt end that the fault `die_at_node` asks for (the process of its own exits instead).
     `simulated_models` adds SimulatedModelLoader and SimulatedSampler, and the memory of a GPU.
 
     What it did is in its `journal`, and under the same names here: `submitted`, `started`,

@@ -8,6 +8,15 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.second_tries import SecondTries
+from comfy_proxy.gateway.assets.assets import Assets
+from comfy_proxy.gateway.custom.askers import Askers
+from comfy_proxy.gateway.custom.custom_routes import CustomRoutes
+from comfy_proxy.gateway.custom.known_packs import KNOWN_PACKS
+from comfy_proxy.gateway.custom.restarts import Restarts
+from comfy_proxy.gateway.custom.rows import Rows, read_rows
+from comfy_proxy.gateway.custom.rules import Rules
+from comfy_proxy.gateway.custom.told import Told
+from comfy_proxy.gateway.events.log_subscriptions import LogSubscriptions
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_staging import FileStaging
@@ -32,7 +41,7 @@ from comfy_proxy.gateway.state.shared_state import SharedState
 from comfy_proxy.gateway.views.by_pattern import ByPattern
 from comfy_proxy.gateway.views.commands import Commands
 from comfy_proxy.gateway.views.features import Features, UploadLimits
-from comfy_proxy.gateway.views.file_lists import MergedFileLists
+from comfy_proxy.gateway.views.file_lists import FirstFound, MergedFileLists
 from comfy_proxy.gateway.views.history import MergedHistory
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import MergedJobs
@@ -61,13 +70,19 @@ class Gateway:
         self.uploads = Uploads(self.files, self.staging, self.object_info.uploads_changed)
         self.file_view = FileView(self.files, self.staging)
         self.state = SharedState(cluster)
+        self.assets = Assets(self.uploads, self.state.users, self.object_info.uploads_changed)
         self.upload_limits = UploadLimits(cluster)
         self.features = Features(cluster, self.upload_limits)
         self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)
+        self.askers = Askers(cluster.instances, cluster.clock)
+        self.told = Told(cluster.clock)
+        self.log_subscriptions = LogSubscriptions(cluster)
         self.events = EventSessions(
             cluster,
             self.ledger,
             made_files=self.made_files,
+            askers=self.askers,
+            connected=self.log_subscriptions.connected,
             prefixed=self.files.storage.prefixed,
             limits=self.upload_limits,
         )
@@ -80,6 +95,7 @@ class Gateway:
         self.strangers = Strangers(cluster, self.ledger)
         self._build_prompts(dispatcher)
         self._build_views()
+        self.custom = self._custom_routes()
 
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is
@@ -89,12 +105,15 @@ class Gateway:
             self.own_history.observe,
             self._count_load,
             PromptReports(self.cluster).observe,
+            self.askers.observe,
             self.events.observe,
         ]
 
     def _build_prompts(self, dispatcher: Dispatcher) -> None:
         cluster, ledger = self.cluster, self.ledger
-        needs = Needs(self.inputs, self.events, cluster.graph_support, cluster.planner)
+        needs = Needs(
+            self.inputs, self.events, cluster.graph_support, cluster.planner, told=self.told
+        )
         transfer = Transfer(cluster, ledger, dispatcher, needs)
         self.intake = PromptIntake(cluster, ledger, Submissions(cluster, ledger, dispatcher, needs))
         self.rebalancer = Rebalancer(
@@ -137,7 +156,21 @@ class Gateway:
         )
         queue, file_lists = MergedQueue(cluster, ledger), MergedFileLists(cluster)
         self.by_prompt = ByPattern(self.commands.views, one_prompt.views)
+        self.first_found = FirstFound(cluster)
         self.merged = ByPattern(queue.views, history.views, jobs.views, file_lists.views)
+
+    def _custom_routes(self) -> CustomRoutes:
+        path = self.cluster.settings.routes_file
+        rows = Rows([*(read_rows(path) if path else ()), *KNOWN_PACKS])
+        rules = Rules(
+            self.cluster,
+            self.ledger,
+            self.files,
+            rows=rows,
+            askers=self.askers,
+            clients=self.events,
+        )
+        return CustomRoutes(self.cluster, rules, self.told, Restarts(self.cluster.clock))
 
     @property
     def several(self) -> bool:
@@ -166,6 +199,7 @@ class Gateway:
             instance.on_circuit.append(partial(self._circuit_changed, instance))
             instance.on_interruption.append(self.state.interrupted)
             instance.on_interruption.append(self.upload_limits.forget)
+            instance.on_interruption.append(self.told.interrupted)
 
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:
@@ -174,6 +208,8 @@ class Gateway:
     async def close(self) -> None:
         """End what :meth:`start` and the requests since have begun."""
         await self.intake.close()
+        await self.custom.close()
+        await self.log_subscriptions.close()
         await self.failover.close()
         await self.rebalancer.close()
         await self.spool.close()

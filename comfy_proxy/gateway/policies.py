@@ -31,12 +31,19 @@ POLICIES: Mapping[Policy, Callable[[Gateway], Answer]] = {
     Policy.EVENTS: lambda gateway: gateway.events.answer,
     Policy.OWNER_BY_PROMPT: lambda gateway: gateway.by_prompt.answer,
     Policy.OWNER_BY_FILE: lambda gateway: gateway.file_view.answer,
+    Policy.FIRST_FOUND: lambda gateway: gateway.first_found.answer,
     Policy.UPLOAD: lambda gateway: gateway.uploads.answer,
     Policy.MERGED: lambda gateway: gateway.merged.answer,
     Policy.OBJECT_INFO: lambda gateway: gateway.object_info.answer,
     Policy.BROADCAST: lambda gateway: gateway.commands.broadcast,
+    Policy.MERGED_ASSETS: lambda gateway: gateway.assets.merged.answer,
+    Policy.OWNER_BY_ASSET: lambda gateway: gateway.assets.by_id.answer,
+    Policy.NEW_ASSET: lambda gateway: gateway.assets.new.answer,
+    Policy.ASSET_SCAN: lambda gateway: gateway.assets.scans.answer,
     Policy.STATE: lambda gateway: gateway.state.answer,
     Policy.FEATURES: lambda gateway: gateway.features.answer,
+    Policy.SUBSCRIPTION: lambda gateway: gateway.log_subscriptions.answer,
+    Policy.CUSTOM: lambda gateway: gateway.custom.answer,
 }
 
 WITH_ONE: Mapping[Policy, Callable[[Gateway], Answer]] = {

@@ -6,8 +6,8 @@ Rules, then the table, then a short interpreter; no I/O.
   the rest of the path, slashes included.
 * Routes of ComfyUI's server exist with and without ``/api`` (``BOTH``), those of ``/internal`` and
   static files without it only (``BARE``), jobs and assets with it only (``API``).
-* What no row names belongs to the primary instance: custom nodes' own routes. Nobody here knows
-  what these do, so they are sent once, GET too; a GET of a row may be sent again (``forward.py``).
+* What no row names is a custom node's own route (``custom/rules.py``). Nobody here knows what it
+  does, so it is sent once, GET too; a GET of a row may be sent again (``forward.py``).
 
 Source: ComfyUI's ``server.py``, ``app/*.py`` and ``api_server/``.
 """
@@ -36,6 +36,8 @@ class Policy(StrEnum):
     """The instance that has the prompt whose id is in the path or body; all if none is named."""
     OWNER_BY_FILE = "owner_by_file"
     """The instance that has the file."""
+    FIRST_FOUND = "first_found"
+    """The primary, or where it has nothing (404) the next one."""
     UPLOAD = "upload"
     """Every instance that may run a prompt naming the file."""
     MERGED = "merged"
@@ -46,6 +48,18 @@ class Policy(StrEnum):
     """The primary's, with the smallest upload limit of all."""
     BROADCAST = "broadcast"
     """All instances do it; one answer."""
+    CUSTOM = "custom"
+    """A custom node's own route: whom it concerns is found out (``custom/rules.py``)."""
+    SUBSCRIPTION = "subscription"
+    """All instances, and again at each new socket of the client there."""
+    MERGED_ASSETS = "merged_assets"
+    """One list made of all instances' asset databases; 503 while one of them is away."""
+    OWNER_BY_ASSET = "owner_by_asset"
+    """The instance that has the asset whose id is in the path."""
+    NEW_ASSET = "new_asset"
+    """The instance that has the bytes already, else the primary; inputs then go to all."""
+    ASSET_SCAN = "asset_scan"
+    """All instances do it, or tell how far they are; one answer for all who have assets."""
     STATE = "state"
     """Read from the primary, written to all: it stays the same whichever instance is up."""
 
@@ -110,18 +124,19 @@ TABLE: tuple[Row, ...] = (
     _row("POST", "/userdata/{file}/move/{dest}", Policy.STATE),
     _row("GET POST DELETE", "/userdata/{file}", Policy.STATE),
     _row("GET", "/internal/files/{directory_type}", Policy.MERGED, Prefix.BARE),
+    # A model file that one instance alone has is listed, and shown by that one.
+    _row("GET", "/embeddings", Policy.MERGED),
+    _row("GET", "/models", Policy.MERGED),
+    _row("GET", "/models/{folder}", Policy.MERGED),
+    _row("GET", "/experiment/models", Policy.MERGED),
+    _row("GET", "/experiment/models/{folder}", Policy.MERGED),
+    _row("GET", "/experiment/models/preview/{folder}/{path_index}/{filename…}", Policy.FIRST_FOUND),
+    _row("GET", "/view_metadata/{folder_name}", Policy.FIRST_FOUND),
+    _row("GET", "/system_stats", Policy.MERGED),
     # Read only, and small: the primary answers, so that one page load sees one installation.
     _row("GET", "/", Policy.PRIMARY),
-    _row("GET", "/embeddings", Policy.PRIMARY),
     _row("GET", "/extensions", Policy.PRIMARY),
     _row("GET", "/extensions/{path…}", Policy.PRIMARY, Prefix.BARE),
-    _row("GET", "/models", Policy.PRIMARY),
-    _row("GET", "/models/{folder}", Policy.PRIMARY),
-    _row("GET", "/experiment/models", Policy.PRIMARY),
-    _row("GET", "/experiment/models/{folder}", Policy.PRIMARY),
-    _row("GET", "/experiment/models/preview/{folder}/{path_index}/{filename…}", Policy.PRIMARY),
-    _row("GET", "/view_metadata/{folder_name}", Policy.PRIMARY),
-    _row("GET", "/system_stats", Policy.PRIMARY),
     _row("GET", "/features", Policy.FEATURES),
     _row("GET", "/workflow_templates", Policy.PRIMARY),
     _row("GET", "/i18n", Policy.PRIMARY),
@@ -139,30 +154,38 @@ TABLE: tuple[Row, ...] = (
     _row("GET", "/templates/{path…}", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/internal/logs", Policy.PRIMARY, Prefix.BARE),
     _row("GET", "/internal/logs/raw", Policy.PRIMARY, Prefix.BARE),
-    _row("PATCH", "/internal/logs/subscribe", Policy.PRIMARY, Prefix.BARE),
+    _row("PATCH", "/internal/logs/subscribe", Policy.SUBSCRIPTION, Prefix.BARE),
     _row("GET", "/internal/folder_paths", Policy.PRIMARY, Prefix.BARE),
-    # The asset database of 2026 is each instance's own, and so are the ids in it. The primary alone
-    # is asked: it lists and changes what it has. A file that it took by POST is copied to whoever
-    # runs a prompt that names its path, and found by its hash in /view at whoever has it; ids of
-    # results that another instance made (in its events, where assets are on) are unknown here.
-    _row("GET POST", "/assets", Policy.PRIMARY, Prefix.API),
-    _row("GET POST PUT DELETE", "/assets/{path…}", Policy.PRIMARY, Prefix.API),
-    _row("GET", "/tags", Policy.PRIMARY, Prefix.API),
+    # The asset database of 2026: each instance has its own, with ids of its own.
+    _row("GET", "/assets", Policy.MERGED_ASSETS, Prefix.API),
+    _row("POST", "/assets", Policy.NEW_ASSET, Prefix.API),
+    _row("POST", "/assets/from-hash", Policy.NEW_ASSET, Prefix.API),
+    _row("HEAD", "/assets/hash/{hash}", Policy.NEW_ASSET, Prefix.API),
+    _row("GET", "/assets/tags/refine", Policy.MERGED_ASSETS, Prefix.API),
+    _row("GET", "/assets/seed/status", Policy.ASSET_SCAN, Prefix.API),
+    _row("POST", "/assets/seed", Policy.ASSET_SCAN, Prefix.API),
+    _row("POST", "/assets/seed/cancel", Policy.ASSET_SCAN, Prefix.API),
+    _row("POST", "/assets/prune", Policy.ASSET_SCAN, Prefix.API),
+    _row("GET PUT DELETE", "/assets/{asset_id}", Policy.OWNER_BY_ASSET, Prefix.API),
+    _row("GET", "/assets/{asset_id}/content", Policy.OWNER_BY_ASSET, Prefix.API),
+    _row("POST DELETE", "/assets/{asset_id}/tags", Policy.OWNER_BY_ASSET, Prefix.API),
+    _row("GET", "/tags", Policy.MERGED_ASSETS, Prefix.API),
 )
 
 _VARIABLE = re.compile(r"\{(\w+)(…?)\}")
-_ELSE = Match(policy=Policy.PRIMARY, pattern="")
+_ELSE = Match(policy=Policy.CUSTOM, pattern="")
 
 
-def _compile(row: Row) -> re.Pattern[str]:
+def pattern_of(path: str, prefix: Prefix) -> re.Pattern[str]:
+    """What fits a row's ``path``, in its normal form."""
     pattern, position = "", 0
-    for variable in _VARIABLE.finditer(row.pattern):
+    for variable in _VARIABLE.finditer(path):
         inside = ".*" if variable[2] else "[^/]+"
-        pattern += re.escape(row.pattern[position : variable.start()])
+        pattern += re.escape(path[position : variable.start()])
         pattern += f"(?P<{variable[1]}>{inside})"
         position = variable.end()
-    prefix = {Prefix.BOTH: "(?:/api)?", Prefix.API: "/api", Prefix.BARE: ""}[row.prefix]
-    return re.compile(prefix + pattern + re.escape(row.pattern[position:]))
+    before = {Prefix.BOTH: "(?:/api)?", Prefix.API: "/api", Prefix.BARE: ""}[prefix]
+    return re.compile(before + pattern + re.escape(path[position:]))
 
 
 def _first_segment(path: str) -> str:
@@ -175,7 +198,9 @@ def _by_first_segment() -> Mapping[str, Sequence[tuple[Row, re.Pattern[str]]]]:
     """The rows that a path can fit, in the order of the table: none begins with a variable."""
     rows: dict[str, list[tuple[Row, re.Pattern[str]]]] = {}
     for row in TABLE:
-        rows.setdefault(_first_segment(row.pattern), []).append((row, _compile(row)))
+        rows.setdefault(_first_segment(row.pattern), []).append(
+            (row, pattern_of(row.pattern, row.prefix))
+        )
     return rows
 
 

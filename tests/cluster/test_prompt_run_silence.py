@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from cluster_harness import LONG_S, Run, eventually, graph, nothing_left, somebody
 from manual_clock import ManualClock
@@ -44,6 +46,27 @@ async def test_renewed_ten_times_then_interrupted(
     assert caught.value.code == "timeout"
     await nothing_left(cluster, worker)
     assert silent.instance.healthy
+
+
+async def test_a_node_without_progress_may_be_silent_for_twice_the_timeout(
+    cluster: Cluster, worker: EmbeddedWorker, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RemoveBackground is: as long as ``/queue`` shows it running it is waited for, and its picture
+    is the result."""
+    its_end = threading.Event()
+    assert worker._life is not None
+    executor = worker._life.instance.executor
+    monkeypatch.setattr(executor, "wait_until", lambda _deadline: its_end.wait())
+    worker.faults.slow_node_s = LONG_S
+    run = Run(cluster, graph())
+    await eventually(lambda: run.prompt.execution.current_node and clock.waiting == 1)
+    for renewals in (1, 2):
+        await asked(run, clock, renewals)
+        assert not run.task.done()
+    its_end.set()
+    assert await run.task
+    assert run.instance.healthy
+    await nothing_left(cluster, worker)
 
 
 async def test_each_event_renews(silent: Run, worker: EmbeddedWorker, clock: ManualClock) -> None:

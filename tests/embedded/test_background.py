@@ -77,7 +77,7 @@ async def test_the_core_nodes(client: Client) -> None:
             },
             "3": {
                 "class_type": "RemoveBackground",
-                "inputs": {"bg_removal_model": ["2", 0], "image": ["1", 0], "resolution": 1024},
+                "inputs": {"bg_removal_model": ["2", 0], "image": ["1", 0]},
             },
             "4": {"class_type": "InvertMask", "inputs": {"mask": ["3", 0]}},
             "5": {

@@ -72,7 +72,7 @@ def test_an_encoded_letter_is_the_letter(method: str, path: str, pattern: str) -
 @pytest.mark.parametrize("path", NOT_TAKEN)
 def test_what_comfyui_does_not_know_is_no_prompt(path: str) -> None:
     """Its answer is 404 or 405, and the primary gives it."""
-    assert match("POST", path).policy is Policy.PRIMARY
+    assert match("POST", path).policy is Policy.CUSTOM
 
 
 @pytest.mark.parametrize("path", TAKEN)

@@ -73,7 +73,7 @@ async def test_a_streamed_answer_is_counted_to_the_byte(harness: Harness, path: 
         "mine-1",
     )
     assert record.instance == f"127.0.0.1:{upstream.port}"
-    assert record.policy == Policy.PRIMARY
+    assert record.policy == Policy.CUSTOM
     assert record.duration_s > 0
     assert records.none_left
 

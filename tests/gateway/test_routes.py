@@ -37,15 +37,15 @@ POST   /userdata/{file}                             state
 DELETE /userdata/{file}                             state
 POST   /userdata/{file}/move/{dest}                 state
 GET    /                                            primary
-GET    /embeddings                                  primary
+GET    /embeddings                                  merged
 GET    /extensions                                  primary
-GET    /models                                      primary
-GET    /models/{folder}                             primary
-GET    /experiment/models                           primary
-GET    /experiment/models/{folder}                  primary
-GET    /experiment/models/preview/{folder}/{path_index}/{filename…} primary
-GET    /view_metadata/{folder_name}                 primary
-GET    /system_stats                                primary
+GET    /models                                      merged
+GET    /models/{folder}                             merged
+GET    /experiment/models                           merged
+GET    /experiment/models/{folder}                  merged
+GET    /experiment/models/preview/{folder}/{path_index}/{filename…} first_found
+GET    /view_metadata/{folder_name}                 first_found
+GET    /system_stats                                merged
 GET    /features                                    features
 GET    /workflow_templates                          primary
 GET    /i18n                                        primary
@@ -59,7 +59,7 @@ BARE = """
 GET    /internal/files/{directory_type}             merged
 GET    /internal/logs                               primary
 GET    /internal/logs/raw                           primary
-PATCH  /internal/logs/subscribe                     primary
+PATCH  /internal/logs/subscribe                     subscription
 GET    /internal/folder_paths                       primary
 GET    /extensions/{path…}                          primary
 GET    /docs/{path…}                                primary
@@ -78,22 +78,22 @@ GET    /api/jobs                                    merged
 GET    /api/jobs/{prompt_id}                        owner_by_prompt
 POST   /api/jobs/{prompt_id}/cancel                 owner_by_prompt
 POST   /api/jobs/cancel                             owner_by_prompt
-GET    /api/assets                                  primary
-POST   /api/assets                                  primary
-GET    /api/assets/{id}                             primary
-PUT    /api/assets/{id}                             primary
-DELETE /api/assets/{id}                             primary
-GET    /api/assets/{id}/content                     primary
-POST   /api/assets/{id}/tags                        primary
-DELETE /api/assets/{id}/tags                        primary
-HEAD   /api/assets/hash/{hash}                      primary
-POST   /api/assets/from-hash                        primary
-GET    /api/assets/tags/refine                      primary
-POST   /api/assets/seed                             primary
-GET    /api/assets/seed/status                      primary
-POST   /api/assets/seed/cancel                      primary
-POST   /api/assets/prune                            primary
-GET    /api/tags                                    primary
+GET    /api/assets                                 merged_assets
+POST   /api/assets                                 new_asset
+GET    /api/assets/{asset_id}                      owner_by_asset
+PUT    /api/assets/{asset_id}                      owner_by_asset
+DELETE /api/assets/{asset_id}                      owner_by_asset
+GET    /api/assets/{asset_id}/content              owner_by_asset
+POST   /api/assets/{asset_id}/tags                 owner_by_asset
+DELETE /api/assets/{asset_id}/tags                 owner_by_asset
+HEAD   /api/assets/hash/{hash}                     new_asset
+POST   /api/assets/from-hash                       new_asset
+GET    /api/assets/tags/refine                     merged_assets
+POST   /api/assets/seed                            asset_scan
+GET    /api/assets/seed/status                     asset_scan
+POST   /api/assets/seed/cancel                     asset_scan
+POST   /api/assets/prune                           asset_scan
+GET    /api/tags                                   merged_assets
 """
 """Of 2026, with ``/api`` only."""
 
@@ -208,10 +208,10 @@ def test_an_encoded_slash_stays_in_its_segment(
         ("OPTIONS", "*"),
     ],
 )
-def test_what_no_row_names_is_the_primarys(method: str, path: str) -> None:
+def test_what_no_row_names_is_a_custom_nodes_own(method: str, path: str) -> None:
     """Custom nodes' routes, static files, methods that a route does not have."""
     found = match(method, path)
-    assert (found.policy, found.pattern) == (Policy.PRIMARY, "")
+    assert (found.policy, found.pattern) == (Policy.CUSTOM, "")
 
 
 @pytest.mark.parametrize(

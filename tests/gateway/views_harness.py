@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +28,40 @@ BLUE = {
     },
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
 }
+
+
+class Answers:
+    """A small server that answers each path of `json` with that JSON, all others with 404."""
+
+    def __init__(self, **json_by_path: Any) -> None:
+        self.json: dict[str, Any] = dict(json_by_path)
+        self.asked: list[str] = []
+        self.heard = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self.let_go.set()
+        app = web.Application()
+        app.router.add_get("/{path:.*}", self._answer)
+        self._server = TestServer(app)
+
+    @property
+    def url(self) -> str:
+        return str(self._server.make_url("")).rstrip("/")
+
+    async def __aenter__(self) -> Answers:
+        await self._server.start_server()
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        self.let_go.set()
+        await self._server.close()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        self.asked.append(request.raw_path)
+        self.heard.set()
+        await self.let_go.wait()
+        if request.path not in self.json:
+            return web.Response(status=404, text=f"none at {self.url}")
+        return web.json_response(self.json[request.path])
 
 
 class FakeInstance:

@@ -40,11 +40,11 @@ TIMED = {
 INTERVAL_S = 5.0
 
 
-def kill(directory: str) -> None:
+def kill(directory: Path) -> None:
     os.kill(int(Path(directory, "server.pid").read_text()), signal.SIGKILL)
 
 
-def start(directory: str) -> None:
+def start(directory: Path) -> None:
     """In a session of its own: it outlives the test."""
     subprocess.run(
         ["setsid", "--fork", str(Path(directory, "start"))],
@@ -88,23 +88,26 @@ async def healthy(client: Client, count: int) -> None:
 
 
 async def test_twenty_jobs_survive_a_kill_and_the_server_is_used_again(
-    start_proxy: Any, tmp_path: Path
+    start_proxy: Any,
+    tmp_path: Path,
+    live_urls: tuple[str, str],
+    live_directories: tuple[Path, Path],
+    live_test_nodes: None,
 ) -> None:
     """kill -9 of one of two servers under twenty jobs loses none; restarted, it works again."""
     (tmp_path / "timed.json").write_text(json.dumps(TIMED))
-    urls = [os.environ["COMFY_LIVE_1"], os.environ["COMFY_LIVE_2"]]
     client: Client = await start_proxy(
-        *urls, workflow_directory=tmp_path, health_check_interval_s=INTERVAL_S
+        *live_urls, workflow_directory=tmp_path, health_check_interval_s=INTERVAL_S
     )
     jobs = [await submit(client, number) for number in range(20)]
     async with client.get(jobs[0]["status_url"] + "?wait=60") as response:
         assert (await response.json())["status"] in ("processing", "completed")
     victim = 0
-    kill(os.environ["COMFY_LIVE_DIR_1"])
+    kill(live_directories[0])
     try:
         done = await asyncio.gather(*(finish(client, job) for job in jobs))
     finally:
-        start(os.environ["COMFY_LIVE_DIR_1"])
+        start(live_directories[0])
     for number, (status, body) in enumerate(done):
         assert status["status"] == "completed"
         with Image.open(io.BytesIO(body)) as picture:
@@ -115,4 +118,4 @@ async def test_twenty_jobs_survive_a_kill_and_the_server_is_used_again(
         await healthy(client, 2)
         again = [await submit(client, 100 + number) for number in range(6)]
         used = {(await finish(client, job))[0]["comfyui_instance"] for job in again}
-    assert any(instance in urls[victim] for instance in used)
+    assert any(instance in live_urls[victim] for instance in used)

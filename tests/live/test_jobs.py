@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,7 @@ Client = TestClient[web.Request, web.Application]
 
 
 @pytest.fixture
-def live_urls() -> list[str]:
-    return [os.environ["COMFY_LIVE_1"], os.environ["COMFY_LIVE_2"]]
-
-
-@pytest.fixture
-async def live_proxy(live_urls: list[str], start_proxy: Any) -> Client:
+async def live_proxy(live_urls: tuple[str, str], start_proxy: Any) -> Client:
     """The proxy in front of both real servers."""
     client: Client = await start_proxy(*live_urls)
     return client
@@ -68,7 +62,7 @@ def small(name: str, salt: int) -> bytes:
 
 
 async def test_thirty_jobs_of_both_kinds_are_the_pixels_of_a_direct_run(
-    live_proxy: Client, live_urls: list[str]
+    live_proxy: Client, live_urls: tuple[str, str]
 ) -> None:
     """Thirty jobs at once complete on both servers, each with a direct run's very pixels."""
     jobs = [
@@ -92,7 +86,11 @@ async def test_thirty_jobs_of_both_kinds_are_the_pixels_of_a_direct_run(
 @pytest.mark.parametrize(("encoding", "quality"), [("WEBP", 80), ("JPEG", 70), ("PNG", None)])
 @pytest.mark.parametrize("endpoint", ["remove-background", "upscale-image"])
 async def test_formats_are_the_direct_result_converted(
-    live_proxy: Client, live_urls: list[str], endpoint: str, encoding: str, quality: int | None
+    live_proxy: Client,
+    live_urls: tuple[str, str],
+    endpoint: str,
+    encoding: str,
+    quality: int | None,
 ) -> None:
     """A format is ComfyUI's own picture encoded in it, cropped to the subject where asked for."""
     parameters = {"format": encoding} | ({"quality": str(quality)} if quality else {})
@@ -111,7 +109,7 @@ async def test_formats_are_the_direct_result_converted(
     assert np.array_equal(pixels(body), pixels(expected.data))
 
 
-async def test_a_large_result_comes_by_file(live_proxy: Client, live_urls: list[str]) -> None:
+async def test_a_large_result_comes_by_file(live_proxy: Client, live_urls: tuple[str, str]) -> None:
     """A result of more than four megapixels is fetched from /view, the same pixels (trap 10)."""
     with Image.open(PICTURES / "chelsea.png") as picture:
         buffer = io.BytesIO()
@@ -147,7 +145,7 @@ async def test_both_subjects_in_one_job(live_proxy: Client) -> None:
 
 
 async def test_a_workflow_error_is_told_in_comfyuis_own_words(
-    live_urls: list[str], start_proxy: Any, tmp_path: Path
+    live_urls: tuple[str, str], start_proxy: Any, tmp_path: Path, live_test_nodes: None
 ) -> None:
     """A node that raises ends the job as failed with the node's message, after one attempt."""
     (tmp_path / "fail.json").write_text(

@@ -40,7 +40,9 @@ async def run(http: aiohttp.ClientSession, prompt_ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("heard", [True, False], ids=["listening", "only asking"])
-async def test_ends_at_real_servers(live_urls: tuple[str, str], heard: bool) -> None:
+async def test_ends_at_real_servers(
+    live_urls: tuple[str, str], live_test_nodes: None, heard: bool
+) -> None:
     """Completed, failed, interrupted and deleted, of clients that listen and of those that do not;
     times are those of the execution, and the reason of a failure is the node's."""
     async with served(*live_urls) as proxy, aiohttp.ClientSession(proxy.url) as http:

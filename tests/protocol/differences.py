@@ -12,6 +12,7 @@ from edits import (
     absent,
     added,
     also_seen,
+    as_many_devices,
     decompressed,
     hidden,
     hidden_in_body,
@@ -122,6 +123,12 @@ TABLE: tuple[Difference, ...] = (
         reason="the same name on two instances is two pictures (trap 6)",
         kinds=TOLD,
         undo=hidden_text(rb'("subfolder": ")@[12]/?', rb"\1"),
+    ),
+    Difference(
+        name="devices of the others",
+        reason="prompts run on the devices of all instances, so all of them are told",
+        kinds="system_stats",
+        undo=as_many_devices,
     ),
     Difference(
         name="length of what has a mark",

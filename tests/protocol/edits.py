@@ -130,6 +130,15 @@ def decompressed(proxied: Answer, _: Answer) -> Answer:
     return replace(proxied.without(b"Content-Encoding"), body=gzip.decompress(proxied.body))
 
 
+def as_many_devices(proxied: Answer, direct: Answer) -> Answer:
+    """The first devices of the proxied answer, as many as one instance tells of."""
+    stats, alone = (json.loads(one.body) if one.body else {} for one in (proxied, direct))
+    if len(stats.get("devices", ())) <= len(alone.get("devices", ())):
+        return proxied
+    stats["devices"] = stats["devices"][: len(alone["devices"])]
+    return replace(proxied, body=json.dumps(stats).encode())
+
+
 def of_our_own(word: bytes) -> Undo:
     """An answer of ours with this word in it, where ComfyUI has no such path."""
     return lambda proxied, direct: (

@@ -4,6 +4,10 @@ What is known is used while it is asked anew: when somebody wants a document tha
 old, and every ``REFRESH_S`` after a health check; an instance that works is left alone for longer.
 One that (re)started is asked again.
 
+Files that somebody copies to an instance are seen by its own lists (``folder_lists.py``), which are
+looked at when somebody wants the document. A model that has come or gone has all classes asked
+again, as any of them may list it; a file of the input directory those that list uploads.
+
 An upload changes a handful of small classes only. It is noted here (``uploads_changed``), and who
 wants the document next gets these classes asked again before. That costs nothing where clients
 upload a thousand pictures and never look at ``/object_info``.
@@ -34,8 +38,11 @@ PATIENCE_FACTOR = 6
 """An instance that works is asked anew only when its document is so many times as old: building
 the answer stops its event loop."""
 UPLOADS_STALE_S = 10.0
-"""Seconds. Lists of files that old are asked for again before they are shown: somebody may have put
-files into the input directory by hand, of which no upload tells."""
+"""Seconds. Classes that list uploads are asked for again before they are shown when they are that
+old: some list folders (``input/3d``) of which no list tells that is looked at."""
+LOOK_S = 0.5
+"""Seconds. The lists of models and inputs are looked at again before classes are shown when they
+are that old. A look is some 30 requests, each of which ComfyUI answers in under 1 ms."""
 
 
 class ObjectInfoCache:
@@ -48,7 +55,7 @@ class ObjectInfoCache:
         self._instances = tuple(clients)
         self._tasks = SharedTasks("asking for /object_info")
         self.documents = Documents(clock)
-        self.questions = Questions(clients, self.documents, self._tasks)
+        self.questions = Questions(clients, self.documents, self._tasks, clock=clock)
 
     def __repr__(self) -> str:
         return f"<ObjectInfoCache {self.documents!r}>"
@@ -92,16 +99,25 @@ class ObjectInfoCache:
         return document.catalog
 
     async def with_uploads(self, instance: Instance) -> NodeCatalog:
-        """As :meth:`of`, and its lists of files have every upload that is known of.
+        """As :meth:`of`, with every upload that is known of and with the files that the instance
+        lists now, as it was seen ``LOOK_S`` ago at most.
 
         Raises InstanceError when it does not answer.
         """
         catalog = await self.of(instance)
-        document = self.documents.whole(instance)
-        if document is None:
-            return catalog
+        changes = self.documents.changes
+        if changes.age_s(instance) > LOOK_S:
+            await asyncio.shield(self.questions.folders(instance))
+        while True:
+            document = self.documents.whole(instance)
+            if document is None:
+                return catalog
+            news = changes.news(instance)
+            if not document.lacks_models(news, changes.input_folders):
+                break
+            await asyncio.shield(self.questions.whole(instance))
         fresh = self.documents.age_s(document.lists) <= UPLOADS_STALE_S
-        if fresh and not self.lacks_uploads(instance):
+        if fresh and not self.lacks_uploads(instance) and not document.lacks_inputs(news):
             return document.catalog
         return await self.refresh_uploads(instance)
 
@@ -110,21 +126,23 @@ class ObjectInfoCache:
 
         Raises InstanceError.
         """
-        wanted = self.documents.uploads
+        wanted = self.documents.now(instance)
         while True:
             await self.of(instance)
             await asyncio.shield(self.questions.lists(instance))
             document = self.documents.whole(instance)
             if document is None:
                 raise InvalidAnswerError(f"{instance.host} was away while it was asked.")
-            if document.lists.uploads >= wanted:  # else it began before the upload looked for
+            began_before = document.lists.uploads < wanted.uploads
+            if not began_before and not document.lacks_inputs(wanted.news):
                 return document.catalog
 
     # --- forget --------------------------------------------------------------------------
 
-    def uploads_changed(self) -> None:
-        """A file was uploaded: who asks from now on must see it."""
-        self.documents.uploads_changed()
+    def uploads_changed(self, folder: str = "") -> None:
+        """A file was uploaded, into that folder of the input directory: who asks from now on must
+        see it."""
+        self.documents.uploads_changed(folder)
 
     def forget(self, instance: Instance) -> None:
         """For ``instance.on_interruption``: what comes back may be another installation.

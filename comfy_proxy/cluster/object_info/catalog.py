@@ -8,11 +8,12 @@ instance that has learnt something gets a new catalog, which shares the classes 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_proxy.cluster.object_info import inputs
+from comfy_proxy.cluster.own_folder import PROBE_FOLDER, is_probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,26 +46,37 @@ class NodeClass:
         spec = inputs.spec_of(self._info, input_name)
         if spec is None:
             return None
-        is_file = inputs.is_upload(self.name, spec) or inputs.names_file(spec)
+        is_file = inputs.is_upload(spec) or inputs.names_file(spec)
         known_file = input_name in inputs.FILE_INPUTS.get(self.name, ())
         return inputs.choices(spec) is not None and not is_file and not known_file
 
     def lists_uploads(self) -> bool:
         """True if an upload changes what the instance says of this class."""
         return any(
-            inputs.is_upload(self.name, spec) and inputs.choices(spec) is not None
+            inputs.is_upload(spec) and inputs.choices(spec) is not None
             for _, _, spec in inputs.specs(self._info)
         )
 
-    def lacks(self, input_name: str, value: str, elsewhere: Sequence[NodeClass]) -> bool:
-        """True if the input chooses from a list in which ``value`` is missing; uploads never are.
+    def lists_folders(self, folders: Set[str]) -> bool:
+        """True if an input chooses from the input directory's folders; ``folders`` are known."""
+        return any(inputs.lists_folders(spec, folders) for _, _, spec in inputs.specs(self._info))
+
+    def lacks(
+        self,
+        input_name: str,
+        value: str,
+        elsewhere: Sequence[NodeClass],
+        folders: Set[str] = frozenset(),
+    ) -> bool:
+        """True if the input chooses from a list in which ``value`` is missing; uploads never are,
+        nor are the ``folders`` that files were uploaded to.
 
         With an EMPTY list only if a class of ``elsewhere``, the same one at other instances, lists
         the value: some classes list nothing and take anything, and a folder may be empty here.
         """
         spec = inputs.spec_of(self._info, input_name)
         listed = inputs.choices(spec)
-        if listed is None or value in listed or inputs.is_upload(self.name, spec):
+        if listed is None or value in listed or value in folders or inputs.is_upload(spec):
             return False
         return bool(listed) or any(
             value in (inputs.choices(inputs.spec_of(other._info, input_name)) or ())
@@ -115,15 +127,30 @@ class NodeCatalog:
             return inputs.FILE_INPUTS.get(class_name, ())
         return node_class.file_inputs()
 
-    def that_list_uploads(self) -> list[str]:
-        """The names of the classes of which an instance says something else after an upload."""
-        return [name for name, one in self._classes.items() if one.lists_uploads()]
+    def that_list_uploads(self, folders: Set[str] = frozenset()) -> list[str]:
+        """The names of the classes of which an instance says something else after an upload.
 
-    def missing_for(self, graph: Mapping[str, Any], elsewhere: Sequence[NodeCatalog]) -> list[str]:
+        ``folders`` of the input directory are known: classes that list folders are among them.
+        """
+        classes = self._classes.items()
+        return [name for name, it in classes if it.lists_uploads() or it.lists_folders(folders)]
+
+    def that_lists_folders(self, folders: Set[str]) -> str | None:
+        """The first class that lists the input directory's folders, by those that are known."""
+        listing = (name for name, one in self._classes.items() if one.lists_folders(folders))
+        return next(listing, None)
+
+    def missing_for(
+        self,
+        graph: Mapping[str, Any],
+        elsewhere: Sequence[NodeCatalog],
+        folders: Set[str] = frozenset(),
+    ) -> list[str]:
         """What ``graph`` (node id → node) names and is not here, each once; ``[]``: nothing.
 
         Node classes by name, chosen values (model files) as ``Class.input: value``. ``elsewhere``:
-        the other instances' catalogs, see :meth:`NodeClass.lacks`. What is no node is passed over.
+        the other instances' catalogs, and ``folders``: see :meth:`NodeClass.lacks`. What is no node
+        is passed over.
         """
         missing: dict[str, None] = {}
         for node in graph.values():
@@ -136,7 +163,7 @@ class NodeCatalog:
                 continue
             others = [one for other in elsewhere if (one := other.get(name)) is not None]
             for input_name, value in values.items() if isinstance(values, dict) else ():
-                if isinstance(value, str) and node_class.lacks(input_name, value, others):
+                if isinstance(value, str) and node_class.lacks(input_name, value, others, folders):
                     missing[f"{name}.{input_name}: {value}"] = None
         return list(missing)
 
@@ -160,7 +187,9 @@ class NodeCatalog:
 def united_text(classes: Sequence[NodeClass]) -> str:
     """One class as several instances describe it, as the JSON text of its description.
 
-    The first one's, with everybody's choices: in its order, then what only others have. Where all
-    agree it is what the first one's instance writes.
+    The first one's, with everybody's choices: in its order, then what only others have; our own
+    folder is not among them. Where all agree it is what the first one's instance writes.
     """
-    return json.dumps(inputs.united([one._info for one in classes]))
+    union = inputs.united([one._info for one in classes])
+    text = json.dumps(union)
+    return json.dumps(inputs.without(union, is_probe)) if PROBE_FOLDER in text else text

@@ -7,23 +7,25 @@ keeping them (bytes with an index, say) is a change of this file and of ``catalo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+from comfy_proxy.cluster.object_info.changes import Changes, News
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """When a question was asked: ``at`` in seconds of the clock, and how many uploads and doubts
-    were known of by then. An answer knows nothing of later ones."""
+    """When a question was asked: ``at`` in seconds of the clock, and how many uploads, doubts and
+    other changes were known of by then. An answer knows nothing of later ones."""
 
     at: float
     uploads: int
     doubts: int
+    news: News
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +41,20 @@ class Document:
     """When those that list uploaded files were."""
     digest: bytes | None = field(default=None, repr=False)
     """Of the whole as it came; None after some of its classes were asked again."""
+
+    def lacks_models(self, news: News, folders: Set[str]) -> bool:
+        """True if all classes are to be asked again to show what ``news`` counts.
+
+        A folder that is new needs that only while no class is known that lists ``folders``.
+        """
+        asked = News() if self.whole is None else self.whole.news
+        if asked.folders < news.folders and self.catalog.that_lists_folders(folders) is None:
+            return True
+        return asked.models < news.models
+
+    def lacks_inputs(self, news: News) -> bool:
+        """True if the classes that list uploads are to be asked again to show what it counts."""
+        return self.lists.news.inputs < news.inputs
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +77,7 @@ class Documents:
         self._known: dict[Instance, Document] = {}
         self._uploads = 0
         self._doubts: Counter[Instance] = Counter()
+        self.changes = Changes(clock)
 
     def __repr__(self) -> str:
         return ", ".join(f"{i.host}: {len(d.catalog)}" for i, d in self._known.items()) or "empty"
@@ -96,13 +113,15 @@ class Documents:
         if document is None:
             return None
         others = (self.whole(other) for other in self._known if other != instance)
-        return document.catalog.missing_for(graph, [one.catalog for one in others if one])
+        catalogs = [one.catalog for one in others if one]
+        return document.catalog.missing_for(graph, catalogs, self.changes.input_folders)
 
     # --- what is learnt ----------------------------------------------------------------
 
     def now(self, instance: Instance) -> Asked:
         """The mark for a question to ``instance`` that is asked now."""
-        return Asked(self._clock.monotonic(), self._uploads, self._doubts[instance])
+        news = self.changes.news(instance)
+        return Asked(self._clock.monotonic(), self._uploads, self._doubts[instance], news)
 
     def keep_whole(self, instance: Instance, document: Document) -> None:
         """All classes have come."""
@@ -129,19 +148,16 @@ class Documents:
     def forget(self, instance: Instance) -> None:
         """It was away: what comes back may be another installation."""
         self._known.pop(instance, None)
+        self.changes.forget(instance)
 
     def doubt(self, instance: Instance) -> None:
         """It has refused what it was known to run; see :meth:`doubted`. Nothing is forgotten."""
         self._doubts[instance] += 1
 
-    def uploads_changed(self) -> None:
-        """A file was uploaded; see :meth:`lacks_uploads`."""
+    def uploads_changed(self, folder: str = "") -> None:
+        """A file was uploaded, into that folder of the inputs; see :meth:`lacks_uploads`."""
         self._uploads += 1
-
-    @property
-    def uploads(self) -> int:
-        """How many uploads are known of."""
-        return self._uploads
+        self.changes.uploaded_to(folder)
 
 
 def _came_later(answer: Answer, document: Document) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from comfy_proxy.clock import Clock
@@ -16,6 +17,12 @@ from comfy_proxy.errors import InstanceError
 OBJECT_INFO_TIMEOUT_S = 5.0
 """Seconds that a prompt waits to learn what an instance can run that was never asked. After that
 the instance counts as UNKNOWN_LACK: the prompt need not wait for one that is slow to tell."""
+LOOK_TIMEOUT_S = 0.5
+"""Seconds that a prompt waits for a look at the lists of an instance that seems to lack a value.
+After that it goes by what was known."""
+LOOK_AGAIN_S = 5.0
+"""Seconds. What a look has not found is not looked for again before that: some classes take values
+that they never list, and their prompts are not to wait for a look each time."""
 MAX_NODES = 5_000
 MAX_INPUTS = 20_000
 MAX_MODELS = 64
@@ -38,6 +45,8 @@ class GraphSupport:
         self._cache = cache
         self._health_checker = health_checker
         self._clock = clock
+        self._looked_for: dict[Instance, tuple[float, frozenset[str]]] = {}
+        """What the last look at each did not find, and when it began (monotonic seconds)."""
 
     def node_info(self, instance: Instance) -> NodeCatalog:
         """Its classes as far as they are known: an empty catalog if it was never asked."""
@@ -67,7 +76,27 @@ class GraphSupport:
         except (InstanceError, TimeoutError):
             return UNKNOWN_LACK
         missing = self._cache.missing_for(graph, instance)
+        if missing and self._is_to_look(missing, instance):
+            missing = await self._missing_now(graph, instance)
         return UNKNOWN_LACK if missing is None else len(missing)
+
+    def _is_to_look(self, missing: list[str], instance: Instance) -> bool:
+        """A look shows values that are new, and no classes: these come with a restart."""
+        if not any(": " in one for one in missing):
+            return False
+        looked_at, not_found = self._looked_for.get(instance, (-LOOK_AGAIN_S, frozenset()))
+        is_old = self._clock.monotonic() - looked_at >= LOOK_AGAIN_S
+        return is_old or not not_found.issuperset(missing)
+
+    async def _missing_now(self, graph: Mapping[str, Any], instance: Instance) -> list[str] | None:
+        """What is missing after a look at its lists: somebody may have copied a model there."""
+        began_at = self._clock.monotonic()
+        with suppress(InstanceError, TimeoutError):
+            async with self._clock.timeout(LOOK_TIMEOUT_S):
+                await self._cache.with_uploads(instance)
+        missing = self._cache.missing_for(graph, instance)
+        self._looked_for[instance] = began_at, frozenset(missing or ())
+        return missing
 
 
 def _can_be_read(graph: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ pictures) is written in two ways: ``[["a", "b"], {…}]`` or ``["COMBO", {"optio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 NodeInfo = Mapping[str, Any]
@@ -24,8 +24,6 @@ FILE_INPUTS: Final[Mapping[str, tuple[str, ...]]] = {
 """Class → its inputs that name files whatever ``/object_info`` says: LoadLatent's has no flag."""
 _FILE_FLAGS = ("image_upload", "video_upload", "audio_upload", "file_upload")
 _VISIBLE_GROUPS = ("required", "optional")
-_LIST_INPUT_FOLDERS = ("LoadImageDataSetFromFolder", "LoadImageTextDataSetFromFolder")
-"""Core classes that list the folders of the input directory, without a mark that says so."""
 
 
 def specs(info: NodeInfo) -> Iterator[tuple[str, str, Any]]:
@@ -54,12 +52,22 @@ def choices(spec: Any) -> list[Any] | None:
     return listed if isinstance(listed, list) else None
 
 
-def is_upload(class_name: str, spec: Any) -> bool:
+def is_upload(spec: Any) -> bool:
     """True if the choices are files that clients upload or that runs leave behind."""
     options = _options(spec)
     marked = any(value and name.endswith("_upload") for name, value in options.items())
-    listed = class_name in _LIST_INPUT_FOLDERS and choices(spec) is not None
-    return marked or listed or "remote" in options
+    return marked or "remote" in options
+
+
+def lists_folders(spec: Any, folders: Set[str]) -> bool:
+    """True if the choices are folders of the input directory, of which ``folders`` are known.
+
+    ComfyUI has no mark for such an input: it is one if a known folder is among its choices.
+    """
+    try:
+        return not folders.isdisjoint(choices(spec) or ())
+    except TypeError:  # a choice that is a list or an object: no folder is among such
+        return False
 
 
 def names_file(spec: Any) -> bool:
@@ -72,6 +80,21 @@ def _options(spec: Any) -> dict[str, Any]:
     if isinstance(spec, list | tuple) and len(spec) > 1 and isinstance(spec[1], dict):
         return spec[1]
     return {}
+
+
+def without(info: NodeInfo, is_hidden: Callable[[Any], bool]) -> NodeInfo:
+    """``info`` with choices less those that are hidden; the same object if it has none of these."""
+    shown = {
+        (group, name): _with_choices(spec, [it for it in listed if not is_hidden(it)])
+        for group, name, spec in specs(info)
+        if (listed := choices(spec)) is not None and any(map(is_hidden, listed))
+    }
+    if not shown:
+        return info
+    inputs: dict[str, Any] = dict(info["input"])
+    for (group, name), spec in shown.items():
+        inputs[group] = {**inputs[group], name: spec}
+    return {**info, "input": inputs}
 
 
 def united(infos: Sequence[NodeInfo]) -> NodeInfo:

@@ -9,22 +9,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from loguru import logger
 
+from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+from comfy_proxy.cluster.object_info.changes import FolderLists
 from comfy_proxy.cluster.object_info.documents import Answer, Document, Documents
+from comfy_proxy.cluster.object_info.folder_lists import folder_lists
 from comfy_proxy.cluster.object_info.reading import read_catalog
 from comfy_proxy.cluster.object_info.shared_tasks import SharedTasks
-from comfy_proxy.errors import InstanceRefusedError, InvalidAnswerError
+from comfy_proxy.errors import InstanceError, InstanceRefusedError, InvalidAnswerError
 
 _CONCURRENT_REQUESTS = 4
 """So many requests for single classes are on their way to one instance at once."""
-_WHOLE, _OURS, _LISTS = "whole", "ours", "lists"
+LISTS_PATIENCE_S = 1.0
+"""Seconds. Who asks for all classes for the first time waits that long for the lists of files. If
+they come later, all classes are asked for once more when somebody wants them."""
+_WHOLE, _OURS, _LISTS, _FOLDERS = "whole", "ours", "lists", "folders"
 
 
 class Questions:
@@ -38,10 +45,14 @@ class Questions:
         clients: Mapping[Instance, ComfyUIClient],
         documents: Documents,
         tasks: SharedTasks,
+        *,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._clients = clients
         self._documents = documents
         self._tasks = tasks
+        self._folder_classes: dict[Instance, tuple[NodeCatalog, int, str | None]] = {}
 
     def whole(self, instance: Instance) -> asyncio.Task[Document]:
         """All classes."""
@@ -68,12 +79,34 @@ class Questions:
         document = self._documents.whole(instance)
         if document is None:
             raise InvalidAnswerError(f"{instance.host} was away while it was asked.")
-        catalog = document.catalog
+        names = document.catalog.that_list_uploads(self._documents.changes.input_folders)
         return self._tasks.join(
             (_LISTS, instance),
-            lambda: self._ask(instance, catalog.that_list_uploads(), refusable=True),
+            lambda: self._ask(instance, names, refusable=True),
             partial(self._documents.keep_lists, instance),
         )
+
+    def folders(self, instance: Instance) -> asyncio.Task[FolderLists]:
+        """Its lists of models and inputs, from which it is seen what has changed there."""
+        changes = self._documents.changes
+        document = self._documents.whole(instance)
+        listing = None if document is None else self._folder_class(instance, document.catalog)
+        known = changes.listed(instance)
+        return self._tasks.join(
+            (_FOLDERS, instance),
+            lambda: folder_lists(self._clients[instance], known, listing),
+            partial(changes.seen, instance),
+        )
+
+    def _folder_class(self, instance: Instance, catalog: NodeCatalog) -> str | None:
+        """A class that lists the input directory's folders; found once for each catalog, since all
+        choices of all classes have to be gone through."""
+        folders = self._documents.changes.input_folders
+        searched = self._folder_classes.get(instance)
+        if searched is None or searched[0] is not catalog or searched[1] != len(folders):
+            searched = catalog, len(folders), catalog.that_lists_folders(folders)
+            self._folder_classes[instance] = searched
+        return searched[2]
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin ``work``; it ends with the cache at the latest."""
@@ -81,7 +114,7 @@ class Questions:
 
     def forget(self, instance: Instance) -> None:
         """It was away: answers to what is under way are not kept."""
-        for kind in (_WHOLE, _OURS, _LISTS):
+        for kind in (_WHOLE, _OURS, _LISTS, _FOLDERS):
             self._tasks.forget((kind, instance))
 
     def forget_ours(self, instance: Instance) -> None:
@@ -89,6 +122,11 @@ class Questions:
         self._tasks.forget((_OURS, instance))
 
     async def _ask_whole(self, instance: Instance) -> Document:
+        if self._documents.changes.listed(instance) is None:
+            # Before the classes: a file that comes meanwhile is then a change that is seen later.
+            with suppress(InstanceError, TimeoutError):
+                async with self._clock.timeout(LISTS_PATIENCE_S):
+                    await asyncio.shield(self.folders(instance))
         asked = self._documents.now(instance)
         body = await self._clients[instance].object_info()
         digest = hashlib.blake2b(body).digest()

@@ -21,7 +21,7 @@ def node_classes(
     missing_nodes: Iterable[str],
     gpu: SimulatedGpu,
 ) -> dict[str, NodeClass]:
-    """The classes by name: with TimedPass and FailNode if asked for, without `missing_nodes`.
+    """The classes by name: with those of `testing.py` if asked for, without `missing_nodes`.
 
     The nodes of simulated models are among them if `gpu` has any.
     """

@@ -8,11 +8,11 @@ from comfy_proxy.embedded.nodes.node_class import (
     Json,
     NodeClass,
     Result,
-    number,
     v3_entry,
 )
 
 ALGORITHM = "opencv-grabcut"  # where ComfyUI lists model files: a name that says what runs here
+RESOLUTION = 1024  # pixels of the longer side at work, as ComfyUI's model has
 MODULE = "comfy_extras.nodes_bg_removal"
 
 
@@ -31,7 +31,7 @@ def remove_background(context: Context, inputs: Json) -> Result:
             context.progress(before * total + done, len(images) * total)
 
         levels = np.clip(255.0 * image[..., :3] + 0.5, 0, 255).astype(np.uint8)
-        masks.append(foreground_matte(levels, inputs["resolution"], on_iteration))
+        masks.append(foreground_matte(levels, RESOLUTION, on_iteration))
     return Result(outputs=(np.stack(masks),))
 
 
@@ -58,7 +58,6 @@ BACKGROUND = (
             inputs={
                 "bg_removal_model": ["BACKGROUND_REMOVAL", {}],
                 "image": ["IMAGE", {}],
-                "resolution": number(1024, 64, 4096, step=8),
             },
             outputs=("MASK",),
         ),

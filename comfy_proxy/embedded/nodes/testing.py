@@ -1,9 +1,14 @@
-"""Nodes for tests only: one that takes its time and one that fails. Off unless asked for."""
+"""Nodes for tests only: one that takes its time, one that fails, one that loads a folder. Off
+unless asked for."""
 
 import time
 from typing import NoReturn
 
+import numpy as np
+
+from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.nodes.node_class import Context, Json, NodeClass, Result, entry, number
+from comfy_proxy.embedded.nodes.sources import load_image
 
 STEP_S = 0.05  # seconds between two steps of TimedPass's bar
 MODULE = "custom_nodes.comfy_proxy_test_nodes"
@@ -28,6 +33,22 @@ def fail(_context: Context, _inputs: Json) -> NoReturn:
     raise RuntimeError("CUDA out of memory (simulated)")
 
 
+def load_folder(context: Context, inputs: Json) -> Result:
+    """All pictures of a folder, which have one size, as one batch: each makes a picture of its own.
+
+    The real class gives a list of them.
+    """
+    folder = context.folders.input / inputs["folder"]
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    loaded = [load_image(context, {"image": f"{inputs['folder']}/{name}"}) for name in names]
+    return Result(outputs=(np.concatenate([one.outputs[0] for one in loaded]),))
+
+
+def folder_fingerprint(folders: Folders, inputs: Json) -> object:
+    """The names of the files: a new one is a new input."""
+    return sorted(entry.name for entry in (folders.input / inputs["folder"]).iterdir())
+
+
 SALT = number(0, 0, 2**53)
 SECONDS = ["FLOAT", {"default": 1.0, "min": 0.0, "max": 3600.0, "step": 0.01}]
 
@@ -43,6 +64,20 @@ TESTING = (
             outputs=("IMAGE",),
         ),
         run=timed_pass,
+    ),
+    NodeClass(
+        name="LoadImageDataSetFromFolder",
+        entry=entry(
+            "LoadImageDataSetFromFolder",
+            "Load Image Dataset from Folder",
+            category="dataset",
+            module=MODULE,
+            inputs={"folder": [[], {"tooltip": "The folder to load images from."}]},
+            outputs=("IMAGE",),
+        ),
+        run=load_folder,
+        live_enums={"folder": Folders.input_subfolders},
+        fingerprint=folder_fingerprint,
     ),
     NodeClass(
         name="FailNode",

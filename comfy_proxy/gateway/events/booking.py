@@ -5,7 +5,17 @@ from __future__ import annotations
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import told_by_frame
 from comfy_proxy.dispatch.second_tries import SecondTries
-from comfy_proxy.gateway.events.frames import AtNode, Began, Cached, Ended, Executed, Over, Seen
+from comfy_proxy.gateway.custom.askers import Askers
+from comfy_proxy.gateway.events.frames import (
+    AtNode,
+    Began,
+    Cached,
+    Custom,
+    Ended,
+    Executed,
+    Over,
+    Seen,
+)
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
@@ -13,7 +23,8 @@ from comfy_proxy.ledger.prompt import End
 
 
 class FrameBooking:
-    """Tells the ledger how far the prompts of ``client_id`` are, and ``made_files`` their files.
+    """Tells the ledger how far the prompts of ``client_id`` are, ``made_files`` their files, and
+    ``askers`` what their nodes ask.
 
     ``_first_tries`` are those of which the socket at an instance has told that they ran out of
     memory, until it has told the last of them."""
@@ -24,11 +35,13 @@ class FrameBooking:
         ledger: Ledger,
         made_files: MadeFiles,
         second_tries: SecondTries,
+        askers: Askers,
     ) -> None:
         self._client_id = client_id
         self._ledger = ledger
         self._made_files = made_files
         self._second_tries = second_tries
+        self._askers = askers
         self._first_tries: set[tuple[Instance, str]] = set()
 
     def book(self, seen: Seen, instance: Instance) -> bool:
@@ -67,6 +80,8 @@ class FrameBooking:
                 self._node_reached(prompt_id, instance, node)
             case Executed(output=output):
                 self._made_files.heard(output, instance)
+            case Custom(kind=kind, data=data):
+                self._askers.heard(instance, self._client_id, kind, data)
 
     def _node_reached(self, prompt_id: str | None, instance: Instance, node: str) -> None:
         if prompt_id is not None:

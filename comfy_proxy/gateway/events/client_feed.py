@@ -7,9 +7,11 @@ from collections.abc import Callable
 from aiohttp import web
 from loguru import logger
 
+from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.events.frames import Flags, Pass, Seen, Status, status_frame
+from comfy_proxy.gateway.events.frames import Flags, Pass, Scan, Seen, Status, status_frame
 from comfy_proxy.gateway.events.outbox import Outbox, OutboxFullError
+from comfy_proxy.gateway.events.scan_frames import ScanFrames
 from comfy_proxy.gateway.events.sums import QueueSum
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic
 
@@ -28,11 +30,13 @@ class ClientFeed:
         ws: web.WebSocketResponse[bool],
         queues: QueueSum,
         *,
+        clock: Clock,
         in_flags: Callable[[str], str],
         on_overflow: Callable[[], None],
     ) -> None:
         self.traffic = SocketTraffic()
         self.queues = queues
+        self.scans = ScanFrames(lambda text: self.put(Pass(data=text)), clock)
         self.muted = False
         self._client_id = client_id
         self._in_flags = in_flags
@@ -68,6 +72,8 @@ class ClientFeed:
                 if not self._flags_answered:
                     self._flags_answered = True
                     self.put(Pass(data=self._in_flags(text)))
+            case Scan(kind=kind, data=data, text=text):
+                self.scans.take(kind, data, text, instance)
             case Pass():
                 self.put(seen)
             case None:

@@ -1,9 +1,10 @@
 """One instance's frames, as a client of several instances is to see them. Pure, no I/O.
 
 A client has one socket here and one at each instance, under the same clientId. Of what comes back
-``status`` is summed (``sums.py``), feature flags are answered once, files in ``executed`` carry
-their instance, and binary frames of prompts without a client_id (ComfyUI sends them to EVERY
-socket) are kept from those whom they do not concern. All else passes as it came.
+``status`` is summed (``sums.py``), scans are told once (``scan_frames.py``), feature flags are
+answered once, files in ``executed`` carry their instance, and binary frames of prompts without a
+client_id (ComfyUI sends them to EVERY socket) are kept from those whom they do not concern. All
+else passes as it came.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_proxy.cluster.prompt_outcomes import ENDS, cached_nodes
+from comfy_proxy.gateway.events.scan_frames import PREFIX as SCAN_KINDS
 from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
 
 _PREVIEW_IMAGE = 1
@@ -97,7 +99,30 @@ class Over:
     frame: Pass
 
 
-Seen = Status | Flags | Pass | Began | Cached | AtNode | Executed | Ended | Over | None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Custom:
+    """A frame of a kind that ComfyUI itself does not send: a custom node's own."""
+
+    kind: str
+    data: Mapping[str, Any] = field(repr=False)
+    frame: Pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scan:
+    """A scan of the instance's directories goes on; every socket is told. ``text`` as it came."""
+
+    kind: str
+    data: Mapping[str, Any] = field(repr=False)
+    text: str
+
+
+Seen = (
+    Status | Flags | Pass | Began | Cached | AtNode | Executed | Ended | Over | Custom | Scan | None
+)
+
+_OWN_KINDS = ("execution_", "progress", "executing", "executed", "logs", "assets.", "notification")
+"""With these the kinds of ComfyUI's own frames begin."""
 
 
 class FrameReader:
@@ -167,6 +192,10 @@ class FrameReader:
         if kind in ENDS and isinstance(prompt_id, str) and self._is_of_last(prompt_id):
             self._last_runs = False
             return Ended(prompt_id=prompt_id, kind=kind, data=data, frame=frame)
+        if kind.startswith(SCAN_KINDS):
+            return Scan(kind=kind, data=data, text=text)
+        if not kind.startswith(_OWN_KINDS):
+            return Custom(kind=kind, data=data, frame=frame)
         return frame
 
     def _executing(self, data: Mapping[str, Any], frame: Pass) -> AtNode | Over | Pass:

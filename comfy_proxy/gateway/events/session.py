@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMsgType, hdrs, web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.second_tries import SecondTries
+from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.client_feed import ClientFeed
 from comfy_proxy.gateway.events.frames import NOT_HEARD, Seen, message_kind
@@ -34,8 +35,9 @@ class EventSession:
 
     ``client_id`` is the client's own, or made here for one that has none (its ``sid``).
     ``prefixed`` puts an instance into the files of an output; ``in_flags`` makes of one instance's
-    feature flags those of all. ``farewell`` is the code and reason with which its sockets to the
-    instances end; ``first_message`` its feature flags, if it began with them.
+    feature flags those of all. ``connected`` is told of each new socket at an instance.
+    ``farewell`` is the code and reason with which its sockets to the instances end;
+    ``first_message`` its feature flags, if it began with them.
     """
 
     def __init__(
@@ -45,6 +47,8 @@ class EventSession:
         ledger: Ledger,
         *,
         made_files: MadeFiles,
+        askers: Askers,
+        connected: Callable[[str, Instance], None],
         prefixed: Callable[[Any, Instance], Any],
         in_flags: Callable[[str], str],
     ) -> None:
@@ -57,12 +61,14 @@ class EventSession:
         )
         self._end = asyncio.Event()
         self._ledger = ledger
+        self._connected = connected
         second_tries = SecondTries.of(cluster, ledger)
-        self._booking = FrameBooking(client_id, ledger, made_files, second_tries)
+        self._booking = FrameBooking(client_id, ledger, made_files, second_tries, askers)
         self.feed = ClientFeed(
             client_id,
             self._ws,
             QueueSum(cluster.instances, ledger),
+            clock=cluster.clock,
             in_flags=in_flags,
             on_overflow=self._end.set,
         )
@@ -70,6 +76,11 @@ class EventSession:
         self._request: web.Request | None = None
         self._spoken = False
         self._over = False
+
+    def is_like(self, request: web.Request) -> bool:
+        """Whether its handshake came from the same address with the same User-Agent."""
+        own = self._request
+        return own is not None and _signature(own) == _signature(request)
 
     @property
     def deaf(self) -> bool:
@@ -100,7 +111,8 @@ class EventSession:
         reader = asyncio.create_task(self._read(), name=f"reader of {self.client_id}")
         writer = asyncio.create_task(self.feed.run(), name=f"writer of {self.client_id}")
         end = asyncio.create_task(self._end.wait(), name=f"end of {self.client_id}")
-        tasks = [reader, writer, end]
+        scans = asyncio.create_task(self.feed.scans.run(), name=f"scans of {self.client_id}")
+        tasks = [reader, writer, end, scans]
         try:
             await asyncio.wait([reader, end], return_when=asyncio.FIRST_COMPLETED)
             if end.done():
@@ -118,8 +130,14 @@ class EventSession:
         if self._booking.book(seen, upstream.instance):
             self.feed.take(seen, upstream.instance, is_greeting=not upstream.connected.is_set())
 
+    def connected(self, instance: Instance) -> None:
+        """A new socket is there."""
+        self.feed.scans.lost(instance)
+        self._connected(self.client_id, instance)
+
     def away(self, instance: Instance) -> None:
         """It cannot be reached: nothing waits there, unless it may go on elsewhere."""
+        self.feed.scans.lost(instance)
         if self._ledger.doubtful(instance):
             return  # they count where they are until it is known whether they go on elsewhere
         self.queue_lost(instance)
@@ -179,3 +197,11 @@ class EventSession:
                     await self.upstreams.introduce()
                     continue
             await self.upstreams.send(message.data)
+
+
+def _signature(request: web.Request) -> tuple[object, ...]:
+    """What a client says the same of itself in all its requests: servers in front of us add to
+    ``X-Forwarded-For``, so users behind one of them differ in that."""
+    headers = request.headers
+    forwarded = tuple(headers.getall("X-Forwarded-For", []))
+    return request.remote, headers.get(hdrs.USER_AGENT), forwarded

@@ -12,6 +12,7 @@ from aiohttp import web
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
+from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.frames import Pass, event_frame
 from comfy_proxy.gateway.events.session import EventSession
 from comfy_proxy.gateway.exchange.context import SOCKETS
@@ -43,7 +44,8 @@ class FlagLimits(Protocol):
 class EventSessions:
     """The connected clients by clientId; the newest socket of an id is the one that hears.
 
-    ``prefixed`` puts an instance into the files of an output.
+    ``prefixed`` puts an instance into the files of an output. ``connected`` is told of each new
+    socket of a client (its id) at an instance.
     """
 
     def __init__(
@@ -52,12 +54,16 @@ class EventSessions:
         ledger: Ledger,
         *,
         made_files: MadeFiles,
+        askers: Askers,
+        connected: Callable[[str, Instance], None],
         prefixed: Callable[[Any, Instance], Any],
         limits: FlagLimits,
     ) -> None:
         self._cluster = cluster
         self._ledger = ledger
         self._made_files = made_files
+        self._askers = askers
+        self._connected = connected
         self._prefixed = prefixed
         self._limits = limits
         self._sessions: dict[str, EventSession] = {}
@@ -96,6 +102,8 @@ class EventSessions:
             self._cluster,
             self._ledger,
             made_files=self._made_files,
+            askers=self._askers,
+            connected=self._connected,
             prefixed=self._prefixed,
             in_flags=self._limits.in_flags,
         )
@@ -106,6 +114,12 @@ class EventSessions:
     def listens(self, client_id: str) -> bool:
         """Whether a client of that id has a socket here."""
         return client_id in self._sessions
+
+    def only_like(self, request: web.Request) -> str | None:
+        """The id of the client with the address and the User-Agent of ``request``; None if none or
+        several have a socket here."""
+        found = [one.client_id for one in self._sessions.values() if one.is_like(request)]
+        return found[0] if len(found) == 1 else None
 
     def wake(self, instance: Instance) -> None:
         """``instance`` answered a check: whoever waits for its return may connect."""

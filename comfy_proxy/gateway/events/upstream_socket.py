@@ -64,6 +64,9 @@ class UpstreamClient(Protocol):
     def take(self, upstream: UpstreamSocket, seen: Seen) -> None:
         """What a frame says, in the order in which they came."""
 
+    def connected(self, instance: Instance) -> None:
+        """A new socket is there, its first frame read."""
+
     def away(self, instance: Instance) -> None:
         """An attempt to connect has failed, and not because the instance is busy."""
 
@@ -200,6 +203,7 @@ class UpstreamSocket:
         else:
             if not self._ending:
                 self.connected.set()
+                self._client.connected(self.instance)
         self.attempted = True
         self._on_attempt()
         return self.connected.is_set()

@@ -11,7 +11,7 @@ the next one; never after the first byte went to the client.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 from loguru import logger
 
-from comfy_proxy.bodies import ClientBody, ClientGoneError
+from comfy_proxy.bodies import ClientBody, ClientGoneError, SentBody
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import nothing_sent, translated
@@ -95,26 +95,44 @@ async def forward_balanced(
 
 
 async def forward(
-    request: web.Request, instance: Instance, cluster: Cluster, *, target: str | None = None
+    request: web.Request,
+    instance: Instance,
+    cluster: Cluster,
+    *,
+    target: str | None = None,
+    body: SentBody | None = None,
 ) -> web.StreamResponse:
     """Send ``request`` to ``instance`` and its answer to the client; returns it, already sent.
 
-    ``target`` is asked for instead of the path and query that the client named, if given.
+    ``target`` is asked for instead of the path and query that the client named, and ``body`` sent
+    instead of its body, if given.
     Raises RequestError for a body that cannot be read, InstanceError if the instance failed before
     its answer began. If it breaks off later the client's connection is cut, so that a short body
     never looks whole. A client that leaves is no strike; the answer is one that nobody reads.
     """
 
-    async def exchange() -> web.StreamResponse:
-        body = ClientBody(request.content) if request.body_exists else None
+    found = await forward_unless(request, instance, cluster, _never, target=target, body=body)
+    assert found is not None
+    return found
+
+
+async def forward_unless(
+    request: web.Request,
+    instance: Instance,
+    cluster: Cluster,
+    refuse: Callable[[aiohttp.ClientResponse], bool],
+    *,
+    target: str | None = None,
+    body: SentBody | None = None,
+) -> web.StreamResponse | None:
+    """As :func:`forward`, but None, and nothing is sent to the client, if ``refuse`` says so of the
+    answer's head."""
+
+    async def exchange() -> web.StreamResponse | None:
+        upstream = await _answer_of(request, instance, cluster, target, body)
         try:
-            upstream = await _send(request, instance, cluster, body, target)
-        except InvalidAnswerError:
-            if request.method != hdrs.METH_HEAD or body is not None:
-                raise
-            # aiohttp's servers send the body of a stream after a HEAD too, and no client reads that
-            upstream = await _send(request, instance, cluster, body, target, method=hdrs.METH_GET)
-        try:
+            if refuse(upstream):
+                return None
             if upstream.status == 101:
                 raise RequestError("This is not a WebSocket handshake of version 13.")
             if upstream.status == 200 and is_prompt(request):
@@ -125,6 +143,10 @@ async def forward(
             upstream.close()  # a finished answer has given its connection back already
 
     return await accounted(request, instance, "forward", exchange)
+
+
+def _never(upstream: aiohttp.ClientResponse) -> bool:
+    return False
 
 
 def is_repeatable(request: web.Request) -> bool:
@@ -170,18 +192,40 @@ def told_apart(instance: Instance, body: ClientBody | None = None) -> Iterator[N
         raise
 
 
+async def _answer_of(
+    request: web.Request,
+    instance: Instance,
+    cluster: Cluster,
+    target: str | None,
+    body: SentBody | None,
+) -> aiohttp.ClientResponse:
+    try:
+        return await _send(request, instance, cluster, target, body)
+    except InvalidAnswerError:
+        if request.method != hdrs.METH_HEAD or request.body_exists:
+            raise
+        # aiohttp's servers send the body of a stream after a HEAD too, and no client reads that
+        return await _send(request, instance, cluster, target, body, method=hdrs.METH_GET)
+
+
 async def _send(
     request: web.Request,
     instance: Instance,
     cluster: Cluster,
-    body: ClientBody | None,
     target: str | None,
+    body: SentBody | None,
     method: str | None = None,
 ) -> aiohttp.ClientResponse:
     settings = cluster.settings
     headers = request_headers(request, instance, settings)
     headers.extend(failing_handshake(request))
-    with told_apart(instance, body):
+    source = ClientBody(request.content) if request.body_exists else None
+    data: ClientBody | AsyncIterator[bytes] | None = source
+    if body is not None:
+        source, data = body.rest, body.chunks()
+        if body.size is not None and hdrs.CONTENT_LENGTH in headers:  # else it came in chunks
+            headers[hdrs.CONTENT_LENGTH] = str(body.size)
+    with told_apart(instance, source):
         return await cluster.connections.request(
             instance,
             method or request.method,
@@ -189,7 +233,7 @@ async def _send(
             once=not is_repeatable(request),
             headers=headers,
             skip_auto_headers=AUTO_HEADERS,
-            data=body,
+            data=data,
             allow_redirects=False,
         )
 

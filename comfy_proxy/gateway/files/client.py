@@ -5,7 +5,7 @@ The names are those on the instance's disk: ``@2`` in them is a folder like any 
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -14,11 +14,12 @@ import aiohttp
 
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import InstanceRefusedError
+from comfy_proxy.errors import InstanceError, InstanceRefusedError
 from comfy_proxy.gateway.exchange.fanout import ask, asked
 from comfy_proxy.gateway.exchange.forward import told_apart
 from comfy_proxy.gateway.exchange.native import load
-from comfy_proxy.gateway.files.file_name import FileName, file_at, is_hidden
+from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, file_at, is_hidden
+from comfy_proxy.gateway.files.unlisted import unlist
 from comfy_proxy.stored_bytes import StoredBytes
 
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ async def download(instance: Instance, cluster: Cluster, file: FileName) -> Stor
 
 
 async def put(instance: Instance, cluster: Cluster, file: FileName, content: StoredBytes) -> None:
-    """``POST /upload/image`` under exactly that name, over whatever is there."""
+    """``POST /upload/image`` under exactly that name, over whatever is there.
+
+    A copy of a result is taken out of the instance's list of assets; inputs stay listed.
+    """
     with content.open() as reader:
         # aiohttp would percent-encode the name, and ComfyUI takes it as it comes.
         form = aiohttp.FormData(quote_fields=False)
@@ -125,8 +129,12 @@ async def put(instance: Instance, cluster: Cluster, file: FileName, content: Sto
             data=form,
             timeout_s=UPLOAD_TIMEOUT_S + content.size / 2**20,
         )
-    if answer.status != 200 or uploaded(answer.json()) != file:
+    told = answer.json()
+    if answer.status != 200 or uploaded(told) != file:
         raise InstanceRefusedError(f"{instance.host} did not take a copy: {answer.status}.")
+    if file.type in RESULT_TYPES:
+        with suppress(InstanceError, TimeoutError), told_apart(instance):
+            await unlist(instance, cluster, told)
 
 
 def uploaded(answer: object) -> FileName | None:

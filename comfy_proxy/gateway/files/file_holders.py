@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, UnavailableError
+from comfy_proxy.gateway.files.asset_owners import AssetOwners
 from comfy_proxy.gateway.files.client import THERE, Look, look
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName
 from comfy_proxy.gateway.files.instance_prefix import split_prefix
@@ -47,6 +48,7 @@ class FileHolders:
         self.cluster = cluster
         self.uploads = UploadRecords()
         self.makers = Makers(cluster.clock)
+        self.asset_owners = AssetOwners()
         self.storage = SharedStorage(cluster, lambda changed: self.holdings.forget(changed))
         self.holdings = Holdings(place=self.storage.place)
         self._by_id = {instance.id: instance for instance in cluster.instances}

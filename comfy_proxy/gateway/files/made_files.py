@@ -1,5 +1,7 @@
 """Who made each file last, learnt from all that tells of outputs: frames, histories, jobs.
 
+The same outputs tell the ids of assets (``asset_owners.py``).
+
 The outputs of a client that listens are told by ``executed`` frames. Those of a client that only
 asks are told by the entry in ``/history``, or the job in ``/api/jobs``, to whoever reads it first.
 Each entry and job counts once: when it is read again it says nothing of who made a file since.
@@ -19,6 +21,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
 from comfy_proxy.cluster.prompt_outcomes import ended_at
+from comfy_proxy.gateway.files.asset_owners import told_assets
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.makers import MAX_RECORDS
@@ -37,6 +40,8 @@ class ToldOutputs:
     instance: Instance
     ended_s: float | None
     files: dict[FileName, bool]
+    assets: tuple[str, ...] = ()
+    """The ids that the instance's asset database has for files of the prompt."""
 
 
 class MadeFiles:
@@ -66,6 +71,8 @@ class MadeFiles:
         """A frame of ``instance`` tells what a node has made just now, or shows again."""
         for file, is_sure in told_files(output).items():
             self._files.made(file, instance, is_sure=is_sure)
+        for asset_id in told_assets(output):
+            self._files.asset_owners.record(asset_id, instance)
 
     def entries_read(self, entries: Mapping[str, Any], instance: Instance) -> None:
         """Entries of the history of ``instance``, by the ids of their prompts, were seen."""
@@ -104,6 +111,8 @@ class MadeFiles:
             made_at = now if is_news else min(one.ended_s or now, now)
             for file, is_sure in one.files.items():
                 self._files.made(file, one.instance, made_at, is_sure=is_sure)
+            for asset_id in one.assets:
+                self._files.asset_owners.record(asset_id, one.instance)
         while len(self._read) > self._limit:
             self._read.popitem(last=False)
 
@@ -125,4 +134,5 @@ class MadeFiles:
             instance=instance,
             ended_s=None if ended_ms is None else ended_ms / 1000,
             files=told_files(outputs),
+            assets=tuple(told_assets(outputs)),
         )

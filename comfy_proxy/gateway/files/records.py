@@ -5,8 +5,9 @@ Both are bounded and forget the oldest; what is forgotten is found again by aski
 
 from __future__ import annotations
 
+import posixpath
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
 from comfy_proxy.cluster.instance import Instance
@@ -51,6 +52,7 @@ class UploadRecords:
         self._max_bytes = max_bytes
         self._known: OrderedDict[FileName, Upload] = OrderedDict()
         self._stored: OrderedDict[FileName, StoredBytes] = OrderedDict()
+        self._below: dict[str, dict[FileName, None]] = {}
         self._bytes = 0
 
     def __repr__(self) -> str:
@@ -66,12 +68,14 @@ class UploadRecords:
         earlier = () if before is None else (*before.earlier, before.digest)[-MAX_EARLIER:]
         self._known[file] = Upload(digest=content.digest, size=content.size, earlier=earlier)
         self._known.move_to_end(file)
+        for folder in _folders(file):
+            self._below.setdefault(folder, {})[file] = None
         self._stored[file] = content
         self._bytes += content.size
         while len(self._stored) > self._max_files or self._bytes > self._max_bytes:
             self._drop(next(iter(self._stored)))
         while len(self._known) > self._max_records:
-            self._drop(self._known.popitem(last=False)[0])
+            self.forget(next(iter(self._known)))
 
     def get(self, file: FileName) -> Upload | None:
         """The upload, now the last to be crowded out."""
@@ -84,15 +88,24 @@ class UploadRecords:
             self._stored.move_to_end(file)
         return replace(upload, content=content)
 
+    def below(self, folder: str) -> list[FileName]:
+        """The uploads below that folder of the input directory, in the order of their first one."""
+        return list(self._below.get(folder, ()))
+
     def lost(self, file: FileName, content: StoredBytes) -> None:
         """``content`` of ``file`` cannot be read: somebody tidied the temporary directory."""
         if self._stored.get(file) is content:
             self._drop(file)
 
     def forget(self, file: FileName) -> None:
-        """An instance has made a file of that name itself: it is no upload any more."""
+        """It is no upload any more: an instance has made a file of that name itself, say."""
         self._drop(file)
         self._known.pop(file, None)
+        for folder in _folders(file):
+            files = self._below.get(folder, {})
+            files.pop(file, None)
+            if not files:
+                self._below.pop(folder, None)
 
     def close(self) -> None:
         """Remove all bytes."""
@@ -104,6 +117,14 @@ class UploadRecords:
         if content is not None:
             self._bytes -= content.size
             content.close()
+
+
+def _folders(file: FileName) -> Iterator[str]:
+    """The folders of the input directory that ``file`` is below; none for a result."""
+    folder = file.subfolder if file.type == "input" else ""
+    while folder.strip("/"):
+        yield folder
+        folder = posixpath.dirname(folder)
 
 
 def _own_place(instance: Instance, kind: str) -> Hashable:

@@ -12,6 +12,7 @@ it.
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -19,9 +20,12 @@ from loguru import logger
 
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.own_folder import PROBE_FOLDER
 from comfy_proxy.errors import InstanceError, InstanceRefusedError
 from comfy_proxy.gateway.exchange.fanout import asked
 from comfy_proxy.gateway.exchange.forward import told_apart
+from comfy_proxy.gateway.files.unlisted import unlist
+from comfy_proxy.lenient_json import loads
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
@@ -31,7 +35,8 @@ READ_TIMEOUT_S = 0.3
 two directories needs longer. Beyond, nothing is known, and it is tried again later."""
 WRITE_TIMEOUT_S = 5.0
 """For an instance to take the text, or a socket; beyond, nothing is known either."""
-PROBE_FOLDER = ".comfy-proxy"
+MAX_ANSWER_BYTES = 65_536
+"""Of the answer to what is written. ComfyUI's has some 500; beyond, nothing is known."""
 PROBE_NAME = "shared-storage.txt"
 
 
@@ -83,6 +88,9 @@ async def _write(instance: Instance, kind: str, text: bytes, cluster: Cluster) -
         async with asked(instance, cluster, "POST", "/upload/image", data=form) as answer:
             if answer.status != 200:
                 raise InstanceRefusedError(f"{instance.host} writes nothing: {answer.status}.")
+            told = await answer_bodies.read(answer, MAX_ANSWER_BYTES)
+        with suppress(ValueError):
+            await unlist(instance, cluster, loads(told))
 
 
 async def _read(instance: Instance, kind: str, size: int, cluster: Cluster) -> bytes:

@@ -151,6 +151,25 @@ async def read_form(body: UploadBody, content_type: str) -> UploadForm:
     )
 
 
+async def read_text_fields(body: UploadBody, content_type: str) -> dict[str, str]:
+    """The text fields of the form in ``body``, the first of each name; its files are passed over.
+
+    What cannot be read is left out, as if it were not there.
+    """
+    fields: dict[str, str] = {}
+    with body.open() as file:
+        try:
+            stream = cast(aiohttp.StreamReader, _FileStream(file))
+            async for part in MultipartReader({hdrs.CONTENT_TYPE: content_type}, stream):
+                if not isinstance(part, BodyPartReader) or part.name is None:
+                    break
+                if not part.filename:
+                    fields.setdefault(part.name, await _text(part))
+        except _BROKEN:
+            pass
+    return fields
+
+
 async def _stored(part: BodyPartReader) -> StoredBytes:
     content = StoredBytes()
     try:

@@ -61,7 +61,7 @@ class Uploads:
         self,
         files: FileHolders,
         staging: FileStaging,
-        inputs_changed: Callable[[], Awaitable[None]],
+        inputs_changed: Callable[[str], Awaitable[None]],
     ) -> None:
         self.files = files
         self.staging = staging
@@ -76,8 +76,17 @@ class Uploads:
         async with while_connected(request):
             await body.receive()
             posted = await asyncio.shield(self.begin(work.run()))
-        await self._inputs_changed()
+        self._note_asset(posted)
+        file = posted.file
+        await self._inputs_changed(file.subfolder if file and file.type == "input" else "")
         return native.relayed(posted.answer)
+
+    def _note_asset(self, posted: _Posted) -> None:
+        """An instance with an asset database tells the id of what was uploaded."""
+        told = posted.answer.json() if posted.file is not None else None
+        asset = told.get("asset") if isinstance(told, dict) else None
+        if isinstance(asset, dict):
+            self.files.asset_owners.record(asset.get("id"), posted.instance)
 
     async def spread(self, file: FileName, *, but: Instance) -> None:
         """Put an upload on every other healthy instance; one that fails goes without.

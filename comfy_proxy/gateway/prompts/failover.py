@@ -14,7 +14,7 @@ from functools import partial
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.cluster.planning.decision import LOST
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
@@ -184,7 +184,7 @@ class Failover:
         """
         by_finish = self._needs.in_order(prompt, self._cluster.instances)
         for target in self._first_tries.in_order(prompt, by_finish):
-            if not target.healthy or self._ways.hold_up(target):
+            if not takes_work(target) or self._ways.hold_up(target):
                 continue
             self._ways.tries(prompt, target)
             if await self._needs.lacks(prompt, target) != 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.cluster.planning.takers import Takers, Waiting
 from comfy_proxy.cluster.planning.tied import is_tied
 from comfy_proxy.ledger.ledger import Ledger
@@ -28,7 +28,7 @@ class Uneven:
         """Who gives and who takes: one runs low (one prefetched prompt is kept) while two wait."""
         healthy = [one for one in self._cluster.instances if one.healthy]
         loads = dict(sorted(((one, one.load) for one in healthy), key=lambda pair: pair[1]))
-        low = {one: load for one, load in loads.items() if load <= 1}
+        low = {one: load for one, load in loads.items() if load <= 1 and takes_work(one)}
         takers = Takers(self._cluster.planner, low)
         givers = {
             busy: waiting

@@ -60,9 +60,9 @@ class SharedState:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._users = UserIds(cluster)
+        self.users = UserIds(cluster)
         self._order = asyncio.Lock()
-        self._replication = Replication(cluster, self._users)
+        self._replication = Replication(cluster, self.users)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._learning: asyncio.Task[None] | None = None
 
@@ -127,7 +127,7 @@ class SharedState:
 
     def interrupted(self, instance: Instance) -> None:
         """For ``instance.on_interruption``: it may know other users now."""
-        self._users.forget(instance)
+        self.users.forget(instance)
 
     async def close(self) -> None:
         """End what is still under way."""
@@ -152,7 +152,7 @@ class SharedState:
             for instance in others:
                 self._replication.add(repeated[instance], instance)
             if first[primary].pattern == USERS:
-                await self._users.minted_at(primary)
+                await self.users.minted_at(primary)
         await self._told(others)
         return reply, primary
 
@@ -188,7 +188,7 @@ class SharedState:
     async def _know_users(self) -> None:
         """Who is who, as far as the instances tell it in a moment."""
         if self._learning is None or self._learning.done():
-            self._learning = self._start(self._users.learn(), context=untraced())
+            self._learning = self._start(self.users.learn(), context=untraced())
         try:
             async with self._cluster.clock.timeout(PATIENCE_S):
                 await asyncio.shield(self._learning)
@@ -197,12 +197,12 @@ class SharedState:
 
     def _is_translated(self, request: web.Request, match: Match, instance: Instance) -> bool:
         if match.pattern == USERS:
-            return self._users.renames(instance)
+            return self.users.renames(instance)
         user_id = request.headers.get(USER_HEADER)
-        return user_id is not None and self._users.at(instance, user_id) != user_id
+        return user_id is not None and self.users.at(instance, user_id) != user_id
 
     def _with_public_ids(self, reply: Answer) -> Answer:
-        body = self._users.public(reply.body)
+        body = self.users.public(reply.body)
         headers = reply.headers.copy()
         headers[hdrs.CONTENT_LENGTH] = str(len(body))
         return replace(reply, headers=headers, body=body)

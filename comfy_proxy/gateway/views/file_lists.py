@@ -1,36 +1,122 @@
-"""``GET /internal/files/{type}``: the files of all instances' directories as one list."""
+"""Lists of files and models, and the devices: of all instances as one.
+
+``/internal/files/{type}``, ``/models``, ``/models/{folder}``, ``/embeddings`` and the two of
+``/experiment/models`` are lists. A model file that one instance alone has is listed too: prompts
+that name it are sent there. Each instance's order is kept and nothing stands there twice; of a
+model file with a path index the same name under another index is another file. The folder by which
+it is found out who shares a directory is in no list.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.own_folder import is_probe
+from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange import native
-from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
+from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.exchange.forward import forward_balanced, forward_unless
+from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
+from comfy_proxy.gateway.views.latest_answers import LatestAnswers
+
+LISTS = (
+    "/internal/files/{directory_type}",
+    "/models",
+    "/models/{folder}",
+    "/embeddings",
+    "/experiment/models",
+    "/experiment/models/{folder}",
+)
+"""The rows of ``routes.py`` that are answered by a list."""
 
 
 class MergedFileLists:
-    """An instance that fails is left out. If none gives a list the client gets the first one's own
-    answer, if none answers at all a 503."""
+    """An instance that fails is left out; one that is slow is known by what it said last. If none
+    gives a list the client gets the first one's own answer, if none answers at all a 503."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self.views: Views = {"/internal/files/{directory_type}": self.answer}
+        self._latest = LatestAnswers(cluster)
+        self.views: Views = {
+            **dict.fromkeys(LISTS, self.entries),
+            "/system_stats": self.system_stats,
+        }
 
-    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
-        """The union: each instance's order kept, no name twice."""
-        answers = await ask_all(self._cluster, "GET", request.rel_url.raw_path)
+    async def entries(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """The union of the lists."""
+        answers = await self._latest.to(client_target(request, self._cluster.settings))
         like, lists = native.usable(answers, _list)
         if not lists:
             return native.relayed(like)
-        names = {repr(name): name for names in lists.values() for name in names}
-        return native.reply(list(names.values()), like)
+        united: dict[Hashable, Any] = {}
+        for listed in lists.values():
+            for entry in (one for one in listed if not is_probe(one)):
+                united.setdefault(_key(entry), entry)
+        return native.reply(list(united.values()), like)
+
+    async def system_stats(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """``GET /system_stats``: the primary's, with the devices of all instances behind its own.
+
+        Clients look at the first device for what a prompt may use, so the primary's stay first.
+        """
+        target = client_target(request, self._cluster.settings)
+        answers = await self._latest.to(target, primary=True)
+        like, stats = native.usable(answers, _with_devices)
+        if not stats:
+            return native.relayed(like)
+        first, *others = stats.values()
+        if not others:
+            return native.relayed(like)
+        devices = [device for one in (first, *others) for device in one["devices"]]
+        return native.reply({**first, "devices": devices}, like)
+
+
+class FirstFound:
+    """What one file's owner answers: the primary, or where it has nothing (404) the next one."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """The first answer that is not 404; if there is none, the primary's own 404.
+
+        An instance that cannot be reached is passed over: another one may have the file too.
+        """
+        for instance in await self._cluster.healthy():
+            found = await self._found(request, instance)
+            if found is not None:
+                return found
+        return await forward_balanced(request, self._cluster)
+
+    async def _found(self, request: web.Request, instance: Instance) -> web.StreamResponse | None:
+        try:
+            return await forward_unless(
+                request, instance, self._cluster, lambda answer: answer.status == 404
+            )
+        except (InstanceUnreachableError, InstanceTimeoutError):
+            return None  # told to the breaker by the attempt
 
 
 def _list(answer: Answer) -> list[Any] | None:
     data = native.load(answer)
     return data if isinstance(data, list) else None
+
+
+def _with_devices(answer: Answer) -> dict[str, Any] | None:
+    data = native.load(answer)
+    has_devices = isinstance(data, dict) and isinstance(data.get("devices"), list)
+    return data if has_devices else None
+
+
+def _key(entry: Any) -> Hashable:
+    """What makes two entries the same one: a folder's name, a model file's name and path index."""
+    if isinstance(entry, dict) and "name" in entry:
+        return repr(entry["name"]), repr(entry.get("pathIndex"))
+    return repr(entry)

@@ -31,7 +31,8 @@ PATIENCE_S = 10.0
 """Seconds that a client waits for an instance that was never asked, or for its lists of uploads.
 After that the answer has what is known of that instance, or does without it."""
 HURRY_S = 1.0
-"""The same if no upload is known of: a file may have been put there by hand, that is all."""
+"""The same if no upload is known of: a file may have been put there by hand, that is all. What an
+instance answers later is in the next answer."""
 GZIP_LEVEL = 6
 
 Member = tuple[tuple[NodeClass, ...], str]
@@ -112,12 +113,13 @@ class MergedObjectInfo:
         self._union: Union | None = None
         self._making = asyncio.Lock()
 
-    async def uploads_changed(self) -> None:
-        """To be called after an upload, before its client is answered: it will see its file.
+    async def uploads_changed(self, folder: str = "") -> None:
+        """To be called after an upload into that folder of the input directory, before its client
+        is answered: it will see its file.
 
         Nothing is asked now, but before the next answer that could show the file.
         """
-        self._cache.uploads_changed()
+        self._cache.uploads_changed(folder)
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Answer ``/object_info`` or, by ``match``, ``/object_info/{node_class}``.

@@ -12,6 +12,7 @@ from manual_clock import ManualClock
 
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+from comfy_proxy.errors import InstanceRefusedError
 
 
 def node_class(**inputs: Any) -> dict[str, Any]:
@@ -31,6 +32,8 @@ class FakeClient:
         self.classes = copy.deepcopy(CLASSES)
         self.asked: list[str] = []
         self.failure: Exception | None = None
+        self.lists: dict[str, Any] = {}
+        self.looked: list[str] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -45,6 +48,15 @@ class FakeClient:
         info = copy.deepcopy(self.classes.get(class_name))
         await self._answer()
         return info
+
+    async def json(self, _method: str, path: str) -> Any:
+        """A list of files, without the gate; one that it has not is refused."""
+        self.looked.append(path)
+        if self.failure is not None:
+            raise self.failure
+        if path not in self.lists:
+            raise InstanceRefusedError("404")
+        return copy.deepcopy(self.lists[path])
 
     async def _answer(self) -> None:
         await self.gate.wait()

@@ -11,6 +11,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.second_tries import SecondTries
+from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.frames import FrameReader, event_frame
 from comfy_proxy.ledger.ledger import Ledger
@@ -32,7 +33,9 @@ class Told:
         made_files: Any = None
         self._reader = FrameReader(lambda output: output)
         second_tries = SecondTries(self.ledger, enabled=True)
-        self._booking = FrameBooking(client_id, self.ledger, made_files, second_tries)
+        self._booking = FrameBooking(
+            client_id, self.ledger, made_files, second_tries, Askers([self.instance], ManualClock())
+        )
 
     def say(self, kind: str, **data: Any) -> None:
         self._booking.book(self._reader.text(event_frame(kind, data)), self.instance)

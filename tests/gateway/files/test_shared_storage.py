@@ -431,6 +431,21 @@ async def test_a_bare_name_is_not_looked_for(shared: Front) -> None:
     assert await shared.view() == (200, RED)
 
 
+@pytest.mark.parametrize("kind", ["input", "output", "temp"])
+async def test_a_file_is_never_copied_onto_itself(tmp_path: Path, kind: str) -> None:
+    """``false`` on a disk that is shared all the same: it is read there, and not written again."""
+    async with front_over(tmp_path, tmp_path, shared_storage="false") as front:
+        await front.upload(RED, type=kind)
+        await front.upload(BLUE, overwrite="true", type=kind)
+        front.write(1, f"{kind}/own.png", RED)
+        files = [FileName(filename=name, type=kind) for name in ("x.png", "own.png")]
+        for instance in front.instances:
+            for file in files:
+                assert await front.gateway.staging.stage(file, instance, fresh=True)
+        assert [len(worker.uploads) for worker in front.workers] == [2, 0]
+        assert front.files(f"{kind}/x.png") == [BLUE, BLUE]
+
+
 async def test_what_was_made_of_an_upload_since_is_left(shared: Front) -> None:
     """A file that somebody changed on the common disk is not put back after a restart; one that
     went with it is."""

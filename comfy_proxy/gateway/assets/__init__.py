@@ -1,0 +1,1 @@
+"""The asset databases of all instances as one."""

@@ -1,0 +1,54 @@
+"""Asset answers as clients see them: their URLs lead to the instance that has the file. Pure.
+
+An instance says ``"preview_url": "/api/view?type=output&filename=c_00001_.png"``. Another instance
+may have another picture under that name (PROTOCOL.md trap 6), so a result's ``subfolder`` gets the
+mark of its instance, as in all outputs (``files/instance_prefix.py``): ``…&subfolder=%401``. Inputs
+get none: they are the same everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.gateway.exchange.target import with_parameter
+from comfy_proxy.gateway.files.file_name import RESULT_TYPES, split_annotation
+from comfy_proxy.gateway.files.instance_prefix import with_prefix
+from comfy_proxy.gateway.files.shared_storage import SharedStorage
+
+_VIEW = re.compile(r"[^?#]*/view\?[^#]*")
+_NOT_OURS = ("user_metadata", "metadata", "name", "tags")
+"""What clients wrote or a file says of itself: a URL in it is left as it is."""
+
+
+def marked(data: Any, instance: Instance, storage: SharedStorage) -> Any:
+    """A copy of ``data`` (JSON of ``instance``) whose URLs of ``/view`` name ``instance``.
+
+    A file of a directory that all instances share needs no mark and gets none.
+    """
+    if isinstance(data, list):
+        return [marked(item, instance, storage) for item in data]
+    if isinstance(data, dict):
+        return {
+            key: value if key in _NOT_OURS else marked(value, instance, storage)
+            for key, value in data.items()
+        }
+    if isinstance(data, str) and _VIEW.fullmatch(data):
+        return _marked_url(data, instance, storage)
+    return data
+
+
+def _marked_url(url: str, instance: Instance, storage: SharedStorage) -> str:
+    query = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
+    filename, kind = split_annotation(query.get("filename", ""))
+    kind = kind or query.get("type", "output")
+    if kind not in RESULT_TYPES or storage.is_common(instance, kind):
+        return url
+    if not filename or ".." in filename or filename.startswith("blake3:"):
+        return url  # /view refuses the name, or finds the file by its hash wherever it is
+    subfolder = with_prefix(query.get("subfolder", ""), instance.id)
+    if "subfolder" in query:
+        return with_parameter(url, "subfolder", subfolder)
+    return f"{url}&subfolder={quote(subfolder, safe='')}"

@@ -1,0 +1,57 @@
+"""The names that we gave to results, where they come back in a request. Pure.
+
+A client was told a result's ``subfolder`` with its instance in front (``@2/clips``, see
+``files/instance_prefix.py``). It sends that back as it is, or joined with the file name as a path,
+or in a URL of ``/view``; under whatever key a custom node's own route expects it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final
+from urllib.parse import quote, unquote
+
+from comfy_proxy.gateway.files.instance_prefix import split_prefix
+
+_FOLDER_KEYS: Final = ("folder", "dir", "path")
+"""A value that is nothing but a mark (``@2``) counts as one under a key with one of these in its
+name; else it may be anything that begins with @."""
+_SUBFOLDER: Final = re.compile(r"(?P<key>[?&]subfolder=)(?P<value>[^&#]*)")
+
+
+class Marks:
+    """Takes the marks of instances with these ``ids`` out of values; whose they were is kept in
+    ``owners``."""
+
+    def __init__(self, ids: Collection[str]) -> None:
+        self._ids = ids
+        self.owners: set[str] = set()
+
+    def taken_out(self, key: str, value: str) -> str:
+        """``value`` of the field ``key`` as the instance knows it."""
+        if "@" not in value and "%40" not in value:
+            return value
+        if (found := _SUBFOLDER.search(value)) is not None:
+            start, end = found.span("value")
+            inner = self._inner(unquote(found["value"]), is_folder=True)
+            return value if inner is None else value[:start] + quote(inner, safe="/") + value[end:]
+        inner = self._inner(value, is_folder=any(name in key.lower() for name in _FOLDER_KEYS))
+        return value if inner is None else inner
+
+    def taken_out_of_path(self, path: str) -> str:
+        """An encoded path less the first segment that is a mark."""
+        segments = path.split("/")
+        for at, segment in enumerate(segments[1:-1], 1):
+            owner, _ = split_prefix(unquote(segment), self._ids)
+            if owner is not None and unquote(segment) == f"@{owner}":
+                self.owners.add(owner)
+                return "/".join(segments[:at] + segments[at + 1 :])
+        return path
+
+    def _inner(self, value: str, *, is_folder: bool) -> str | None:
+        owner, inner = split_prefix(value, self._ids)
+        if owner is None or not (inner or is_folder):
+            return None
+        self.owners.add(owner)
+        return inner

@@ -1,0 +1,115 @@
+"""A request of a route that no row names, and all its words that may tell whom it concerns."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import unquote
+
+from aiohttp import hdrs, web
+
+from comfy_proxy.bodies import ClientBody
+from comfy_proxy.gateway.custom.fields import (
+    MAX_READ_BYTES,
+    MAX_TEXT,
+    Field,
+    Fields,
+    body_fields,
+    is_telling,
+    query_fields,
+)
+from comfy_proxy.gateway.exchange.target import client_target
+from comfy_proxy.gateway.files.upload_form import UploadBody
+from comfy_proxy.request_path import normal_path
+from comfy_proxy.settings import Settings
+
+
+@dataclass(kw_only=True, slots=True)
+class Question:
+    """What the client asks for. ``target`` is the path with its query, as they came; ``body`` is
+    kept here until :meth:`close`, so that it can be sent to several; None if there is none."""
+
+    request: web.Request
+    target: str
+    body: UploadBody | None = None
+    read: Fields | None = None
+    query: list[Field] = field(default_factory=list)
+
+    @classmethod
+    async def of(cls, request: web.Request, settings: Settings) -> Self:
+        """``request``, its body received. Raises RequestError, ClientGoneError, UnavailableError
+        (no room for the body)."""
+        target = client_target(request, settings)
+        made = cls(request=request, target=target, query=query_fields(target))
+        if request.body_exists:
+            made.body = UploadBody(request)
+            await made.body.receive()
+            if made.body.size is not None and made.body.size <= MAX_READ_BYTES:
+                raw = b"".join([piece async for piece in made.body.chunks()])
+                made.read = body_fields(raw, request.headers.get(hdrs.CONTENT_TYPE, ""))
+        return made
+
+    def close(self) -> None:
+        if self.body is not None:
+            self.body.close()
+
+    @property
+    def method(self) -> str:
+        return self.request.method
+
+    @property
+    def path(self) -> str:
+        """Encoded, in the form by which routes are told apart."""
+        return normal_path(self.target.partition("?")[0])
+
+    @property
+    def segments(self) -> list[str]:
+        """Of the path, decoded."""
+        return [unquote(one) for one in self.path.split("/") if 0 < len(one) <= MAX_TEXT]
+
+    @property
+    def fields(self) -> list[Field]:
+        """Of the query, then of the body as far as it can be read."""
+        return [*self.query, *(self.read.fields if self.read is not None else ())]
+
+    @property
+    def words(self) -> frozenset[str]:
+        """Every value that it names anywhere."""
+        return frozenset([*self.segments, *(value for _, value in self.fields)])
+
+    @property
+    def telling(self) -> frozenset[str]:
+        """Those of :attr:`words` that may tell whom it concerns; every segment of the path may."""
+        values = (value for name, value in self.fields if is_telling(name, value))
+        return frozenset([*self.segments, *values])
+
+    def field(self, *names: str) -> str | None:
+        """The first field of one of these names."""
+        return next((value for name, value in self.fields if name in names), None)
+
+
+class KeptBody:
+    """A body that is sent in place of the client's: ``raw``, or what is kept of it."""
+
+    def __init__(self, kept: UploadBody, raw: bytes | None = None) -> None:
+        self._kept = kept
+        self._raw = raw
+
+    @property
+    def size(self) -> int | None:
+        """In bytes; None if the client has not sent all of it yet."""
+        return self._kept.size if self._raw is None else len(self._raw)
+
+    @property
+    def rest(self) -> ClientBody:
+        """What the client has still to send, read while the body is sent on."""
+        return self._kept.rest
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes, as often as wanted if they are all here."""
+        if self._raw is not None:
+            yield self._raw
+            return
+        async for chunk in self._kept.chunks():
+            yield chunk

@@ -1,0 +1,74 @@
+"""``PATCH /internal/logs/subscribe``: the frontend's log panel hears all instances.
+
+ComfyUI forgets a subscription when the client's socket ends, so it is repeated at each new socket
+to an instance for as long as the client wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import Any, Final
+
+from aiohttp import web
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.fanout import ask, ask_all
+from comfy_proxy.gateway.routes import Match
+
+PATH: Final = "/internal/logs/subscribe"
+MAX_CLIENTS: Final = 1_000
+"""So many subscriptions are remembered; for one more the oldest is not repeated any more."""
+
+
+class LogSubscriptions:
+    """Those of all clients; :meth:`close` at the end."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._wanted: OrderedDict[str, Any] = OrderedDict()  # clientId → what it has sent
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
+        """The policy ``subscription``: all instances are told, the first one's answer is the
+        client's. Raises NoHealthyInstanceError."""
+        body = await native.read_body(request)
+        answers = await ask_all(self._cluster, request.method, match.pattern, **body.options)
+        first = next(iter(answers.values()))
+        if first.status < 400:
+            self._note(body.json)
+        return native.relayed(first)
+
+    def connected(self, client_id: str, instance: Instance) -> None:
+        """The client has a new socket at ``instance``."""
+        if (wanted := self._wanted.get(client_id)) is None:
+            return
+        task = asyncio.create_task(self._repeat(wanted, instance))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _note(self, wanted: Any) -> None:
+        match wanted:
+            case {"clientId": str(client_id), "enabled": enabled}:
+                self._wanted.pop(client_id, None)
+                if enabled:
+                    self._wanted[client_id] = wanted
+                if len(self._wanted) > MAX_CLIENTS:
+                    self._wanted.popitem(last=False)
+
+    async def _repeat(self, wanted: Any, instance: Instance) -> None:
+        try:
+            await ask(instance, self._cluster, "PATCH", PATH, json=wanted)
+        except InstanceError as error:
+            logger.debug("{} has not taken a log subscription: {}", instance.host, error.message)

@@ -1,0 +1,78 @@
+"""``assets.seed.*`` frames of all instances, as a client is to see them: one scan, told once.
+
+Each instance scans its own directories and tells every socket of it: ``started`` and a
+``…_complete`` for each of its two phases, ``progress`` in between, and an end. Often all of them do
+it for the same reason (a look at ``/object_info``, a client's order), at once or one shortly after
+the other. Such scans are one for the client: it is told of the one that began first, and of the end
+when the last of them has ended and no other has begun for ``QUIET_S``. So when it looks at the list
+after the end, everything is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.instance import Instance
+
+PREFIX = "assets.seed."
+QUIET_S = 1.0
+"""Seconds from the last end of a scan until the client is told of it. A scan that another instance
+begins in that time counts as the same one; beyond, it is a new one."""
+_ENDS = frozenset({"completed", "cancelled", "error"})
+_ONCE = frozenset({"started", "fast_complete", "enrich_complete"})
+
+
+class ScanFrames:
+    """For one client, over its sockets at all instances; ``put`` sends it a frame (its text).
+
+    :meth:`run` tells the ends, until cancelled.
+    """
+
+    def __init__(self, put: Callable[[str], None], clock: Clock) -> None:
+        self._put = put
+        self._clock = clock
+        self._scanning: dict[Instance, None] = {}
+        self._told: set[tuple[str, str]] = set()
+        self._end: str | None = None
+        self._changed = asyncio.Event()
+
+    def take(self, kind: str, data: Mapping[str, Any], text: str, instance: Instance) -> None:
+        """A frame of ``instance``; ``text`` is all of it."""
+        step = kind.removeprefix(PREFIX)
+        if step in _ENDS:
+            self._scanning.pop(instance, None)
+            self._end = None if self._scanning else text
+        else:
+            self._end = None
+            self._scanning.setdefault(instance)
+            if next(iter(self._scanning)) is instance and self._is_new(step, data):
+                self._put(text)
+        self._changed.set()
+
+    def lost(self, instance: Instance) -> None:
+        """Its socket has ended or is a new one: the end of a scan may have been missed."""
+        self._scanning.pop(instance, None)
+        if not self._scanning and self._end is None:
+            self._told.clear()
+
+    async def run(self) -> None:
+        """Tell each end when it is quiet."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if self._end is None or await wait_for_event(self._clock, self._changed, QUIET_S):
+                continue
+            text, self._end = self._end, None
+            self._told.clear()
+            self._put(text)
+
+    def _is_new(self, step: str, data: Mapping[str, Any]) -> bool:
+        """False for a step of this scan that the client has heard of already."""
+        key = step, str(data.get("phase"))
+        if step in _ONCE and key in self._told:
+            return False
+        self._told.add(key)
+        return True

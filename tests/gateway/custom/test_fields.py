@@ -1,0 +1,63 @@
+"""gateway/custom/fields.py: how a request is read, and what of it may tell things apart."""
+
+from __future__ import annotations
+
+import pytest
+
+from comfy_proxy.gateway.custom.fields import (
+    MAX_FIELDS,
+    body_fields,
+    changed_query,
+    is_telling,
+    query_fields,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *[
+            (name, "7", True)
+            for name in ("id", "node", "node_id", "nodeId", "graph_id", "uuid", "key")
+        ],
+        *[(name, "7", False) for name in ("width", "video", "index", "n", "")],
+        ("type", "temp", False),
+        ("x", "picture", False),
+        ("x", "picture-1", True),
+        ("x", "a-long-name", True),
+    ],
+)
+def test_what_tells_things_apart(name: str, value: str, expected: bool) -> None:
+    assert is_telling(name, value) is expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (b"{", "application/json"),
+        (b"[" * 100_000, "application/json"),
+        (b"\xff\xfe", "text/plain"),
+        (b"no form", "multipart/form-data"),
+        (b"--x\r\nbroken", "multipart/form-data; boundary=x"),
+        (b"", "application/x-www-form-urlencoded"),
+        (b"\xff=%ff&&=", "application/x-www-form-urlencoded"),
+    ],
+)
+def test_what_cannot_be_read_stays_as_it_is(raw: bytes, kind: str) -> None:
+    assert body_fields(raw, kind).change(lambda name, value: value) == raw
+
+
+def test_a_query_keeps_the_bytes_of_what_is_not_changed() -> None:
+    target = "/p?a=%2f+x&b&c=@2/y&&d=%zz"
+    assert query_fields(target) == [("a", "/ x"), ("b", ""), ("c", "@2/y"), ("d", "%zz")]
+    new = changed_query(target, lambda name, value: "y z" if name == "c" else value)
+    assert new == "/p?a=%2f+x&b&c=y%20z&&d=%zz"
+
+
+def test_no_more_fields_are_looked_at_than_there_is_room_for() -> None:
+    many = "{" + ",".join(f'"k{n}": "value {n}"' for n in range(3 * MAX_FIELDS)) + "}"
+    assert len(body_fields(many.encode(), "application/json").fields) == MAX_FIELDS
+    pairs = "&".join(f"k{n}=v{n}" for n in range(3 * MAX_FIELDS))
+    kind = "application/x-www-form-urlencoded"
+    assert len(body_fields(pairs.encode(), kind).fields) == MAX_FIELDS
+    assert len(query_fields(f"/p?{pairs}")) == MAX_FIELDS
