@@ -138,16 +138,16 @@ class Door:
     def _assign(self) -> None:
         """Give what is free to those who are next."""
         self._assigned_at = self._clock.monotonic()
-        left = self.room()
-        if not self._free() or left <= 0 or not self._waiting:
+        left, free = self.room(), self._free()
+        if not free or left <= 0 or not self._waiting:
             return
         rank, instances = self._load_balancer.rank, self._load_balancer.instances
         waiting = self._in_order()
-        plan = self._plan_for(self._free(), waiting)
+        plan = self._plan_for(free, waiting)
         handout = Handout(plan, self._planner, waiting, instances, rank)
-        while left > 0 and (given := handout.next(self._free())) is not None:
+        while left > 0 and (given := handout.next(free)) is not None:
             self._take(*given)
-            left -= 1
+            left, free = left - 1, self._free()
 
     def _free(self) -> list[Instance]:
         return [one for one in self._load_balancer.instances if one.available]

@@ -25,7 +25,7 @@ from comfy_proxy.errors import (
     InstanceUnreachableError,
     UnavailableError,
 )
-from comfy_proxy.gateway.custom.question import KeptBody, Question
+from comfy_proxy.gateway.custom.question import Question
 from comfy_proxy.gateway.custom.restarts import Restarts
 from comfy_proxy.gateway.custom.rules import Addressed, How, Rules
 from comfy_proxy.gateway.custom.told import Told
@@ -33,6 +33,7 @@ from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.client_watch import while_connected
 from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.fanout import Answer, ask, nobody_answers
+from comfy_proxy.gateway.exchange.first_found import first_found
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced, forward_unless
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade, request_headers
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
@@ -107,7 +108,7 @@ class CustomRoutes:
         cluster: Cluster,
     ) -> web.StreamResponse:
         """This instance's answer; what it was told with success is remembered."""
-        body = None if question.body is None else KeptBody(question.body, addressed.raw)
+        body = question.sent_body(addressed.raw)
         answer = await forward(request, instance, cluster, target=addressed.target, body=body)
         if answer.status < 400 and question.method in _CHANGING:
             self._told.note(question.words, [instance])
@@ -140,16 +141,15 @@ class CustomRoutes:
         self, question: Question, instances: Sequence[Instance]
     ) -> web.StreamResponse:
         """Of those that can be reached the first that has it; if nobody has, the last one's 404."""
-        request, missing = question.request, False
+        request, cluster = question.request, self._cluster
         left = [one for one in instances if one.healthy] or list(instances)
-        for instance in left[:-1]:
-            with suppress(InstanceUnreachableError):
-                answer = await forward_unless(request, instance, self._cluster, _is_not_there)
-                if answer is not None:
-                    return answer
-                missing = True
+        # Once it was sent to one it goes to no other: nobody knows what it does.
+        pass_over = (InstanceUnreachableError,)
+        found, missing = await first_found(request, cluster, left[:-1], pass_over=pass_over)
+        if found is not None:
+            return found
         try:
-            return await forward(request, left[-1], self._cluster)
+            return await forward(request, left[-1], cluster)
         except InstanceUnreachableError:
             if not missing:
                 raise
@@ -170,7 +170,6 @@ class CustomRoutes:
             return bool(done) and upstream.status >= 400
 
         answer = None
-        body = None if question.body is None else KeptBody(question.body, addressed.raw)
         try:
             answer = await forward_unless(
                 question.request,
@@ -178,7 +177,7 @@ class CustomRoutes:
                 self._cluster,
                 refuse,
                 target=addressed.target,
-                body=body,
+                body=question.sent_body(addressed.raw),
             )
         except (InstanceUnreachableError, InstanceTimeoutError):
             if not done:
@@ -215,7 +214,7 @@ class CustomRoutes:
     ) -> Answer | None:
         """None if it fails."""
         headers = request_headers(question.request, instance, self._cluster.settings)
-        body = None if question.body is None else KeptBody(question.body, addressed.raw)
+        body = question.sent_body(addressed.raw)
         if body is not None and hdrs.CONTENT_LENGTH in headers:
             headers[hdrs.CONTENT_LENGTH] = str(body.size)
         try:
@@ -249,7 +248,3 @@ class CustomRoutes:
             " in ROUTES_FILE can say otherwise.",
             path,
         )
-
-
-def _is_not_there(upstream: aiohttp.ClientResponse) -> bool:
-    return upstream.status == 404

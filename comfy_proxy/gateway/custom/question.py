@@ -54,6 +54,11 @@ class Question:
         if self.body is not None:
             self.body.close()
 
+    def sent_body(self, raw: bytes | None) -> KeptBody | None:
+        """The body for one instance: ``raw`` instead of the client's, if given; None if there is
+        none."""
+        return None if self.body is None else KeptBody(self.body, raw)
+
     @property
     def method(self) -> str:
         return self.request.method

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import BinaryIO, cast
 
@@ -130,18 +130,15 @@ async def read_form(body: UploadBody, content_type: str) -> UploadForm:
     """The form in ``body``; what cannot be read is empty, as if it were not there."""
     fields: dict[str, str] = {}
     image: tuple[str, StoredBytes] | None = None
-    with body.open() as file:
-        try:
-            stream = cast(aiohttp.StreamReader, _FileStream(file))
-            async for part in MultipartReader({hdrs.CONTENT_TYPE: content_type}, stream):
-                if not isinstance(part, BodyPartReader) or part.name is None:
-                    break
-                if part.filename and part.name == "image" and image is None:
-                    image = part.filename, await _stored(part)
-                elif not part.filename:
-                    fields.setdefault(part.name, await _text(part))
-        except _BROKEN:
-            pass
+
+    async def take(name: str, part: BodyPartReader) -> None:
+        nonlocal image
+        if part.filename and name == "image" and image is None:
+            image = part.filename, await _stored(part)
+        elif not part.filename:
+            fields.setdefault(name, await _text(part))
+
+    await _each_part(body, content_type, take)
     return UploadForm(
         image=image[1] if image else None,
         filename=image[0] if image else "",
@@ -157,17 +154,30 @@ async def read_text_fields(body: UploadBody, content_type: str) -> dict[str, str
     What cannot be read is left out, as if it were not there.
     """
     fields: dict[str, str] = {}
+
+    async def take(name: str, part: BodyPartReader) -> None:
+        if not part.filename:
+            fields.setdefault(name, await _text(part))
+
+    await _each_part(body, content_type, take)
+    return fields
+
+
+async def _each_part(
+    body: UploadBody,
+    content_type: str,
+    take: Callable[[str, BodyPartReader], Awaitable[None]],
+) -> None:
+    """Give each part of the form in ``body`` to ``take`` by its name, as far as it can be read."""
     with body.open() as file:
         try:
             stream = cast(aiohttp.StreamReader, _FileStream(file))
             async for part in MultipartReader({hdrs.CONTENT_TYPE: content_type}, stream):
                 if not isinstance(part, BodyPartReader) or part.name is None:
                     break
-                if not part.filename:
-                    fields.setdefault(part.name, await _text(part))
+                await take(part.name, part)
         except _BROKEN:
             pass
-    return fields
 
 
 async def _stored(part: BodyPartReader) -> StoredBytes:

@@ -15,12 +15,12 @@ from typing import Any
 from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.own_folder import is_probe
 from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
-from comfy_proxy.gateway.exchange.forward import forward_balanced, forward_unless
+from comfy_proxy.gateway.exchange.first_found import first_found
+from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
@@ -89,19 +89,10 @@ class FirstFound:
 
         An instance that cannot be reached is passed over: another one may have the file too.
         """
-        for instance in await self._cluster.healthy():
-            found = await self._found(request, instance)
-            if found is not None:
-                return found
-        return await forward_balanced(request, self._cluster)
-
-    async def _found(self, request: web.Request, instance: Instance) -> web.StreamResponse | None:
-        try:
-            return await forward_unless(
-                request, instance, self._cluster, lambda answer: answer.status == 404
-            )
-        except (InstanceUnreachableError, InstanceTimeoutError):
-            return None  # told to the breaker by the attempt
+        healthy = await self._cluster.healthy()
+        pass_over = (InstanceUnreachableError, InstanceTimeoutError)
+        found, _ = await first_found(request, self._cluster, healthy, pass_over=pass_over)
+        return await forward_balanced(request, self._cluster) if found is None else found
 
 
 def _list(answer: Answer) -> list[Any] | None:
