@@ -80,7 +80,7 @@ class Cluster:
         self.health_checker.on_success += (self.capabilities.heard, self.gpu_memory.heard)
         for instance in self.instances:
             instance.on_interruption.append(self.object_info.forget)
-            instance.on_interruption.append(self.planner.forget_loaded)
+            instance.on_interruption.append(self.planner.restarted)
             instance.on_doubt.append(self.health_checker.look)
             instance.on_circuit.append(self._circuit_changed)
             instance.on_circuit.append(lambda change: self.scheduler.door.open())

@@ -11,6 +11,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.loaded import Models
 from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.planning.samples import moved
 from comfy_proxy.cluster.planning.slot import Slot
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.metrics.records import ModelUse
@@ -19,6 +20,10 @@ from comfy_proxy.observers import tell
 LOAD_SHARE: Final = 0.3
 """Models count as loaded for a prompt if it took longer than its warm run by more than this share
 of what loading them takes; by less, they were there."""
+FIRST_RUNS: Final = 3
+"""So many warm runs of a process that were slower than believed teach nothing: a process that has
+just begun still allocates and compiles, and one such run would make it the slowest of all, to be
+asked only when the others have work. One that is slow indeed shows it with the next run."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -85,20 +90,25 @@ class Experience:
             return
         loaded = self._loaded(run, seconds)
         self._correct_memory(run, bool(loaded))
-        costs, work = self._planner.costs, run.work
-        measured = costs.samples(run.instance, work) > 0
+        if loaded or not self._is_slow_start(run, seconds):
+            self._learn(run, seconds, loaded)
+        if run.work.models:
+            costs = self._planner.costs
+            load_s = min(seconds, costs.load_s(run.instance, loaded)) if loaded else 0.0
+            use = ModelUse(instance=run.instance.host, loaded=bool(loaded), load_s=load_s)
+            tell(self.on_run, use)
+
+    def _learn(self, run: Run, seconds: float, loaded: Models) -> None:
+        costs = self._planner.costs
+        measured = costs.samples(run.instance, run.work) > 0
         costs.learn(
             run.instance,
-            work,
+            run.work,
             seconds,
             loaded=self._planner.files.share(run.instance, loaded) if loaded else {},
             load_s=None if measured or not loaded else run.load_s,
             now=self._clock.monotonic(),
         )
-        if work.models:
-            load_s = min(seconds, costs.load_s(run.instance, loaded)) if loaded else 0.0
-            use = ModelUse(instance=run.instance.host, loaded=bool(loaded), load_s=load_s)
-            tell(self.on_run, use)
 
     def _loaded(self, run: Run, seconds: float) -> Models:
         """Which models had to be loaded for it."""
@@ -112,6 +122,15 @@ class Experience:
         if costs.samples(run.instance, work) == 0 and run.missing:
             return run.missing  # how long it runs there is borrowed: no proof of anything
         return candidates if seconds - run_s > LOAD_SHARE * load_s else ()
+
+    def _is_slow_start(self, run: Run, seconds: float) -> bool:
+        """Whether that was one of the FIRST_RUNS there, and slower than believed."""
+        line = self._planner.lines[run.instance]
+        line.runs_ended += 1
+        believed_s = self._planner.costs.run_s(run.instance, run.work)
+        if believed_s is None or line.runs_ended > FIRST_RUNS:
+            return False
+        return seconds > believed_s and moved(believed_s, seconds)
 
     def _correct_memory(self, run: Run, loaded: bool) -> None:
         """More, or less, was there than was assumed. Instances of one owner are mostly started with

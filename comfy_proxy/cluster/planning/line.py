@@ -48,6 +48,7 @@ class Line:
         self.began_at = 0.0
         self.offset_s = 0.0  # seconds until it begins, for one that goes on where another ends
         self.counter = inf  # the highest number that the instance chose itself, as far as is known
+        self.runs_ended = 0  # warm runs of its process that ended well
         self.tried_out = False  # True if what joins it has not been sent
         self.changes = 0  # rises with each change: what was computed from before is out of date
 

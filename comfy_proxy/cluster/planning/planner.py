@@ -81,8 +81,13 @@ class Planner:
             for instance in self.lines:
                 self.files.wanted(instance, work.models)
 
+    def restarted(self, instance: Instance) -> None:
+        """Its process may be another one: nothing is loaded there, and its first runs are slow."""
+        self.forget_loaded(instance)
+        self.lines[instance].runs_ended = 0
+
     def forget_loaded(self, instance: Instance) -> None:
-        """Its memory was freed, or its process may have ended: nothing is loaded there."""
+        """Its memory was freed: nothing is loaded there."""
         self.lines[instance].loaded.forget()
         self.lines[instance].counter = inf
 

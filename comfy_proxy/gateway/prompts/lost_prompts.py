@@ -43,7 +43,7 @@ class LostPrompts:
             return
         if lost:
             self._ledger.apply(events.Restarted(instance=instance))
-            self._cluster.planner.forget_loaded(instance)
+            self._cluster.planner.restarted(instance)
         suspect = self._ledger.suspect(instance)
         for prompt in lost:
             if prompt.at(instance) and prompt.state in (State.QUEUED, State.RUNNING):

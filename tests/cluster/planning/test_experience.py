@@ -9,11 +9,11 @@ from manual_clock import ManualClock
 from plan_harness import LOAD_S, RUN_S, has_loaded, planner_of, slot, teach, work
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.planning.experience import LOAD_SHARE, Experience, Run
+from comfy_proxy.cluster.planning.experience import FIRST_RUNS, LOAD_SHARE, Experience, Run
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.planning.work import Work
 
-A, B = work("a"), work("b")
+A, B, PLAIN = work("a"), work("b"), work()
 COLD_S = LOAD_S + RUN_S
 
 
@@ -252,3 +252,61 @@ def test_a_card_of_another_size_is_not_taken_to_be_alike(
         runs.ran(what, seconds)
     assert planner.lines[one].loaded.memory.sets == 2
     assert planner.lines[large].loaded.memory.sets is None
+
+
+# --- a process that has just begun ---------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(experience: Experience, planner: Planner) -> Runs:
+    """… at the other instance, where work without models has taken RUN_S."""
+    other = Runs(experience, planner, list(planner.lines)[1])
+    other.ran(PLAIN, RUN_S)
+    return other
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_one_slow_run_of_a_process_that_has_just_begun_does_not_make_it_the_slow_one(
+    runs: Runs, planner: Planner, one: Instance
+) -> None:
+    runs.ran(PLAIN, 2 * RUN_S)
+    assert planner.run_s(PLAIN, one) == RUN_S
+    assert len(planner.best(slot("next", PLAIN), planner.lines)) == len(planner.lines)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_one_that_stays_slow_is_known_to_be_so(runs: Runs, planner: Planner, one: Instance) -> None:
+    for _ in range(FIRST_RUNS + 1):
+        runs.ran(PLAIN, 2 * RUN_S)
+    assert planner.run_s(PLAIN, one) == 2 * RUN_S
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_one_that_is_quicker_than_believed_teaches_that_with_its_first_run(
+    runs: Runs, planner: Planner, one: Instance
+) -> None:
+    runs.ran(PLAIN, RUN_S / 2)
+    assert planner.run_s(PLAIN, one) == RUN_S / 2
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_restart_makes_the_first_runs_count_anew(
+    runs: Runs, planner: Planner, one: Instance
+) -> None:
+    for _ in range(FIRST_RUNS):
+        runs.ran(PLAIN, RUN_S)
+    planner.restarted(one)
+    runs.ran(PLAIN, 9 * RUN_S)
+    runs.ran(PLAIN, 9 * RUN_S)
+    assert planner.run_s(PLAIN, one) == RUN_S
+
+
+def test_memory_that_was_freed_is_no_restart(
+    elsewhere: Runs, runs: Runs, planner: Planner, one: Instance
+) -> None:
+    for _ in range(FIRST_RUNS):
+        planner.forget_loaded(one)
+        runs.ran(PLAIN, 2 * RUN_S)
+    runs.ran(PLAIN, 2 * RUN_S)
+    assert planner.run_s(PLAIN, one) == 2 * RUN_S
+    assert planner.run_s(PLAIN, elsewhere.instance) == RUN_S
