@@ -10,6 +10,7 @@ from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.assets.assets import Assets
 from comfy_proxy.gateway.custom.askers import Askers
+from comfy_proxy.gateway.custom.asking_nodes import AskingNodes
 from comfy_proxy.gateway.custom.custom_routes import CustomRoutes
 from comfy_proxy.gateway.custom.known_packs import KNOWN_PACKS
 from comfy_proxy.gateway.custom.restarts import Restarts
@@ -75,6 +76,7 @@ class Gateway:
         self.features = Features(cluster, self.upload_limits)
         self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)
         self.askers = Askers(cluster.instances, cluster.clock)
+        self.asking = AskingNodes(ledger)
         self.told = Told(cluster.clock)
         self.log_subscriptions = LogSubscriptions(cluster)
         self.events = EventSessions(
@@ -106,13 +108,19 @@ class Gateway:
             self._count_load,
             PromptReports(self.cluster).observe,
             self.askers.observe,
+            self.asking.observe,
             self.events.observe,
         ]
 
     def _build_prompts(self, dispatcher: Dispatcher) -> None:
         cluster, ledger = self.cluster, self.ledger
         needs = Needs(
-            self.inputs, self.events, cluster.graph_support, cluster.planner, told=self.told
+            self.inputs,
+            self.events,
+            cluster.graph_support,
+            cluster.planner,
+            told=self.told,
+            asking=self.asking,
         )
         transfer = Transfer(cluster, ledger, dispatcher, needs)
         self.intake = PromptIntake(cluster, ledger, Submissions(cluster, ledger, dispatcher, needs))
@@ -168,6 +176,7 @@ class Gateway:
             self.files,
             rows=rows,
             askers=self.askers,
+            asking=self.asking,
             clients=self.events,
         )
         return CustomRoutes(self.cluster, rules, self.told, Restarts(self.cluster.clock))

@@ -23,6 +23,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import RequestError
 from comfy_proxy.gateway.custom.askers import Askers
+from comfy_proxy.gateway.custom.asking_nodes import AskingNodes
 from comfy_proxy.gateway.custom.fields import changed_query
 from comfy_proxy.gateway.custom.marks import Marks
 from comfy_proxy.gateway.custom.question import Question
@@ -93,6 +94,7 @@ class Rules:
         *,
         rows: Rows,
         askers: Askers,
+        asking: AskingNodes,
         clients: Clients,
     ) -> None:
         self._cluster = cluster
@@ -100,6 +102,7 @@ class Rules:
         self._files = files
         self._rows = rows
         self._askers = askers
+        self._asking = asking
         self._clients = clients
         self._by_id = {one.id: one for one in cluster.instances}
         self.order: Sequence[Callable[[Question], Addressed | None]] = (
@@ -208,6 +211,7 @@ class Rules:
         fitting = self._askers.fitting(question.telling, self._client_of(question))
         if not fitting:
             return None
+        self._asking.answered(fitting, question.telling)
         asker = _only(fitting, "Nodes on several ComfyUI instances wait for this answer")
         return Addressed(how=How.ONE, rule="a reply to a node", instances=[asker])
 

@@ -10,6 +10,7 @@ from comfy_proxy.cluster.object_info.graph_support import GraphSupport
 from comfy_proxy.cluster.planning.decision import MAKER, Decision, decide
 from comfy_proxy.cluster.planning.joining import result_of_line
 from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.gateway.custom.asking_nodes import AskingNodes
 from comfy_proxy.gateway.custom.told import Told
 from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_name import FileName
@@ -28,8 +29,10 @@ class Needs:
         planner: Planner,
         *,
         told: Told,
+        asking: AskingNodes,
     ) -> None:
         self._told = told
+        self._asking = asking
         self._planner = planner
         self._inputs = inputs
         self._sessions = sessions
@@ -37,10 +40,11 @@ class Needs:
 
     async def lacks(self, prompt: Prompt, instance: Instance) -> float:
         """How many of its node classes, model files and of what custom routes were told
-        ``instance`` lacks; a half more if nobody can say."""
+        ``instance`` lacks; one more if its client is asked elsewhere, a half if nobody can say."""
         graph = _graph(prompt)
         lacking = await self._support.lacks(graph, instance)
-        return lacking + self._told.lacks(graph, instance, self._support.node_info(instance))
+        lacking += self._told.lacks(graph, instance, self._support.node_info(instance))
+        return lacking + self._asking.lacks(prompt, instance)
 
     async def stage(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:
         """Bring the files that it names; False if it must not run there: ``instance`` has another
