@@ -9,8 +9,8 @@
 * A name with ``..``: ``/view`` refuses it, so the file cannot be read to be copied. It is used
   where it is, unless it is an upload whose bytes are here.
 
-Each file is brought to a place by one task at a time; instances that share a directory are one
-place. Where all share it nothing is copied, unless an upload has gone from it.
+Each file is brought to a place by one task at a time; a directory that all instances share is one
+place. Nothing is copied there, unless an upload has gone from it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class FileStaging:
         if owner is not None:
             source = FileName(filename=file.filename, subfolder=inner, type=file.type)
             await self._stage_output(file, instance, owner, source)
-        elif self._files.storage.is_common(instance, file.type) and not fresh:
+        elif self._files.storage.is_common(file.type):
             pass  # whoever has it, this one has it
         elif file.type in RESULT_TYPES:
             return await self._stage_result(file, instance)
@@ -107,7 +107,7 @@ class FileStaging:
         found = await self._files.look(instance, file)
         if not found.there:
             return None
-        if self._files.storage.is_common(instance, file.type):
+        if self._files.storage.is_common(file.type):
             return upload.digest  # nobody has missed anything: it is what was made of it since
         if is_hidden(file):
             return self._files.holdings.version(instance, file) or ""
@@ -148,14 +148,14 @@ class FileStaging:
 
     async def _stage_result(self, file: FileName, instance: Instance) -> bool:
         """One without a prefix. False if ``instance`` has another result of that name."""
-        holdings, storage = self._files.holdings, self._files.storage
+        holdings = self._files.holdings
         life = holdings.life(instance)
         found = await self._files.look(instance, file)
         try:
             source = await self._files.locate(file)
         except UnavailableError:
             return not found.there
-        if source is None or storage.same(source, instance, file.type):
+        if source is None or source is instance:
             return True
         newest = await self._files.look(source, file)
         if found.there and holdings.version(instance, file) == f"{newest.version} {found.version}":
@@ -176,7 +176,7 @@ class FileStaging:
     async def _stage_input(self, file: FileName, instance: Instance, *, fresh: bool) -> bool:
         """An input that is no upload of ours: an instance that has the name keeps its own file, one
         that lacks it gets a copy. False if it lies elsewhere and cannot be copied."""
-        holdings, storage = self._files.holdings, self._files.storage
+        holdings = self._files.holdings
         if not fresh and holdings.version(instance, file) is not None:
             return True
         life = holdings.life(instance)
@@ -188,9 +188,6 @@ class FileStaging:
         source = await self._files.locate(file)
         if source is None or source is instance:
             return True
-        if storage.same(source, instance, file.type):
-            storage.doubt(instance)
-            life = holdings.life(instance)
         async with self._downloaded(source, file) as content:
             if content is None:
                 return not is_hidden(file)
