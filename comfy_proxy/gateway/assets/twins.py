@@ -125,6 +125,7 @@ class AssetTwins:
     ) -> list[tuple[Instance, str]]:
         """The twins of ``asset`` (JSON of ``owner``), and where they are.
 
+        An entry with its own id is none: it is in a database that several have.
         Raises UnavailableError if one who may have one is away; nobody is asked if it has none.
         """
         entry = Entry.of(asset, self._kinds)
@@ -136,7 +137,7 @@ class AssetTwins:
             (instance, other.asset_id)
             for instance, entries in known.items()
             for other in entries.values()
-            if entry.is_twin(other)
+            if entry.is_twin(other) and other.asset_id != entry.asset_id
         ]
 
     async def _look(

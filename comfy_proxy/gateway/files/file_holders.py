@@ -103,8 +103,7 @@ class FileHolders:
                     retry_after_s=RETRY_AFTER_S,
                 )
         others = [instance for instance in self.healthy() if instance is not recorded]
-        is_result = recorded is not None and file.type in RESULT_TYPES
-        is_gone = is_result and self.makers.is_sure(file)
+        is_gone = recorded is not None and file.type in RESULT_TYPES and self.makers.is_sure(file)
         if is_gone:
             others = [one for one in others if self.holdings.version(one, file) is not None]
         holders = await self.holders(file, others)
