@@ -11,6 +11,11 @@
 
 Each file is brought to a place by one task at a time; a directory that all instances share is one
 place. Nothing is copied there, unless an upload has gone from it.
+
+Instances may share a directory though ``SHARED_STORAGE`` does not say so. A file must not be
+written over itself then, which empties it for a moment while a prompt may be reading it: so it is
+asked first whether the same bytes are there, and where nothing is, nothing is written over
+(``put``).
 """
 
 from __future__ import annotations
@@ -87,24 +92,25 @@ class FileStaging:
         """Raises FileNotFoundError if the bytes are closed meanwhile."""
         holdings = self._files.holdings
         life = holdings.life(instance)
-        present = await self._present(file, upload, instance)
+        found = await self._files.look(instance, file)
+        present = await self._present(file, upload, instance, found)
         if present != upload.digest:
             if present is not None and file.type in RESULT_TYPES and present not in upload.earlier:
                 return False
             async with self._uploaded(file, upload) as content:
                 if content is None:
                     return await self._stage_input(file, instance, fresh=False)
-                holdings.discard(instance, file)
-                await put(instance, self._cluster, file, content)
+                await self._write(instance, file, content, found)
         holdings.note(instance, file, upload.digest, life=life)
         return True
 
-    async def _present(self, file: FileName, upload: Upload, instance: Instance) -> str | None:
+    async def _present(
+        self, file: FileName, upload: Upload, instance: Instance, found: Look
+    ) -> str | None:
         """The digest of what is there under an upload's name; None if nothing is.
 
         The same bytes are not to be written again: a prompt may be reading them just now.
         """
-        found = await self._files.look(instance, file)
         if not found.there:
             return None
         if self._files.storage.is_common(file.type):
@@ -164,7 +170,7 @@ class FileStaging:
             if content is None:  # gone, or shown to nobody: a file of that name here is another one
                 return not (found.there or is_hidden(file))
             if not found.there:
-                await put(instance, self._cluster, file, content)
+                await self._write(instance, file, content, found)
                 found = await self._files.look(instance, file)
             elif await self._digest(instance, file) != content.digest:
                 return False
@@ -208,9 +214,16 @@ class FileStaging:
         found = found or await self._files.look(instance, file)
         same = found.there and found.size == content.size
         if not (same and await self._digest(instance, file) == content.digest):
-            holdings.discard(instance, file)
-            await put(instance, self._cluster, file, content)
+            await self._write(instance, file, content, found)
         holdings.note(instance, file, version, life=life)
+
+    async def _write(
+        self, instance: Instance, file: FileName, content: StoredBytes, found: Look
+    ) -> None:
+        """Put it there, where it was seen as ``found`` before."""
+        self._files.holdings.discard(instance, file)
+        # A hidden name in a folder is answered by 400, whether it is there or not.
+        await put(instance, self._cluster, file, content, overwrite=found.status != 404)
 
     async def _digest(self, instance: Instance, file: FileName) -> str | None:
         async with self._downloaded(instance, file) as present:
