@@ -44,6 +44,21 @@ def true_or_false(text: str) -> bool:
     return one_of("true", "false")(text) == "true"
 
 
+def some_of(*words: str) -> Callable[[str], frozenset[str]]:
+    """A parser of ``false`` (none of these words), ``true`` (all), or a comma list of some of them,
+    in whatever case."""
+
+    def parse(text: str) -> frozenset[str]:
+        parts = [part.strip().lower() for part in text.split(",") if part.strip()]
+        if parts in (["false"], ["true"]):
+            return frozenset(words if parts == ["true"] else ())
+        if not parts or not set(parts) <= set(words):
+            raise ValueError(f"{text!r} is not true, false, or some of {', '.join(words)}")
+        return frozenset(parts)
+
+    return parse
+
+
 def path(text: str) -> Path:
     """A path; ``~`` is the home directory."""
     try:

@@ -33,6 +33,7 @@ from comfy_proxy.setting_values import (
     milliseconds,
     one_of,
     path,
+    some_of,
     true_or_false,
 )
 
@@ -77,7 +78,7 @@ class Settings:
     cors_origins: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
     workflow_directory: Path | None = None
-    shared_storage: str = "auto"
+    shared_storage: frozenset[str] = frozenset()
     root_path: str | None = None
     trusted_proxies: tuple[Network, ...] = LOOPBACK
 
@@ -134,6 +135,15 @@ def _row(name: str, target: str, parse: Callable[[str], Any], default: str, text
     return Variable(name=name, field=target, parse=parse, default=default, help=text)
 
 
+def _shared_kinds(text: str) -> frozenset[str]:
+    if text.strip().lower() == "auto":
+        raise ValueError(
+            "what instances share is no longer found out: say true, false (as without it), or some"
+            " of input, output, temp"
+        )
+    return some_of("input", "output", "temp")(text)
+
+
 VARIABLES: tuple[Variable, ...] = (
     _row("COMFYUI_TIMEOUT", "comfyui_timeout_s", milliseconds(1), "60000",
          "ms; longest silence of one of our jobs while it is executing"),
@@ -177,8 +187,9 @@ VARIABLES: tuple[Variable, ...] = (
     _row("API_KEYS", "api_keys", comma_list, "none", "comma list of keys; one is then required"),
     _row("WORKFLOW_DIRECTORY", "workflow_directory", directory, "none",
          "extra workflow templates, each an endpoint"),
-    _row("SHARED_STORAGE", "shared_storage", one_of("auto", "true", "false"), "auto",
-         "`true` if the instances share input, output and temp directories; `auto` finds out"),
+    _row("SHARED_STORAGE", "shared_storage", _shared_kinds, "false",
+         "directories that all instances have in common: `true` (input, output and temp), or a"
+         " comma list of some, like `input,output`"),
     _row("ROOT_PATH", "root_path", parse_root_path, "none",
          "path under which another server shows the proxy, and which it takes off"),
     _row("TRUSTED_PROXIES", "trusted_proxies", parse_networks, "loopback",

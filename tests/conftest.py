@@ -50,11 +50,9 @@ sysconfig.get_path = functools.cache(sysconfig.get_path)
 DEFAULTS = {
     "shutdown_timeout_s": 0.0,
     "log_directory": None,
-    "shared_storage": "false",
     "health_check_timeout_s": 1.0,
 }
-"""No probe of shared directories, unless a test is about them: it would be an upload too. A check
-has longer than its 300 ms, so that no instance misses one on a busy machine."""
+"""A check has longer than its 300 ms, so that no instance misses one on a busy machine."""
 
 
 def pytest_collection_finish() -> None:

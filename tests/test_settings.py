@@ -38,7 +38,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("CORS_ORIGINS", "https://a.example, *", "cors_origins", ("https://a.example", "*")),
     ("API_KEYS", "one, two,", "api_keys", ("one", "two")),
     ("WORKFLOW_DIRECTORY", "/", "workflow_directory", Path("/")),
-    ("SHARED_STORAGE", "TRUE", "shared_storage", "true"),
+    ("SHARED_STORAGE", "Input, output", "shared_storage", frozenset({"input", "output"})),
     ("ROOT_PATH", "/user/a/proxy/3000/", "root_path", "/user/a/proxy/3000"),
     ("TRUSTED_PROXIES", "loopback, 10.0.0.0/8", "trusted_proxies",
      (*LOOPBACK, ip_network("10.0.0.0/8"))),
@@ -57,6 +57,10 @@ BAD = [
     ("WORKFLOW_DIRECTORY", "/no/such/directory"),
     ("CORS_ORIGINS", "null"),
     ("SHARED_STORAGE", "yes"),
+    ("SHARED_STORAGE", "auto"),
+    ("SHARED_STORAGE", "input,models"),
+    ("SHARED_STORAGE", "true,input"),
+    ("SHARED_STORAGE", ","),
     ("AFFINITY_PATIENCE", "learned"),
     ("RETRY_OUT_OF_MEMORY", "1"),
     ("ROOT_PATH", "comfy"),
@@ -131,15 +135,18 @@ def test_true_and_false_in_toml(tmp_path: Path) -> None:
     """They are words of a file like any other, where a setting knows them."""
     for word in ("true", "false"):
         path = written(tmp_path, f"shared_storage = {word}")
-        assert load_settings({}, path).shared_storage == word
+        shared = {"input", "output", "temp"} if word == "true" else set()
+        assert load_settings({}, path).shared_storage == shared
         path = written(tmp_path, f"retry_out_of_memory = {word}")
         assert load_settings({}, path).retry_out_of_memory is (word == "true")
 
 
 def test_lists_in_toml(tmp_path: Path) -> None:
     """A list may be written as one."""
-    path = written(tmp_path, 'api_keys = ["one", "two"]\ncors_origins = ["https://a.example"]')
+    text = 'api_keys = ["one", "two"]\ncors_origins = ["https://a.example"]'
+    path = written(tmp_path, f'{text}\nshared_storage = ["temp", "input"]')
     settings = load_settings({}, path)
+    assert settings.shared_storage == {"input", "temp"}
     assert settings.api_keys == ("one", "two")
     assert settings.cors_origins == ("https://a.example",)
 
@@ -174,6 +181,15 @@ def test_bad_values(name: str, text: str) -> None:
     (problem,) = problems({name: text})
     assert problem.startswith(f"{name}: ")
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize("text", ["auto", "AUTO", "yes", "input,models"])
+def test_what_shared_storage_may_be_is_told(text: str) -> None:
+    """Each problem has the words that are allowed; the former default is told to be gone."""
+    (problem,) = problems({"SHARED_STORAGE": text})
+    for word in ("true", "false", "input", "output", "temp"):
+        assert word in problem
+    assert ("no longer found out" in problem) == (text.lower() == "auto")
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

@@ -23,7 +23,6 @@ from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.staging import InputStaging
-from comfy_proxy.gateway.files.storage_discovery import StorageDiscovery
 from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.files.view import FileView
 from comfy_proxy.gateway.prompts.failover import Failover
@@ -63,7 +62,6 @@ class Gateway:
         self.ledger = ledger
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
         self.files = FileHolders(cluster)
-        self.storage_discovery = StorageDiscovery(cluster, self.files.storage)
         self.staging = FileStaging(self.files)
         self.inputs = InputStaging(
             self.files, self.staging, cluster.graph_support.node_info, several=self.several
@@ -190,8 +188,7 @@ class Gateway:
         """Begin to listen: to loads, to instances that return."""
         if not self.several:
             return
-        self.storage_discovery.start()
-        heard = (self.state.heard, self.cluster.object_info.heard, self.storage_discovery.heard)
+        heard = (self.state.heard, self.cluster.object_info.heard)
         answered = self.cluster.health_checker.on_success
         answered += (self.events.wake, *heard, self.failover.answered)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
@@ -224,7 +221,6 @@ class Gateway:
         await self.spool.close()
         await self.reconciler.close()
         await self.strangers.close()
-        await self.storage_discovery.close()
         await self.uploads.close()
         self.files.close()
         await self.state.close()

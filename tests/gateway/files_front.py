@@ -117,10 +117,19 @@ async def running_front(*workers: EmbeddedWorker, **settings: Any) -> AsyncItera
         stack.push_async_callback(cluster.connections.close)
         stack.callback(gateway.files.close)
         stack.push_async_callback(gateway.uploads.close)
-        stack.push_async_callback(gateway.storage_discovery.close)
         server = TestServer(_app(gateway))
         client = await stack.enter_async_context(TestClient(server, auto_decompress=False))
         yield Front(workers, gateway, client)
+
+
+@asynccontextmanager
+async def front_over(*bases: Path, **settings: Any) -> AsyncIterator[Front]:
+    """A :class:`Front` before one worker for each of ``bases``, its base directory."""
+    async with AsyncExitStack() as stack:
+        workers = [
+            await stack.enter_async_context(EmbeddedWorker(base_directory=base)) for base in bases
+        ]
+        yield await stack.enter_async_context(running_front(*workers, **settings))
 
 
 def _app(gateway: Gateway) -> web.Application:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_proxy.cluster.object_info import inputs
-from comfy_proxy.cluster.own_folder import PROBE_FOLDER, is_probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +186,7 @@ class NodeCatalog:
 def united_text(classes: Sequence[NodeClass]) -> str:
     """One class as several instances describe it, as the JSON text of its description.
 
-    The first one's, with everybody's choices: in its order, then what only others have; our own
-    folder is not among them. Where all agree it is what the first one's instance writes.
+    The first one's, with everybody's choices: in its order, then what only others have. Where all
+    agree it is what the first one's instance writes.
     """
-    union = inputs.united([one._info for one in classes])
-    text = json.dumps(union)
-    return json.dumps(inputs.without(union, is_probe)) if PROBE_FOLDER in text else text
+    return json.dumps(inputs.united([one._info for one in classes]))

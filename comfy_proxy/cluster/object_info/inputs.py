@@ -8,7 +8,7 @@ pictures) is written in two ways: ``[["a", "b"], {…}]`` or ``["COMBO", {"optio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 NodeInfo = Mapping[str, Any]
@@ -80,21 +80,6 @@ def _options(spec: Any) -> dict[str, Any]:
     if isinstance(spec, list | tuple) and len(spec) > 1 and isinstance(spec[1], dict):
         return spec[1]
     return {}
-
-
-def without(info: NodeInfo, is_hidden: Callable[[Any], bool]) -> NodeInfo:
-    """``info`` with choices less those that are hidden; the same object if it has none of these."""
-    shown = {
-        (group, name): _with_choices(spec, [it for it in listed if not is_hidden(it)])
-        for group, name, spec in specs(info)
-        if (listed := choices(spec)) is not None and any(map(is_hidden, listed))
-    }
-    if not shown:
-        return info
-    inputs: dict[str, Any] = dict(info["input"])
-    for (group, name), spec in shown.items():
-        inputs[group] = {**inputs[group], name: spec}
-    return {**info, "input": inputs}
 
 
 def united(infos: Sequence[NodeInfo]) -> NodeInfo:

@@ -44,7 +44,7 @@ def _marked_url(url: str, instance: Instance, storage: SharedStorage) -> str:
     query = dict(parse_qsl(url.partition("?")[2], keep_blank_values=True))
     filename, kind = split_annotation(query.get("filename", ""))
     kind = kind or query.get("type", "output")
-    if kind not in RESULT_TYPES or storage.is_common(instance, kind):
+    if kind not in RESULT_TYPES or storage.is_common(kind):
         return url
     if not filename or ".." in filename or filename.startswith("blake3:"):
         return url  # /view refuses the name, or finds the file by its hash wherever it is

@@ -3,8 +3,8 @@
 An upload is put on every instance under the same path, and each instance registers it with an id of
 its own. Such entries are twins: the same kind, the same path, the same size, and not two different
 hashes (a file that a scan has found may have none yet). Models are alike: every instance that has
-the file lists it. A result has twins only where all instances share its directory. An entry without
-a path (made from a hash alone) is at one instance only and has none.
+the file lists it. A result has twins only where ``SHARED_STORAGE`` says that all instances have one
+directory. An entry without a path (made from a hash alone) is at one instance only and has none.
 
 The one that was created first is shown, and the others are hidden. So what a client named its
 upload is seen, not the copies; and which one is shown does not change as long as it exists.
@@ -97,8 +97,8 @@ class AssetTwins:
 
     def __init__(self, asking: AssetAsking, storage: SharedStorage) -> None:
         self._asking = asking
-        self._storage = storage
-        self._known: dict[tuple[Instance, str, tuple[str, ...]], Entries] = {}
+        self._kinds = (*_KINDS, *sorted(RESULT_TYPES & storage.kinds))
+        self._known: dict[tuple[Instance, str], Entries] = {}
         for instance in asking.cluster.instances:
             instance.on_interruption.append(self._forget)
 
@@ -125,9 +125,10 @@ class AssetTwins:
     ) -> list[tuple[Instance, str]]:
         """The twins of ``asset`` (JSON of ``owner``), and where they are.
 
+        An entry with its own id is none: it is in a database that several have.
         Raises UnavailableError if one who may have one is away; nobody is asked if it has none.
         """
-        entry = Entry.of(asset, self._kinds())
+        entry = Entry.of(asset, self._kinds)
         if entry is None or not entry.kind or not entry.path:
             return []
         others = [one for one in self._asking.cluster.instances if one is not owner]
@@ -136,12 +137,8 @@ class AssetTwins:
             (instance, other.asset_id)
             for instance, entries in known.items()
             for other in entries.values()
-            if entry.is_twin(other)
+            if entry.is_twin(other) and other.asset_id != entry.asset_id
         ]
-
-    def _kinds(self) -> tuple[str, ...]:
-        shared = (kind for kind in sorted(RESULT_TYPES) if self._storage.common(kind))
-        return (*_KINDS, *shared)
 
     async def _look(
         self, request: web.Request, instances: list[Instance]
@@ -151,30 +148,27 @@ class AssetTwins:
 
     async def _entries(self, request: web.Request, instance: Instance) -> Entries:
         """All entries of ``instance`` now; none if it has no assets."""
-        kinds = self._kinds()
-        key = instance, request.headers.get(USER_HEADER, ""), kinds
+        key = instance, request.headers.get(USER_HEADER, "")
         known = self._known.get(key)
         if known is not None:
-            latest = await self._page(request, instance, kinds, {"limit": str(LATEST)})
+            latest = await self._page(request, instance, {"limit": str(LATEST)})
             if latest is None:
                 return {}
-            if (same := _updated(known, latest, kinds)) is not None:
+            if (same := _updated(known, latest, self._kinds)) is not None:
                 self._known[key] = same
                 return same
-        entries = await self._read(request, instance, kinds)
+        entries = await self._read(request, instance)
         if len(self._known) >= MAX_USERS * len(self._asking.cluster.instances):
             self._known.clear()
         self._known[key] = entries
         return entries
 
-    async def _read(
-        self, request: web.Request, instance: Instance, kinds: tuple[str, ...]
-    ) -> Entries:
+    async def _read(self, request: web.Request, instance: Instance) -> Entries:
         entries: dict[str, Entry] = {}
         read, query = 0, {"limit": str(MAX_PAGE)}
-        while page := await self._page(request, instance, kinds, query):
+        while page := await self._page(request, instance, query):
             read += len(page.assets)
-            entries |= _of_page(page, kinds)
+            entries |= _of_page(page, self._kinds)
             if not page.has_more or not page.assets or len(entries) >= MAX_ENTRIES:
                 break
             place = {"after": page.next_cursor} if page.next_cursor else {"offset": str(read)}
@@ -185,10 +179,9 @@ class AssetTwins:
         self,
         request: web.Request,
         instance: Instance,
-        kinds: tuple[str, ...],
         place: Mapping[str, str],
     ) -> AssetPage | None:
-        query = {"tags_any": ",".join(kinds), "sort": "updated_at", "order": "desc", **place}
+        query = {"tags_any": ",".join(self._kinds), "sort": "updated_at", "order": "desc", **place}
         path = f"/api/assets?{urlencode(query)}"
         answer: Answer = await self._asking.one(request, instance, "GET", path)
         return read_page(answer)

@@ -107,8 +107,14 @@ async def download(instance: Instance, cluster: Cluster, file: FileName) -> Stor
         raise
 
 
-async def put(instance: Instance, cluster: Cluster, file: FileName, content: StoredBytes) -> None:
-    """``POST /upload/image`` under exactly that name, over whatever is there.
+async def put(
+    instance: Instance, cluster: Cluster, file: FileName, content: StoredBytes, *, overwrite: bool
+) -> None:
+    """``POST /upload/image`` under exactly that name.
+
+    Without ``overwrite``, for a name that is free, ComfyUI leaves the same bytes alone if they have
+    come there meanwhile, by the copy for an instance with the same disk, say; other bytes it keeps
+    too, and takes ours under a numbered name: InstanceRefusedError.
 
     A copy of a result is taken out of the instance's list of assets; inputs stay listed.
     """
@@ -120,7 +126,8 @@ async def put(instance: Instance, cluster: Cluster, file: FileName, content: Sto
         )
         form.add_field("type", file.type)
         form.add_field("subfolder", file.subfolder)
-        form.add_field("overwrite", "true")
+        if overwrite:
+            form.add_field("overwrite", "true")
         answer = await ask(
             instance,
             cluster,

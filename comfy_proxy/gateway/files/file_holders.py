@@ -12,7 +12,8 @@ What counts depends on the kind of file:
 * a name with ``..``: ``/view`` refuses it, so nobody can look at the file. It is believed to be
   where it was uploaded or made.
 
-Instances that share a directory are one place: what one of them has, all have.
+Where all instances share a directory it is one place: what one of them has, all have, and who made
+a file says nothing.
 
 An instance is believed to hold what it held until it was away: then its disk may have been emptied.
 """
@@ -49,7 +50,7 @@ class FileHolders:
         self.uploads = UploadRecords()
         self.makers = Makers(cluster.clock)
         self.asset_owners = AssetOwners()
-        self.storage = SharedStorage(cluster, lambda changed: self.holdings.forget(changed))
+        self.storage = SharedStorage(cluster.settings.shared_storage)
         self.holdings = Holdings(place=self.storage.place)
         self._by_id = {instance.id: instance for instance in cluster.instances}
         for instance in cluster.instances:
@@ -60,8 +61,9 @@ class FileHolders:
         self.uploads.close()
 
     def _interrupted(self, instance: Instance) -> None:
-        self.holdings.forget(instance)
-        self.storage.interrupted(instance)
+        # What the others tell just now of a directory that they share with it is in doubt too.
+        for one in self.cluster.instances if self.storage.kinds else (instance,):
+            self.holdings.forget(one)
 
     # --- who has it --------------------------------------------------------------------
 
@@ -91,11 +93,7 @@ class FileHolders:
         instance made does not count. Raises UnavailableError if the maker of a result is away: the
         same name elsewhere may be another picture.
         """
-        # What was told without a prefix while all shared the directory is in that directory.
-        if former := [one for one in self.storage.former(file.type) if one.healthy]:
-            for holder in await self.holders(file, former):
-                return holder
-        recorded = self.makers.of(file)
+        recorded = None if self.storage.is_common(file.type) else self.makers.of(file)
         if recorded is not None:
             if await self.holders(file, await self.cluster.healthy([recorded])):
                 return recorded
@@ -105,7 +103,7 @@ class FileHolders:
                     retry_after_s=RETRY_AFTER_S,
                 )
         others = [instance for instance in self.healthy() if instance is not recorded]
-        is_gone = file.type in RESULT_TYPES and self.makers.is_sure(file)
+        is_gone = recorded is not None and file.type in RESULT_TYPES and self.makers.is_sure(file)
         if is_gone:
             others = [one for one in others if self.holdings.version(one, file) is not None]
         holders = await self.holders(file, others)

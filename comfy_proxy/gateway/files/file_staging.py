@@ -9,8 +9,13 @@
 * A name with ``..``: ``/view`` refuses it, so the file cannot be read to be copied. It is used
   where it is, unless it is an upload whose bytes are here.
 
-Each file is brought to a place by one task at a time; instances that share a directory are one
-place. Where all share it nothing is copied, unless an upload has gone from it.
+Each file is brought to a place by one task at a time; a directory that all instances share is one
+place. Nothing is copied there, unless an upload has gone from it.
+
+Instances may share a directory though ``SHARED_STORAGE`` does not say so. A file must not be
+written over itself then, which empties it for a moment while a prompt may be reading it: so it is
+asked first whether the same bytes are there, and where nothing is, nothing is written over
+(``put``).
 """
 
 from __future__ import annotations
@@ -60,7 +65,7 @@ class FileStaging:
         if owner is not None:
             source = FileName(filename=file.filename, subfolder=inner, type=file.type)
             await self._stage_output(file, instance, owner, source)
-        elif self._files.storage.is_common(instance, file.type) and not fresh:
+        elif self._files.storage.is_common(file.type):
             pass  # whoever has it, this one has it
         elif file.type in RESULT_TYPES:
             return await self._stage_result(file, instance)
@@ -87,27 +92,28 @@ class FileStaging:
         """Raises FileNotFoundError if the bytes are closed meanwhile."""
         holdings = self._files.holdings
         life = holdings.life(instance)
-        present = await self._present(file, upload, instance)
+        found = await self._files.look(instance, file)
+        present = await self._present(file, upload, instance, found)
         if present != upload.digest:
             if present is not None and file.type in RESULT_TYPES and present not in upload.earlier:
                 return False
             async with self._uploaded(file, upload) as content:
                 if content is None:
                     return await self._stage_input(file, instance, fresh=False)
-                holdings.discard(instance, file)
-                await put(instance, self._cluster, file, content)
+                await self._write(instance, file, content, found)
         holdings.note(instance, file, upload.digest, life=life)
         return True
 
-    async def _present(self, file: FileName, upload: Upload, instance: Instance) -> str | None:
+    async def _present(
+        self, file: FileName, upload: Upload, instance: Instance, found: Look
+    ) -> str | None:
         """The digest of what is there under an upload's name; None if nothing is.
 
         The same bytes are not to be written again: a prompt may be reading them just now.
         """
-        found = await self._files.look(instance, file)
         if not found.there:
             return None
-        if self._files.storage.is_common(instance, file.type):
+        if self._files.storage.is_common(file.type):
             return upload.digest  # nobody has missed anything: it is what was made of it since
         if is_hidden(file):
             return self._files.holdings.version(instance, file) or ""
@@ -148,14 +154,14 @@ class FileStaging:
 
     async def _stage_result(self, file: FileName, instance: Instance) -> bool:
         """One without a prefix. False if ``instance`` has another result of that name."""
-        holdings, storage = self._files.holdings, self._files.storage
+        holdings = self._files.holdings
         life = holdings.life(instance)
         found = await self._files.look(instance, file)
         try:
             source = await self._files.locate(file)
         except UnavailableError:
             return not found.there
-        if source is None or storage.same(source, instance, file.type):
+        if source is None or source is instance:
             return True
         newest = await self._files.look(source, file)
         if found.there and holdings.version(instance, file) == f"{newest.version} {found.version}":
@@ -164,7 +170,7 @@ class FileStaging:
             if content is None:  # gone, or shown to nobody: a file of that name here is another one
                 return not (found.there or is_hidden(file))
             if not found.there:
-                await put(instance, self._cluster, file, content)
+                await self._write(instance, file, content, found)
                 found = await self._files.look(instance, file)
             elif await self._digest(instance, file) != content.digest:
                 return False
@@ -176,7 +182,7 @@ class FileStaging:
     async def _stage_input(self, file: FileName, instance: Instance, *, fresh: bool) -> bool:
         """An input that is no upload of ours: an instance that has the name keeps its own file, one
         that lacks it gets a copy. False if it lies elsewhere and cannot be copied."""
-        holdings, storage = self._files.holdings, self._files.storage
+        holdings = self._files.holdings
         if not fresh and holdings.version(instance, file) is not None:
             return True
         life = holdings.life(instance)
@@ -188,9 +194,6 @@ class FileStaging:
         source = await self._files.locate(file)
         if source is None or source is instance:
             return True
-        if storage.same(source, instance, file.type):
-            storage.doubt(instance)
-            life = holdings.life(instance)
         async with self._downloaded(source, file) as content:
             if content is None:
                 return not is_hidden(file)
@@ -211,9 +214,16 @@ class FileStaging:
         found = found or await self._files.look(instance, file)
         same = found.there and found.size == content.size
         if not (same and await self._digest(instance, file) == content.digest):
-            holdings.discard(instance, file)
-            await put(instance, self._cluster, file, content)
+            await self._write(instance, file, content, found)
         holdings.note(instance, file, version, life=life)
+
+    async def _write(
+        self, instance: Instance, file: FileName, content: StoredBytes, found: Look
+    ) -> None:
+        """Put it there, where it was seen as ``found`` before."""
+        self._files.holdings.discard(instance, file)
+        # A hidden name in a folder is answered by 400, whether it is there or not.
+        await put(instance, self._cluster, file, content, overwrite=found.status != 404)
 
     async def _digest(self, instance: Instance, file: FileName) -> str | None:
         async with self._downloaded(instance, file) as present:

@@ -172,7 +172,7 @@ class Holdings:
         self._versions.pop(self._key(instance, file), None)
 
     def forget(self, instance: Instance) -> None:
-        """It was away, and may have come back empty; or it shares other directories now."""
+        """It was away, and may have come back empty."""
         self._lives[instance] = self.life(instance) + 1
         places = {instance, *(self._place(instance, kind) for kind in FILE_TYPES)}
         for key in [key for key in self._versions if key[0] in places]:

@@ -1,9 +1,8 @@
 """What the proxy puts on an instance for its own ends is no asset of anybody.
 
 An instance with an asset database registers every upload, and tells the id in its answer. Clients
-would find our copies of results in their list of assets beside the results themselves, and the
-small files by which shared directories are found out. So their entries are deleted at once. The
-files stay, and a scan of the directory does not list them again.
+would find our copies of results in their list of assets beside the results themselves. So their
+entries are deleted at once. The files stay, and a scan of the directory does not list them again.
 """
 
 from __future__ import annotations

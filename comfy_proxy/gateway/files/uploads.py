@@ -187,7 +187,8 @@ class _Upload:
         if original is None:
             return await self._post_anywhere()
         owner = self._files.owner(original.subfolder, original.type)[0]
-        portable = owner is not None or original.type not in RESULT_TYPES
+        is_common = self._files.storage.is_common(original.type)
+        portable = owner is not None or is_common or original.type not in RESULT_TYPES
         if not portable and original not in self._files.uploads:
             holder = await self._files.locate(original)
             if holder is not None:

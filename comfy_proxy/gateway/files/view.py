@@ -3,8 +3,9 @@
 Our records give candidates, (instance, path and query to ask for), which are tried in order; one
 that cannot be reached is passed over:
 
-* a prefixed result (``@2/…``): its owner, then who shares its directory, asked without the prefix;
-* any other name: those that share the directory, if all do; then the instance that a prefix in the
+* a prefixed result (``@2/…``): its owner, then the others if all share the directory, asked without
+  the prefix;
+* any other name: all instances, if they share the directory; then the instance that a prefix in the
   ``filename`` names.
 
 If none of them can be reached, or there are none, the instances are asked who has the file: of a
@@ -105,13 +106,13 @@ class FileView:
     def _candidates(self, viewed: _Viewed, target: str) -> list[Candidate]:
         """By our records, without asking anybody; ``target`` is what the client asks for."""
         files, kind = self._files, viewed.file.type
+        sharers = self._cluster.instances if files.storage.is_common(kind) else ()
         owner, inner = files.owner(viewed.subfolder, kind)
         if owner is not None:
             at_owner = with_parameter(target, "subfolder", inner)
-            others = [one for one in files.healthy() if one is not owner]
-            sharers = [one for one in others if files.storage.same(one, owner, kind)]
-            return [(one, at_owner) for one in (owner, *sharers)]
-        candidates = [(one, target) for one in files.storage.common(kind)]
+            others = [one for one in sharers if one is not owner and one.healthy]
+            return [(one, at_owner) for one in (owner, *others)]
+        candidates = [(one, target) for one in sharers]
         named = self._named_in_filename(viewed)
         return candidates if named is None else [*candidates, (named, target)]
 

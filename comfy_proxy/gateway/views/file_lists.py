@@ -3,8 +3,7 @@
 ``/internal/files/{type}``, ``/models``, ``/models/{folder}``, ``/embeddings`` and the two of
 ``/experiment/models`` are lists. A model file that one instance alone has is listed too: prompts
 that name it are sent there. Each instance's order is kept and nothing stands there twice; of a
-model file with a path index the same name under another index is another file. The folder by which
-it is found out who shares a directory is in no list.
+model file with a path index the same name under another index is another file.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any
 from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.own_folder import is_probe
 from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
@@ -57,7 +55,7 @@ class MergedFileLists:
             return native.relayed(like)
         united: dict[Hashable, Any] = {}
         for listed in lists.values():
-            for entry in (one for one in listed if not is_probe(one)):
+            for entry in listed:
                 united.setdefault(_key(entry), entry)
         return native.reply(list(united.values()), like)
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
 
 import pytest
 
-from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass, united_text
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass
 from comfy_proxy.cluster.object_info.inputs import united
 
 
@@ -62,23 +61,6 @@ def test_which_classes_list_uploads(name: str, spec: list[Any], listed: bool) ->
 def test_a_union_of_equals_is_the_first_itself() -> None:
     """Nothing is copied where nothing differs."""
     assert united([LOADER, copy.deepcopy(LOADER)]) is LOADER
-
-
-@pytest.mark.parametrize("options", [["3d", ".comfy-proxy", ".comfy-proxy/x"], [".comfy-proxy"]])
-def test_our_own_folder_is_no_choice(options: list[str]) -> None:
-    """A class that lists the folders of the input directory would let clients choose it."""
-    info = node_class(folder=["COMBO", {"options": options, "x": 1}], other=[options])
-    catalog = NodeCatalog.from_json({"Any": info})
-    one = catalog.get("Any")
-    assert one is not None
-    shown = json.loads(united_text([one, one]))["input"]["required"]
-    left = [it for it in options if it == "3d"]
-    assert shown == {"folder": ["COMBO", {"options": left, "x": 1}], "other": [left]}
-    assert info["input"]["required"]["other"] == [options]
-    named = NodeClass("Any", node_class(text=["STRING", {"default": ".comfy-proxy"}]))
-    assert json.loads(united_text([named])) == node_class(
-        text=["STRING", {"default": ".comfy-proxy"}]
-    )
 
 
 def test_choices_are_united_in_order_whatever_their_form() -> None:

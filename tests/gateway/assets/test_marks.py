@@ -9,12 +9,13 @@ import pytest
 
 from comfy_proxy.gateway.assets.cursor import Cursor, Order
 from comfy_proxy.gateway.assets.marks import marked
+from comfy_proxy.gateway.files.file_name import FILE_TYPES
+from comfy_proxy.gateway.files.shared_storage import SharedStorage
 
 
 def mark(data: Any, *, common: bool = False) -> Any:
     instance: Any = SimpleNamespace(id="2")
-    storage: Any = SimpleNamespace(is_common=lambda one, kind: common)
-    return marked(data, instance, storage)
+    return marked(data, instance, SharedStorage(FILE_TYPES if common else frozenset()))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from views_harness import front, get
 
 from comfy_proxy.gateway.assets.new_asset import uploaded_input
 from comfy_proxy.gateway.files.file_name import FileName
-from comfy_proxy.gateway.files.storage_probe import have_one_directory
 from comfy_proxy.gateway.gateway import Gateway
 
 
@@ -162,13 +161,3 @@ async def test_a_primary_without_assets_is_passed_over(
             assert (answer.status, "ASSET_NOT_FOUND" in await answer.text()) == (404, True)
         async with without.post("/api/assets", data=b"x") as answer:
             assert answer.status == (404 if enabled is None else 503)
-
-
-async def test_the_probe_of_shared_directories_is_in_no_list(
-    gateway: Gateway, one: AssetServer, two: AssetServer
-) -> None:
-    """The small file by which they are found out is nobody's asset."""
-    first, second = gateway.cluster.instances
-    assert await have_one_directory(first, second, "output", gateway.cluster) is False
-    assert list(one.files) == [("output", ".comfy-proxy/shared-storage.txt")]
-    assert one.assets == two.assets == {}

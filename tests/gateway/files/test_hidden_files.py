@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient
 from ledger_front import moves
 from prompts_front import Workers, ended, get, graph, instance_of, pile_up, png, post, show, until
 
-from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.file_name import FILE_TYPES, FileName
 from comfy_proxy.gateway.files.instance_prefix import prefix_outputs
 from comfy_proxy.keys import GATEWAY
 
@@ -159,6 +159,6 @@ async def test_where_all_share_the_directory_it_is_anywhere(
     """Nothing is asked for or kept away."""
     for worker in workers:
         put(worker, "input/a..png")
-    http = await start_proxy(*workers, shared_storage="true")
+    http = await start_proxy(*workers, shared_storage=FILE_TYPES)
     await ended(http, *[await post(http, loads("a..png")) for _ in range(4)])
     assert sorted(len(worker.submitted) for worker in workers) == [2, 2]

@@ -228,7 +228,7 @@ async def test_the_jobs_of_2026_tell_it_too() -> None:
 
 async def test_a_job_that_has_lost_its_socket_is_settled_by_its_history() -> None:
     """Whoever of us reads an entry, it counts."""
-    async with two_fakes() as (one, two), front(one, two, shared_storage="false") as (_, gateway):
+    async with two_fakes() as (one, two), front(one, two) as (_, gateway):
         await gateway.start()
         one.history, two.history = {"a": told("a", 1000)}, {"b": told("b", 2000)}
         for instance, prompt_id in reversed(

@@ -288,13 +288,17 @@ async def test_preference(front: Front) -> None:
 # --- when nothing is to be done -------------------------------------------------------------
 
 
-async def test_shared_storage_stages_nothing(front: Front) -> None:
-    """One directory for all: nothing is asked and nothing copied."""
-    front.gateway.files.storage.declare()
-    front.write(1, "input/x.png", RED)
-    requests = Requests(front)
-    await stage(front, 2, "x.png")
-    assert requests.kinds == []
+async def test_shared_storage_stages_nothing(
+    workers: tuple[EmbeddedWorker, EmbeddedWorker],
+) -> None:
+    """One directory for all: nothing is asked and nothing copied, even if one says that it lacks
+    the file."""
+    async with running_front(*workers, shared_storage=frozenset({"input"})) as front:
+        front.write(1, "input/x.png", RED)
+        requests = Requests(front)
+        await stage(front, 2, "x.png")
+        await stage(front, 2, "x.png", fresh=True)
+        assert requests.kinds == []
 
 
 async def test_a_target_that_is_away(front: Front) -> None:

@@ -302,11 +302,15 @@ async def test_a_client_that_leaves(front: Front, monkeypatch: pytest.MonkeyPatc
     assert front.files("input/x.png") == [RED, RED]
 
 
-async def test_shared_storage_copies_nothing(front: Front) -> None:
-    """The primary takes it, and that is all."""
-    front.gateway.files.storage.declare()
-    await front.upload(RED)
-    assert front.files("input/x.png") == [RED, None]
+async def test_shared_storage_copies_nothing(
+    workers: tuple[EmbeddedWorker, EmbeddedWorker],
+) -> None:
+    """The primary takes it, and that is all; what is not said to be shared is copied."""
+    async with running_front(*workers, shared_storage=frozenset({"input"})) as front:
+        await front.upload(RED)
+        assert front.files("input/x.png") == [RED, None]
+        await front.upload(RED, type="temp")
+        assert front.files("temp/x.png") == [RED, RED]
 
 
 # --- masks ----------------------------------------------------------------------------------

@@ -57,11 +57,15 @@ def duration(job: dict[str, Any]) -> int:
 
 async def test_outputs_bear_the_mark_of_their_instance() -> None:
     """So that ``/view`` finds them; not with shared directories."""
-    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+    async with two_fakes() as (one, two), front(one, two) as (client, _):
         two.history = {"a": finished("a", 1, 2)}
         [job] = (await get(client, "/api/jobs"))["jobs"]
         assert job["preview_output"]["subfolder"] == "@2"
-        gateway.files.storage.declare()
+    async with (
+        two_fakes() as (one, two),
+        front(one, two, shared_storage=frozenset({"output"})) as (client, _),
+    ):
+        two.history = {"a": finished("a", 1, 2)}
         [job] = (await get(client, "/api/jobs"))["jobs"]
         assert job["preview_output"]["subfolder"] == ""
 

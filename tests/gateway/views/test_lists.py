@@ -65,14 +65,6 @@ async def test_a_folder_that_one_instance_has_is_listed(pair: Pair) -> None:
             assert (answer.status, await answer.text()) == (404, f"none at {one.url}")
 
 
-async def test_our_own_folder_is_in_no_list(pair: Pair) -> None:
-    """Of a server that lists folders too, or what is in them."""
-    for server in pair:
-        server.json["/internal/files/input"] = ["a", ".comfy-proxy", ".comfy-proxy/shared.txt"]
-    async with front(*(server.url for server in pair)) as (client, _):
-        assert await get(client, "/internal/files/input") == ["a"]
-
-
 async def test_equal_lists_come_out_byte_for_byte(pair: Pair) -> None:
     """A client cannot tell it from one instance."""
     names = ["ä", "b/c"]

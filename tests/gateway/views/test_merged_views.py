@@ -178,7 +178,7 @@ async def test_the_history_is_in_the_order_of_the_ends(workers: Workers) -> None
     one, two = workers
     for worker, prompt_id in ((one, "a"), (two, "b"), (one, "c"), (two, "d")):
         await run(worker, prompt_id)
-    async with front(one, two) as (client, gateway):
+    async with front(one, two) as (client, _):
         history = await get(client, "/history")
         assert list(history) == ["a", "b", "c", "d"]
         folders = [entry["outputs"]["2"]["images"][0]["subfolder"] for entry in history.values()]
@@ -186,7 +186,7 @@ async def test_the_history_is_in_the_order_of_the_ends(workers: Workers) -> None
         assert list(await get(client, "/history?max_items=3")) == ["b", "c", "d"]
         assert list(await get(client, "/history?max_items=2&offset=1")) == ["b", "c"]
         assert list(await get(client, "/history?offset=3")) == ["d"]
-        gateway.files.storage.declare()
+    async with front(one, two, shared_storage=frozenset({"output"})) as (client, _):
         history = await get(client, "/history")
         assert history["d"]["outputs"]["2"]["images"][0]["subfolder"] == ""
 

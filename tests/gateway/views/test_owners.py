@@ -45,7 +45,7 @@ async def test_an_entry_nobody_remembers_is_found(workers: Workers, prefix: str)
         owner = gateway.ledger.owner("a")
         assert owner is not None
         assert owner.id == "2"
-        gateway.files.storage.declare()
+    async with front(*workers, shared_storage=frozenset({"output"})) as (client, _):
         found = await get(client, f"{prefix}/history/a")
         assert found["a"]["outputs"]["2"]["images"][0]["subfolder"] == ""
 
@@ -278,7 +278,11 @@ async def test_a_job_is_found_and_its_outputs_marked() -> None:
             assert int(answer.headers["Content-Length"]) == len(json.dumps(job))
         async with client.get("/api/jobs/b") as answer:
             assert (answer.status, await answer.text()) == (404, '{"error": "Job not found"}')
-        gateway.files.storage.declare()
+    async with (
+        two_fakes() as (one, two),
+        front(one, two, shared_storage=frozenset({"output"})) as (client, _),
+    ):
+        two.history = {"a": finished("a", 1, 2)}
         assert (await get(client, "/api/jobs/a"))["preview_output"]["subfolder"] == ""
 
 
