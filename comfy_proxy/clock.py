@@ -7,9 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from typing import Any, Protocol
+
+
+class Timer(Protocol):
+    """What was set off by :meth:`Clock.call_later`."""
+
+    def cancel(self) -> None:
+        """It is not to go off; nothing happens if it has."""
+        ...
 
 
 class Clock(Protocol):
@@ -27,6 +36,10 @@ class Clock(Protocol):
         """As :func:`asyncio.timeout`: the body ends with TimeoutError after ``seconds``."""
         ...
 
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        """Call ``callback`` after ``seconds``, unless the timer is cancelled before."""
+        ...
+
 
 class SystemClock:
     """The machine's own time."""
@@ -39,6 +52,9 @@ class SystemClock:
 
     def timeout(self, seconds: float | None) -> AbstractAsyncContextManager[Any]:
         return asyncio.timeout(seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+        return asyncio.get_running_loop().call_later(seconds, callback)
 
 
 async def wait_for_event(clock: Clock, event: asyncio.Event, timeout_s: float | None) -> bool:

@@ -60,6 +60,7 @@ class Settings:
     health_check_interval_s: float = 30.0
     health_check_timeout_s: float = 0.3
     health_failure_threshold: int = 3
+    hang_timeout_s: float = 30.0
     job_timeout_s: float = 300.0
     pending_timeout_s: float = 600.0
     max_concurrent_jobs: int | None = None
@@ -155,6 +156,8 @@ VARIABLES: tuple[Variable, ...] = (
          "ms; of one probe, background and before each submission"),
     _row("HEALTH_FAILURE_THRESHOLD", "health_failure_threshold", integer(1, 1000), "3",
          "consecutive failures that open the circuit breaker"),
+    _row("HANG_TIMEOUT", "hang_timeout_s", milliseconds(0), "30000",
+         "ms without an answer after which an instance's work goes elsewhere; 0 = never"),
     _row("JOB_TIMEOUT", "job_timeout_s", milliseconds(1), "300000",
          "ms; how long a finished job is kept"),
     _row("PENDING_TIMEOUT", "pending_timeout_s", milliseconds(1), "600000",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,7 @@ class ManualClock:
 
     def __init__(self) -> None:
         self._now = 1000.0
-        self._timeouts: set[_ManualTimeout] = set()
+        self._timeouts: set[_ManualTimeout | _ManualTimer] = set()
 
     def monotonic(self) -> float:
         return self._now
@@ -25,6 +26,9 @@ class ManualClock:
 
     def timeout(self, seconds: float | None) -> _ManualTimeout:
         return _ManualTimeout(self, seconds)
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> _ManualTimer:
+        return _ManualTimer(self, seconds, callback)
 
     @property
     def waiting(self) -> int:
@@ -69,6 +73,21 @@ class _ManualTimeout:
     ) -> bool | None:
         self._clock._timeouts.discard(self)
         return await self._timeout.__aexit__(kind, error, trace)
+
+
+class _ManualTimer:
+    def __init__(self, clock: ManualClock, seconds: float, callback: Callable[[], None]) -> None:
+        self._clock = clock
+        self._callback = callback
+        self.deadline = clock.monotonic() + seconds
+        clock._timeouts.add(self)
+
+    def expire(self) -> None:
+        self.cancel()
+        self._callback()
+
+    def cancel(self) -> None:
+        self._clock._timeouts.discard(self)
 
 
 async def settle(rounds: int = 20) -> None:

@@ -20,6 +20,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("HEALTH_CHECK_INTERVAL", "10000", "health_check_interval_s", 10.0),
     ("HEALTH_CHECK_TIMEOUT", "500", "health_check_timeout_s", 0.5),
     ("HEALTH_FAILURE_THRESHOLD", "2", "health_failure_threshold", 2),
+    ("HANG_TIMEOUT", "0", "hang_timeout_s", 0.0),
     ("JOB_TIMEOUT", "60000", "job_timeout_s", 60.0),
     ("PENDING_TIMEOUT", "30000", "pending_timeout_s", 30.0),
     ("MAX_CONCURRENT_JOBS", "9", "max_concurrent_jobs", 9),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
 
 from loguru import logger
@@ -13,6 +13,7 @@ from comfy_proxy.cluster.circuit_breaker import CircuitState
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.gpu_memory import GpuMemory
+from comfy_proxy.cluster.hang_watch import HangWatch
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
@@ -52,11 +53,12 @@ class Cluster:
         self.load_balancer = LoadBalancer(self.instances)
         self.object_info = ObjectInfoCache(self.clients, clock=self.clock)
         self.capabilities = Capabilities(self.object_info, classes=classes, clock=self.clock)
-        self.health_checker = HealthChecker(
-            self.clients,
-            interval_s=settings.health_check_interval_s,
-            timeout_s=settings.health_check_timeout_s,
+        self.health_checker = _health_checker(self.clients, settings, self.clock)
+        self.hang_watch = HangWatch(
+            self.instances,
+            self.health_checker.check,
             clock=self.clock,
+            timeout_s=settings.hang_timeout_s,
         )
         self.graph_support = GraphSupport(self.object_info, self.health_checker, clock=self.clock)
         self.model_files = ModelFiles(self.clients, clock=self.clock)
@@ -175,6 +177,17 @@ class Cluster:
         task = asyncio.create_task(chore, context=context)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _health_checker(
+    clients: Mapping[Instance, ComfyUIClient], settings: Settings, clock: Clock
+) -> HealthChecker:
+    return HealthChecker(
+        clients,
+        interval_s=settings.health_check_interval_s,
+        timeout_s=settings.health_check_timeout_s,
+        clock=clock,
+    )
 
 
 def _planner(

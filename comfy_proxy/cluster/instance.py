@@ -117,6 +117,7 @@ class Instance:
 
     def check_passed(self, duration_s: float) -> None:
         self.last_check = self.last_success = self._clock.now()
+        self.signs.heard_at = self._clock.monotonic()
         self.check_ok = True
         self.response_time_s = duration_s
         self.last_error = self.last_error_at = None

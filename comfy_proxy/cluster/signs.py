@@ -30,6 +30,8 @@ class Signs:
         self._clock = clock
         self._doubt = doubt
         self._last_frame_at: float | None = None
+        self.heard_at = clock.monotonic()
+        """When it spoke last in any way (monotonic seconds); until it has, when it was made."""
         self._troubled_at: float | None = None
         self._last_strike_of_breaks_at = -math.inf
         self._last_life_at = -math.inf
@@ -66,6 +68,7 @@ class Signs:
 
         At most one in LIFE_INTERVAL_S.
         """
+        self.heard_at = self._clock.monotonic()
         if self._breaker.closed or self._clock.monotonic() - self._last_life_at < LIFE_INTERVAL_S:
             return
         self._last_life_at = self._clock.monotonic()
@@ -93,6 +96,10 @@ class Signs:
     def troubled(self) -> None:
         """A connection to it broke or a request failed, at this moment."""
         self._troubled_at = self._clock.monotonic()
+
+    def missed(self) -> None:
+        """It did not answer when it was asked: have it checked until that is clear."""
+        self._doubt()
 
     def socket_ended(self) -> None:
         """Frames from before this moment prove no life any more."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
+from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
 from comfy_proxy.gateway.gateway import Gateway
@@ -19,7 +19,7 @@ Answer = Callable[[web.Request, Match], Awaitable[web.StreamResponse]]
 def _primary(gateway: Gateway) -> Answer:
     async def answer(request: web.Request, match: Match) -> web.StreamResponse:
         """The first healthy instance answers, HTTP or WebSocket."""
-        send = forward_websocket if is_websocket_upgrade(request) else forward
+        send = forward_websocket if is_websocket_upgrade(request) else None
         return await forward_balanced(request, gateway.cluster, send)
 
     return answer

@@ -16,6 +16,7 @@ from yarl import URL
 
 from comfy_proxy.clock import SystemClock
 from comfy_proxy.cluster.connection_manager import ConnectionManager
+from comfy_proxy.cluster.hang_watch import HangWatch
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.gateway.views.features import Features, UploadLimits
@@ -40,9 +41,16 @@ class GatewayCluster:
         )
         self.load_balancer = LoadBalancer(self.instances)
         self.connections = ConnectionManager(self.instances, max_connections=1, clock=self.clock)
+        self.hang_watch = HangWatch(
+            self.instances, self._answers, clock=self.clock, timeout_s=settings.hang_timeout_s
+        )
         self.attempts: asyncio.Queue[Attempt] = asyncio.Queue()
         for instance in self.instances:
             instance.observers.append(self.attempts.put_nowait)
+
+    async def _answers(self, instance: Instance) -> bool:
+        """Nobody hangs here."""
+        return True
 
     async def healthy(self, among: Iterable[Instance] | None = None) -> list[Instance]:
         """Nobody is checked: who is away stays away."""

@@ -63,6 +63,7 @@ async def ask(
     *,
     kind: str = "ask",
     timeout_s: float | None = ASK_TIMEOUT_S,
+    replaceable: bool = False,
     client_body: ClientBody | None = None,
     **options: Any,
 ) -> Answer:
@@ -70,10 +71,12 @@ async def ask(
 
     ``path`` is encoded, may carry a query, and is asked for as it stands. ``headers`` among the
     options are a client's: what it did not send is not added. ``client_body`` is read while the
-    request is sent, if what is sent comes from the client. ``fresh`` as of
-    :meth:`ConnectionManager.request`. Raises InstanceError, and what ``client_body`` raises.
+    request is sent, if what is sent comes from the client. ``replaceable`` as of
+    :meth:`HangWatch.over`, ``fresh`` as of :meth:`ConnectionManager.request`. Raises InstanceError,
+    and what ``client_body`` raises.
     """
-    async with instance.attempt(kind):
+    hang_watch = cluster.hang_watch.over(instance, replaceable=replaceable)
+    async with hang_watch, instance.attempt(kind):
         with told_apart(instance, client_body):
             async with (
                 _in_time(cluster, timeout_s),
@@ -140,7 +143,9 @@ async def ask_all(
     be put together: it is there, and an answer without its part would be wrong.
     """
     return await answers_of_all(
-        cluster, lambda instance: ask(instance, cluster, method, path, **options), instances
+        cluster,
+        lambda instance: ask(instance, cluster, method, path, replaceable=True, **options),
+        instances,
     )
 
 
@@ -152,7 +157,8 @@ async def ask_each(
     Raises AnswerTooLargeError.
     """
     return await _answers_of_each(
-        lambda instance: ask(instance, cluster, method, path, **asked[instance]), asked
+        lambda instance: ask(instance, cluster, method, path, replaceable=True, **asked[instance]),
+        asked,
     )
 
 

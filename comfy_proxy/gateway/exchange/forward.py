@@ -3,16 +3,14 @@
 Who is to blame is kept apart all the way: reading from the client, talking to the instance and
 writing to the client are three places, because aiohttp raises the same errors in each.
 
-The retry law (caddy's): a failed dial may always be tried on the next instance; after something
-was sent only GET and HEAD, of routes that the table names: what a custom node's own route does
-nobody here knows, and a GET that restarts an instance breaks its connection, and must not restart
-the next one; never after the first byte went to the client.
+What is repeated at the next instance is said in ``retries.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TypeVar
 
 import aiohttp
@@ -23,12 +21,10 @@ from loguru import logger
 from comfy_proxy.bodies import ClientBody, ClientGoneError, SentBody
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.translation import nothing_sent, translated
+from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import (
     ConnectionBrokenError,
     InstanceError,
-    InstanceTimeoutError,
-    InstanceUnreachableError,
     InvalidAnswerError,
     NoHealthyInstanceError,
     RequestError,
@@ -42,8 +38,9 @@ from comfy_proxy.gateway.exchange.headers import (
     response_headers,
     sendable,
 )
+from comfy_proxy.gateway.exchange.retries import is_repeatable, may_repeat
 from comfy_proxy.gateway.exchange.target import instance_url
-from comfy_proxy.gateway.routes import Policy, is_named, match
+from comfy_proxy.gateway.routes import Policy, match
 from comfy_proxy.metrics.records import PromptEvent
 
 T = TypeVar("T")
@@ -53,7 +50,6 @@ AUTO_HEADERS = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_
 """What aiohttp's client would add: the client's request has them or has not."""
 
 RETRY_AFTER_S = 5
-_SAFE_TO_REPEAT = (hdrs.METH_GET, hdrs.METH_HEAD)
 _GATEWAY_FAULTS = (502, 503, 504)
 
 
@@ -77,7 +73,7 @@ async def forward_balanced(
     ``send`` is :func:`forward` unless told otherwise. Raises NoHealthyInstanceError (503 with
     Retry-After) when nobody is left, InstanceError when an instance failed beyond retrying.
     """
-    send = send or forward
+    send = send or partial(forward, replaceable=is_repeatable(request))
     passed_over: list[Instance] = []
     while True:
         try:
@@ -88,7 +84,7 @@ async def forward_balanced(
         try:
             return await send(request, instance, cluster)
         except InstanceError as error:
-            if not _may_repeat(request, error):
+            if not may_repeat(request, error):
                 raise
             logger.debug("instance {} passed over: {}", instance.host, error.message)
             passed_over.append(instance)
@@ -101,17 +97,20 @@ async def forward(
     *,
     target: str | None = None,
     body: SentBody | None = None,
+    replaceable: bool = False,
 ) -> web.StreamResponse:
     """Send ``request`` to ``instance`` and its answer to the client; returns it, already sent.
 
     ``target`` is asked for instead of the path and query that the client named, and ``body`` sent
-    instead of its body, if given.
+    instead of its body, if given. ``replaceable`` as of :meth:`HangWatch.over`.
     Raises RequestError for a body that cannot be read, InstanceError if the instance failed before
     its answer began. If it breaks off later the client's connection is cut, so that a short body
     never looks whole. A client that leaves is no strike; the answer is one that nobody reads.
     """
 
-    found = await forward_unless(request, instance, cluster, _never, target=target, body=body)
+    found = await forward_unless(
+        request, instance, cluster, _never, target=target, body=body, replaceable=replaceable
+    )
     assert found is not None
     return found
 
@@ -124,12 +123,14 @@ async def forward_unless(
     *,
     target: str | None = None,
     body: SentBody | None = None,
+    replaceable: bool = False,
 ) -> web.StreamResponse | None:
     """As :func:`forward`, but None, and nothing is sent to the client, if ``refuse`` says so of the
     answer's head."""
 
     async def exchange() -> web.StreamResponse | None:
         upstream = await _answer_of(request, instance, cluster, target, body)
+        watched.answered()
         try:
             if refuse(upstream):
                 return None
@@ -142,18 +143,12 @@ async def forward_unless(
         finally:
             upstream.close()  # a finished answer has given its connection back already
 
-    return await accounted(request, instance, "forward", exchange)
+    async with cluster.hang_watch.over(instance, replaceable=replaceable) as watched:
+        return await accounted(request, instance, "forward", exchange)
 
 
 def _never(upstream: aiohttp.ClientResponse) -> bool:
     return False
-
-
-def is_repeatable(request: web.Request) -> bool:
-    """GET and HEAD without a body, of a route that the table names: they only read."""
-    if request.method not in _SAFE_TO_REPEAT or request.body_exists:
-        return False
-    return is_named(request.method, request.rel_url.raw_path)
 
 
 def is_prompt(request: web.Request) -> bool:
@@ -287,11 +282,3 @@ async def _to_client(writing: Awaitable[T]) -> T:
         return await writing
     except ConnectionError as error:
         raise ClientGoneError from error
-
-
-def _may_repeat(request: web.Request, error: InstanceError) -> bool:
-    if nothing_sent(error):
-        return True
-    # InvalidAnswer is repeated nowhere: it came back, and will again.
-    unanswered = isinstance(error, InstanceUnreachableError | InstanceTimeoutError)
-    return unanswered and is_repeatable(request)

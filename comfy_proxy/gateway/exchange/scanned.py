@@ -7,7 +7,7 @@ The time of such an answer is not bounded, but the silence within it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,31 +62,31 @@ async def ask_scanned(
     *,
     timeout_s: float = ASK_TIMEOUT_S,
     keep: bool = True,
+    replaceable: bool = False,
     fresh: bool = False,
 ) -> ScannedAnswer:
     """``GET`` of an encoded ``path`` from ``instance``, looked into as ``shape`` says.
 
     ``timeout_s`` bounds the wait for the head and for each piece of the body. Without ``keep`` the
-    text of an answer with status 200 is dropped as it is scanned. ``fresh`` as of
-    :meth:`ConnectionManager.request`. Raises InstanceError; UnavailableError if the disk is full.
+    text of an answer with status 200 is dropped as it is scanned. ``replaceable`` as of
+    :meth:`HangWatch.over`, ``fresh`` as of :meth:`ConnectionManager.request`. Raises InstanceError;
+    UnavailableError if the disk is full.
     """
     scanner, text = JsonScanner(shape), StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False)
 
     def silence() -> Any:
         return cluster.clock.timeout(timeout_s)
 
-    async with instance.attempt("ask"):
+    hang_watch = cluster.hang_watch.over(instance, replaceable=replaceable)
+    async with hang_watch as watched, instance.attempt("ask"):
         with told_apart(instance):
             async with asked(
                 instance, cluster, "GET", path, head_timeout_s=timeout_s, fresh=fresh
             ) as response:
-                limit = answer_bodies.MAX_SCANNED_BYTES
-                async for piece in answer_bodies.pieces(response, limit, silence):
-                    if response.status == 200:
-                        scanner.feed(piece)
-                    if keep or response.status != 200:
-                        await text.write(piece)
-                await text.finish()
+                watched.answered()
+                pieces = answer_bodies.pieces(response, answer_bodies.MAX_SCANNED_BYTES, silence)
+                is_read = response.status == 200
+                await _take(pieces, scanner if is_read else None, text, keep=keep or not is_read)
                 return ScannedAnswer(
                     status=response.status,
                     reason=sendable(response.reason or ""),
@@ -94,6 +94,18 @@ async def ask_scanned(
                     text=text,
                     root=_list_or_object(scanner) if response.status == 200 else None,
                 )
+
+
+async def _take(
+    pieces: AsyncIterator[bytes], scanner: JsonScanner | None, text: StoredBytes, *, keep: bool
+) -> None:
+    """Each piece goes where it is wanted."""
+    async for piece in pieces:
+        if scanner is not None:
+            scanner.feed(piece)
+        if keep:
+            await text.write(piece)
+    await text.finish()
 
 
 def _list_or_object(scanner: JsonScanner) -> Value | None:
@@ -106,7 +118,9 @@ async def ask_all_scanned(
 ) -> dict[Instance, ScannedAnswer]:
     """Ask each healthy instance (of ``instances``, or of all); see :func:`fanout.ask_all`."""
     return await answers_of_all(
-        cluster, lambda instance: ask_scanned(instance, cluster, path, shape), instances
+        cluster,
+        lambda instance: ask_scanned(instance, cluster, path, shape, replaceable=True),
+        instances,
     )
 
 

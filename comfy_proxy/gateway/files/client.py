@@ -60,7 +60,13 @@ async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
     server, which has no such list.
     """
     answer = await ask(
-        instance, cluster, "HEAD", "/view", params=_query(file), timeout_s=LOOK_TIMEOUT_S
+        instance,
+        cluster,
+        "HEAD",
+        "/view",
+        params=_query(file),
+        timeout_s=LOOK_TIMEOUT_S,
+        replaceable=True,
     )
     if answer.status == 400 and is_hidden(file) and not file.subfolder:
         return await _listed(instance, cluster, file)

@@ -223,6 +223,7 @@ class _Upload:
             self._request.method,
             client_target(self._request, settings),
             kind="upload",
+            replaceable=self._body.whole,
             timeout_s=None,  # a client may send slowly, and ComfyUI answers when all is there
             client_body=self._body.rest,
             headers=headers,

@@ -46,6 +46,11 @@ class StateRequest:
         """``target`` without its query, for the log."""
         return self.target.partition("?")[0]
 
+    @property
+    def repeatable(self) -> bool:
+        """To do it twice is as good as once: it replaces the whole, or deletes it."""
+        return self.pattern in _LATEST_WINS or self.pattern == "/settings"
+
     def by(self, user_id: str) -> StateRequest:
         """The same for another id of the user."""
         headers = self.headers.copy()
@@ -107,7 +112,10 @@ async def spooled(request: web.Request, limit: int) -> StoredBytes | None:
 
 
 async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Answer:
-    """One exchange, bounded in time and size. Raises InstanceError."""
+    """One exchange, bounded in time and size; given up if ``instance`` hangs: others can do it.
+
+    Raises InstanceError.
+    """
     return await ask(
         instance,
         cluster,
@@ -115,6 +123,7 @@ async def send(state: StateRequest, instance: Instance, cluster: Cluster) -> Ans
         state.target,
         kind="state",
         timeout_s=cluster.settings.comfyui_timeout_s,
+        replaceable=True,
         headers=state.headers,
         data=_payload(state.body),
     )

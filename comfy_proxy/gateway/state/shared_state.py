@@ -23,6 +23,7 @@ from aiohttp import hdrs, web
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
@@ -88,7 +89,7 @@ class SharedState:
         ) -> web.StreamResponse:
             await self._replication.catch_up(instance)
             if not self._is_translated(request, match, instance):
-                return await forward(request, instance, cluster)
+                return await forward(request, instance, cluster, replaceable=True)
             asked = state_request(request, match, instance, cluster, None)
             reply = await self._replication.send(asked, instance)
             if match.pattern == USERS and reply.status == 200 and reply.body:
@@ -171,7 +172,9 @@ class SharedState:
             try:
                 return await self._replication.send(requests[instance], instance), instance
             except InstanceError as error:
-                if not nothing_sent(error):
+                # One that hangs may do it yet, and gets it once more, after the others.
+                again = isinstance(error, InstanceHangsError) and requests[instance].repeatable
+                if not (again or nothing_sent(error)):
                     raise
                 passed_over.append(instance)
 

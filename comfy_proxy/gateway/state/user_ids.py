@@ -16,7 +16,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.exchange.fanout import ask
+from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class UserIds:
         """Ask ``instance`` now; if it does not answer, when it is next needed."""
         self._outdated.add(instance)
         try:
-            answer: Any = (await ask(instance, self._cluster, "GET", "/users")).json()
+            answer: Any = (await self._asked(instance)).json()
         except InstanceError as error:
             logger.debug("the users of {} are not known: {}", instance.host, error.message)
             return
@@ -59,6 +59,9 @@ class UserIds:
                 key: name for key, name in users.items() if isinstance(name, str)
             }
             self._outdated.discard(instance)
+
+    async def _asked(self, instance: Instance) -> Answer:
+        return await ask(instance, self._cluster, "GET", "/users", replaceable=True)
 
     async def minted_at(self, instance: Instance) -> None:
         """``instance`` has a new user: the id that it gave is the one for clients."""

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.fanout import Answer, ask, nobody_answers
@@ -51,7 +52,7 @@ class LatestAnswers:
     async def _answers(
         self, asked: Sequence[Instance], path: str, *, primary: bool
     ) -> dict[Instance, Answer]:
-        asking = {one: asyncio.create_task(ask(one, self._cluster, "GET", path)) for one in asked}
+        asking = {one: asyncio.create_task(self._ask(one, path)) for one in asked}
         try:
             await self._wait(asking, [asking[asked[0]]] if primary else [])
         finally:
@@ -60,6 +61,9 @@ class LatestAnswers:
             await asyncio.gather(*asking.values(), return_exceptions=True)
         answers = {one: self._answer(one, path, task) for one, task in asking.items()}
         return {one: answer for one, answer in answers.items() if answer is not None}
+
+    async def _ask(self, instance: Instance, path: str) -> Answer:
+        return await ask(instance, self._cluster, "GET", path, replaceable=True)
 
     async def _wait(self, asking: Asking, needed: Iterable[asyncio.Task[Answer]]) -> None:
         try:
@@ -80,6 +84,8 @@ class LatestAnswers:
         if task.cancelled():
             return self._known.get(key)
         if (error := task.exception()) is not None:
+            if isinstance(error, InstanceHangsError):
+                return self._known.get(key)
             if not isinstance(error, InstanceError):
                 raise error
             return None
