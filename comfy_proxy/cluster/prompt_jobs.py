@@ -93,6 +93,20 @@ def failed_job(entry: Mapping[str, Any]) -> Job:
     }
 
 
+def in_turn(job: Job) -> Job:
+    """``job`` with a ``priority`` that tells whose turn comes first, over all instances.
+
+    Each instance counts its own prompts. ComfyUI's frontend of 2026 tells of a waiting job how many
+    have a lower one: "3 jobs ahead of yours". So it is the time of creation (ms) of a waiting job.
+    A number that a client chose, a float in ComfyUI, stays; so does a negative one (in front).
+    """
+    number, created = job.get("priority"), job.get("create_time")
+    counted = isinstance(number, int) and number >= 0
+    if job.get("status") == "pending" and counted and isinstance(created, int):
+        return {**job, "priority": created}
+    return job
+
+
 def progress(job: Job) -> int:
     """Grows as the job gets on."""
     status = job.get("status")

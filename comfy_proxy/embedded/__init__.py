@@ -6,5 +6,7 @@ process of a test, `process.WorkerProcess` in one of its own, `faults.Faults` fo
 Importing the package itself loads nothing; its modules need the extra `embedded`.
 
 Its oddities are those of ComfyUI 0.3.75: `tests/protocol` compares it with recordings of a real
-server, which "recorded" and "the real server" in its comments mean.
+server, which "recorded" and "the real server" in its comments mean. Started as one of 2026 it adds
+what the newer frontend and our jobs use of a 0.33.0 (`job_routes.py`, `asset_routes.py`); that is
+recorded, too.
 """

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="embedded")
     parser.add_argument("--test-nodes", action="store_true", help="add TimedPass and its like")
     parser.add_argument("--allow-faults", action="store_true", help="open POST /embedded/faults")
+    parser.add_argument("--of-2026", action="store_true", help="job views and assets")
     parser.add_argument("--upscale-model", action="append", default=[], metavar="NAME")
     simulated = parser.add_argument_group("models that cost time and memory, and nothing else")
     simulated.add_argument(
@@ -83,6 +84,7 @@ async def _serve(options: argparse.Namespace) -> None:
         upscale_models=options.upscale_model,
         allow_faults=options.allow_faults,
         simulated_models=_simulated_models(options),
+        of_2026=options.of_2026,
         on_death=lambda: os._exit(DEATH_EXIT_CODE),
     )
     await worker.start(options.port)

@@ -11,10 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from comfy_proxy.embedded.asset_store import AssetStore
 from comfy_proxy.embedded.faults import Faults
 from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.node_cache import NodeCache
-from comfy_proxy.embedded.nodes.node_class import NodeClass
+from comfy_proxy.embedded.nodes.node_class import Json, NodeClass
 from comfy_proxy.embedded.prompt_queue import PromptQueue
 from comfy_proxy.embedded.prompt_run import Interrupted, PromptRun
 from comfy_proxy.embedded.simulated_gpu import SimulatedGpu
@@ -58,6 +59,7 @@ class Executor:
         faults: Faults,
         journal: Journal,
         gpu: SimulatedGpu,
+        assets: AssetStore | None,
         on_death: Callable[[], None],
     ) -> None:
         self.folders = folders
@@ -69,6 +71,7 @@ class Executor:
         self._journal = journal
         self._on_death = on_death
         self._gpu = gpu
+        self._assets = assets
         self._cache = NodeCache()
         self._interrupt = threading.Event()
         self._stopping = False
@@ -151,6 +154,9 @@ class Executor:
     def completed(self, prompt_id: str) -> None:
         """Called before the end is sent: a test that hears of it finds it in the journal."""
         self._journal.executed.append(prompt_id)
+
+    def named(self, ui: Json, prompt_id: str) -> Json:
+        return ui if self._assets is None else self._assets.saved(ui, prompt_id)
 
     def check_interrupt(self) -> None:
         if self._interrupt.is_set():

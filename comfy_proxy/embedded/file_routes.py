@@ -70,7 +70,11 @@ async def _upload(instance: Instance, form: Form, save: Save) -> web.Response:
     async with instance.upload_lock:
         name = await asyncio.to_thread(_store, field, folder, overwrite, save)
     instance.journal.uploads.append("/".join(filter(None, (folder_type, subfolder, name))))
-    return web.json_response({"name": name, "subfolder": subfolder, "type": folder_type})
+    told: Json = {"name": name, "subfolder": subfolder, "type": folder_type}
+    if instance.assets is not None:
+        asset = await asyncio.to_thread(instance.assets.uploaded, folder_type, subfolder, name)
+        told["asset"] = asset.as_uploaded()
+    return web.json_response(told)
 
 
 def _folder(root: Path, subfolder: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from comfy_proxy.embedded.asset_store import AssetStore
 from comfy_proxy.embedded.executor import Executor, Journal
 from comfy_proxy.embedded.faults import Faults
 from comfy_proxy.embedded.folders import Folders
@@ -19,11 +20,20 @@ from comfy_proxy.embedded.websocket import Sockets
 
 MAX_UPLOAD_SIZE = 100 * 1024 * 1024  # bytes of a request; beyond, 413 (PROTOCOL.md trap 12)
 FEATURES: Json = {"supports_preview_metadata": True, "max_upload_size": MAX_UPLOAD_SIZE}
+FEATURES_2026: Json = FEATURES | {
+    "supports_model_type_tags": True,
+    "extension": {"manager": {"supports_v4": True}},
+    "node_replacements": True,
+    "assets": True,
+}
 
 
 @dataclass(kw_only=True)
 class Instance:
-    """State of one life of a worker, from a start to the stop or the kill."""
+    """State of one life of a worker, from a start to the stop or the kill.
+
+    `assets` is None unless it is a worker of 2026: then it has its routes, flags and refusals too.
+    """
 
     name: str
     folders: Folders
@@ -36,6 +46,7 @@ class Instance:
     queue: PromptQueue
     executor: Executor
     sockets: Sockets
+    assets: AssetStore | None = None
 
     def __post_init__(self) -> None:
         self.next_number = 0

@@ -39,11 +39,13 @@ class WorkerProcess(LocalServer):
         allow_faults: bool = False,
         upscale_models: Sequence[str] = (),
         simulated_models: SimulatedModels | None = None,
+        of_2026: bool = False,
     ) -> None:
         self.port = port
         self._arguments = ["--base-directory", str(base_directory), "--name", name]
         self._arguments += ["--test-nodes"] if test_nodes else []
         self._arguments += ["--allow-faults"] if allow_faults else []
+        self._arguments += ["--of-2026"] if of_2026 else []
         for model in upscale_models:
             self._arguments += ["--upscale-model", model]
         if simulated_models is not None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from aiohttp import web
 
-from comfy_proxy.embedded.instance import INSTANCE, Instance, new_prompt_id
+from comfy_proxy.embedded.instance import INSTANCE, Instance
 from comfy_proxy.embedded.nodes.node_class import Json
+from comfy_proxy.embedded.prompt_ids import WRONG_ID, chosen_id
 from comfy_proxy.embedded.prompt_queue import SENSITIVE_KEYS, QueueItem
 from comfy_proxy.embedded.validation import NO_PROMPT, validate_prompt
 
@@ -20,20 +21,23 @@ async def post_prompt(request: web.Request) -> web.Response:
     """Validate and queue; 400 with `node_errors` for a graph that cannot run.
 
     A body that is not a JSON object ends as 500, as in the real server. An id that the client gives
-    is taken even if it is in use: both prompts run (PROTOCOL.md trap 9).
+    is taken even if it is in use: both prompts run (PROTOCOL.md trap 9). A worker of 2026 refuses
+    one that is no UUID.
     """
     instance = request.app[INSTANCE]
     body: Json = await request.json()
     number = _number(instance, body)
     if "prompt" not in body:
         return web.json_response({"error": NO_PROMPT, "node_errors": {}}, status=400)
+    prompt_id = chosen_id(instance, body)
+    if prompt_id is None:
+        return web.json_response({"error": WRONG_ID, "node_errors": {}}, status=400)
     graph = body["prompt"]
     targets = body.get("partial_execution_targets")
     verdict = validate_prompt(graph, instance.classes, instance.folders, targets)
     if verdict.error is not None:
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
         return web.json_response(refusal, status=400)
-    prompt_id = str(body.get("prompt_id", new_prompt_id()))
     extra_data, sensitive = _extra_data(body)
     instance.journal.submitted.append(prompt_id)
     instance.queue.put(

@@ -39,6 +39,9 @@ class Outside(Protocol):
     def completed(self, prompt_id: str) -> None:
         """Called when all nodes have run, before anybody is told."""
 
+    def named(self, ui: Json, prompt_id: str) -> Json:
+        """What a node shows, with ids of assets if the worker has any."""
+
     def check_interrupt(self) -> None:
         """Raises Interrupted."""
 
@@ -142,8 +145,9 @@ class PromptRun:
         if result.ui:
             meta: Json = {"node_id": node_id, "display_node": node_id, "parent_node": None}
             meta["real_node_id"] = node_id
-            self._ui[node_id] = {"meta": meta, "output": dict(result.ui)}
-            self._events.executed(node_id, dict(result.ui))
+            output = self.outside.named(dict(result.ui), self.item.prompt_id)
+            self._ui[node_id] = {"meta": meta, "output": output}
+            self._events.executed(node_id, output)
         self._cache.set(node_id, CacheEntry(outputs=result.outputs, ui=self._ui.get(node_id)))
         self._events.finished(node_id)
         self._executed.append(node_id)

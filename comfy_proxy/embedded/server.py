@@ -6,7 +6,14 @@ from urllib.parse import urlsplit
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from comfy_proxy.embedded import file_routes, info_routes, prompt_routes, user_routes
+from comfy_proxy.embedded import (
+    asset_routes,
+    file_routes,
+    info_routes,
+    job_routes,
+    prompt_routes,
+    user_routes,
+)
 from comfy_proxy.embedded.fault_middleware import fault_middleware
 from comfy_proxy.embedded.instance import INSTANCE, MAX_UPLOAD_SIZE, Instance
 
@@ -31,6 +38,8 @@ def create_app(instance: Instance, *, allow_faults: bool) -> web.Application:
     app[INSTANCE] = instance
     own = (*prompt_routes.ROUTES, *file_routes.ROUTES, *info_routes.ROUTES, *user_routes.ROUTES)
     app.add_routes([*_with_api_prefix(own), *own, *info_routes.INTERNAL_ROUTES])
+    if instance.assets is not None:
+        app.add_routes([*job_routes.ROUTES, *asset_routes.ROUTES])
     if allow_faults:
         app.router.add_post("/embedded/faults", set_faults)
     app.router.add_get("/", page)

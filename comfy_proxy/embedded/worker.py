@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from comfy_proxy.embedded.asset_store import AssetStore
 from comfy_proxy.embedded.executor import Executor, Journal
 from comfy_proxy.embedded.faults import Faults
 from comfy_proxy.embedded.folders import Folders
-from comfy_proxy.embedded.instance import FEATURES, Instance, queue_info
+from comfy_proxy.embedded.instance import FEATURES, FEATURES_2026, Instance, queue_info
 from comfy_proxy.embedded.life import Life
 from comfy_proxy.embedded.local_server import LocalServer
 from comfy_proxy.embedded.nodes import node_classes
@@ -25,6 +26,7 @@ class EmbeddedWorker(LocalServer):
     flags and type-4 frames, `allow_faults` opens `POST /embedded/faults`. `on_death` replaces the
     abrupt end that the fault `die_at_node` asks for (the process of its own exits instead).
     `simulated_models` adds SimulatedModelLoader and SimulatedSampler, and the memory of a GPU.
+    `of_2026` makes it a newer server: `/api/jobs`, assets, ids of prompts that must be UUIDs.
 
     What it did is in its `journal`, and under the same names here: `submitted`, `started`,
     `executed`, `uploads`, `loads`. Not thread-safe: use it in one event loop.
@@ -41,6 +43,7 @@ class EmbeddedWorker(LocalServer):
         preview_metadata: bool = True,
         allow_faults: bool = False,
         simulated_models: SimulatedModels | None = None,
+        of_2026: bool = False,
         on_death: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
@@ -60,7 +63,8 @@ class EmbeddedWorker(LocalServer):
             gpu=self._gpu,
         )
         self._upscale_models = tuple(upscale_models)
-        self._features = FEATURES if preview_metadata else None
+        self._assets = AssetStore(self.folders) if of_2026 else None
+        self._features = (FEATURES_2026 if of_2026 else FEATURES) if preview_metadata else None
         self._allow_faults = allow_faults
         self._on_death = on_death
         self._life: Life | None = None
@@ -84,13 +88,13 @@ class EmbeddedWorker(LocalServer):
         """Listen on the loopback; port 0 takes a free one. Raises OSError if it is taken."""
         if self._life is not None:
             raise RuntimeError("The worker runs already.")
+        self.folders.prepare()
+        self._gpu.unload()
         life = Life(self._instance(), allow_faults=self._allow_faults)
         self.port = await life.start(port or self.port)
         self._life = life
 
     def _instance(self) -> Instance:
-        self.folders.prepare()
-        self._gpu.unload()
         loop = asyncio.get_running_loop()
         queue = PromptQueue(
             lambda remaining: sockets.send("status", {"status": queue_info(remaining)}, None)
@@ -104,6 +108,7 @@ class EmbeddedWorker(LocalServer):
             faults=self.faults,
             journal=self.journal,
             gpu=self._gpu,
+            assets=self._assets,
             on_death=on_death,
         )
         sockets = Sockets(
@@ -124,6 +129,7 @@ class EmbeddedWorker(LocalServer):
             queue=queue,
             executor=executor,
             sockets=sockets,
+            assets=self._assets,
         )
         instance.actions["die"] = lambda _now: on_death()
         return instance

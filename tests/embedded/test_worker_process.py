@@ -42,6 +42,19 @@ async def test_kill_and_restart_on_the_same_port(process: WorkerProcess) -> None
     await client.close()
 
 
+async def test_a_process_of_2026(tmp_path: Path) -> None:
+    """It tells of assets, and has them and job views."""
+    async with (
+        WorkerProcess(base_directory=tmp_path, of_2026=True) as newer,
+        aiohttp.ClientSession(newer.url) as session,
+    ):
+        async with session.get("/features") as answer:
+            assert (await answer.json())["assets"] is True
+        for path, key in (("/api/assets", "assets"), ("/api/jobs", "jobs")):
+            async with session.get(path) as answer:
+                assert (await answer.json())[key] == []
+
+
 async def test_a_frozen_process(process: WorkerProcess) -> None:
     """While frozen it answers nothing; thawed it answers what was asked meanwhile."""
     client = await Client(process.url).connect()

@@ -24,6 +24,7 @@ from comfy_proxy.cluster.prompt_jobs import (
     JobPage,
     failed_job,
     in_order,
+    in_turn,
     jobs_answer,
     pending_job,
     progress,
@@ -163,7 +164,7 @@ class _Page:
         ascending = self.query.get("sort_order", "").lower() == "asc"
         jobs = in_order(jobs, by_duration=by_duration, ascending=ascending)
         end = None if self.limit is None else self.offset + self.limit
-        shown = jobs[self.offset : end]
+        shown = [in_turn(job) for job in jobs[self.offset : end]]
         return jobs_answer(shown, offset=self.offset, limit=self.limit, total=total)
 
 

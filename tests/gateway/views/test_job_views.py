@@ -120,6 +120,22 @@ async def test_a_job_that_moves_is_pending() -> None:
         assert names(await get(client, "/api/jobs")) == ["a"]
 
 
+async def test_priorities_tell_whose_turn_comes_first() -> None:
+    """Over instances whose counts differ, and one on its way; in front stays in front.
+
+    What a client chose stays, and so does what runs or has ended.
+    """
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        one.running = [entry("r", 90, created=1)]
+        one.pending = [entry("a", 91, created=20), entry("f", -92, created=70)]
+        two.pending = [entry("b", 3, created=30), entry("d", 4, created=50)]
+        moving(gateway, "c", 7, created=40)
+        two.pending.append(entry("chosen", 2.5, created=60))
+        jobs = {job["id"]: job["priority"] for job in (await get(client, "/api/jobs"))["jobs"]}
+    assert sorted(set(jobs) - {"r"}, key=jobs.__getitem__) == ["f", "chosen", *"abcd"]
+    assert (jobs["r"], jobs["f"], jobs["chosen"]) == (90, -92, 2.5)
+
+
 async def test_a_job_at_two_instances_is_one() -> None:
     """It has got as far as the one says that saw it last."""
     async with two_fakes() as (one, two), front(one, two) as (client, _):
