@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.exchange.target import with_parameter
+from comfy_proxy.gateway.exchange.target import quoted, with_parameter
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, split_annotation
 from comfy_proxy.gateway.files.instance_prefix import with_prefix
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
@@ -51,4 +51,4 @@ def _marked_url(url: str, instance: Instance, storage: SharedStorage) -> str:
     subfolder = with_prefix(query.get("subfolder", ""), instance.id)
     if "subfolder" in query:
         return with_parameter(url, "subfolder", subfolder)
-    return f"{url}&subfolder={quote(subfolder, safe='')}"
+    return f"{url}&subfolder={quoted(subfolder)}"

@@ -65,9 +65,9 @@ class CustomRoutes:
         """
         if request.body_exists:
             async with while_connected(request):
-                question = await Question.of(request, self._cluster.settings)
+                question = await Question.of(request, self._cluster)
         else:
-            question = await Question.of(request, self._cluster.settings)
+            question = await Question.of(request, self._cluster)
         try:
             addressed = self._rules.decide(question)
             self._tell(question, addressed)

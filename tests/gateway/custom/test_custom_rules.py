@@ -95,6 +95,28 @@ async def test_a_name_that_we_gave_comes_back_in_a_body(front: CustomFront) -> N
     assert b"\x00@2/y" in front.two.asked[-1][2]
 
 
+@pytest.mark.parametrize("name", ["\\ud800", "\\udcff"])
+async def test_a_name_without_bytes_in_utf_8_goes_where_it_belongs(
+    front: CustomFront, name: str
+) -> None:
+    """In a URL of ``/view`` it is percent-encoded, which ``quote`` refuses to do."""
+    raw = '{"u": "/view?subfolder=@2/' + name + '"}'
+    assert await front.ask("POST", "/pack/x", data=raw.encode()) == (200, "two")
+    assert b"@2" not in front.two.asked[0][2]
+
+
+async def test_json_as_deep_as_can_be_read_goes_to_whom_it_names(front: CustomFront) -> None:
+    raw = b'{"subfolder": "@2/x", "a": ' + b"[" * 800 + b"]" * 800 + b"}"
+    assert await front.ask("POST", "/pack/x", data=raw) == (200, "two")
+
+
+async def test_a_long_body_is_read_too(front: CustomFront) -> None:
+    """In a thread: nobody waits behind it."""
+    long = {"subfolder": "@2/x", "rest": ["y"] * 20_000}
+    assert await front.ask("POST", "/pack/x", json=long) == (200, "two")
+    assert front.two.asked[0][2].startswith(b'{"subfolder": "x"')
+
+
 @pytest.mark.parametrize("text", ["@2", "@9/x", "me@2/x", "see @2/x"])
 async def test_what_only_looks_like_a_mark_stays(front: CustomFront, text: str) -> None:
     assert await front.ask("POST", "/pack/say", json={"text": text}) == (200, "one")
