@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from custom_front import CustomFront, custom_front
+from manual_clock import ManualClock
 
 from comfy_proxy.gateway.files.file_name import file_at
 from comfy_proxy.ledger import events
@@ -225,6 +226,28 @@ async def test_what_a_node_asked_is_over_with_its_prompt(front: CustomFront) -> 
     front.gateway.ledger.apply(events.EndTold(prompt_id=PROMPT, instance=one, end=end))
     front.hears(two, node=7)
     assert await front.ask("POST", "/pack/go", json={"node": 7}) == (200, "two")
+
+
+async def test_what_the_next_node_asked_is_not_over_with_the_prompt_before(
+    front: CustomFront,
+) -> None:
+    """Nobody listens to that one: its end is told when the next one runs already."""
+    two, ledger, other = front.instances[1], front.gateway.ledger, PROMPT.replace("a", "b")
+    front.runs(PROMPT, two)
+    first = ledger.find(PROMPT)
+    assert first is not None
+    front.hears(two, id="picture-16")
+    clock = front.gateway.cluster.clock
+    assert isinstance(clock, ManualClock)
+    await clock.advance(1)
+    front.runs(other, two)
+    front.hears(two, id="picture-17")
+    ledger.apply(events.Finished(prompt=first, end=End(ending=Ending.SUCCESS)))
+    assert await front.ask("POST", "/pack/go", json={"id": "picture-16"}) == (200, "one")
+    assert await front.ask("POST", "/pack/go", json={"id": "picture-17"}) == (200, "two")
+    end = End(ending=Ending.SUCCESS)
+    ledger.apply(events.EndTold(prompt_id=other, instance=two, end=end))
+    assert await front.ask("POST", "/pack/go", json={"id": "picture-17"}) == (200, "one")
 
 
 async def test_who_waits_for_a_reply_and_is_away_is_not_replaced(front: CustomFront) -> None:
