@@ -9,12 +9,14 @@ it is found out who shares a directory is in no list.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.own_folder import is_probe
 from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange import native
@@ -52,14 +54,7 @@ class MergedFileLists:
     async def entries(self, request: web.Request, match: Match) -> web.StreamResponse:
         """The union of the lists."""
         answers = await self._latest.to(client_target(request, self._cluster.settings))
-        like, lists = native.usable(answers, _list)
-        if not lists:
-            return native.relayed(like)
-        united: dict[Hashable, Any] = {}
-        for listed in lists.values():
-            for entry in (one for one in listed if not is_probe(one)):
-                united.setdefault(_key(entry), entry)
-        return native.reply(list(united.values()), like)
+        return await native.off_loop(answers, partial(_united, answers))
 
     async def system_stats(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``GET /system_stats``: the primary's, with the devices of all instances behind its own.
@@ -95,6 +90,17 @@ class FirstFound:
         return await forward_balanced(request, self._cluster) if found is None else found
 
 
+def _united(answers: Mapping[Instance, Answer]) -> web.StreamResponse:
+    like, lists = native.usable(answers, _list)
+    if not lists:
+        return native.relayed(like)
+    united: dict[Hashable, Any] = {}
+    for listed in lists.values():
+        for entry in (one for one in listed if not is_probe(one)):
+            united.setdefault(_key(entry), entry)
+    return native.reply(list(united.values()), like)
+
+
 def _list(answer: Answer) -> list[Any] | None:
     data = native.load(answer)
     return data if isinstance(data, list) else None
@@ -110,4 +116,4 @@ def _key(entry: Any) -> Hashable:
     """What makes two entries the same one: a folder's name, a model file's name and path index."""
     if isinstance(entry, dict) and "name" in entry:
         return repr(entry["name"]), repr(entry.get("pathIndex"))
-    return repr(entry)
+    return entry if isinstance(entry, str) else (repr(entry),)
