@@ -27,13 +27,12 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange import native
-from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.context import INSTANCE, USER_AT, USER_HEADER
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.state.replication import Replication
 from comfy_proxy.gateway.state.requests import (
-    USER_HEADER,
     USERS,
     StateRequest,
     spooled,
@@ -71,6 +70,12 @@ class SharedState:
     def missed(self, instance: Instance) -> int:
         """How many writes ``instance`` has still to get."""
         return self._replication.missed(instance)
+
+    async def know_user(self, request: web.Request) -> None:
+        """From now on ``request`` goes to each instance as the user that its client is there."""
+        if request.headers.get(USER_HEADER):
+            await self._know_users()
+            request[USER_AT] = self.users.at
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Answer ``/users``, ``/settings``, ``/userdata`` and what is below them."""

@@ -175,7 +175,7 @@ async def test_each_instance_is_asked_for_its_own_user(
     """With ``--multi-user`` it has an id of its own for the client's name."""
     one.users, two.users = {"ann_1": "ann"}, {"ann_2": "ann"}
     asset_id = two.add("a.png")["id"]
-    for path in ("/api/assets", f"/api/assets/{asset_id}"):
+    for path in ("/api/assets", f"/api/assets/{asset_id}", f"/api/assets/{asset_id}/content"):
         async with client.get(path, headers={"comfy-user": "ann_1"}) as answer:
             assert answer.status == 200
     assert (one.seen_users, two.seen_users) == ({"ann_1"}, {"ann_2"})
