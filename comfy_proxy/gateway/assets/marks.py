@@ -19,6 +19,8 @@ from comfy_proxy.gateway.files.instance_prefix import with_prefix
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 
 _VIEW = re.compile(r"[^?#]*/view\?[^#]*")
+MAX_DEPTH = 50
+"""Lists and objects in one another; an asset has three."""
 _NOT_OURS = ("user_metadata", "metadata", "name", "tags")
 """What clients wrote or a file says of itself: a URL in it is left as it is."""
 
@@ -26,13 +28,20 @@ _NOT_OURS = ("user_metadata", "metadata", "name", "tags")
 def marked(data: Any, instance: Instance, storage: SharedStorage) -> Any:
     """A copy of ``data`` (JSON of ``instance``) whose URLs of ``/view`` name ``instance``.
 
-    A file of a directory that all instances share needs no mark and gets none.
+    A file of a directory that all instances share needs no mark and gets none. What stands deeper
+    than ``MAX_DEPTH`` is none of ComfyUI's own, and left as it is.
     """
+    return _marked(data, instance, storage, MAX_DEPTH)
+
+
+def _marked(data: Any, instance: Instance, storage: SharedStorage, depth: int) -> Any:
+    if depth == 0:
+        return data
     if isinstance(data, list):
-        return [marked(item, instance, storage) for item in data]
+        return [_marked(item, instance, storage, depth - 1) for item in data]
     if isinstance(data, dict):
         return {
-            key: value if key in _NOT_OURS else marked(value, instance, storage)
+            key: value if key in _NOT_OURS else _marked(value, instance, storage, depth - 1)
             for key, value in data.items()
         }
     if isinstance(data, str) and _VIEW.fullmatch(data):

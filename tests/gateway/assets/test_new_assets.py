@@ -172,3 +172,29 @@ async def test_the_probe_of_shared_directories_is_in_no_list(
     assert await have_one_directory(first, second, "output", gateway.cluster) is False
     assert list(one.files) == [("output", ".comfy-proxy/shared-storage.txt")]
     assert one.assets == two.assets == {}
+
+
+@pytest.mark.parametrize("word", ["x" * 100_000, "\\ud800", "../../queue", "a b", "é"])
+async def test_a_word_that_can_be_no_hash_is_asked_for_nowhere(
+    client: Client, gateway: Gateway, one: AssetServer, two: AssetServer, word: str
+) -> None:
+    """One that fits into no request line made each instance look broken, and three took all away;
+    one that has no bytes in UTF-8 was a 500."""
+    for _ in range(4):
+        body = f'{{"hash": "{word}", "name": "x.png"}}'
+        async with client.post("/api/assets/from-hash", data=body.encode()) as answer:
+            assert answer.status == 404
+    assert all(instance.healthy for instance in gateway.cluster.instances)
+    assert {path for _, path in one.requests + two.requests} == {"/api/assets/from-hash"}
+
+
+async def test_an_upload_is_made_as_the_user_of_the_instance(
+    client: Client, one: AssetServer, two: AssetServer
+) -> None:
+    one.users, two.users = {"ann_1": "ann"}, {"ann_2": "ann"}
+    form = aiohttp.FormData({"tags": "input", "name": "d.png"})
+    form.add_field("file", io.BytesIO(b"woof"), filename="dog.png", content_type="image/png")
+    async with client.post("/api/assets", data=form, headers={"comfy-user": "ann_2"}) as answer:
+        assert answer.status == 201
+    assert one.seen_users - {None} == {"ann_1"}
+    assert two.seen_users - {None} <= {"ann_2"}
