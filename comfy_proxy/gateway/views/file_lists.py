@@ -18,7 +18,7 @@ from aiohttp import web
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.own_folder import is_probe
-from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError
+from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.first_found import first_found
@@ -85,9 +85,12 @@ class FirstFound:
         An instance that cannot be reached is passed over: another one may have the file too.
         """
         healthy = await self._cluster.healthy()
-        pass_over = (InstanceUnreachableError, InstanceTimeoutError)
-        found, _ = await first_found(request, self._cluster, healthy, pass_over=pass_over)
+        found, _ = await first_found(request, self._cluster, healthy, pass_over=_is_away)
         return await forward_balanced(request, self._cluster) if found is None else found
+
+
+def _is_away(error: InstanceError) -> bool:
+    return isinstance(error, InstanceUnreachableError | InstanceTimeoutError)
 
 
 def _united(answers: Mapping[Instance, Answer]) -> web.StreamResponse:

@@ -294,6 +294,16 @@ async def test_what_is_nowhere_is_404_also_while_one_cannot_be_reached(front: Cu
     assert await front.ask("GET", "/memory/r-1") == (404, b"")
 
 
+@pytest.mark.parametrize("path", ["/pack/restart", "/pack/x?path=@1/y"])
+async def test_a_get_that_ends_the_process_ends_no_other(front: CustomFront, path: str) -> None:
+    """It was done, and its connection broke off because of it: nor is it to be tried again."""
+    front.one.dies = True
+    status, error = await front.ask("GET", path)
+    assert (status, error["code"]) == (502, "instance_unreachable")
+    assert front.two.paths == []
+    assert len(front.one.paths) == 1
+
+
 async def test_a_change_that_concerns_nobody_known_is_the_primarys(front: CustomFront) -> None:
     for method in ("POST", "PATCH", "DELETE"):
         assert await front.ask(method, "/pack/x.png", data=b"1") == (200, "one")
