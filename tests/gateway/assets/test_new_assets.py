@@ -198,3 +198,13 @@ async def test_an_upload_is_made_as_the_user_of_the_instance(
         assert answer.status == 201
     assert one.seen_users - {None} == {"ann_1"}
     assert two.seen_users - {None} <= {"ann_2"}
+
+
+async def test_a_body_is_no_longer_than_can_be_read_at_once(
+    client: Client, one: AssetServer
+) -> None:
+    """Of 16 MB of JSON that takes a second in which nobody else is answered."""
+    body = io.BytesIO(b'{"name": "' + b"x" * 2**20 + b'"}')
+    async with client.post("/api/assets/from-hash", data=body) as answer:
+        assert answer.status == 413
+    assert one.requests == []
