@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.custom.fields import (
+    MAX_FIELDS,
     MAX_READ_BYTES,
     MAX_TEXT,
     Field,
@@ -89,8 +90,9 @@ class Question:
 
     @property
     def segments(self) -> list[str]:
-        """Of the path, decoded."""
-        return [unquote(one) for one in self.path.split("/") if 0 < len(one) <= MAX_TEXT]
+        """Of the path, decoded; the first ones, as of fields."""
+        segments = self.path.split("/", MAX_FIELDS)[:MAX_FIELDS]
+        return [unquote(one) for one in segments if 0 < len(one) <= MAX_TEXT]
 
     @property
     def fields(self) -> list[Field]:
