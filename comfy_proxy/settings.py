@@ -264,8 +264,8 @@ def _read_toml(path: Path, problems: list[str]) -> dict[str, str]:
     As text, because ``VARIABLES`` parses text: the file and the environment obey one rule.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, RecursionError, ValueError) as error:  # ValueError: no UTF-8, no TOML
         problems.append(f"{path}: {error}")
         return {}
     known = {row.name for row in VARIABLES}

@@ -69,7 +69,7 @@ class Gateway:
         self.uploads = Uploads(self.files, self.staging, self.object_info.uploads_changed)
         self.file_view = FileView(self.files, self.staging)
         self.state = SharedState(cluster)
-        self.assets = Assets(self.uploads, self.state.users, self.object_info.uploads_changed)
+        self.assets = Assets(self.uploads, self.object_info.uploads_changed)
         self.upload_limits = UploadLimits(cluster)
         self.features = Features(cluster, self.upload_limits)
         self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)

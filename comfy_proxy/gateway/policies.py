@@ -57,6 +57,7 @@ WITH_ONE: Mapping[Policy, Callable[[Gateway], Answer]] = {
 async def answer(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """Answer ``request`` as its row of the table says; with one instance nearly always forward."""
     if gateway.several:
+        await gateway.state.know_user(request)
         policy = POLICIES[match.policy]
     else:
         policy = WITH_ONE.get(match.policy, POLICIES[Policy.PRIMARY])

@@ -15,8 +15,8 @@ from ledger_front import accepted, leave
 from rooms_harness import Client, answering, gateway_over
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway import policies
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.gateway.policies import POLICIES
 
 Json = dict[str, Any]
 Hook = Callable[[], Awaitable[None]]
@@ -254,7 +254,7 @@ def moving(gateway: Gateway, prompt_id: str, number: float = 0, created: int = 0
 
 async def respond(request: web.Request, match: Any, gateway: Gateway) -> web.StreamResponse:
     """As the wired gateway does."""
-    return await POLICIES[match.policy](gateway)(request, match)
+    return await policies.answer(request, match, gateway)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Ask the instances about assets on behalf of a client, as the user that the client is.
+"""Ask the instances about assets on behalf of a client.
 
 An instance has assets if it is of 2026 and was started with them enabled. One without says 404, or
 503 with the code ``SERVICE_DISABLED``: it is left out of what is put together. One that is away may
@@ -20,8 +20,6 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask, nobody_answers
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.file_holders import RETRY_AFTER_S
-from comfy_proxy.gateway.state.requests import USER_HEADER
-from comfy_proxy.gateway.state.user_ids import UserIds
 
 _OF_THE_CLIENTS_QUESTION = (
     hdrs.CONTENT_LENGTH,
@@ -42,11 +40,10 @@ NOT_FOUND = "ASSET_NOT_FOUND"
 
 
 class AssetAsking:
-    """Asks the instances of one cluster; ``users`` tells what each of them calls a user."""
+    """Asks the instances of one cluster."""
 
-    def __init__(self, cluster: Cluster, users: UserIds) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self._users = users
 
     async def one(
         self, request: web.Request, instance: Instance, method: str, path: str, **options: Any
@@ -60,9 +57,6 @@ class AssetAsking:
         for name in _OF_THE_CLIENTS_QUESTION:
             headers.popall(name, None)
         headers.update(options.pop("headers", {}))
-        if user_id := headers.get(USER_HEADER):
-            await self._users.learn()
-            headers[USER_HEADER] = self._users.at(instance, user_id)
         if not await self.cluster.healthy([instance]):
             raise away(instance)
         try:

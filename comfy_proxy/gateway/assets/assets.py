@@ -12,18 +12,15 @@ from comfy_proxy.gateway.assets.scans import AssetScans
 from comfy_proxy.gateway.assets.tags import TagCounts
 from comfy_proxy.gateway.assets.twins import AssetTwins
 from comfy_proxy.gateway.files.uploads import Uploads
-from comfy_proxy.gateway.state.user_ids import UserIds
 from comfy_proxy.gateway.views.by_pattern import ByPattern
 
 
 class Assets:
     """One attribute for each policy of assets; see :class:`NewAssets` for ``inputs_changed``."""
 
-    def __init__(
-        self, uploads: Uploads, users: UserIds, inputs_changed: Callable[[str], Awaitable[None]]
-    ) -> None:
+    def __init__(self, uploads: Uploads, inputs_changed: Callable[[str], Awaitable[None]]) -> None:
         files = uploads.files
-        asking = AssetAsking(files.cluster, users)
+        asking = AssetAsking(files.cluster)
         twins = AssetTwins(asking, files.storage)
         lists = MergedAssets(files, asking, twins)
         self.merged = ByPattern(lists.views, TagCounts(asking, twins, lists).views)

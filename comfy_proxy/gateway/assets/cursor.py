@@ -9,6 +9,7 @@ over by comparing, so that assets that come and go in the meantime do not shift 
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,11 @@ _OURS = "~"
 MAX_PAGES = 4096
 """Characters of a cursor with the cursors of the instances in it. A longer one would not fit into a
 request line, so it goes without them: then each list is read from its beginning, which is slow."""
+
+
+def is_cursor(text: Any) -> bool:
+    """Whether ``text`` may be a cursor of an instance: what is no ASCII came from nobody."""
+    return isinstance(text, str) and text.isascii()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,9 +61,16 @@ def _key(value: Any, asset_id: Any) -> Key:
     own_id = asset_id.encode(errors="surrogatepass") if isinstance(asset_id, str) else b""
     if isinstance(value, str):
         return 2, 0.0, value.encode(errors="surrogatepass"), own_id
-    if isinstance(value, int | float):
-        return 1, float(value), b"", own_id
+    if isinstance(value, int | float) and value == value:  # NaN has no place among the others
+        return 1, _float(value), b"", own_id
     return 0, 0.0, b"", own_id
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +103,7 @@ class Cursor:
             return None
         match data:
             case [str(sort), bool(descending), [_, _] as last, dict(pages)]:
-                if all(isinstance(page, str | None) for page in pages.values()):
+                if all(page is None or is_cursor(page) for page in pages.values()):
                     order = Order(sort=sort, descending=descending)
                     return cls(order=order, last=last, pages=pages)
         return None

@@ -26,7 +26,7 @@ from comfy_proxy.gateway.assets.filters import Filters, without_paging
 from comfy_proxy.gateway.assets.marks import marked
 from comfy_proxy.gateway.assets.pages import MAX_PAGE
 from comfy_proxy.gateway.assets.streams import AssetStream, Refusal, Shown, merged
-from comfy_proxy.gateway.assets.twins import AssetTwins, Entries
+from comfy_proxy.gateway.assets.twins import MANY, AssetTwins, Entries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.files.file_holders import FileHolders
@@ -66,7 +66,13 @@ class MergedAssets:
             total = await self._total(request, having, hidden)
         except Refusal as refusal:
             return native.relayed(refusal.answer)
-        return native.reply(self._body(wanted, having, shown, total), having[0].answer)
+        for instance, asset in shown.assets:
+            self._owners.record(asset.get("id") if isinstance(asset, dict) else None, instance)
+        answers = {stream.instance: stream.answer for stream in having}
+        return await native.off_loop(
+            answers,
+            lambda: native.reply(self._body(wanted, having, shown, total), having[0].answer),
+        )
 
     def _streams(self, request: web.Request, wanted: _Wanted) -> list[AssetStream]:
         passed = None if wanted.cursor is None else wanted.order.passed(wanted.cursor.last)
@@ -111,7 +117,8 @@ class MergedAssets:
         The instance is asked if that cannot be told here. Raises UnavailableError.
         """
         filters = Filters.of(request.rel_url.query)
-        entries = filters.passing(entries)
+        work = partial(filters.passing, entries)
+        entries = await asyncio.to_thread(work) if len(entries) > MANY else work()
         if filters.is_told or not entries:
             return entries
         query, order = without_paging(request.rel_url.query), Order(sort="name", descending=False)
@@ -129,8 +136,6 @@ class MergedAssets:
     def _body(
         self, wanted: _Wanted, streams: list[AssetStream], shown: Shown, total: int
     ) -> dict[str, Any]:
-        for instance, asset in shown.assets:
-            self._owners.record(asset.get("id") if isinstance(asset, dict) else None, instance)
         assets = [marked(asset, instance, self._storage) for instance, asset in shown.assets]
         body = {"assets": assets, "total": max(total, 0), "has_more": shown.has_more}
         if shown.has_more and wanted.has_cursors:

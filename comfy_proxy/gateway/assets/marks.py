@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.exchange.target import with_parameter
+from comfy_proxy.gateway.exchange.target import quoted, with_parameter
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, split_annotation
 from comfy_proxy.gateway.files.instance_prefix import with_prefix
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 
 _VIEW = re.compile(r"[^?#]*/view\?[^#]*")
+MAX_DEPTH = 50
+"""Lists and objects in one another; an asset has three."""
 _NOT_OURS = ("user_metadata", "metadata", "name", "tags")
 """What clients wrote or a file says of itself: a URL in it is left as it is."""
 
@@ -26,13 +28,20 @@ _NOT_OURS = ("user_metadata", "metadata", "name", "tags")
 def marked(data: Any, instance: Instance, storage: SharedStorage) -> Any:
     """A copy of ``data`` (JSON of ``instance``) whose URLs of ``/view`` name ``instance``.
 
-    A file of a directory that all instances share needs no mark and gets none.
+    A file of a directory that all instances share needs no mark and gets none. What stands deeper
+    than ``MAX_DEPTH`` is none of ComfyUI's own, and left as it is.
     """
+    return _marked(data, instance, storage, MAX_DEPTH)
+
+
+def _marked(data: Any, instance: Instance, storage: SharedStorage, depth: int) -> Any:
+    if depth == 0:
+        return data
     if isinstance(data, list):
-        return [marked(item, instance, storage) for item in data]
+        return [_marked(item, instance, storage, depth - 1) for item in data]
     if isinstance(data, dict):
         return {
-            key: value if key in _NOT_OURS else marked(value, instance, storage)
+            key: value if key in _NOT_OURS else _marked(value, instance, storage, depth - 1)
             for key, value in data.items()
         }
     if isinstance(data, str) and _VIEW.fullmatch(data):
@@ -51,4 +60,4 @@ def _marked_url(url: str, instance: Instance, storage: SharedStorage) -> str:
     subfolder = with_prefix(query.get("subfolder", ""), instance.id)
     if "subfolder" in query:
         return with_parameter(url, "subfolder", subfolder)
-    return f"{url}&subfolder={quote(subfolder, safe='')}"
+    return f"{url}&subfolder={quoted(subfolder)}"

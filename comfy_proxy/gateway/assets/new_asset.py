@@ -12,9 +12,9 @@ sends them gets a second copy of them.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import quote
 
 from aiohttp import hdrs, web
 from loguru import logger
@@ -41,6 +41,9 @@ from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.lenient_json import loads_exact
+
+_HASH = re.compile("[A-Za-z0-9:_-]{1,256}")
+"""What may be one: ``blake3:`` and 64 digits today."""
 
 
 class NewAssets:
@@ -76,7 +79,7 @@ class NewAssets:
 
     async def from_hash(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``POST /api/assets/from-hash``: one more entry at the first instance that has them."""
-        body = await native.read_body(request)
+        body = await native.read_body(request, native.SMALL_BODY_BYTES)
         wanted = body.json.get("hash") if isinstance(body.json, dict) else None
         holder = await self._holder(request, wanted)
         target = client_target(request, self._cluster.settings)
@@ -98,9 +101,9 @@ class NewAssets:
 
     async def _holder(self, request: web.Request, wanted: Any) -> Instance | None:
         """The first instance that has bytes of that hash; None if none, and for what is none."""
-        if not isinstance(wanted, str) or not wanted.strip():
-            return None
-        path = f"/api/assets/hash/{quote(wanted.strip(), safe=':')}"
+        if not isinstance(wanted, str) or not _HASH.fullmatch(wanted.strip()):
+            return None  # a word that fits into no request line would look like a broken instance
+        path = f"/api/assets/hash/{wanted.strip()}"
         answers, _ = await self._asking.reachable(request, "HEAD", path)
         return next((one for one, answer in answers.items() if answer.status == 200), None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from comfy_proxy.gateway.assets.cursor import is_cursor
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.native import load
 
@@ -29,10 +30,11 @@ def read_page(answer: Answer) -> AssetPage | None:
     assets = data.get("assets") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(assets, list):
         return None
-    total, cursor = data.get("total"), data.get("next_cursor")
+    total, told = data.get("total"), data.get("next_cursor")
+    cursor = told if is_cursor(told) else None
     return AssetPage(
         assets=assets,
         total=total if isinstance(total, int) else len(assets),
-        has_more=data.get("has_more") is True or isinstance(cursor, str),
-        next_cursor=cursor if isinstance(cursor, str) else None,
+        has_more=data.get("has_more") is True or cursor is not None,
+        next_cursor=cursor,
     )

@@ -59,6 +59,7 @@ class AssetStream:
         self._at = 0
         self._read = 0
         self._page: AssetPage | None = None
+        self._is_stuck = False  # it gives the same page again and again
 
     @property
     def head(self) -> Any | None:
@@ -80,6 +81,9 @@ class AssetStream:
             if page is None:
                 self._not_a_page(answer)
                 return
+            if page == self._page:
+                self._is_stuck = True
+                return
             self.answer, self.total, self._page = answer, page.total, page
             self.place = place.get("after")
             self._read += len(page.assets)
@@ -88,7 +92,7 @@ class AssetStream:
 
     def _next_place(self) -> Mapping[str, str] | None:
         limit = {"limit": str(self._page_size)}
-        if self.is_without:
+        if self.is_without or self._is_stuck:
             return None
         if (page := self._page) is None:
             return limit if self.place is None else {**limit, "after": self.place}

@@ -89,7 +89,7 @@ class TagCounts:
     ) -> tuple[Answer, dict[str, int] | None]:
         """The counts of one instance; None if its answer has none."""
         counts: dict[str, int] = {}
-        read = 0
+        read, before = 0, None
         while True:
             query = [*filters, ("limit", str(MAX_TAGS)), ("offset", str(read))]
             answer = await self._asking.one(
@@ -107,8 +107,9 @@ class TagCounts:
                 and isinstance(row.get("count"), int)
             }
             read += len(rows)
-            if not rows or data.get("has_more") is not True:
+            if not rows or rows == before or data.get("has_more") is not True:
                 return answer, counts
+            before = rows
 
 
 def _refusal(

@@ -17,8 +17,10 @@ the database changes without a new time or another count.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,16 +29,20 @@ from aiohttp import web
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.assets.asking import AssetAsking
 from comfy_proxy.gateway.assets.pages import MAX_PAGE, AssetPage, read_page
+from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.context import USER_HEADER
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
-from comfy_proxy.gateway.state.requests import USER_HEADER
 
 MAX_ENTRIES = 20_000
 """How many inputs and models of one instance are known. Of the others, those that were updated
 longest ago, each instance's entry is shown."""
-MAX_USERS = 16
-"""For so many users of ``--multi-user`` the entries are kept; then all are read again."""
+MAX_KEPT = 2 * MAX_ENTRIES
+"""Entries that are kept for each instance, those of all users of ``--multi-user`` together: 40 MB.
+Those of whoever asked longest ago go first, and are read again."""
+MANY = 1_000
+"""Entries that take some milliseconds to be compared; more are compared in a thread."""
 LATEST = 50
 """Entries that are looked at to see whether anything has changed; beyond, all are read again."""
 _KINDS = ("input", "models")
@@ -90,6 +96,7 @@ class Entry:
 
 Entries = Mapping[str, Entry]
 """By the ids."""
+Known = Mapping[Instance, Entries]
 
 
 class AssetTwins:
@@ -98,27 +105,24 @@ class AssetTwins:
     def __init__(self, asking: AssetAsking, storage: SharedStorage) -> None:
         self._asking = asking
         self._kinds = (*_KINDS, *sorted(RESULT_TYPES & storage.kinds))
-        self._known: dict[tuple[Instance, str], Entries] = {}
+        self._known: OrderedDict[tuple[Instance, str], Entries] = OrderedDict()
+        self._latest: tuple[Known, Known] | None = None  # what was known, and what of it is hidden
         for instance in asking.cluster.instances:
             instance.on_interruption.append(self._forget)
+
+    def __repr__(self) -> str:
+        return f"<AssetTwins {sum(map(len, self._known.values()))} entries>"
 
     async def hidden(
         self, request: web.Request, instances: Iterable[Instance]
     ) -> Mapping[Instance, Entries]:
         """What is not to be shown of each of ``instances``. Raises UnavailableError."""
         known = await self._look(request, list(instances))
-        hidden: dict[Instance, dict[str, Entry]] = {instance: {} for instance in known}
-        shown: dict[tuple[str, str, Any], list[tuple[Instance, Entry]]] = {}
-        order = {instance: number for number, instance in enumerate(known)}
-        dated = [(one, instance) for instance in known for one in known[instance].values()]
-        dated.sort(key=lambda item: (item[0].created_at, order[item[1]]))
-        for entry, instance in dated:
-            others = shown.setdefault((entry.kind, entry.path, entry.size), [])
-            if any(at is not instance and entry.is_twin(other) for at, other in others):
-                hidden[instance][entry.asset_id] = entry
-            else:
-                others.append((instance, entry))
-        return hidden
+        if self._latest is None or not _are_same(known, self._latest[0]):
+            work = partial(_hidden, known)
+            many = sum(map(len, known.values())) > MANY
+            self._latest = known, (await asyncio.to_thread(work) if many else work())
+        return self._latest[1]
 
     async def of(
         self, request: web.Request, asset: Any, owner: Instance
@@ -155,18 +159,26 @@ class AssetTwins:
             if latest is None:
                 return {}
             if (same := _updated(known, latest, self._kinds)) is not None:
-                self._known[key] = same
+                self._keep(key, same)
                 return same
         entries = await self._read(request, instance)
-        if len(self._known) >= MAX_USERS * len(self._asking.cluster.instances):
-            self._known.clear()
-        self._known[key] = entries
+        self._keep(key, entries)
         return entries
+
+    def _keep(self, key: tuple[Instance, str], entries: Entries) -> None:
+        self._known[key] = entries
+        self._known.move_to_end(key)
+        limit = MAX_KEPT * len(self._asking.cluster.instances)
+        while sum(map(len, self._known.values())) > limit and len(self._known) > 1:
+            self._known.popitem(last=False)
 
     async def _read(self, request: web.Request, instance: Instance) -> Entries:
         entries: dict[str, Entry] = {}
-        read, query = 0, {"limit": str(MAX_PAGE)}
+        read, query, before = 0, {"limit": str(MAX_PAGE)}, None
         while page := await self._page(request, instance, query):
+            if page == before:
+                break  # it would give the same one again and again
+            before = page
             read += len(page.assets)
             entries |= _of_page(page, self._kinds)
             if not page.has_more or not page.assets or len(entries) >= MAX_ENTRIES:
@@ -184,11 +196,34 @@ class AssetTwins:
         query = {"tags_any": ",".join(self._kinds), "sort": "updated_at", "order": "desc", **place}
         path = f"/api/assets?{urlencode(query)}"
         answer: Answer = await self._asking.one(request, instance, "GET", path)
-        return read_page(answer)
+        return await native.off_loop({instance: answer}, partial(read_page, answer))
 
     def _forget(self, instance: Instance) -> None:
         for key in [key for key in self._known if key[0] is instance]:
             del self._known[key]
+        self._latest = None
+
+
+def _are_same(known: Known, before: Known) -> bool:
+    """Whether nothing has changed: entries that have are in another mapping (:func:`_updated`)."""
+    same = (before.get(instance) is entries for instance, entries in known.items())
+    return list(known) == list(before) and all(same)
+
+
+def _hidden(known: Known) -> Known:
+    """Of twins all but the first."""
+    hidden: dict[Instance, dict[str, Entry]] = {instance: {} for instance in known}
+    shown: dict[tuple[str, str, Any], list[tuple[Instance, Entry]]] = {}
+    order = {instance: number for number, instance in enumerate(known)}
+    dated = [(one, instance) for instance in known for one in known[instance].values()]
+    dated.sort(key=lambda item: (item[0].created_at, order[item[1]]))
+    for entry, instance in dated:
+        others = shown.setdefault((entry.kind, entry.path, entry.size), [])
+        if any(at is not instance and entry.is_twin(other) for at, other in others):
+            hidden[instance][entry.asset_id] = entry
+        else:
+            others.append((instance, entry))
+    return hidden
 
 
 def _of_page(page: AssetPage, kinds: Collection[str]) -> dict[str, Entry]:
@@ -202,7 +237,9 @@ def _updated(known: Entries, latest: AssetPage, kinds: Collection[str]) -> Entri
     It can if the oldest entry there is as it was, so that all older ones are, and the count fits,
     so that none has gone. Of more than MAX_ENTRIES not all are known, and the count says nothing.
     """
-    entries = {**known, **_of_page(latest, kinds)}
+    told = _of_page(latest, kinds)
+    news = {one: entry for one, entry in told.items() if known.get(one) != entry}
+    entries = {**known, **news} if news else known
     last = Entry.of(latest.assets[-1], kinds) if latest.assets else None
     before = None if last is None else known.get(last.asset_id)
     if latest.has_more and (last is None or before is None or before.updated_at != last.updated_at):

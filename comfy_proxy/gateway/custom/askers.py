@@ -39,6 +39,7 @@ class Askers:
     def __init__(self, instances: Iterable[Instance], clock: Clock) -> None:
         self._now = clock.monotonic
         self._asked = {one: deque[_Asked](maxlen=MAX_FRAMES) for one in instances}
+        self._began = dict.fromkeys(self._asked, 0.0)  # when the latest prompt did there
 
     def __repr__(self) -> str:
         return f"<Askers {sum(map(len, self._asked.values()))} frames>"
@@ -54,8 +55,16 @@ class Askers:
         """An observer of the ledger: what the nodes of a prompt that has ended, or is there no
         longer, have asked is of no more interest."""
         attempt = change.prompt.attempt
-        if attempt is not None and attempt.ended_at is not None and attempt.began_at is not None:
-            self._asked[attempt.instance].clear()
+        if attempt is None or attempt.began_at is None:
+            return
+        asked, latest = self._asked[attempt.instance], self._began[attempt.instance]
+        self._began[attempt.instance] = max(latest, attempt.began_at)
+        if attempt.ended_at is None:
+            return
+        # The end of one that nobody listens to may be heard of when the next one runs already.
+        later = [one for one in asked if attempt.began_at < latest <= one.at]
+        asked.clear()
+        asked.extend(later)
 
     def fitting(self, words: frozenset[str], client_id: str | None) -> Sequence[Instance]:
         """Who has asked for something that ``words`` names; several if that cannot be told.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -19,6 +18,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import (
     InstanceError,
     InstanceTimeoutError,
@@ -65,9 +65,9 @@ class CustomRoutes:
         """
         if request.body_exists:
             async with while_connected(request):
-                question = await Question.of(request, self._cluster.settings)
+                question = await Question.of(request, self._cluster)
         else:
-            question = await Question.of(request, self._cluster.settings)
+            question = await Question.of(request, self._cluster)
         try:
             addressed = self._rules.decide(question)
             self._tell(question, addressed)
@@ -117,11 +117,14 @@ class CustomRoutes:
     async def _one(
         self, question: Question, addressed: Addressed, instance: Instance
     ) -> web.StreamResponse:
-        with suppress(InstanceUnreachableError, InstanceTimeoutError):
+        try:
             if await self._cluster.healthy([instance]):
                 return await self._sent(
                     question, addressed, question.request, instance, self._cluster
                 )
+        except InstanceError as error:
+            if not nothing_sent(error):
+                raise  # nobody knows whether it was done: not to be tried again just so
         raise UnavailableError(
             f"ComfyUI instance {instance.id}, which this request concerns ({addressed.rule}),"
             " cannot be reached.",
@@ -143,15 +146,15 @@ class CustomRoutes:
         """Of those that can be reached the first that has it; if nobody has, the last one's 404."""
         request, cluster = question.request, self._cluster
         left = [one for one in instances if one.healthy] or list(instances)
-        # Once it was sent to one it goes to no other: nobody knows what it does.
-        pass_over = (InstanceUnreachableError,)
-        found, missing = await first_found(request, cluster, left[:-1], pass_over=pass_over)
+        # Once it was sent to one it goes to no other: nobody knows what it does, and if it ends
+        # the process its connection breaks off.
+        found, missing = await first_found(request, cluster, left[:-1], pass_over=nothing_sent)
         if found is not None:
             return found
         try:
             return await forward(request, left[-1], cluster)
-        except InstanceUnreachableError:
-            if not missing:
+        except InstanceError as error:
+            if not (missing and nothing_sent(error)):
                 raise
             return web.Response(status=404)  # as those have said that could be reached
 

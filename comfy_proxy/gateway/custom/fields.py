@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import quote, unquote_plus
+from urllib.parse import unquote_plus
 
-from comfy_proxy.lenient_json import dumps_exact, loads_exact
+from comfy_proxy.gateway.exchange.target import quoted
+from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
 
 MAX_READ_BYTES: Final = 1 << 20
-"""Of a body; a longer one is sent on unread. Reading a mebibyte of JSON takes some 10 ms."""
+"""Of a body; a longer one is sent on unread. Reading a mebibyte of JSON takes some 10 ms, and 50
+where somebody has made it to be slow."""
 MAX_FIELDS: Final = 256
 """So many fields of one request are looked at, the first ones."""
 MAX_TEXT: Final = 1024
@@ -51,8 +53,7 @@ def is_telling(name: str, value: str) -> bool:
 
 def query_fields(target: str) -> list[Field]:
     """The parameters of ``target``, a path with or without a query, decoded."""
-    pairs = _pairs(target.partition("?")[2])
-    return [(unquote_plus(name), unquote_plus(value)) for name, value in pairs][:MAX_FIELDS]
+    return _pairs(target.partition("?")[2])
 
 
 def changed_query(target: str, change: Change) -> str:
@@ -77,13 +78,17 @@ def body_fields(raw: bytes, content_type: str) -> Fields:
     if kind == "multipart/form-data":
         return _of_parts(raw, content_type)
     try:
-        document = loads_exact(raw)
-    except (ValueError, RecursionError):
+        document = loads(raw)
+    except ValueError:
         return Fields(change=lambda change: raw)
-    return Fields(
-        fields=list(json_fields(document)),
-        change=lambda change: dumps_exact(_changed_json("", document, change)),
-    )
+
+    def changed(change: Change) -> bytes:
+        try:
+            return dumps_exact(_changed_json("", loads_exact(raw), change))
+        except (RecursionError, ValueError):
+            return raw  # so deep that no node wants it: it is the instance's to refuse
+
+    return Fields(fields=list(json_fields(document)), change=changed)
 
 
 def json_fields(document: Any) -> Iterator[Field]:
@@ -122,21 +127,21 @@ def _changed_json(key: str, value: Any, change: Change) -> Any:
 
 
 def _of_form(raw: bytes) -> Fields:
-    text = raw.decode("latin-1")  # an encoded form is ASCII; what is not stays as it is
-    pairs = [(unquote_plus(name), unquote_plus(value)) for name, value in _pairs(text)]
+    text = raw.decode(errors="surrogateescape")  # encoded it is ASCII; else ComfyUI reads UTF-8
     return Fields(
-        fields=list(_with_json(pairs)),
-        change=lambda change: _changed_pairs(text, change).encode("latin-1"),
+        fields=list(_with_json(_pairs(text))),
+        change=lambda change: _changed_pairs(text, change).encode(errors="surrogateescape"),
     )
 
 
 def _of_parts(raw: bytes, content_type: str) -> Fields:
-    """Of a form with files its texts."""
+    """Of a form with files its texts, among the first parts of it."""
     found = re.search(r'boundary="?([^";]+)"?', content_type, re.IGNORECASE)
     if found is None:
         return Fields(change=lambda change: raw)
-    parts = raw.split(b"--" + found[1].encode("latin-1", "replace"))
-    texts = [(at, *text) for at, part in enumerate(parts) if (text := _part_text(part))]
+    border = b"--" + found[1].encode("latin-1", "replace")
+    parts = raw.split(border, MAX_FIELDS)
+    texts = [(at, *text) for at, part in enumerate(parts[:-1]) if (text := _part_text(part))]
 
     def changed(change: Change) -> bytes:
         made = list(parts)
@@ -144,7 +149,7 @@ def _of_parts(raw: bytes, content_type: str) -> Fields:
             if (new := change(name, value)) != value:
                 head = made[at].partition(b"\r\n\r\n")[0]
                 made[at] = head + b"\r\n\r\n" + new.encode() + b"\r\n"
-        return (b"--" + found[1].encode("latin-1", "replace")).join(made)
+        return border.join(made)
 
     return Fields(fields=list(_with_json(text[1:] for text in texts)), change=changed)
 
@@ -171,17 +176,19 @@ def _part_text(part: bytes) -> Field | None:
         return None
 
 
-def _pairs(query: str) -> list[tuple[str, str]]:
-    parts = (part.partition("=") for part in query.split("&") if part)
-    return [(name, value) for name, _, value in parts]
+def _pairs(query: str) -> list[Field]:
+    """The first ones, decoded."""
+    parts = query.split("&", MAX_FIELDS)[:MAX_FIELDS]
+    pairs = (part.partition("=") for part in parts if part)
+    return [(unquote_plus(name), unquote_plus(value)) for name, _, value in pairs]
 
 
 def _changed_pairs(query: str, change: Change) -> str:
-    parts = query.split("&")
-    for index, part in enumerate(parts):
+    parts = query.split("&", MAX_FIELDS)
+    for index, part in enumerate(parts[:MAX_FIELDS]):
         name, equals, encoded = part.partition("=")
         value = unquote_plus(encoded)
         new = change(unquote_plus(name), value) if equals and len(value) <= MAX_TEXT else value
         if new != value:
-            parts[index] = f"{name}={quote(new, safe='/')}"
+            parts[index] = f"{name}={quoted(new, '/')}"
     return "&".join(parts)

@@ -9,15 +9,38 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
+from comfy_proxy.gateway.custom.fields import Fields, changed_query
+from comfy_proxy.gateway.exchange.target import quoted
 from comfy_proxy.gateway.files.instance_prefix import split_prefix
 
 _FOLDER_KEYS: Final = ("folder", "dir", "path")
 """A value that is nothing but a mark (``@2``) counts as one under a key with one of these in its
 name; else it may be anything that begins with @."""
 _SUBFOLDER: Final = re.compile(r"(?P<key>[?&]subfolder=)(?P<value>[^&#]*)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unmarked:
+    """A request less the marks in it: ``owners`` are the ids of the instances that they named,
+    ``target`` its path with query, and ``raw`` its body; None if the client's has no mark."""
+
+    owners: frozenset[str]
+    target: str
+    raw: bytes | None = field(default=None, repr=False)
+
+
+def unmarked(target: str, read: Fields | None, ids: Collection[str]) -> Unmarked:
+    """The request for ``target`` with the body ``read``, without the marks of these ``ids``."""
+    marks, raw = Marks(ids), None
+    path, mark, query = target.partition("?")
+    target = changed_query(f"{marks.taken_out_of_path(path)}{mark}{query}", marks.taken_out)
+    if read is not None and any(marks.taken_out(*one) != one[1] for one in read.fields):
+        raw = read.change(marks.taken_out)
+    return Unmarked(owners=frozenset(marks.owners), target=target, raw=raw)
 
 
 class Marks:
@@ -35,7 +58,7 @@ class Marks:
         if (found := _SUBFOLDER.search(value)) is not None:
             start, end = found.span("value")
             inner = self._inner(unquote(found["value"]), is_folder=True)
-            return value if inner is None else value[:start] + quote(inner, safe="/") + value[end:]
+            return value if inner is None else value[:start] + quoted(inner, "/") + value[end:]
         inner = self._inner(value, is_folder=any(name in key.lower() for name in _FOLDER_KEYS))
         return value if inner is None else inner
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
-from typing import Self
+from functools import partial
+from typing import Final, Self
 from urllib.parse import unquote
 
 from aiohttp import hdrs, web
 
 from comfy_proxy.bodies import ClientBody
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.custom.fields import (
+    MAX_FIELDS,
     MAX_READ_BYTES,
     MAX_TEXT,
     Field,
@@ -19,36 +23,52 @@ from comfy_proxy.gateway.custom.fields import (
     is_telling,
     query_fields,
 )
+from comfy_proxy.gateway.custom.marks import Unmarked, unmarked
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.upload_form import UploadBody
 from comfy_proxy.request_path import normal_path
-from comfy_proxy.settings import Settings
+
+LONG_BYTES: Final = 32 * 2**10
+"""Of a body; a longer one is read in a thread, so that nobody waits behind one that takes long."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Question:
     """What the client asks for. ``target`` is the path with its query, as they came; ``body`` is
-    kept here until :meth:`close`, so that it can be sent to several; None if there is none."""
+    kept here until :meth:`close`, so that it can be sent to several; None if there is none.
+    ``unmarked`` is what the instance gets whose names it has."""
 
     request: web.Request
     target: str
+    unmarked: Unmarked
     body: UploadBody | None = None
     read: Fields | None = None
     query: list[Field] = field(default_factory=list)
 
     @classmethod
-    async def of(cls, request: web.Request, settings: Settings) -> Self:
+    async def of(cls, request: web.Request, cluster: Cluster) -> Self:
         """``request``, its body received. Raises RequestError, ClientGoneError, UnavailableError
         (no room for the body)."""
-        target = client_target(request, settings)
-        made = cls(request=request, target=target, query=query_fields(target))
+        target = client_target(request, cluster.settings)
+        ids = [one.id for one in cluster.instances]
+        made = cls(
+            request=request,
+            target=target,
+            unmarked=unmarked(target, None, ids),
+            query=query_fields(target),
+        )
         if request.body_exists:
             made.body = UploadBody(request)
             await made.body.receive()
             if made.body.size is not None and made.body.size <= MAX_READ_BYTES:
                 raw = b"".join([piece async for piece in made.body.chunks()])
-                made.read = body_fields(raw, request.headers.get(hdrs.CONTENT_TYPE, ""))
+                read = partial(made._read, raw, ids)
+                await asyncio.to_thread(read) if len(raw) > LONG_BYTES else read()
         return made
+
+    def _read(self, raw: bytes, ids: Collection[str]) -> None:
+        self.read = body_fields(raw, self.request.headers.get(hdrs.CONTENT_TYPE, ""))
+        self.unmarked = unmarked(self.target, self.read, ids)
 
     def close(self) -> None:
         if self.body is not None:
@@ -70,8 +90,9 @@ class Question:
 
     @property
     def segments(self) -> list[str]:
-        """Of the path, decoded."""
-        return [unquote(one) for one in self.path.split("/") if 0 < len(one) <= MAX_TEXT]
+        """Of the path, decoded; the first ones, as of fields."""
+        segments = self.path.split("/", MAX_FIELDS)[:MAX_FIELDS]
+        return [unquote(one) for one in segments if 0 < len(one) <= MAX_TEXT]
 
     @property
     def fields(self) -> list[Field]:

@@ -51,9 +51,15 @@ class Restarts:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _is_idle(self, instance: Instance) -> bool:
-        """Wait until it is; False if time is up. Each length of its queue that it tells counts."""
+        """Wait until it is; False if time is up. Each length of its queue that it tells counts, and
+        if it goes away by itself it has nothing more to do."""
         told = asyncio.Event()
+
+        def interrupted(_instance: Instance) -> None:
+            told.set()
+
         instance.prompts.on_load.append(told.set)
+        instance.on_interruption.append(interrupted)
         deadline = self._clock.monotonic() + DRAIN_TIMEOUT_S
         try:
             while instance.load:
@@ -63,6 +69,7 @@ class Restarts:
                     return False
         finally:
             instance.prompts.on_load.remove(told.set)
+            instance.on_interruption.remove(interrupted)
         return True
 
     async def _settle(self, instance: Instance) -> None:

@@ -8,9 +8,9 @@ The file is TOML::
     to = "broadcast"
     why = "each instance has a cache of its own"
 
-``{name}`` is one segment, ``{name…}`` (or ``{name...}``) the rest of the path. A path counts with
-``/api`` in front too, as ComfyUI takes it; one that begins with ``/api`` as it is. The first row
-that fits decides.
+``{name}`` is one segment, ``{name…}`` (or ``{name...}``) at the end the rest of the path. A path
+counts with ``/api`` in front too, as ComfyUI takes it; one that begins with ``/api`` as it is. The
+first row that fits decides. ComfyUI's own routes are answered as ``routes.py`` says.
 """
 
 from __future__ import annotations
@@ -22,12 +22,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from comfy_proxy.errors import SettingsError
-from comfy_proxy.gateway.routes import Prefix, pattern_of
+from comfy_proxy.gateway.routes import Prefix, is_named, pattern_of
 from comfy_proxy.request_path import normal_path
 
 _METHOD = re.compile("[A-Z]{1,16}")
+_NO_PATH = re.compile(r"[?#\x00-\x1f]")
+_VARIABLE = re.compile(r"\{(?P<name>[A-Za-z_]\w*)(?P<rest>…?)\}", re.ASCII)
+_PLAIN = "%!$&'()*+,:;=@"
+"""What may stand in a path and is no letter; % as somebody may have encoded it already."""
 _KEYS = {"methods", "path", "to", "why"}
 
 
@@ -83,8 +88,8 @@ def row(methods: str, path: str, to: To, why: str) -> CustomRow:
 def read_rows(path: Path) -> list[CustomRow]:
     """The rows of a ``ROUTES_FILE``. Raises SettingsError, which names file, row and key."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, RecursionError, ValueError) as error:  # ValueError: no UTF-8, no TOML
         raise SettingsError([f"ROUTES_FILE {path} cannot be read: {error}"]) from error
     rows = document.pop("route", [])
     if document or not isinstance(rows, list) or not all(isinstance(one, dict) for one in rows):
@@ -109,16 +114,43 @@ def _read(table: Mapping[str, Any]) -> CustomRow:
         methods = [methods]
     if not isinstance(methods, list) or not methods or not all(map(_is_method, methods)):
         raise ValueError(f'methods: {methods!r} is no list of methods such as ["GET", "POST"]')
-    if not isinstance(path, str) or not path.startswith("/"):
-        raise ValueError(f"path: {path!r} does not begin with a slash")
-    if to not in set(To):
+    if not isinstance(to, str) or to not in set(To):
         raise ValueError(f"to: {to!r} is none of {_listed(To)}")
+    path = _path(path)
+    if named := [method for method in methods if is_named(method, path)]:
+        raise ValueError(f"path: {named[0]} {path} is ComfyUI's own, and rows are for custom nodes")
     return CustomRow(
         methods=_with_head(methods),
-        path=normal_path(path).replace("...}", "…}"),
+        path=path,
         to=To(to),
         why=str(table.get("why", "")),
     )
+
+
+def _path(path: Any) -> str:
+    """As it stands in requests, in its normal form, but for the variables in it.
+
+    Only a whole segment may be one, and the rest of the path only at its end: a pattern with two of
+    them could take an hour for one path.
+    """
+    if not isinstance(path, str) or not path.startswith("/"):
+        raise ValueError(f"path: {path!r} does not begin with a slash")
+    if found := _NO_PATH.search(path):
+        raise ValueError(f"path: {path!r} has {found[0]!r} in it, and no path has")
+    segments = path.replace("...}", "…}").split("/")
+    names: list[str] = []
+    for at, segment in enumerate(segments):
+        if "{" not in segment and "}" not in segment:
+            segments[at] = normal_path(quote(segment, safe=_PLAIN))
+            continue
+        found = _VARIABLE.fullmatch(segment)
+        if found is None or (found["rest"] and at < len(segments) - 1) or found["name"] in names:
+            raise ValueError(
+                f"path: {segment!r}: a segment is {{name}}, each name once, or {{name...}} at the"
+                " end, or has no braces"
+            )
+        names.append(found["name"])
+    return "/".join(segments)
 
 
 def _is_method(name: Any) -> bool:

@@ -24,8 +24,6 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import RequestError
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.custom.asking_nodes import AskingNodes
-from comfy_proxy.gateway.custom.fields import changed_query
-from comfy_proxy.gateway.custom.marks import Marks
 from comfy_proxy.gateway.custom.question import Question
 from comfy_proxy.gateway.custom.rows import Rows, To
 from comfy_proxy.gateway.files.file_holders import FileHolders
@@ -161,18 +159,17 @@ class Rules:
 
     def by_mark(self, question: Question) -> Addressed | None:
         """A name that we gave comes back: to its instance, by the name that it has there."""
-        marks = Marks(self._by_id)
-        path, mark, query = question.target.partition("?")
-        target = changed_query(f"{marks.taken_out_of_path(path)}{mark}{query}", marks.taken_out)
-        read, raw = question.read, None
-        if read is not None and any(marks.taken_out(*one) != one[1] for one in read.fields):
-            raw = read.change(marks.taken_out)
-        owners = [self._by_id[one] for one in sorted(marks.owners)]
+        sent = question.unmarked
+        owners = [self._by_id[one] for one in sorted(sent.owners)]
         if not owners:
             return None
         owner = _only(owners, "The request names results of several ComfyUI instances")
         return Addressed(
-            how=How.ONE, rule="a result's name", instances=[owner], target=target, raw=raw
+            how=How.ONE,
+            rule="a result's name",
+            instances=[owner],
+            target=sent.target,
+            raw=sent.raw,
         )
 
     def by_file(self, question: Question) -> Addressed | None:

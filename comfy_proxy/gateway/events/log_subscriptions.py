@@ -22,7 +22,9 @@ from comfy_proxy.gateway.routes import Match
 
 PATH: Final = "/internal/logs/subscribe"
 MAX_CLIENTS: Final = 1_000
-"""So many subscriptions are remembered; for one more the oldest is not repeated any more."""
+MAX_ID: Final = 1_024
+"""So many subscriptions are remembered, of clients whose id has so many characters at most; for one
+more the oldest is not repeated any more."""
 
 
 class LogSubscriptions:
@@ -30,13 +32,13 @@ class LogSubscriptions:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._wanted: OrderedDict[str, Any] = OrderedDict()  # clientId → what it has sent
+        self._wanted: OrderedDict[str, None] = OrderedDict()  # clientIds
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """The policy ``subscription``: all instances are told, the first one's answer is the
         client's. Raises NoHealthyInstanceError."""
-        body = await native.read_body(request)
+        body = await native.read_body(request, native.SMALL_BODY_BYTES)
         answers = await ask_all(self._cluster, request.method, match.pattern, **body.options)
         first = next(iter(answers.values()))
         if first.status < 400:
@@ -45,9 +47,9 @@ class LogSubscriptions:
 
     def connected(self, client_id: str, instance: Instance) -> None:
         """The client has a new socket at ``instance``."""
-        if (wanted := self._wanted.get(client_id)) is None:
+        if client_id not in self._wanted:
             return
-        task = asyncio.create_task(self._repeat(wanted, instance))
+        task = asyncio.create_task(self._repeat(client_id, instance))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -60,14 +62,15 @@ class LogSubscriptions:
 
     def _note(self, wanted: Any) -> None:
         match wanted:
-            case {"clientId": str(client_id), "enabled": enabled}:
+            case {"clientId": str(client_id), "enabled": enabled} if len(client_id) <= MAX_ID:
                 self._wanted.pop(client_id, None)
                 if enabled:
-                    self._wanted[client_id] = wanted
+                    self._wanted[client_id] = None
                 if len(self._wanted) > MAX_CLIENTS:
                     self._wanted.popitem(last=False)
 
-    async def _repeat(self, wanted: Any, instance: Instance) -> None:
+    async def _repeat(self, client_id: str, instance: Instance) -> None:
+        wanted = {"enabled": True, "clientId": client_id}
         try:
             await ask(instance, self._cluster, "PATCH", PATH, json=wanted)
         except InstanceError as error:

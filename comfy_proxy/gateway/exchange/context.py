@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from aiohttp import web
+
+from comfy_proxy.cluster.instance import Instance
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("comfy_proxy.request_id", str)
 """The id in ``X-Request-ID``, in errors and in the log."""
@@ -18,6 +21,12 @@ POLICY: web.RequestKey[str] = web.RequestKey("comfy_proxy.policy", str)
 
 REASON: web.RequestKey[str] = web.RequestKey("comfy_proxy.reason", str)
 """Why it was answered with an error, for the access log: the error's own words."""
+
+USER_HEADER = "comfy-user"
+"""Which user of ``--multi-user`` a client is."""
+
+USER_AT: web.RequestKey[Callable[[Instance, str], str]] = web.RequestKey("comfy_proxy.user_at")
+"""What an instance calls the user whom the client names: each has ids of its own."""
 
 
 class Stoppable(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import aiohttp
 from aiohttp import web
@@ -18,19 +18,21 @@ async def first_found(
     cluster: Cluster,
     instances: Iterable[Instance],
     *,
-    pass_over: tuple[type[InstanceError], ...],
+    pass_over: Callable[[InstanceError], bool],
 ) -> tuple[web.StreamResponse | None, bool]:
     """The first answer of ``instances`` that is not 404, already sent, or None; and whether any of
     them has said 404.
 
-    They are asked one after the other; one that fails with an error of ``pass_over`` is passed
+    They are asked one after the other; one that fails so that ``pass_over`` says yes is passed
     over. Raises what forwarding raises otherwise.
     """
     missing = False
     for instance in instances:
         try:
             answer = await forward_unless(request, instance, cluster, _is_missing)
-        except pass_over:
+        except InstanceError as error:
+            if not pass_over(error):
+                raise
             continue  # told to the breaker by the attempt
         if answer is not None:
             return answer, missing

@@ -14,7 +14,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.forwarded import PREFIX, is_believed
-from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import REQUEST_ID, USER_AT, USER_HEADER
 from comfy_proxy.navigation import is_cross_site
 from comfy_proxy.security import COOKIE_NAME, bearer_token, is_key, without_key
 from comfy_proxy.settings import Settings
@@ -34,8 +34,8 @@ def request_headers(
     """The client's headers as the instance is to see them.
 
     Hop-by-hop headers end here (RFC 9110 7.6.1), ``X-Forwarded-*`` and ``Via`` are added, our own
-    credentials and what a browser says of the page are taken out. ``Host`` is left to aiohttp: it
-    is the instance's.
+    credentials and what a browser says of the page are taken out, and the user gets the id that
+    the instance has for them. ``Host`` is left to aiohttp: it is the instance's.
     """
     headers = _end_to_end(request)
     # The server answered 100 Continue before any handler ran: that hop is done (RFC 9110 10.1.1).
@@ -49,6 +49,8 @@ def request_headers(
     _drop_judged(headers)
     _add_forwarded(headers, request, settings)
     headers["X-Request-ID"] = request[REQUEST_ID]
+    if USER_AT in request:
+        headers[USER_HEADER] = request[USER_AT](instance, headers[USER_HEADER])
     return _each_in_one_spelling(headers)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from functools import cached_property
 from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
@@ -30,6 +31,8 @@ from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 MAX_BODY_BYTES = 16 * 2**20
 """Of a request that names prompts: some 400,000 ids."""
+SMALL_BODY_BYTES = 2**20
+"""Of one that names a single thing: to read 16 MiB of JSON can take a second, on the event loop."""
 
 LONG_BYTES = 256 * 2**10
 """Takes some ten milliseconds to be read, marked and written."""
@@ -129,7 +132,7 @@ def relayed(answer: Answer) -> web.StreamResponse:
 
 
 class Body:
-    """A request's body as it came, read whole; ``json`` is None where it is none."""
+    """A request's body as it came, read whole."""
 
     def __init__(self, request: web.Request, raw: bytes) -> None:
         self.raw = raw
@@ -140,7 +143,12 @@ class Body:
         for name in names:
             if name in request.headers:
                 self.headers[name] = request.headers[name]
-        self.json: Any = _client_json(raw, body_charset(request))
+        self._charset = body_charset(request)
+
+    @cached_property
+    def json(self) -> Any:
+        """None where it is none."""
+        return _client_json(self.raw, self._charset)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -148,13 +156,13 @@ class Body:
         return {"data": self.raw, "headers": self.headers}
 
 
-async def read_body(request: web.Request) -> Body:
-    """The body, whatever limit the host application has set.
+async def read_body(request: web.Request, limit: int | None = None) -> Body:
+    """The body of at most ``limit`` bytes (MAX_BODY_BYTES), whatever the host application allows.
 
     Raises PayloadTooLargeError, RequestError for one that is malformed or in a slow charset,
     ClientGoneError.
     """
-    return Body(request, await read_client_body(request, MAX_BODY_BYTES))
+    return Body(request, await read_client_body(request, limit or MAX_BODY_BYTES))
 
 
 def _client_json(raw: bytes, charset: str) -> Any:

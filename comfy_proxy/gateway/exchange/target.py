@@ -76,6 +76,19 @@ def target_path(raw_path: str) -> str:
     return _AFTER_PATH.split(request_target(raw_path), maxsplit=1)[0]
 
 
+def quoted(text: str, safe: str = "") -> str:
+    """``text`` percent-encoded, whatever is in it.
+
+    JSON may hold lone surrogates, which ``quote`` refuses: one that stands for a byte that is no
+    UTF-8 (as in Python's file names) becomes that byte.
+    """
+    try:
+        raw = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raw = text.encode("utf-8", "surrogatepass")
+    return quote(raw, safe=safe)
+
+
 def with_parameter(target: str, name: str, value: str) -> str:
     """``target`` with the first ``name=…`` of its query changed; all else byte for byte."""
     path, mark, query = target.partition("?")
@@ -83,6 +96,6 @@ def with_parameter(target: str, name: str, value: str) -> str:
     for index, part in enumerate(parts):
         key = part.partition("=")[0]
         if unquote_plus(key) == name:
-            parts[index] = f"{key}={quote(value, safe='/')}"
+            parts[index] = f"{key}={quoted(value, '/')}"
             break
     return f"{path}{mark}{'&'.join(parts)}"

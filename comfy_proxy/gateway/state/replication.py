@@ -16,8 +16,9 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.exchange.context import USER_HEADER
 from comfy_proxy.gateway.exchange.fanout import Answer
-from comfy_proxy.gateway.state.requests import USER_HEADER, USERS, StateRequest, send
+from comfy_proxy.gateway.state.requests import USERS, StateRequest, send
 from comfy_proxy.gateway.state.user_ids import UserIds
 
 if TYPE_CHECKING:

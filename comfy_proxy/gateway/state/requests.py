@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.gateway.exchange.context import USER_HEADER
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.target import client_target
@@ -20,7 +21,6 @@ from comfy_proxy.stored_bytes import StoredBytes
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
 
-USER_HEADER = "comfy-user"
 USERS = "/users"
 _LATEST_WINS = ("/settings/{id}", "/userdata/{file}")
 """Patterns whose writes replace the whole: of two in a row only the later one matters."""

@@ -28,13 +28,12 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange import native
-from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.context import INSTANCE, USER_AT, USER_HEADER
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.state.replication import Replication
 from comfy_proxy.gateway.state.requests import (
-    USER_HEADER,
     USERS,
     StateRequest,
     spooled,
@@ -66,12 +65,24 @@ class SharedState:
         self._replication = Replication(cluster, self.users)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._learning: asyncio.Task[None] | None = None
+        self._late: asyncio.Task[None] | None = None  # the one that was waited for in vain
 
     # --- requests ----------------------------------------------------------------------
 
     def missed(self, instance: Instance) -> int:
         """How many writes ``instance`` has still to get."""
         return self._replication.missed(instance)
+
+    async def know_user(self, request: web.Request) -> None:
+        """From now on ``request`` goes to each instance as the user that its client is there.
+
+        Once an instance was too slow to tell its users, nobody waits for that any more.
+        """
+        if not request.headers.get(USER_HEADER):
+            return
+        if self._late is None or self._late.done():
+            await self._know_users()
+        request[USER_AT] = self.users.at
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Answer ``/users``, ``/settings``, ``/userdata`` and what is below them."""
@@ -196,6 +207,7 @@ class SharedState:
             async with self._cluster.clock.timeout(PATIENCE_S):
                 await asyncio.shield(self._learning)
         except TimeoutError:
+            self._late = self._learning
             logger.debug("some instances tell their users later")
 
     def _is_translated(self, request: web.Request, match: Match, instance: Instance) -> bool:

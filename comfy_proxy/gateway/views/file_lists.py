@@ -8,13 +8,15 @@ model file with a path index the same name under another index is another file.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.errors import InstanceTimeoutError, InstanceUnreachableError
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.first_found import first_found
@@ -50,14 +52,7 @@ class MergedFileLists:
     async def entries(self, request: web.Request, match: Match) -> web.StreamResponse:
         """The union of the lists."""
         answers = await self._latest.to(client_target(request, self._cluster.settings))
-        like, lists = native.usable(answers, _list)
-        if not lists:
-            return native.relayed(like)
-        united: dict[Hashable, Any] = {}
-        for listed in lists.values():
-            for entry in listed:
-                united.setdefault(_key(entry), entry)
-        return native.reply(list(united.values()), like)
+        return await native.off_loop(answers, partial(_united, answers))
 
     async def system_stats(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``GET /system_stats``: the primary's, with the devices of all instances behind its own.
@@ -88,9 +83,23 @@ class FirstFound:
         An instance that cannot be reached is passed over: another one may have the file too.
         """
         healthy = await self._cluster.healthy()
-        pass_over = (InstanceUnreachableError, InstanceTimeoutError)
-        found, _ = await first_found(request, self._cluster, healthy, pass_over=pass_over)
+        found, _ = await first_found(request, self._cluster, healthy, pass_over=_is_away)
         return await forward_balanced(request, self._cluster) if found is None else found
+
+
+def _is_away(error: InstanceError) -> bool:
+    return isinstance(error, InstanceUnreachableError | InstanceTimeoutError)
+
+
+def _united(answers: Mapping[Instance, Answer]) -> web.StreamResponse:
+    like, lists = native.usable(answers, _list)
+    if not lists:
+        return native.relayed(like)
+    united: dict[Hashable, Any] = {}
+    for listed in lists.values():
+        for entry in listed:
+            united.setdefault(_key(entry), entry)
+    return native.reply(list(united.values()), like)
 
 
 def _list(answer: Answer) -> list[Any] | None:
@@ -108,4 +117,4 @@ def _key(entry: Any) -> Hashable:
     """What makes two entries the same one: a folder's name, a model file's name and path index."""
     if isinstance(entry, dict) and "name" in entry:
         return repr(entry["name"]), repr(entry.get("pathIndex"))
-    return repr(entry)
+    return entry if isinstance(entry, str) else (repr(entry),)

@@ -22,8 +22,10 @@ PATIENCE_S = 1.0
 """Seconds that a client waits for all instances. After that it gets what has come by then, with the
 latest known answers of the others; if nothing has come it waits for the first answer."""
 MAX_KNOWN = 1_000
-"""Latest answers that are kept, of all instances together; beyond, the oldest are forgotten, and an
-instance of which none is kept is left out while it is slow."""
+MAX_KNOWN_BYTES = 32 * 2**20
+"""Latest answers that are kept, of all instances together, and their bodies; beyond, the oldest are
+forgotten, and an instance of which none is kept is left out while it is slow. A client may ask for
+each of a thousand folders, or for one with another query each time."""
 
 Asking = Mapping[Instance, "asyncio.Task[Answer]"]
 
@@ -34,6 +36,7 @@ class LatestAnswers:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._known: OrderedDict[tuple[Instance, str], Answer] = OrderedDict()
+        self._bytes = 0
 
     async def to(self, path: str, *, primary: bool = False) -> dict[Instance, Answer]:
         """The answers of the healthy instances to ``GET path``, in their order; those that fail
@@ -90,12 +93,17 @@ class LatestAnswers:
                 raise error
             return None
         answer = task.result()
-        self._known.pop(key, None)
+        self._forget(key)
         if answer.status == 200:
             self._known[key] = answer
-            if len(self._known) > MAX_KNOWN:
-                self._known.popitem(last=False)
+            self._bytes += len(answer.body)
+        while len(self._known) > MAX_KNOWN or self._bytes > MAX_KNOWN_BYTES:
+            self._forget(next(iter(self._known)))
         return answer
+
+    def _forget(self, key: tuple[Instance, str]) -> None:
+        if (answer := self._known.pop(key, None)) is not None:
+            self._bytes -= len(answer.body)
 
 
 def _has_come(task: asyncio.Task[Answer]) -> bool:

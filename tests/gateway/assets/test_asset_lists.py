@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from threading import current_thread, main_thread
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 from assets_front import AssetServer
 from rooms_harness import Client
 from views_harness import front, get
 
+from comfy_proxy.gateway.assets import lists, twins
+from comfy_proxy.gateway.assets.asking import AssetAsking
+from comfy_proxy.gateway.exchange.context import REQUEST_ID
 from comfy_proxy.gateway.gateway import Gateway
 
 Json = dict[str, Any]
@@ -290,3 +296,63 @@ async def test_previews_of_a_list_show_what_they_say(
     before = len(one.requests)
     await get(client, f"/api/assets/{asset_id}")
     assert len(one.requests) == before
+
+
+@pytest.mark.parametrize("query", ["", "?limit=1", "?metadata_filter={}"])
+async def test_one_that_gives_the_same_page_for_ever_is_read_once(
+    client: Client, one: AssetServer, two: AssetServer, query: str
+) -> None:
+    """What it says is there, and the list has an end."""
+    own = one.add("a.png", "input")
+    two.add("b.png", "input")
+    for more in ({}, {"next_cursor": "abc"}, {"next_cursor": "\ud800"}):
+        body = {"assets": list(two.assets.values()), "total": 1, "has_more": True, **more}
+        two.odd["/api/assets"] = web.json_response(body)
+        two.odd["/api/tags"] = web.json_response(
+            {"tags": [{"name": "x", "count": 1}], "total": 1, "has_more": True}
+        )
+        page = await get(client, f"/api/assets{query}")
+        assert {one["name"] for one in page["assets"]} <= {own["name"], "b.png"}
+        assert {"name": "x", "count": 1} in (await get(client, "/api/tags"))["tags"]
+
+
+async def test_what_is_kept_of_users_is_bounded(
+    gateway: Gateway, one: AssetServer, two: AssetServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody can name as many users as they like."""
+    monkeypatch.setattr(twins, "MAX_KEPT", 4)
+    for server in (one, two):
+        for name in "abc":
+            server.add(name, "input", at=1, content=b"same")
+    transport = Mock(get_extra_info=lambda name, default=None: default)
+    known = twins.AssetTwins(AssetAsking(gateway.cluster), gateway.files.storage)
+    for user in ("", "u1", "u2", "u3", "u1"):
+        headers = {"comfy-user": user}
+        request = make_mocked_request("GET", "/", headers=headers, transport=transport)
+        request[REQUEST_ID] = "test"
+        hidden = await known.hidden(request, gateway.cluster.instances)
+        assert [len(entries) for entries in hidden.values()] == [0, 3]
+        assert repr(known) == "<AssetTwins 6 entries>"
+
+
+async def test_many_inputs_are_compared_once_and_out_of_the_way(
+    client: Client, one: AssetServer, two: AssetServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 20,000 of them that takes 0.1 s, at each look at a list; done only after a change."""
+    monkeypatch.setattr(twins, "MANY", 3)
+    monkeypatch.setattr(lists, "MANY", 3)
+    compared = []
+    compare = twins._hidden
+    monkeypatch.setattr(
+        twins, "_hidden", lambda known: compared.append(current_thread()) or compare(known)
+    )
+    for server in (one, two):
+        for name in ("A.png", "b.png", "c.png", "d.png"):
+            server.add(name, "input", at=1, content=b"same")
+    for _ in range(3):
+        assert (await get(client, "/api/assets?name_contains=a."))["total"] == 1
+    assert len(compared) == 1
+    two.add("e.png", "input", at=2)
+    assert (await get(client, "/api/assets"))["total"] == 5
+    assert len(compared) == 2
+    assert main_thread() not in compared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,9 +65,37 @@ def test_a_cursor_comes_back() -> None:
     assert len(long.text()) < 4096
 
 
+def test_a_cursor_may_say_anything() -> None:
+    """Nobody but us makes them, but anybody can: no number is too large, and NaN has a place."""
+    order = Order(sort="size", descending=True)
+    for value in (10**400, -(10**400), math.inf, math.nan, True, None, [], {}):
+        assert Cursor.of(Cursor(order=order, last=[value, 5], pages={}).text()) is not None
+        key = order.passed([value, 5])
+        assert not order.is_behind(key, key)
+    assert order.passed([-(10**400), "a"]) < order.passed([0, "a"]) < order.passed([10**400, "a"])
+
+
+def test_what_is_too_deep_has_no_url_of_ours() -> None:
+    deep: Any = {"preview_url": "/api/view?type=output&filename=a.png"}
+    for _ in range(900):
+        deep = [deep]
+    assert mark(deep) == deep
+
+
 @pytest.mark.parametrize(
     "text", ["", "~", "x", "~e30", "~WzFd", "~é", "~WyJuYW1lIix0cnVlLFtdLHt9XQ"]
 )
 def test_what_is_no_cursor_of_ours(text: str) -> None:
     """An instance is to refuse it."""
     assert Cursor.of(text) is None
+
+
+def test_a_cursor_whose_pages_no_instance_can_have_made_is_none_of_ours() -> None:
+    order = Order(sort="name", descending=True)
+    for page in ("\ud800", "é"):
+        assert Cursor.of(Cursor(order=order, last=["a", "b"], pages={"1": page}).text()) is None
+
+
+def test_a_subfolder_without_bytes_in_utf_8_is_marked() -> None:
+    url = "/api/view?filename=a.png&type=output&subfolder=caf\udce9"
+    assert mark(url) == "/api/view?filename=a.png&type=output&subfolder=%402/caf%E9"

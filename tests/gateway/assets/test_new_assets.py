@@ -161,3 +161,39 @@ async def test_a_primary_without_assets_is_passed_over(
             assert (answer.status, "ASSET_NOT_FOUND" in await answer.text()) == (404, True)
         async with without.post("/api/assets", data=b"x") as answer:
             assert answer.status == (404 if enabled is None else 503)
+
+
+@pytest.mark.parametrize("word", ["x" * 100_000, "\\ud800", "../../queue", "a b", "é"])
+async def test_a_word_that_can_be_no_hash_is_asked_for_nowhere(
+    client: Client, gateway: Gateway, one: AssetServer, two: AssetServer, word: str
+) -> None:
+    """One that fits into no request line made each instance look broken, and three took all away;
+    one that has no bytes in UTF-8 was a 500."""
+    for _ in range(4):
+        body = f'{{"hash": "{word}", "name": "x.png"}}'
+        async with client.post("/api/assets/from-hash", data=body.encode()) as answer:
+            assert answer.status == 404
+    assert all(instance.healthy for instance in gateway.cluster.instances)
+    assert {path for _, path in one.requests + two.requests} == {"/api/assets/from-hash"}
+
+
+async def test_an_upload_is_made_as_the_user_of_the_instance(
+    client: Client, one: AssetServer, two: AssetServer
+) -> None:
+    one.users, two.users = {"ann_1": "ann"}, {"ann_2": "ann"}
+    form = aiohttp.FormData({"tags": "input", "name": "d.png"})
+    form.add_field("file", io.BytesIO(b"woof"), filename="dog.png", content_type="image/png")
+    async with client.post("/api/assets", data=form, headers={"comfy-user": "ann_2"}) as answer:
+        assert answer.status == 201
+    assert one.seen_users - {None} == {"ann_1"}
+    assert two.seen_users - {None} <= {"ann_2"}
+
+
+async def test_a_body_is_no_longer_than_can_be_read_at_once(
+    client: Client, one: AssetServer
+) -> None:
+    """Of 16 MB of JSON that takes a second in which nobody else is answered."""
+    body = io.BytesIO(b'{"name": "' + b"x" * 2**20 + b'"}')
+    async with client.post("/api/assets/from-hash", data=body) as answer:
+        assert answer.status == 413
+    assert one.requests == []

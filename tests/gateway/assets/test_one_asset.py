@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from typing import Any
 
 import pytest
 from aiohttp import web
 from assets_front import AssetServer
+from events_harness import until
 from rooms_harness import Client
 from views_harness import get
 
 from comfy_proxy.gateway.gateway import Gateway
+from comfy_proxy.gateway.state import shared_state
 
 
 async def test_everything_about_an_asset_is_answered_by_its_owner(
@@ -175,7 +178,7 @@ async def test_each_instance_is_asked_for_its_own_user(
     """With ``--multi-user`` it has an id of its own for the client's name."""
     one.users, two.users = {"ann_1": "ann"}, {"ann_2": "ann"}
     asset_id = two.add("a.png")["id"]
-    for path in ("/api/assets", f"/api/assets/{asset_id}"):
+    for path in ("/api/assets", f"/api/assets/{asset_id}", f"/api/assets/{asset_id}/content"):
         async with client.get(path, headers={"comfy-user": "ann_1"}) as answer:
             assert answer.status == 200
     assert (one.seen_users, two.seen_users) == ({"ann_1"}, {"ann_2"})
@@ -194,3 +197,31 @@ async def test_without_any_instance_it_is_503(
     for path in ("/api/assets", "/api/assets/from-hash", "/api/assets/prune"):
         async with client.post(path, json={"hash": "x"}) as answer:
             assert answer.status == 503
+
+
+async def test_users_that_are_told_late_hold_up_one_request_only(
+    client: Client, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each of a page's ninety waits a second for an instance that hangs."""
+    told, waits = asyncio.Event(), []
+    know = gateway.state._know_users
+
+    async def learn() -> None:
+        await told.wait()
+
+    async def counted() -> None:
+        waits.append(1)
+        await know()
+
+    monkeypatch.setattr(shared_state, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(gateway.state.users, "learn", learn)
+    monkeypatch.setattr(gateway.state, "_know_users", counted)
+    for _ in range(3):
+        async with client.get("/api/assets", headers={"comfy-user": "ann"}) as answer:
+            assert answer.status == 200
+    assert len(waits) == 1
+    told.set()
+    await until(lambda: gateway.state._learning is not None and gateway.state._learning.done())
+    async with client.get("/api/assets", headers={"comfy-user": "ann"}) as answer:
+        assert answer.status == 200
+    assert len(waits) == 2

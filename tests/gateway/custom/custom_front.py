@@ -25,12 +25,14 @@ from comfy_proxy.settings import Settings, parse_instance
 class Pack:
     """An instance with a node pack: its memory by id, and a line for each request.
 
-    ``status`` is what it answers to all but ``/memory/{id}``.
+    ``status`` is what it answers to all but ``/memory/{id}``; if it ``dies`` it breaks the
+    connection off instead.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.status = 200
+        self.dies = False
         self.memory: dict[str, bytes] = {}
         self.asked: list[tuple[str, str, bytes]] = []
         app = web.Application(client_max_size=0)
@@ -51,6 +53,8 @@ class Pack:
 
     async def _any(self, request: web.Request) -> web.Response:
         await self._note(request)
+        if self.dies and request.transport is not None:
+            request.transport.abort()
         return web.json_response({"by": self.name}, status=self.status)
 
     async def _memory(self, request: web.Request) -> web.Response:

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from custom_front import CustomFront, custom_front
+from manual_clock import ManualClock
 
 from comfy_proxy.gateway.files.file_name import file_at
 from comfy_proxy.ledger import events
@@ -95,6 +96,28 @@ async def test_a_name_that_we_gave_comes_back_in_a_body(front: CustomFront) -> N
     assert b"\x00@2/y" in front.two.asked[-1][2]
 
 
+@pytest.mark.parametrize("name", ["\\ud800", "\\udcff"])
+async def test_a_name_without_bytes_in_utf_8_goes_where_it_belongs(
+    front: CustomFront, name: str
+) -> None:
+    """In a URL of ``/view`` it is percent-encoded, which ``quote`` refuses to do."""
+    raw = '{"u": "/view?subfolder=@2/' + name + '"}'
+    assert await front.ask("POST", "/pack/x", data=raw.encode()) == (200, "two")
+    assert b"@2" not in front.two.asked[0][2]
+
+
+async def test_json_as_deep_as_can_be_read_goes_to_whom_it_names(front: CustomFront) -> None:
+    raw = b'{"subfolder": "@2/x", "a": ' + b"[" * 800 + b"]" * 800 + b"}"
+    assert await front.ask("POST", "/pack/x", data=raw) == (200, "two")
+
+
+async def test_a_long_body_is_read_too(front: CustomFront) -> None:
+    """In a thread: nobody waits behind it."""
+    long = {"subfolder": "@2/x", "rest": ["y"] * 20_000}
+    assert await front.ask("POST", "/pack/x", json=long) == (200, "two")
+    assert front.two.asked[0][2].startswith(b'{"subfolder": "x"')
+
+
 @pytest.mark.parametrize("text", ["@2", "@9/x", "me@2/x", "see @2/x"])
 async def test_what_only_looks_like_a_mark_stays(front: CustomFront, text: str) -> None:
     assert await front.ask("POST", "/pack/say", json={"text": text}) == (200, "one")
@@ -120,6 +143,13 @@ async def test_a_prompts_id_leads_to_who_has_it(front: CustomFront) -> None:
     front.runs(PROMPT, front.instances[1])
     assert await front.ask("POST", "/pack/skip", json={"prompt_id": PROMPT}) == (200, "two")
     assert await front.ask("GET", f"/pack/{PROMPT}/state") == (200, "two")
+
+
+async def test_of_a_path_without_end_the_beginning_counts(front: CustomFront) -> None:
+    """Thousands of segments took some 50 ms, on the event loop."""
+    front.runs(PROMPT, front.instances[1])
+    assert await front.ask("GET", f"/{PROMPT}{'/x' * 2_000}") == (200, "two")
+    assert await front.ask("GET", f"{'/x' * 2_000}/{PROMPT}") == (200, "one")
 
 
 async def test_a_clients_id_leads_to_who_runs_its_prompt(front: CustomFront) -> None:
@@ -205,6 +235,28 @@ async def test_what_a_node_asked_is_over_with_its_prompt(front: CustomFront) -> 
     assert await front.ask("POST", "/pack/go", json={"node": 7}) == (200, "two")
 
 
+async def test_what_the_next_node_asked_is_not_over_with_the_prompt_before(
+    front: CustomFront,
+) -> None:
+    """Nobody listens to that one: its end is told when the next one runs already."""
+    two, ledger, other = front.instances[1], front.gateway.ledger, PROMPT.replace("a", "b")
+    front.runs(PROMPT, two)
+    first = ledger.find(PROMPT)
+    assert first is not None
+    front.hears(two, id="picture-16")
+    clock = front.gateway.cluster.clock
+    assert isinstance(clock, ManualClock)
+    await clock.advance(1)
+    front.runs(other, two)
+    front.hears(two, id="picture-17")
+    ledger.apply(events.Finished(prompt=first, end=End(ending=Ending.SUCCESS)))
+    assert await front.ask("POST", "/pack/go", json={"id": "picture-16"}) == (200, "one")
+    assert await front.ask("POST", "/pack/go", json={"id": "picture-17"}) == (200, "two")
+    end = End(ending=Ending.SUCCESS)
+    ledger.apply(events.EndTold(prompt_id=other, instance=two, end=end))
+    assert await front.ask("POST", "/pack/go", json={"id": "picture-17"}) == (200, "one")
+
+
 async def test_who_waits_for_a_reply_and_is_away_is_not_replaced(front: CustomFront) -> None:
     front.hears(front.instances[1], id="picture-17")
     front.away(front.instances[1])
@@ -247,6 +299,16 @@ async def test_a_read_goes_to_the_primary_and_on_to_who_has_it(front: CustomFron
 async def test_what_is_nowhere_is_404_also_while_one_cannot_be_reached(front: CustomFront) -> None:
     await front.two.server.close()
     assert await front.ask("GET", "/memory/r-1") == (404, b"")
+
+
+@pytest.mark.parametrize("path", ["/pack/restart", "/pack/x?path=@1/y"])
+async def test_a_get_that_ends_the_process_ends_no_other(front: CustomFront, path: str) -> None:
+    """It was done, and its connection broke off because of it: nor is it to be tried again."""
+    front.one.dies = True
+    status, error = await front.ask("GET", path)
+    assert (status, error["code"]) == (502, "instance_unreachable")
+    assert front.two.paths == []
+    assert len(front.one.paths) == 1
 
 
 async def test_a_change_that_concerns_nobody_known_is_the_primarys(front: CustomFront) -> None:

@@ -61,3 +61,41 @@ def test_no_more_fields_are_looked_at_than_there_is_room_for() -> None:
     kind = "application/x-www-form-urlencoded"
     assert len(body_fields(pairs.encode(), kind).fields) == MAX_FIELDS
     assert len(query_fields(f"/p?{pairs}")) == MAX_FIELDS
+
+
+@pytest.mark.parametrize(
+    ("start", "more", "kind"),
+    [
+        (b"", b"k=@2/x&", "application/x-www-form-urlencoded"),
+        (b"", b'--x\r\nname="k"\r\n\r\n@2/x\r\n', "multipart/form-data; boundary=x"),
+    ],
+)
+def test_a_form_made_of_crumbs_is_not_read_to_its_end(start: bytes, more: bytes, kind: str) -> None:
+    """A mebibyte of them took most of a second; what is not looked at keeps its bytes."""
+    raw = start + more * (2 * MAX_FIELDS)
+    read = body_fields(raw, kind)
+    asked: list[str] = []
+
+    def change(name: str, value: str) -> str:
+        asked.append(value)
+        return "y"
+
+    assert len(read.fields) <= MAX_FIELDS
+    assert read.change(change).endswith(more * MAX_FIELDS)
+    assert len(asked) <= MAX_FIELDS
+
+
+def test_json_that_is_too_deep_to_be_written_again_stays_as_it_is() -> None:
+    for depth in (900, 1000):
+        raw = b'{"a": "@2/x", "b": ' + b"[" * depth + b"]" * depth + b"}"
+        read = body_fields(raw, "application/json")
+        assert read.fields == [("a", "@2/x")]
+        assert read.change(lambda name, value: "x") == raw
+
+
+def test_a_form_that_is_not_encoded_is_utf_8() -> None:
+    read = body_fields("a=@2/é&b=ü".encode() + b"&c=\xff", "application/x-www-form-urlencoded")
+    assert read.fields[:2] == [("a", "@2/é"), ("b", "ü")]
+    assert read.change(lambda name, value: value.removeprefix("@2/")) == (
+        b"a=%C3%A9&b=\xc3\xbc&c=\xff"
+    )

@@ -69,3 +69,18 @@ async def test_one_that_never_runs_empty_is_restarted_all_the_same(front: Custom
     await turns()
     await clock_of(front).advance(DRAIN_TIMEOUT_S)
     assert await asking == (200, "one")
+
+
+async def test_one_that_ends_by_itself_is_waited_for_no_longer(front: CustomFront) -> None:
+    """Its client would wait ten minutes for what cannot come."""
+    one, _ = front.instances
+    one.prompts.observed(1)
+    asking = asyncio.create_task(front.ask("POST", "/manager/reboot"))
+    await until(lambda: one.draining > 0)
+    await turns()
+    await front.one.server.close()
+    front.away(one)
+    one.socket_lost()
+    status, _ = await asking
+    assert status == 503
+    assert front.two.paths == []

@@ -51,6 +51,16 @@ def test_a_path_of_the_packs_own_under_api_is_taken_as_it_is(tmp_path: Path) -> 
         ("routes = 1\n", "routes: only [[route]]"),
         ("route = [1]\n", "only [[route]]"),
         ("[[route]\n", "cannot be read"),
+        ("route = " + "[" * 9_000, "cannot be read"),
+        ("x = " + "9" * 5_000, "cannot be read"),
+        (GOOD.replace('"primary"', '["primary"]'), "route 1: to: ['primary'] is none of"),
+        (GOOD.replace("/{name}", "/{a}/{a}"), "route 1: path: '{a}': a segment is {name}"),
+        (GOOD.replace("{name}", "{my-name}"), "route 1: path: '{my-name}': a segment is"),
+        (GOOD.replace("{name}", "{name"), "route 1: path: '{name': a segment is"),
+        (GOOD.replace("{name}", "{a...}/x"), "route 1: path: '{a…}': a segment is"),
+        (GOOD.replace("{name}", "{a...}x{b...}y"), "a segment is {name}, each name once, or"),
+        (GOOD.replace("{name}", "?x=1"), "route 1: path: '/pack/?x=1' has '?' in it"),
+        (GOOD.replace("pack/{name}", "api/queue"), "route 1: path: GET /api/queue is ComfyUI's"),
     ],
 )
 def test_a_mistake_is_told_with_file_row_and_key(tmp_path: Path, text: str, said: str) -> None:
@@ -73,3 +83,11 @@ def test_each_row_of_ours_has_its_reason() -> None:
 def test_the_example_can_be_read() -> None:
     rows = read_rows(Path(__file__).parents[3] / "config" / "routes.toml")
     assert [row.to for row in rows] == [To.BROADCAST, To.BY_FILE]
+
+
+def test_a_path_may_be_written_as_people_write_it(tmp_path: Path) -> None:
+    """With a blank, with an umlaut, encoded or not; and as Windows saves a text."""
+    for path in ("/my pack/größe", "/my%20pack/gr%C3%B6%C3%9Fe", "/%6dy%20pack/größe"):
+        file = write(tmp_path, "")
+        file.write_text(GOOD.replace("/pack/{name}", path), encoding="utf-8-sig")
+        assert Rows(read_rows(file)).find("GET", "/my%20pack/gr%C3%B6%C3%9Fe") is not None

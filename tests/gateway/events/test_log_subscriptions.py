@@ -54,8 +54,8 @@ async def front(
     return await start_proxy(*(url for url, _ in pair))
 
 
-async def subscribe(front: Any, enabled: bool) -> int:
-    wanted = {"clientId": "me", "enabled": enabled}
+async def subscribe(front: Any, enabled: bool, **more: str) -> int:
+    wanted = {"clientId": "me", "enabled": enabled, **more}
     async with front.patch("/internal/logs/subscribe", json=wanted) as answer:
         return int(answer.status)
 
@@ -91,4 +91,18 @@ async def test_what_was_refused_is_not_repeated(
     listener = await listen(front, "me")
     await two.wire()
     assert len(two.subscribed) == 1
+    await listener.ws.close()
+
+
+async def test_no_more_than_the_clients_id_is_remembered(
+    front: Any, pair: list[tuple[str, Logging]]
+) -> None:
+    """What else is in the body may be megabytes, a thousand times."""
+    _, (_, two) = pair
+    assert await subscribe(front, True, clientId="x" * 2_000) == 200
+    assert await subscribe(front, True, more="x" * 2_000) == 200
+    strangers, listener = await listen(front, "x" * 2_000), await listen(front, "me")
+    await until(lambda: len(two.subscribed) == 3)
+    assert two.subscribed[2] == {"clientId": "me", "enabled": True}
+    await strangers.ws.close()
     await listener.ws.close()

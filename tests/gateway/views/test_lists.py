@@ -154,3 +154,19 @@ async def test_the_primary_is_waited_for_before_it_is_left_out(
         await two.heard.wait()
         one.let_go.set()
         assert (await asking)["system"] == {"os": "one"}
+
+
+async def test_the_answers_that_stand_in_are_bounded(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them, by its query, is one more; the latest are kept."""
+    one, two = pair
+    monkeypatch.setattr(latest_answers, "MAX_KNOWN_BYTES", 4 * len('["a"]'))
+    one.json["/models/loras"], two.json["/models/loras"] = ["a"], ["b"]
+    async with front(one.url, two.url) as (client, _):
+        for number in range(3):
+            assert await get(client, f"/models/loras?{number}") == ["a", "b"]
+        monkeypatch.setattr(latest_answers, "PATIENCE_S", 0.0)
+        two.let_go.clear()
+        assert await get(client, "/models/loras?2") == ["a", "b"]
+        assert await get(client, "/models/loras?0") == ["a"]
