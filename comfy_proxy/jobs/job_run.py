@@ -36,7 +36,7 @@ from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.overheads import Overheads
 from comfy_proxy.jobs.pictures import Picture, convert_picture
-from comfy_proxy.jobs.prompt_execution import Phase, PromptExecution
+from comfy_proxy.jobs.tracker import Tracker
 from comfy_proxy.jobs.workflows import Workflow
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.metrics.records import PromptEvent
@@ -203,7 +203,9 @@ class JobRun:
         """One try at one instance; returns the picture's bytes as ComfyUI made them."""
         instance = placement.instance
         try:
-            plan = await self._plan(instance)
+            hang_watch = self._cluster.hang_watch
+            async with hang_watch.over(instance, replaceable=True):
+                plan = await self._plan(instance)
             if self.job.status is JobStatus.PENDING:
                 self._manager.update_job_status(
                     self.job.id,
@@ -211,8 +213,9 @@ class JobRun:
                     instance=instance.host,
                     placement=placement.decision,
                 )
-            graph = plan.build(await self._upload(instance))
-            tracker = _Tracker(self.job, placement, self._manager)
+            async with hang_watch.over(instance, replaceable=True):
+                graph = plan.build(await self._upload(instance))
+            tracker = Tracker(self.job, placement, self._manager)
             self._prompt = self._prompts.prompt_of(
                 self.job, self._prompt, self._availability.work_at(instance)
             )
@@ -274,26 +277,3 @@ class JobRun:
                 after_s=self._cluster.clock.monotonic() - attempt.ended_at,
             )
         return picture
-
-
-class _Tracker:
-    """Copies what one prompt reports into its job."""
-
-    def __init__(self, job: Job, placement: Placement, manager: JobManager) -> None:
-        self._job = job
-        self._placement = placement
-        self._manager = manager
-        self._begun = False
-
-    def update(self, execution: PromptExecution) -> None:
-        self._begun |= execution.phase is Phase.RUNNING
-        self._manager.update_progress(
-            self._job,
-            instance=self._placement.instance.host,
-            placement=self._placement.decision,
-            prompt_id=execution.prompt_id,
-            percentage=round(execution.percentage, 1),
-            current_node=execution.current_node,
-            executing=self._begun,
-            preview=execution.preview,
-        )

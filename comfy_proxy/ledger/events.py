@@ -170,6 +170,16 @@ class Lost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GivenUp:
+    """The instance of ``prompt`` is away, or hangs, and nobody waits for it any more: the prompt
+    goes on elsewhere, though it may be there still. ``ran``: it was the one that ran there; a
+    second time that ends it."""
+
+    prompt: Prompt
+    ran: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RanOutOfMemory:
     """``prompt`` has ended at its instance for want of memory. That is not its end: it is to run
     once more, there or elsewhere."""
@@ -210,6 +220,7 @@ Event = (
     | Doubted
     | Cleared
     | Lost
+    | GivenUp
     | RanOutOfMemory
     | Restarted
     | Found
