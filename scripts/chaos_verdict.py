@@ -1,0 +1,174 @@
+"""What a chaos run found: each finding with what is needed to look into it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos_records import Records, Work
+from chaos_world import Trouble
+
+COUNTED = ("lost", "again", "twice", "wrong", "gone", "untold", "refused", "failed")
+"""What must be 0: lost; run again without need; told twice; a wrong picture, or somebody else's
+end; ``{}`` for a success; an end that was not told; refused; failed, and not as poison."""
+TOLD = ("poison", "rerun", "unseen", "forgot")
+"""What is only told: failed because processes ended with it; run again with need; out of history
+and queue for a moment; ``{}`` for a success whose process had ended since (``--strict`` counts
+it)."""
+DEATHS = ("kill", "empty")
+MOST_DEATHS = 2  # as often a prompt's process ends before it is taken for the cause
+
+
+@dataclass
+class Execution:
+    """One run of one prompt at one instance; ``ended`` only if that was a success."""
+
+    index: int
+    life: int
+    started: float
+    ended: float | None = None
+
+    def __str__(self) -> str:
+        end = "no end" if self.ended is None else f"{self.ended - self.started:.2f} s"
+        return f"instance {self.index + 1}.{self.life} at {self.started:.2f}, {end}"
+
+
+@dataclass
+class Finding:
+    """One thing that is not as it should be, or that is told."""
+
+    what: str
+    work: Work | None
+    why: str
+    details: list[str]
+
+
+def executions(journals: Sequence[Path]) -> dict[int, list[Execution]]:
+    """By colour, in the order of their starts."""
+    found: dict[int, list[Execution]] = defaultdict(list)
+    for index, path in enumerate(journals):
+        life, running = 0, None
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "life":
+                life, running = life + 1, None
+            elif event["event"] == "started":
+                running = Execution(index, life, event["t"])
+                found[event["colour"]].append(running)
+            elif running is not None:
+                running.ended = event["t"]
+    for runs in found.values():
+        runs.sort(key=lambda run: run.started)
+    return found
+
+
+class Verdict:
+    """Judges the works of one run by what the instances ran and by what was done to them."""
+
+    def __init__(
+        self, records: Records, runs: dict[int, list[Execution]], troubles: Sequence[Trouble]
+    ) -> None:
+        self._records = records
+        self._runs = runs
+        self._troubles = troubles
+
+    def findings(self) -> list[Finding]:
+        found = [one for work in self._records.works for one in self._of(work)]
+        for client, prompt_id in self._records.strangers:
+            found.append(Finding("wrong", None, f"{client} was told the end of {prompt_id}", []))
+        for refusal in self._records.refusals:
+            text = f"{refusal.at:.2f} {refusal.what}: {refusal.why}"
+            found.append(
+                Finding("refused", None, text, self._wrong_at(refusal.at - 30, refusal.at))
+            )
+        return found
+
+    def _of(self, work: Work) -> Iterable[Finding]:
+        if work.accepted is None:
+            return
+        runs = self._runs.get(work.colour, [])
+        for what, why in (*self._ends(work, runs), *self._repeats(work, runs)):
+            lines = [str(run) for run in runs]
+            lines += self._wrong_at(work.posted, (work.ended or work.posted + 60) + 16)
+            yield Finding(what, work, why, lines)
+
+    def _ends(self, work: Work, runs: Sequence[Execution]) -> Iterable[tuple[str, str]]:
+        if work.ended is None:
+            yield "lost", "neither an end nor an entry in the history"
+        elif not work.polled and not work.told:
+            yield "untold", "in the history, and never told"
+        if len(work.told) > 1:
+            yield "twice", ", ".join(f"{kind} at {at:.2f}" for at, kind in work.told)
+        if work.failure:
+            is_poison = self._interrupted(runs) >= MOST_DEATHS
+            yield "poison" if is_poison else "failed", work.failure
+        if work.wrong:
+            yield "wrong", work.wrong
+        if work.succeeded and not work.picture_seen and not self._wiped(runs):
+            yield "wrong", "its picture was never to be had"
+        if work.gone:
+            died = all(self._died(runs, at) for at, _ in work.gone)
+            why = ", ".join(f"{when} ({at:.2f})" for at, when in work.gone)
+            yield "forgot" if died else "gone", why
+        if work.unseen:
+            yield "unseen", f"{work.unseen} times"
+
+    def _repeats(self, work: Work, runs: Sequence[Execution]) -> Iterable[tuple[str, str]]:
+        for number, run in enumerate(runs[1:], start=1):
+            excuses = [self._excuse(work, before, run) for before in runs[:number]]
+            if all(excuses):
+                yield "rerun", "; ".join(dict.fromkeys(excuses))
+            else:
+                yield "again", f"run {number + 1} of {len(runs)}"
+
+    def _excuse(self, work: Work, before: Execution, run: Execution) -> str:
+        """Why ``run`` was needed although there was one ``before``; empty if it was not."""
+        if work.ended is not None and work.ended < run.started:
+            return ""
+        for one in self._troubles:
+            is_between = before.started <= one.begun <= run.started
+            if one.index == before.index and one.kind in DEATHS and is_between:
+                return "died"
+            is_either = one.index in (before.index, run.index)
+            if one.kind == "stop" and is_either and one.meets(work.posted, run.started):
+                return "hung"
+        return ""
+
+    def _interrupted(self, runs: Sequence[Execution]) -> int:
+        return sum(
+            any(
+                one.kind in DEATHS and one.index == run.index and one.begun >= run.started
+                for one in self._troubles
+            )
+            for run in runs
+            if run.ended is None
+        )
+
+    def _wiped(self, runs: Sequence[Execution]) -> bool:
+        """Whether the files of any instance that ran it were taken away afterwards."""
+        return any(
+            one.kind == "empty" and one.index == run.index and one.begun >= run.started
+            for one in self._troubles
+            for run in runs
+        )
+
+    def _died(self, runs: Sequence[Execution], at: float) -> bool:
+        """Whether no process that ran it to its end lived on until then."""
+        return all(
+            any(
+                one.kind in DEATHS and one.index == run.index and run.started <= one.begun <= at
+                for one in self._troubles
+            )
+            for run in runs
+            if run.ended is not None
+        )
+
+    def _wrong_at(self, begun: float, ended: float) -> list[str]:
+        return [
+            f"instance {one.index + 1} at {one.begun:.2f}: {one}"
+            for one in self._troubles
+            if one.meets(begun, ended)
+        ]
