@@ -100,10 +100,9 @@ class Client:
             await self.look_once(work, f"{after:g} s after")
 
     async def look_once(self, work: Work, when: str) -> None:
-        asked = time.time()
         entry = await self.history(work.id)
         if entry == {}:
-            work.gone.append((asked, when))
+            work.gone.append((time.time(), when))
         elif entry and not work.picture_seen:
             if entry["status"]["status_str"] != "success":
                 work.wrong = f"told as a success, history says {entry['status']['status_str']}"

@@ -107,17 +107,15 @@ async def _do(world: World, fault: Fault, seconds: float) -> None:
     elif fault.kind == "reset":
         world.network.do(index, Forwarder.reset, fault.detail)
     else:
-        values = {"break": {"breaks": fault.detail}, "silence": {"silence": fault.detail}}
-        await _bad_network(world, fault, values.get(fault.kind, {"delay_s": fault.value}), seconds)
+        await _bad_network(world, fault, seconds)
     restored = time.time()
     await asyncio.sleep(UP_S)
     trouble.ended = restored
 
 
-async def _bad_network(
-    world: World, fault: Fault, values: dict[str, object], seconds: float
-) -> None:
-    world.network.do(fault.index, Forwarder.set, **values)
+async def _bad_network(world: World, fault: Fault, seconds: float) -> None:
+    name = {"break": "breaks", "silence": "silence", "slow": "delay_s"}[fault.kind]
+    world.network.do(fault.index, Forwarder.set, **{name: fault.detail or fault.value})
     await asyncio.sleep(seconds)
     if fault.kind == "silence" and fault.value:
         world.network.do(fault.index, Forwarder.reset, "proxy", sockets_only=True)

@@ -82,11 +82,17 @@ def png(colour: int, side: int = 16) -> bytes:
     return out.getvalue()
 
 
+def colour_of(picture: Image.Image) -> tuple[int, int, int]:
+    """That of a pixel in its corner."""
+    red, green, blue = picture.convert("RGB").crop((0, 0, 1, 1)).tobytes()
+    return red, green, blue
+
+
 def fault_of(data: bytes, colour: int) -> str:
     """What is wrong with a picture that ought to have the colour; empty if nothing is."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            found = picture.convert("RGB").getpixel((3, 3))
+            found = colour_of(picture)
     except OSError as error:
         return f"no picture: {error}"
     wanted = rgb(colour)

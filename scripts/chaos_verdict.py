@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -97,7 +98,11 @@ class Verdict:
 
     def _ends(self, work: Work, runs: Sequence[Execution]) -> Iterable[tuple[str, str]]:
         if work.ended is None:
-            yield "lost", "neither an end nor an entry in the history"
+            ran = [run for run in runs if run.ended is not None]
+            if ran and not work.polled:
+                yield "untold", "it ran to its end, nobody was told, and no history has it"
+            else:
+                yield "lost", "neither an end nor an entry in the history"
         elif not work.polled and not work.told:
             yield "untold", "in the history, and never told"
         if len(work.told) > 1:
@@ -128,43 +133,38 @@ class Verdict:
         """Why ``run`` was needed although there was one ``before``; empty if it was not."""
         if work.ended is not None and work.ended < run.started:
             return ""
-        for one in self._troubles:
-            is_between = before.started <= one.begun <= run.started
-            if one.index == before.index and one.kind in DEATHS and is_between:
-                return "died"
-            is_either = one.index in (before.index, run.index)
-            if one.kind == "stop" and is_either and one.meets(work.posted, run.started):
-                return "hung"
-        return ""
+        if self._deaths(before.index, before.started, run.started):
+            return "died"
+        hung = any(
+            one.kind == "stop"
+            and one.index in (before.index, run.index)
+            and one.meets(work.posted, run.started)
+            for one in self._troubles
+        )
+        return "hung" if hung else ""
+
+    def _deaths(self, index: int, begun: float, ended: float) -> list[Trouble]:
+        """Ends of the process of an instance between two times."""
+        return [
+            one
+            for one in self._troubles
+            if one.kind in DEATHS and one.index == index and begun <= one.begun <= ended
+        ]
 
     def _interrupted(self, runs: Sequence[Execution]) -> int:
-        return sum(
-            any(
-                one.kind in DEATHS and one.index == run.index and one.begun >= run.started
-                for one in self._troubles
-            )
-            for run in runs
-            if run.ended is None
-        )
+        """How many runs ended with their process."""
+        cut = [run for run in runs if run.ended is None]
+        return sum(bool(self._deaths(run.index, run.started, math.inf)) for run in cut)
 
     def _wiped(self, runs: Sequence[Execution]) -> bool:
         """Whether the files of any instance that ran it were taken away afterwards."""
-        return any(
-            one.kind == "empty" and one.index == run.index and one.begun >= run.started
-            for one in self._troubles
-            for run in runs
-        )
+        deaths = [one for run in runs for one in self._deaths(run.index, run.started, math.inf)]
+        return any(one.kind == "empty" for one in deaths)
 
     def _died(self, runs: Sequence[Execution], at: float) -> bool:
         """Whether no process that ran it to its end lived on until then."""
-        return all(
-            any(
-                one.kind in DEATHS and one.index == run.index and run.started <= one.begun <= at
-                for one in self._troubles
-            )
-            for run in runs
-            if run.ended is not None
-        )
+        ran = [run for run in runs if run.ended is not None]
+        return all(self._deaths(run.index, run.started, at) for run in ran)
 
     def _wrong_at(self, begun: float, ended: float) -> list[str]:
         return [

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from chaos_records import colour_of
 from PIL import Image
 
 from comfy_proxy.embedded import __main__ as command
@@ -53,7 +54,7 @@ class NotedWorker(EmbeddedWorker):
             return int(inputs["color"])
         try:
             with Image.open(self.folders.annotated_path(inputs["image"])) as picture:
-                red, green, blue = picture.convert("RGB").getpixel((0, 0))
+                red, green, blue = colour_of(picture)
         except OSError:
             return None
         return red << 16 | green << 8 | blue
@@ -73,5 +74,5 @@ class Noted(list[str]):
 
 
 if __name__ == "__main__":
-    command.EmbeddedWorker = NotedWorker
+    vars(command)["EmbeddedWorker"] = NotedWorker
     sys.exit(command.main())
