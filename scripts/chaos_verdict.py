@@ -20,6 +20,7 @@ TOLD = ("poison", "rerun", "unseen", "forgot")
 and queue for a moment; ``{}`` for a success whose process had ended since (``--strict`` counts
 it)."""
 DEATHS = ("kill", "empty")
+KILL_S = 0.5  # from the decision to kill a process until it is dead, at most
 MOST_DEATHS = 2  # as often a prompt's process ends before it is taken for the cause
 
 
@@ -148,7 +149,8 @@ class Verdict:
         return [
             one
             for one in self._troubles
-            if one.kind in DEATHS and one.index == index and begun <= one.begun <= ended
+            if one.kind in DEATHS and one.index == index
+            if begun - KILL_S <= one.begun <= ended
         ]
 
     def _interrupted(self, runs: Sequence[Execution]) -> int:

@@ -1,0 +1,127 @@
+"""What scripts/chaos decides: the plan of a seed, and the judgement of what happened."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+from chaos_faults import KINDS, plan
+from chaos_records import Records, Work, fault_of, png
+from chaos_verdict import Execution, Verdict, executions
+from chaos_world import Trouble
+
+COLOUR = 0x0A1419
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_seed_decides_and_leaves_one_instance_without_fault(seed: int) -> None:
+    """Whenever a fault begins, another instance has none and is not about to recover from one."""
+    faults = plan(seed, 60.0, 3, KINDS)
+    assert faults == plan(seed, 60.0, 3, KINDS) != plan(seed + 1, 60.0, 3, KINDS)
+    assert len(faults) > 10
+    for fault in faults:
+        busy = [one for one in faults if one.at <= fault.at < one.over]
+        assert len({one.index for one in busy}) == len(busy) <= 2
+    assert plan(seed, 60.0, 3, []) == []
+
+
+def test_colours_are_told_apart() -> None:
+    """A picture passes as its own colour only, a level more or less."""
+    records = Records()
+    colours = [records.new_colour() for _ in range(1000)]
+    assert len(set(colours)) == 1000
+    assert fault_of(png(colours[0]), colours[0]) == ""
+    assert fault_of(png(colours[0] + 0x010001), colours[0]) == ""
+    assert "instead of" in fault_of(png(colours[1]), colours[0])
+    assert "no picture" in fault_of(b"{}", colours[0])
+
+
+def judge(work: Work, runs: list[Execution], *troubles: Trouble) -> list[str]:
+    records = Records(works=[work])
+    return [one.what for one in Verdict(records, {COLOUR: runs}, troubles).findings()]
+
+
+def told(*kinds: str) -> Work:
+    """A prompt whose client heard these ends, the first one at 10."""
+    work = Work("prompt", "socket-1", COLOUR, posted=1.0, id="p", accepted=1.1)
+    work.told = [(10.0 + n, kind) for n, kind in enumerate(kinds)]
+    work.ended = 10.0 if kinds else None
+    work.picture_seen = True
+    return work
+
+
+RUN = Execution(0, 1, started=5.0, ended=9.0)
+CUT = Execution(1, 1, started=2.0)
+KILL = Trouble(1, "kill", begun=3.0, ended=6.0)
+
+
+def test_nothing_is_found_where_nothing_is_wrong() -> None:
+    """Also if its client only polled, or it was never accepted."""
+    assert judge(told("execution_success"), [RUN]) == []
+    polled = told()
+    polled.polled, polled.ended = True, 10.0
+    assert judge(polled, [RUN]) == []
+    assert judge(Work("prompt", "socket-1", COLOUR, posted=1.0), []) == []
+
+
+def test_what_ends_wrong_is_found() -> None:
+    """Lost, not told, told twice, no picture."""
+    assert judge(told(), []) == ["lost"]
+    assert judge(told(), [RUN]) == ["untold"]
+    assert judge(told("execution_success", "execution_success"), [RUN]) == ["twice"]
+    unseen = told("execution_success")
+    unseen.picture_seen = False
+    assert judge(unseen, [RUN]) == ["wrong"]
+    assert judge(unseen, [RUN], Trouble(0, "empty", begun=9.5)) == []
+
+
+def test_a_second_run_needs_a_death_or_a_hang() -> None:
+    """Of the instance of the first one, and before anybody was told an end."""
+    work = told("execution_success")
+    assert judge(work, [CUT, RUN]) == ["again"]
+    assert judge(work, [CUT, RUN], KILL) == ["rerun"]
+    assert judge(work, [CUT, RUN], Trouble(0, "kill", begun=3.0)) == ["again"]
+    assert judge(work, [CUT, RUN], Trouble(1, "silence", begun=3.0)) == ["again"]
+    assert judge(work, [CUT, RUN], Trouble(1, "stop", begun=3.0)) == ["rerun"]
+    late = Execution(0, 1, started=11.0, ended=12.0)
+    assert judge(work, [CUT, late], KILL) == ["again"]
+
+
+def test_poison_is_what_ran_when_two_processes_died() -> None:
+    """Any other failure is ours."""
+    work = told("execution_error")
+    work.failure = "process_ended"
+    other = Execution(0, 1, started=5.0)
+    second = Trouble(0, "kill", begun=6.0)
+    assert judge(work, [CUT], KILL) == ["failed"]
+    assert judge(work, [CUT, other], KILL, second) == ["poison", "rerun"]
+
+
+def test_a_history_may_end_with_its_process_only() -> None:
+    """``{}`` while the process that ran it lives on is a finding, later it is told."""
+    work = told("execution_success")
+    work.gone = [(12.0, "2 s after")]
+    assert judge(work, [RUN]) == ["gone"]
+    assert judge(work, [RUN], Trouble(0, "kill", begun=11.0)) == ["forgot"]
+    assert judge(work, [RUN], Trouble(0, "kill", begun=13.0)) == ["gone"]
+
+
+def test_runs_are_counted_by_colour_over_all_lives(tmp_path: Path) -> None:
+    """A life that ends leaves its run without an end."""
+    path = tmp_path / "instance-1.journal"
+    events = [
+        {"event": "life"},
+        {"event": "started", "colour": COLOUR},
+        {"event": "life"},
+        {"event": "started", "colour": COLOUR},
+        {"event": "executed", "colour": COLOUR},
+    ]
+    lines = [json.dumps({"t": float(t), **event}) for t, event in enumerate(events)]
+    path.write_text("\n".join(lines))
+    runs = executions([path])[COLOUR]
+    assert runs == [Execution(0, 1, 1.0), Execution(0, 2, 3.0, 4.0)]
