@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import aiohttp
 from chaos_http import Http
-from chaos_records import Records, Refusal, Work, fault_of
+from chaos_records import Records, Refusal, Work, clock, fault_of
 
 MOST_OPEN = 2  # prompts of one client at a time
 POLL_S = 0.5
@@ -76,7 +76,7 @@ class Client:
         self.records.refusals.append(Refusal(time.time(), f"{what} of {self.name}", why[:300]))
 
     def strange(self, text: str) -> None:
-        self.records.strange.append(f"{time.time():.2f} {self.name}: {text}"[:300])
+        self.records.strange.append(f"{clock(time.time())} {self.name}: {text}"[:300])
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The entry; empty if it has none, None if that was not answered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from PIL import Image
 
@@ -69,6 +70,11 @@ class Records:
         red, rest = divmod(number, LEVELS**2)
         green, blue = divmod(rest, LEVELS)
         return red * STEP << 16 | green * STEP << 8 | blue * STEP
+
+
+def clock(at: float) -> str:
+    """A time as the proxy's log has it: 18:29:41.244."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S.%f")[:-3]
 
 
 def rgb(colour: int) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos_records import Records, Work
+from chaos_records import Records, Work, clock
 from chaos_world import Trouble
 
 COUNTED = ("lost", "again", "twice", "wrong", "gone", "untold", "refused", "failed")
@@ -35,7 +35,7 @@ class Execution:
 
     def __str__(self) -> str:
         end = "no end" if self.ended is None else f"{self.ended - self.started:.2f} s"
-        return f"instance {self.index + 1}.{self.life} at {self.started:.2f}, {end}"
+        return f"instance {self.index + 1}.{self.life} at {clock(self.started)}, {end}"
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Verdict:
         for client, prompt_id in self._records.strangers:
             found.append(Finding("wrong", None, f"{client} was told the end of {prompt_id}", []))
         for refusal in self._records.refusals:
-            text = f"{refusal.at:.2f} {refusal.what}: {refusal.why}"
+            text = f"{clock(refusal.at)} {refusal.what}: {refusal.why}"
             found.append(
                 Finding("refused", None, text, self._wrong_at(refusal.at - 30, refusal.at))
             )
@@ -93,21 +93,20 @@ class Verdict:
             return
         runs = self._runs.get(work.colour, [])
         for what, why in (*self._ends(work, runs), *self._repeats(work, runs)):
-            lines = [str(run) for run in runs]
+            end = "" if work.ended is None else f", end seen {clock(work.ended)}"
+            lines = [f"posted {clock(work.posted)}{end}", *(str(run) for run in runs)]
             lines += self._wrong_at(work.posted, (work.ended or work.posted + 60) + 16)
             yield Finding(what, work, why, lines)
 
     def _ends(self, work: Work, runs: Sequence[Execution]) -> Iterable[tuple[str, str]]:
         if work.ended is None:
-            ran = [run for run in runs if run.ended is not None]
-            if ran and not work.polled:
-                yield "untold", "it ran to its end, nobody was told, and no history has it"
-            else:
-                yield "lost", "neither an end nor an entry in the history"
+            ran = any(run.ended is not None for run in runs)
+            why = f"no end, no entry in the history; it {'ran' if ran else 'never ran'} to its end"
+            yield "untold" if ran and not work.polled else "lost", why
         elif not work.polled and not work.told:
             yield "untold", "in the history, and never told"
         if len(work.told) > 1:
-            yield "twice", ", ".join(f"{kind} at {at:.2f}" for at, kind in work.told)
+            yield "twice", ", ".join(f"{kind} at {clock(at)}" for at, kind in work.told)
         if work.failure:
             is_poison = self._interrupted(runs) >= MOST_DEATHS
             yield "poison" if is_poison else "failed", work.failure
@@ -117,7 +116,7 @@ class Verdict:
             yield "wrong", "its picture was never to be had"
         if work.gone:
             died = all(self._died(runs, at) for at, _ in work.gone)
-            why = ", ".join(f"{when} ({at:.2f})" for at, when in work.gone)
+            why = ", ".join(f"{when} ({clock(at)})" for at, when in work.gone)
             yield "forgot" if died else "gone", why
         if work.unseen:
             yield "unseen", f"{work.unseen} times"
@@ -170,7 +169,7 @@ class Verdict:
 
     def _wrong_at(self, begun: float, ended: float) -> list[str]:
         return [
-            f"instance {one.index + 1} at {one.begun:.2f}: {one}"
+            f"instance {one.index + 1} at {clock(one.begun)}: {one}"
             for one in self._troubles
             if one.meets(begun, ended)
         ]
