@@ -12,22 +12,29 @@ from urllib.parse import urlencode
 
 import aiohttp
 from chaos_http import Http
-from chaos_records import Records, Refusal, Work, clock, fault_of
+from chaos_records import Records, Refusal, Work, clock, fault_of, png
 
 MOST_OPEN = 2  # prompts of one client at a time
+UPLOADERS = ("1", "2")  # with these clients of a kind half of the prompts have an input
 POLL_S = 0.5
 LOOKS_S = (0.0, 0.5, 2.0, 6.0, 15.0)  # after its success the history is looked at so often
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
-def graph_of(colour: int, seconds: float, prefix: str) -> dict[str, Any]:
-    """A picture of the colour after so many seconds."""
+def graph_of(colour: int, seconds: float, upload: str) -> dict[str, Any]:
+    """A picture of the colour after so many seconds: an empty one, or the one uploaded as that."""
     size = {"width": 16, "height": 16, "batch_size": 1}
+    source = {"class_type": "EmptyImage", "inputs": {**size, "color": colour}}
+    if upload:
+        source = {"class_type": "LoadImage", "inputs": {"image": upload}}
     timed = {"image": ["1", 0], "seconds": seconds, "salt": colour}
     return {
-        "1": {"class_type": "EmptyImage", "inputs": {**size, "color": colour}},
+        "1": source,
         "2": {"class_type": "TimedPass", "inputs": timed},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}},
+        "3": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["2", 0], "filename_prefix": "chaos"},
+        },
     }
 
 
@@ -59,7 +66,12 @@ class Client:
     async def post(self) -> None:
         colour = self.records.new_colour()
         work = Work("prompt", self.name, colour, time.time(), polled=self.polls)
-        graph = graph_of(colour, round(self.dice.uniform(0.1, 1.5), 2), "chaos")
+        picture = ""
+        if self.name.endswith(UPLOADERS) and self.dice.random() < 0.5:
+            picture, work.uploaded = f"in-{colour}.png", time.time()
+            if not await self.upload(picture, colour):
+                return
+        graph = graph_of(colour, round(self.dice.uniform(0.1, 1.5), 2), picture)
         body: dict[str, Any] = {"prompt": graph, "client_id": self.client_id}
         if self.polls:
             body["prompt_id"] = work.id = str(uuid.UUID(int=self.dice.getrandbits(128), version=4))
@@ -70,10 +82,23 @@ class Client:
             work.accepted = time.time()
             self.works.append(work)
         else:
-            self.refused("prompt", f"{status} {answer} {work.id}")
+            self.refused("prompt", f"{status} {answer} {work.id}", work.uploaded)
 
-    def refused(self, what: str, why: str) -> None:
-        self.records.refusals.append(Refusal(time.time(), f"{what} of {self.name}", why[:300]))
+    async def upload(self, name: str, colour: int, **fields: str) -> bool:
+        """Whether it was taken."""
+        form = aiohttp.FormData(fields)
+        form.add_field("image", png(colour), filename=name, content_type="image/png")
+        begun = time.time()
+        status, answer = await self.http.ask_json("POST", "/upload/image", data=form)
+        self.records.uploads += 1
+        if status != 200:
+            took = time.time() - begun
+            self.refused("upload", f"{name} after {took:.1f} s: {status} {answer}")
+        return status == 200
+
+    def refused(self, what: str, why: str, uploaded: float | None = None) -> None:
+        text = f"{what} of {self.name}"
+        self.records.refusals.append(Refusal(time.time(), text, why[:300], uploaded))
 
     def strange(self, text: str) -> None:
         self.records.strange.append(f"{clock(time.time())} {self.name}: {text}"[:300])

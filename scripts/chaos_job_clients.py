@@ -109,16 +109,8 @@ class UploadClient(Client):
             await asyncio.sleep(self.dice.uniform(0.5, 1.5))
 
     async def _upload(self) -> None:
-        form = aiohttp.FormData()
         colour = self.records.new_colour()
-        is_new = self.dice.random() < 0.5
-        name = f"up-{colour}.png" if is_new else "same.png"
-        form.add_field("image", png(colour), filename=name, content_type="image/png")
-        if not is_new:
-            form.add_field("overwrite", "true")
-        begun = time.time()
-        status, answer = await self.http.ask_json("POST", "/upload/image", data=form)
-        self.records.uploads += 1
-        if status != 200:
-            took = time.time() - begun
-            self.refused("upload", f"{name} after {took:.1f} s: {status} {answer}")
+        if self.dice.random() < 0.5:
+            await self.upload(f"up-{colour}.png", colour)
+        else:
+            await self.upload("same.png", colour, overwrite="true")

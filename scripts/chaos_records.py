@@ -23,6 +23,8 @@ class Work:
     posted: float
     polled: bool = False  # its client has no socket
     id: str = ""
+    uploaded: float | None = None
+    """When its input was uploaded, if it has one."""
     accepted: float | None = None
     told: list[tuple[float, str]] = field(default_factory=list)
     """Ends that its client heard on its socket."""
@@ -49,6 +51,7 @@ class Refusal:
     at: float
     what: str
     why: str
+    uploaded: float | None = None
 
 
 @dataclass

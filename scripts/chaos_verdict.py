@@ -15,10 +15,10 @@ from chaos_world import Trouble
 COUNTED = ("lost", "again", "twice", "wrong", "gone", "untold", "refused", "failed")
 """What must be 0: lost; run again without need; told twice; a wrong picture, or somebody else's
 end; ``{}`` for a success; an end that was not told; refused; failed, and not as poison."""
-TOLD = ("poison", "rerun", "unseen", "forgot")
+TOLD = ("poison", "rerun", "unseen", "forgot", "input")
 """What is only told: failed because processes ended with it; run again with need; out of history
-and queue for a moment; ``{}`` for a success whose process had ended since (``--strict`` counts
-it)."""
+and queue for a while; ``{}`` for a success whose process had ended since (``--strict`` counts
+it); refused or failed after an instance had lost its files, and it names one."""
 DEATHS = ("kill", "empty")
 KILL_S = 0.5  # from the decision to kill a process until it is dead, at most
 MOST_DEATHS = 2  # as often a prompt's process ends before it is taken for the cause
@@ -108,8 +108,7 @@ class Verdict:
         if len(work.told) > 1:
             yield "twice", ", ".join(f"{kind} at {clock(at)}" for at, kind in work.told)
         if work.failure:
-            is_poison = self._interrupted(runs) >= MOST_DEATHS
-            yield "poison" if is_poison else "failed", work.failure
+            yield self._kind_of_failure(work, runs), work.failure
         if work.wrong:
             yield "wrong", work.wrong
         if work.succeeded and not work.picture_seen and not self._wiped(runs):
@@ -120,6 +119,18 @@ class Verdict:
             yield "forgot" if died else "gone", why
         if work.unseen:
             yield "unseen", f"{work.unseen} times"
+
+    def _kind_of_failure(self, work: Work, runs: Sequence[Execution]) -> str:
+        if self._interrupted(runs) >= MOST_DEATHS:
+            return "poison"
+        return "input" if self._lost_input(work.uploaded, work.ended) else "failed"
+
+    def _lost_input(self, uploaded: float | None, until: float | None) -> bool:
+        """Whether any instance has lost its files since an upload."""
+        if uploaded is None or until is None:
+            return False
+        wiped = [one.begun for one in self._troubles if one.kind == "empty"]
+        return any(uploaded - KILL_S <= at <= until for at in wiped)
 
     def _repeats(self, work: Work, runs: Sequence[Execution]) -> Iterable[tuple[str, str]]:
         for number, run in enumerate(runs[1:], start=1):
