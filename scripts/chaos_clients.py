@@ -128,17 +128,19 @@ class Client:
         entry = await self.history(work.id)
         if entry == {}:
             work.gone.append((time.time(), when))
-        elif entry and not work.picture_seen:
+        elif entry and not work.image:
             if entry["status"]["status_str"] != "success":
                 work.wrong = f"told as a success, history says {entry['status']['status_str']}"
-            await self._picture(work, entry)
+            images = entry.get("outputs", {}).get("3", {}).get("images", [])
+            if len(images) == 1:
+                work.image = images[0]
+            else:
+                work.wrong = f"outputs {entry.get('outputs')}"
+        if work.image and not work.picture_seen:
+            await self._picture(work)
 
-    async def _picture(self, work: Work, entry: dict[str, Any]) -> None:
-        images = entry.get("outputs", {}).get("3", {}).get("images", [])
-        if len(images) != 1:
-            work.wrong = f"outputs {entry.get('outputs')}"
-            return
-        status, data = await self.http.ask("GET", f"/view?{urlencode(images[0])}")
+    async def _picture(self, work: Work) -> None:
+        status, data = await self.http.ask("GET", f"/view?{urlencode(work.image)}")
         if status == 200:
             work.picture_seen = True
             work.wrong = work.wrong or fault_of(data, work.colour)

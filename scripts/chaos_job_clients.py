@@ -82,7 +82,6 @@ class JobClient(Client):
             self.strange(f"job {work.id}: {status} {job}")
             work.unseen += status == 404
         elif job["status"] == "completed":
-            work.instance_prompt = str(job["prompt_id"])
             await self._fetch(work)
         elif job["status"] not in ("pending", "processing"):
             work.failure = f"{job['status']}: {job['error']}"

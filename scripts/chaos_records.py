@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from PIL import Image
 
+SLOW_S = 7.0  # for an answer: longer than an instance has to be silent to count as hung
 STEP = 5  # between two values of a channel: pictures lose a level on their way
 LEVELS = 51
 
@@ -31,12 +32,13 @@ class Work:
     ended: float | None = None
     """When its client saw the end, however."""
     failure: str = ""
-    instance_prompt: str = ""
     gone: list[tuple[float, str]] = field(default_factory=list)
     """When ``/history/{id}`` answered ``{}`` after a success, and when in its life that was."""
     unseen: int = 0
     """How often it was in neither history nor queue before its end."""
     wrong: str = ""
+    image: dict[str, str] = field(default_factory=dict)
+    """Its picture as the history names it, once that has been seen."""
     picture_seen: bool = False
 
     @property
@@ -64,6 +66,8 @@ class Records:
     """Notes that are no findings: reads that failed, sockets that the proxy closed."""
     strangers: list[tuple[str, str]] = field(default_factory=list)
     """Client and id of a prompt of somebody else whose end it was told."""
+    slow: list[str] = field(default_factory=list)
+    """Requests that took longer than SLOW_S."""
     uploads: int = 0
     _colours: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 

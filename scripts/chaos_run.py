@@ -104,7 +104,7 @@ async def _use(world: World, seed: int, options: argparse.Namespace) -> Records:
     records = Records()
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
-        http = Http(session, world.url)
+        http = Http(session, world.url, records.slow)
         clients = [
             kind(http, records, f"{name}-{number}", seed)
             for kind, name, count in CLIENTS

@@ -15,10 +15,10 @@ from chaos_world import Trouble
 COUNTED = ("lost", "again", "twice", "wrong", "gone", "untold", "refused", "failed")
 """What must be 0: lost; run again without need; told twice; a wrong picture, or somebody else's
 end; ``{}`` for a success; an end that was not told; refused; failed, and not as poison."""
-TOLD = ("poison", "rerun", "unseen", "forgot", "input")
+TOLD = ("poison", "rerun", "unseen", "forgot", "input", "slow")
 """What is only told: failed because processes ended with it; run again with need; out of history
 and queue for a while; ``{}`` for a success whose process had ended since (``--strict`` counts
-it); refused or failed after an instance had lost its files, and it names one."""
+it); refused or failed after an instance had lost its files, and it names one; answered late."""
 DEATHS = ("kill", "empty")
 KILL_S = 0.5  # from the decision to kill a process until it is dead, at most
 MOST_DEATHS = 2  # as often a prompt's process ends before it is taken for the cause
@@ -81,6 +81,7 @@ class Verdict:
         found = [one for work in self._records.works for one in self._of(work)]
         for client, prompt_id in self._records.strangers:
             found.append(Finding("wrong", None, f"{client} was told the end of {prompt_id}", []))
+        found += [Finding("slow", None, text, []) for text in self._records.slow]
         for refusal in self._records.refusals:
             text = f"{clock(refusal.at)} {refusal.what}: {refusal.why}"
             found.append(
@@ -109,10 +110,12 @@ class Verdict:
             yield "twice", ", ".join(f"{kind} at {clock(at)}" for at, kind in work.told)
         if work.failure:
             yield self._kind_of_failure(work, runs), work.failure
-        if work.wrong:
+        if work.wrong and (work.image or work.kind == "job"):
             yield "wrong", work.wrong
-        if work.succeeded and not work.picture_seen and not self._wiped(runs):
+        if work.image and not work.picture_seen and not self._wiped(runs):
             yield "wrong", "its picture was never to be had"
+        if work.kind == "prompt" and work.succeeded and not (work.image or work.gone):
+            yield "wrong", work.wrong or "its entry in the history was never to be had"
         if work.gone:
             died = all(self._died(runs, at) for at, _ in work.gone)
             why = ", ".join(f"{when} ({clock(at)})" for at, when in work.gone)

@@ -51,7 +51,7 @@ def told(*kinds: str) -> Work:
     work = Work("prompt", "socket-1", COLOUR, posted=1.0, id="p", accepted=1.1)
     work.told = [(10.0 + n, kind) for n, kind in enumerate(kinds)]
     work.ended = 10.0 if kinds else None
-    work.picture_seen = True
+    work.image, work.picture_seen = {"filename": "a.png"}, True
     return work
 
 
@@ -65,6 +65,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
     assert judge(told("execution_success"), [RUN]) == []
     polled = told()
     polled.polled, polled.ended = True, 10.0
+    polled.image, polled.picture_seen = {"filename": "a.png"}, True
     assert judge(polled, [RUN]) == []
     assert judge(Work("prompt", "socket-1", COLOUR, posted=1.0), []) == []
 
@@ -78,6 +79,8 @@ def test_what_ends_wrong_is_found() -> None:
     unseen.picture_seen = False
     assert judge(unseen, [RUN]) == ["wrong"]
     assert judge(unseen, [RUN], Trouble(0, "empty", begun=9.5)) == []
+    unseen.image = {}
+    assert judge(unseen, [RUN], Trouble(0, "empty", begun=9.5)) == ["wrong"]
 
 
 def test_a_second_run_needs_a_death_or_a_hang() -> None:
