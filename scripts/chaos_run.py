@@ -17,6 +17,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -171,6 +172,9 @@ def _lines(findings: Sequence[Finding], *, details: bool) -> Iterator[str]:
 
 async def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
+    running = asyncio.current_task()
+    assert running is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)
     keep = options.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
     print(f"logs and findings: {keep}")
     print("      " + " ".join(f"{name:>7}" for name in (*SIZES, *COUNTED, *TOLD)), flush=True)
@@ -191,4 +195,7 @@ async def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    try:
+        sys.exit(asyncio.run(main()))
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)

@@ -184,8 +184,9 @@ class World:
         return trouble
 
     def kill(self, index: int) -> None:
-        self.workers[index].kill()
+        """Nobody listens there any more, as after the end of a process that was dialled itself."""
         self.network.do(index, Forwarder.refuse)
+        self.workers[index].kill()
 
     async def restart(self, index: int) -> None:
         """Start it again; returns when it answers."""
