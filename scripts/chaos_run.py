@@ -112,17 +112,20 @@ async def _use(world: World, seed: int, options: argparse.Namespace) -> Records:
             for number in range(1, count + 1)
         ]
         running = [asyncio.create_task(client.run()) for client in clients]
-        faults = plan(seed, options.seconds, options.instances, options.faults)
-        await carry_out(world, faults, options.seconds)
-        for client in clients:
-            client.stopping = True
-        await _settle(clients, records)
-        broken = [task.exception() for task in running if task.done() and not task.cancelled()]
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        for error in filter(None, broken):
-            raise error
+        try:
+            faults = plan(seed, options.seconds, options.instances, options.faults)
+            await carry_out(world, faults, options.seconds)
+            for client in clients:
+                client.stopping = True
+            await _settle(clients, records)
+            for task in running:
+                if task.done() and (error := task.exception()):
+                    raise error
+        finally:
+            left = [*running, *(task for client in clients for task in client.looking)]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
     return records
 
 
