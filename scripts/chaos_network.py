@@ -161,8 +161,19 @@ class Network:
         self.do(index, Forwarder.set, delay_s=0.0, silence="", breaks="")
 
     def close(self) -> None:
+        """End all connections and the thread."""
         for index in range(len(self._forwarders)):
             self.do(index, Forwarder.refuse)
             self.do(index, Forwarder.reset, "both")
+        asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
+
+
+async def _end_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)  # transports that were aborted are closed in the next turn

@@ -7,8 +7,15 @@ is known and its runs at the instances are counted. What goes wrong, where and w
 seed; at any time one instance at least has no fault. At the end all is mended, and what is open
 has a minute to end.
 
-The exit code is 0 if nothing was found that must not be. Logs and findings of each seed are kept
-in a directory, which is named.
+The exit code is 0 if all of these are 0: lost (accepted, and its client never learned of an end),
+again (run once more though the instance that ran it had neither died nor hung), twice (two ends
+told), wrong (another picture, none, or the end of somebody else's prompt), gone ({} as the history
+of a success whose process lives), untold (it ended, and the socket of its client did not say so),
+refused, failed (other than as poison). Only told are: poison (its processes had ended), rerun (with
+need), unseen (for a while in neither queue nor history), forgot ({} for a success whose process has
+ended since), input (its uploaded input had been on an instance that lost its files), slow (answers
+after more than 7 s). Logs, findings.txt and findings.json of each seed are kept in a directory,
+which is named.
 """
 
 from __future__ import annotations

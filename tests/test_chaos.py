@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -11,9 +15,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
 from chaos_faults import KINDS, plan
+from chaos_network import Forwarder, Network
 from chaos_records import Records, Work, fault_of, png
 from chaos_verdict import Execution, Verdict, executions
-from chaos_world import Trouble
+from chaos_world import Trouble, free_ports
 
 COLOUR = 0x0A1419
 
@@ -128,3 +133,79 @@ def test_runs_are_counted_by_colour_over_all_lives(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     runs = executions([path])[COLOUR]
     assert runs == [Execution(0, 1, 1.0), Execution(0, 2, 3.0, 4.0)]
+
+
+class Echo:
+    """A server that says again what it hears, behind a forwarder; ``heard`` is all of it."""
+
+    def __init__(self) -> None:
+        self.heard = b""
+        self._near, self._far = free_ports(2)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Network]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", self._far)
+        network = Network([(self._near, self._far)])
+        try:
+            yield network
+        finally:
+            await asyncio.to_thread(network.close)
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(1000):
+                self.heard += piece
+                writer.write(piece)
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    async def ask(self, text: bytes, timeout_s: float = 5.0) -> bytes:
+        """What comes back; empty if the connection breaks or is refused."""
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._near)
+            writer.write(text)
+            async with asyncio.timeout(timeout_s):
+                return await reader.read(1000)
+        except ConnectionError:
+            return b""
+        finally:
+            if "writer" in locals():
+                writer.close()
+
+
+async def test_the_network_is_bad_as_it_was_told() -> None:
+    """Late, broken before or after what was asked is done, refused; and good again."""
+    echo = Echo()
+    async with echo.running() as network:
+        assert await echo.ask(b"a") == b"a"
+        network.do(0, Forwarder.set, delay_s=0.3)
+        begun = time.monotonic()
+        assert await echo.ask(b"b") == b"b"
+        assert time.monotonic() - begun >= 0.3
+        network.do(0, Forwarder.set, delay_s=0.0, breaks="requests")
+        assert await echo.ask(b"c") == b""
+        network.do(0, Forwarder.set, breaks="answers")
+        assert await echo.ask(b"d") == b""
+        assert echo.heard == b"abd"
+        network.mend(0)
+        network.do(0, Forwarder.refuse)
+        assert await echo.ask(b"e") == b""
+        network.do(0, Forwarder.listen)
+        assert await echo.ask(b"f") == b"f"
+
+
+async def test_a_silent_socket_says_later_what_it_held_back() -> None:
+    """Other connections go on meanwhile."""
+    echo = Echo()
+    handshake = b"GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"
+    async with echo.running() as network:
+        network.do(0, Forwarder.set, silence="all")
+        asking = asyncio.create_task(echo.ask(handshake))
+        assert await echo.ask(b"a") == b"a"
+        await asyncio.sleep(0.2)
+        assert not asking.done()
+        network.mend(0)
+        assert await asking == handshake
