@@ -9,10 +9,12 @@ what ended meanwhile goes from its history. Its frames count for nobody (``ledge
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Final
 
 from loguru import logger
 
+from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
@@ -26,6 +28,10 @@ FENCE_TIMEOUT_S: Final = 10.0
 """Seconds in which an instance that is back has to let go of what was given up there. Beyond, it is
 asked again when it passes a check, and gets no work until then."""
 
+IN_HAND_S: Final = 1.0
+"""Seconds after which an instance that hung with a POST in hand is asked once more: it may take up
+that request after the first question."""
+
 
 class Zombies:
     """Hears of what is given up, and ends it where it was."""
@@ -33,6 +39,7 @@ class Zombies:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._left: dict[Instance, set[str]] = {one: set() for one in cluster.instances}
+        self._unsure: set[Instance] = set()  # those that hung with a POST in hand
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
 
     def __repr__(self) -> str:
@@ -40,13 +47,18 @@ class Zombies:
 
     def observe(self, change: Change) -> None:
         """An observer of the ledger."""
-        prompt, attempt = change.prompt, change.prompt.attempt
+        prompt, attempt, event = change.prompt, change.prompt.attempt, change.event
+        if isinstance(event, events.Refused) and event.unsure:
+            self._add(prompt.prompt_id, event.instance)
+            self._unsure.add(event.instance)
         if attempt is None:
             return
         if isinstance(change.event, events.GivenUp) or (
             change.is_end and prompt.job is not None and _is_given_up(prompt.end)
         ):
             self._add(prompt.prompt_id, attempt.instance)
+        elif change.is_acceptance:
+            self._remove([prompt.prompt_id], attempt.instance)  # it is there once more, and counts
 
     def heard(self, instance: Instance) -> None:
         """For ``health_checker.on_success``: it answers again."""
@@ -71,6 +83,13 @@ class Zombies:
             instance.draining += 1  # no work before it has let go of this
         left.add(prompt_id)
 
+    def _remove(self, prompt_ids: Iterable[str], instance: Instance) -> None:
+        left = self._left[instance]
+        if left and not left.difference(prompt_ids):
+            instance.draining -= 1
+            self._cluster.scheduler.door.open()
+        left.difference_update(prompt_ids)
+
     async def _fence(self, instance: Instance) -> None:
         left = self._left[instance]
         while left:
@@ -78,12 +97,14 @@ class Zombies:
             try:
                 async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
                     await self._end(prompt_ids, instance)
+                    if instance in self._unsure:
+                        await sleep(self._cluster.clock, IN_HAND_S)
+                        await self._end(prompt_ids, instance)
+                        self._unsure.discard(instance)
             except (InstanceError, TimeoutError) as error:
                 logger.debug("{} does not let go of what was given up: {!r}", instance.host, error)
                 return
-            left.difference_update(prompt_ids)
-        instance.draining -= 1
-        self._cluster.scheduler.door.open()
+            self._remove(prompt_ids, instance)
 
     async def _end(self, prompt_ids: list[str], instance: Instance) -> None:
         """In this order: what waits must not begin in the moment in which what runs is ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.hang_watch import HangWatch
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.order import Receipt
 from comfy_proxy.errors import InstanceUnreachableError
@@ -19,20 +20,29 @@ class JobOrder:
 
     unsure = InstanceUnreachableError
 
-    def __init__(self, prompt: Prompt, graph: Graph, client: ComfyUIClient, client_id: str) -> None:
+    def __init__(
+        self,
+        prompt: Prompt,
+        graph: Graph,
+        client: ComfyUIClient,
+        client_id: str,
+        hang_watch: HangWatch,
+    ) -> None:
         self.prompt = prompt
         self._graph = graph
         self._client = client
         self._client_id = client_id
+        self._hang_watch = hang_watch
 
     async def post(self, instance: Instance, number: float | None) -> Receipt[None]:
         """Raises PromptRejectedError with ComfyUI's own words, InstanceError."""
-        prompt_id, number = await self._client.submit(
-            self._graph.prompt,
-            prompt_id=self.prompt.prompt_id,
-            client_id=self._client_id,
-            number=number,
-        )
+        async with self._hang_watch.over(instance, replaceable=True):
+            prompt_id, number = await self._client.submit(
+                self._graph.prompt,
+                prompt_id=self.prompt.prompt_id,
+                client_id=self._client_id,
+                number=number,
+            )
         return Receipt(answer=None, prompt_id=prompt_id, number=number)
 
     async def find(self, instance: Instance) -> Receipt[None] | None:

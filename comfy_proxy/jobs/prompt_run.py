@@ -187,7 +187,13 @@ class PromptRun:
             await self._follower.settle()
 
     async def _submit(self, socket: PromptSocket) -> None:
-        order = JobOrder(self._prompt, self.execution.graph, self._client, socket.client_id)
+        order = JobOrder(
+            self._prompt,
+            self.execution.graph,
+            self._client,
+            socket.client_id,
+            self._hang_watch,
+        )
         self._submission = asyncio.create_task(self._dispatcher.submit(order, self.placement))
         try:
             # Cut off in the middle it might be accepted after it was withdrawn: see `_withdraw`.

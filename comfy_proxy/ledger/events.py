@@ -36,11 +36,12 @@ class Sent:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """``instance``, which was sent ``prompt``, has not taken it. ``died``: its process ended over
-    it, which counts as a loss (``cluster/retry_law.py``)."""
+    it, which counts as a loss (``cluster/retry_law.py``). ``unsure``: it hangs, and may have it."""
 
     prompt: Prompt
     instance: Instance
     died: bool = False
+    unsure: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,10 +20,15 @@ PAID_KEYS = (b'"api_key_comfy_org"', b'"auth_token_comfy_org"')
 already, so it is not run a second time by itself."""
 
 
+def is_paid(body: bytes) -> bool:
+    """Whether the body of a prompt carries a key of a service that is paid for."""
+    return any(key in body for key in PAID_KEYS)
+
+
 def require_repeatable(prompt: Prompt) -> None:
     """Raises PromptLostError for one that hung while it ran, and may have cost money."""
     body = b"" if prompt.post is None else prompt.post.body
-    if prompt.attempts[-1].hung and any(key in body for key in PAID_KEYS):
+    if prompt.attempts[-1].hung and is_paid(body):
         raise PromptLostError(
             "Its ComfyUI instance stopped answering while it ran. It uses a paid service and may"
             " have been charged, so it is not run again by itself."
