@@ -145,17 +145,22 @@ class Verdict:
 
     def _excuse(self, work: Work, before: Execution, run: Execution) -> str:
         """Why ``run`` was needed although there was one ``before``; empty if it was not."""
+        if run.ended is None and self._stopped(work, run, run.index):
+            # What waits there begins in the moment in which it goes on, before anybody can ask for
+            # anything; it is interrupted then.
+            return "woke"
         if work.ended is not None and work.ended < run.started:
             return ""
         if self._deaths(before.index, before.started, run.started):
             return "died"
-        hung = any(
-            one.kind == "stop"
-            and one.index in (before.index, run.index)
-            and one.meets(work.posted, run.started)
+        return "hung" if self._stopped(work, run, before.index, run.index) else ""
+
+    def _stopped(self, work: Work, run: Execution, *instances: int) -> bool:
+        """Whether one of ``instances`` was stopped before ``run`` began."""
+        return any(
+            one.kind == "stop" and one.index in instances and one.meets(work.posted, run.started)
             for one in self._troubles
         )
-        return "hung" if hung else ""
 
     def _deaths(self, index: int, begun: float, ended: float) -> list[Trouble]:
         """Ends of the process of an instance between two times."""
