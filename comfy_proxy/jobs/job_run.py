@@ -27,6 +27,7 @@ from comfy_proxy.errors import (
     InstanceError,
     PromptLostError,
     PromptRejectedError,
+    ResultFrameLostError,
     WorkflowUnavailableError,
 )
 from comfy_proxy.jobs.availability import Availability
@@ -70,6 +71,7 @@ class JobRun:
         self._since = job.created_monotonic
         self._tries = Tries()
         self._failed_on: set[Instance] = set()
+        self._cached_at: Instance | None = None
         self._rejected_by: set[Instance] = set()
         self._out_of_memory_at: Instance | None = None
         self._availability = Availability(cluster, workflow, job.request)
@@ -155,6 +157,8 @@ class JobRun:
 
     def _avoided(self) -> set[Instance]:
         """It goes there only if it can go nowhere else."""
+        if self._cached_at is not None and self._cached_at.healthy:
+            return {one for one in self._cluster.instances if one is not self._cached_at}
         if self._out_of_memory_at is None:
             return self._failed_on
         memory = self._cluster.gpu_memory
@@ -179,7 +183,11 @@ class JobRun:
             return
         if not isinstance(error, InstanceError):
             raise error
-        self._failed_on.add(instance)
+        if isinstance(error, ResultFrameLostError):
+            self._cached_at = instance  # all but the frame with the picture is there
+        else:
+            self._failed_on.add(instance)
+            self._cached_at = None
         ran = placement.running or isinstance(error, InstanceDiedError)
         restarted = isinstance(error, PromptLostError)
         answers = not (ran or restarted) and await self._cluster.health_checker.check(instance)

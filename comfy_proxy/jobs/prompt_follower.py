@@ -29,7 +29,6 @@ from comfy_proxy.errors import (
     InstanceUnreachableError,
     JobTimeoutError,
     PromptLostError,
-    ResultFrameLostError,
 )
 from comfy_proxy.jobs.prompt_execution import Phase, PromptExecution
 from comfy_proxy.ledger import events
@@ -90,6 +89,9 @@ class PromptFollower:
 
     async def settle(self) -> None:
         """The socket was lost: a new one hears ``status`` frames, at each the end is looked for.
+
+        A prompt whose picture was to come by the lost socket goes on too: run once more where it
+        ended, it has all but its last node from ComfyUI's cache.
 
         The new socket is there before the first question, so that no change is missed. Raises
         InstanceError, JobTimeoutError.
@@ -189,9 +191,6 @@ class PromptFollower:
             # Asked in this order: a prompt goes from /queue to /history without a gap (trap 15).
             await self._take_history()
             return
-        if self._execution.graph.by_frame and self._execution.picture is None:
-            # It would go to the socket that is lost: better the prompt ends here and now.
-            raise ResultFrameLostError("The socket was lost before the picture came by it.")
         self._set_running(prompt_id in queue.running)
 
     async def _take_history(self) -> None:
