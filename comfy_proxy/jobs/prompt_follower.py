@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from loguru import logger
 
-from comfy_proxy.clock import Clock
+from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.comfyui_frames import (
     ConnectionLost,
@@ -24,6 +24,7 @@ from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_outcomes import cached_nodes
 from comfy_proxy.cluster.websocket_pool import PromptSocket, WebSocketPool
 from comfy_proxy.errors import (
+    ConnectionBrokenError,
     InstanceError,
     InstanceTimeoutError,
     InstanceUnreachableError,
@@ -40,6 +41,8 @@ MAX_RENEWALS = 10
 MAX_RECONNECTS = 5
 """New sockets for one prompt. If the last one is lost too the instance counts as unreachable, and
 the job runs again elsewhere."""
+RECONNECT_PAUSE_S = 0.5
+"""Seconds after a connection broke in the middle of a question, before the next socket."""
 
 OnUpdate = Callable[[PromptExecution], None]
 
@@ -98,14 +101,24 @@ class PromptFollower:
         """
         self._placement.decline()
         for _ in range(MAX_RECONNECTS):
-            async with self._pool.lease() as socket:
-                frame: Frame | None = None
-                while not isinstance(frame, ConnectionLost):
-                    await self._look_for_end()
-                    if self._execution.phase.ended:
-                        return
-                    frame = await self._next_status(socket)
+            try:
+                if await self._settled_on_new_socket():
+                    return
+            except ConnectionBrokenError as error:  # resets come in bursts
+                logger.debug("{}: broken once more: {}", self._placement.instance.host, error)
+                await sleep(self._clock, RECONNECT_PAUSE_S)
         raise InstanceUnreachableError(f"{self._placement.instance.host} drops every WebSocket.")
+
+    async def _settled_on_new_socket(self) -> bool:
+        """True at the end of the prompt, False if the new socket was lost before."""
+        async with self._pool.lease() as socket:
+            frame: Frame | None = None
+            while not isinstance(frame, ConnectionLost):
+                await self._look_for_end()
+                if self._execution.phase.ended:
+                    return True
+                frame = await self._next_status(socket)
+        return False
 
     async def _next(self, socket: PromptSocket) -> Frame | None:
         """The next frame, strangers' too; None when our prompt has been silent for too long."""
