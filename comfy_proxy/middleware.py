@@ -29,7 +29,7 @@ from comfy_proxy.gateway.exchange.context import POLICY, REQUEST_ID, SOCKETS
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC, AllTraffic
 from comfy_proxy.gateway.exchange.target import target_path
-from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS
+from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS, SHUTDOWN
 from comfy_proxy.logs import AppLogs
 from comfy_proxy.metrics.records import OURS
 from comfy_proxy.observers import tell
@@ -37,6 +37,7 @@ from comfy_proxy.origin_check import is_preflight
 from comfy_proxy.request_path import normal_path
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
+from comfy_proxy.shutdown import Shutdown
 from comfy_proxy.tracing import Trace, traced, valid_traceparent
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
@@ -76,6 +77,7 @@ def register(
         app.router.register_resource(resource)
     app[SETTINGS] = settings
     app[LOGS] = AppLogs(settings)
+    app[SHUTDOWN] = Shutdown()
     app[SOCKETS] = set()
     app[ALL_TRAFFIC] = AllTraffic()
     app[REQUEST_OBSERVERS] = []
@@ -156,6 +158,8 @@ async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.Stre
     await _refuse_method(request)
     match = routes.match(request.method, target_path(request.raw_path))
     request[POLICY] = match.policy
+    if match.policy is routes.Policy.SCHEDULED:
+        request.app[SHUTDOWN].check_open()
     return await policies.answer(request, match, request.app[GATEWAY])
 
 

@@ -177,7 +177,7 @@ VARIABLES: tuple[Variable, ...] = (
     _row("MAX_RESULTS_SIZE", "max_results_size", integer(1, 10**13), "1073741824",
          "bytes of finished pictures kept in memory; the oldest go first"),
     _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", milliseconds(0), "10000",
-         "ms; grace period for running jobs at shutdown"),
+         "ms; grace period at shutdown for what was accepted"),
     _row("LOG_LEVEL", "log_level", one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
     _row("LOG_DIRECTORY", "log_directory", path, "./logs",
          "where `combined.log` and `error.log` are written"),
