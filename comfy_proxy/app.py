@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from comfy_proxy import dashboard, status
+from comfy_proxy import dashboard, instances_api, status
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.dispatch.dispatcher import Dispatcher
@@ -52,7 +52,11 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
     prompts = JobPrompts(cluster, ledger, dispatcher)
     app[JOBS] = JobService(settings, cluster, prompts, workflows)
-    register(app, [*status.routes(), *dashboard.routes(), *api.routes()], settings)
+    register(
+        app,
+        [*status.routes(), *instances_api.routes(), *dashboard.routes(), *api.routes()],
+        settings,
+    )
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]
     app[DASHBOARD] = dashboard.make_feed(app)

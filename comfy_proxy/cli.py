@@ -1,17 +1,21 @@
-"""The command ``comfy-proxy``: ``serve``, ``demo`` and ``check``."""
+"""The command ``comfy-proxy``: ``serve``, ``check``, ``drain``, ``resume`` and ``demo``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from yarl import URL
+
 from comfy_proxy.check import check_instances
 from comfy_proxy.errors import SettingsError
+from comfy_proxy.instance_commands import change_instance
 from comfy_proxy.logs import configure_console
 from comfy_proxy.serve import EXIT_FAILED, serve
 from comfy_proxy.settings import load_settings
@@ -19,6 +23,10 @@ from comfy_proxy.version import __version__
 
 EXIT_SETTINGS = 2
 EXIT_INTERRUPTED = 130
+_ACTIONS = {
+    "drain": "give an instance nothing new, so that it may be restarted",
+    "resume": "give a drained instance work again",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +75,17 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="ask each instance what it can run, and leave")
     check.add_argument("--config", type=Path)
     check.set_defaults(run=_check)
+    for action, text in _ACTIONS.items():
+        change = commands.add_parser(action, help=text)
+        change.add_argument("instance", metavar="ID", help="its number, or its name")
+        change.add_argument("--config", type=Path, help="the file of the proxy that runs")
+        change.add_argument("--url", type=URL, help="its address, if not HOST and PORT")
+        change.set_defaults(run=_change, action=action, wait=0.0)
+        if action == "drain":
+            change.add_argument(
+                "--wait", type=float, nargs="?", const=math.inf, default=0.0, metavar="SECONDS",
+                help="return when nothing waits or runs there, or fail after SECONDS",
+            )  # fmt: skip
     demo = commands.add_parser("demo", help="two CPU workers, the proxy, real pictures")
     demo.add_argument("--output", type=Path, default=Path("demo-output"))
     demo.add_argument("--keep", action="store_true", help="leave everything running")
@@ -76,6 +95,19 @@ def parser() -> argparse.ArgumentParser:
 
 def _serve(options: argparse.Namespace) -> int:
     return serve(load_settings(config_file=options.config))
+
+
+def _change(options: argparse.Namespace) -> int:
+    return asyncio.run(
+        change_instance(
+            options.action,
+            options.instance,
+            settings=load_settings(config_file=options.config),
+            url=options.url,
+            wait_s=options.wait,
+            say=print,
+        )
+    )
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -57,7 +57,11 @@ def run(app: web.Application, settings: Settings) -> int:
     warning = listening_warning(settings)
     if warning:
         logger.warning(warning)
-    instances = ", ".join(map(str, settings.instances))
+    names = map(settings.name_of, range(len(settings.instances)))
+    instances = ", ".join(
+        f"{name} = {url}" if name else str(url)
+        for name, url in zip(names, settings.instances, strict=True)
+    )
     logger.info("comfy_proxy {} in front of {}", __version__, instances)
 
     def tell_address(_: str) -> None:

@@ -14,7 +14,7 @@ from loguru import logger
 
 from comfy_proxy.clock import sleep, wait_for_event
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.errors import DrainingError, InstanceError
+from comfy_proxy.errors import DrainingError
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
@@ -42,7 +42,7 @@ class Shutdown:
         self.begun = jobs.draining = True
         deadline = cluster.clock.monotonic() + grace_s
         if len(cluster.instances) == 1 and grace_s > 0:
-            await _listen_to_its_queue(cluster)
+            await cluster.learn_load(cluster.instances[0])
         left = _Left(cluster, ledger, jobs)
         waited_for_jobs = bool(jobs.runs)
         if left.count:
@@ -94,17 +94,3 @@ class _Left:
 
     def _hear(self, change: Change) -> None:
         self._changed.set()
-
-
-async def _listen_to_its_queue(cluster: Cluster) -> None:
-    """Ask the only instance how long its queue is, and have its ``status`` frames tell from now
-    on. If it does not answer there is nothing to wait for."""
-    instance = cluster.instances[0]
-    try:
-        async with cluster.clock.timeout(cluster.settings.health_check_timeout_s):
-            queue = await cluster.clients[instance].queue()
-            await cluster.connections.pool(instance).listen()
-    except (InstanceError, TimeoutError) as error:
-        logger.debug("{} does not tell its queue: {}", instance.host, error)
-        return
-    instance.prompts.observed(len(queue.pending) + len(queue.running))

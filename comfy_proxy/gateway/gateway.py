@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.assets.assets import Assets
@@ -177,7 +177,9 @@ class Gateway:
             asking=self.asking,
             clients=self.events,
         )
-        return CustomRoutes(self.cluster, rules, self.told, Restarts(self.cluster.clock))
+        return CustomRoutes(
+            self.cluster, rules, self.told, Restarts(self.cluster.drains, self.cluster.clock)
+        )
 
     @property
     def several(self) -> bool:
@@ -193,6 +195,7 @@ class Gateway:
         answered += (self.events.wake, *heard, self.failover.answered)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         answered.append(lambda instance: self.rebalancer.consider(checked=instance))
+        self.cluster.drains.on_change.append(self._takes_work_or_not)
         for instance in self.cluster.instances:
             instance.prompts.on_load.append(self.rebalancer.consider)
             instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
@@ -206,6 +209,12 @@ class Gateway:
             instance.on_interruption.append(self.state.interrupted)
             instance.on_interruption.append(self.upload_limits.forget)
             instance.on_interruption.append(self.told.interrupted)
+
+    def _takes_work_or_not(self, instance: Instance) -> None:
+        """It is to run empty from now on, or takes work again: lost prompts may wait for that."""
+        self.rebalancer.consider()
+        if takes_work(instance):
+            self.failover.answered(instance)
 
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:

@@ -36,7 +36,7 @@ from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.overheads import Overheads
 from comfy_proxy.jobs.pictures import Picture, convert_picture
-from comfy_proxy.jobs.prompt_execution import Phase, PromptExecution
+from comfy_proxy.jobs.tracker import Tracker, tell_moved
 from comfy_proxy.jobs.workflows import Workflow
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.metrics.records import PromptEvent
@@ -134,7 +134,7 @@ class JobRun:
                 # The prompt was deleted at the old place; the new one is checked before it is used.
                 if await self._cluster.scheduler.confirm(made):
                     moved_to = made
-                    self._tell_move(made.instance)
+                    self._tell_move(made)
                     continue
             except ComfyProxyError as error:
                 await self._raise_unless_worth_another_try(error, placement)
@@ -143,9 +143,10 @@ class JobRun:
                 self._since = self._cluster.clock.monotonic()
                 self._manager.update_job_status(self.job.id, JobStatus.PENDING)
 
-    def _tell_move(self, target: Instance) -> None:
-        job = self.job
+    def _tell_move(self, place: Placement) -> None:
+        job, target = self.job, place.instance
         logger.bind(instance=target.host).info("job {} moved to {}", job.id, target.host)
+        tell_moved(job, place, self._manager)
         self._cluster.tell_prompt(PromptEvent.MOVED, target, job.prompt_id, job_type=job.type)
 
     async def _place(self) -> Placement:
@@ -212,7 +213,7 @@ class JobRun:
                     placement=placement.decision,
                 )
             graph = plan.build(await self._upload(instance))
-            tracker = _Tracker(self.job, placement, self._manager)
+            tracker = Tracker(self.job, placement, self._manager)
             self._prompt = self._prompts.prompt_of(
                 self.job, self._prompt, self._availability.work_at(instance)
             )
@@ -274,26 +275,3 @@ class JobRun:
                 after_s=self._cluster.clock.monotonic() - attempt.ended_at,
             )
         return picture
-
-
-class _Tracker:
-    """Copies what one prompt reports into its job."""
-
-    def __init__(self, job: Job, placement: Placement, manager: JobManager) -> None:
-        self._job = job
-        self._placement = placement
-        self._manager = manager
-        self._begun = False
-
-    def update(self, execution: PromptExecution) -> None:
-        self._begun |= execution.phase is Phase.RUNNING
-        self._manager.update_progress(
-            self._job,
-            instance=self._placement.instance.host,
-            placement=self._placement.decision,
-            prompt_id=execution.prompt_id,
-            percentage=round(execution.percentage, 1),
-            current_node=execution.current_node,
-            executing=self._begun,
-            preview=execution.preview,
-        )
