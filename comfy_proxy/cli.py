@@ -94,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    return serve(load_settings(config_file=options.config))
+    return serve(lambda: load_settings(config_file=options.config))
 
 
 def _change(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from loguru import logger
 
 from comfy_proxy import security
 from comfy_proxy.bodies import ClientGoneError
-from comfy_proxy.cors import allow_origins
+from comfy_proxy.cors import AllowedOrigins
 from comfy_proxy.counted_response import send_if_large
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
 from comfy_proxy.forwarded import place_under, root_path
@@ -42,6 +42,9 @@ from comfy_proxy.tracing import Trace, traced, valid_traceparent
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
 """The resources that we registered, the catch-all included; any other one is the host's."""
+
+ORIGINS: web.AppKey[AllowedOrigins] = web.AppKey("comfy_proxy.origins")
+"""Those of other sites whose pages may use the proxy; there though there is none."""
 
 _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes")
 _OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
@@ -70,7 +73,7 @@ def register(
     ours.add_routes(our_routes)
     everything_else = web.DynamicResource("/{path:.*}")
     for method in _METHODS:
-        if method != hdrs.METH_OPTIONS or not settings.cors_origins:  # else aiohttp-cors adds it
+        if method != hdrs.METH_OPTIONS:  # that one aiohttp-cors adds
             everything_else.add_route(method, _not_ours)
     resources = {*ours.resources(), everything_else}
     for resource in (*ours.resources(), everything_else):
@@ -89,8 +92,7 @@ def register(
     )
     app.on_response_prepare.append(_finish_headers)  # before CORS, which exposes what it finds
     app.on_shutdown.append(_end_sockets)
-    if settings.cors_origins:
-        allow_origins(app, resources, settings.cors_origins)
+    app[ORIGINS] = AllowedOrigins(app, resources, settings.cors_origins)
     app.middlewares.append(proxy_middleware)
 
 
@@ -170,7 +172,9 @@ async def _refuse_method(request: web.Request) -> None:
     match = await request.app[_OUR_ROUTES].resolve(request)
     refusal = match.http_exception
     if isinstance(refusal, web.HTTPMethodNotAllowed):
-        raise MethodNotAllowedError(request.method, sorted(refusal.allowed_methods))
+        preflights = set() if request.app[SETTINGS].cors_origins else {hdrs.METH_OPTIONS}
+        allowed = set(refusal.allowed_methods) - preflights
+        raise MethodNotAllowedError(request.method, sorted(allowed))
     if refusal is None and not _has_handler(request) and match.route.resource is not None:
         methods = {route.method for route in match.route.resource} - {hdrs.METH_OPTIONS}
         raise MethodNotAllowedError(request.method, sorted(methods))
@@ -199,11 +203,14 @@ def _belongs_to_host(request: web.Request) -> bool:
 
 
 def _has_handler(request: web.Request) -> bool:
-    """False where the router found nothing, and for an OPTIONS that is no preflight.
+    """False where the router found nothing, and for an OPTIONS that is no preflight, or that is one
+    while no origin is allowed.
 
     aiohttp-cors would answer such an OPTIONS with 403; it is forwarded instead.
     """
-    if request.method == hdrs.METH_OPTIONS and not is_preflight(request):
+    if request.method == hdrs.METH_OPTIONS and not (
+        is_preflight(request) and request.app[SETTINGS].cors_origins
+    ):
         return False
     return request.match_info.http_exception is None
 

@@ -20,6 +20,7 @@ from yarl import URL
 from comfy_proxy.app import create_app, finish_work
 from comfy_proxy.keys import LOGS
 from comfy_proxy.logs.entry import LEVELS
+from comfy_proxy.reload import reload
 from comfy_proxy.security import listening_warning
 from comfy_proxy.settings import Settings
 from comfy_proxy.version import __version__
@@ -36,16 +37,21 @@ _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 """Failures of HOST and PORT, told in one line and without a stack trace."""
 
 
-def serve(settings: Settings) -> int:
-    """Run the proxy until a signal ends it; 0 is an orderly end, 1 a port that cannot be had."""
-    # Until _listen_to_signals they would end the process. Windows lacks them (AttributeError).
+def serve(load: Callable[[], Settings]) -> int:
+    """Run the proxy until a signal ends it; 0 is an orderly end, 1 a port that cannot be had.
+
+    ``load`` reads the settings, at SIGHUP once more. Raises SettingsError.
+    """
+    # Until Signals.listen they would end the process. Windows lacks them (AttributeError).
     with suppress(AttributeError):
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
+    settings = load()
     app = create_app(settings)
     logs = app[LOGS]
     logs.start(sys.stderr, owns_process=True)
-    app.on_startup.insert(0, _listen_to_signals)
+    signals = Signals(app, load)
+    app.on_startup.insert(0, signals.listen)
     try:
         return run(app, settings)
     finally:
@@ -91,16 +97,48 @@ def run(app: web.Application, settings: Settings) -> int:
     return 0
 
 
-class Ending:
-    """What SIGTERM, SIGINT and SIGHUP do: the first one lets what was accepted come to its end with
-    the door open (``shutdown.py``), the second one ends the process within ``AT_ONCE_S``."""
+class Signals:
+    """SIGTERM and SIGINT: the first one lets what was accepted come to its end with the door open
+    (``shutdown.py``), the second one ends the process within ``AT_ONCE_S``. SIGHUP reads the
+    configuration again, by ``load``. SIGUSR1 logs one level more, SIGUSR2 one less.
+    """
 
-    def __init__(self, app: web.Application) -> None:
+    def __init__(self, app: web.Application, load: Callable[[], Settings]) -> None:
         self._app = app
+        self._load = load
+        self._had_terminal = has_terminal()
         self._finishing: asyncio.Task[None] | None = None
         self._at_once = False
 
-    def signalled(self) -> None:
+    async def listen(self, app: web.Application) -> None:
+        """Instead of aiohttp's own handlers, which would close the door at once.
+
+        Nothing happens where the system or the event loop has no such signals; there SIGINT ends
+        it as aiohttp does. What is ignored, as `nohup` has it with SIGHUP, stays so.
+        """
+        loop = asyncio.get_running_loop()
+        with suppress(NotImplementedError, AttributeError):
+            loop.add_signal_handler(signal.SIGUSR1, self._change_level, 1)
+            loop.add_signal_handler(signal.SIGUSR2, self._change_level, -1)
+            loop.add_signal_handler(signal.SIGTERM, self._end)
+            loop.add_signal_handler(signal.SIGINT, self._end)
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    def _change_level(self, step: int) -> None:
+        logs = self._app[LOGS]
+        place = min(max(LEVELS.index(logs.level) + step, 0), len(LEVELS) - 1)
+        logs.set_level(LEVELS[place])
+
+    def _hang_up(self) -> None:
+        """The terminal in which it was started is closed, or somebody asks to read again."""
+        if self._had_terminal and not has_terminal():
+            self._end()
+            return
+        with self._app[LOGS].current():
+            reload(self._app, self._load)
+
+    def _end(self) -> None:
         if self._finishing is None:
             self._finishing = asyncio.create_task(finish_work(self._app), name="finish the work")
             self._finishing.add_done_callback(_exit)
@@ -113,33 +151,20 @@ class Ending:
             self._finishing.cancel()  # no effect if it is over: then the rest is cut off
 
 
+def has_terminal() -> bool:
+    """Whether a terminal that controls this process is open."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except (OSError, AttributeError):  # Windows has no such flag
+        return False
+    return True
+
+
 def _exit(finishing: asyncio.Task[None]) -> None:
     """Stop listening, and end (``app.py``). Also if the wait itself has met a fault."""
     if not finishing.cancelled() and (error := finishing.exception()) is not None:
         logger.opt(exception=error).error("waiting for the last work broke")
     raise web.GracefulExit
-
-
-async def _listen_to_signals(app: web.Application) -> None:
-    """SIGTERM and SIGINT end the proxy, and so does SIGHUP; SIGUSR1 logs one level more, SIGUSR2
-    one less.
-
-    Instead of aiohttp's own handlers, which would close the door at once. Nothing happens where the
-    system or the event loop has no such signals; there SIGINT ends it as aiohttp does.
-    """
-    logs, loop, ending = app[LOGS], asyncio.get_running_loop(), Ending(app)
-
-    def change(step: int) -> None:
-        place = min(max(LEVELS.index(logs.level) + step, 0), len(LEVELS) - 1)
-        logs.set_level(LEVELS[place])
-
-    with suppress(NotImplementedError, AttributeError):
-        loop.add_signal_handler(signal.SIGUSR1, change, 1)
-        loop.add_signal_handler(signal.SIGUSR2, change, -1)
-        loop.add_signal_handler(signal.SIGTERM, ending.signalled)
-        loop.add_signal_handler(signal.SIGINT, ending.signalled)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has it ignored
-            loop.add_signal_handler(signal.SIGHUP, ending.signalled)
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:

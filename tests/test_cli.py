@@ -80,7 +80,7 @@ def test_clients_connections_are_kept_as_long_as_comfyui_keeps_them(
     assert native > 90
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_serve_answers_until_it_is_told_to_end(workers: Pair, number: int) -> None:
     """``comfy-proxy serve`` listens where it is told and ends with 0 on a signal."""
     port = free_port()

@@ -167,12 +167,12 @@ class Gateway:
 
     def _custom_routes(self) -> CustomRoutes:
         path = self.cluster.settings.routes_file
-        rows = Rows([*(read_rows(path) if path else ()), *KNOWN_PACKS])
+        self.rows = Rows(read_rows(path) if path else (), KNOWN_PACKS)
         rules = Rules(
             self.cluster,
             self.ledger,
             self.files,
-            rows=rows,
+            rows=self.rows,
             askers=self.askers,
             asking=self.asking,
             clients=self.events,
