@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 from aiohttp import web
 
-from comfy_proxy import dashboard, status
+from comfy_proxy import dashboard, instances_api, status
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.dispatch.dispatcher import Dispatcher
@@ -18,7 +18,7 @@ from comfy_proxy.jobs import api
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.keys import CLUSTER, DASHBOARD, GATEWAY, JOBS, LOGS, METRICS
+from comfy_proxy.keys import CLUSTER, DASHBOARD, GATEWAY, JOBS, LOGS, METRICS, SHUTDOWN
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.logs import AppLogs
 from comfy_proxy.middleware import register
@@ -52,7 +52,11 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
     prompts = JobPrompts(cluster, ledger, dispatcher)
     app[JOBS] = JobService(settings, cluster, prompts, workflows)
-    register(app, [*status.routes(), *dashboard.routes(), *api.routes()], settings)
+    register(
+        app,
+        [*status.routes(), *instances_api.routes(), *dashboard.routes(), *api.routes()],
+        settings,
+    )
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]
     app[DASHBOARD] = dashboard.make_feed(app)
@@ -85,8 +89,19 @@ async def _close(room: Cluster | Gateway | JobService | Feed, logs: AppLogs) -> 
 async def _end_waiting(app: web.Application) -> None:
     """End open dashboards and all jobs, before aiohttp waits for the requests that are open.
 
-    A request that waits for a job ends with it; otherwise it would hold up the stop.
+    A request that waits for a job ends with it; otherwise it would hold up the stop. Jobs get no
+    grace period if they had one while the door was open (``shutdown.py``).
     """
+    jobs, has_had_time = app[JOBS], app[SHUTDOWN].begun
     with app[LOGS].current():
         app[DASHBOARD].end_viewers()
-        await app[JOBS].processor.close(app[JOBS].settings.shutdown_timeout_s)
+        await jobs.processor.close(0.0 if has_had_time else jobs.settings.shutdown_timeout_s)
+
+
+async def finish_work(app: web.Application) -> None:
+    """Refuse new work, and return when what was accepted has ended or had SHUTDOWN_TIMEOUT."""
+    jobs, ledger = app[JOBS], app[GATEWAY].ledger
+    with app[LOGS].current():
+        await app[SHUTDOWN].finish(
+            app[CLUSTER], ledger, jobs.processor, jobs.settings.shutdown_timeout_s
+        )

@@ -1,42 +1,32 @@
-"""The command ``comfy-proxy``: ``serve``, ``demo`` and ``check``."""
+"""The command ``comfy-proxy``: ``serve``, ``check``, ``drain``, ``resume`` and ``demo``."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import io
+import math
 import os
-import signal
-import socket
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 
-from aiohttp import web
-from loguru import logger
 from yarl import URL
 
-from comfy_proxy.app import create_app
 from comfy_proxy.check import check_instances
 from comfy_proxy.errors import SettingsError
-from comfy_proxy.keys import LOGS
+from comfy_proxy.instance_commands import change_instance
 from comfy_proxy.logs import configure_console
-from comfy_proxy.logs.entry import LEVELS
-from comfy_proxy.security import listening_warning
-from comfy_proxy.settings import Settings, load_settings
+from comfy_proxy.serve import EXIT_FAILED, serve
+from comfy_proxy.settings import load_settings
 from comfy_proxy.version import __version__
 
-EXIT_FAILED = 1
 EXIT_SETTINGS = 2
 EXIT_INTERRUPTED = 130
-KEEPALIVE_TIMEOUT_S = 3630.0
-"""Seconds for which a client's idle connection is kept; then it is closed. As long as ComfyUI keeps
-it, and longer than clients do (90 s in Go and Traefik; aiohttp's default is 75 s): else a client
-may post on it at the moment we close it."""
-_CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
-"""Failures of HOST and PORT, told in one line and without a stack trace."""
+_ACTIONS = {
+    "drain": "give an instance nothing new, so that it may be restarted",
+    "resume": "give a drained instance work again",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,12 +69,23 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="comfy-proxy", description=__doc__)
     parser.add_argument("--version", action="version", version=f"comfy-proxy {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    serve = commands.add_parser("serve", help="run the proxy in front of your instances")
-    serve.add_argument("--config", type=Path, help="a TOML file; the environment wins")
-    serve.set_defaults(run=_serve)
+    run = commands.add_parser("serve", help="run the proxy in front of your instances")
+    run.add_argument("--config", type=Path, help="a TOML file; the environment wins")
+    run.set_defaults(run=_serve)
     check = commands.add_parser("check", help="ask each instance what it can run, and leave")
     check.add_argument("--config", type=Path)
     check.set_defaults(run=_check)
+    for action, text in _ACTIONS.items():
+        change = commands.add_parser(action, help=text)
+        change.add_argument("instance", metavar="ID", help="its number, or its name")
+        change.add_argument("--config", type=Path, help="the file of the proxy that runs")
+        change.add_argument("--url", type=URL, help="its address, if not HOST and PORT")
+        change.set_defaults(run=_change, action=action, wait=0.0)
+        if action == "drain":
+            change.add_argument(
+                "--wait", type=float, nargs="?", const=math.inf, default=0.0, metavar="SECONDS",
+                help="return when nothing waits or runs there, or fail after SECONDS",
+            )  # fmt: skip
     demo = commands.add_parser("demo", help="two CPU workers, the proxy, real pictures")
     demo.add_argument("--output", type=Path, default=Path("demo-output"))
     demo.add_argument("--keep", action="store_true", help="leave everything running")
@@ -93,75 +94,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    # Until _listen_to_signals they would end the process. Windows lacks them (AttributeError).
-    with suppress(AttributeError):
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, signal.SIG_IGN)
-    settings = load_settings(config_file=options.config)
-    app = create_app(settings)
-    logs = app[LOGS]
-    logs.start(sys.stderr, owns_process=True)
-    app.on_startup.insert(0, _listen_to_signals)
-    try:
-        return _run(app, settings)
-    finally:
-        logs.close()
+    return serve(lambda: load_settings(config_file=options.config))
 
 
-def _run(app: web.Application, settings: Settings) -> int:
-    warning = listening_warning(settings)
-    if warning:
-        logger.warning(warning)
-    instances = ", ".join(map(str, settings.instances))
-    logger.info("comfy_proxy {} in front of {}", __version__, instances)
-
-    def tell_address(_: str) -> None:
-        url = URL.build(scheme="http", host=settings.host, port=settings.port)
-        logs = settings.log_directory and settings.log_directory.absolute()
-        logger.info("listening on {}; dashboard: {}; logs: {}", url, url / "dashboard", logs)
-
-    try:
-        web.run_app(
-            app,
-            host=settings.host,
-            port=settings.port,
-            access_log=None,  # the middleware logs one line for each request
-            handler_cancellation=True,  # a client that leaves ends what it waited for, there too
-            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
-            # For what is still being sent when the jobs have ended or had their grace period: a
-            # client that has stopped reading delays the exit by no more than this.
-            shutdown_timeout=settings.shutdown_timeout_s,
-            print=tell_address,
-            loop=_event_loop(),
+def _change(options: argparse.Namespace) -> int:
+    return asyncio.run(
+        change_instance(
+            options.action,
+            options.instance,
+            settings=load_settings(config_file=options.config),
+            url=options.url,
+            wait_s=options.wait,
+            say=print,
         )
-    except OSError as error:
-        if error.errno not in _CANNOT_LISTEN and not isinstance(error, socket.gaierror):
-            raise
-        logger.error("cannot listen on {}:{}: {}", settings.host, settings.port, error.strerror)
-        return EXIT_FAILED
-    return 0
-
-
-async def _listen_to_signals(app: web.Application) -> None:
-    """SIGUSR1 logs one level more, SIGUSR2 one less, and SIGHUP stops the proxy as SIGTERM does.
-
-    Nothing happens where the system or the event loop has no such signals.
-    """
-    logs, loop = app[LOGS], asyncio.get_running_loop()
-
-    def change(step: int) -> None:
-        place = min(max(LEVELS.index(logs.level) + step, 0), len(LEVELS) - 1)
-        logs.set_level(LEVELS[place])
-
-    with suppress(NotImplementedError, AttributeError):
-        loop.add_signal_handler(signal.SIGUSR1, change, 1)
-        loop.add_signal_handler(signal.SIGUSR2, change, -1)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` has it ignored
-            loop.add_signal_handler(signal.SIGHUP, _end)
-
-
-def _end() -> None:
-    raise web.GracefulExit
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -191,13 +137,3 @@ def _demo(options: argparse.Namespace) -> int:
     except (OSError, WorkerProcessError) as error:
         print(f"comfy-proxy: {error}", file=sys.stderr)
         return EXIT_FAILED
-
-
-def _event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where it is installed (extra ``speed``), else asyncio's own."""
-    try:
-        import uvloop
-    except ModuleNotFoundError:
-        return asyncio.new_event_loop()
-    make: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return make()

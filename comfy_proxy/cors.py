@@ -19,26 +19,34 @@ PREFLIGHT_MAX_AGE_S = 600
 """Seconds for which a browser may use the answer to a preflight again; then it asks anew."""
 
 
-def allow_origins(
-    app: web.Application, resources: Collection[web.AbstractResource], origins: Collection[str]
-) -> None:
-    """Answer preflights for ``resources`` and add CORS headers to their answers.
+class AllowedOrigins:
+    """Answers preflights for ``resources`` and adds CORS headers to their answers.
 
     Credentials (our cookie) are allowed to origins that belong to one party, never to ``*``,
     ``null`` or ``file://``: those pages send a key in a header. ``CorsConfig`` is used without
     ``aiohttp_cors.setup``, of which an application can have one only: it may be the host's.
     """
-    make_options: Any = aiohttp_cors.ResourceOptions  # its constructor has no annotations
-    defaults = {
-        origin: make_options(
-            allow_credentials=origin not in ("*", *SHARED_ORIGINS),
-            allow_headers="*",
-            allow_methods="*",
-            expose_headers="*",
-            max_age=PREFLIGHT_MAX_AGE_S,
-        )
-        for origin in origins
-    }
-    config = aiohttp_cors.CorsConfig(app, defaults=defaults)
-    for resource in resources:
-        config.add(resource)
+
+    def __init__(
+        self,
+        app: web.Application,
+        resources: Collection[web.AbstractResource],
+        origins: Collection[str],
+    ) -> None:
+        self._config = aiohttp_cors.CorsConfig(app, defaults={})
+        self.replace(origins)
+        for resource in resources:
+            self._config.add(resource)
+
+    def replace(self, origins: Collection[str]) -> None:
+        """These and no others are allowed from now on: all resources share one mapping."""
+        make_options: Any = aiohttp_cors.ResourceOptions  # its constructor has no annotations
+        self._config.defaults.clear()
+        for origin in origins:
+            self._config.defaults[origin] = make_options(
+                allow_credentials=origin not in ("*", *SHARED_ORIGINS),
+                allow_headers="*",
+                allow_methods="*",
+                expose_headers="*",
+                max_age=PREFLIGHT_MAX_AGE_S,
+            )

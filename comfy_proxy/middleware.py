@@ -19,7 +19,7 @@ from loguru import logger
 
 from comfy_proxy import security
 from comfy_proxy.bodies import ClientGoneError
-from comfy_proxy.cors import allow_origins
+from comfy_proxy.cors import AllowedOrigins
 from comfy_proxy.counted_response import send_if_large
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
 from comfy_proxy.forwarded import place_under, root_path
@@ -29,7 +29,7 @@ from comfy_proxy.gateway.exchange.context import POLICY, REQUEST_ID, SOCKETS
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC, AllTraffic
 from comfy_proxy.gateway.exchange.target import target_path
-from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS
+from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS, SHUTDOWN
 from comfy_proxy.logs import AppLogs
 from comfy_proxy.metrics.records import OURS
 from comfy_proxy.observers import tell
@@ -37,10 +37,14 @@ from comfy_proxy.origin_check import is_preflight
 from comfy_proxy.request_path import normal_path
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
+from comfy_proxy.shutdown import Shutdown
 from comfy_proxy.tracing import Trace, traced, valid_traceparent
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
 """The resources that we registered, the catch-all included; any other one is the host's."""
+
+ORIGINS: web.AppKey[AllowedOrigins] = web.AppKey("comfy_proxy.origins")
+"""Those of other sites whose pages may use the proxy; there though there is none."""
 
 _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes")
 _OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
@@ -69,13 +73,14 @@ def register(
     ours.add_routes(our_routes)
     everything_else = web.DynamicResource("/{path:.*}")
     for method in _METHODS:
-        if method != hdrs.METH_OPTIONS or not settings.cors_origins:  # else aiohttp-cors adds it
+        if method != hdrs.METH_OPTIONS:  # that one aiohttp-cors adds
             everything_else.add_route(method, _not_ours)
     resources = {*ours.resources(), everything_else}
     for resource in (*ours.resources(), everything_else):
         app.router.register_resource(resource)
     app[SETTINGS] = settings
     app[LOGS] = AppLogs(settings)
+    app[SHUTDOWN] = Shutdown()
     app[SOCKETS] = set()
     app[ALL_TRAFFIC] = AllTraffic()
     app[REQUEST_OBSERVERS] = []
@@ -87,8 +92,7 @@ def register(
     )
     app.on_response_prepare.append(_finish_headers)  # before CORS, which exposes what it finds
     app.on_shutdown.append(_end_sockets)
-    if settings.cors_origins:
-        allow_origins(app, resources, settings.cors_origins)
+    app[ORIGINS] = AllowedOrigins(app, resources, settings.cors_origins)
     app.middlewares.append(proxy_middleware)
 
 
@@ -156,6 +160,8 @@ async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.Stre
     await _refuse_method(request)
     match = routes.match(request.method, target_path(request.raw_path))
     request[POLICY] = match.policy
+    if match.policy is routes.Policy.SCHEDULED:
+        request.app[SHUTDOWN].check_open()
     return await policies.answer(request, match, request.app[GATEWAY])
 
 
@@ -166,7 +172,9 @@ async def _refuse_method(request: web.Request) -> None:
     match = await request.app[_OUR_ROUTES].resolve(request)
     refusal = match.http_exception
     if isinstance(refusal, web.HTTPMethodNotAllowed):
-        raise MethodNotAllowedError(request.method, sorted(refusal.allowed_methods))
+        preflights = set() if request.app[SETTINGS].cors_origins else {hdrs.METH_OPTIONS}
+        allowed = set(refusal.allowed_methods) - preflights
+        raise MethodNotAllowedError(request.method, sorted(allowed))
     if refusal is None and not _has_handler(request) and match.route.resource is not None:
         methods = {route.method for route in match.route.resource} - {hdrs.METH_OPTIONS}
         raise MethodNotAllowedError(request.method, sorted(methods))
@@ -195,11 +203,14 @@ def _belongs_to_host(request: web.Request) -> bool:
 
 
 def _has_handler(request: web.Request) -> bool:
-    """False where the router found nothing, and for an OPTIONS that is no preflight.
+    """False where the router found nothing, and for an OPTIONS that is no preflight, or that is one
+    while no origin is allowed.
 
     aiohttp-cors would answer such an OPTIONS with 403; it is forwarded instead.
     """
-    if request.method == hdrs.METH_OPTIONS and not is_preflight(request):
+    if request.method == hdrs.METH_OPTIONS and not (
+        is_preflight(request) and request.app[SETTINGS].cors_origins
+    ):
         return False
     return request.match_info.http_exception is None
 

@@ -96,5 +96,7 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         pool_open=pool.open,
         pool_in_use=pool.in_use,
         pool_waiting=pool.waiting,
+        name=instance.name,
+        drained=instance.drained,
         models_loaded=cluster.planner.lines[instance].loaded.names(),
     )

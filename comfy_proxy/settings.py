@@ -8,8 +8,6 @@ reported at once (:class:`~comfy_proxy.errors.SettingsError`).
 from __future__ import annotations
 
 import os
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,13 @@ from comfy_proxy.addresses import (
     parse_root_path,
 )
 from comfy_proxy.errors import SettingsError
+from comfy_proxy.instance_settings import (
+    DEFAULT_INSTANCES,
+    is_numbered,
+    parse_instance,
+    read_instances,
+)
+from comfy_proxy.setting_file import read_toml
 from comfy_proxy.setting_values import (
     directory,
     integer,
@@ -37,9 +42,8 @@ from comfy_proxy.setting_values import (
     true_or_false,
 )
 
-DEFAULT_INSTANCES = ("localhost:8188", "localhost:8189")
-_HOST_VARIABLE = re.compile(r"COMFYUI_HOST_([1-9][0-9]{0,3})")
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+__all__ = ["VARIABLES", "Settings", "Variable", "load_settings", "parse_instance"]
+
 _LOG_LEVELS = ("error", "warn", "info", "debug")
 
 
@@ -48,13 +52,15 @@ class Settings:
     """The configuration, checked; times in seconds, sizes in bytes. ``VARIABLES`` explains each.
 
     Build one with keyword arguments in code and tests, or with :func:`load_settings`.
-    ``max_concurrent_jobs`` None means three for each instance. Raises SettingsError for values
-    that do not go together.
+    ``max_concurrent_jobs`` None means three for each instance; ``instance_names`` are in the order
+    of ``instances``, an empty one is none, and those that lack at the end have none. Raises
+    SettingsError for values that do not go together.
     """
 
     instances: tuple[URL, ...] = field(
         default_factory=lambda: tuple(parse_instance(text) for text in DEFAULT_INSTANCES)
     )
+    instance_names: tuple[str, ...] = ()
     comfyui_timeout_s: float = 60.0
     max_connections_per_instance: int = 3
     health_check_interval_s: float = 30.0
@@ -87,6 +93,10 @@ class Settings:
         if problems := origin_problems(self.cors_origins, self.api_keys):
             raise SettingsError(problems)
 
+    def name_of(self, place: int) -> str | None:
+        """What the operator calls the instance at ``place`` (from 0 on)."""
+        return self.instance_names[place] or None if place < len(self.instance_names) else None
+
     @property
     def concurrent_jobs(self) -> int:
         """Most jobs in processing at once, over all instances; the next ones wait as pending."""
@@ -96,26 +106,6 @@ class Settings:
         hidden = "" if not self.api_keys else f", api_keys=<{len(self.api_keys)} hidden>"
         hosts = ", ".join(str(url) for url in self.instances)
         return f"<Settings {self.host}:{self.port} -> {hosts}{hidden}>"
-
-
-def parse_instance(text: str) -> URL:
-    """``host:port`` or an http(s) URL with an optional path prefix → URL without trailing slash.
-
-    Raises ValueError with the reason.
-    """
-    text = text.strip()
-    url = URL(text if "://" in text else f"http://{text}")
-    if url.scheme not in ("http", "https"):
-        raise ValueError(f"{text!r}: the scheme must be http or https")
-    if url.raw_user is not None or url.raw_password is not None:
-        raise ValueError("a user name or password in the address is not supported")
-    if not url.host:
-        raise ValueError(f"{text!r}: there is no host in it")
-    if url.query_string or url.fragment:
-        raise ValueError(f"{text!r}: a query or fragment makes no sense here")
-    if url.port == 0:
-        raise ValueError(f"{text!r}: nobody listens on port 0")
-    return url.with_path(url.raw_path.rstrip("/"), encoded=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +167,7 @@ VARIABLES: tuple[Variable, ...] = (
     _row("MAX_RESULTS_SIZE", "max_results_size", integer(1, 10**13), "1073741824",
          "bytes of finished pictures kept in memory; the oldest go first"),
     _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", milliseconds(0), "10000",
-         "ms; grace period for running jobs at shutdown"),
+         "ms; grace period at shutdown for what was accepted"),
     _row("LOG_LEVEL", "log_level", one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
     _row("LOG_DIRECTORY", "log_directory", path, "./logs",
          "where `combined.log` and `error.log` are written"),
@@ -208,14 +198,14 @@ def load_settings(
     An empty value counts as not set. Raises SettingsError with every problem found.
     """
     problems: list[str] = []
-    file_values = _read_toml(config_file, problems) if config_file else {}
-    environ = os.environ if environ is None else environ
     known = {row.name for row in VARIABLES}
+    file_values = read_toml(config_file, known, problems) if config_file else {}
+    environ = os.environ if environ is None else environ
     merged = {
         name: text
         for source in (file_values, environ)
         for name, text in source.items()
-        if (name in known or name.startswith("COMFYUI_HOST_")) and text.strip()
+        if (name in known or is_numbered(name)) and text.strip()
     }
     values: dict[str, Any] = {}
     for row in VARIABLES:
@@ -224,60 +214,8 @@ def load_settings(
                 values[row.field] = row.parse(merged[row.name])
             except ValueError as error:
                 problems.append(f"{row.name}: {error}")
-    instances = _instances(merged, problems)
-    if instances:
-        values["instances"] = instances
+    values |= read_instances(merged, problems)
     problems += origin_problems(values.get("cors_origins", ()), values.get("api_keys", ()))
     if problems:
         raise SettingsError(problems)
     return Settings(**values)
-
-
-def _instances(merged: Mapping[str, str], problems: list[str]) -> tuple[URL, ...]:
-    numbered: list[tuple[int, str, URL]] = []
-    for name, text in merged.items():
-        if not name.startswith("COMFYUI_HOST_"):
-            continue
-        match = _HOST_VARIABLE.fullmatch(name)
-        if match is None:
-            problems.append(f"{name}: instances are numbered, like COMFYUI_HOST_1")
-            continue
-        try:
-            numbered.append((int(match[1]), name, parse_instance(text)))
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    numbered.sort(key=lambda entry: entry[0])
-    seen: dict[URL, str] = {}
-    for _, name, url in numbered:
-        canonical = url.with_port(url.port)
-        if url.host in _LOOPBACK_NAMES:  # all of them are this machine: one instance, not three
-            canonical = canonical.with_host("localhost")
-        if canonical in seen:
-            problems.append(f"{name}: {url} is the same instance as {seen[canonical]}")
-        seen.setdefault(canonical, name)
-    return tuple(url for _, _, url in numbered)
-
-
-def _read_toml(path: Path, problems: list[str]) -> dict[str, str]:
-    """The file's values as text by variable name; what is wrong is added to ``problems``.
-
-    As text, because ``VARIABLES`` parses text: the file and the environment obey one rule.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, RecursionError, ValueError) as error:  # ValueError: no UTF-8, no TOML
-        problems.append(f"{path}: {error}")
-        return {}
-    known = {row.name for row in VARIABLES}
-    values: dict[str, str] = {}
-    for key, value in document.items():
-        name = key.upper()
-        if key != key.lower() or (name not in known and not name.startswith("COMFYUI_HOST_")):
-            problems.append(f"{path}: unknown setting {key!r}")
-        elif isinstance(value, list):
-            values[name] = ",".join(str(item) for item in value)
-        elif isinstance(value, dict):
-            problems.append(f"{path}: {key} must be a number, a text or a list")
-        else:
-            values[name] = str(value).lower() if isinstance(value, bool) else str(value)
-    return values

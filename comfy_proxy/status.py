@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from comfy_proxy.clock import iso
+from comfy_proxy.cluster.instance import takes_work
 from comfy_proxy.keys import CLUSTER, JOBS, METRICS
 from comfy_proxy.lenient_json import dumps
 from comfy_proxy.metrics.exposition import wants_prometheus
@@ -42,7 +43,7 @@ async def _health(request: web.Request) -> web.Response:
             "total": len(live.instances),
             "healthy": healthy,
             "unhealthy": len(live.instances) - healthy,
-            "instances": [_instance(instance) for instance in live.instances],
+            "instances": [instance_view(instance) for instance in live.instances],
         },
         "job_processing": {
             "pending": live.pending_jobs,
@@ -76,7 +77,9 @@ async def _ready(request: web.Request) -> web.Response:
     cluster, jobs = request.app[CLUSTER], request.app[JOBS]
     # A busy instance fails checks although it works: a frame from it proves that
     # (PROTOCOL.md trap 8).
-    usable = any(i.healthy and (i.check_ok or i.signs.alive_just_now) for i in cluster.instances)
+    usable = any(
+        takes_work(i) and (i.check_ok or i.signs.alive_just_now) for i in cluster.instances
+    )
     if jobs.processor.draining:
         return _json({"status": "draining"}, status=503)
     if not usable:
@@ -84,13 +87,19 @@ async def _ready(request: web.Request) -> web.Response:
     return _json({"status": "ready"})
 
 
-def _instance(instance: InstanceState) -> dict[str, Any]:
+def instance_view(instance: InstanceState) -> dict[str, Any]:
+    """One instance for operators. ``draining``: one of them takes it out of use; ``empty``: nothing
+    waits or runs there, as far as it told."""
     response_s = instance.response_time_s
     return {
         "id": instance.id,
+        "name": instance.name,
         "host": instance.host,
         "status": "healthy" if instance.healthy else "unhealthy",
         "circuit": instance.circuit,
+        "draining": instance.drained,
+        "empty": instance.load == 0,
+        "load": instance.load,
         "active_jobs": instance.active_jobs,
         "models_loaded": instance.models_listed,
         "last_check": iso(instance.last_check),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import aiohttp
+from child_signals import listen_to_all
 
 PATIENCE_S = 30.0
 """Before what does not come true fails the test."""
@@ -76,8 +77,11 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(*hosts: str, logs: Path, **environ: str) -> AsyncIterator[Served]:
+async def serving(
+    *hosts: str, logs: Path, config: Path | None = None, **environ: str
+) -> AsyncIterator[Served]:
     """A proxy in front of ``hosts`` that is ready for jobs; ``environ`` by variables' names."""
+    options = [] if config is None else ["--config", str(config)]
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     own = {f"COMFYUI_HOST_{number}": host for number, host in enumerate(hosts, start=1)}
@@ -98,10 +102,11 @@ async def serving(*hosts: str, logs: Path, **environ: str) -> AsyncIterator[Serv
         # A pipe would want to be read all the time.
         console = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "comfy_proxy", "serve"),
+            *(sys.executable, "-m", "comfy_proxy", "serve", *options),
             env=kept | own | environ,
             stdin=asyncio.subprocess.DEVNULL,
             stderr=console,
+            preexec_fn=listen_to_all,
         )
         served = Served(
             url=f"http://127.0.0.1:{port}",

@@ -91,7 +91,7 @@ def supported_pythons() -> set[str]:
 
 def is_setting(name: str) -> bool:
     """Whether the proxy reads this environment variable."""
-    return name in DEFAULTS or re.fullmatch(r"COMFYUI_HOST_[1-9]\d*", name) is not None
+    return name in DEFAULTS or re.fullmatch(r"COMFYUI_(?:HOST|NAME)_[1-9]\d*", name) is not None
 
 
 def check_command(words: list[str]) -> None:

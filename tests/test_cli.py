@@ -22,9 +22,10 @@ from child_signals import listen_to_all
 from kept_ports import kept_port
 
 from comfy_proxy import __version__, create_app
-from comfy_proxy.cli import _run, main
+from comfy_proxy.cli import main
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER, SETTINGS
+from comfy_proxy.serve import run
 
 ROOT = Path(__file__).parent.parent
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
@@ -72,14 +73,14 @@ def test_clients_connections_are_kept_as_long_as_comfyui_keeps_them(
     given: dict[str, Any] = {}
     monkeypatch.setattr(web, "run_app", lambda _app, **options: given.update(options))
     app = create_app()
-    assert _run(app, app[SETTINGS]) == 0
+    assert run(app, app[SETTINGS]) == 0
     given["loop"].close()
     native = inspect.signature(RequestHandler).parameters["keepalive_timeout"].default
     assert given["keepalive_timeout"] == native
     assert native > 90
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_serve_answers_until_it_is_told_to_end(workers: Pair, number: int) -> None:
     """``comfy-proxy serve`` listens where it is told and ends with 0 on a signal."""
     port = free_port()

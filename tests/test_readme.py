@@ -28,7 +28,7 @@ def test_the_readme_has_no_setting_that_does_not_exist() -> None:
     """Every row of the configuration table is a variable of the code, or an instance."""
     table = README.partition("## Configuration")[2].partition("Security:")[0]
     named = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}
-    assert named - {variable.name for variable in VARIABLES} == {"COMFYUI_HOST_1"}
+    assert named - {variable.name for variable in VARIABLES} == {"COMFYUI_HOST_1", "COMFYUI_NAME_1"}
 
 
 def test_every_file_that_the_readme_names_exists() -> None:

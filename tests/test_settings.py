@@ -75,6 +75,11 @@ BAD = [
     ("COMFYUI_HOST_1", "gpu:8188#x"),
     ("COMFYUI_HOST_ONE", "gpu:8188"),
     ("COMFYUI_HOST_0", "gpu:8188"),
+    ("COMFYUI_NAME_1", "7"),
+    ("COMFYUI_NAME_1", "x" * 65),
+    ("COMFYUI_NAME_1", "a\nb"),
+    ("COMFYUI_NAME_3", "of nobody"),
+    ("COMFYUI_NAME_LEFT", "left"),
 ]
 
 
@@ -288,3 +293,20 @@ def test_frozen() -> None:
     """Nobody changes settings at run time."""
     with pytest.raises(AttributeError):
         Settings().port = 1  # type: ignore[misc]
+
+
+def test_names_belong_to_the_number_of_their_address() -> None:
+    """The numbers may have gaps, and not every instance need have a name."""
+    named = {"COMFYUI_HOST_2": "a", "COMFYUI_HOST_5": "b", "COMFYUI_HOST_7": "c"}
+    settings = load_settings({**named, "COMFYUI_NAME_5": " right "})
+    assert [settings.name_of(place) for place in range(3)] == [None, "right", None]
+    by_default = load_settings({"COMFYUI_NAME_2": "right"})
+    assert [by_default.name_of(place) for place in range(2)] == [None, "right"]
+    assert [Settings().name_of(place) for place in range(2)] == [None, None]
+
+
+def test_two_instances_have_not_the_same_name() -> None:
+    """Or nobody could say which of them is meant."""
+    (told,) = problems({"COMFYUI_NAME_1": "gpu", "COMFYUI_NAME_2": "gpu"})
+    assert "COMFYUI_NAME_2" in told
+    assert "COMFYUI_HOST_1" in told

@@ -118,8 +118,23 @@ def test_the_unit_sets_and_starts_what_exists() -> None:
 
 
 def test_systemd_waits_while_jobs_have_time_to_finish() -> None:
-    """It kills later than SHUTDOWN_TIMEOUT."""
-    assert float(unit_values("TimeoutStopSec")[0]) > Settings().shutdown_timeout_s
+    """It kills later than the grace period, and as long again for answers that are being sent."""
+    assert float(unit_values("TimeoutStopSec")[0]) >= 2 * Settings().shutdown_timeout_s + 10
+
+
+def test_kubernetes_waits_while_jobs_have_time_to_finish() -> None:
+    """The time before SIGTERM (preStop) counts too; probes and ports are those of the proxy."""
+    deployment, service = read_yaml(CONFIG / "kubernetes" / "comfy-proxy.yml")["items"]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    pause_s = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    needed_s = pause_s + 2 * Settings().shutdown_timeout_s + 10
+    assert pod["terminationGracePeriodSeconds"] >= needed_s
+    assert container["readinessProbe"]["httpGet"]["path"] == "/health/ready"
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health/live"
+    assert {one["containerPort"] for one in container["ports"]} == {Settings().port}
+    assert all(is_setting(one["name"]) for one in container["env"])
+    assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:

@@ -124,6 +124,6 @@ def test_docker_compose_asks_for_what_it_cannot_know() -> None:
 
 
 def test_docker_waits_while_jobs_have_time_to_finish() -> None:
-    """It kills after ten seconds by default: that is no longer than SHUTDOWN_TIMEOUT."""
+    """It kills after ten seconds by default: that is no longer than SHUTDOWN_TIMEOUT alone."""
     wait = read_yaml(COMPOSE)["services"]["proxy"]["stop_grace_period"]
-    assert float(wait.removesuffix("s")) > Settings().shutdown_timeout_s
+    assert float(wait.removesuffix("s")) >= 2 * Settings().shutdown_timeout_s + 10

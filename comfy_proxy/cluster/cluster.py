@@ -13,6 +13,7 @@ from comfy_proxy.clock import Clock, SystemClock
 from comfy_proxy.cluster.circuit_breaker import CircuitState
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.connection_manager import ConnectionManager
+from comfy_proxy.cluster.drains import Drains
 from comfy_proxy.cluster.gpu_memory import GpuMemory
 from comfy_proxy.cluster.hang_watch import HangWatch
 from comfy_proxy.cluster.hangs import Hangs
@@ -74,6 +75,9 @@ class Cluster:
             self.planner,
             clock=self.clock,
             pending_timeout_s=settings.pending_timeout_s,
+        )
+        self.drains = Drains(
+            self.scheduler, self.clock, lambda one: self.spawn(self.learn_load(one))
         )
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
         self.on_prompt_end: list[Callable[[PromptEnd], None]] = []
@@ -175,6 +179,18 @@ class Cluster:
         )
         tell(self.on_prompt, record)
 
+    async def learn_load(self, instance: Instance) -> None:
+        """Ask how long its queue is, and have its ``status`` frames tell from now on; nothing
+        happens if it does not answer within HEALTH_CHECK_TIMEOUT."""
+        try:
+            async with self.clock.timeout(self.settings.health_check_timeout_s):
+                queue = await self.clients[instance].queue()
+                await self.connections.pool(instance).listen()
+        except (InstanceError, TimeoutError) as error:
+            logger.debug("{} does not tell its queue: {}", instance.host, error)
+            return
+        instance.prompts.observed(len(queue.pending) + len(queue.running))
+
     async def _listen(self, instance: Instance) -> None:
         try:
             await self.connections.pool(instance).listen()
@@ -218,6 +234,7 @@ def _instances(settings: Settings, clock: Clock) -> tuple[Instance, ...]:
             id=str(number),
             url=url,
             clock=clock,
+            name=settings.name_of(number - 1),
             capacity=settings.max_connections_per_instance,
             failure_threshold=settings.health_failure_threshold,
         )

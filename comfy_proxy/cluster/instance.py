@@ -29,8 +29,11 @@ from comfy_proxy.observers import tell
 class Instance:
     """An instance's configuration with its live state. Owned by the cluster, shared by all.
 
-    ``id`` is its number in the configuration from 1 on, ``capacity`` how many of our prompts it may
-    have at once. ``prompts`` is what it has to do, ``signs`` when it spoke last and was in trouble.
+    ``id`` is its number in the configuration from 1 on, ``name`` what its operator calls it,
+    ``capacity`` how many of our prompts it may have at once. ``draining`` counts who waits until it
+    has nothing to do, or restarts it; ``drained`` is set by an operator alone (``drains.py``), and
+    neither undoes the other. ``prompts`` is what it has to do, ``signs`` when it spoke last and was
+    in trouble.
     """
 
     def __init__(
@@ -39,10 +42,12 @@ class Instance:
         id: str,  # noqa: A002 - its name in the JSON of /health
         url: URL,
         clock: Clock,
+        name: str | None = None,
         capacity: int = 3,
         failure_threshold: int = 3,
     ) -> None:
         self.id = id
+        self.name = name
         self.url = url
         self.host = f"{url.host_subcomponent}:{url.port}{url.raw_path.rstrip('/')}"
         self.capacity = capacity
@@ -59,7 +64,8 @@ class Instance:
         self.check_ok: bool | None = None
         self.last_error: str | None = None
         self.last_error_at: datetime | None = None
-        self.draining = 0  # how many wait until it has nothing to do, or restart it
+        self.draining = 0
+        self.drained = False
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_output: list[Callable[[Any], None]] = []  # `output` of an `executed` frame
@@ -214,7 +220,12 @@ class Instance:
 
 def takes_work(instance: Instance) -> bool:
     """Whether prompts may be sent there: it is healthy, and is not to run empty."""
-    return instance.healthy and not instance.draining
+    return instance.healthy and not runs_empty(instance)
+
+
+def runs_empty(instance: Instance) -> bool:
+    """Whether it is to get nothing new, and what waits there is to go elsewhere."""
+    return instance.drained or instance.draining > 0
 
 
 def _call(callbacks: Iterable[Callable[[Instance], None]], instance: Instance) -> None:

@@ -58,13 +58,16 @@ class LoadBalancer:
         """The first healthy instance of the configuration, for whatever needs no choice by load.
 
         Always the first: requests that belong together (settings, a custom node's routes) must meet
-        the same instance for as long as it is healthy.
+        the same instance for as long as it is healthy. One that is drained is the last choice: it
+        is about to be restarted.
 
         Raises NoHealthyInstanceError when none is left.
         """
-        for instance in self.instances:
-            if instance.healthy and instance not in exclude:
-                return instance
+        left = [one for one in self.instances if one.healthy and one not in exclude]
+        for instance in (one for one in left if not one.drained):
+            return instance
+        for instance in left:
+            return instance
         raise self._nobody(exclude)
 
     def _nobody(self, exclude: Collection[Instance]) -> NoHealthyInstanceError:

@@ -10,14 +10,14 @@ prompts wait elsewhere, one of them is offered its place (PROTOCOL.md trap 24).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from loguru import logger
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.door import Door
 from comfy_proxy.cluster.health_checker import HealthChecker
-from comfy_proxy.cluster.instance import Instance, takes_work
+from comfy_proxy.cluster.instance import Instance, runs_empty, takes_work
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning import decision
@@ -133,8 +133,11 @@ class Scheduler:
         """Offer the place of an instance that runs low to a prompt that waits at another one.
 
         From the most loaded to the least loaded of the instances, the prompt that came last, of
-        those that are finished earlier there.
+        those that are finished earlier there. What waits at an instance that is to run empty goes
+        first, before those at the door.
         """
+        for prompt, busy, heir in _leaving(self._load_balancer):
+            self._offer(prompt, busy, heir)
         if len(self.door):
             return
         loads = {one: _load_after_moves(one) for one in self._load_balancer.instances}
@@ -243,3 +246,17 @@ def _placements(instance: Instance) -> list[Placement]:
 def _load_after_moves(instance: Instance) -> int:
     """Prompts that are offered a place elsewhere count there already, not here too."""
     return instance.load - sum(p.move_to is not None for p in _placements(instance))
+
+
+def _leaving(load_balancer: LoadBalancer) -> Iterator[tuple[Placement, Instance, Instance]]:
+    """Each prompt that waits where nothing is to wait, from where, and where to.
+
+    Also beyond the capacity there: those at the door would take each place that is given back, and
+    it would run where it is.
+    """
+    for busy in filter(runs_empty, load_balancer.instances):
+        for prompt in [one for one in _placements(busy) if one.movable and one.move]:
+            takers = [one for one in load_balancer.instances if takes_work(one)]
+            takers = [one for one in takers if not one.failing and prompt.accepts(one)]
+            if takers:
+                yield prompt, busy, min(takers, key=load_balancer.rank)

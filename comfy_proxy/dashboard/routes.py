@@ -61,6 +61,7 @@ def make_feed(app: web.Application) -> Feed:
     errors.on_change.append(feed.changed)
     cluster.scheduler.on_change.append(feed.changed)
     cluster.experience.on_run.append(feed.changed)
+    cluster.drains.on_change.append(feed.changed)
     for instance in cluster.instances:
         instance.prompts.on_load.append(feed.changed)
         instance.on_circuit.append(errors.circuit_changed)

@@ -66,6 +66,8 @@ def _instance(one: InstanceState, running: list[Job], metrics: Metrics) -> dict[
     return {
         "id": one.id,
         "host": one.host,
+        "name": one.name,
+        "draining": one.drained,
         "status": "healthy" if one.healthy else "unhealthy",
         "circuit": one.circuit,
         "load": one.load,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.dispatch.zombies import Zombies
@@ -171,17 +171,19 @@ class Gateway:
 
     def _custom_routes(self) -> CustomRoutes:
         path = self.cluster.settings.routes_file
-        rows = Rows([*(read_rows(path) if path else ()), *KNOWN_PACKS])
+        self.rows = Rows(read_rows(path) if path else (), KNOWN_PACKS)
         rules = Rules(
             self.cluster,
             self.ledger,
             self.files,
-            rows=rows,
+            rows=self.rows,
             askers=self.askers,
             asking=self.asking,
             clients=self.events,
         )
-        return CustomRoutes(self.cluster, rules, self.told, Restarts(self.cluster.clock))
+        return CustomRoutes(
+            self.cluster, rules, self.told, Restarts(self.cluster.drains, self.cluster.clock)
+        )
 
     @property
     def several(self) -> bool:
@@ -200,6 +202,7 @@ class Gateway:
         self.cluster.hangs.on_hung.append(hung.hung)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         answered.append(lambda instance: self.rebalancer.consider(checked=instance))
+        self.cluster.drains.on_change.append(self._takes_work_or_not)
         for instance in self.cluster.instances:
             instance.prompts.on_load.append(self.rebalancer.consider)
             instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
@@ -213,6 +216,12 @@ class Gateway:
             instance.on_interruption.append(self.state.interrupted)
             instance.on_interruption.append(self.upload_limits.forget)
             instance.on_interruption.append(self.told.interrupted)
+
+    def _takes_work_or_not(self, instance: Instance) -> None:
+        """It is to run empty from now on, or takes work again: lost prompts may wait for that."""
+        self.rebalancer.consider()
+        if takes_work(instance):
+            self.failover.answered(instance)
 
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:

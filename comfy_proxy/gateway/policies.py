@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
+from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
@@ -60,5 +61,7 @@ async def answer(request: web.Request, match: Match, gateway: Gateway) -> web.St
         await gateway.state.know_user(request)
         policy = POLICIES[match.policy]
     else:
+        if match.policy is Policy.SCHEDULED and gateway.cluster.instances[0].drained:
+            raise NoHealthyInstanceError("The only ComfyUI instance is drained.", retry_after_s=30)
         policy = WITH_ONE.get(match.policy, POLICIES[Policy.PRIMARY])
     return await policy(gateway)(request, match)

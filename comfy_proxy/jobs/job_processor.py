@@ -62,7 +62,8 @@ class JobProcessor:
         self._max_pending = max_pending
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._runs: dict[Job, JobRun] = {}
-        self._draining = False
+        self._stopped = False
+        self.draining = False  # no further job is taken; those that were go on
         self.overheads = Overheads()
         self.on_end: list[Callable[[], None]] = []
         cluster.scheduler.door.room = self._room
@@ -81,16 +82,12 @@ class JobProcessor:
         """Jobs in processing."""
         return [job for job in self._tasks if job.status is JobStatus.PROCESSING]
 
-    @property
-    def draining(self) -> bool:
-        return self._draining
-
     def check_room(self) -> None:
         """Raises QueueFullError or DrainingError if no further job can be taken now.
 
         To be called before the job is made: :meth:`submit` itself refuses nothing.
         """
-        if self._draining:
+        if self.draining:
             raise DrainingError("The proxy is stopping and takes no new jobs.", retry_after_s=5)
         if len(self.waiting) >= self._max_pending:
             raise QueueFullError(
@@ -128,7 +125,7 @@ class JobProcessor:
 
         Pending ones fail at once, the rest after the grace period, with the code ``draining``.
         """
-        self._draining = True
+        self._stopped = self.draining = True
         for job in self.waiting:
             self._fail(job, _STOPPED)
             if job in self._tasks:
@@ -149,7 +146,7 @@ class JobProcessor:
 
     def _room(self) -> int:
         """How many more jobs may have a place at an instance."""
-        if self._draining:
+        if self._stopped:
             return 0
         return self._max_concurrent - (len(self._tasks) - len(self._cluster.scheduler.door))
 

@@ -37,7 +37,7 @@ from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.overheads import Overheads
 from comfy_proxy.jobs.pictures import Picture, convert_picture
-from comfy_proxy.jobs.tracker import Tracker
+from comfy_proxy.jobs.tracker import Tracker, tell_moved
 from comfy_proxy.jobs.workflows import Workflow
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.metrics.records import PromptEvent
@@ -136,7 +136,7 @@ class JobRun:
                 # The prompt was deleted at the old place; the new one is checked before it is used.
                 if await self._cluster.scheduler.confirm(made):
                     moved_to = made
-                    self._tell_move(made.instance)
+                    self._tell_move(made)
                     continue
             except ComfyProxyError as error:
                 await self._raise_unless_worth_another_try(error, placement)
@@ -145,9 +145,10 @@ class JobRun:
                 self._since = self._cluster.clock.monotonic()
                 self._manager.update_job_status(self.job.id, JobStatus.PENDING)
 
-    def _tell_move(self, target: Instance) -> None:
-        job = self.job
+    def _tell_move(self, place: Placement) -> None:
+        job, target = self.job, place.instance
         logger.bind(instance=target.host).info("job {} moved to {}", job.id, target.host)
+        tell_moved(job, place, self._manager)
         self._cluster.tell_prompt(PromptEvent.MOVED, target, job.prompt_id, job_type=job.type)
 
     async def _place(self) -> Placement:

@@ -1,4 +1,4 @@
-"""What a prompt of a job reports on its way, copied into the job."""
+"""What is told of a job while it is at an instance."""
 
 from __future__ import annotations
 
@@ -29,3 +29,16 @@ class Tracker:
             executing=self._begun,
             preview=execution.preview,
         )
+
+
+def tell_moved(job: Job, placement: Placement, manager: JobManager) -> None:
+    """It waits at another instance from now on, and has not begun."""
+    manager.update_progress(
+        job,
+        instance=placement.instance.host,
+        placement=placement.decision,
+        prompt_id=job.prompt_id or "",
+        percentage=0.0,
+        current_node=None,
+        executing=False,
+    )

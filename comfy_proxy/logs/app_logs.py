@@ -56,12 +56,14 @@ _CURRENT: ContextVar[AppLogs | None] = ContextVar("comfy_proxy.logs", default=No
 class AppLogs:
     """Takes lines, chooses by level and application, and hands them to a LogWriter.
 
-    ``level`` is one of LEVELS; change it with :meth:`set_level`, also while it runs.
+    ``level`` is one of LEVELS; change it with :meth:`set_level`, also while it runs. ``redaction``
+    takes keys out of the lines.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.level = settings.log_level
         self._settings = settings
+        self.redaction = Redaction(forms_of(settings.api_keys))
         self._writer: LogWriter | None = None
         self._owns_process = False
         self._handler_id: int | None = None
@@ -91,7 +93,7 @@ class AppLogs:
         self._writer = LogWriter(
             directory=self._settings.log_directory,
             console=console,
-            redaction=Redaction(forms_of(self._settings.api_keys)),
+            redaction=self.redaction,
         )
         self._writer.start()
         if owns_process:

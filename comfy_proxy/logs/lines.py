@@ -42,6 +42,13 @@ class Redaction:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._hidden: set[str] = set()
+        self.hide(secrets)
+
+    def hide(self, secrets: Iterable[str]) -> None:
+        """Take these out too, from now on; what was hidden before stays hidden."""
+        self._hidden.update(secrets)
+        secrets = self._hidden
         alternatives = "|".join(re.escape(one) for one in sorted(secrets, key=len, reverse=True))
         # In any case: %2f and %2F in a path are the same character of a key.
         self._secrets = re.compile(alternatives, re.IGNORECASE) if alternatives else None

@@ -178,6 +178,14 @@ def _instances_now(live: LiveState) -> Iterator[Family]:
     each = live.instances
     yield _gauge("instance_up", "1 if healthy.", _HOST, [((i.host,), i.healthy) for i in each])
     yield _gauge(
+        "instance_info", "1; the number and the name that it has here.", f"{_HOST} id name",
+        [((i.host, i.id, i.name or ""), 1) for i in each],
+    )  # fmt: skip
+    yield _gauge(
+        "instance_draining", "1 if an operator takes it out of use.", _HOST,
+        [((i.host,), i.drained) for i in each],
+    )  # fmt: skip
+    yield _gauge(
         "instance_circuit_state", "1 for the state of the circuit breaker.", f"{_HOST} state",
         [((i.host, state), i.circuit == state) for i in each for state in CIRCUIT_STATES],
     )  # fmt: skip

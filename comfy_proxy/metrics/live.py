@@ -17,7 +17,8 @@ class InstanceState:
 
     ``healthy``: its circuit is closed and a check has passed since the start. ``load`` counts all
     prompts there, ``client_prompts`` those of them that do not belong to our jobs. ``last_error``
-    is the last failure since a check passed, else None. ``models_loaded`` are the models in its
+    is the last failure since a check passed, else None. ``drained``: an operator takes it out of
+    use. ``models_loaded`` are the models in its
     memory as far as can be told, those used last first.
     """
 
@@ -38,6 +39,8 @@ class InstanceState:
     pool_in_use: int
     pool_waiting: int
     models_loaded: Sequence[str] = ()
+    name: str | None = None
+    drained: bool = False
 
     @property
     def models_listed(self) -> list[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Final
 
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance, runs_empty
 from comfy_proxy.cluster.planning.figures import Figure, tie_s
 from comfy_proxy.cluster.planning.planner import Planner
 
@@ -112,6 +112,8 @@ def decide(
 
 def moved(key: Hashable, busy: Instance, idle: Instance, planner: Planner) -> Decision:
     """Why the prompt that waits at ``busy`` under ``key`` goes to ``idle``; before it does."""
+    if runs_empty(busy):
+        return Decision(host=idle.host, reason=f"{MOVED}: {busy.host} is to run empty")
     slot, end_in_s = planner.lines[busy].find(key), planner.end_in_s(key, busy)
     figures = [] if slot is None else planner.figures(slot, [idle])
     if slot is None or end_in_s is None or not figures:

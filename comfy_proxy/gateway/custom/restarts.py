@@ -10,11 +10,12 @@ from typing import Final
 from loguru import logger
 
 from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.drains import Drains
 from comfy_proxy.cluster.instance import Instance
 
 DRAIN_TIMEOUT_S: Final = 600.0
-"""Seconds that an instance has to end what waits and runs there. Beyond them it is restarted all
-the same: clients' prompts and jobs go on elsewhere."""
+"""Seconds that an instance has to end what runs there, and what cannot go elsewhere. Beyond them it
+is restarted all the same: clients' prompts and jobs go on elsewhere."""
 SETTLE_S: Final = 10.0
 """Seconds after the answer to a restart for which nothing is sent there, unless it has gone
 away before: it answers first and ends then."""
@@ -23,7 +24,8 @@ away before: it answers first and ends then."""
 class Restarts:
     """Has instances run empty; :meth:`close` at the end."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, drains: Drains, clock: Clock) -> None:
+        self._drains = drains
         self._clock = clock
         self._settling: set[asyncio.Task[None]] = set()
 
@@ -32,8 +34,9 @@ class Restarts:
         """Inside the block ``instance`` has nothing to do and is sent nothing, or has not come to
         that in ``DRAIN_TIMEOUT_S``."""
         instance.draining += 1
+        self._drains.tell(instance)
         try:
-            if not await self._is_idle(instance):
+            if not await self._drains.idle(instance, DRAIN_TIMEOUT_S):
                 logger.warning(
                     "{} is restarted while {} prompts are there", instance.host, instance.load
                 )
@@ -50,28 +53,6 @@ class Restarts:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _is_idle(self, instance: Instance) -> bool:
-        """Wait until it is; False if time is up. Each length of its queue that it tells counts, and
-        if it goes away by itself it has nothing more to do."""
-        told = asyncio.Event()
-
-        def interrupted(_instance: Instance) -> None:
-            told.set()
-
-        instance.prompts.on_load.append(told.set)
-        instance.on_interruption.append(interrupted)
-        deadline = self._clock.monotonic() + DRAIN_TIMEOUT_S
-        try:
-            while instance.load:
-                told.clear()
-                left_s = deadline - self._clock.monotonic()
-                if left_s <= 0 or not await wait_for_event(self._clock, told, left_s):
-                    return False
-        finally:
-            instance.prompts.on_load.remove(told.set)
-            instance.on_interruption.remove(interrupted)
-        return True
-
     async def _settle(self, instance: Instance) -> None:
         gone = asyncio.Event()
 
@@ -84,3 +65,4 @@ class Restarts:
         finally:
             instance.on_interruption.remove(interrupted)
             instance.draining -= 1
+            self._drains.tell(instance)

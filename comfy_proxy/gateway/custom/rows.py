@@ -67,10 +67,16 @@ class CustomRow:
 
 
 class Rows:
-    """Rows in their order, the first that fits decides."""
+    """Rows in their order, the first that fits decides: the user's own, then ``known``."""
 
-    def __init__(self, rows: Iterable[CustomRow]) -> None:
-        self._rows = [(row, row.pattern()) for row in rows]
+    def __init__(self, own: Sequence[CustomRow], known: Iterable[CustomRow] = ()) -> None:
+        self._known = [(row, row.pattern()) for row in known]
+        self.replace(own)
+
+    def replace(self, own: Sequence[CustomRow]) -> None:
+        """The user's rows are these from now on."""
+        self.own = tuple(own)
+        self._rows = [*((row, row.pattern()) for row in own), *self._known]
 
     def find(self, method: str, path: str) -> CustomRow | None:
         """The row for a request; ``path`` encoded, in its normal form."""

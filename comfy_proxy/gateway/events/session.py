@@ -172,7 +172,7 @@ class EventSession:
         code, reason, timeout_s = (
             (WSCloseCode.TRY_AGAIN_LATER, b"too slow", DRAIN_TIMEOUT_S)
             if self.feed.traffic.too_slow
-            else (WSCloseCode.SERVICE_RESTART, b"the proxy is stopping", GOODBYE_TIMEOUT_S)
+            else (WSCloseCode.GOING_AWAY, b"the proxy is stopping", GOODBYE_TIMEOUT_S)
         )
         try:
             async with asyncio.timeout(timeout_s):

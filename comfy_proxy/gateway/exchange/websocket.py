@@ -10,7 +10,7 @@ How a socket that ends otherwise ends the other:
 * connection lost without a close frame, or a broken protocol → the other connection ends without
   one too, so that its end sees 1006 (which cannot be sent) exactly as without a proxy;
 * no answer to a close frame within ``CLOSE_TIMEOUT_S`` → both end so;
-* the proxy stops → the client is told 1012 (service restart), the instance 1001 (going away).
+* the proxy stops → both ends are told 1001 (going away).
 
 No compression on either: a frame that is inflated and deflated again costs more than it saves.
 A slow reader stops the pump (both ends' flow control), so nothing piles up.
@@ -240,7 +240,7 @@ class Bridge:
 
     async def _say_goodbye(self) -> None:
         await asyncio.gather(
-            self._client.close(code=aiohttp.WSCloseCode.SERVICE_RESTART),
+            self._client.close(code=aiohttp.WSCloseCode.GOING_AWAY),
             self._upstream.close(code=aiohttp.WSCloseCode.GOING_AWAY),
         )
 

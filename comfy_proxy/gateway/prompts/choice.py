@@ -107,6 +107,7 @@ class Choice:
         """Healthy ones; else those that are busy, not dead (PROTOCOL.md trap 8); else who answers
         again."""
         left = [one for one in self._cluster.instances if one not in self.failed]
+        left = [one for one in left if not one.drained]
         left = [one for one in left if not one.draining] or left
         if usable := [one for one in left if one.healthy and one not in self.silent]:
             return usable

@@ -9,7 +9,7 @@ from loguru import logger
 
 from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.translation import nobody_listens
 from comfy_proxy.dispatch.dispatcher import Dispatcher
@@ -103,11 +103,16 @@ class Transfer:
             await sleep(self._cluster.clock, PAUSE_S)
             targets = [
                 target
-                for target in self._cluster.instances
+                for target in self._who_takes_any()
                 if target.healthy and await self._needs.stage(prompt, target)
             ]
         logger.error("prompt {} could not be submitted again anywhere", prompt.prompt_id)
         return Arrival.NOBODY
+
+    def _who_takes_any(self) -> list[Instance]:
+        """Those that take work; one that is to run empty before the prompt is lost."""
+        instances = self._cluster.instances
+        return [one for one in instances if takes_work(one)] or list(instances)
 
     async def _submit_to(
         self, order: ClientOrder, target: Instance, placement: Placement

@@ -7,14 +7,19 @@ There may be hundreds of instances, so nothing here looks at every pair of them
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance, takes_work
+from comfy_proxy.cluster.instance import Instance, runs_empty, takes_work
 from comfy_proxy.cluster.planning.takers import Takers, Waiting
 from comfy_proxy.cluster.planning.tied import is_tied
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import State
+
+MAX_HEIRS: Final = 16
+"""So many instances at most are asked to take over what waits at one that is to run empty. Beyond
+them it stays there, and runs there: of hundreds each may lack what it needs, and each is asked."""
 
 
 class Uneven:
@@ -25,7 +30,9 @@ class Uneven:
         self._ledger = ledger
 
     def pairs(self) -> Iterator[tuple[Instance, Instance]]:
-        """Who gives and who takes: one runs low (one prefetched prompt is kept) while two wait."""
+        """Who gives and who takes: one is to run empty, or one runs low (one prefetched prompt is
+        kept) while two wait."""
+        yield from self._leaving()
         healthy = [one for one in self._cluster.instances if one.healthy]
         loads = dict(sorted(((one, one.load) for one in healthy), key=lambda pair: pair[1]))
         low = {one: load for one, load in loads.items() if load <= 1 and takes_work(one)}
@@ -41,8 +48,22 @@ class Uneven:
                     yield busy, idle
 
     def gains(self, prompt: Prompt, busy: Instance, idle: Instance) -> bool:
-        """It may be moved, and would be finished earlier, the load that this causes included."""
-        return self._may_leave(prompt, busy) and self._cluster.planner.gains(prompt, busy, idle)
+        """It may be moved, and would be finished earlier, the load that this causes included; or
+        ``busy`` is to run empty."""
+        if not self._may_leave(prompt, busy):
+            return False
+        return runs_empty(busy) or self._cluster.planner.gains(prompt, busy, idle)
+
+    def _leaving(self) -> Iterator[tuple[Instance, Instance]]:
+        """From each that is to run empty to the MAX_HEIRS with the least to do, busy as they
+        are."""
+        for busy in (one for one in self._cluster.instances if one.healthy and runs_empty(one)):
+            if self._last_of_each_kind(busy):
+                takers = sorted(
+                    filter(takes_work, self._cluster.instances), key=lambda one: one.load
+                )
+                for heir in takers[:MAX_HEIRS]:
+                    yield busy, heir
 
     def _may_give(self, busy: Instance, takers: Takers, limit: int) -> list[Waiting]:
         """What waits at ``busy`` and may gain at one of ``takers`` with that load at most."""

@@ -76,6 +76,20 @@ def test_at_rest(dashboard: Dashboard, servers: Servers) -> None:
     assert dashboard.log.errors(dashboard.url) == set()
 
 
+def test_an_instance_is_drained_and_resumed(dashboard: Dashboard, servers: Servers) -> None:
+    """By a button on its card; what it says is what is so."""
+    dashboard.open()
+    press = "document.querySelector('.instance button').click()"
+    dashboard.js(press)
+    dashboard.until_text("#instances", "drained: it may be restarted")
+    assert dashboard.text(".instance button") == "Resume"
+    dashboard.screenshot("drained")
+    dashboard.js(press)
+    dashboard.until("return document.querySelector('.instance button').innerText === 'Drain'")
+    assert dashboard.overflowing() == []
+    assert dashboard.log.errors(dashboard.url) == set()
+
+
 def test_under_load(dashboard: Dashboard, photograph: Path) -> None:
     """Progress and live preview of what runs, the queue, what ended and what failed, why."""
     dashboard.open()

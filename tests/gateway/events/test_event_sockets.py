@@ -264,7 +264,7 @@ async def test_a_client_that_does_not_read_at_all_is_cut_off(
     slow.ws._conn.protocol.resume_reading()
 
 
-async def test_the_proxy_stops_with_1012(
+async def test_the_proxy_stops_with_1001(
     instances: Instances, start_proxy: Callable[..., Any]
 ) -> None:
     """Whoever is connected is told, deaf ones too; no task and no socket stays."""
@@ -273,7 +273,7 @@ async def test_the_proxy_stops_with_1012(
     clients = [await listen(front, name) for name in ("a", "b", "a")]
     codes = [asyncio.create_task(client.until_closed()) for client in clients]
     await front.server.close()
-    assert [await code for code in codes] == [1012, 1012, 1012]
+    assert [await code for code in codes] == [1001, 1001, 1001]
     await until(lambda: not any(instance.open for _, instance in instances))
     names = {task.get_name() for task in asyncio.all_tasks() - before}
     assert not any("events of" in name or "of a" in name for name in names)

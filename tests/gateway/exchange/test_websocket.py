@@ -348,7 +348,7 @@ async def test_a_close_that_nobody_answers_ends_all_the_same(
 
 
 async def test_a_stopping_proxy_tells_both_ends(harness: Harness) -> None:
-    """1012 (service restart) to the client, 1001 (going away) to the instance, without delay."""
+    """1001 (going away) to the client and to the instance, without delay."""
     codes: asyncio.Queue[int | None] = asyncio.Queue()
 
     async def talk(socket: web.WebSocketResponse) -> None:
@@ -362,7 +362,7 @@ async def test_a_stopping_proxy_tells_both_ends(harness: Harness) -> None:
         await proxy.runner.shutdown()
         message = await waiting
         assert message.type is WSMsgType.CLOSE
-        assert message.data == 1012
+        assert message.data == 1001
         assert await codes.get() == 1001
 
 

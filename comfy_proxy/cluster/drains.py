@@ -1,0 +1,105 @@
+"""Instances that an operator takes out of use for a while, and puts back.
+
+One that is drained gets no new work, what waits there goes elsewhere, and what runs there ends; it
+stays healthy or not, and is asked for what it alone can answer. It may be restarted then, as often
+as need be: only :meth:`Drains.resume` has it get work again, or a restart of the proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from loguru import logger
+
+from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.scheduler import Scheduler
+
+
+class Drains:
+    """``on_change`` callbacks hear that an instance was drained or resumed.
+
+    ``listen`` asks an instance how long its queue is, and has it tell from then on.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, clock: Clock, listen: Callable[[Instance], None]
+    ) -> None:
+        self._scheduler = scheduler
+        self._clock = clock
+        self._listen = listen
+        self.on_change: list[Callable[[Instance], None]] = []
+
+    def drain(self, instance: Instance) -> None:
+        """Nothing new from now on; a second call does nothing."""
+        if not instance.drained:
+            logger.bind(instance=instance.host).warning(
+                "instance {} ({}) is drained: it gets no new work", instance.host, label(instance)
+            )
+            self._listen(instance)
+            self._set(instance, True)
+
+    def resume(self, instance: Instance) -> None:
+        """It gets work again, as soon as it is healthy; a second call does nothing."""
+        if instance.drained:
+            logger.bind(instance=instance.host).warning(
+                "instance {} ({}) is resumed", instance.host, label(instance)
+            )
+            self._set(instance, False)
+
+    async def empty(self, instance: Instance, timeout_s: float) -> bool:
+        """Return when nothing waits or runs there, or it was resumed; False after ``timeout_s``."""
+        return await self._until(
+            instance, timeout_s, lambda: not instance.load or not instance.drained
+        )
+
+    async def idle(self, instance: Instance, timeout_s: float) -> bool:
+        """Return when nothing waits or runs there; False after ``timeout_s``.
+
+        If it goes away by itself it has nothing more to do.
+        """
+        return await self._until(instance, timeout_s, lambda: not instance.load)
+
+    async def _until(
+        self, instance: Instance, timeout_s: float, condition: Callable[[], bool]
+    ) -> bool:
+        """Each length of its queue that it tells counts, and each place that is given back."""
+        changed = asyncio.Event()
+
+        def happened(_instance: Instance) -> None:
+            changed.set()
+
+        instance.prompts.on_load.append(changed.set)
+        instance.on_interruption.append(happened)
+        self._scheduler.on_change.append(changed.set)
+        self.on_change.append(happened)
+        deadline = self._clock.monotonic() + timeout_s
+        try:
+            while not condition():
+                changed.clear()
+                left_s = deadline - self._clock.monotonic()
+                if left_s <= 0 or not await wait_for_event(self._clock, changed, left_s):
+                    return condition()
+            return True
+        finally:
+            instance.prompts.on_load.remove(changed.set)
+            instance.on_interruption.remove(happened)
+            self._scheduler.on_change.remove(changed.set)
+            self.on_change.remove(happened)
+
+    def _set(self, instance: Instance, drained: bool) -> None:
+        instance.drained = drained
+        self.tell(instance)
+
+    def tell(self, instance: Instance) -> None:
+        """Whether it takes work has changed: who waits, here or there, is looked at again."""
+        self._scheduler.door.open()
+        self._scheduler.rebalancing.ask()
+        for callback in tuple(self.on_change):
+            callback(instance)
+
+
+def label(instance: Instance) -> str:
+    """How an operator finds it in the configuration."""
+    return instance.name or f"number {instance.id}"

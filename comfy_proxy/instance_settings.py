@@ -1,0 +1,108 @@
+"""``COMFYUI_HOST_1``, ``COMFYUI_NAME_1``, …: who the instances are, and what they are called.
+
+The variables are numbered, not the instances: of ``COMFYUI_HOST_2`` and ``COMFYUI_HOST_5`` alone
+the first one is instance 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from yarl import URL
+
+DEFAULT_INSTANCES: Final = ("localhost:8188", "localhost:8189")
+MAX_NAME: Final = 64
+"""Characters of an instance's name at most."""
+
+_PREFIXES = ("COMFYUI_HOST_", "COMFYUI_NAME_")
+_NUMBERED = re.compile(r"COMFYUI_(?:HOST|NAME)_([1-9][0-9]{0,3})")
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+def is_numbered(name: str) -> bool:
+    """Whether a variable is one of an instance, or wants to be: its number may be none."""
+    return name.startswith(_PREFIXES)
+
+
+def parse_instance(text: str) -> URL:
+    """``host:port`` or an http(s) URL with an optional path prefix → URL without trailing slash.
+
+    Raises ValueError with the reason.
+    """
+    text = text.strip()
+    url = URL(text if "://" in text else f"http://{text}")
+    if url.scheme not in ("http", "https"):
+        raise ValueError(f"{text!r}: the scheme must be http or https")
+    if url.raw_user is not None or url.raw_password is not None:
+        raise ValueError("a user name or password in the address is not supported")
+    if not url.host:
+        raise ValueError(f"{text!r}: there is no host in it")
+    if url.query_string or url.fragment:
+        raise ValueError(f"{text!r}: a query or fragment makes no sense here")
+    if url.port == 0:
+        raise ValueError(f"{text!r}: nobody listens on port 0")
+    return url.with_path(url.raw_path.rstrip("/"), encoded=True)
+
+
+def read_instances(merged: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
+    """The fields of Settings that the variables give; what is wrong is added to ``problems``."""
+    numbers = _numbers(merged, problems)
+    hosts = {n: merged[f"COMFYUI_HOST_{n}"] for n in numbers if f"COMFYUI_HOST_{n}" in merged}
+    names = {n: merged[f"COMFYUI_NAME_{n}"] for n in numbers if f"COMFYUI_NAME_{n}" in merged}
+    fields: dict[str, Any] = {}
+    if hosts and (instances := _addresses(hosts, problems)):
+        fields["instances"] = instances
+    known = sorted(hosts) or range(1, len(DEFAULT_INSTANCES) + 1)
+    if names:
+        fields["instance_names"] = tuple(names.get(n, "").strip() for n in known)
+    unknown = sorted(names.keys() - set(known))
+    problems += [f"COMFYUI_NAME_{n}: there is no COMFYUI_HOST_{n}" for n in unknown]
+    _check_names(names, problems)
+    return fields
+
+
+def _numbers(merged: Mapping[str, str], problems: list[str]) -> list[int]:
+    """The numbers of all variables of instances, in order."""
+    numbers: set[int] = set()
+    for name in filter(is_numbered, merged):
+        if match := _NUMBERED.fullmatch(name):
+            numbers.add(int(match[1]))
+        else:
+            problems.append(f"{name}: instances are numbered, like {name[: len(_PREFIXES[0])]}1")
+    return sorted(numbers)
+
+
+def _addresses(hosts: Mapping[int, str], problems: list[str]) -> tuple[URL, ...]:
+    urls: list[URL] = []
+    seen: dict[URL, str] = {}
+    for number, text in hosts.items():
+        name = f"COMFYUI_HOST_{number}"
+        try:
+            url = parse_instance(text)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        urls.append(url)
+        canonical = url.with_port(url.port)
+        if url.host in _LOOPBACK_NAMES:  # all of them are this machine: one instance, not three
+            canonical = canonical.with_host("localhost")
+        if canonical in seen:
+            problems.append(f"{name}: {url} is the same instance as {seen[canonical]}")
+        seen.setdefault(canonical, name)
+    return tuple(urls)
+
+
+def _check_names(names: Mapping[int, str], problems: list[str]) -> None:
+    """A name finds one instance: it is no other one's, and no number, which would be an id."""
+    seen: dict[str, int] = {}
+    for number, text in names.items():
+        name, variable = text.strip(), f"COMFYUI_NAME_{number}"
+        if len(name) > MAX_NAME or not name.isprintable():
+            problems.append(f"{variable}: a name has {MAX_NAME} printable characters at most")
+        elif name.isdecimal():
+            problems.append(f"{variable}: a number is no name: instances have those as ids")
+        elif name in seen:
+            problems.append(f"{variable}: {name} is the name of COMFYUI_HOST_{seen[name]} already")
+        seen.setdefault(name, number)
