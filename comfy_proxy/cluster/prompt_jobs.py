@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy_proxy.cluster.prompt_lists import extra_data, finite
-from comfy_proxy.cluster.prompt_outcomes import ENDS
+from comfy_proxy.cluster.prompt_outcomes import ENDS, messages_of
 from comfy_proxy.json_scanner import TEXT, Shape, Value
 
 Job = dict[str, Any]
@@ -108,7 +108,7 @@ def ended_job(entry: Mapping[str, Any]) -> Job:
     """
     status = entry.get("status")
     status = status if isinstance(status, Mapping) else {}
-    told = _messages(status)
+    told = messages_of({"status": status})
     end = next((told[kind] for kind in ENDS if kind in told), {})
     shown = list(_shown_outputs(entry.get("outputs")))
     name = "completed" if status.get("status_str") == "success" else "failed"
@@ -136,15 +136,6 @@ def whole_job(job: Job, entry: Mapping[str, Any]) -> Job:
         "outputs": entry.get("outputs"),
         "execution_status": entry.get("status"),
         "workflow": {"prompt": entry["prompt"][2], "extra_data": entry["prompt"][3]},
-    }
-
-
-def _messages(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    messages = status.get("messages")
-    return {
-        one[0]: one[1]
-        for one in (messages if isinstance(messages, list) else ())
-        if isinstance(one, list) and len(one) == 2 and isinstance(one[1], Mapping)
     }
 
 

@@ -75,7 +75,7 @@ class Gateway:
             self.ledger,
             made_files=self.made_files,
             askers=self.askers,
-            connected=self.log_subscriptions.connected,
+            connected=self._client_connected,
             prefixed=self.files.storage.prefixed,
             limits=self.upload_limits,
         )
@@ -84,7 +84,7 @@ class Gateway:
         self._build_views()
         self._watch_ledger()
         self.reconciler = Reconciler(
-            cluster, self.ledger, made_files=self.made_files, listens=self.events.listens
+            cluster, self.ledger, made_files=self.made_files, listeners=self.events
         )
         self.strangers = Strangers(cluster, self.ledger)
         self._build_prompts(dispatcher)
@@ -101,7 +101,7 @@ class Gateway:
             PromptReports(self.cluster).observe,
             self.askers.observe,
             self.asking.observe,
-            self.events.observe,
+            self.events.corrections.observe,
         ]
 
     def _build_prompts(self, dispatcher: Dispatcher) -> None:
@@ -184,6 +184,10 @@ class Gateway:
             instance.on_interruption.append(self.state.interrupted)
             instance.on_interruption.append(self.upload_limits.forget)
             instance.on_interruption.append(self.told.interrupted)
+
+    def _client_connected(self, client_id: str, instance: Instance) -> None:
+        self.log_subscriptions.connected(client_id, instance)
+        self.reconciler.reconnected(client_id, instance)
 
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:
