@@ -13,6 +13,7 @@ one outage would be as many strikes as sockets were open.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ instance (PROTOCOL.md trap 8) is no strike, so its circuit need not open and end
 QUEUE_TIMEOUT_S = 5.0
 """Seconds in which ``/queue`` must answer after a check. Beyond, the load stays as it was known
 until the next check: COMFYUI_TIMEOUT (60 s by default) would hold that one up."""
+ASKED_INTERVAL_S = 0.3
+"""Seconds between two checks of an instance whose circuit is open, while clients ask for what it
+alone has. It is less than the cooldown: who was told that a prompt has ended may fetch its result
+at once, and an instance that has returned is not to be called away for a second more."""
 JITTER = 0.1
 """Each interval is longer or shorter by up to this fraction of it, at random."""
 
@@ -58,6 +63,7 @@ class HealthChecker:
         self._timeout_s = timeout_s
         self._clock = clock
         self._checks: dict[Instance, asyncio.Task[bool]] = {}
+        self._checked: dict[Instance, float] = {}  # when each failed its last check
         self._looks: dict[Instance, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._watching = False
@@ -98,6 +104,20 @@ class HealthChecker:
         # Shielded: a caller that is cancelled does not end the check of the others.
         return await asyncio.shield(task)
 
+    async def answers(self, instance: Instance) -> bool:
+        """True if ``instance`` is healthy, or is found so by a check that is made now.
+
+        For a request that this instance alone can answer. Its circuit may cool down: there is a
+        check all the same if it has spoken since the last one, or that was ASKED_INTERVAL_S ago.
+        """
+        if instance.healthy:
+            return True
+        checked_at = self._checked.get(instance, -math.inf)
+        spoke = instance.signs.heard_at > checked_at
+        if spoke or self._clock.monotonic() - checked_at >= ASKED_INTERVAL_S:
+            instance.breaker.sign_of_life()
+        return await self.check(instance)
+
     def look(self, instance: Instance) -> None:
         """For ``instance.on_doubt``: check it now and every second until it is known how it is.
 
@@ -131,6 +151,7 @@ class HealthChecker:
         try:
             await self._clients[instance].check(self._timeout_s)
         except InstanceError as error:
+            self._checked[instance] = self._clock.monotonic()
             instance.check_failed(error.message)
             logger.debug("check of {} failed: {}", instance.host, error.message)
             return False

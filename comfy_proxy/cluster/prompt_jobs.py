@@ -5,11 +5,12 @@ A job is a JSON object; all but what is named here is passed on as it came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from comfy_proxy.cluster.prompt_lists import extra_data, finite
+from comfy_proxy.cluster.prompt_outcomes import ENDS, messages_of
 from comfy_proxy.json_scanner import TEXT, Shape, Value
 
 Job = dict[str, Any]
@@ -19,6 +20,8 @@ JOB: Shape = {name.encode(): TEXT for name in _READ}
 be any size, is stepped over."""
 OUTPUTS = ("preview_output", "outputs")
 """What names files in a job."""
+_PREVIEWABLE = frozenset({"images", "video", "audio", "3d"})
+"""Kinds of outputs that the frontend can show."""
 _PROGRESS = ("pending", "in_progress")
 """Statuses in the order in which a job has them; all others come after these."""
 
@@ -91,6 +94,60 @@ def failed_job(entry: Mapping[str, Any]) -> Job:
         "execution_end_time": error["timestamp"],
         "execution_error": error,
     }
+
+
+def running_job(entry: list[Any]) -> Job:
+    """A job as ComfyUI makes it of an ``entry`` of ``/queue`` that runs."""
+    return {**pending_job(entry), "status": "in_progress"}
+
+
+def ended_job(entry: Mapping[str, Any]) -> Job:
+    """A job as ComfyUI makes it of a history's ``entry``: ``prompt``, ``outputs``, ``status``.
+
+    Of what is not shaped like ComfyUI's as much as can be read.
+    """
+    status = entry.get("status")
+    status = status if isinstance(status, Mapping) else {}
+    told = messages_of({"status": status})
+    end = next((told[kind] for kind in ENDS if kind in told), {})
+    shown = list(_shown_outputs(entry.get("outputs")))
+    name = "completed" if status.get("status_str") == "success" else "failed"
+    more = {
+        "execution_start_time": told.get("execution_start", {}).get("timestamp"),
+        "execution_end_time": end.get("timestamp"),
+        "execution_error": told.get("execution_error"),
+        "preview_output": next(
+            (one for one in shown if one.get("type") == "output"), next(iter(shown), None)
+        ),
+    }
+    return {
+        **pending_job(entry["prompt"]),
+        "status": "cancelled" if "execution_interrupted" in told else name,
+        "outputs_count": len(shown),
+        "previewable_outputs_count": sum(one["mediaType"] in _PREVIEWABLE for one in shown),
+        **{key: value for key, value in more.items() if value is not None},
+    }
+
+
+def whole_job(job: Job, entry: Mapping[str, Any]) -> Job:
+    """``job`` as ComfyUI shows it alone: with outputs, messages and graph of its ``entry``."""
+    return {
+        **job,
+        "outputs": entry.get("outputs"),
+        "execution_status": entry.get("status"),
+        "workflow": {"prompt": entry["prompt"][2], "extra_data": entry["prompt"][3]},
+    }
+
+
+def _shown_outputs(outputs: Any) -> Iterator[Job]:
+    """Every file and text that the nodes gave out, with its node and its kind."""
+    for node_id, output in outputs.items() if isinstance(outputs, Mapping) else ():
+        for kind, items in output.items() if isinstance(output, Mapping) else ():
+            if kind == "animated" or not isinstance(items, list):
+                continue
+            for item in items:
+                named = item if isinstance(item, dict) else {}
+                yield {**named, "nodeId": node_id, "mediaType": kind}
 
 
 def in_turn(job: Job) -> Job:

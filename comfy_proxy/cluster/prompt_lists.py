@@ -31,9 +31,10 @@ QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}
 HISTORY: Shape = {ANY: {b"prompt": {0: {}}, b"outputs": TEXT, b"status": TEXT}}
 """What to read of ``/history``: of each entry its number, outputs and status."""
 HISTORY_WITH_NODES: Shape = {
-    ANY: {b"prompt": {0: {}, 2: {ANY: {}}}, b"outputs": TEXT, b"status": TEXT}
+    ANY: {b"prompt": {0: {}, 2: {ANY: {}}}, b"outputs": TEXT, b"status": TEXT, b"meta": TEXT}
 }
-"""As HISTORY, and the ids of the nodes in each graph."""
+"""As HISTORY, and the ids of the nodes in each graph, and what ``meta`` tells of those that gave
+results."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,10 +127,10 @@ class HistoryEntry:
         """What was kept of the entry, in ComfyUI's shape; a part that it lacks is left out.
 
         ``{"prompt": [number, None, graph], "outputs": …, "status": …}``; the graph is None, or
-        ``{node: None…}`` if it was scanned for HISTORY_WITH_NODES.
+        ``{node: None…}`` if it was scanned for HISTORY_WITH_NODES, and so is ``meta`` there.
         """
         kept: dict[str, Any] = {}
-        for name in ("outputs", "status"):
+        for name in ("outputs", "status", "meta"):
             part = self.value.get(name.encode())
             if part is not None and part.text is not None:
                 kept[name] = part.data()

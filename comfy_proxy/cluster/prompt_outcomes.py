@@ -61,13 +61,23 @@ def told_by(entry: Any) -> Told | None:
         return None
 
 
-def _read(entry: Mapping[str, Any]) -> Told:
+def messages_of(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The events that an entry of ``/history`` tells of, by type; of what is none of ComfyUI's
+    none. Raises AttributeError, TypeError for an odd ``status``."""
     status = entry.get("status") or {}
-    events: dict[str, Any] = {
+    return {
         event[0]: event[1]
         for event in status.get("messages") or ()
-        if isinstance(event, list) and len(event) == 2 and isinstance(event[1], dict)
+        if isinstance(event, list)
+        and len(event) == 2
+        and isinstance(event[0], str)
+        and isinstance(event[1], dict)
     }
+
+
+def _read(entry: Mapping[str, Any]) -> Told:
+    status = entry.get("status") or {}
+    events = messages_of(entry)
     kind = next((kind for kind in ENDS if kind in events), None)
     if kind is None:
         failed = status.get("status_str") == "error"

@@ -7,7 +7,6 @@ from functools import partial
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.dispatch.dispatcher import Dispatcher
-from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.dispatch.zombies import Zombies
 from comfy_proxy.gateway.assets.assets import Assets
 from comfy_proxy.gateway.custom.askers import Askers
@@ -41,16 +40,10 @@ from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.transfer import Transfer
 from comfy_proxy.gateway.state.shared_state import SharedState
 from comfy_proxy.gateway.views.by_pattern import ByPattern
-from comfy_proxy.gateway.views.commands import Commands
 from comfy_proxy.gateway.views.features import Features, UploadLimits
 from comfy_proxy.gateway.views.file_lists import FirstFound, MergedFileLists
-from comfy_proxy.gateway.views.history import MergedHistory
-from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
-from comfy_proxy.gateway.views.jobs import MergedJobs
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
-from comfy_proxy.gateway.views.one_prompt import OnePrompt
-from comfy_proxy.gateway.views.owner import PromptOwners
-from comfy_proxy.gateway.views.queue import MergedQueue
+from comfy_proxy.gateway.views.prompt_views import PromptViews
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.metrics.records import CircuitRecord
@@ -84,20 +77,20 @@ class Gateway:
             self.ledger,
             made_files=self.made_files,
             askers=self.askers,
-            connected=self.log_subscriptions.connected,
+            connected=self._client_connected,
             prefixed=self.files.storage.prefixed,
             limits=self.upload_limits,
         )
         self.spool = PromptSpool()
         self.zombies = Zombies(cluster)
         self.own_history = OwnHistory(cluster.clock, self.events.tell)
+        self._build_views()
         self._watch_ledger()
         self.reconciler = Reconciler(
-            cluster, self.ledger, made_files=self.made_files, listens=self.events.listens
+            cluster, self.ledger, made_files=self.made_files, listeners=self.events
         )
         self.strangers = Strangers(cluster, self.ledger)
         self._build_prompts(dispatcher)
-        self._build_views()
         self.custom = self._custom_routes()
 
     def _watch_ledger(self) -> None:
@@ -106,12 +99,13 @@ class Gateway:
         self.ledger.observers += [
             self.spool.observe,
             self.own_history.observe,
+            self.views.keeper.observe,
             self._count_load,
             self.zombies.observe,
             PromptReports(self.cluster).observe,
             self.askers.observe,
             self.asking.observe,
-            self.events.observe,
+            self.events.corrections.observe,
         ]
 
     def _build_prompts(self, dispatcher: Dispatcher) -> None:
@@ -140,34 +134,17 @@ class Gateway:
         )
 
     def _build_views(self) -> None:
-        cluster, ledger, own_history = self.cluster, self.ledger, self.own_history
-        made_files, storage = self.made_files, self.files.storage
-        numbers, owners = HistoryNumbers(), PromptOwners(cluster, ledger)
-        self.commands = Commands(cluster, ledger, owners, own_history=own_history)
-        one_prompt = OnePrompt(
-            cluster,
-            ledger,
-            owners,
-            own_history=own_history,
-            made_files=made_files,
-            storage=storage,
-            numbers=numbers,
+        self.views = PromptViews(
+            self.cluster,
+            self.ledger,
+            own_history=self.own_history,
+            bodies=self.spool,
+            made_files=self.made_files,
+            storage=self.files.storage,
         )
-        history = MergedHistory(
-            cluster,
-            own_history=own_history,
-            made_files=made_files,
-            storage=storage,
-            numbers=numbers,
-            second_tries=SecondTries.of(cluster, ledger),
-        )
-        jobs = MergedJobs(
-            cluster, ledger, own_history=own_history, made_files=made_files, storage=storage
-        )
-        queue, file_lists = MergedQueue(cluster, ledger), MergedFileLists(cluster)
-        self.by_prompt = ByPattern(self.commands.views, one_prompt.views)
-        self.first_found = FirstFound(cluster)
-        self.merged = ByPattern(queue.views, history.views, jobs.views, file_lists.views)
+        self.commands, self.by_prompt = self.views.commands, self.views.by_prompt
+        self.first_found = FirstFound(self.cluster)
+        self.merged = ByPattern(*self.views.merged, MergedFileLists(self.cluster).views)
 
     def _custom_routes(self) -> CustomRoutes:
         path = self.cluster.settings.routes_file
@@ -196,7 +173,8 @@ class Gateway:
             return
         heard = (self.state.heard, self.cluster.object_info.heard)
         answered = self.cluster.health_checker.on_success
-        answered += (self.events.wake, *heard, self.failover.answered, self.zombies.heard)
+        answered += (self.events.wake, *heard, self.failover.answered)
+        answered += (self.zombies.heard, self.views.keeper.look)
         hung = HungPrompts(self.ledger)
         self.cluster.hangs.on_away.append(hung.away)
         self.cluster.hangs.on_hung.append(hung.hung)
@@ -207,6 +185,7 @@ class Gateway:
             instance.prompts.on_load.append(self.rebalancer.consider)
             instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
             instance.prompts.on_load.append(partial(self.strangers.load_changed, instance))
+            instance.prompts.on_load.append(partial(self.views.keeper.look, instance))
             instance.on_output.append(partial(self.made_files.heard, instance=instance))
             instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
             # A socket that cannot be opened tells of a death seconds before the circuit opens.
@@ -222,6 +201,9 @@ class Gateway:
         self.rebalancer.consider()
         if takes_work(instance):
             self.failover.answered(instance)
+    def _client_connected(self, client_id: str, instance: Instance) -> None:
+        self.log_subscriptions.connected(client_id, instance)
+        self.reconciler.reconnected(client_id, instance)
 
     def _circuit_changed(self, instance: Instance, change: CircuitRecord) -> None:
         if not instance.healthy:
@@ -237,6 +219,7 @@ class Gateway:
         await self.rebalancer.close()
         await self.spool.close()
         await self.reconciler.close()
+        await self.views.keeper.close()
         await self.strangers.close()
         await self.uploads.close()
         self.files.close()

@@ -189,6 +189,32 @@ async def test_cancelled_trial(
     assert trial.cancelled()
 
 
+@pytest.mark.parametrize(("later_s", "spoke"), [(0.31, False), (0.01, True)])
+async def test_who_alone_can_answer_is_checked_at_once(
+    cluster: Cluster,
+    worker: EmbeddedWorker,
+    clock: ManualClock,
+    probes: list[Instance],
+    later_s: float,
+    spoke: bool,
+) -> None:
+    """Also while its circuit cools down: once in 0.3 s, and at once when it has spoken since."""
+    instance = cluster.instances[0]
+    worker.faults.hang = ("/system_stats",)
+    for _ in range(3):
+        await failed_check(cluster, worker, clock)
+    worker.faults.clear()
+    assert not await cluster.health_checker.answers(instance)
+    assert len(probes) == 3
+    await clock.advance(later_s)
+    if spoke:
+        instance.frame_seen()
+    assert await cluster.health_checker.answers(instance)
+    assert instance.healthy
+    assert await cluster.health_checker.answers(instance)
+    assert len(probes) == 4
+
+
 async def test_demand(
     start_cluster: Start, worker: EmbeddedWorker, clock: ManualClock, probes: list[Instance]
 ) -> None:

@@ -119,6 +119,10 @@ class FakeInstance:
     async def __aexit__(self, *_exception: object) -> None:
         await self._server.close()
 
+    async def stop(self) -> None:
+        """Its process ends: nobody listens at its address any more."""
+        await self._server.close()
+
     @web.middleware
     async def _noted(self, request: web.Request, handler: Any) -> web.StreamResponse:
         text = await request.text()

@@ -73,9 +73,31 @@ class AtNode:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Executed:
-    """A node of this client's prompt has results; ``output`` as the instance names its files."""
+class Progress:
+    """A node is ``done`` so far (0 to 1)."""
 
+    prompt_id: str
+    node: str
+    done: float
+    frame: Pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeStates:
+    """How far the nodes of a prompt are that run or have run, as ComfyUI names them."""
+
+    prompt_id: str
+    states: Mapping[str, Any] = field(repr=False)
+    frame: Pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Executed:
+    """A node of this client's prompt has results; ``output`` as the instance names its files.
+    ``prompt_id`` and ``node`` are None where the frame does not name them."""
+
+    prompt_id: str | None
+    node: str | None
     output: Mapping[str, Any]
     frame: Pass
 
@@ -117,9 +139,9 @@ class Scan:
     text: str
 
 
-Seen = (
-    Status | Flags | Pass | Began | Cached | AtNode | Executed | Ended | Over | Custom | Scan | None
-)
+OfPrompt = Began | Cached | AtNode | Progress | NodeStates | Executed | Ended | Over
+"""What tells of one prompt."""
+Seen = Status | Flags | Pass | OfPrompt | Custom | Scan | None
 
 _OWN_KINDS = ("execution_", "progress", "executing", "executed", "logs", "assets.", "notification")
 """With these the kinds of ComfyUI's own frames begin."""
@@ -187,6 +209,8 @@ class FrameReader:
             return Cached(prompt_id=prompt_id, nodes=cached_nodes(data), frame=frame)
         if kind == "executing":
             return self._executing(data, frame)
+        if kind in ("progress", "progress_state") and isinstance(prompt_id, str):
+            return _progress(kind, prompt_id, data, frame)
         if kind == "executed" and isinstance(data.get("output"), dict):
             return self._executed(text, data)
         if kind in ENDS and isinstance(prompt_id, str) and self._is_of_last(prompt_id):
@@ -219,7 +243,33 @@ class FrameReader:
             message = loads_exact(text)
             message["data"]["output"] = self._prefixed(message["data"]["output"])
             text = dumps_exact(message).decode()
-        return Executed(output=output, frame=Pass(data=text))
+        prompt_id, node = data.get("prompt_id"), data.get("node")
+        return Executed(
+            prompt_id=prompt_id if isinstance(prompt_id, str) else None,
+            node=node if isinstance(node, str) else None,
+            output=output,
+            frame=Pass(data=text),
+        )
+
+
+def _progress(kind: str, prompt_id: str, data: Mapping[str, Any], frame: Pass) -> Seen:
+    if kind == "progress_state":
+        states = data.get("nodes")
+        if not isinstance(states, dict):
+            return frame
+        return NodeStates(prompt_id=prompt_id, states=states, frame=frame)
+    node, done = data.get("node"), share(data)
+    if not isinstance(node, str):
+        return frame
+    return Progress(prompt_id=prompt_id, node=node, done=done, frame=frame)
+
+
+def share(data: Mapping[str, Any]) -> float:
+    """``value`` of ``max``, from 0 to 1; 0 if that cannot be told."""
+    value, most = data.get("value"), data.get("max")
+    if not isinstance(value, int | float) or not isinstance(most, int | float) or most <= 0:
+        return 0.0
+    return min(1.0, max(0.0, value / most))
 
 
 def event_frame(kind: str, data: Mapping[str, Any]) -> str:

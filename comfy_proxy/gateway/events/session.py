@@ -14,8 +14,10 @@ from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.client_feed import ClientFeed
-from comfy_proxy.gateway.events.frames import NOT_HEARD, Seen, message_kind
+from comfy_proxy.gateway.events.frames import NOT_HEARD, OfPrompt, Seen, message_kind
+from comfy_proxy.gateway.events.missed_ends import MissedEnds
 from comfy_proxy.gateway.events.sums import QueueSum
+from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.gateway.events.upstream_socket import UpstreamSocket
 from comfy_proxy.gateway.events.upstreams import Upstreams
 from comfy_proxy.gateway.files.made_files import MadeFiles
@@ -33,7 +35,8 @@ _UNSENDABLE = (0, 1005, 1006, 1015)
 class EventSession:
     """The client's own socket, what it is sent (``feed``) and its ``upstreams``.
 
-    ``client_id`` is the client's own, or made here for one that has none (its ``sid``).
+    ``client_id`` is the client's own, or made here for one that has none (its ``sid``). ``told`` is
+    what it has been told of its prompts.
     ``prefixed`` puts an instance into the files of an output; ``in_flags`` makes of one instance's
     feature flags those of all. ``connected`` is told of each new socket at an instance.
     ``farewell`` is the code and reason with which its sockets to the instances end;
@@ -46,6 +49,7 @@ class EventSession:
         cluster: Cluster,
         ledger: Ledger,
         *,
+        told: ToldPrompts,
         made_files: MadeFiles,
         askers: Askers,
         connected: Callable[[str, Instance], None],
@@ -61,6 +65,7 @@ class EventSession:
         )
         self._end = asyncio.Event()
         self._ledger = ledger
+        self.told = told
         self._connected = connected
         second_tries = SecondTries.of(cluster, ledger)
         self._booking = FrameBooking(client_id, ledger, made_files, second_tries, askers)
@@ -73,6 +78,7 @@ class EventSession:
             on_overflow=self._end.set,
         )
         self.upstreams = Upstreams(self, cluster, prefixed)
+        self.missed_ends = MissedEnds(cluster, told, self.feed, self.upstreams, prefixed)
         self._request: web.Request | None = None
         self._spoken = False
         self._over = False
@@ -127,13 +133,19 @@ class EventSession:
 
     def take(self, upstream: UpstreamSocket, seen: Seen) -> None:
         """What an instance sent, in the order in which it came: on record first, then told."""
-        if self._booking.book(seen, upstream.instance):
-            self.feed.take(seen, upstream.instance, is_greeting=not upstream.connected.is_set())
+        instance = upstream.instance
+        shown = self.told.passed(seen, instance) if isinstance(seen, OfPrompt) else seen
+        if self._booking.book(seen, instance) and (shown is not None or seen is None):
+            self.feed.take(shown, instance, is_greeting=not upstream.connected.is_set())
 
     def connected(self, instance: Instance) -> None:
         """A new socket is there."""
         self.feed.scans.lost(instance)
         self._connected(self.client_id, instance)
+
+    def lost(self, instance: Instance) -> None:
+        """The socket there has ended."""
+        self.missed_ends.lost(instance)
 
     def away(self, instance: Instance) -> None:
         """It cannot be reached: nothing waits there, unless it may go on elsewhere."""
@@ -143,10 +155,16 @@ class EventSession:
         self.queue_lost(instance)
         self.feed.sum_corrected()
 
-    def queue_lost(self, instance: Instance) -> None:
-        """Forget what its frames told; the client is told nothing."""
-        if not self.upstreams[instance].connected.is_set():
-            self.feed.queues.told(instance, 0)
+    def queue_lost(self, instance: Instance, *, hung: bool = True) -> bool:
+        """What its frames told is old if none can come; the client is told nothing. True if so.
+
+        ``hung``: it counts as well if frames are not to be expected, because its circuit is open.
+        """
+        connected = self.upstreams[instance].connected.is_set()
+        if connected and (instance.healthy or not hung):
+            return False
+        self.feed.queues.untold(instance)
+        return True
 
     # --- its end -----------------------------------------------------------------------------
 
@@ -165,6 +183,7 @@ class EventSession:
     async def close(self) -> None:
         """End the sockets to the instances; after it their clientId may be used again."""
         self._over = True
+        self.missed_ends.close()
         await self.upstreams.close()
 
     async def _say_goodbye(self, request: web.Request) -> None:

@@ -11,20 +11,21 @@ from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_outcomes import ENDS
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.frames import Pass, event_frame
 from comfy_proxy.gateway.events.session import EventSession
+from comfy_proxy.gateway.events.sum_corrections import SumCorrections
+from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.gateway.exchange.context import SOCKETS
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.socket_traffic import counted
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.routes import Match
-from comfy_proxy.ledger import events
-from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.states import State
+from comfy_proxy.ledger.prompt import Prompt
 
 READY_TIMEOUT_S = 1.0
 """Seconds that a prompt waits for its client's socket at an instance. Beyond it the prompt goes
@@ -45,7 +46,7 @@ class EventSessions:
     """The connected clients by clientId; the newest socket of an id is the one that hears.
 
     ``prefixed`` puts an instance into the files of an output. ``connected`` is told of each new
-    socket of a client (its id) at an instance.
+    socket of a client (its id) at an instance. ``corrections`` observes the ledger for them.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class EventSessions:
         self._prefixed = prefixed
         self._limits = limits
         self._sessions: dict[str, EventSession] = {}
+        self.corrections = SumCorrections(self._sessions)
         self._endings: set[asyncio.Task[None]] = set()
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
@@ -97,10 +99,12 @@ class EventSessions:
                 await asyncio.shield(ending)
 
     def _session(self, client_id: str) -> EventSession:
+        old = self._sessions.get(client_id)
         return EventSession(
             client_id,
             self._cluster,
             self._ledger,
+            told=ToldPrompts(self._ledger) if old is None else old.told,
             made_files=self._made_files,
             askers=self._askers,
             connected=self._connected,
@@ -115,6 +119,18 @@ class EventSessions:
         """Whether a client of that id has a socket here."""
         return client_id in self._sessions
 
+    def hears(self, client_id: str, instance: Instance, since: float) -> bool:
+        """Whether a client of that id has been told, or still may be, on its socket to ``instance``
+        what happened there at ``since`` (monotonic seconds)."""
+        session = self._sessions.get(client_id)
+        return session is not None and session.upstreams.hears(instance, since)
+
+    def end_learnt(self, prompt: Prompt, entry: Mapping[str, Any], instance: Instance) -> None:
+        """The history of ``instance`` tells how ``prompt`` has ended; its client may not know."""
+        session = None if prompt.client_id is None else self._sessions.get(prompt.client_id)
+        if session is not None:
+            session.missed_ends.learnt(prompt.prompt_id, entry, instance)
+
     def only_like(self, request: web.Request) -> str | None:
         """The id of the client with the address and the User-Agent of ``request``; None if none or
         several have a socket here."""
@@ -126,41 +142,12 @@ class EventSessions:
         for session in self._sessions.values():
             session.upstreams[instance].retry.set()
 
-    def status_changed(self) -> None:
-        """The sum has changed otherwise than by a frame: a prompt moves."""
-        for session in self._sessions.values():
-            session.feed.status_changed()
-
-    def queue_lost(self, instance: Instance) -> None:
-        """What its last frames told is no more; what of it is to go on, ``transit`` counts."""
-        for session in self._sessions.values():
-            session.queue_lost(instance)
-
-    def observe(self, change: Change) -> None:
-        """An observer of the ledger: what the sums of the clients must count, or do no longer."""
-        if change.prompt.job is not None:
-            return
-        match change.event:
-            case events.Sent(instance=instance):
-                for session in self._sessions.values():
-                    session.feed.queues.arrivals.sent(instance)
-            case events.Refused(instance=instance):
-                for session in self._sessions.values():
-                    session.feed.queues.arrivals.refused(instance)
-                    if change.new is State.RECEIVED:  # else it is in transit, and counts so
-                        session.feed.sum_corrected()
-            case events.Lost(prompt=prompt) | events.GivenUp(prompt=prompt) if (
-                change.new is State.MOVING
-            ):
-                # What its instance's frames told of it must not count twice.
-                self.queue_lost(prompt.attempts[-1].instance)
-        if change.old is State.MOVING and change.new not in (State.MOVING, State.SUBMITTING):
-            self.status_changed()  # no frame of an instance tells that it moves no longer
-
     def tell(self, client_id: str | None, kind: str, data: Mapping[str, Any]) -> None:
         """Send the client of that id, if it has a socket here, an event as ComfyUI writes it."""
         session = self._sessions.get(client_id) if client_id is not None else None
         if session is not None:
+            if kind in ENDS:
+                session.told.given(str(data.get("prompt_id")))
             session.feed.put(Pass(data=event_frame(kind, data)))
 
     async def ready(self, client_id: str | None, instance: Instance) -> bool:

@@ -64,21 +64,27 @@ class QueueSum:
 
     def __init__(self, instances: Iterable[Instance], ledger: Ledger) -> None:
         self._instances = tuple(instances)
-        self._transit = ledger.transit
+        self._ledger = ledger
         self._remaining: dict[Instance, int] = {}
         self.begin_anew()
         self.arrivals = UntoldArrivals(ledger)
 
     def begin_anew(self) -> None:
-        """Count what other sockets were told, 0 where one is away, until its own sockets tell."""
+        """Count what other sockets were told, until its own sockets tell; where one is away, what
+        the ledger knows."""
         for one in self._instances:
-            self._remaining[one] = one.prompts.queued if one.healthy else 0
+            self._remaining[one] = one.prompts.queued if one.healthy else len(self._ledger.at(one))
 
     @property
     def total(self) -> int:
-        return sum(self._remaining.values()) + self._transit.nowhere + self.arrivals.total
+        return sum(self._remaining.values()) + self._ledger.transit.nowhere + self.arrivals.total
 
     def told(self, instance: Instance, remaining: int) -> None:
-        """So many wait or run at ``instance``, by a frame of it, or because it was lost."""
+        """So many wait or run at ``instance``, by a frame of it."""
         self._remaining[instance] = remaining
         self.arrivals.told(instance, remaining)
+
+    def untold(self, instance: Instance) -> None:
+        """No frame tells it any more: count what the ledger knows to wait or run there, so that the
+        sum does not fall because an instance is away."""
+        self.told(instance, len(self._ledger.at(instance)))

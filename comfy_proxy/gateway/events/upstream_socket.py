@@ -12,6 +12,7 @@ has seen the end.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -33,10 +34,10 @@ DIAL_TIMEOUT_S = 30.0
 """Seconds for a check that is due before the handshake, and the handshake itself. Beyond it the
 attempt has failed; the instance counts as busy, not as away, while its circuit is closed."""
 CLOSE_TIMEOUT_S = 2.0
-"""Seconds that an instance has to answer our close frame. Beyond it the connection is cut, and the
-instance must answer a check before the next handshake."""
+"""Seconds for an answer to our close frame. Beyond it the connection is cut, and the instance must
+answer a check before the next handshake."""
 HEARTBEAT_S = 60.0
-"""Seconds between our pings. A socket on which no answer comes within half of that is given up."""
+"""Seconds between our pings; no answer within half of that: the socket is given up."""
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 5.0
 
@@ -67,6 +68,9 @@ class UpstreamClient(Protocol):
     def connected(self, instance: Instance) -> None:
         """A new socket is there, its first frame read."""
 
+    def lost(self, instance: Instance) -> None:
+        """A socket that was there has ended."""
+
     def away(self, instance: Instance) -> None:
         """An attempt to connect has failed, and not because the instance is busy."""
 
@@ -77,7 +81,7 @@ class UpstreamSocket:
     ``prefixed`` puts the instance into the files of an output; ``on_attempt`` is called when an
     attempt to connect has succeeded or failed. ``attempted`` is True from the first of these on;
     ``failures`` counts those that failed. ``confirmed``: the instance knows that its last socket
-    has ended.
+    has ended. ``heard_at`` is when a frame came last (monotonic seconds).
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class UpstreamSocket:
         self.attempted = False
         self.failures = 0
         self.confirmed = True
+        self.heard_at = -math.inf
         self.connected = asyncio.Event()
         self.retry = asyncio.Event()
         self._client = client
@@ -116,11 +121,9 @@ class UpstreamSocket:
         """A message of the client; lost if the instance is away, as it would be without us."""
         if self._ws is None or self._ws.closed:
             return
+        send: Any = self._ws.send_str if isinstance(data, str) else self._ws.send_bytes
         try:
-            if isinstance(data, str):
-                await self._ws.send_str(data)
-            else:
-                await self._ws.send_bytes(data)
+            await send(data)
         except ConnectionError:
             logger.debug("events of {}: gone while writing", self.instance.host)
 
@@ -141,6 +144,12 @@ class UpstreamSocket:
             self.connected.clear()
             self._closing = asyncio.create_task(self._end(), name=f"end {self.instance.host}")
         await asyncio.shield(self._closing)
+
+    async def renew(self) -> None:
+        """Nothing comes on it though it should: end it, and connect again."""
+        if self.connected.is_set() and not self._ending:
+            logger.info("events of {}: silent, and connected again", self.instance.host)
+            await self._hang_up()
 
     def abandon(self) -> None:
         """The proxy goes down, nobody comes after: do not wait for a handshake."""
@@ -177,7 +186,10 @@ class UpstreamSocket:
             while not self._ending:
                 if await self._connect(request):
                     backoff_s = _FIRST_BACKOFF_S
-                    await self._read()
+                    assert self._ws is not None
+                    while (seen := _seen(await self._ws.receive(), self._reader)) is not False:
+                        self.instance.frame_seen()
+                        self._take(seen)
                     self._lost()
                 await self._pause(backoff_s)
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
@@ -238,15 +250,10 @@ class UpstreamSocket:
             raise InstanceUnreachableError(f"{self.instance.host} ended the socket at once.")
         self._take(seen)
 
-    async def _read(self) -> None:
-        assert self._ws is not None
-        while (seen := _seen(await self._ws.receive(), self._reader)) is not False:
-            self.instance.frame_seen()
-            self._take(seen)
-
     def _take(self, seen: Any) -> None:
         if self._ending:
             return
+        self.heard_at = self._cluster.clock.monotonic()
         if isinstance(seen, Status):
             self.instance.prompts.observed(seen.queue_remaining)
         self._client.take(self, seen)
@@ -257,6 +264,7 @@ class UpstreamSocket:
         if self._ws is not None and _ended_in_silence(self._ws):
             self.confirmed = False
         if not self._ending:
+            self._client.lost(self.instance)
             self.instance.socket_lost()
 
     async def _pause(self, backoff_s: float) -> None:

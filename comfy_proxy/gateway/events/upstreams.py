@@ -17,6 +17,12 @@ CONNECT_TIMEOUT_S = 5.0
 JOIN_TIMEOUT_S = 1.0
 """Seconds that it then waits for the others. Beyond it it is greeted, and they join later."""
 
+SILENCE_S = 2.0
+"""Seconds that a socket which is open has to tell what is known from elsewhere. Beyond it, if no
+other frame came on it either, it counts as silent."""
+TOLERANCE_S = 0.5
+"""Seconds by which a frame may come before that of another socket which tells the same."""
+
 
 class Upstreams:
     """``client`` is told what they hear; ``prefixed`` puts an instance into the files of an output.
@@ -76,6 +82,13 @@ class Upstreams:
             lambda: upstream.connected.is_set() or upstream.failures > failures, timeout_s
         )
         return upstream.connected.is_set()
+
+    def hears(self, instance: Instance, since: float) -> bool:
+        """Whether what happened at ``instance`` at ``since`` (monotonic) has been told on the
+        socket there, or still may be."""
+        upstream = self._sockets[instance]
+        in_time = self._cluster.clock.monotonic() - since < SILENCE_S
+        return upstream.connected.is_set() and (in_time or upstream.heard_at >= since - TOLERANCE_S)
 
     def look_again(self) -> None:
         """A socket has come or not, or the client is deaf: who waits may have waited enough."""

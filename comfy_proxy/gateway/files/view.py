@@ -156,7 +156,7 @@ class FileView:
     ) -> web.StreamResponse:
         """This instance's answer. Raises UnavailableError if it cannot be reached."""
         try:
-            if await self._cluster.healthy([instance]):
+            if await self._cluster.health_checker.answers(instance):
                 return await forward(request, instance, self._cluster, target=target)
         except (InstanceUnreachableError, InstanceTimeoutError):
             pass  # told to the breaker by the attempt

@@ -1,17 +1,18 @@
 """Asks instances what became of prompts whose end nobody has heard, and tells the ledger.
 
 Of a client that listens the frames tell how its prompts end. Of one that only asks, has left, or
-has missed a frame, the newest entries of ``/history`` are looked at whenever its instance's queue
-has changed: ComfyUI tells such events to nobody. Only what was deleted, what has an id that was in
-use before, and what is left where nothing waits any more, is asked for by id, in the queue first:
-what a look costs does not depend on how much waits.
+whose socket there is broken or silent, the newest entries of ``/history`` are looked at whenever
+its instance's queue has changed: ComfyUI tells such events to nobody. Only what was deleted, what
+has an id that was in use before, what a socket may have missed, and what is left where nothing
+waits any more, is asked for by id, in the queue first: what a look costs does not depend on how
+much waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from loguru import logger
 
@@ -23,6 +24,7 @@ from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.files.made_files import MadeFiles
+from comfy_proxy.gateway.prompts.heard_changes import HeardChanges
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
@@ -39,8 +41,18 @@ MAX_BY_ID = 100
 next look."""
 
 
+class Listeners(Protocol):
+    """The clients that have a socket here: ``events/sessions.py``."""
+
+    def hears(self, client_id: str, instance: Instance, since: float, /) -> bool:
+        """Whether the client has heard, or still may, what happened there at ``since``."""
+
+    def end_learnt(self, prompt: Prompt, entry: Mapping[str, Any], instance: Instance, /) -> None:
+        """An entry of the history tells how ``prompt`` has ended, which its client may not know."""
+
+
 class Reconciler:
-    """``listens`` tells whether a client of some clientId has a socket here."""
+    """``listeners`` are told what their own sockets have missed."""
 
     def __init__(
         self,
@@ -48,14 +60,16 @@ class Reconciler:
         ledger: Ledger,
         *,
         made_files: MadeFiles,
-        listens: Callable[[str], bool],
+        listeners: Listeners,
     ) -> None:
         self._cluster = cluster
         self._ledger = ledger
         self._made_files = made_files
-        self._listens = listens
+        self._listeners = listeners
         self._second_tries = SecondTries.of(cluster, ledger)
         self._remaining: dict[Instance, int] = {}
+        self._changes = HeardChanges(cluster.clock, self._look_at)
+        self._gaps: set[Prompt] = set()  # to be asked for by id: a socket may have missed the end
         self._news: set[Instance] = set()
         self._lookers: dict[Instance, asyncio.Task[None]] = {}
         self._closed = False
@@ -66,15 +80,31 @@ class Reconciler:
         if self._remaining.get(instance) != instance.prompts.queue_remaining:
             self._remaining[instance] = instance.prompts.queue_remaining
             self._look_at(instance)
+            if not self._closed and self._followed(instance):
+                self._changes.changed(instance)
+
+    def reconnected(self, client_id: str, instance: Instance) -> None:
+        """A new socket of that client is at ``instance``; what came before it was not heard."""
+        self._missed(one for one in self._followed(instance) if one.client_id == client_id)
 
     async def close(self) -> None:
         """Look no more."""
         self._closed = True
+        self._changes.close()
         for looker in self._lookers.values():
             looker.cancel()
         await asyncio.gather(*self._lookers.values(), return_exceptions=True)
 
+    def _missed(self, prompts: Iterable[Prompt]) -> None:
+        """Their ends may have been told to nobody."""
+        for prompt in prompts:
+            if prompt.instance is not None:
+                self._gaps.add(prompt)
+                self._look_at(prompt.instance)
+
     def _observe(self, change: Change) -> None:
+        if change.is_end:
+            self._gaps.discard(change.prompt)
         prompt, instance = change.prompt, change.prompt.instance
         if instance is None or prompt.job is not None:
             return
@@ -86,6 +116,8 @@ class Reconciler:
                 # known it is alone there.
                 if instance.prompts.queue_remaining <= 1:
                     self._look_at(instance)
+            case events.Cleared():  # what was there has ended, or goes on: a socket was broken
+                self._missed([prompt])
             case events.Deleted() | events.EndTold() | events.Began() | events.Stayed() if (
                 prompt.deleted or attempt.end is not None or attempt.presumed_over
             ):
@@ -113,10 +145,11 @@ class Reconciler:
                     await self._look_at_newest(instance)
                 left = self._followed(instance)
                 if instance.load > 0:
-                    by_id = [one for one in left if one.deleted or one.reused]
+                    by_id = [one for one in left if one.deleted or one.reused or one in self._gaps]
                     left = [one for one in by_id if self._is_unheard(one)]
                 if left:
                     await self._look_for(left[:MAX_BY_ID], instance)
+                    self._gaps.difference_update(left[:MAX_BY_ID])
             except InstanceError as error:  # the next frame, or check, comes back here
                 logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
             except Exception as error:
@@ -126,13 +159,17 @@ class Reconciler:
         attempt = prompt.attempts[-1]
         if attempt.end is not None or attempt.presumed_over or prompt.deleted:
             return True
-        return prompt.client_id is None or not self._listens(prompt.client_id)
+        if prompt.client_id is None or prompt in self._gaps:
+            return True
+        since = self._changes.since(attempt.instance)
+        return not self._listeners.hears(prompt.client_id, attempt.instance, since)
 
     async def _look_at_newest(self, instance: Instance) -> None:
         """Entries that ended last, more of them as long as all or some are news."""
         size = NEWEST
         while size <= MAX_NEWEST:
-            entries = await self._history(f"/history?max_items={size}", instance)
+            path = f"/history?max_items={size}"
+            entries = await ask_history(instance, self._cluster, path) or {}
             news = [
                 key
                 for key, entry in entries.items()
@@ -157,7 +194,8 @@ class Reconciler:
                 if prompt.deleted and prompt.at(instance):
                     self._ledger.apply(events.DeletionUndone(prompt=prompt))
             elif self._must_be_there(prompt, instance):
-                history = await self._history(history_path(prompt.prompt_id), instance)
+                path = history_path(prompt.prompt_id)
+                history = await ask_history(instance, self._cluster, path) or {}
                 entry = history.get(prompt.prompt_id)
                 if not self._settle(prompt.prompt_id, entry, instance):
                     self._is_gone(prompt, instance)
@@ -181,9 +219,6 @@ class Reconciler:
             with prompt.context():
                 logger.info("prompt {} has left no history", prompt.prompt_id)
 
-    async def _history(self, path: str, instance: Instance) -> dict[str, Any]:
-        return await ask_history(instance, self._cluster, path) or {}
-
     def _settle(self, prompt_id: str, entry: Any, instance: Instance) -> bool:
         """True if that was news: the end of a prompt that is followed there."""
         prompt = self._ledger.find_at(prompt_id, instance)
@@ -193,4 +228,5 @@ class Reconciler:
             return True
         self._made_files.entries_read({prompt_id: entry}, instance)
         self._ledger.apply(events.Finished(prompt=prompt, end=End.of(told)))
+        self._listeners.end_learnt(prompt, entry, instance)
         return True

@@ -90,6 +90,16 @@ class PromptSpool:
         finally:
             self._release(prompt)
 
+    async def body(self, prompt: Prompt) -> bytes:
+        """Its body for one look, which changes nothing; empty if it is not there any more."""
+        if prompt.post is not None and prompt.post.body:
+            return prompt.post.body
+        stored = self._stored.get(prompt)
+        try:
+            return b"" if stored is None else await stored.read()
+        except OSError:  # somebody has tidied the temporary directory, or it has just ended
+            return b""
+
     async def _brought_back(self, prompt: Prompt) -> bool:
         """False if somebody else has brought it back meanwhile, and it is to be looked for anew."""
         while (task := self._storing.get(prompt)) is not None:

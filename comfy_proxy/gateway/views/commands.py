@@ -27,6 +27,7 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask, ask_all, ask_each, 
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.history_entries import OwnEntries
+from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.owner import PromptOwners
 from comfy_proxy.ledger.events import Deleted
 from comfy_proxy.ledger.ledger import Ledger
@@ -34,15 +35,23 @@ from comfy_proxy.ledger.transit import MAX_LOOKS
 
 
 class Commands:
-    """Has them done; ``own_history`` are entries that no instance has, to be deleted here."""
+    """Has them done; ``own_history`` are entries that no instance has, and ``keeper`` keeps those
+    of instances: both are to be deleted here."""
 
     def __init__(
-        self, cluster: Cluster, ledger: Ledger, owners: PromptOwners, *, own_history: OwnEntries
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        owners: PromptOwners,
+        *,
+        own_history: OwnEntries,
+        keeper: HistoryKeeper,
     ) -> None:
         self._cluster = cluster
         self._ledger = ledger
         self._owners = owners
         self._own_history = own_history
+        self._keeper = keeper
         self.views: Views = {
             "/queue": self.change_queue,
             "/history": self.change_history,
@@ -85,8 +94,10 @@ class Commands:
         ids = _ids(body, "delete")
         if ids is not None:
             self._own_history.delete(ids)
+            self._keeper.delete(ids)
             if body.json.get("clear"):
                 self._own_history.clear()
+                self._keeper.clear()
         if not ids:
             return await self._tell_all("/history", body)
         answers = await self._tell_owners("/history", "delete", body.json, ids)
@@ -140,7 +151,7 @@ class Commands:
 
         for _ in range(MAX_LOOKS):
             with self._ledger.transit.watch() as moved:
-                _, answer = await self._owners.find(prompt_id, posting, _was_cancelled)
+                answer = (await self._owners.find(prompt_id, posting, _was_cancelled)).answer
             if _was_cancelled(answer):
                 self._ledger.apply(Deleted(prompt_ids=[prompt_id], running=True))
             if answer.status != 200 or _was_cancelled(answer) or prompt_id not in moved:

@@ -1,7 +1,9 @@
 """``GET /history``: the histories of all instances as one, paged once.
 
-What is healthy answers; an instance that fails is left out. If none gives a usable answer the
-client gets the first one's own (its 400 or 500), if none answers at all a 503.
+What is healthy answers. For an instance that fails, or was started again since, stands what was
+kept of its entries (``kept_entries.py``), and a header names those that could not be asked. If none
+gives a usable answer the client gets the first one's own (its 400 or 500), if none answers at all a
+503.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from comfy_proxy.cluster.prompt_lists import HISTORY, read_history
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.forward import forward_balanced
+from comfy_proxy.gateway.exchange.missing import name_missing, unasked
 from comfy_proxy.gateway.exchange.pieces import Piece, listed
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.files.made_files import MadeFiles, ToldOutputs
@@ -32,19 +35,24 @@ from comfy_proxy.gateway.views.history_entries import (
     is_first_try,
 )
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
+from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
 
 ENTRIES_AT_ONCE = 500
 """So many entries of a history are numbered without a break, which takes some milliseconds; before
 the next ones other requests have their turn, because this is done on the event loop."""
+KEPT_COST = 50
+"""A kept entry is unpacked first, which takes as long as to number so many others."""
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
-Entries = dict[Hashable, ShownEntry | OwnEntry]
+AnyEntry = ShownEntry | OwnEntry | KeptEntry
+Entries = dict[Hashable, AnyEntry]
 """By the id of the prompt; an entry without a readable id is its own key."""
 
 
 class MergedHistory:
-    """The entries of all instances, and those of prompts that ended at none (``own_history``).
+    """The entries of all instances, those that were kept of instances that lack them (``kept``),
+    and those of prompts that ended at none (``own_history``).
 
     What they tell of files is noted in ``made_files``; ``numbers`` are what clients see for the
     instances' own, which cannot be compared.
@@ -55,6 +63,7 @@ class MergedHistory:
         cluster: Cluster,
         *,
         own_history: OwnEntries,
+        kept: KeptEntries,
         made_files: MadeFiles,
         storage: SharedStorage,
         numbers: HistoryNumbers,
@@ -62,6 +71,7 @@ class MergedHistory:
     ) -> None:
         self._cluster = cluster
         self._own_history = own_history
+        self._kept = kept
         self._made_files = made_files
         self._storage = storage
         self._numbers = numbers
@@ -102,7 +112,8 @@ class MergedHistory:
         like, histories = native.usable(answers, lambda answer: read_history(answer.root))
         if not histories:
             return like, None, made
-        dated: list[tuple[float, ShownEntry | OwnEntry]] = [
+        name_missing(like, unasked(self._cluster, histories))
+        dated: list[tuple[float, AnyEntry]] = [
             ((own := OwnEntry(prompt_id=key, entry=entry)).ended_ms or 0.0, own)
             for key, entry in self._own_history.entries().items()
         ]
@@ -113,6 +124,9 @@ class MergedHistory:
                 ended = shown.ended_ms or ended  # one without an end stays behind the one before
                 made.append(self._made_files.in_scanned(entry, instance))
                 dated.append((ended, shown))
+        told = {one.prompt_id for _, one in dated}
+        kept = self._kept.standing_in(histories)
+        dated += [(one.ended_ms or 0.0, one) for one in kept if one.prompt_id not in told]
         dated.sort(key=lambda item: item[0])
         shown_by: Entries = {
             one.prompt_id if one.prompt_id is not None else one: one for _, one in dated
@@ -132,10 +146,12 @@ class MergedHistory:
 
     async def _numbered(self, entries: Entries) -> list[list[Piece]]:
         """Their texts, with the numbers that clients see."""
-        numbered = []
-        for index, one in enumerate(entries.values(), start=1):
+        numbered, cost = [], 0
+        for one in entries.values():
             numbered.append(one.numbered(self._numbers))
-            if index % ENTRIES_AT_ONCE == 0:
+            cost += KEPT_COST if isinstance(one, KeptEntry) else 1
+            if cost >= ENTRIES_AT_ONCE:
+                cost = 0
                 await asyncio.sleep(0)
         return numbered
 

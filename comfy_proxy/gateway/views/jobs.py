@@ -2,12 +2,14 @@
 
 Each instance is asked for the beginning of its list, as long as the page may need, with the
 client's own filters and order; the page is cut from the lists put together. An instance without
-the route is left out; if none has it, or the query is wrong, the answer is an instance's own.
+the route is left out; if none has it, or the query is wrong, the answer is an instance's own. For
+one that cannot be asked stands what the ledger knows to wait and run there, and what was kept of
+its history; a header names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,11 +31,13 @@ from comfy_proxy.cluster.prompt_jobs import (
     pending_job,
     progress,
     read_jobs,
+    running_job,
 )
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
 from comfy_proxy.gateway.exchange.forward import forward_balanced
+from comfy_proxy.gateway.exchange.missing import name_missing, unasked
 from comfy_proxy.gateway.exchange.pieces import Piece
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.made_files import MadeFiles
@@ -41,27 +45,34 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.history_entries import OwnEntries, prefixed
+from comfy_proxy.gateway.views.kept_entries import KeptEntries
+from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.transit import MAX_LOOKS
 
 
 class MergedJobs:
-    """The jobs of all instances, those on their way between two, and those that ended at none
-    (``own_history``). What they tell of files is noted in ``made_files``."""
+    """The jobs of all instances, those on their way between two, those that ended at none
+    (``own_history``), and what is known here of instances that lack theirs (``known`` to wait or
+    run, ``kept`` of those that have ended). What they tell of files is noted in ``made_files``."""
 
     def __init__(
         self,
         cluster: Cluster,
         ledger: Ledger,
+        known: LedgerRows,
         *,
         own_history: OwnEntries,
+        kept: KeptEntries,
         made_files: MadeFiles,
         storage: SharedStorage,
     ) -> None:
         self._cluster = cluster
         self._ledger = ledger
+        self._known = known
         self._own_history = own_history
+        self._kept = kept
         self._made_files = made_files
         self._storage = storage
         self._second_tries = SecondTries.of(cluster, ledger)
@@ -83,7 +94,11 @@ class MergedJobs:
             absent = [prompt for id_, prompt in moved.items() if id_ not in found]
             if not looks_left or all(prompt.in_transit for prompt in absent):
                 break  # else one has arrived since: it is at its place now
-        own = self._own(page, absent)
+        without_route = {one for one, answer in answers.items() if answer.status == 404}
+        answered = without_route | pages.keys()
+        missing = unasked(self._cluster, answered)
+        name_missing(like, missing)
+        own = await self._own(page, found, [*absent, *self._known.at(missing)], answered)
         body = page.cut([*found.values(), *own], total + len(own))
         return native.reply(body, like)
 
@@ -107,16 +122,29 @@ class MergedJobs:
                     found[job["id"]] = prefixed_job(job, instance, self._storage)
         return found, total
 
-    def _own(self, page: _Page, absent: Iterable[Prompt]) -> list[Job]:
-        """What no instance lists: prompts on their way as waiting jobs, and those that ended here
-        as failed ones; as far as the filters let them pass."""
-        waiting = [
-            pending_job(prompt.queue_entry)
-            for prompt in absent
-            if prompt.queue_entry is not None and not prompt.deleted
+    async def _own(
+        self,
+        page: _Page,
+        found: Mapping[str, Job],
+        prompts: Iterable[Prompt],
+        answered: Container[Instance],
+    ) -> list[Job]:
+        """What is not ``found`` at any instance: ``prompts`` that are on their way or where nobody
+        can be asked, and those that have ended; as far as the filters let them pass."""
+        absent = {
+            prompt.prompt_id: prompt
+            for prompt in prompts
+            if prompt.prompt_id not in found and not prompt.deleted and not prompt.ended
+        }
+        entries = await self._known.entries(absent.values())
+        jobs = [
+            running_job(entry) if self._known.runs(absent[entry[1]]) else pending_job(entry)
+            for entry in entries
         ]
-        failed = [failed_job(entry) for entry in self._own_history.entries().values()]
-        return [job for job in (*waiting, *failed) if page.wants(job)]
+        jobs += [failed_job(entry) for entry in self._own_history.entries().values()]
+        kept, known = self._kept.standing_in(answered), absent.keys() | found.keys()
+        jobs += [one.job() for one in kept if one.prompt_id not in known]
+        return [job for job in jobs if page.wants(job)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

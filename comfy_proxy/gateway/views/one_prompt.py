@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Sequence
 from urllib.parse import quote
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import CIMultiDict
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_jobs import JOB, failed_job, pending_job, read_job
+from comfy_proxy.cluster.prompt_jobs import (
+    JOB,
+    Job,
+    failed_job,
+    pending_job,
+    read_job,
+    running_job,
+)
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
-from comfy_proxy.gateway.exchange.pieces import joined, listed
+from comfy_proxy.gateway.exchange.missing import name_missing, unasked
+from comfy_proxy.gateway.exchange.pieces import listed
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_all_scanned
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
@@ -27,24 +37,31 @@ from comfy_proxy.gateway.views.history_entries import (
 )
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import prefixed_text
-from comfy_proxy.gateway.views.owner import Asking, PromptOwners
+from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
+from comfy_proxy.gateway.views.owner import Asking, PromptOwners, away
+from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.json_scanner import Shape
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.transit import MAX_LOOKS
 
 
 class OnePrompt:
-    """Answers as the instance that has the prompt; of one that ended at no instance as if one had
-    it (``own_history``)."""
+    """Answers as the instance that has the prompt.
+
+    Of one that ended at no instance as if one had it (``own_history``), and of one whose instance
+    cannot be asked, or has lost it, by what was kept of it (``kept``). While only an instance that
+    cannot be asked knows how a prompt ended, it is 503: ``{}`` and 404 would say that it is lost.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
         ledger: Ledger,
         owners: PromptOwners,
+        known: LedgerRows,
         *,
         own_history: OwnEntries,
+        kept: KeptEntries,
         made_files: MadeFiles,
         storage: SharedStorage,
         numbers: HistoryNumbers,
@@ -52,7 +69,9 @@ class OnePrompt:
         self._cluster = cluster
         self._ledger = ledger
         self._owners = owners
+        self._known = known
         self._own_history = own_history
+        self._kept = kept
         self._made_files = made_files
         self._storage = storage
         self._numbers = numbers
@@ -63,15 +82,24 @@ class OnePrompt:
         }
 
     async def history(self, request: web.Request, match: Match) -> web.StreamResponse:
-        """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it."""
+        """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it.
+
+        Raises UnavailableError while only an instance that is away has it.
+        """
         prompt_id = match.variables["prompt_id"]
         if (own := self._own_history.entry(prompt_id)) is not None:
-            pieces = OwnEntry(prompt_id=prompt_id, entry=own).numbered(self._numbers)
-            body = joined([b"{", *pieces, b"}"])
-            return web.Response(body=body, content_type="application/json", charset="utf-8")
+            return await self._shown(request, OwnEntry(prompt_id=prompt_id, entry=own))
+        kept = self._kept.find(prompt_id)
+        if kept is not None and not await self._cluster.health_checker.answers(kept.instance):
+            return await self._shown(request, kept, [kept.instance])
         asking = self._asking(f"/history/{quote(prompt_id, safe='')}", HISTORY)
-        instance, answer = await self._owners.find(prompt_id, asking, _entries)
+        told = await self._owners.find(prompt_id, asking, _entries)
+        instance, answer = told.instance, told.answer
         if not (entries := _entries(answer)):
+            if kept is not None and kept.stands_in(told.asked):
+                return await self._shown(request, kept, unasked(self._cluster, told.asked))
+            if (owner := self._owners.ended_away(prompt_id, told.asked)) is not None:
+                raise away(owner)
             return await native.relayed_scanned(request, answer)
         if any(is_first_try(one, instance, self._second_tries) for one in entries):
             return await native.reply_pieces(request, [b"{}"], answer)
@@ -80,32 +108,68 @@ class OnePrompt:
         texts = [entry.numbered(self._numbers) for entry in shown]
         return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
 
+    async def _shown(
+        self,
+        request: web.Request,
+        entry: OwnEntry | KeptEntry,
+        missing: Sequence[Instance] = (),
+    ) -> web.StreamResponse:
+        """An entry that is here; ``missing`` could not be asked for it."""
+        headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
+        like = Answer(status=200, headers=headers, body=b"")
+        name_missing(like, missing)
+        pieces = [b"{", *entry.numbered(self._numbers), b"}"]
+        return await native.reply_pieces(request, pieces, like)
+
     async def job(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``GET /api/jobs/{id}``: ComfyUI's own job (2026).
 
         A prompt on its way between two instances is a waiting job. If it has arrived before it was
-        asked for there, all are asked again, up to MAX_LOOKS times.
+        asked for there, all are asked again, up to MAX_LOOKS times. Raises UnavailableError while
+        only an instance that is away can tell of it.
         """
         prompt_id = match.variables["prompt_id"]
         asking = self._asking(f"/api/jobs/{quote(prompt_id, safe='')}", JOB)
         for _ in range(MAX_LOOKS):
             with self._ledger.transit.watch() as moved:
-                instance, answer = await self._owners.find(prompt_id, asking, _is_object)
-                job = read_job(answer.root) if _is_object(answer) else None
-                is_first = job is not None and self._second_tries.job_goes_on(job, instance)
+                told = await self._owners.find(prompt_id, asking, _is_object)
+            instance, answer = told.instance, told.answer
+            job = read_job(answer.root) if _is_object(answer) else None
+            is_first = job is not None and self._second_tries.job_goes_on(job, instance)
             if job is not None and not is_first:
                 self._made_files.jobs_read([job], instance)
                 shown = prefixed_text(answer, instance, self._storage)
                 return await native.reply_pieces(request, shown, answer)
-            like = Answer(status=200, headers=answer.headers, body=b"")
-            if _knows_jobs(answer) and (own := self._own_history.entry(prompt_id)) is not None:
-                return native.reply(failed_job(own), like)
-            prompt = self._ledger.find(prompt_id) if is_first else moved.get(prompt_id)
-            if prompt is None or not _may_move(prompt, answer):
+            if not _knows_jobs(answer):
                 break
-            if prompt.in_transit and prompt.queue_entry is not None:
-                return native.reply(pending_job(prompt.queue_entry), like)
+            here = await self._job_here(prompt_id, told.asked)
+            if here is not None:
+                like = Answer(status=200, headers=answer.headers, body=b"")
+                name_missing(like, unasked(self._cluster, told.asked))
+                return native.reply(here, like)
+            if (prompt := moved.get(prompt_id)) is None or prompt.deleted:
+                break
         return await native.relayed_scanned(request, answer)
+
+    async def _job_here(self, prompt_id: str, asked: Container[Instance]) -> Job | None:
+        """The job of a prompt that none of ``asked`` shows, as far as it is known here.
+
+        Raises UnavailableError while only an instance that is away can tell of it.
+        """
+        if (own := self._own_history.entry(prompt_id)) is not None:
+            return failed_job(own)
+        kept = self._kept.find(prompt_id)
+        if kept is not None and kept.stands_in(asked):
+            return kept.whole_job(self._numbers)
+        if (owner := self._owners.ended_away(prompt_id, asked)) is not None:
+            raise away(owner)
+        prompt = self._ledger.find(prompt_id)
+        if prompt is None or prompt.deleted:
+            return None
+        if not prompt.in_transit and prompt.instance in asked:
+            return None
+        [entry] = await self._known.entries([prompt])
+        return running_job(entry) if self._known.runs(prompt) else pending_job(entry)
 
     def _asking(self, path: str, shape: Shape) -> Asking[ScannedAnswer]:
         async def asking(instances: list[Instance]) -> dict[Instance, ScannedAnswer]:
@@ -120,11 +184,6 @@ def _entries(answer: ScannedAnswer) -> list[HistoryEntry]:
 
 def _is_object(answer: ScannedAnswer) -> bool:
     return answer.root is not None and answer.root.is_object
-
-
-def _may_move(prompt: Prompt, answer: ScannedAnswer) -> bool:
-    """Whether a 404 is to be doubted."""
-    return _knows_jobs(answer) and not prompt.deleted
 
 
 def _knows_jobs(answer: ScannedAnswer) -> bool:

@@ -174,4 +174,6 @@ def test_an_output_without_files_is_not_touched() -> None:
     """Not even its spaces."""
     frame = '{"type":"executed","data":{"output":{"text":["a"]}}}'
     seen = FrameReader(lambda output: output).text(frame)
-    assert seen == Executed(output={"text": ["a"]}, frame=Pass(data=frame))
+    assert seen == Executed(
+        prompt_id=None, node=None, output={"text": ["a"]}, frame=Pass(data=frame)
+    )

@@ -166,7 +166,7 @@ async def test_an_instance_that_dies_with_an_untold_prompt_leaves_the_sum(
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
     await counted(gateway, first, _answer(200))
-    gateway.events.status_changed()
+    gateway.events.corrections.status_changed()
     await client.until_sum(1)
     await workers[0].kill()
     await client.until_sum(0)

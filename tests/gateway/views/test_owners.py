@@ -78,14 +78,18 @@ async def test_an_entry_of_nobody_is_empty(name: str) -> None:
         assert asked == [f"/history/{unquote(name)}"] * 2
 
 
-async def test_an_owner_that_is_down_is_left_out(workers: Workers) -> None:
-    """The others answer; if nobody does it is 503."""
+async def test_what_only_an_owner_that_is_down_knows_is_503(workers: Workers) -> None:
+    """The others' ``{}`` would say that it is lost. Of what nobody owns they are right."""
+    path = "/history/a"
     async with front(*workers) as (client, gateway):
         own(gateway, "a", 2)
         await workers[1].kill()
-        assert await get(client, "/history/a") == {}
+        async with client.get(path) as answer:
+            assert answer.status == 503
+            assert answer.headers["Retry-After"] == "5"
+        assert await get(client, "/history/b") == {}
         await workers[0].kill()
-        async with client.get("/history/a") as answer:
+        async with client.get(path) as answer:
             assert answer.status == 503
 
 

@@ -1,0 +1,132 @@
+"""Ends that a client should have heard and has not: given to it as a ComfyUI would have told them.
+
+A socket to an instance breaks, or falls silent while HTTP answers; then the history tells that a
+prompt has ended (``prompts/reconciler.py``). What the client lacks is made of that entry, in
+ComfyUI's order. While the socket is open its own frames may be on their way, with pictures among
+them that no history has: they have SILENCE_S. A socket on which nothing comes in that time is
+replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from comfy_proxy.clock import Timer
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_outcomes import ENDS, messages_of
+from comfy_proxy.gateway.events.client_feed import ClientFeed
+from comfy_proxy.gateway.events.frames import Pass, event_frame
+from comfy_proxy.gateway.events.told_prompts import ToldPrompts
+from comfy_proxy.gateway.events.upstreams import SILENCE_S, Upstreams
+
+MAX_WAITS = 5
+"""How often an open socket has SILENCE_S to tell an end that the history tells already: again while
+other frames come on it. Beyond, the end is given from here."""
+
+
+class MissedEnds:
+    """For one client; ``prefixed`` puts an instance into the files of an output."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        told: ToldPrompts,
+        feed: ClientFeed,
+        upstreams: Upstreams,
+        prefixed: Callable[[Any, Instance], Any],
+    ) -> None:
+        self._cluster = cluster
+        self._told = told
+        self._feed = feed
+        self._upstreams = upstreams
+        self._prefixed = prefixed
+        self._timers: dict[str, Timer] = {}
+
+    def __repr__(self) -> str:
+        return f"<MissedEnds {len(self._timers)} waited for>"
+
+    def learnt(self, prompt_id: str, entry: Mapping[str, Any], instance: Instance) -> None:
+        """The history of ``instance`` has the ``entry`` of that prompt."""
+        if self._told.of(prompt_id).ended:
+            self._feed.sum_corrected()
+        elif self._upstreams[instance].connected.is_set():
+            self._wait(prompt_id, entry, instance, 1)
+        else:
+            self._give(prompt_id, entry, instance)
+
+    def lost(self, instance: Instance) -> None:
+        """The socket to ``instance`` has ended: the last frame after an end may be missing."""
+        for prompt_id in self._told.without_last(instance):
+            self._told.of(prompt_id).over = True
+            self._feed.put(Pass(data=_over(prompt_id)))
+            self._feed.status_changed()
+
+    def close(self) -> None:
+        """The client has left."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _wait(
+        self, prompt_id: str, entry: Mapping[str, Any], instance: Instance, waits: int
+    ) -> None:
+        began_at = self._cluster.clock.monotonic()
+
+        def check() -> None:
+            del self._timers[prompt_id]
+            upstream = self._upstreams[instance]
+            speaks = upstream.heard_at > began_at and upstream.connected.is_set()
+            if self._told.of(prompt_id).ended:
+                return
+            if speaks and waits < MAX_WAITS:
+                self._wait(prompt_id, entry, instance, waits + 1)
+                return
+            self._give(prompt_id, entry, instance)
+            if not speaks:
+                self._cluster.spawn(upstream.renew())
+
+        if (timer := self._timers.pop(prompt_id, None)) is not None:
+            timer.cancel()
+        self._timers[prompt_id] = self._cluster.clock.call_later(SILENCE_S, check)
+
+    def _give(self, prompt_id: str, entry: Mapping[str, Any], instance: Instance) -> None:
+        """All that is missing, the sum of the queues last."""
+        if self._feed.muted:
+            return
+        for text in self._missing(prompt_id, entry, instance):
+            self._feed.put(Pass(data=text))
+        self._told.given(prompt_id)
+        self._feed.status_changed()
+
+    def _missing(
+        self, prompt_id: str, entry: Mapping[str, Any], instance: Instance
+    ) -> Iterator[str]:
+        told, messages = self._told.of(prompt_id), messages_of(entry)
+        for kind, is_told in (
+            ("execution_start", told.started),
+            ("execution_cached", told.started or told.cached),
+        ):
+            if kind in messages and not is_told:
+                yield event_frame(kind, messages[kind])
+        outputs, meta = entry.get("outputs"), entry.get("meta")
+        for node, output in outputs.items() if isinstance(outputs, Mapping) else ():
+            if node not in told.outputs:
+                data = {"node": node, "display_node": _display_node(node, meta)}
+                data |= {"output": self._prefixed(output, instance), "prompt_id": prompt_id}
+                yield event_frame("executed", data)
+        for kind in ENDS:
+            if kind in messages:
+                yield event_frame(kind, messages[kind])
+        yield _over(prompt_id)
+
+
+def _over(prompt_id: str) -> str:
+    return event_frame("executing", {"node": None, "prompt_id": prompt_id})
+
+
+def _display_node(node: str, meta: Any) -> Any:
+    """The node that shows its results: of one that a node has made, that one."""
+    about = meta.get(node) if isinstance(meta, Mapping) else None
+    return about.get("display_node", node) if isinstance(about, Mapping) else node

@@ -1,0 +1,145 @@
+"""Reads the entry of each client's prompt when it has ended, so that it can be shown without its
+instance (``kept_entries.py``)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_lists import history_path, read_history
+from comfy_proxy.errors import ComfyProxyError, InstanceError
+from comfy_proxy.gateway.exchange.native import LONG_BYTES
+from comfy_proxy.gateway.exchange.scanned import ask_scanned
+from comfy_proxy.gateway.files.shared_storage import SharedStorage
+from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntries, KeptEntry
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.states import Ending
+from comfy_proxy.tracing import untraced
+
+MAX_WANTED = 10_000
+"""So many entries of one instance are still to be read; beyond it the one that ended first is not
+kept. They pile up only while the instance cannot be asked."""
+MAX_READS = 3
+"""How often an entry is asked for. ComfyUI writes it a moment after it has told the end; one that
+is not there after so many changes of the queue was deleted."""
+MAX_ENTRY_BYTES = 32 * 2**20
+"""Bytes of an entry, its graph included. A longer one is not kept: it would take the place of
+hundreds of others."""
+_KEPT_ENDINGS = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
+
+
+class HistoryKeeper:
+    """Has ``entries`` filled; one request for each end, and one at a time for each instance."""
+
+    def __init__(self, cluster: Cluster, storage: SharedStorage, entries: KeptEntries) -> None:
+        self._cluster = cluster
+        self._storage = storage
+        self._entries = entries
+        self._wanted: defaultdict[Instance, dict[str, int]] = defaultdict(dict)
+        self._news: set[Instance] = set()
+        self._readers: dict[Instance, asyncio.Task[None]] = {}
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<HistoryKeeper of {self._entries!r}>"
+
+    def observe(self, change: Change) -> None:
+        """An observer of the ledger: which prompts have ended, and which begin anew."""
+        prompt, end = change.prompt, change.prompt.end
+        if change.is_acceptance:
+            self.delete([prompt.prompt_id])
+        if not change.is_end or prompt.job is not None or end is None or prompt.instance is None:
+            return
+        if end.ending in _KEPT_ENDINGS:
+            wanted = self._wanted[prompt.instance]
+            wanted[prompt.prompt_id] = 0
+            if len(wanted) > MAX_WANTED:
+                del wanted[next(iter(wanted))]
+            self.look(prompt.instance)
+
+    def look(self, instance: Instance) -> None:
+        """It has answered a check, or its queue has changed: what is wanted may be there now."""
+        if self._closed or not self._wanted[instance]:
+            return
+        self._news.add(instance)
+        reader = self._readers.get(instance)
+        if reader is not None and not reader.done():
+            return
+        self._readers[instance] = asyncio.create_task(
+            self._read(instance), name=f"keep the history of {instance.host}", context=untraced()
+        )
+
+    def delete(self, prompt_ids: Iterable[str]) -> None:
+        """Clients have deleted these, or posted others under their ids; unknown ids are ignored."""
+        ids = tuple(prompt_ids)
+        self._entries.delete(ids)
+        for wanted in self._wanted.values():
+            for prompt_id in ids:
+                wanted.pop(prompt_id, None)
+
+    def clear(self) -> None:
+        """A client has cleared the history."""
+        self._entries.clear()
+        for wanted in self._wanted.values():
+            wanted.clear()
+
+    async def close(self) -> None:
+        """Read no more."""
+        self._closed = True
+        for reader in self._readers.values():
+            reader.cancel()
+        await asyncio.gather(*self._readers.values(), return_exceptions=True)
+
+    async def _read(self, instance: Instance) -> None:
+        """What is wanted of ``instance``; what is not there waits for the next look."""
+        while instance in self._news:
+            self._news.discard(instance)
+            asked: set[str] = set()
+            while new := [one for one in self._wanted[instance] if one not in asked]:
+                asked.update(new)
+                for prompt_id in new:
+                    try:
+                        await self._keep(prompt_id, instance)
+                    except InstanceError as error:
+                        logger.debug("no end at {} can be kept: {}", instance.host, error.message)
+                        return
+
+    async def _keep(self, prompt_id: str, instance: Instance) -> None:
+        """Raises InstanceError: then it is wanted still."""
+        wanted = self._wanted[instance]
+        if prompt_id not in wanted:
+            return  # deleted meanwhile
+        try:
+            entry = await self._entry(prompt_id, instance)
+        except InstanceError:
+            raise
+        except (ComfyProxyError, OSError) as error:  # a full disk
+            logger.warning("an end at {} cannot be kept: {}", instance.host, error)
+            entry = None
+        if (reads := wanted.pop(prompt_id, None)) is None:
+            return
+        if entry is not None:
+            self._entries.add(entry)
+        elif reads + 1 < MAX_READS:
+            wanted[prompt_id] = reads + 1
+
+    async def _entry(self, prompt_id: str, instance: Instance) -> KeptEntry | None:
+        """None if ``instance`` has none, or one that is too long. Raises InstanceError."""
+        began_at = self._cluster.clock.monotonic()
+        path = history_path(prompt_id)
+        answer = await ask_scanned(instance, self._cluster, path, KEPT, replaceable=True)
+        found = read_history(answer.root) or []
+        for entry in found:
+            size = entry.value.end - entry.value.start
+            if entry.prompt_id == prompt_id and size <= MAX_ENTRY_BYTES:
+                if size < LONG_BYTES and answer.text.in_memory:
+                    return KeptEntry.of(entry, answer, instance, self._storage, began_at)
+                return await asyncio.to_thread(
+                    KeptEntry.of, entry, answer, instance, self._storage, began_at
+                )
+        return None

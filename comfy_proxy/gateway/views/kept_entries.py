@@ -1,0 +1,188 @@
+"""What instances said of prompts that have ended, kept here for when they cannot be asked.
+
+ComfyUI keeps its history in memory: what was told yesterday is gone with its process, and cannot be
+asked for while it hangs. An entry is kept as clients see it, packed, and shown only while the
+instance it came from cannot be asked, or may have lost it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Container, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.prompt_jobs import Job, ended_job, whole_job
+from comfy_proxy.cluster.prompt_lists import HistoryEntry
+from comfy_proxy.gateway.exchange.pieces import Piece, joined
+from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
+from comfy_proxy.gateway.files.shared_storage import SharedStorage
+from comfy_proxy.gateway.views.history_entries import ShownEntry
+from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
+from comfy_proxy.json_scanner import ANY, TEXT, Shape
+from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
+
+MAX_ENTRIES = 10_000
+"""So many entries are kept, which is how many ComfyUI's own history holds. Beyond it the one that
+was kept first goes."""
+MAX_BYTES = 64 * 2**20
+"""Bytes of all entries, packed; a graph takes a fifth of its length. Beyond it the one that was
+kept first goes, but never the newest."""
+KEPT: Shape = {
+    ANY: {
+        b"prompt": {
+            0: {},
+            3: {b"create_time": {}, b"extra_pnginfo": {b"workflow": {b"id": {}}}},
+        },
+        b"outputs": TEXT,
+        b"status": TEXT,
+    }
+}
+"""What to read of an entry that is to be kept."""
+_NUMBER = b"\0number\0"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class KeptEntry:
+    """An entry of ``instance`` as clients see it, but for its number (``own`` at the instance).
+
+    ``packed`` is ``"id": {…}`` in two parts, before the number and after it (``split`` bytes). It
+    was read at ``kept_at`` (monotonic seconds); ``packed_job`` is what ``/api/jobs`` lists of it.
+    """
+
+    prompt_id: str
+    instance: Instance
+    kept_at: float
+    ended_ms: float | None
+    own: Any
+    split: int
+    packed: bytes = field(repr=False)
+    packed_job: bytes = field(repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        entry: HistoryEntry,
+        answer: ScannedAnswer,
+        instance: Instance,
+        storage: SharedStorage,
+        kept_at: float,
+    ) -> KeptEntry | None:
+        """``entry`` of ``instance``, scanned for KEPT in its ``answer``; None for what is none of
+        ComfyUI's. May take a while: a thread is to do it if it is long."""
+        if entry.prompt_id is None or entry.number is None:
+            return None
+        shown = ShownEntry.of(entry, answer, instance, storage)
+        changes = [(entry.number.start, entry.number.end, _NUMBER)]
+        if shown.outputs is not None:
+            changes.append(shown.outputs)
+        pieces = shown.text.replaced(sorted(changes))
+        place = next(index for index, piece in enumerate(pieces) if piece is _NUMBER)
+        before, after = joined(pieces[:place]), joined(pieces[place + 1 :])
+        own = entry.number.data()
+        job = ended_job(_as_read(entry, own, instance, storage))
+        return cls(
+            prompt_id=entry.prompt_id,
+            instance=instance,
+            kept_at=kept_at,
+            ended_ms=shown.ended_ms,
+            own=own,
+            split=len(before),
+            packed=zlib.compress(before + after, 1),
+            packed_job=zlib.compress(dumps(job), 1),
+        )
+
+    @property
+    def size(self) -> int:
+        return len(self.packed) + len(self.packed_job)
+
+    def stands_in(self, answered: Container[Instance]) -> bool:
+        """Whether it is to be shown where the answers of ``answered`` lack it.
+
+        Not if its instance was asked and has never been in trouble since: then somebody deleted it
+        there.
+        """
+        return self.instance not in answered or self.instance.signs.troubled_since(self.kept_at)
+
+    def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
+        """``"id": {…}`` with our number."""
+        text = zlib.decompress(self.packed)
+        number = numbers.shown(self.prompt_id, self.ended_ms, self.own)
+        return [text[: self.split], dumps_exact(number), text[self.split :]]
+
+    def job(self) -> Job:
+        """As ``/api/jobs`` lists it."""
+        job: Job = loads(zlib.decompress(self.packed_job))
+        return job
+
+    def whole_job(self, numbers: HistoryNumbers) -> Job:
+        """As ``/api/jobs/{id}`` tells it."""
+        entry = loads_exact(b"{" + joined(self.numbered(numbers)) + b"}")[self.prompt_id]
+        return whole_job(self.job(), entry)
+
+
+def _as_read(
+    entry: HistoryEntry, number: Any, instance: Instance, storage: SharedStorage
+) -> dict[str, Any]:
+    """What was read of it, in the shape of an entry of the history."""
+    row = entry.value.get(b"prompt")
+    extra = None if row is None else row.get(3)
+    created = None if extra is None else extra.get(b"create_time")
+    info = None if extra is None else extra.get(b"extra_pnginfo")
+    workflow = None if info is None else info.get(b"workflow")
+    name = None if workflow is None else workflow.get(b"id")
+    extra_data = {
+        "create_time": None if created is None else created.data(),
+        "extra_pnginfo": {"workflow": {"id": None if name is None else name.data()}},
+    }
+    status = entry.value.get(b"status")
+    outputs = None if entry.outputs is None else entry.outputs.data()
+    return {
+        "prompt": [number, entry.prompt_id, {}, extra_data, []],
+        "outputs": storage.prefixed(outputs, instance),
+        "status": None if status is None else status.data(),
+    }
+
+
+class KeptEntries:
+    """By prompt id, the one that was kept first at the front."""
+
+    def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[str, KeptEntry] = OrderedDict()
+        self._bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<KeptEntries {len(self._entries)}, {self._bytes} B>"
+
+    def add(self, entry: KeptEntry) -> None:
+        """Keep it; an older one of its id goes."""
+        self.delete([entry.prompt_id])
+        self._entries[entry.prompt_id] = entry
+        self._bytes += entry.size
+        while len(self._entries) > 1 and (
+            len(self._entries) > self._max_entries or self._bytes > self._max_bytes
+        ):
+            self.delete([next(iter(self._entries))])
+
+    def find(self, prompt_id: str) -> KeptEntry | None:
+        """The one of that prompt; None if none is kept."""
+        return self._entries.get(prompt_id)
+
+    def standing_in(self, answered: Container[Instance]) -> list[KeptEntry]:
+        """Those to be shown where the answers of ``answered`` lack them."""
+        return [one for one in self._entries.values() if one.stands_in(answered)]
+
+    def delete(self, prompt_ids: Iterable[str]) -> None:
+        """Unknown ids are ignored."""
+        for prompt_id in prompt_ids:
+            if (entry := self._entries.pop(prompt_id, None)) is not None:
+                self._bytes -= entry.size
+
+    def clear(self) -> None:
+        """Keep none of them any more."""
+        self._entries.clear()
+        self._bytes = 0
