@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from comfy_proxy.metrics import Metrics
     from comfy_proxy.metrics.records import RequestRecord
     from comfy_proxy.settings import Settings
+    from comfy_proxy.state.state import State
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("comfy_proxy.settings")
 CLUSTER: web.AppKey[Cluster] = web.AppKey("comfy_proxy.cluster")
@@ -23,6 +24,7 @@ GATEWAY: web.AppKey[Gateway] = web.AppKey("comfy_proxy.gateway")
 JOBS: web.AppKey[JobService] = web.AppKey("comfy_proxy.jobs")
 METRICS: web.AppKey[Metrics] = web.AppKey("comfy_proxy.metrics")
 LOGS: web.AppKey[AppLogs] = web.AppKey("comfy_proxy.logs")
+STATE: web.AppKey[State] = web.AppKey("comfy_proxy.state")
 DASHBOARD: web.AppKey[Feed] = web.AppKey("comfy_proxy.dashboard")
 REQUEST_OBSERVERS: web.AppKey[list[Callable[[RequestRecord], None]]] = web.AppKey(
     "comfy_proxy.request_observers"

@@ -7,6 +7,7 @@ the sender's own matter (``cluster/scheduler.py`` for jobs, ``gateway/prompts/ch
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TypeVar
 
@@ -50,7 +51,11 @@ class Unready(Enum):
 
 
 class Dispatcher:
-    """One for each application."""
+    """One for each application.
+
+    ``durable`` is awaited before each POST: it returns when the ledger's note of that outlives this
+    process, if it is to.
+    """
 
     def __init__(
         self, ledger: Ledger, health_checker: HealthChecker, planner: Planner, clock: Clock
@@ -60,6 +65,7 @@ class Dispatcher:
         self._planner = planner
         self._clock = clock
         self._turns = Turns(clock)
+        self.durable: Callable[[], Awaitable[None]] = _in_memory
 
     async def prepare(
         self,
@@ -104,6 +110,7 @@ class Dispatcher:
             self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
             receipt, died = None, False
             try:
+                await self.durable()
                 receipt = await self._submit_once(order, instance, number, patient=patient)
             except InstanceDiedError:
                 died = True
@@ -149,3 +156,7 @@ class Dispatcher:
             self._ledger.apply(
                 events.Accepted(prompt=prompt, prompt_id=receipt.prompt_id, number=receipt.number)
             )
+
+
+async def _in_memory() -> None:
+    """Without STATE_FILE there is nothing to wait for."""
