@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from loguru import logger
 
-from comfy_proxy.errors import ComfyProxyError, DrainingError
+from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.spooled_picture import SpooledPicture
@@ -36,10 +36,11 @@ class JobState:
 
     def watch(self) -> None:
         """From now on write what changes."""
+        self._service.processor.keeps_jobs = True
         manager = self._service.manager
         manager.on_created.append(self._created)
         manager.on_changed.append(self._changed)
-        manager.on_forgotten.append(self._forgotten)
+        manager.on_forgotten.append(lambda job: self._delete(job.id))
         manager.on_dropped.append(self._dropped)
 
     async def restore(self) -> int:
@@ -63,7 +64,7 @@ class JobState:
         self._write(job)
 
     def _changed(self, job: Job) -> None:
-        if job.status is self._written.get(job.id) or _is_stopped(job):
+        if job.status is self._written.get(job.id):
             return
         self._write(job)
         if job.finished:
@@ -78,10 +79,6 @@ class JobState:
     def _dropped(self, job: Job) -> None:
         self._store.delete(RESULT, job.id)
         self._write(job)
-
-    def _forgotten(self, job: Job) -> None:
-        if not _is_stopped(job):
-            self._delete(job.id)
 
     def _delete(self, job_id: str) -> None:
         self._written.pop(job_id, None)
@@ -127,8 +124,3 @@ class JobState:
             failure = JobFailure(code=error.code, message=error.message, status=error.status)
             self._service.manager.update_job_status(job.id, JobStatus.FAILED, error=failure)
             logger.bind(job_id=job.id).error("job {} failed: {}", job.id, error.message)
-
-
-def _is_stopped(job: Job) -> bool:
-    """It was ended by our own stop: after the next start it goes on as if it had not been."""
-    return job.error is not None and job.error.code == DrainingError.code

@@ -36,6 +36,9 @@ def prepare(database: sqlite3.Connection) -> None:
     sqlite3.OperationalError if another process has the file, sqlite3.DatabaseError if it is not
     one of ours.
     """
+    (number,) = database.execute("PRAGMA user_version").fetchone()
+    if number not in (0, FORMAT):
+        raise sqlite3.DatabaseError(f"its format is {number}, not {FORMAT}")
     for pragma in (
         "locking_mode = EXCLUSIVE",
         "auto_vacuum = INCREMENTAL",
@@ -44,9 +47,6 @@ def prepare(database: sqlite3.Connection) -> None:
         "secure_delete = FAST",
     ):
         database.execute(f"PRAGMA {pragma}").fetchall()
-    (number,) = database.execute("PRAGMA user_version").fetchone()
-    if number not in (0, FORMAT):
-        raise sqlite3.DatabaseError(f"its format is {number}, not {FORMAT}")
     database.execute("BEGIN IMMEDIATE")
     database.execute(_SCHEMA)
     database.execute(f"PRAGMA user_version = {FORMAT}")

@@ -97,9 +97,10 @@ class Proxy:
     async def end(self, prompt_id: str) -> dict[str, Any]:
         """Its entry of the history, as soon as there is one."""
         async with asyncio.timeout(PATIENCE_S):
-            while not (entry := await self.served.get(f"/history/{prompt_id}")):
+            while True:
+                if entry := await self.served.get(f"/history/{prompt_id}"):
+                    return dict(entry[prompt_id])
                 await asyncio.sleep(0.05)
-        return dict(entry[prompt_id])
 
 
 def graph(seconds: float, salt: int) -> dict[str, Any]:
