@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from comfy_proxy.clock import Clock
+from comfy_proxy.cluster.planning.decision import Candidate, Decision
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.pictures import Picture, PictureInfo
@@ -17,6 +18,9 @@ from comfy_proxy.jobs.spooled_picture import SpooledPicture
 from comfy_proxy.lenient_json import dumps, loads
 from comfy_proxy.tracing import Trace
 
+VERSIONS = 1_000_000
+"""By so much the version of an unfinished job goes on: more changes than that were never told of it
+between two that were written, so no client has seen a version that is given anew."""
 _PLAIN = (
     "id",
     "type",
@@ -31,6 +35,7 @@ _PLAIN = (
     "result_dropped",
     "etag",
     "idempotency_key",
+    "version",
 )
 """Fields of a job that are JSON by themselves."""
 _OF_RESULT = ("media_type", "extension", "width", "height")
@@ -46,6 +51,7 @@ def written(job: Job) -> bytes:
         **{name: _epoch(getattr(job, name)) for name in _TIMES},
         "status": str(job.status),
         "error": None if job.error is None else asdict(job.error),
+        "placement": None if job.placement is None else asdict(job.placement),
         "trace": None if job.trace is None else asdict(job.trace),
         "request": {
             "workflow": request.workflow,
@@ -97,12 +103,26 @@ def read(data: bytes, picture: SpooledPicture, clock: Clock) -> ReadJob:
     for name in _TIMES[1:]:
         setattr(job, name, _moment(record[name]))
     job.error = None if record["error"] is None else JobFailure(**record["error"])
+    job.placement = _decision(record["placement"])
     job.status = JobStatus(record["status"])
     if not job.finished:
+        job.version += VERSIONS
+        job.placement = None
         job.status = JobStatus.PENDING
         job.instance = job.prompt_id = job.started_at = None
         job.percentage = 0.0
     return ReadJob(job=job, digest=record["digest"], result=record["result"])
+
+
+def _decision(record: dict[str, Any] | None) -> Decision | None:
+    if record is None:
+        return None
+    chosen, others = record.pop("chosen"), record.pop("alternatives")
+    return Decision(
+        chosen=None if chosen is None else Candidate(**chosen),
+        alternatives=tuple(Candidate(**one) for one in others),
+        **record,
+    )
 
 
 def picture_of(result: dict[str, Any], data: bytes) -> Picture:
