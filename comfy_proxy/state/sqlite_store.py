@@ -117,12 +117,13 @@ class SqliteStore:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            is_last = self._closing  # all that was put before is in this batch
             waiters, self._waiters = self._waiters, []
             await self._write_batch()
             for waiter in waiters:
                 if not waiter.done():
                     waiter.set_result(None)
-            if self._closing:
+            if is_last:
                 return
 
     async def _write_batch(self) -> None:

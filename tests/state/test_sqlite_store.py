@@ -87,6 +87,18 @@ async def test_what_was_put_is_there_again(path: Path) -> None:
         assert await store.entries("prompt") == [("a", b"another kind")]
 
 
+async def test_closed_in_the_middle_of_a_write(path: Path) -> None:
+    """What was put while a batch was being written is written too."""
+    async with opened(path) as store:
+        store.put("job", "one", LARGE)
+        await asyncio.sleep(0)  # it is being written
+        await asyncio.sleep(0)
+        assert not store._unwritten
+        store.put("job", "two", b"2")
+    async with opened(path) as store:
+        assert [key for key, _ in await store.entries("job")] == ["one", "two"]
+
+
 async def test_after_a_flush_a_kill_loses_nothing(path: Path, tmp_path: Path) -> None:
     """The files as they are at that moment, without anything being closed, have it all."""
     async with opened(path) as store:
