@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from job_client import form, noise, open_picture, write_templates
+from kept_ports import kept_port
 from serving import PATIENCE_S, Served, serving
 
 from comfy_proxy.embedded.process import WorkerProcess
@@ -50,19 +51,17 @@ class Proxy:
         templates = directory / "templates"
         templates.mkdir()
         write_templates(templates)
-        self.state_file = directory / "state" / "proxy.sqlite"
         self._environ = {
             "WORKFLOW_DIRECTORY": str(templates),
-            "STATE_FILE": str(self.state_file),
             "SHUTDOWN_TIMEOUT": "0",
         } | environ
         self._stack = AsyncExitStack()
         self.served: Served
 
-    async def start(self, *hosts: str) -> None:
+    async def start(self) -> None:
         self._stack = AsyncExitStack()
         self.served = await self._stack.enter_async_context(
-            serving(*(hosts or self._hosts), logs=self.directory / "logs", **self._environ)
+            serving(*self._hosts, logs=self.directory / "logs", **self._environ)
         )
 
     async def kill(self) -> None:
@@ -121,10 +120,21 @@ def graph(seconds: float, salt: int) -> dict[str, Any]:
 @pytest.fixture
 async def proxy(pair: Pair, tmp_path: Path) -> AsyncIterator[Proxy]:
     """One in front of the two, running."""
-    one = Proxy(tmp_path, *(worker.url for worker in pair))
+    file = str(tmp_path / "state" / "proxy.sqlite")
+    one = Proxy(tmp_path, *(worker.url for worker in pair), STATE_FILE=file)
     await one.start()
     yield one
     await one.stop()
+
+
+@pytest.fixture
+async def forgetful(pair: Pair, tmp_path: Path) -> AsyncIterator[Proxy]:
+    """As ``proxy``, without STATE_FILE, always at the same port."""
+    with kept_port() as port:
+        one = Proxy(tmp_path, *(worker.url for worker in pair), PORT=str(port))
+        await one.start()
+        yield one
+        await one.stop()
 
 
 async def test_all_that_was_accepted_ends_after_a_kill(proxy: Proxy) -> None:
@@ -151,3 +161,34 @@ async def test_all_that_was_accepted_ends_after_a_kill(proxy: Proxy) -> None:
     assert [one for one in prompts if one in whole] == prompts
     queue = await proxy.served.get("/queue")
     assert queue == {"queue_running": [], "queue_pending": []}
+    assert not proxy.served.text("error.log")
+
+
+async def test_without_a_state_file_nothing_is_left_at_the_instances(
+    forgetful: Proxy, pair: Pair
+) -> None:
+    """Prompts of our jobs are withdrawn after the restart, for nobody waits for them; clients' own
+    are left alone."""
+    for number in range(6):
+        await forgetful.job(noise(), seconds=60, salt=number)
+    theirs = [await forgetful.prompt(60, number) for number in range(2)]
+    await queued(forgetful, *pair, number=8)
+    await forgetful.kill()
+    await forgetful.start()
+    left = await queued(forgetful, *pair, number=2)
+    assert left == set(theirs)
+    assert (await forgetful.served.get("/api/jobs/list"))["total"] == 0
+
+
+async def queued(proxy: Proxy, *workers: WorkerProcess, number: int) -> set[str]:
+    """The ids of what waits and runs at the workers, as soon as these are ``number``."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            ids = set()
+            for worker in workers:
+                async with proxy.served.http.get(f"{worker.url}/queue") as answer:
+                    queue = await answer.json()
+                ids |= {one[1] for one in queue["queue_running"] + queue["queue_pending"]}
+            if len(ids) == number:
+                return ids
+            await asyncio.sleep(0.02)
