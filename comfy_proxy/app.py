@@ -56,7 +56,8 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     prompts = JobPrompts(cluster, ledger, dispatcher)
     app[JOBS] = JobService(settings, cluster, prompts, workflows)
     app[STATE] = State(_rooms(app, ledger))
-    dispatcher.durable = app[JOBS].durable = app[STATE].durable
+    dispatcher.durable = app[STATE].sent
+    app[JOBS].durable = app[STATE].durable
     register(app, [*status.routes(), *dashboard.routes(), *api.routes()], settings)
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]

@@ -53,8 +53,8 @@ class Unready(Enum):
 class Dispatcher:
     """One for each application.
 
-    ``durable`` is awaited before each POST: it returns when the ledger's note of that outlives this
-    process, if it is to.
+    ``durable`` is awaited before each POST: it returns when the ledger's note that the prompt is
+    sent outlives this process, if it is to.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Dispatcher:
         self._planner = planner
         self._clock = clock
         self._turns = Turns(clock)
-        self.durable: Callable[[], Awaitable[None]] = _in_memory
+        self.durable: Callable[[Prompt], Awaitable[None]] = _in_memory
 
     async def prepare(
         self,
@@ -110,7 +110,7 @@ class Dispatcher:
             self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
             receipt, died = None, False
             try:
-                await self.durable()
+                await self.durable(prompt)
                 receipt = await self._submit_once(order, instance, number, patient=patient)
             except InstanceDiedError:
                 died = True
@@ -158,5 +158,5 @@ class Dispatcher:
             )
 
 
-async def _in_memory() -> None:
+async def _in_memory(prompt: Prompt) -> None:
     """Without STATE_FILE there is nothing to wait for."""

@@ -22,6 +22,7 @@ from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.state import identity, instance_ids
 from comfy_proxy.state.job_state import JobState
 from comfy_proxy.state.known_files import KnownFiles, LostEntries
@@ -96,6 +97,15 @@ class State:
         if self._store is not None:
             await self._store.close()
         self._lock.release()
+
+    async def sent(self, prompt: Prompt) -> None:
+        """Returns when it is known to later processes that ``prompt`` is being sent.
+
+        Of a job's prompt they need not know: its clientId tells that it is ours, and its job is
+        known from the moment on in which its client was told of it.
+        """
+        if prompt.job is None:
+            await self.durable()
 
     async def durable(self) -> None:
         """Returns when what was noted until now outlives this process, or cannot."""

@@ -20,6 +20,7 @@ from restarting import Restarting
 
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.keys import GATEWAY
+from comfy_proxy.ledger.prompt import Prompt
 
 
 def executed(proxy: Restarting) -> list[str]:
@@ -129,8 +130,8 @@ async def test_killed_between_the_post_and_its_answer(proxy: Restarting) -> None
     dispatcher = dispatcher_of(proxy)
     durable = dispatcher.durable
 
-    async def killed() -> None:
-        await durable()
+    async def killed(prompt: Prompt) -> None:
+        await durable(prompt)
         proxy.killed_now()
 
     dispatcher.durable = killed
@@ -147,8 +148,8 @@ async def test_killed_before_the_post(proxy: Restarting) -> None:
     dispatcher = dispatcher_of(proxy)
     durable = dispatcher.durable
 
-    async def killed() -> None:
-        await durable()
+    async def killed(prompt: Prompt) -> None:
+        await durable(prompt)
         proxy.killed_now()
 
     dispatcher.durable = killed
