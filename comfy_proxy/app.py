@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 
 from aiohttp import web
+from yarl import URL
 
 from comfy_proxy import dashboard, instances_api, status
 from comfy_proxy.cluster.cluster import Cluster
@@ -18,12 +19,14 @@ from comfy_proxy.jobs import api
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.keys import CLUSTER, DASHBOARD, GATEWAY, JOBS, LOGS, METRICS, SHUTDOWN
+from comfy_proxy.keys import CLUSTER, DASHBOARD, GATEWAY, JOBS, LOGS, METRICS, SHUTDOWN, STATE
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.logs import AppLogs
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
 from comfy_proxy.settings import Settings, load_settings
+from comfy_proxy.state import instance_ids
+from comfy_proxy.state.state import Rooms, State
 
 
 def create_app(settings: Settings | None = None) -> web.Application:
@@ -44,7 +47,7 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     """
     settings = settings or load_settings()
     workflows = load_workflows(settings.workflow_directory)
-    cluster = Cluster(settings, classes=workflows.required_classes())
+    cluster = Cluster(settings, classes=workflows.required_classes(), ids=_ids(settings))
     app[CLUSTER] = cluster
     ledger = Ledger(cluster.clock)
     ledger.observers.append(PlanFeed(cluster.planner, cluster.experience, cluster.clock).observe)
@@ -52,6 +55,9 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
     prompts = JobPrompts(cluster, ledger, dispatcher)
     app[JOBS] = JobService(settings, cluster, prompts, workflows)
+    app[STATE] = State(_rooms(app, ledger))
+    dispatcher.durable = app[STATE].sent
+    app[JOBS].durable = app[STATE].durable
     register(
         app,
         [*status.routes(), *instances_api.routes(), *dashboard.routes(), *api.routes()],
@@ -73,15 +79,36 @@ async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
     async with AsyncExitStack() as begun:
         if logs.start():
             begun.push_async_callback(asyncio.to_thread, logs.close)
-        for room in (app[CLUSTER], app[GATEWAY], app[JOBS]):
+        for room in (app[STATE], app[CLUSTER], app[GATEWAY], app[JOBS]):
             begun.push_async_callback(_close, room, logs)  # before: half a start is to be ended too
             with logs.current():
                 await room.start()
+        with logs.current():
+            await app[STATE].restore()
         begun.push_async_callback(_close, app[DASHBOARD], logs)
         yield
 
 
-async def _close(room: Cluster | Gateway | JobService | Feed, logs: AppLogs) -> None:
+def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
+    gateway = app[GATEWAY]
+    return Rooms(
+        cluster=app[CLUSTER],
+        ledger=ledger,
+        jobs=app[JOBS],
+        makers=gateway.files.makers,
+        own_history=gateway.own_history,
+        reconciler=gateway.reconciler,
+    )
+
+
+def _ids(settings: Settings) -> Mapping[URL, str]:
+    """The numbers that the instances have had before."""
+    path = settings.state_file
+    known = {} if path is None else instance_ids.known_ids(path)
+    return instance_ids.ids_for(settings.instances, known)
+
+
+async def _close(room: State | Cluster | Gateway | JobService | Feed, logs: AppLogs) -> None:
     with logs.current():
         await room.close()
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from comfy_proxy.metrics.records import RequestRecord
     from comfy_proxy.settings import Settings
     from comfy_proxy.shutdown import Shutdown
+    from comfy_proxy.state.state import State
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("comfy_proxy.settings")
 CLUSTER: web.AppKey[Cluster] = web.AppKey("comfy_proxy.cluster")
@@ -25,6 +26,7 @@ JOBS: web.AppKey[JobService] = web.AppKey("comfy_proxy.jobs")
 METRICS: web.AppKey[Metrics] = web.AppKey("comfy_proxy.metrics")
 LOGS: web.AppKey[AppLogs] = web.AppKey("comfy_proxy.logs")
 SHUTDOWN: web.AppKey[Shutdown] = web.AppKey("comfy_proxy.shutdown")
+STATE: web.AppKey[State] = web.AppKey("comfy_proxy.state")
 DASHBOARD: web.AppKey[Feed] = web.AppKey("comfy_proxy.dashboard")
 REQUEST_OBSERVERS: web.AppKey[list[Callable[[RequestRecord], None]]] = web.AppKey(
     "comfy_proxy.request_observers"

@@ -74,6 +74,7 @@ class Settings:
     affinity_patience_s: float | None = None
     retry_out_of_memory: bool = False
     routes_file: Path | None = None
+    state_file: Path | None = None
     max_upload_size: int = 104_857_600
     max_results_size: int = 1_073_741_824
     shutdown_timeout_s: float = 10.0
@@ -162,6 +163,8 @@ VARIABLES: tuple[Variable, ...] = (
          "`true` if clients' prompts that ran out of memory run once more, as jobs do"),
     _row("ROUTES_FILE", "routes_file", path, "none",
          "TOML with rows that say who answers routes of custom nodes"),
+    _row("STATE_FILE", "state_file", path, "none",
+         "SQLite file with what is to survive a restart; without one a restart forgets it"),
     _row("MAX_UPLOAD_SIZE", "max_upload_size", integer(1, 10**12), "104857600",
          "bytes; a larger body is answered 413"),
     _row("MAX_RESULTS_SIZE", "max_results_size", integer(1, 10**13), "1073741824",

@@ -76,14 +76,20 @@ class Served:
         return code
 
 
+def free_port() -> int:
+    """One on which nobody listens now."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
 @asynccontextmanager
 async def serving(
     *hosts: str, logs: Path, config: Path | None = None, **environ: str
 ) -> AsyncIterator[Served]:
     """A proxy in front of ``hosts`` that is ready for jobs; ``environ`` by variables' names."""
     options = [] if config is None else ["--config", str(config)]
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
+    port = int(environ.get("PORT", "0")) or free_port()
     own = {f"COMFYUI_HOST_{number}": host for number, host in enumerate(hosts, start=1)}
     own |= {"HOST": "127.0.0.1", "PORT": str(port), "LOG_DIRECTORY": str(logs)}
     own |= {"HEALTH_CHECK_TIMEOUT": "2000"}  # the next check would be half a minute later

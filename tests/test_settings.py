@@ -28,6 +28,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("AFFINITY_PATIENCE", "0", "affinity_patience_s", 0.0),
     ("RETRY_OUT_OF_MEMORY", "TRUE", "retry_out_of_memory", True),
     ("ROUTES_FILE", "routes.toml", "routes_file", Path("routes.toml")),
+    ("STATE_FILE", "state.sqlite", "state_file", Path("state.sqlite")),
     ("MAX_UPLOAD_SIZE", "1000", "max_upload_size", 1000),
     ("MAX_RESULTS_SIZE", "2000", "max_results_size", 2000),
     ("SHUTDOWN_TIMEOUT", "0", "shutdown_timeout_s", 0.0),

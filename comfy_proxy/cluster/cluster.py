@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
 from functools import partial
+from types import MappingProxyType
 
 from loguru import logger
+from yarl import URL
 
 from comfy_proxy.clock import Clock, SystemClock
 from comfy_proxy.cluster.circuit_breaker import CircuitState
@@ -39,16 +41,22 @@ class Cluster:
     """Makes the parts of the cluster and connects them.
 
     ``classes`` are the node classes that our workflows may use: what is remembered of an instance's
-    ``/object_info`` is reduced to them. ``clock`` None is the system's.
+    ``/object_info`` is reduced to them. ``clock`` None is the system's. ``ids`` are those that
+    instances have had before, by their URLs.
     """
 
     def __init__(
-        self, settings: Settings, *, classes: Collection[str] = (), clock: Clock | None = None
+        self,
+        settings: Settings,
+        *,
+        classes: Collection[str] = (),
+        clock: Clock | None = None,
+        ids: Mapping[URL, str] = MappingProxyType({}),
     ) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._made_at = self.clock.monotonic()
-        self.instances = _instances(settings, self.clock)
+        self.instances = _instances(settings, self.clock, ids)
         self.connections = ConnectionManager(
             self.instances, max_connections=settings.max_connections_per_instance, clock=self.clock
         )
@@ -69,13 +77,7 @@ class Cluster:
         self.hangs = Hangs(self.instances, self.hang_watch, self.planner, clock=self.clock)
         self.gpu_memory = GpuMemory(self.clients, self.planner)
         self.experience = Experience(self.planner, self.clock)
-        self.scheduler = Scheduler(
-            self.load_balancer,
-            self.health_checker,
-            self.planner,
-            clock=self.clock,
-            pending_timeout_s=settings.pending_timeout_s,
-        )
+        self.scheduler = _scheduler(self, settings)
         self.drains = Drains(
             self.scheduler, self.clock, lambda one: self.spawn(self.learn_load(one))
         )
@@ -215,6 +217,16 @@ def _health_checker(
     )
 
 
+def _scheduler(cluster: Cluster, settings: Settings) -> Scheduler:
+    return Scheduler(
+        cluster.load_balancer,
+        cluster.health_checker,
+        cluster.planner,
+        clock=cluster.clock,
+        pending_timeout_s=settings.pending_timeout_s,
+    )
+
+
 def _planner(
     instances: Sequence[Instance], files: ModelFiles, settings: Settings, clock: Clock
 ) -> Planner:
@@ -227,11 +239,11 @@ def _planner(
     )
 
 
-def _instances(settings: Settings, clock: Clock) -> tuple[Instance, ...]:
-    """Those of the configuration, in its order and numbered from 1 on."""
+def _instances(settings: Settings, clock: Clock, ids: Mapping[URL, str]) -> tuple[Instance, ...]:
+    """Those of the configuration, in its order; numbered from 1 on where ``ids`` has no id."""
     return tuple(
         Instance(
-            id=str(number),
+            id=ids.get(url, str(number)),
             url=url,
             clock=clock,
             name=settings.name_of(number - 1),

@@ -78,6 +78,7 @@ class ConnectionManager:
         self._fresh_sessions: dict[Instance, aiohttp.ClientSession] = {}
         self._pools: dict[Instance, WebSocketPool] = {}
         self.on_wait: list[Callable[[PoolWait], None]] = []
+        self.client_prefix = ""  # of the client ids of jobs' sockets; set it before the start
 
     def __repr__(self) -> str:
         pools = ", ".join(f"{i.host}: {self.pool_state(i)}" for i in self._instances)
@@ -95,6 +96,7 @@ class ConnectionManager:
                 max_connections=self._max_connections,
                 clock=self._clock,
                 on_wait=self.on_wait,
+                client_prefix=self.client_prefix,
             )
 
     async def close(self) -> None:

@@ -23,11 +23,11 @@ its own, and lone surrogates, for which UTF-8 has no bytes."""
 MAX_ENCODED_ID = 2_000
 """Characters of an encoded id in the path ``/history/{id}``; a longer one is looked for in the
 whole history, because ComfyUI's server refuses request lines above 8190 characters."""
-_ENTRY: Shape = {0: {}, 1: {}, 3: {b"create_time": {}}}
-"""ComfyUI's entry is ``[number, id, graph, extra_data, outputs]``; read are the first two and the
-time of creation."""
+_ENTRY: Shape = {0: {}, 1: {}, 3: {b"create_time": {}, b"client_id": {}}}
+"""ComfyUI's entry is ``[number, id, graph, extra_data, outputs]``; read are the first two, the time
+of creation and whom its events are sent to."""
 QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}}
-"""What to read of ``/queue``: of each entry its number, id and time of creation."""
+"""What to read of ``/queue``: of each entry its number, id, time of creation and clientId."""
 HISTORY: Shape = {ANY: {b"prompt": {0: {}}, b"outputs": TEXT, b"status": TEXT}}
 """What to read of ``/history``: of each entry its number, outputs and status."""
 HISTORY_WITH_NODES: Shape = {
@@ -54,13 +54,15 @@ class QueueEntry:
 
     The lowest ``number`` runs first; it is 0 where there is none. ``prompt_id`` is None if the
     entry is not shaped like ComfyUI's. ``created`` is in milliseconds since the epoch, 0 if it is
-    not told. ``value`` is where the entry stands in the answer.
+    not told. ``value`` is where the entry stands in the answer. ``client_id`` is None if it is not
+    told.
     """
 
     number: float
     prompt_id: str | None
     created: float
     value: Value
+    client_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,12 +103,14 @@ def read_queue(root: Value | None) -> Queue | None:
 def _queue_entry(value: Value) -> QueueEntry:
     number, prompt_id, extra = value.get(0), value.get(1), value.get(3)
     created = None if extra is None else extra.get(b"create_time")
-    name = None if prompt_id is None else prompt_id.data()
+    client = None if extra is None else extra.get(b"client_id")
+    name, client_id = (None if one is None else one.data() for one in (prompt_id, client))
     return QueueEntry(
         number=finite(None if number is None else number.data()),
         prompt_id=name if isinstance(name, str) else None,
         created=finite(None if created is None else created.data()),
         value=value,
+        client_id=client_id if isinstance(client_id, str) else None,
     )
 
 

@@ -133,7 +133,10 @@ def _nobody(prompt_id: str) -> None:
 
 
 class WebSocketPool:
-    """Leases sockets to one instance, never more than ``max_connections``."""
+    """Leases sockets to one instance, never more than ``max_connections``.
+
+    Their client ids begin with ``client_prefix``, by which a later process knows what was ours.
+    """
 
     def __init__(
         self,
@@ -143,9 +146,11 @@ class WebSocketPool:
         max_connections: int,
         clock: Clock,
         on_wait: Sequence[Callable[[PoolWait], None]] = (),
+        client_prefix: str = "",
     ) -> None:
         self._instance = instance
         self._on_wait = on_wait
+        self._client_prefix = client_prefix
         self._session = session
         self._clock = clock
         self._slots = asyncio.Semaphore(max_connections)
@@ -236,7 +241,7 @@ class WebSocketPool:
 
     async def _connect(self, *, background: bool = False) -> PromptSocket:
         self._require_open()
-        client_id = uuid.uuid4().hex
+        client_id = f"{self._client_prefix}{uuid.uuid4().hex}"
         url = self._instance.url / "ws" % {"clientId": client_id}
         async with self._instance.attempt("ws", background=background):
             with translated(self._instance.host):

@@ -7,6 +7,7 @@ the sender's own matter (``cluster/scheduler.py`` for jobs, ``gateway/prompts/ch
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TypeVar
 
@@ -51,7 +52,11 @@ class Unready(Enum):
 
 
 class Dispatcher:
-    """One for each application."""
+    """One for each application.
+
+    ``durable`` is awaited before each POST: it returns when the ledger's note that the prompt is
+    sent outlives this process, if it is to.
+    """
 
     def __init__(
         self, ledger: Ledger, health_checker: HealthChecker, planner: Planner, clock: Clock
@@ -61,6 +66,7 @@ class Dispatcher:
         self._planner = planner
         self._clock = clock
         self._turns = Turns(clock)
+        self.durable: Callable[[Prompt], Awaitable[None]] = _in_memory
 
     async def prepare(
         self,
@@ -105,6 +111,7 @@ class Dispatcher:
             self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
             receipt, error = None, None
             try:
+                await self.durable(prompt)
                 receipt = await self._submit_once(order, instance, number, patient=patient)
             except InstanceError as failed:
                 error = failed
@@ -162,3 +169,7 @@ class Dispatcher:
             self._ledger.apply(
                 events.Accepted(prompt=prompt, prompt_id=receipt.prompt_id, number=receipt.number)
             )
+
+
+async def _in_memory(prompt: Prompt) -> None:
+    """Without STATE_FILE there is nothing to wait for."""

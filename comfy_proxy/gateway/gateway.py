@@ -201,6 +201,7 @@ class Gateway:
         self.rebalancer.consider()
         if takes_work(instance):
             self.failover.answered(instance)
+
     def _client_connected(self, client_id: str, instance: Instance) -> None:
         self.log_subscriptions.connected(client_id, instance)
         self.reconciler.reconnected(client_id, instance)

@@ -105,6 +105,7 @@ async def _create(
         job_request.picture.close()
         raise
     job, is_new = service.accept(job_request, key)
+    await service.durable()
     return await _answer(request, job, service, mode, is_new=is_new)
 
 
@@ -118,8 +119,7 @@ async def _answer(
             return _picture_response(request, job, picture, headers)
         return _json(views.legacy_result(job, picture), headers=headers)
     headers["Location"] = views.urls(job)["status_url"]  # middleware.py adds the root path
-    at_once = is_new and not mode.synchronous
-    body = views.accepted(job, service, _root(request), at_once=at_once)
+    body = views.accepted(job, service, _root(request), at_once=is_new and not mode.synchronous)
     return _json(body, status=202, headers=headers)
 
 

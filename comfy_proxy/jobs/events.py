@@ -7,11 +7,13 @@ An event's id is the job's version. A slow client gets the newest state, never a
 from __future__ import annotations
 
 import base64
+from contextlib import suppress
 
 from aiohttp import web
 
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.counted_response import CountedResponse
+from comfy_proxy.errors import DrainingError
 from comfy_proxy.forwarded import root_path
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.model import Job
@@ -76,6 +78,11 @@ class _EventStream:
         self._end_sent = False
 
     async def run(self) -> None:
+        """Until the end was sent, or the proxy stops: an EventSource comes back for the rest."""
+        with suppress(DrainingError):
+            await self._run()
+
+    async def _run(self) -> None:
         while not self._end_sent:
             if self._has_news(self._job):
                 await self._send_news()

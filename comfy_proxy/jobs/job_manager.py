@@ -41,6 +41,8 @@ class JobManager:
         self.on_created: list[Callable[[Job], None]] = []
         self.on_changed: list[Callable[[Job], None]] = []
         self.on_finished: list[Callable[[Job], None]] = []
+        self.on_forgotten: list[Callable[[Job], None]] = []
+        self.on_dropped = self._results.on_dropped  # its result made room for newer ones
 
     def __repr__(self) -> str:
         return f"<JobManager jobs={len(self._jobs)} results={self._results.size} bytes>"
@@ -66,6 +68,18 @@ class JobManager:
         self.keys.note(job)
         tell((*self.on_created, *self.on_changed), job)
         return job
+
+    def restore(self, job: Job, result: Picture | None = None) -> None:
+        """Take over a job of an earlier process; nobody is told of it.
+
+        One that has ended is kept for JOB_TIMEOUT from now on.
+        """
+        self._jobs[job.id] = job
+        self.keys.note(job)
+        if job.finished:
+            if result is not None:
+                self._results.keep(job, result)
+            self._forget_later(job)
 
     def find_job(self, job_id: str) -> Job | None:
         """The job of that id, or None if it is not (or no longer) ours."""
@@ -101,14 +115,16 @@ class JobManager:
         job.check_transition(status)
         job.status = status
         if status is JobStatus.PROCESSING:
-            self._begin(job, instance, placement)
+            job.instance, job.placement = instance, placement
+            _begin(job, self._clock)
         elif status is JobStatus.PENDING:
             job.instance = job.prompt_id = job.current_node = job.started_at = job.placement = None
             job.preview = job.executing_since = job.started_monotonic = None
             job.percentage = 0.0  # the next attempt begins anew
         else:
             self._finish(job, result, error)
-        self._touch(job)
+        job.touch(self._clock.now())
+        tell(self.on_changed, job)
         if job.finished:
             tell(self.on_finished, job)
         return job
@@ -141,7 +157,8 @@ class JobManager:
                 logger.bind(instance=instance, prompt_id=prompt_id).info(
                     "job {} began on {}", job.id, instance
                 )
-            self._touch(job)
+            job.touch(self._clock.now())
+            tell(self.on_changed, job)
 
     def delete_job(self, job_id: str) -> Job:
         """Forget a finished job at once. Raises NotFoundError."""
@@ -167,16 +184,6 @@ class JobManager:
             finished_one = self._finished_one
             await wait_for_event(self._clock, finished_one, next_s)
 
-    def _touch(self, job: Job) -> None:
-        job.touch(self._clock.now())
-        tell(self.on_changed, job)
-
-    def _begin(self, job: Job, instance: str | None, placement: Decision | None) -> None:
-        job.instance, job.placement = instance, placement
-        job.attempts += 1
-        job.started_at = self._clock.now()
-        job.started_monotonic = self._clock.monotonic()
-
     def _finish(self, job: Job, result: Picture | None, error: JobFailure | None) -> None:
         now = self._clock.monotonic()
         job.completed_at = self._clock.now()
@@ -195,7 +202,10 @@ class JobManager:
             job.percentage = 100.0
             self._results.keep(job, result)
         job.request.picture.close()
-        self._finished[job.id] = now + self._job_timeout_s
+        self._forget_later(job)
+
+    def _forget_later(self, job: Job) -> None:
+        self._finished[job.id] = self._clock.monotonic() + self._job_timeout_s
         self._finished_one.set()
         self._finished_one = asyncio.Event()
 
@@ -204,6 +214,13 @@ class JobManager:
         self._finished.pop(job.id, None)
         self._results.release(job)
         self.keys.forget(job)
+        tell(self.on_forgotten, job)
+
+
+def _begin(job: Job, clock: Clock) -> None:
+    job.attempts += 1
+    job.started_at = clock.now()
+    job.started_monotonic = clock.monotonic()
 
 
 def elapsed_s(job: Job, clock: Clock) -> float | None:

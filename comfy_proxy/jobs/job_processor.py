@@ -40,6 +40,7 @@ class JobProcessor:
 
     ``max_pending`` jobs may wait (MAX_PENDING_JOBS); one more is refused with QueueFullError.
     ``on_end`` callbacks hear that the work on a job is over, and gone from :attr:`runs`.
+    ``keeps_jobs``: a stop ends no job, because the next start has them again (STATE_FILE).
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class JobProcessor:
         self._runs: dict[Job, JobRun] = {}
         self._stopped = False
         self.draining = False  # no further job is taken; those that were go on
+        self.keeps_jobs = False
         self.overheads = Overheads()
         self.on_end: list[Callable[[], None]] = []
         cluster.scheduler.door.room = self._room
@@ -123,11 +125,12 @@ class JobProcessor:
     async def close(self, grace_s: float) -> None:
         """Take no new jobs and end all: those in processing have ``grace_s`` seconds to finish.
 
-        Pending ones fail at once, the rest after the grace period, with the code ``draining``.
+        Pending ones fail at once, the rest after the grace period, with the code ``draining``;
+        unless they are kept: then whoever waits for them is told so.
         """
         self._stopped = self.draining = True
         for job in self.waiting:
-            self._fail(job, _STOPPED)
+            self._stop(job)
             if job in self._tasks:
                 self._tasks[job].cancel()
         if self._tasks and grace_s > 0:
@@ -137,7 +140,7 @@ class JobProcessor:
                     await asyncio.wait(self._tasks.values())
         tasks = dict(self._tasks)
         for job, task in tasks.items():
-            self._fail(job, _STOPPED)
+            self._stop(job)
             task.cancel()
         if tasks:
             await asyncio.wait(tasks.values())
@@ -162,35 +165,15 @@ class JobProcessor:
             try:
                 picture = await run.run()
                 self._manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture)
-                self._log_end(job, "INFO", "completed")
+                _log_end(job, "INFO", "completed")
             except ComfyProxyError as error:
                 self._fail(job, error)
             except Exception as error:  # a fault of ours: the job must have an end all the same
                 logger.opt(exception=error).error("job {} met an internal fault", job.id)
                 self._fail(job, ComfyProxyError("An internal fault ended the job."))
             except asyncio.CancelledError:
-                self._fail(job, _STOPPED)  # no effect if `cancel` or `close` has ended it already
+                self._stop(job)  # no effect if `cancel` or `close` has ended it already
                 raise
-
-    @staticmethod
-    def _log_end(job: Job, level: str, message: str, error: ComfyProxyError | None = None) -> None:
-        """Log a job's end with its costs in seconds, and with its own request id.
-
-        The request that deletes a job is another one than that which made it.
-        """
-        costs = {
-            "type": job.type,
-            "attempts": job.attempts,
-            "waiting_seconds": rounded(job.waiting_time_s),
-            "processing_seconds": rounded(job.execution_time_s),
-        }
-        with traced(job.trace), about(job_id=job.id):
-            logger.bind(
-                instance=job.instance,
-                prompt_id=job.prompt_id,
-                exception=error.node_traceback if isinstance(error, WorkflowError) else None,
-                **costs,
-            ).log(level, "job {} {}", job.id, message)
 
     def _job_run(self, job: Job) -> JobRun:
         return JobRun(
@@ -203,13 +186,39 @@ class JobProcessor:
             executor=self._executor,
         )
 
+    def _stop(self, job: Job) -> None:
+        if not self.keeps_jobs:
+            self._fail(job, _STOPPED)
+        elif not job.finished:
+            job.suspend()
+
     def _fail(self, job: Job, error: ComfyProxyError) -> None:
         if job.finished:  # it was cancelled or stopped before: the first end counts
             return
         failure = JobFailure(code=error.code, message=error.message, status=error.status)
         self._manager.update_job_status(job.id, JobStatus.FAILED, error=failure)
         level = "INFO" if error is _CANCELLED else "ERROR"
-        self._log_end(job, level, f"failed: {error.code}: {error.message}", error)
+        _log_end(job, level, f"failed: {error.code}: {error.message}", error)
+
+
+def _log_end(job: Job, level: str, message: str, error: ComfyProxyError | None = None) -> None:
+    """Log a job's end with its costs in seconds, and with its own request id.
+
+    The request that deletes a job is another one than that which made it.
+    """
+    costs = {
+        "type": job.type,
+        "attempts": job.attempts,
+        "waiting_seconds": rounded(job.waiting_time_s),
+        "processing_seconds": rounded(job.execution_time_s),
+    }
+    with traced(job.trace), about(job_id=job.id):
+        logger.bind(
+            instance=job.instance,
+            prompt_id=job.prompt_id,
+            exception=error.node_traceback if isinstance(error, WorkflowError) else None,
+            **costs,
+        ).log(level, "job {} {}", job.id, message)
 
 
 def _next_end_s(cluster: Cluster) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from loguru import logger
 
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.observers import tell
 
 
 class KeptResults:
@@ -18,6 +21,7 @@ class KeptResults:
         self._max_size = max_size
         self._jobs: dict[str, Job] = {}  # oldest first
         self.size = 0
+        self.on_dropped: list[Callable[[Job], None]] = []
 
     def __repr__(self) -> str:
         return f"<KeptResults {len(self._jobs)}, {self.size} of {self._max_size} bytes>"
@@ -40,3 +44,4 @@ class KeptResults:
         job.result = None
         job.result_dropped = True
         logger.bind(job_id=job.id).warning("the result was dropped to bound the memory")
+        tell(self.on_dropped, job)

@@ -21,7 +21,7 @@ from enum import StrEnum
 from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.cluster.planning.decision import Decision
-from comfy_proxy.errors import ComfyProxyError
+from comfy_proxy.errors import ComfyProxyError, DrainingError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.parameters import Scalar
 from comfy_proxy.jobs.pictures import Picture
@@ -104,6 +104,7 @@ class Job:
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)
     version: int = 0
     _changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    _suspended: bool = False
 
     @property
     def data(self) -> Mapping[str, Scalar]:
@@ -126,6 +127,11 @@ class Job:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    def suspend(self) -> None:
+        """The proxy stops; the job goes on after the next start. Whoever waits for it is told."""
+        self._suspended = True
+        self._changed.set()
+
     def keep_result(self, picture: Picture) -> None:
         self.result = picture
         self.etag = f'"{hashlib.sha256(picture.data).hexdigest()[:32]}"'
@@ -135,10 +141,15 @@ class Job:
     ) -> bool:
         """True as soon as ``condition`` holds, False after ``timeout_s`` seconds (None: no limit).
 
-        The condition is looked at again after each change of the job.
+        The condition is looked at again after each change of the job. Raises DrainingError once
+        that is for a later process to see.
         """
         end = None if timeout_s is None else clock.monotonic() + timeout_s
         while not condition(self):
+            if self._suspended:
+                raise DrainingError(
+                    "The proxy is stopping; the job goes on after its restart.", retry_after_s=5
+                )
             changed = self._changed
             left_s = None if end is None else end - clock.monotonic()
             if left_s is not None and left_s <= 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 
@@ -28,7 +28,10 @@ _PICTURE_THREADS = 2
 
 
 class JobService:
-    """Accepts requests as jobs and carries them through; one for each application."""
+    """Accepts requests as jobs and carries them through; one for each application.
+
+    ``durable`` returns when the jobs that were accepted outlive this process, if they are to.
+    """
 
     def __init__(
         self,
@@ -58,6 +61,7 @@ class JobService:
         )
         self._promises = Promises(self.processor, cluster)
         self._turn = asyncio.Lock()
+        self.durable: Callable[[], Awaitable[None]] = _in_memory
         self._forgetting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -125,3 +129,7 @@ class JobService:
             await self.processor.cancel(job)
         if self.manager.find_job(job.id) is job:
             self.manager.delete_job(job.id)
+
+
+async def _in_memory() -> None:
+    """Without STATE_FILE there is nothing to wait for."""

@@ -26,6 +26,10 @@ class SpooledPicture(StoredBytes):
             raise RuntimeError("the picture was not inspected yet")
         return self._info
 
+    def known(self, info: PictureInfo) -> None:
+        """An earlier process has looked at it: it is ``info``."""
+        self._info = info
+
     async def inspect(self, *, field: str) -> PictureInfo:
         """Find out what the picture is, on the executor; raises InvalidFieldError.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.files.file_name import FileName, one_spelling
+from comfy_proxy.observers import tell
 
 MAX_RECORDS = 50_000
 """How many files are on record; beyond, the record that was made longest ago goes. A file that is
@@ -46,14 +49,26 @@ class Owners:
         return None if known is None else known[0]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """``at`` made ``file`` at ``made_at``, in seconds since the epoch; ``is_sure`` as of
+    :meth:`Makers.record`."""
+
+    file: FileName
+    at: Instance
+    made_at: float
+    is_sure: bool
+
+
 class Makers:
     """Who made each file last. Names that differ only in their separators (``/`` and backslash) are
-    one name."""
+    one name. ``on_made`` hears of each file that is made."""
 
     def __init__(self, clock: Clock) -> None:
         self._last = Owners()
         self._sure = Owners()
         self._clock = clock
+        self.on_made: list[Callable[[Made], None]] = []
 
     def __repr__(self) -> str:
         return f"<Makers {self._last}>"
@@ -81,4 +96,5 @@ class Makers:
             self._last.record(key, at, now)
         if is_sure:
             self._sure.record(key, at, now)
+        tell(self.on_made, Made(file=key, at=at, made_at=made_at or now, is_sure=is_sure))
         return True

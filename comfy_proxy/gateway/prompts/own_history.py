@@ -19,6 +19,7 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import Ending
 from comfy_proxy.lenient_json import loads_exact
+from comfy_proxy.observers import tell
 
 MAX_ENTRIES = 1_000
 """So many prompts have an entry; beyond it the one that ended longest ago has none any more."""
@@ -54,7 +55,8 @@ def execution_error(prompt: Prompt, error: ComfyProxyError, now: datetime) -> Ev
 class OwnHistory:
     """Entries of ``/history`` by prompt id, in the order in which the prompts ended.
 
-    ``tell`` sends a client an event: no instance tells it of such an end.
+    ``tell`` sends a client an event: no instance tells it of such an end. ``on_changed`` hears the
+    id of a prompt that has an entry now, or has it no longer.
     """
 
     def __init__(self, clock: Clock, tell: Tell) -> None:
@@ -62,6 +64,7 @@ class OwnHistory:
         self._tell = tell
         self._entries: OrderedDict[str, tuple[dict[str, Any], int]] = OrderedDict()
         self._bytes = 0
+        self.on_changed: list[Callable[[str], None]] = []
 
     def __repr__(self) -> str:
         return f"<OwnHistory {len(self._entries)}>"
@@ -87,12 +90,24 @@ class OwnHistory:
     def delete(self, prompt_ids: Iterable[str]) -> None:
         """Clients have deleted these, or posted others under their ids; unknown ids are ignored."""
         for prompt_id in prompt_ids:
-            _, size = self._entries.pop(prompt_id, (None, 0))
+            entry, size = self._entries.pop(prompt_id, (None, 0))
             self._bytes -= size
+            if entry is not None:
+                tell(self.on_changed, prompt_id)
 
     def clear(self) -> None:
         """A client has cleared the history."""
         self.delete(tuple(self._entries))
+
+    def keep(self, prompt_id: str, entry: dict[str, Any], size: int) -> None:
+        """That prompt has ended here, with a body of ``size`` bytes; the oldest may have to go."""
+        self._entries[prompt_id] = entry, size
+        self._bytes += size
+        tell(self.on_changed, prompt_id)
+        while len(self._entries) > 1 and (
+            len(self._entries) > MAX_ENTRIES or self._bytes > MAX_BYTES
+        ):
+            self.delete([next(iter(self._entries))])
 
     def _add(self, prompt: Prompt, error: ComfyProxyError) -> None:
         event = execution_error(prompt, error, self._clock.now())
@@ -109,12 +124,7 @@ class OwnHistory:
             },
             "meta": {},
         }
-        self._entries[prompt.prompt_id] = entry, len(body)
-        self._bytes += len(body)
-        while len(self._entries) > 1 and (
-            len(self._entries) > MAX_ENTRIES or self._bytes > MAX_BYTES
-        ):
-            self.delete([next(iter(self._entries))])
+        self.keep(prompt.prompt_id, entry, len(body))
         self._tell(prompt.client_id, "execution_error", event)
         over = {"node": None, "prompt_id": prompt.prompt_id}
         self._tell(prompt.client_id, "executing", over)

@@ -148,7 +148,7 @@ class Reconciler:
                     by_id = [one for one in left if one.deleted or one.reused or one in self._gaps]
                     left = [one for one in by_id if self._is_unheard(one)]
                 if left:
-                    await self._look_for(left[:MAX_BY_ID], instance)
+                    await self.look_for(left[:MAX_BY_ID], instance)
                     self._gaps.difference_update(left[:MAX_BY_ID])
             except InstanceError as error:  # the next frame, or check, comes back here
                 logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
@@ -184,8 +184,9 @@ class Reconciler:
         prompt = self._ledger.find_at(prompt_id, instance)
         return prompt is not None and prompt.reused
 
-    async def _look_for(self, prompts: Sequence[Prompt], instance: Instance) -> None:
-        """One by one: each is in the history, or still in the queue, or gone."""
+    async def look_for(self, prompts: Sequence[Prompt], instance: Instance) -> None:
+        """One by one: each is in the history, or still in the queue, or gone. Books those that have
+        ended. Raises InstanceError."""
         if (queue := await ask_queue(instance, self._cluster)) is None:
             return
         there = queue.view()

@@ -1,0 +1,58 @@
+"""The number of each instance, by its URL: ``@2`` in a name leads to the same instance after the
+order in the configuration has changed.
+
+An instance keeps its number for ever, also while it is not in the configuration; a new one gets the
+number of its place if that is free, else the lowest that nobody had.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import chain, count
+from pathlib import Path
+from typing import Final
+
+from loguru import logger
+from yarl import URL
+
+from comfy_proxy.state import sqlite_rows
+from comfy_proxy.state.store import StateStore
+
+ID: Final = "instance-id"
+_TIMEOUT_S: Final = 2.0
+"""Seconds that the file may be in use by a process that is just ending."""
+
+
+def known_ids(path: Path) -> dict[str, str]:
+    """URL → number, as the file tells; nothing if it is not there or cannot be read.
+
+    Read when the application is made, because its parts are given their instances then.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with closing(sqlite3.connect(path, timeout=_TIMEOUT_S)) as database:
+            return {url: value.decode() for url, value in sqlite_rows.entries(database, ID)}
+    except (sqlite3.Error, ValueError) as error:
+        logger.warning("STATE_FILE {} does not say which instance is which: {}", path, error)
+        return {}
+
+
+def ids_for(urls: Sequence[URL], known: Mapping[str, str]) -> dict[URL, str]:
+    """A number for each of ``urls``, which are in the order of the configuration."""
+    ids = {url: known[str(url)] for url in urls if str(url) in known}
+    taken = set(known.values())
+    for place, url in enumerate(urls, start=1):
+        if url not in ids:
+            free = map(str, chain((place,), count(1)))
+            ids[url] = next(number for number in free if number not in taken)
+            taken.add(ids[url])
+    return ids
+
+
+def keep(store: StateStore, ids: Mapping[URL, str]) -> None:
+    """Write them down."""
+    for url, number in ids.items():
+        store.put(ID, str(url), number.encode())

@@ -1,0 +1,55 @@
+"""Prompts that jobs of an earlier process left at the instances: nobody waits for them any more.
+
+They are withdrawn: those that wait are deleted, the one that runs is interrupted. With STATE_FILE
+their jobs run again; without one they are forgotten. Each instance is asked once, as soon as it
+answers.
+"""
+
+from __future__ import annotations
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.exchange.scanned import ask_queue
+from comfy_proxy.state.identity import Identity
+
+
+class Orphans:
+    """Withdraws what ``identity`` knows as ours."""
+
+    def __init__(self, cluster: Cluster, identity: Identity) -> None:
+        self._cluster = cluster
+        self._identity = identity
+        self._unasked = set(cluster.instances)
+
+    def start(self) -> None:
+        """Ask each instance when it passes its first check."""
+        self._cluster.health_checker.on_success.append(self._answered)
+
+    def _answered(self, instance: Instance) -> None:
+        if instance in self._unasked:
+            self._unasked.discard(instance)
+            self._cluster.spawn(self._withdraw(instance))
+
+    async def _withdraw(self, instance: Instance) -> None:
+        client = self._cluster.clients[instance]
+        try:
+            if (queue := await ask_queue(instance, self._cluster)) is None:
+                return
+            for entry in (*queue.pending, *queue.running):  # else the next one would begin
+                if entry.prompt_id is None or not self._identity.is_orphan(entry.client_id):
+                    continue
+                logger.bind(instance=instance.host, prompt_id=entry.prompt_id).info(
+                    "{}: the prompt {} of an earlier process is withdrawn",
+                    instance.host,
+                    entry.prompt_id,
+                )
+                if await client.delete(entry.prompt_id):
+                    continue
+                if entry.prompt_id in (await client.queue()).running:
+                    await client.interrupt(entry.prompt_id)
+        except InstanceError as error:
+            logger.debug("{}: what is left there stays: {}", instance.host, error.message)
+            self._unasked.add(instance)

@@ -1,0 +1,134 @@
+"""The room as a whole: what is restored at the start, in which order, and what writes from then on.
+
+* Before anything is connected (:meth:`State.start`): the file is opened; who we are, the learned
+  costs, who made which file.
+* Once all rooms run, and before the first request (:meth:`State.restore`): clients' prompts, then
+  jobs. Jobs' prompts of the process before are withdrawn (``orphans.py``).
+* At the end (:meth:`State.close`), after all rooms: costs are written, and the file is closed.
+
+Without STATE_FILE only the orphans are seen to.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.gateway.files.makers import Makers
+from comfy_proxy.gateway.prompts.own_history import OwnHistory
+from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.jobs.service import JobService
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.state import identity, instance_ids
+from comfy_proxy.state.job_state import JobState
+from comfy_proxy.state.known_files import KnownFiles, LostEntries
+from comfy_proxy.state.learned_costs import LearnedCosts
+from comfy_proxy.state.orphans import Orphans
+from comfy_proxy.state.prompt_recovery import PromptRecovery
+from comfy_proxy.state.prompt_state import PromptState
+from comfy_proxy.state.sqlite_store import SqliteStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rooms:
+    """What the state is the state of."""
+
+    cluster: Cluster
+    ledger: Ledger
+    jobs: JobService
+    makers: Makers
+    own_history: OwnHistory
+    reconciler: Reconciler
+
+
+class State:
+    """One for each application; ``dispatcher`` and ``jobs`` wait for it before they promise."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._lock = identity.Lock()
+        self._settings = rooms.cluster.settings
+        path = self._settings.state_file
+        self._store = None if path is None else SqliteStore(path)
+        self._costs: LearnedCosts | None = None
+
+    async def start(self) -> None:
+        """Before the cluster connects."""
+        store = self._store
+        if store is not None and not await store.open():
+            await store.close()
+            store = self._store = None
+        own = await self._identity(store)
+        if own is not None:
+            self._rooms.cluster.connections.client_prefix = own.now
+            Orphans(self._rooms.cluster, own).start()
+        if store is not None:
+            await self._know_again(store)
+
+    async def restore(self) -> None:
+        """Once all rooms run: what was not at its end goes on."""
+        store, rooms = self._store, self._rooms
+        if store is None:
+            return
+        prompts = 0
+        if (
+            len(rooms.cluster.instances) > 1
+        ):  # one instance keeps its prompts, whatever becomes of us
+            written = PromptState(store)
+            recovery = PromptRecovery(
+                store, written, rooms.cluster, rooms.ledger, rooms.reconciler.look_for
+            )
+            rooms.ledger.observers.append(written.observe)
+            prompts = await recovery.restore()
+        jobs = JobState(store, rooms.jobs)
+        jobs.watch()
+        going_on = await jobs.restore()
+        if prompts or going_on:
+            logger.info("{} jobs and {} prompts go on", going_on, prompts)
+
+    async def close(self) -> None:
+        """After all rooms have ended."""
+        if self._costs is not None:
+            self._costs.save()
+        if self._store is not None:
+            await self._store.close()
+        self._lock.release()
+
+    async def sent(self, prompt: Prompt) -> None:
+        """Returns when it is known to later processes that ``prompt`` is being sent.
+
+        Of a job's prompt they need not know: its clientId tells that it is ours, and its job is
+        known from the moment on in which its client was told of it.
+        """
+        if prompt.job is None:
+            await self.durable()
+
+    async def durable(self) -> None:
+        """Returns when what was noted until now outlives this process, or cannot."""
+        if self._store is not None:
+            await self._store.flush()
+
+    async def _identity(self, store: SqliteStore | None) -> identity.Identity | None:
+        """None if nobody can say what is ours."""
+        if store is not None:
+            known = [value.decode() for _, value in await store.entries("identity")]
+            name = known[0] if known else uuid.uuid4().hex[:16]
+            store.put("identity", "name", name.encode())
+            return identity.identity_of(name)
+        name = identity.name_by_place(self._settings)
+        locked = self._settings.port != 0 and self._lock.take(name)
+        return identity.identity_of(name) if locked else None
+
+    async def _know_again(self, store: SqliteStore) -> None:
+        rooms = self._rooms
+        cluster = rooms.cluster
+        instance_ids.keep(store, {one.url: one.id for one in cluster.instances})
+        self._costs = LearnedCosts(store, cluster)
+        await self._costs.restore()
+        rooms.ledger.observers.append(self._costs.observe)
+        await KnownFiles(store, rooms.makers, cluster).restore()
+        await LostEntries(store, rooms.own_history).restore()

@@ -1,0 +1,43 @@
+"""Where the state is kept, as the rest of this room sees it: values by kind and key.
+
+``sqlite_store.py`` is the one that there is. Another one (Redis, Postgres) has these methods and
+nothing else; ledger and jobs know of none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from comfy_proxy.stored_bytes import StoredBytes
+
+Value = bytes | StoredBytes
+"""Small values as bytes; a picture as what it is stored in, of which a piece at a time is read."""
+
+
+class StateStore(Protocol):
+    """Keeps values under ``(kind, key)``. Faults are its own: nothing here raises, so that a full
+    disk does not end what it only keeps a record of."""
+
+    def put(self, kind: str, key: str, value: Value) -> None:
+        """Keep ``value``, in the place of an earlier one; written soon, together with others.
+
+        Returns at once. A StoredBytes that is closed before it was written is not kept.
+        """
+        ...
+
+    def delete(self, kind: str, key: str) -> None:
+        """Keep it no longer; nothing happens if it is not there."""
+        ...
+
+    async def flush(self) -> None:
+        """Returns when all that was put and deleted before has outlived us, or cannot."""
+        ...
+
+    async def entries(self, kind: str) -> list[tuple[str, bytes]]:
+        """Key and value of each, in the order in which the keys were first put."""
+        ...
+
+    def pieces(self, kind: str, key: str) -> AsyncIterator[bytes]:
+        """The bytes of one value, in order; nothing if it is not there."""
+        ...

@@ -1,0 +1,194 @@
+"""The proxy is killed, and started again with its STATE_FILE: what was accepted ends.
+
+All are real processes: the instances, and the proxy, which gets SIGKILL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_client import form, noise, open_picture, write_templates
+from kept_ports import kept_port
+from serving import PATIENCE_S, Served, serving
+
+from comfy_proxy.embedded.process import WorkerProcess
+
+JOBS = int(os.environ.get("RESTART_JOBS", "7"))
+PROMPTS = int(os.environ.get("RESTART_PROMPTS", "6"))
+"""``RESTART_JOBS=50 RESTART_PROMPTS=20`` is the run that the README tells of."""
+SECONDS = 0.3
+Pair = tuple[WorkerProcess, WorkerProcess]
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """Two instances with test nodes, each in a process of its own."""
+    async with AsyncExitStack() as stack:
+        one, two = [
+            await stack.enter_async_context(
+                WorkerProcess(
+                    base_directory=tmp_path / name, name=name, test_nodes=True, allow_faults=True
+                )
+            )
+            for name in ("one", "two")
+        ]
+        yield one, two
+
+
+class Proxy:
+    """A proxy that can be killed and started again, always with the same files."""
+
+    def __init__(self, directory: Path, *hosts: str, **environ: str) -> None:
+        self.directory = directory
+        self._hosts = hosts
+        templates = directory / "templates"
+        templates.mkdir()
+        write_templates(templates)
+        self._environ = {
+            "WORKFLOW_DIRECTORY": str(templates),
+            "SHUTDOWN_TIMEOUT": "0",
+        } | environ
+        self._stack = AsyncExitStack()
+        self.served: Served
+
+    async def start(self) -> None:
+        self._stack = AsyncExitStack()
+        self.served = await self._stack.enter_async_context(
+            serving(*self._hosts, logs=self.directory / "logs", **self._environ)
+        )
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing is written, nothing is said."""
+        self.served.process.kill()
+        await self._stack.aclose()
+
+    async def stop(self) -> None:
+        """SIGTERM, as a service manager stops it."""
+        await self._stack.aclose()
+
+    async def job(self, picture: bytes, *, key: str | None = None, **fields: object) -> str:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        url = f"{self.served.url}/api/workflows/timed"
+        data = form(picture, **fields)
+        async with self.served.http.post(url, data=data, headers=headers) as answer:
+            assert answer.status == 202, await answer.text()
+            return str((await answer.json())["job_id"])
+
+    async def prompt(self, seconds: float, salt: int, **more: Any) -> str:
+        body = {"prompt": graph(seconds, salt), "prompt_id": str(uuid.uuid4()), **more}
+        async with self.served.http.post(f"{self.served.url}/prompt", json=body) as answer:
+            assert answer.status == 200, await answer.text()
+            return str((await answer.json())["prompt_id"])
+
+    async def result(self, job_id: str) -> bytes:
+        url = f"{self.served.url}/api/jobs/{job_id}/result?wait=60"
+        async with self.served.http.get(url) as answer:
+            assert answer.status == 200, await answer.text()
+            return await answer.read()
+
+    async def end(self, prompt_id: str) -> dict[str, Any]:
+        """Its entry of the history, as soon as there is one."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if entry := await self.served.get(f"/history/{prompt_id}"):
+                    return dict(entry[prompt_id])
+                await asyncio.sleep(0.05)
+
+
+def graph(seconds: float, salt: int) -> dict[str, Any]:
+    picture = {"width": 8, "height": 8, "batch_size": 1, "color": salt}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": picture},
+        "2": {
+            "class_type": "TimedPass",
+            "inputs": {"image": ["1", 0], "seconds": seconds, "salt": salt},
+        },
+        "3": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["2", 0], "filename_prefix": "restart"},
+        },
+    }
+
+
+@pytest.fixture
+async def proxy(pair: Pair, tmp_path: Path) -> AsyncIterator[Proxy]:
+    """One in front of the two, running."""
+    file = str(tmp_path / "state" / "proxy.sqlite")
+    one = Proxy(tmp_path, *(worker.url for worker in pair), STATE_FILE=file)
+    await one.start()
+    yield one
+    await one.stop()
+
+
+@pytest.fixture
+async def forgetful(pair: Pair, tmp_path: Path) -> AsyncIterator[Proxy]:
+    """As ``proxy``, without STATE_FILE, always at the same port."""
+    with kept_port() as port:
+        one = Proxy(tmp_path, *(worker.url for worker in pair), PORT=str(port))
+        await one.start()
+        yield one
+        await one.stop()
+
+
+async def test_all_that_was_accepted_ends_after_a_kill(proxy: Proxy) -> None:
+    """Jobs that waited or ran give their own pictures; prompts that ran or waited at the instances
+    end once each; and the key of a request still names its job."""
+    pictures = [noise() for _ in range(JOBS)]
+    jobs = [
+        await proxy.job(picture, key=f"key {number}", seconds=SECONDS, salt=number)
+        for number, picture in enumerate(pictures)
+    ]
+    prompts = [await proxy.prompt(SECONDS, number) for number in range(PROMPTS)]
+    await proxy.kill()
+    await proxy.start()
+    again = await proxy.job(pictures[0], key="key 0", seconds=SECONDS, salt=0)
+    assert again == jobs[0]
+    for job_id, picture in zip(jobs, pictures, strict=True):
+        made = open_picture(await proxy.result(job_id))
+        assert made.tobytes() == open_picture(picture).tobytes()
+    ends = [await proxy.end(prompt_id) for prompt_id in prompts]
+    assert {end["status"]["status_str"] for end in ends} == {"success"}
+    listed = await proxy.served.get("/api/jobs/list")
+    assert (listed["total"], {job["status"] for job in listed["jobs"]}) == (JOBS, {"completed"})
+    whole = await proxy.served.get("/history")
+    assert [one for one in prompts if one in whole] == prompts
+    queue = await proxy.served.get("/queue")
+    assert queue == {"queue_running": [], "queue_pending": []}
+    assert not proxy.served.text("error.log")
+
+
+async def test_without_a_state_file_nothing_is_left_at_the_instances(
+    forgetful: Proxy, pair: Pair
+) -> None:
+    """Prompts of our jobs are withdrawn after the restart, for nobody waits for them; clients' own
+    are left alone."""
+    for number in range(6):
+        await forgetful.job(noise(), seconds=60, salt=number)
+    theirs = [await forgetful.prompt(60, number) for number in range(2)]
+    await queued(forgetful, *pair, number=8)
+    await forgetful.kill()
+    await forgetful.start()
+    left = await queued(forgetful, *pair, number=2)
+    assert left == set(theirs)
+    assert (await forgetful.served.get("/api/jobs/list"))["total"] == 0
+
+
+async def queued(proxy: Proxy, *workers: WorkerProcess, number: int) -> set[str]:
+    """The ids of what waits and runs at the workers, as soon as these are ``number``."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            ids = set()
+            for worker in workers:
+                async with proxy.served.http.get(f"{worker.url}/queue") as answer:
+                    queue = await answer.json()
+                ids |= {one[1] for one in queue["queue_running"] + queue["queue_pending"]}
+            if len(ids) == number:
+                return ids
+            await asyncio.sleep(0.02)

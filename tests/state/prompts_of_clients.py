@@ -1,0 +1,107 @@
+"""Prompts as ComfyUI's clients post them, and what they ask afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from job_client import until
+from restarting import Http
+
+from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.keys import GATEWAY
+from comfy_proxy.ledger.prompt import Prompt
+
+PATIENCE_S = 20.0
+Json = dict[str, Any]
+_salts = itertools.count(1)
+
+
+def graph(seconds: float = 0.0, *, color: int = 1, prefix: str = "same") -> Json:
+    """A picture of one colour that takes its time and is saved; never cached."""
+    empty = {"width": 8, "height": 8, "batch_size": 1, "color": color}
+    timed = {"image": ["1", 0], "seconds": seconds, "salt": next(_salts)}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": empty},
+        "2": {"class_type": "TimedPass", "inputs": timed},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}},
+    }
+
+
+async def post(http: Http, prompt: Json | None = None, **fields: Any) -> str:
+    """Submit a graph; its id."""
+    body = {"prompt": graph() if prompt is None else prompt, **fields}
+    async with http.post("/prompt", json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        return str((await answer.json())["prompt_id"])
+
+
+async def get(http: Http, path: str) -> Any:
+    async with http.get(path) as answer:
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+async def ended(http: Http, prompt_id: str) -> Json:
+    """Its entry of the history, as soon as there is one."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if found := await get(http, f"/history/{prompt_id}"):
+                return dict(found[prompt_id])
+            await asyncio.sleep(0.002)
+
+
+def living(http: Http) -> list[Prompt]:
+    """What the proxy believes has not ended."""
+    return list(http.app[GATEWAY].ledger.live())
+
+
+def place_of(http: Http, prompt_id: str) -> str | None:
+    """The URL of the instance that has it, as far as the proxy knows."""
+    owner = http.app[GATEWAY].ledger.owner(prompt_id)
+    return None if owner is None else str(owner.url)
+
+
+@asynccontextmanager
+async def listening(http: Http, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async with http.ws_connect(f"/ws?clientId={client_id}") as socket:
+        yield socket
+
+
+async def heard(socket: aiohttp.ClientWebSocketResponse, kind: str, prompt_id: str) -> Json:
+    """The data of the first event of that kind about that prompt."""
+    async with asyncio.timeout(PATIENCE_S):
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                event = json.loads(message.data)
+                if event["type"] == kind and event["data"].get("prompt_id") == prompt_id:
+                    return dict(event["data"])
+    raise AssertionError(f"no {kind}")
+
+
+async def both_busy(http: Http, workers: Sequence[EmbeddedWorker]) -> list[str]:
+    """A prompt that takes a minute at each instance; their ids."""
+    started = [len(worker.started) for worker in workers]
+    ids = [await post(http, graph(60.0)) for _ in workers]
+    pairs = zip(workers, started, strict=True)
+    await until(lambda: all(len(worker.started) > before for worker, before in pairs))
+    return ids
+
+
+async def interrupt(*workers: EmbeddedWorker) -> None:
+    """End what runs there, past the proxy."""
+    async with aiohttp.ClientSession() as session:
+        for worker in workers:
+            async with session.post(f"{worker.url}/interrupt") as answer:
+                assert answer.status == 200
+
+
+async def succeeded(http: Http, *prompt_ids: str) -> None:
+    """Return when all have; fails if one ends otherwise."""
+    for prompt_id in prompt_ids:
+        assert (await ended(http, prompt_id))["status"]["status_str"] == "success"

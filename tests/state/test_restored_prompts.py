@@ -1,0 +1,198 @@
+"""Clients' prompts after a restart: each ends, at its instance or elsewhere, and once."""
+
+from __future__ import annotations
+
+from job_client import kill, until
+from prompts_of_clients import (
+    both_busy,
+    ended,
+    get,
+    graph,
+    heard,
+    interrupt,
+    listening,
+    living,
+    place_of,
+    post,
+    succeeded,
+)
+from restarting import Restarting
+
+from comfy_proxy.dispatch.dispatcher import Dispatcher
+from comfy_proxy.keys import GATEWAY
+from comfy_proxy.ledger.prompt import Prompt
+
+
+def executed(proxy: Restarting) -> list[str]:
+    return [one for worker in proxy.workers for one in worker.executed]
+
+
+def dispatcher_of(proxy: Restarting) -> Dispatcher:
+    return proxy.http.app[GATEWAY].failover._dispatcher
+
+
+async def test_a_client_that_comes_back(proxy: Restarting) -> None:
+    """It opens its socket again with the same clientId, and hears how its prompt goes on."""
+    await proxy.start()
+    await both_busy(proxy.http, proxy.workers)
+    async with listening(proxy.http, "me"):
+        prompt_id = await post(proxy.http, client_id="me")
+    await proxy.restart()
+    async with listening(proxy.http, "me") as socket:
+        await interrupt(*proxy.workers)
+        assert await heard(socket, "execution_success", prompt_id)
+    await until(lambda: not living(proxy.http))
+
+
+async def test_what_ended_meanwhile(proxy: Restarting) -> None:
+    """The proxy finds out that prompts ended while it was away, though others run and wait there
+    and no frame tells."""
+    await proxy.start()
+    await both_busy(proxy.http, proxy.workers)
+    short = [await post(proxy.http, client_id="me") for _ in range(8)]
+    long = [await post(proxy.http, graph(60.0)) for _ in range(4)]
+    await proxy.stop()
+    await interrupt(*proxy.workers)
+    await until(lambda: {one for w in proxy.workers for one in w.started} & set(long))
+    await until(lambda: len([w for w in proxy.workers if w.started[-1] in long]) == 2)
+    await proxy.start()
+    async with listening(proxy.http, "me"):
+        await until(lambda: {one.prompt_id for one in living(proxy.http)} == set(long))
+    await succeeded(proxy.http, *short)
+    assert len(executed(proxy)) == len(set(executed(proxy)))
+
+
+async def test_an_instance_that_died_meanwhile(proxy: Restarting) -> None:
+    """What waited and ran there goes on at the other one, under its id."""
+    await proxy.start()
+    running = await both_busy(proxy.http, proxy.workers)
+    waiting = [await post(proxy.http) for _ in range(4)]
+    await proxy.stop()
+    await kill(proxy.workers[0])
+    await proxy.start()
+    there = proxy.workers[1].url
+    await until(lambda: {place_of(proxy.http, one) for one in running + waiting} == {there})
+    await interrupt(proxy.workers[1])  # its own comes first
+    await until(lambda: set(running) <= set(proxy.workers[1].started))
+    await interrupt(proxy.workers[1])
+    await succeeded(proxy.http, *waiting)
+
+
+async def test_an_instance_that_is_not_configured_any_more(proxy: Restarting) -> None:
+    """What it had goes on at those that are."""
+    third = proxy.workers[0]
+    await proxy.start()
+    await both_busy(proxy.http, proxy.workers)
+    waiting = [await post(proxy.http) for _ in range(4)]
+    moved = [one for one in waiting if place_of(proxy.http, one) == third.url]
+    assert moved
+    await proxy.restart(proxy.workers[1], "localhost:9")  # type: ignore[arg-type]
+    there = proxy.workers[1].url
+    await until(lambda: {place_of(proxy.http, one) for one in moved} == {there})
+
+
+async def test_the_order_of_the_instances_has_changed(proxy: Restarting) -> None:
+    """``@2`` in a name leads to the instance that it led to before, and so does a name without a
+    prefix; prompts are looked for where they are."""
+    one, two = proxy.workers
+    await proxy.start()
+    async with listening(proxy.http, "me") as socket:
+        made = {}
+        for color in (1, 2, 3, 4):
+            prompt_id = await post(proxy.http, graph(color=color), client_id="me")
+            await heard(socket, "execution_success", prompt_id)
+            made[prompt_id] = (await ended(proxy.http, prompt_id))["outputs"]["3"]["images"][0]
+    pictures = {one: await view(proxy, file) for one, file in made.items()}
+    assert len({file["subfolder"] for file in made.values()}) == 2
+    bare = {"filename": made[prompt_id]["filename"], "subfolder": "", "type": "output"}
+    newest = await view(proxy, bare)
+    await both_busy(proxy.http, proxy.workers)
+    waiting = [await post(proxy.http) for _ in range(4)]
+    places = {one: place_of(proxy.http, one) for one in waiting}
+    await proxy.restart(two, one)
+    assert {one: await view(proxy, file) for one, file in made.items()} == pictures
+    assert await view(proxy, bare) == newest
+    assert {one: place_of(proxy.http, one) for one in waiting} == places
+    await interrupt(one, two)
+    await succeeded(proxy.http, *waiting)
+
+
+async def view(proxy: Restarting, file: dict[str, str]) -> bytes:
+    async with proxy.http.get("/view", params=file) as answer:
+        assert answer.status == 200, file
+        return await answer.read()
+
+
+async def test_killed_between_the_post_and_its_answer(proxy: Restarting) -> None:
+    """If the instance has taken it, it is followed to its end; if not, it is forgotten: its client
+    was told nothing."""
+    await proxy.start()
+    dispatcher = dispatcher_of(proxy)
+    durable = dispatcher.durable
+
+    async def killed(prompt: Prompt) -> None:
+        await durable(prompt)
+        proxy.killed_now()
+
+    dispatcher.durable = killed
+    prompt_id = await post(proxy.http)
+    await succeeded(proxy.http, prompt_id)
+    await proxy.restart()
+    await until(lambda: not living(proxy.http))
+    assert executed(proxy) == [prompt_id]
+
+
+async def test_killed_before_the_post(proxy: Restarting) -> None:
+    """As above, the instance knows nothing of it."""
+    await proxy.start()
+    dispatcher = dispatcher_of(proxy)
+    durable = dispatcher.durable
+
+    async def killed(prompt: Prompt) -> None:
+        await durable(prompt)
+        proxy.killed_now()
+
+    dispatcher.durable = killed
+    await succeeded(proxy.http, await post(proxy.http))
+    await proxy.stop()
+    for worker in proxy.workers:
+        await worker.restart()
+    before = executed(proxy)
+    await proxy.start()
+    await until(lambda: not living(proxy.http))
+    assert executed(proxy) == before
+    assert await get(proxy.http, "/history") == {}
+
+
+async def test_a_prompt_that_was_given_up(proxy: Restarting) -> None:
+    """Its entry of the history is there again, and can be deleted."""
+    await proxy.start()
+    for worker in proxy.workers:
+        worker.faults.die_at_node = "TimedPass"
+    prompt_id = await post(proxy.http)
+    await until(lambda: not living(proxy.http))
+    for worker in proxy.workers:
+        worker.faults.clear()
+        await worker.restart()
+    await proxy.restart()
+    before = await ended(proxy.http, prompt_id)
+    assert before["status"]["status_str"] == "error"
+    await proxy.restart()
+    assert await ended(proxy.http, prompt_id) == before
+    async with proxy.http.post("/history", json={"delete": [prompt_id]}) as answer:
+        assert answer.status == 200
+    await proxy.restart()
+    assert await get(proxy.http, f"/history/{prompt_id}") == {}
+
+
+async def test_what_was_learned(proxy: Restarting) -> None:
+    """Costs are known by the instances' URLs."""
+    await proxy.start()
+    for _ in range(4):
+        await succeeded(proxy.http, await post(proxy.http))
+    costs = proxy.http.app[GATEWAY].cluster.planner.costs
+    before = costs.export(lambda one: str(one.url), now=0.0)["speeds"]
+    assert before
+    await proxy.restart(*reversed(proxy.workers))
+    costs = proxy.http.app[GATEWAY].cluster.planner.costs
+    assert costs.export(lambda one: str(one.url), now=0.0)["speeds"] == before
