@@ -30,6 +30,7 @@ from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
 from comfy_proxy.observers import tell
 from comfy_proxy.settings import Settings
+from comfy_proxy.tls import client_context
 from comfy_proxy.tracing import untraced
 
 
@@ -47,9 +48,7 @@ class Cluster:
         self.clock = clock or SystemClock()
         self._made_at = self.clock.monotonic()
         self.instances = _instances(settings, self.clock)
-        self.connections = ConnectionManager(
-            self.instances, max_connections=settings.max_connections_per_instance, clock=self.clock
-        )
+        self.connections = _connections(self.instances, settings, self.clock)
         self.clients = _clients(self.instances, self.connections, settings, self.clock)
         self.load_balancer = LoadBalancer(self.instances)
         self.object_info = ObjectInfoCache(self.clients, clock=self.clock)
@@ -193,6 +192,18 @@ class Cluster:
         task = asyncio.create_task(chore, context=context)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _connections(
+    instances: Sequence[Instance], settings: Settings, clock: Clock
+) -> ConnectionManager:
+    authority = settings.comfyui_ca_file
+    return ConnectionManager(
+        instances,
+        max_connections=settings.max_connections_per_instance,
+        clock=clock,
+        tls=None if authority is None else client_context(authority),
+    )
 
 
 def _health_checker(
