@@ -72,9 +72,7 @@ class Cluster:
             clock=self.clock,
             pending_timeout_s=settings.pending_timeout_s,
         )
-        self.drains = Drains(
-            self.scheduler, self.clock, lambda one: self.spawn(self.learn_load(one))
-        )
+        self.drains = Drains(self.scheduler, self.clock, self.learn_load)
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
         self.on_prompt_end: list[Callable[[PromptEnd], None]] = []
         self._chores: set[asyncio.Task[None]] = set()
@@ -170,16 +168,22 @@ class Cluster:
         tell(self.on_prompt, record)
 
     async def learn_load(self, instance: Instance) -> None:
-        """Ask how long its queue is, and have its ``status`` frames tell from now on; nothing
-        happens if it does not answer within HEALTH_CHECK_TIMEOUT."""
+        """Have its ``status`` frames tell how long its queue is; returns when one has told.
+
+        Nothing happens if it does not answer within HEALTH_CHECK_TIMEOUT.
+        """
+        if self.connections.pool_state(instance).open:
+            return
+        told = asyncio.Event()
+        instance.prompts.on_load.append(told.set)
         try:
             async with self.clock.timeout(self.settings.health_check_timeout_s):
-                queue = await self.clients[instance].queue()
                 await self.connections.pool(instance).listen()
+                await told.wait()
         except (InstanceError, TimeoutError) as error:
             logger.debug("{} does not tell its queue: {}", instance.host, error)
-            return
-        instance.prompts.observed(len(queue.pending) + len(queue.running))
+        finally:
+            instance.prompts.on_load.remove(told.set)
 
     async def _listen(self, instance: Instance) -> None:
         try:
