@@ -14,6 +14,8 @@ from urllib.parse import unquote
 
 from yarl import URL
 
+from comfy_proxy.cluster.localhost import is_localhost
+
 Network = IPv4Network | IPv6Network
 
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -134,6 +136,12 @@ def parse_networks(text: str) -> tuple[Network, ...]:
             except ValueError as error:
                 raise ValueError(f"{error}; addresses and networks are named") from None
     return tuple(networks)
+
+
+def is_loopback(host: str) -> bool:
+    """True for localhost, ``*.localhost`` (RFC 6761 6.3), 127.0.0.0/8 and ::1."""
+    name = host.strip("[]").rstrip(".")
+    return is_localhost(name) or is_in(name, LOOPBACK)
 
 
 @lru_cache(maxsize=1024)  # asked several times a request, of a few peers and names

@@ -17,6 +17,7 @@ from comfy_proxy.check import check_instances
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.instance_commands import change_instance
 from comfy_proxy.logs import configure_console
+from comfy_proxy.security import start_warnings
 from comfy_proxy.serve import EXIT_FAILED, serve
 from comfy_proxy.settings import load_settings
 from comfy_proxy.version import __version__
@@ -113,6 +114,8 @@ def _change(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     settings = load_settings(config_file=options.config)
     configure_console("error")
+    for warning in start_warnings(settings, os.environ):
+        print(f"comfy-proxy: {warning}", file=sys.stderr)
     return asyncio.run(check_instances(settings, print))
 
 

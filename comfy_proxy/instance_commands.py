@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -12,6 +13,7 @@ from yarl import URL
 
 from comfy_proxy.jobs.negotiation import MAX_WAIT_S
 from comfy_proxy.settings import Settings
+from comfy_proxy.tls import client_context
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """Seconds for an answer beyond the wait that was asked for; then the command fails."""
@@ -36,7 +38,8 @@ async def change_instance(
     base = url or own_url(settings)
     headers = {"X-API-Key": settings.api_keys[0]} if settings.api_keys else {}
     try:
-        async with aiohttp.ClientSession(headers=headers) as http:
+        connector = aiohttp.TCPConnector(ssl=_trusted(settings, url))
+        async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
             while True:
                 left_s = max(0.0, min(until - time.monotonic(), MAX_WAIT_S))
                 state = await _post(http, base, f"{quote(instance, safe='')}/{action}", left_s)
@@ -52,7 +55,19 @@ async def change_instance(
 def own_url(settings: Settings) -> URL:
     """Where the proxy of these settings is reached from this machine."""
     host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
-    return URL.build(scheme="http", host=host, port=settings.port)
+    scheme = "https" if settings.tls_cert else "http"
+    return URL.build(scheme=scheme, host=host, port=settings.port)
+
+
+def _trusted(settings: Settings, url: URL | None) -> ssl.SSLContext | bool:
+    """Of the proxy on this machine its own certificate, which names another host; of one that was
+    named with ``--url`` what the system trusts."""
+    if url is not None or settings.tls_cert is None:
+        return True
+    context = client_context(settings.tls_cert)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 class _RefusedError(Exception):

@@ -42,7 +42,7 @@ async def _drain(request: web.Request) -> web.Response:
     it may, or after N seconds (at most 300)."""
     instance, wait_s = _instance(request), wait_seconds(request.query.get("wait"))
     drains = request.app[CLUSTER].drains
-    drains.drain(instance)
+    await drains.drain(instance)
     await drains.empty(instance, wait_s)
     return _answer(request, instance)
 

@@ -147,7 +147,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             return _broken_off(request, error)
         if isinstance(error, ConnectionError) and request.transport is None:
             return gone(request)
-        return error_response(request, error)
+        return error_response(request, error, request.app[CLUSTER].instances)
 
 
 async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -11,8 +11,7 @@ from collections.abc import Collection
 from aiohttp import hdrs, web
 from yarl import URL
 
-from comfy_proxy.addresses import LOOPBACK, is_in, web_authorities
-from comfy_proxy.cluster.localhost import is_localhost
+from comfy_proxy.addresses import is_loopback, web_authorities
 from comfy_proxy.errors import ForbiddenError
 from comfy_proxy.navigation import is_allowed_link, is_cross_site
 from comfy_proxy.settings import Settings
@@ -48,12 +47,6 @@ def check_host(request: web.Request, settings: Settings) -> None:
             code="foreign_host",
             details={"host": shown, "setting": "CORS_ORIGINS"},
         )
-
-
-def is_loopback(host: str) -> bool:
-    """True for localhost, ``*.localhost`` (RFC 6761 6.3), 127.0.0.0/8 and ::1."""
-    name = host.strip("[]").rstrip(".")
-    return is_localhost(name) or is_in(name, LOOPBACK)
 
 
 def split_host(host: str) -> tuple[str, str]:

@@ -17,10 +17,10 @@ from comfy_proxy.errors import SettingsError
 from comfy_proxy.gateway.custom.rows import read_rows
 from comfy_proxy.keys import GATEWAY, LOGS, SETTINGS
 from comfy_proxy.middleware import ORIGINS
-from comfy_proxy.security import forms_of, listening_warning
+from comfy_proxy.security import forms_of, start_warnings
 from comfy_proxy.settings import VARIABLES, Settings
 
-TAKEN_OVER: Final = ("api_keys", "cors_origins", "log_level", "routes_file")
+TAKEN_OVER: Final = ("api_keys", "api_keys_file", "cors_origins", "log_level", "routes_file")
 """The fields of Settings that may change while the proxy runs."""
 _NAMES: Final = {row.field: row.name for row in VARIABLES} | {
     "instances": "COMFYUI_HOST_1…",
@@ -28,10 +28,10 @@ _NAMES: Final = {row.field: row.name for row in VARIABLES} | {
 }
 
 
-def reload(app: web.Application, load: Callable[[], Settings]) -> None:
+def reload(app: web.Application, load: Callable[[], Settings]) -> bool:
     """Read the configuration again by ``load``, and tell in one line of the log what came of it.
 
-    If anything in it, or in ROUTES_FILE, is wrong, nothing changes.
+    If anything in it, or in ROUTES_FILE, is wrong, nothing changes, and it is False.
     """
     settings, gateway = app[SETTINGS], app[GATEWAY]
     try:
@@ -40,7 +40,7 @@ def reload(app: web.Application, load: Callable[[], Settings]) -> None:
     except SettingsError as error:
         problems = "; ".join(" ".join(problem.split()) for problem in error.problems)
         logger.error("the configuration is as it was: {}", problems)
-        return
+        return False
     changed = [one.name for one in fields(new) if getattr(new, one.name) != _now(app, one.name)]
     if rows != gateway.rows.own and "routes_file" not in changed:
         changed.append("routes_file")
@@ -53,8 +53,10 @@ def reload(app: web.Application, load: Callable[[], Settings]) -> None:
     if new.log_level != app[LOGS].level:
         app[LOGS].set_level(new.log_level)
     _tell(changed)
-    if "api_keys" in changed and (warning := listening_warning(settings)):
-        logger.warning(warning)
+    if "api_keys" in changed:
+        for warning in start_warnings(settings, {}):
+            logger.warning(warning)
+    return True
 
 
 def _now(app: web.Application, name: str) -> object:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from urllib.parse import quote, quote_plus, unquote_plus
 
 from aiohttp import hdrs, web
 from multidict import MultiDict, MultiMapping, MutableMultiMapping
 
-from comfy_proxy.addresses import SHARED_ORIGINS
+from comfy_proxy.addresses import SHARED_ORIGINS, is_loopback
 from comfy_proxy.errors import ForbiddenError, UnauthorizedError
 from comfy_proxy.forwarded import is_https
+from comfy_proxy.key_settings import misspelt, short_keys
 from comfy_proxy.navigation import is_event_socket, is_navigation
-from comfy_proxy.origin_check import check_host, check_origin, is_loopback, is_preflight
+from comfy_proxy.origin_check import check_host, check_origin, is_preflight
 from comfy_proxy.request_path import normal_path
-from comfy_proxy.settings import Settings
+from comfy_proxy.settings import VARIABLES, Settings
 
 COOKIE_NAME = "comfy_proxy_key"
 COOKIE_MAX_AGE_S = 30 * 24 * 3600
@@ -51,8 +52,22 @@ def check(request: web.Request, settings: Settings) -> web.Response | None:
     return _check_key(request, settings)
 
 
+def start_warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """What is dubious about the configuration, and stops nothing: a line each, to be told at the
+    start and whenever the keys have changed. ``environ`` is where settings may be misspelt."""
+    known = {row.name for row in VARIABLES}
+    warnings = [
+        f"The environment has {name}, which is no setting: do you mean {right}?"
+        for name, right in misspelt(environ, known).items()
+    ]
+    warnings += short_keys(settings.api_keys)
+    if listening := listening_warning(settings):
+        warnings.append(listening)
+    return warnings
+
+
 def listening_warning(settings: Settings) -> str | None:
-    """The warning for the start if anybody in the network could use the proxy, else None."""
+    """The warning if anybody in the network could use the proxy, else None."""
     if settings.api_keys or is_loopback(settings.host):
         return None
     return (

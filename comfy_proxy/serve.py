@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable
@@ -18,11 +19,12 @@ from loguru import logger
 from yarl import URL
 
 from comfy_proxy.app import create_app, finish_work
-from comfy_proxy.keys import LOGS
+from comfy_proxy.keys import LOGS, SETTINGS
 from comfy_proxy.logs.entry import LEVELS
 from comfy_proxy.reload import reload
-from comfy_proxy.security import listening_warning
+from comfy_proxy.security import start_warnings
 from comfy_proxy.settings import Settings
+from comfy_proxy.tls import load_pair, server_context
 from comfy_proxy.version import __version__
 
 EXIT_FAILED: Final = 1
@@ -50,18 +52,18 @@ def serve(load: Callable[[], Settings]) -> int:
     app = create_app(settings)
     logs = app[LOGS]
     logs.start(sys.stderr, owns_process=True)
-    signals = Signals(app, load)
+    tls = server_context(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+    signals = Signals(app, load, tls)
     app.on_startup.insert(0, signals.listen)
     try:
-        return run(app, settings)
+        return run(app, settings, tls)
     finally:
         logs.close()
 
 
-def run(app: web.Application, settings: Settings) -> int:
+def run(app: web.Application, settings: Settings, tls: ssl.SSLContext | None = None) -> int:
     """Listen at HOST and PORT until GracefulExit is raised; the exit code."""
-    warning = listening_warning(settings)
-    if warning:
+    for warning in start_warnings(settings, os.environ):
         logger.warning(warning)
     names = map(settings.name_of, range(len(settings.instances)))
     instances = ", ".join(
@@ -71,7 +73,7 @@ def run(app: web.Application, settings: Settings) -> int:
     logger.info("comfy_proxy {} in front of {}", __version__, instances)
 
     def tell_address(_: str) -> None:
-        url = URL.build(scheme="http", host=settings.host, port=settings.port)
+        url = URL.build(scheme="https" if tls else "http", host=settings.host, port=settings.port)
         logs = settings.log_directory and settings.log_directory.absolute()
         logger.info("listening on {}; dashboard: {}; logs: {}", url, url / "dashboard", logs)
 
@@ -80,6 +82,7 @@ def run(app: web.Application, settings: Settings) -> int:
             app,
             host=settings.host,
             port=settings.port,
+            ssl_context=tls,
             access_log=None,  # the middleware logs one line for each request
             handler_cancellation=True,  # a client that leaves ends what it waited for, there too
             keepalive_timeout=KEEPALIVE_TIMEOUT_S,
@@ -100,12 +103,16 @@ def run(app: web.Application, settings: Settings) -> int:
 class Signals:
     """SIGTERM and SIGINT: the first one lets what was accepted come to its end with the door open
     (``shutdown.py``), the second one ends the process within ``AT_ONCE_S``. SIGHUP reads the
-    configuration again, by ``load``. SIGUSR1 logs one level more, SIGUSR2 one less.
+    configuration again, by ``load``, and the certificate of ``tls``. SIGUSR1 logs one level more,
+    SIGUSR2 one less.
     """
 
-    def __init__(self, app: web.Application, load: Callable[[], Settings]) -> None:
+    def __init__(
+        self, app: web.Application, load: Callable[[], Settings], tls: ssl.SSLContext | None
+    ) -> None:
         self._app = app
         self._load = load
+        self._tls = tls
         self._had_terminal = has_terminal()
         self._finishing: asyncio.Task[None] | None = None
         self._at_once = False
@@ -136,7 +143,9 @@ class Signals:
             self._end()
             return
         with self._app[LOGS].current():
-            reload(self._app, self._load)
+            cert, key = self._app[SETTINGS].tls_cert, self._app[SETTINGS].tls_key
+            if reload(self._app, self._load) and self._tls is not None and cert is not None:
+                load_pair(self._tls, cert, key)  # `load` has found no fault in it
 
     def _end(self) -> None:
         if self._finishing is None:

@@ -31,6 +31,7 @@ from comfy_proxy.instance_settings import (
     parse_instance,
     read_instances,
 )
+from comfy_proxy.key_settings import key_problems, read_keys
 from comfy_proxy.setting_file import read_toml
 from comfy_proxy.setting_values import (
     directory,
@@ -41,6 +42,7 @@ from comfy_proxy.setting_values import (
     some_of,
     true_or_false,
 )
+from comfy_proxy.tls import certificate_authority, tls_problems
 
 __all__ = ["VARIABLES", "Settings", "Variable", "load_settings", "parse_instance"]
 
@@ -85,6 +87,10 @@ class Settings:
     default_mode: str = "async"
     cors_origins: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
+    api_keys_file: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    comfyui_ca_file: Path | None = None
     workflow_directory: Path | None = None
     shared_storage: frozenset[str] = frozenset()
     root_path: str | None = None
@@ -181,6 +187,13 @@ VARIABLES: tuple[Variable, ...] = (
     _row("CORS_ORIGINS", "cors_origins", parse_origins, "none",
          "comma list of foreign origins whose pages may use the proxy"),
     _row("API_KEYS", "api_keys", comma_list, "none", "comma list of keys; one is then required"),
+    _row("API_KEYS_FILE", "api_keys_file", path, "none",
+         "file of further keys, one a line; `#` begins a comment"),
+    _row("TLS_CERT", "tls_cert", path, "none",
+         "PEM; certificate with which the proxy speaks https, and its chain"),
+    _row("TLS_KEY", "tls_key", path, "none", "PEM; its key, unless that stands in `TLS_CERT`"),
+    _row("COMFYUI_CA_FILE", "comfyui_ca_file", certificate_authority, "none",
+         "PEM; who signs certificates of `https` instances, besides those the system trusts"),
     _row("WORKFLOW_DIRECTORY", "workflow_directory", directory, "none",
          "extra workflow templates, each an endpoint"),
     _row("SHARED_STORAGE", "shared_storage", _shared_kinds, "false",
@@ -218,7 +231,23 @@ def load_settings(
             except ValueError as error:
                 problems.append(f"{row.name}: {error}")
     values |= read_instances(merged, problems)
-    problems += origin_problems(values.get("cors_origins", ()), values.get("api_keys", ()))
+    values["api_keys"] = _keys(values, problems)
+    problems += origin_problems(values.get("cors_origins", ()), values["api_keys"])
+    problems += tls_problems(values.get("tls_cert"), values.get("tls_key"))
+    if not any(problem.startswith("API_KEYS") for problem in problems):
+        host = values.get("host", Settings.host)
+        problems += key_problems(host, values["api_keys"], environ, known)
     if problems:
         raise SettingsError(problems)
     return Settings(**values)
+
+
+def _keys(values: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:
+    """Those of API_KEYS, then those of API_KEYS_FILE, each once."""
+    keys: list[str] = [*values.get("api_keys", ())]
+    if (path := values.get("api_keys_file")) is not None:
+        try:
+            keys += read_keys(path)
+        except ValueError as error:
+            problems.append(f"API_KEYS_FILE: {error}")
+    return tuple(dict.fromkeys(keys))

@@ -19,6 +19,8 @@ from typing import IO, Any
 import aiohttp
 from child_signals import listen_to_all
 
+from comfy_proxy.tls import client_context
+
 PATIENCE_S = 30.0
 """Before what does not come true fails the test."""
 Line = dict[str, Any]
@@ -85,9 +87,16 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def serving(
-    *hosts: str, logs: Path, config: Path | None = None, **environ: str
+    *hosts: str,
+    logs: Path,
+    config: Path | None = None,
+    trusted: Path | None = None,
+    **environ: str,
 ) -> AsyncIterator[Served]:
-    """A proxy in front of ``hosts`` that is ready for jobs; ``environ`` by variables' names."""
+    """A proxy in front of ``hosts`` that is ready for jobs; ``environ`` by variables' names.
+
+    ``trusted`` is its certificate, if it has one.
+    """
     options = [] if config is None else ["--config", str(config)]
     port = int(environ.get("PORT", "0")) or free_port()
     own = {f"COMFYUI_HOST_{number}": host for number, host in enumerate(hosts, start=1)}
@@ -103,7 +112,12 @@ async def serving(
     trace.on_request_end.append(answered)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(
-            aiohttp.ClientSession(trace_configs=[trace], connector=aiohttp.TCPConnector(limit=0))
+            aiohttp.ClientSession(
+                trace_configs=[trace],
+                connector=aiohttp.TCPConnector(
+                    limit=0, ssl=True if trusted is None else client_context(trusted)
+                ),
+            )
         )
         # A pipe would want to be read all the time.
         console = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
@@ -115,7 +129,7 @@ async def serving(
             preexec_fn=listen_to_all,
         )
         served = Served(
-            url=f"http://127.0.0.1:{port}",
+            url=f"{'https' if trusted else 'http'}://127.0.0.1:{port}",
             logs=logs,
             http=http,
             process=process,

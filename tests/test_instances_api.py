@@ -61,6 +61,15 @@ async def test_an_instance_that_does_not_exist(named: TestClient) -> None:
     assert body["details"] == {"field": "id", "instances": list(NAMES)}
 
 
+async def test_instances_are_neither_added_nor_removed(named: TestClient) -> None:
+    """Not yet: 405 that says what can be done, and nothing of it goes to ComfyUI."""
+    for method, path in (("POST", "/api/instances"), ("DELETE", "/api/instances/1")):
+        async with named.request(method, path, json={"url": "gpu:8188"}) as answer:
+            body = await answer.json()
+        assert (answer.status, body["code"]) == (405, "method_not_allowed")
+        assert answer.headers["Allow"] == "GET, HEAD"
+
+
 async def test_a_wait_that_is_none(named: TestClient) -> None:
     """400 that names the field; and nobody is drained by it."""
     async with named.post("/api/instances/1/drain?wait=long") as answer:

@@ -60,3 +60,12 @@ def test_every_command_that_the_readme_shows_is_taken() -> None:
     assert len(commands) >= 4
     for command in commands:
         check_command(shlex.split(command.rstrip(".,;:) ")))
+
+
+def test_every_promise_has_its_test() -> None:
+    """Each row of the table names a test that is there."""
+    table = README.partition("## What is promised")[2].partition("\n## ")[0]
+    named = re.findall(r"`(\S+\.py)::(test_\w+)` \|$", table, re.MULTILINE)
+    assert len(named) == len(re.findall(r"^\| ", table, re.MULTILINE)) - 1
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test

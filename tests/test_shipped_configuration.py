@@ -31,8 +31,11 @@ from comfy_proxy.settings import Settings, load_settings
 
 TOML = CONFIG / "comfy-proxy.toml"
 UNIT = CONFIG / "systemd" / "comfy-proxy.service"
-OF_OTHERS = {"COMFYUI_IMAGE", "CUDA_VISIBLE_DEVICES"}
-"""Names of variables in our files that are Docker Compose's and CUDA's to read."""
+OF_OTHERS = {
+    *("COMFYUI_IMAGE", "CUDA_VISIBLE_DEVICES"),
+    *("API_KEY", "COMFYUI_HOSTS", "COMFY_HOST_1", "COMFYUI_PATH", "COMFYUI_PORT"),
+}
+"""Names of variables in our files that are Docker Compose's and CUDA's to read; and slips."""
 READERS = {
     ".yml": read_yaml,
     ".json": read_json,

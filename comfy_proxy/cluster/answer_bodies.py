@@ -32,7 +32,7 @@ async def pieces(
 
     Raises AnswerTooLargeError beyond ``limit`` bytes.
     """
-    host = response.url.host
+    host = f"{response.url.host_subcomponent}:{response.url.port}"
     body = BoundedStream(
         response.content,
         limit,

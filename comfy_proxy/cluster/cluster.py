@@ -34,6 +34,7 @@ from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
 from comfy_proxy.observers import tell
 from comfy_proxy.settings import Settings
+from comfy_proxy.tls import client_context
 from comfy_proxy.tracing import untraced
 
 
@@ -57,9 +58,7 @@ class Cluster:
         self.clock = clock or SystemClock()
         self._made_at = self.clock.monotonic()
         self.instances = _instances(settings, self.clock, ids)
-        self.connections = ConnectionManager(
-            self.instances, max_connections=settings.max_connections_per_instance, clock=self.clock
-        )
+        self.connections = _connections(self.instances, settings, self.clock)
         self.clients = _clients(self.instances, self.connections, settings, self.clock)
         self.load_balancer = LoadBalancer(self.instances)
         self.object_info = ObjectInfoCache(self.clients, clock=self.clock)
@@ -78,9 +77,7 @@ class Cluster:
         self.gpu_memory = GpuMemory(self.clients, self.planner)
         self.experience = Experience(self.planner, self.clock)
         self.scheduler = _scheduler(self, settings)
-        self.drains = Drains(
-            self.scheduler, self.clock, lambda one: self.spawn(self.learn_load(one))
-        )
+        self.drains = Drains(self.scheduler, self.clock, self.learn_load)
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
         self.on_prompt_end: list[Callable[[PromptEnd], None]] = []
         self._chores: set[asyncio.Task[None]] = set()
@@ -182,16 +179,22 @@ class Cluster:
         tell(self.on_prompt, record)
 
     async def learn_load(self, instance: Instance) -> None:
-        """Ask how long its queue is, and have its ``status`` frames tell from now on; nothing
-        happens if it does not answer within HEALTH_CHECK_TIMEOUT."""
+        """Have its ``status`` frames tell how long its queue is; returns when one has told.
+
+        Nothing happens if it does not answer within HEALTH_CHECK_TIMEOUT.
+        """
+        if self.connections.pool_state(instance).open:
+            return
+        told = asyncio.Event()
+        instance.prompts.on_load.append(told.set)
         try:
             async with self.clock.timeout(self.settings.health_check_timeout_s):
-                queue = await self.clients[instance].queue()
                 await self.connections.pool(instance).listen()
+                await told.wait()
         except (InstanceError, TimeoutError) as error:
             logger.debug("{} does not tell its queue: {}", instance.host, error)
-            return
-        instance.prompts.observed(len(queue.pending) + len(queue.running))
+        finally:
+            instance.prompts.on_load.remove(told.set)
 
     async def _listen(self, instance: Instance) -> None:
         try:
@@ -204,6 +207,18 @@ class Cluster:
         task = asyncio.create_task(chore, context=context)
         self._chores.add(task)
         task.add_done_callback(self._chores.discard)
+
+
+def _connections(
+    instances: Sequence[Instance], settings: Settings, clock: Clock
+) -> ConnectionManager:
+    authority = settings.comfyui_ca_file
+    return ConnectionManager(
+        instances,
+        max_connections=settings.max_connections_per_instance,
+        clock=clock,
+        tls=None if authority is None else client_context(authority),
+    )
 
 
 def _health_checker(

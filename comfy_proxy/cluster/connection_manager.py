@@ -16,6 +16,7 @@ off while it did what was asked. So what a request is decides which connection i
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,9 +68,18 @@ class ConnectionManager:
     """Owns every connection to every instance; ``start`` before use, ``close`` at the end.
 
     ``max_connections`` bounds the WebSockets of jobs for each instance, not the HTTP connections.
+    ``tls`` says whose certificates are trusted, None those that the system trusts.
     """
 
-    def __init__(self, instances: Sequence[Instance], *, max_connections: int, clock: Clock):
+    def __init__(
+        self,
+        instances: Sequence[Instance],
+        *,
+        max_connections: int,
+        clock: Clock,
+        tls: ssl.SSLContext | None = None,
+    ):
+        self._tls = tls or True
         self._instances = tuple(instances)
         self._max_connections = max_connections
         self._clock = clock
@@ -87,9 +97,11 @@ class ConnectionManager:
     async def start(self) -> None:
         """Make sessions and pools; nothing is connected yet."""
         for instance in self._instances:
-            self._sessions[instance] = _session(instance)
-            self._recent_sessions[instance] = _session(instance, keepalive_timeout=RECENT_S)
-            self._fresh_sessions[instance] = _session(instance, force_close=True)
+            self._sessions[instance] = _session(instance, self._tls)
+            self._recent_sessions[instance] = _session(
+                instance, self._tls, keepalive_timeout=RECENT_S
+            )
+            self._fresh_sessions[instance] = _session(instance, self._tls, force_close=True)
             self._pools[instance] = WebSocketPool(
                 instance,
                 self._fresh_sessions[instance],
@@ -156,12 +168,15 @@ class ConnectionManager:
         return pool.state if pool else PoolState(open=0, in_use=0, waiting=0)
 
 
-def _session(instance: Instance, **keeping: Any) -> aiohttp.ClientSession:
+def _session(
+    instance: Instance, tls: ssl.SSLContext | bool, **keeping: Any
+) -> aiohttp.ClientSession:
     """``keeping``: options of aiohttp's connector that say how long a connection is kept."""
     local = is_localhost(instance.url.host or "")
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             limit=0,
+            ssl=tls,
             **keeping,
             happy_eyeballs_delay=NEXT_ADDRESS_S,
             resolver=LocalhostResolver() if local else None,

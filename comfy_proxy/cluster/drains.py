@@ -8,7 +8,7 @@ as need be: only :meth:`Drains.resume` has it get work again, or a restart of th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from loguru import logger
 
@@ -20,25 +20,29 @@ from comfy_proxy.cluster.scheduler import Scheduler
 class Drains:
     """``on_change`` callbacks hear that an instance was drained or resumed.
 
-    ``listen`` asks an instance how long its queue is, and has it tell from then on.
+    ``learn_load`` has an instance tell how long its queue is, from then on too.
     """
 
     def __init__(
-        self, scheduler: Scheduler, clock: Clock, listen: Callable[[Instance], None]
+        self,
+        scheduler: Scheduler,
+        clock: Clock,
+        learn_load: Callable[[Instance], Awaitable[None]],
     ) -> None:
         self._scheduler = scheduler
         self._clock = clock
-        self._listen = listen
+        self._learn_load = learn_load
         self.on_change: list[Callable[[Instance], None]] = []
 
-    def drain(self, instance: Instance) -> None:
-        """Nothing new from now on; a second call does nothing."""
+    async def drain(self, instance: Instance) -> None:
+        """Nothing new from now on; returns when it has told how long its queue is, if it answers.
+        A second call changes nothing."""
         if not instance.drained:
             logger.bind(instance=instance.host).warning(
                 "instance {} ({}) is drained: it gets no new work", instance.host, label(instance)
             )
-            self._listen(instance)
             self._set(instance, True)
+        await self._learn_load(instance)
 
     def resume(self, instance: Instance) -> None:
         """It gets work again, as soon as it is healthy; a second call does nothing."""

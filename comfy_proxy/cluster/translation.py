@@ -31,6 +31,8 @@ def translated(name: str) -> Iterator[None]:
         raise InstanceTimeoutError(f"{name} did not accept a connection in time.") from error
     except TimeoutError as error:
         raise InstanceTimeoutError(f"{name} did not answer in time.") from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise InstanceUnreachableError(f"{name} has a certificate that is not trusted.") from error
     except (aiohttp.ClientConnectorError, ConnectionRefusedError) as error:
         raise InstanceUnreachableError(f"{name} cannot be reached.") from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:

@@ -109,8 +109,8 @@ async def test_503_at_once_if_it_is_known(worker_with: Any, start_jobs: Start) -
         body = await answer.json()
         assert (answer.status, body["code"]) == (503, "workflow_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
-    assert set(body["details"]["missing"]) == {worker.host for worker in workers}
-    assert body["details"]["missing"][workers[0].host] == {"only": ["TimedPass"]}
+    assert set(body["details"]["missing"]) == {"instance 1", "instance 2"}
+    assert body["details"]["missing"]["instance 1"] == {"only": ["TimedPass"]}
     assert list(jobs.service.manager) == []
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
+from typing import Any
 
 from aiohttp import hdrs, web
 from loguru import logger
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import ComfyProxyError, MethodNotAllowedError, UnauthorizedError
 from comfy_proxy.gateway.exchange.context import REASON, REQUEST_ID
 from comfy_proxy.lenient_json import dumps
@@ -17,15 +21,18 @@ MUCH_UNREAD = 1_048_576
 _CODES = {413: "payload_too_large"}
 
 
-def error_response(request: web.Request, error: Exception) -> web.Response:
+def error_response(
+    request: web.Request, error: Exception, instances: Iterable[Instance] = ()
+) -> web.Response:
     """``error`` as an answer to ``request``; what is not ours is a 500 without a word about why.
 
-    The log has the rest. The connection ends with the answer if much of the body is still to come.
+    The log has the rest. Of ``instances`` a client is told names or numbers, no addresses. The
+    connection ends with the answer if much of the body is still to come.
     """
     if isinstance(error, web.HTTPException):
         answer = _of_aiohttp(request, error)
     elif isinstance(error, ComfyProxyError):
-        answer = _of_ours(request, error)
+        answer = _of_ours(request, error, tuple(instances))
     else:
         logger.opt(exception=error).error("{} failed", request[REQUEST_ID])
         answer = _json(request, 500, "Internal error.", "internal_error", {})
@@ -38,9 +45,14 @@ def error_response(request: web.Request, error: Exception) -> web.Response:
     return answer
 
 
-def _of_ours(request: web.Request, error: ComfyProxyError) -> web.Response:
+def _of_ours(
+    request: web.Request, error: ComfyProxyError, instances: Sequence[Instance]
+) -> web.Response:
     request[REASON] = f"{error.code}: {error.message}"
-    answer = _json(request, error.status, error.message, error.code, error.details)
+    message, details = (
+        _without_addresses(one, instances) for one in (error.message, error.details)
+    )
+    answer = _json(request, error.status, message, error.code, details)
     if error.retry_after_s is not None:
         answer.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)
     if isinstance(error, MethodNotAllowedError):
@@ -48,6 +60,24 @@ def _of_ours(request: web.Request, error: ComfyProxyError) -> web.Response:
     if isinstance(error, UnauthorizedError):  # RFC 9110 15.5.2 wants a challenge
         answer.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="comfy-proxy"'
     return answer
+
+
+def _without_addresses(told: Any, instances: Sequence[Instance]) -> Any:
+    """``told`` (text, or what JSON is made of) with ``instance 2`` for ``gpu2:8188``."""
+    if isinstance(told, str):
+        for one in instances:
+            if one.host in told:  # rarely: then as a whole, not as the beginning of gpu:81889
+                address = rf"(?<![\w.-]){re.escape(one.host)}(?!\d)"
+                told = f"instance {one.name or one.id}".join(re.split(address, told))
+        return told
+    if isinstance(told, Mapping):
+        return {
+            _without_addresses(key, instances): _without_addresses(value, instances)
+            for key, value in told.items()
+        }
+    if isinstance(told, list | tuple):
+        return [_without_addresses(one, instances) for one in told]
+    return told
 
 
 def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:

@@ -105,12 +105,9 @@ async def test_the_only_instance_can_be_drained(start_proxy: Start, workers: Wor
     http = await start_proxy(workers[0])
     prompt_id = await post(http, graph(LONG_S))
     await until(lambda: workers[0].started)
-    await change(http, "drain", "1")
+    assert not (await change(http, "drain", "1"))["empty"]
     async with http.post("/prompt", json={"prompt": graph()}) as answer:
         assert (answer.status, (await answer.json())["code"]) == (503, "no_instance")
-    instance = instance_of(http, workers[0])
-    await until(lambda: instance.load == 1)
-    assert not (await change(http, "drain", "1"))["empty"]
     await interrupt(http, prompt_id)
     assert (await change(http, "drain", "1", wait="20"))["empty"]
 
@@ -122,10 +119,10 @@ async def test_an_operator_and_a_reboot_do_not_undo_each_other(
     instance = instance_of(proxy, workers[0])
     drains = proxy.app[CLUSTER].drains
     instance.draining += 1
-    drains.drain(instance)
+    await drains.drain(instance)
     drains.resume(instance)
     assert not takes_work(instance)
-    drains.drain(instance)
+    await drains.drain(instance)
     instance.draining -= 1
     assert not takes_work(instance)
     drains.resume(instance)
