@@ -27,9 +27,10 @@ kept. They pile up only while the instance cannot be asked."""
 MAX_READS = 3
 """How often an entry is asked for. ComfyUI writes it a moment after it has told the end; one that
 is not there after so many changes of the queue was deleted."""
-MAX_ENTRY_BYTES = 32 * 2**20
-"""Bytes of an entry, its graph included. A longer one is not kept: it would take the place of
-hundreds of others."""
+MAX_ENTRY_BYTES = 8 * 2**20
+"""Bytes of an entry, its graph included. A longer one is not kept, and not asked for if the prompt
+was that long already: it would take the place of hundreds of others, and ComfyUI writes it on its
+event loop."""
 _KEPT_ENDINGS = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
 
 
@@ -55,7 +56,8 @@ class HistoryKeeper:
             self.delete([prompt.prompt_id])
         if not change.is_end or prompt.job is not None or end is None or prompt.instance is None:
             return
-        if end.ending in _KEPT_ENDINGS:
+        length = 0 if prompt.post is None else len(prompt.post.body)
+        if end.ending in _KEPT_ENDINGS and length <= MAX_ENTRY_BYTES:
             wanted = self._wanted[prompt.instance]
             wanted[prompt.prompt_id] = 0
             if len(wanted) > MAX_WANTED:

@@ -177,6 +177,30 @@ async def test_one_that_runs_has_no_history_yet() -> None:
                 assert (await answer.json())["code"] == "unavailable"
 
 
+@pytest.mark.parametrize("path", ["/history", "/history/a"])
+async def test_an_end_that_a_client_reads_is_booked(workers: Workers, path: str) -> None:
+    """Nobody else has heard of it: whoever listens hears of it then."""
+    async with front(*workers) as (client, gateway):
+        prompt = posted(gateway, "a")
+        await run(workers[1], "a")
+        while not prompt.ended:
+            assert list(await get(client, path)) == ["a"]
+        assert prompt.end is not None
+        assert prompt.end.ending is Ending.SUCCESS
+
+
+async def test_an_owner_that_has_returned_is_asked_at_once(workers: Workers) -> None:
+    """Its circuit is open and cools down still: it is checked before anybody is told 503."""
+    async with front(*workers) as (client, gateway):
+        owner = gateway.cluster.instances[1]
+        await run(workers[1], "a")
+        gateway.ledger.apply(events.Found(prompt_id="a", instance=owner))
+        while owner.healthy:
+            owner.fault("said by the test")
+        assert list(await get(client, "/history/a")) == ["a"]
+        assert owner.healthy
+
+
 # --- what has ended ---------------------------------------------------------------------
 
 
