@@ -37,8 +37,8 @@ NEWEST = 2
 MAX_NEWEST = 2048
 """Entries of the history that one look reads at most; what ended before is asked for by id."""
 MAX_BY_ID = 100
-"""So many prompts are looked for one by one where nothing waits or runs any more; the others at the
-next look."""
+"""So many prompts of one look are looked for in the history one by one; the others at the next
+look."""
 
 
 class Reconciler:
@@ -142,7 +142,6 @@ class Reconciler:
                     await self._look_at_newest(instance)
                 if left := self._to_be_asked_for(instance):
                     await self._look_for(left, instance)
-                    self._gaps.difference_update(left)
             except InstanceError as error:  # the next frame, or check, comes back here
                 logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
             except Exception as error:
@@ -155,7 +154,7 @@ class Reconciler:
         if instance.load > 0:
             by_id = [one for one in left if one.deleted or one.reused or one in self._gaps]
             left = [one for one in by_id if self._is_unheard(one)]
-        return left[:MAX_BY_ID]
+        return left
 
     def _is_unheard(self, prompt: Prompt) -> bool:
         attempt = prompt.attempts[-1]
@@ -185,17 +184,21 @@ class Reconciler:
         """One by one: each is in the history, or still in the queue, or gone."""
         if (queue := await ask_queue(instance, self._cluster)) is None:
             return
-        there = queue.view()
+        there, asked = queue.view(), 0
         for prompt in prompts:
             if prompt.prompt_id in there:
                 if prompt.deleted and prompt.at(instance):
                     self._ledger.apply(events.DeletionUndone(prompt=prompt))
             elif _must_be_there(prompt, instance, self._ledger):
+                if asked == MAX_BY_ID:
+                    return
+                asked += 1
                 path = history_path(prompt.prompt_id)
                 history = await ask_history(instance, self._cluster, path) or {}
                 entry = history.get(prompt.prompt_id)
                 if not self._settle(prompt.prompt_id, entry, instance):
                     self._is_gone(prompt, instance)
+            self._gaps.discard(prompt)
 
     def _is_gone(self, prompt: Prompt, instance: Instance) -> None:
         """Neither queue nor history has it."""

@@ -31,6 +31,8 @@ MAX_ENTRY_BYTES = 8 * 2**20
 """Bytes of an entry, its graph included. A longer one is not kept, and not asked for if the prompt
 was that long already: it would take the place of hundreds of others, and ComfyUI writes it on its
 event loop."""
+NEWEST = 16
+"""So many entries, which ended last, are read for a prompt whose id no path can hold."""
 _KEPT_ENDINGS = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
 
 
@@ -56,6 +58,8 @@ class HistoryKeeper:
             self.delete([prompt.prompt_id])
         if not change.is_end or prompt.job is not None or end is None or prompt.instance is None:
             return
+        if prompt.reused:
+            return  # what is in the history under its id may be of the one before
         length = 0 if prompt.post is None else len(prompt.post.body)
         if end.ending in _KEPT_ENDINGS and length <= MAX_ENTRY_BYTES:
             wanted = self._wanted[prompt.instance]
@@ -134,6 +138,8 @@ class HistoryKeeper:
         """None if ``instance`` has none, or one that is too long. Raises InstanceError."""
         began_at = self._cluster.clock.monotonic()
         path = history_path(prompt_id)
+        if path == "/history":  # no path can hold its id
+            path = f"/history?max_items={NEWEST}"
         answer = await ask_scanned(instance, self._cluster, path, KEPT, replaceable=True)
         found = read_history(answer.root) or []
         for entry in found:

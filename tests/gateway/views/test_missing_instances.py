@@ -24,6 +24,7 @@ from views_harness import (
 
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.prompts.spool import PromptSpool
+from comfy_proxy.gateway.views import history_keeper
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.prompt import ClientPost, End, JobRef, Prompt
@@ -288,6 +289,33 @@ async def test_an_entry_that_comes_late_is_kept() -> None:
         assert list(await get(client, "/history/a")) == ["a"]
 
 
+async def test_an_id_that_was_in_use_before_is_not_kept() -> None:
+    """The entry that is read may be the earlier prompt's."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        gateway.ledger.apply(events.Found(prompt_id="a", instance=gateway.cluster.instances[1]))
+        await kept(gateway, two, "a")
+        await two.stop()
+        async with client.get("/history/a") as answer:
+            assert answer.status == 503
+
+
+async def test_what_no_path_can_hold_is_kept() -> None:
+    """An id may be any text: the newest entries are read."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        await kept(gateway, two, "a{b}")
+        assert ("GET", "/history?max_items=16", "") in two.requests
+        await two.stop()
+        assert list(await get(client, "/history")) == ["a{b}"]
+
+
+async def test_a_giant_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor asked for."""
+    monkeypatch.setattr(history_keeper, "MAX_ENTRY_BYTES", 10)
+    async with two_fakes() as (one, two), front(one, two) as (_, gateway):
+        await kept(gateway, two, "a")
+        assert gateway.views.kept.find("a") is None
+
+
 async def test_what_is_kept_is_bounded() -> None:
     """The oldest go, by number and by bytes; the newest stays."""
     async with two_fakes() as (one, two), front(one, two) as (_, gateway):
@@ -295,7 +323,7 @@ async def test_what_is_kept_is_bounded() -> None:
         await kept(gateway, two, *"abc")
         assert list(store._entries) == ["b", "c"]
         store = gateway.views.keeper._entries = KeptEntries(max_bytes=1)
-        await kept(gateway, two, *"abc")
-        assert list(store._entries) == ["c"]
+        await kept(gateway, two, *"def")
+        assert list(store._entries) == ["f"]
         store.clear()
         assert store._bytes == 0
