@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from loguru import logger
 
@@ -18,10 +19,11 @@ from comfy_proxy.gateway.exchange.scanned import ask_scanned
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntries, KeptEntry
 from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import Ending
 from comfy_proxy.tracing import untraced
 
-MAX_WANTED = 10_000
+MAX_WANTED = 1_000
 """So many entries of one instance are still to be read; beyond it the one that ended first is not
 kept. They pile up only while the instance cannot be asked."""
 MAX_READS = 3
@@ -36,6 +38,14 @@ NEWEST = 16
 _KEPT_ENDINGS = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A prompt that has ended, and how often its entry was asked for."""
+
+    prompt: Prompt
+    reads: int = 0
+
+
 class HistoryKeeper:
     """Has ``entries`` filled; one request for each end, and one at a time for each instance."""
 
@@ -43,7 +53,7 @@ class HistoryKeeper:
         self._cluster = cluster
         self._storage = storage
         self._entries = entries
-        self._wanted: defaultdict[Instance, dict[str, int]] = defaultdict(dict)
+        self._wanted: defaultdict[Instance, dict[str, _Wanted]] = defaultdict(dict)
         self._news: set[Instance] = set()
         self._readers: dict[Instance, asyncio.Task[None]] = {}
         self._closed = False
@@ -63,10 +73,15 @@ class HistoryKeeper:
         length = 0 if prompt.post is None else len(prompt.post.body)
         if end.ending in _KEPT_ENDINGS and length <= MAX_ENTRY_BYTES:
             wanted = self._wanted[prompt.instance]
-            wanted[prompt.prompt_id] = 0
+            wanted[prompt.prompt_id] = _Wanted(prompt)
             if len(wanted) > MAX_WANTED:
                 del wanted[next(iter(wanted))]
             self.look(prompt.instance)
+
+    def unread(self, instance: Instance) -> list[Prompt]:
+        """Those that have ended there, and whose entry has not been read yet. While their instance
+        cannot be asked no history has them."""
+        return [wanted.prompt for wanted in self._wanted[instance].values()]
 
     def look(self, instance: Instance) -> None:
         """It has answered a check, or its queue has changed: what is wanted may be there now."""
@@ -127,12 +142,12 @@ class HistoryKeeper:
         except (ComfyProxyError, OSError) as error:  # a full disk
             logger.warning("an end at {} cannot be kept: {}", instance.host, error)
             entry = None
-        if (reads := wanted.pop(prompt_id, None)) is None:
+        if (asked := wanted.pop(prompt_id, None)) is None:
             return
         if entry is not None:
             self._entries.add(entry)
-        elif reads + 1 < MAX_READS:
-            wanted[prompt_id] = reads + 1
+        elif asked.reads + 1 < MAX_READS:
+            wanted[prompt_id] = _Wanted(asked.prompt, asked.reads + 1)
 
     async def _entry(self, prompt_id: str, instance: Instance) -> KeptEntry | None:
         """None if ``instance`` has none, or one that is too long. Raises InstanceError."""

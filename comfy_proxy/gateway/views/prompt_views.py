@@ -44,9 +44,9 @@ class PromptViews:
         self._storage = storage
         self._numbers = HistoryNumbers()
         self._owners = PromptOwners(cluster, ledger)
-        self._known = LedgerRows(ledger, bodies)
         self.kept = KeptEntries()
         self.keeper = HistoryKeeper(cluster, storage, self.kept)
+        self._known = LedgerRows(ledger, bodies, self.keeper.unread)
         self.commands = Commands(
             cluster, ledger, self._owners, own_history=own_history, keeper=self.keeper
         )

@@ -202,6 +202,18 @@ async def test_an_owner_that_has_returned_is_asked_at_once(workers: Workers) -> 
         assert owner.healthy
 
 
+async def test_an_end_that_no_history_tells_yet_is_in_the_queue() -> None:
+    """Its instance told the end and cannot be asked: in neither it would be taken for lost."""
+    async with FakeInstance() as one, front(one, str(await unused_url())) as (client, gateway):
+        ends(gateway, posted(gateway, "a", 3))
+        queue = await get(client, "/queue")
+        assert [row[1:3] for row in queue["queue_running"]] == [["a", GRAPH]]
+        length = await get(client, "/prompt")
+        assert length == {"exec_info": {"queue_remaining": 1}}
+        page = await get(client, "/api/jobs")
+        assert [job["status"] for job in page["jobs"]] == ["in_progress"]
+
+
 # --- what has ended ---------------------------------------------------------------------
 
 
