@@ -138,6 +138,7 @@ class Gateway:
             self.cluster,
             self.ledger,
             own_history=self.own_history,
+            ends_seen=lambda ids, instance: self.reconciler.seen(ids, instance),
             bodies=self.spool,
             made_files=self.made_files,
             storage=self.files.storage,

@@ -10,6 +10,7 @@ replaced.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from comfy_proxy.clock import Timer
@@ -24,6 +25,15 @@ from comfy_proxy.gateway.events.upstreams import SILENCE_S, Upstreams
 MAX_WAITS = 5
 """How often an open socket has SILENCE_S to tell an end that the history tells already: again while
 other frames come on it. Beyond, the end is given from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waited:
+    """An end that a socket which is open may still tell by itself."""
+
+    timer: Timer
+    entry: Mapping[str, Any]
+    instance: Instance
 
 
 class MissedEnds:
@@ -42,10 +52,10 @@ class MissedEnds:
         self._feed = feed
         self._upstreams = upstreams
         self._prefixed = prefixed
-        self._timers: dict[str, Timer] = {}
+        self._waited_for: dict[str, _Waited] = {}
 
     def __repr__(self) -> str:
-        return f"<MissedEnds {len(self._timers)} waited for>"
+        return f"<MissedEnds {len(self._waited_for)} waited for>"
 
     def learnt(self, prompt_id: str, entry: Mapping[str, Any], instance: Instance) -> None:
         """The history of ``instance`` has the ``entry`` of that prompt."""
@@ -56,6 +66,16 @@ class MissedEnds:
         else:
             self._give(prompt_id, entry, instance)
 
+    def began(self, prompt_id: str, instance: Instance) -> None:
+        """A prompt begins at ``instance``: an end before it has been told there, or never will be,
+        because it came while the socket was broken."""
+        for other, waited in tuple(self._waited_for.items()):
+            if waited.instance is instance and other != prompt_id:
+                waited.timer.cancel()
+                del self._waited_for[other]
+                if not self._told.of(other).ended:
+                    self._give(other, waited.entry, instance)
+
     def lost(self, instance: Instance) -> None:
         """The socket to ``instance`` has ended: the last frame after an end may be missing."""
         for prompt_id in self._told.without_last(instance):
@@ -65,9 +85,9 @@ class MissedEnds:
 
     def close(self) -> None:
         """The client has left."""
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        for waited in self._waited_for.values():
+            waited.timer.cancel()
+        self._waited_for.clear()
 
     def _wait(
         self, prompt_id: str, entry: Mapping[str, Any], instance: Instance, waits: int
@@ -75,7 +95,7 @@ class MissedEnds:
         began_at = self._cluster.clock.monotonic()
 
         def check() -> None:
-            del self._timers[prompt_id]
+            del self._waited_for[prompt_id]
             upstream = self._upstreams[instance]
             speaks = upstream.heard_at > began_at and upstream.connected.is_set()
             if self._told.of(prompt_id).ended:
@@ -83,13 +103,15 @@ class MissedEnds:
             if speaks and waits < MAX_WAITS:
                 self._wait(prompt_id, entry, instance, waits + 1)
                 return
-            self._give(prompt_id, entry, instance)
             if not speaks:
+                self._feed.queues.untold(instance)
                 self._cluster.spawn(upstream.renew())
+            self._give(prompt_id, entry, instance)
 
-        if (timer := self._timers.pop(prompt_id, None)) is not None:
-            timer.cancel()
-        self._timers[prompt_id] = self._cluster.clock.call_later(SILENCE_S, check)
+        if (before := self._waited_for.pop(prompt_id, None)) is not None:
+            before.timer.cancel()
+        timer = self._cluster.clock.call_later(SILENCE_S, check)
+        self._waited_for[prompt_id] = _Waited(timer, entry, instance)
 
     def _give(self, prompt_id: str, entry: Mapping[str, Any], instance: Instance) -> None:
         """All that is missing, the sum of the queues last."""

@@ -14,7 +14,7 @@ from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.client_feed import ClientFeed
-from comfy_proxy.gateway.events.frames import NOT_HEARD, OfPrompt, Seen, message_kind
+from comfy_proxy.gateway.events.frames import NOT_HEARD, Began, OfPrompt, Seen, message_kind
 from comfy_proxy.gateway.events.missed_ends import MissedEnds
 from comfy_proxy.gateway.events.sums import QueueSum
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
@@ -134,6 +134,8 @@ class EventSession:
     def take(self, upstream: UpstreamSocket, seen: Seen) -> None:
         """What an instance sent, in the order in which it came: on record first, then told."""
         instance = upstream.instance
+        if isinstance(seen, Began):
+            self.missed_ends.began(seen.prompt_id, instance)
         shown = self.told.passed(seen, instance) if isinstance(seen, OfPrompt) else seen
         if self._booking.book(seen, instance) and (shown is not None or seen is None):
             self.feed.take(shown, instance, is_greeting=not upstream.connected.is_set())

@@ -11,8 +11,8 @@ much waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Container, Iterable, Sequence
+from typing import Any
 
 from loguru import logger
 
@@ -24,7 +24,7 @@ from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.files.made_files import MadeFiles
-from comfy_proxy.gateway.prompts.heard_changes import HeardChanges
+from comfy_proxy.gateway.prompts.heard_changes import HeardChanges, Listeners
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
@@ -37,18 +37,8 @@ NEWEST = 2
 MAX_NEWEST = 2048
 """Entries of the history that one look reads at most; what ended before is asked for by id."""
 MAX_BY_ID = 100
-"""So many prompts are looked for one by one where nothing waits or runs any more; the others at the
-next look."""
-
-
-class Listeners(Protocol):
-    """The clients that have a socket here: ``events/sessions.py``."""
-
-    def hears(self, client_id: str, instance: Instance, since: float, /) -> bool:
-        """Whether the client has heard, or still may, what happened there at ``since``."""
-
-    def end_learnt(self, prompt: Prompt, entry: Mapping[str, Any], instance: Instance, /) -> None:
-        """An entry of the history tells how ``prompt`` has ended, which its client may not know."""
+"""So many prompts of one look are looked for in the history one by one; the others at the next
+look."""
 
 
 class Reconciler:
@@ -68,7 +58,7 @@ class Reconciler:
         self._listeners = listeners
         self._second_tries = SecondTries.of(cluster, ledger)
         self._remaining: dict[Instance, int] = {}
-        self._changes = HeardChanges(cluster.clock, self._look_at)
+        self._changes = HeardChanges(cluster.clock, listeners, self._look_at)
         self._gaps: set[Prompt] = set()  # to be asked for by id: a socket may have missed the end
         self._news: set[Instance] = set()
         self._lookers: dict[Instance, asyncio.Task[None]] = {}
@@ -80,12 +70,18 @@ class Reconciler:
         if self._remaining.get(instance) != instance.prompts.queue_remaining:
             self._remaining[instance] = instance.prompts.queue_remaining
             self._look_at(instance)
-            if not self._closed and self._followed(instance):
+            if self._followed(instance):
                 self._changes.changed(instance)
 
     def reconnected(self, client_id: str, instance: Instance) -> None:
         """A new socket of that client is at ``instance``; what came before it was not heard."""
         self._missed(one for one in self._followed(instance) if one.client_id == client_id)
+
+    def seen(self, ids: Container[object], instance: Instance) -> None:
+        """Somebody has read entries of these prompts in the history of ``instance``: they have
+        ended, and what is still taken for living is asked for."""
+        found = [one for one in self._followed(instance) if one.prompt_id in ids]
+        self._missed(one for one in found if not one.reused)
 
     async def close(self) -> None:
         """Look no more."""
@@ -112,6 +108,7 @@ class Reconciler:
         match change.event:
             case events.Accepted():
                 self._remaining.pop(instance, None)  # it may end before a frame tells of it
+                self._changes.changed(instance)
                 # Or has ended before its answer came, and no other frame is to come: as far as is
                 # known it is alone there.
                 if instance.prompts.queue_remaining <= 1:
@@ -143,17 +140,21 @@ class Reconciler:
             try:
                 if any(self._is_unheard(prompt) for prompt in self._followed(instance)):
                     await self._look_at_newest(instance)
-                left = self._followed(instance)
-                if instance.load > 0:
-                    by_id = [one for one in left if one.deleted or one.reused or one in self._gaps]
-                    left = [one for one in by_id if self._is_unheard(one)]
-                if left:
-                    await self.look_for(left[:MAX_BY_ID], instance)
-                    self._gaps.difference_update(left[:MAX_BY_ID])
+                if left := self._to_be_asked_for(instance):
+                    await self.look_for(left, instance)
             except InstanceError as error:  # the next frame, or check, comes back here
                 logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
             except Exception as error:
                 logger.opt(exception=error).error("looking for ends at {} broke", instance.host)
+        self._changes.looked(instance, self._followed(instance))
+
+    def _to_be_asked_for(self, instance: Instance) -> list[Prompt]:
+        """Those that the newest entries may not have told of."""
+        left = self._followed(instance)
+        if instance.load > 0:
+            by_id = [one for one in left if one.deleted or one.reused or one in self._gaps]
+            left = [one for one in by_id if self._is_unheard(one)]
+        return left
 
     def _is_unheard(self, prompt: Prompt) -> bool:
         attempt = prompt.attempts[-1]
@@ -161,8 +162,7 @@ class Reconciler:
             return True
         if prompt.client_id is None or prompt in self._gaps:
             return True
-        since = self._changes.since(attempt.instance)
-        return not self._listeners.hears(prompt.client_id, attempt.instance, since)
+        return not self._changes.hears(prompt.client_id, attempt.instance)
 
     async def _look_at_newest(self, instance: Instance) -> None:
         """Entries that ended last, more of them as long as all or some are news."""
@@ -173,42 +173,37 @@ class Reconciler:
             news = [
                 key
                 for key, entry in entries.items()
-                if not self._is_reused(key, instance) and self._settle(key, entry, instance)
+                if not _is_reused(self._ledger.find_at(key, instance))
+                and self._settle(key, entry, instance)
             ]
             if not news or len(entries) < size:
                 return
             size *= 4
-
-    def _is_reused(self, prompt_id: str, instance: Instance) -> bool:
-        """The entry of that id may be an earlier prompt's."""
-        prompt = self._ledger.find_at(prompt_id, instance)
-        return prompt is not None and prompt.reused
 
     async def look_for(self, prompts: Sequence[Prompt], instance: Instance) -> None:
         """One by one: each is in the history, or still in the queue, or gone. Books those that have
         ended. Raises InstanceError."""
         if (queue := await ask_queue(instance, self._cluster)) is None:
             return
-        there = queue.view()
+        there, asked = queue.view(), 0
         for prompt in prompts:
             if prompt.prompt_id in there:
                 if prompt.deleted and prompt.at(instance):
                     self._ledger.apply(events.DeletionUndone(prompt=prompt))
-            elif self._must_be_there(prompt, instance):
+            elif _must_be_there(prompt, instance, self._ledger):
+                if asked == MAX_BY_ID:
+                    return
+                asked += 1
                 path = history_path(prompt.prompt_id)
                 history = await ask_history(instance, self._cluster, path) or {}
                 entry = history.get(prompt.prompt_id)
                 if not self._settle(prompt.prompt_id, entry, instance):
                     self._is_gone(prompt, instance)
-
-    def _must_be_there(self, prompt: Prompt, instance: Instance) -> bool:
-        """If ``instance`` does not have it, it has ended."""
-        moves = prompt.state is State.MOVING
-        return prompt.at(instance) and not moves and not self._ledger.doubtful(instance)
+            self._gaps.discard(prompt)
 
     def _is_gone(self, prompt: Prompt, instance: Instance) -> None:
         """Neither queue nor history has it."""
-        if not self._must_be_there(prompt, instance):
+        if not _must_be_there(prompt, instance, self._ledger):
             return
         if prompt.deleted:
             end = End(ending=Ending.CANCELLED)
@@ -231,3 +226,14 @@ class Reconciler:
         self._ledger.apply(events.Finished(prompt=prompt, end=End.of(told)))
         self._listeners.end_learnt(prompt, entry, instance)
         return True
+
+
+def _is_reused(prompt: Prompt | None) -> bool:
+    """The entry of its id may be an earlier prompt's."""
+    return prompt is not None and prompt.reused
+
+
+def _must_be_there(prompt: Prompt, instance: Instance, ledger: Ledger) -> bool:
+    """If ``instance`` does not have it, it has ended."""
+    moves = prompt.state is State.MOVING
+    return prompt.at(instance) and not moves and not ledger.doubtful(instance)

@@ -29,6 +29,7 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.history_entries import (
+    EndsSeen,
     OwnEntries,
     OwnEntry,
     ShownEntry,
@@ -63,6 +64,7 @@ class MergedHistory:
         cluster: Cluster,
         *,
         own_history: OwnEntries,
+        ends_seen: EndsSeen,
         kept: KeptEntries,
         made_files: MadeFiles,
         storage: SharedStorage,
@@ -71,6 +73,7 @@ class MergedHistory:
     ) -> None:
         self._cluster = cluster
         self._own_history = own_history
+        self._ends_seen = ends_seen
         self._kept = kept
         self._made_files = made_files
         self._storage = storage
@@ -96,6 +99,8 @@ class MergedHistory:
         if ordered is None:
             return await native.relayed_scanned(request, like)
         self._made_files.note(made)
+        for instance in answers:
+            self._ends_seen(ordered, instance)
         for prompt_id in self._first_tries(answers):
             ordered.pop(prompt_id, None)
         numbered = await self._numbered(page(ordered, max_items, offset))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,6 +19,10 @@ from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 Change = tuple[int, int, bytes]
 """``(start, end, bytes)``: what is put in place of ``start:end`` of an answer."""
+
+
+EndsSeen = Callable[[Container[object], Instance], None]
+"""Hears that the history of that instance has entries of prompts with these ids."""
 
 
 class OwnEntries(Protocol):

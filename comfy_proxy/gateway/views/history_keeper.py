@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from loguru import logger
 
@@ -18,19 +19,31 @@ from comfy_proxy.gateway.exchange.scanned import ask_scanned
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntries, KeptEntry
 from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import Ending
 from comfy_proxy.tracing import untraced
 
-MAX_WANTED = 10_000
+MAX_WANTED = 1_000
 """So many entries of one instance are still to be read; beyond it the one that ended first is not
 kept. They pile up only while the instance cannot be asked."""
 MAX_READS = 3
 """How often an entry is asked for. ComfyUI writes it a moment after it has told the end; one that
 is not there after so many changes of the queue was deleted."""
-MAX_ENTRY_BYTES = 32 * 2**20
-"""Bytes of an entry, its graph included. A longer one is not kept: it would take the place of
-hundreds of others."""
+MAX_ENTRY_BYTES = 8 * 2**20
+"""Bytes of an entry, its graph included. A longer one is not kept, and not asked for if the prompt
+was that long already: it would take the place of hundreds of others, and ComfyUI writes it on its
+event loop."""
+NEWEST = 16
+"""So many entries, which ended last, are read for a prompt whose id no path can hold."""
 _KEPT_ENDINGS = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A prompt that has ended, and how often its entry was asked for."""
+
+    prompt: Prompt
+    reads: int = 0
 
 
 class HistoryKeeper:
@@ -40,7 +53,7 @@ class HistoryKeeper:
         self._cluster = cluster
         self._storage = storage
         self._entries = entries
-        self._wanted: defaultdict[Instance, dict[str, int]] = defaultdict(dict)
+        self._wanted: defaultdict[Instance, dict[str, _Wanted]] = defaultdict(dict)
         self._news: set[Instance] = set()
         self._readers: dict[Instance, asyncio.Task[None]] = {}
         self._closed = False
@@ -55,12 +68,20 @@ class HistoryKeeper:
             self.delete([prompt.prompt_id])
         if not change.is_end or prompt.job is not None or end is None or prompt.instance is None:
             return
-        if end.ending in _KEPT_ENDINGS:
+        if prompt.reused:
+            return  # what is in the history under its id may be of the one before
+        length = 0 if prompt.post is None else len(prompt.post.body)
+        if end.ending in _KEPT_ENDINGS and length <= MAX_ENTRY_BYTES:
             wanted = self._wanted[prompt.instance]
-            wanted[prompt.prompt_id] = 0
+            wanted[prompt.prompt_id] = _Wanted(prompt)
             if len(wanted) > MAX_WANTED:
                 del wanted[next(iter(wanted))]
             self.look(prompt.instance)
+
+    def unread(self, instance: Instance) -> list[Prompt]:
+        """Those that have ended there, and whose entry has not been read yet. While their instance
+        cannot be asked no history has them."""
+        return [wanted.prompt for wanted in self._wanted[instance].values()]
 
     def look(self, instance: Instance) -> None:
         """It has answered a check, or its queue has changed: what is wanted may be there now."""
@@ -121,17 +142,19 @@ class HistoryKeeper:
         except (ComfyProxyError, OSError) as error:  # a full disk
             logger.warning("an end at {} cannot be kept: {}", instance.host, error)
             entry = None
-        if (reads := wanted.pop(prompt_id, None)) is None:
+        if (asked := wanted.pop(prompt_id, None)) is None:
             return
         if entry is not None:
             self._entries.add(entry)
-        elif reads + 1 < MAX_READS:
-            wanted[prompt_id] = reads + 1
+        elif asked.reads + 1 < MAX_READS:
+            wanted[prompt_id] = _Wanted(asked.prompt, asked.reads + 1)
 
     async def _entry(self, prompt_id: str, instance: Instance) -> KeptEntry | None:
         """None if ``instance`` has none, or one that is too long. Raises InstanceError."""
         began_at = self._cluster.clock.monotonic()
         path = history_path(prompt_id)
+        if path == "/history":  # no path can hold its id
+            path = f"/history?max_items={NEWEST}"
         answer = await ask_scanned(instance, self._cluster, path, KEPT, replaceable=True)
         found = read_history(answer.root) or []
         for entry in found:

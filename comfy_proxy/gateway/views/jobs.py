@@ -98,6 +98,7 @@ class MergedJobs:
         answered = without_route | pages.keys()
         missing = unasked(self._cluster, answered)
         name_missing(like, missing)
+        absent = [prompt for prompt in absent if not prompt.ended and not prompt.deleted]
         own = await self._own(page, found, [*absent, *self._known.at(missing)], answered)
         body = page.cut([*found.values(), *own], total + len(own))
         return native.reply(body, like)
@@ -131,11 +132,7 @@ class MergedJobs:
     ) -> list[Job]:
         """What is not ``found`` at any instance: ``prompts`` that are on their way or where nobody
         can be asked, and those that have ended; as far as the filters let them pass."""
-        absent = {
-            prompt.prompt_id: prompt
-            for prompt in prompts
-            if prompt.prompt_id not in found and not prompt.deleted and not prompt.ended
-        }
+        absent = {prompt.prompt_id: prompt for prompt in prompts if prompt.prompt_id not in found}
         entries = await self._known.entries(absent.values())
         jobs = [
             running_job(entry) if self._known.runs(absent[entry[1]]) else pending_job(entry)

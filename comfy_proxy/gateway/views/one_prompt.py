@@ -30,6 +30,7 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.history_entries import (
+    EndsSeen,
     OwnEntries,
     OwnEntry,
     ShownEntry,
@@ -61,6 +62,7 @@ class OnePrompt:
         known: LedgerRows,
         *,
         own_history: OwnEntries,
+        ends_seen: EndsSeen,
         kept: KeptEntries,
         made_files: MadeFiles,
         storage: SharedStorage,
@@ -71,6 +73,7 @@ class OnePrompt:
         self._owners = owners
         self._known = known
         self._own_history = own_history
+        self._ends_seen = ends_seen
         self._kept = kept
         self._made_files = made_files
         self._storage = storage
@@ -104,6 +107,7 @@ class OnePrompt:
         if any(is_first_try(one, instance, self._second_tries) for one in entries):
             return await native.reply_pieces(request, [b"{}"], answer)
         self._made_files.note([self._made_files.in_scanned(one, instance) for one in entries])
+        self._ends_seen((prompt_id,), instance)
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
         return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)

@@ -9,7 +9,7 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.by_pattern import ByPattern, Views
 from comfy_proxy.gateway.views.commands import Commands
 from comfy_proxy.gateway.views.history import MergedHistory
-from comfy_proxy.gateway.views.history_entries import OwnEntries
+from comfy_proxy.gateway.views.history_entries import EndsSeen, OwnEntries
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import MergedJobs
@@ -23,7 +23,7 @@ from comfy_proxy.ledger.ledger import Ledger
 
 class PromptViews:
     """``by_prompt`` answers what names prompts, ``merged`` what is put together of all instances;
-    ``keeper`` keeps what was said of those that have ended."""
+    ``keeper`` keeps what was said of those that have ended. ``ends_seen`` is told which are."""
 
     def __init__(
         self,
@@ -31,6 +31,7 @@ class PromptViews:
         ledger: Ledger,
         *,
         own_history: OwnEntries,
+        ends_seen: EndsSeen,
         bodies: Bodies,
         made_files: MadeFiles,
         storage: SharedStorage,
@@ -38,13 +39,14 @@ class PromptViews:
         self._cluster = cluster
         self._ledger = ledger
         self._own_history = own_history
+        self._ends_seen = ends_seen
         self._made_files = made_files
         self._storage = storage
         self._numbers = HistoryNumbers()
         self._owners = PromptOwners(cluster, ledger)
-        self._known = LedgerRows(ledger, bodies)
         self.kept = KeptEntries()
         self.keeper = HistoryKeeper(cluster, storage, self.kept)
+        self._known = LedgerRows(ledger, bodies, self.keeper.unread)
         self.commands = Commands(
             cluster, ledger, self._owners, own_history=own_history, keeper=self.keeper
         )
@@ -62,6 +64,7 @@ class PromptViews:
             self._owners,
             self._known,
             own_history=self._own_history,
+            ends_seen=self._ends_seen,
             kept=self.kept,
             made_files=self._made_files,
             storage=self._storage,
@@ -72,6 +75,7 @@ class PromptViews:
         return MergedHistory(
             self._cluster,
             own_history=self._own_history,
+            ends_seen=self._ends_seen,
             kept=self.kept,
             made_files=self._made_files,
             storage=self._storage,

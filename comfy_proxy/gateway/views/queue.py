@@ -110,6 +110,7 @@ class MergedQueue:
                 break  # else one has arrived since: it is at its place now, or has ended already
         missing = unasked(self._cluster, answered)
         name_missing(like, missing)
+        nowhere = [prompt for prompt in nowhere if not prompt.ended and not prompt.deleted]
         await self._fill(running, pending, [*nowhere, *self._known.at(missing)], shown)
         pending.sort(key=lambda row: (row.number, row.created))
         return WholeQueue(running=running, pending=pending, like=like)
@@ -118,11 +119,7 @@ class MergedQueue:
         self, running: list[Row], pending: list[Row], prompts: list[Prompt], shown: set[str | None]
     ) -> None:
         """Add those of ``prompts`` that are not ``shown``, each once."""
-        unshown = {
-            prompt.prompt_id: prompt
-            for prompt in prompts
-            if prompt.prompt_id not in shown and not prompt.deleted and not prompt.ended
-        }
+        unshown = {prompt.prompt_id: prompt for prompt in prompts if prompt.prompt_id not in shown}
         entries = await self._known.entries(unshown.values())
         for prompt, entry in zip(tuple(unshown.values()), entries, strict=True):
             (running if self._known.runs(prompt) else pending).append(Row.known(entry))

@@ -8,7 +8,7 @@ instance is away. What others gave that instance directly nobody can tell meanwh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -68,11 +68,19 @@ class Row:
 
 
 class LedgerRows:
-    """What the ledger knows to wait or run, as entries of a queue."""
+    """What the ledger knows to wait or run, as entries of a queue.
 
-    def __init__(self, ledger: Ledger, bodies: Bodies) -> None:
+    ``unread`` gives those that have ended at an instance and are in no history that can be read:
+    they are shown as running, where ComfyUI too shows a prompt until its history has it. In neither
+    a poller would take it for lost (PROTOCOL.md trap 15).
+    """
+
+    def __init__(
+        self, ledger: Ledger, bodies: Bodies, unread: Callable[[Instance], Iterable[Prompt]]
+    ) -> None:
         self._ledger = ledger
         self._bodies = bodies
+        self._unread = unread
 
     def at(self, instances: Iterable[Instance]) -> list[Prompt]:
         """Those that wait or run at these instances, those of our own jobs included.
@@ -82,8 +90,8 @@ class LedgerRows:
         return [
             prompt
             for instance in instances
-            for prompt in self._ledger.at(instance)
-            if not prompt.deleted
+            for prompt in (*self._ledger.at(instance), *self._unread(instance))
+            if prompt.ended or not prompt.deleted
         ]
 
     async def entries(self, prompts: Iterable[Prompt]) -> list[list[Any]]:
@@ -106,6 +114,8 @@ class LedgerRows:
 
     def runs(self, prompt: Prompt) -> bool:
         """Whether it runs where it is, as far as is known."""
+        if prompt.ended:
+            return True
         instance = prompt.instance
         there = prompt.state in (State.QUEUED, State.RUNNING) and instance is not None
         return there and instance is not None and self._ledger.running(instance) is prompt

@@ -27,7 +27,7 @@ from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger import events
-from comfy_proxy.ledger.prompt import End, Prompt
+from comfy_proxy.ledger.prompt import End, JobRef, Prompt
 from comfy_proxy.ledger.states import Ending
 
 Instances = list[tuple[str, ScriptedInstance]]
@@ -170,6 +170,26 @@ async def test_an_instance_that_dies_with_an_untold_prompt_leaves_the_sum(
     await client.until_sum(1)
     await workers[0].kill()
     await client.until_sum(0)
+
+
+async def test_what_is_at_an_instance_that_is_away_stays_in_the_sum(
+    workers: Workers, start_proxy: Start
+) -> None:
+    """As in ``/queue``, until it is known to have ended; here it is a job's prompt."""
+    front = await start_proxy(*workers)
+    gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
+    prompt = Prompt(prompt_id="j", job=JobRef(job_id="1", job_type="upscale-image"))
+    gateway.ledger.apply(events.Received(prompt=prompt))
+    gateway.ledger.apply(events.Sent(prompt=prompt, instance=first))
+    gateway.ledger.apply(events.Accepted(prompt=prompt, prompt_id="j", number=1))
+    client = await listen(front, "me")
+    await workers[0].kill()
+    await client.until_sum(1)
+    late = await listen(front, "late")
+    assert late.sums == [1]
+    gateway.ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.LOST)))
+    await client.until_sum(0)
+    await late.until_sum(0)
 
 
 async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(

@@ -102,6 +102,15 @@ async def test_an_owner_that_is_away_means_not_now(colours: Front) -> None:
     assert await colours.view(subfolder="@1") == (200, RED)
 
 
+async def test_an_owner_that_has_returned_is_asked_at_once(colours: Front) -> None:
+    """Its circuit is open and cools down still: it is checked before anybody is told 503."""
+    owner = colours.instances[1]
+    while owner.healthy:
+        owner.fault("said by the test")
+    assert await colours.view(subfolder="@2") == (200, BLUE)
+    assert owner.healthy
+
+
 async def test_a_copy_answers_while_the_owner_is_away(colours: Front) -> None:
     """Who was given the file under its marked path answers for the owner."""
     file = FileName(filename="x.png", subfolder="@2")

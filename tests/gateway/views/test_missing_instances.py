@@ -24,6 +24,7 @@ from views_harness import (
 
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.prompts.spool import PromptSpool
+from comfy_proxy.gateway.views import history_keeper
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.prompt import ClientPost, End, JobRef, Prompt
@@ -177,6 +178,42 @@ async def test_one_that_runs_has_no_history_yet() -> None:
                 assert (await answer.json())["code"] == "unavailable"
 
 
+@pytest.mark.parametrize("path", ["/history", "/history/a"])
+async def test_an_end_that_a_client_reads_is_booked(workers: Workers, path: str) -> None:
+    """Nobody else has heard of it: whoever listens hears of it then."""
+    async with front(*workers) as (client, gateway):
+        prompt = posted(gateway, "a")
+        await run(workers[1], "a")
+        while not prompt.ended:
+            assert list(await get(client, path)) == ["a"]
+        assert prompt.end is not None
+        assert prompt.end.ending is Ending.SUCCESS
+
+
+async def test_an_owner_that_has_returned_is_asked_at_once(workers: Workers) -> None:
+    """Its circuit is open and cools down still: it is checked before anybody is told 503."""
+    async with front(*workers) as (client, gateway):
+        owner = gateway.cluster.instances[1]
+        await run(workers[1], "a")
+        gateway.ledger.apply(events.Found(prompt_id="a", instance=owner))
+        while owner.healthy:
+            owner.fault("said by the test")
+        assert list(await get(client, "/history/a")) == ["a"]
+        assert owner.healthy
+
+
+async def test_an_end_that_no_history_tells_yet_is_in_the_queue() -> None:
+    """Its instance told the end and cannot be asked: in neither it would be taken for lost."""
+    async with FakeInstance() as one, front(one, str(await unused_url())) as (client, gateway):
+        ends(gateway, posted(gateway, "a", 3))
+        queue = await get(client, "/queue")
+        assert [row[1:3] for row in queue["queue_running"]] == [["a", GRAPH]]
+        length = await get(client, "/prompt")
+        assert length == {"exec_info": {"queue_remaining": 1}}
+        page = await get(client, "/api/jobs")
+        assert [job["status"] for job in page["jobs"]] == ["in_progress"]
+
+
 # --- what has ended ---------------------------------------------------------------------
 
 
@@ -264,6 +301,33 @@ async def test_an_entry_that_comes_late_is_kept() -> None:
         assert list(await get(client, "/history/a")) == ["a"]
 
 
+async def test_an_id_that_was_in_use_before_is_not_kept() -> None:
+    """The entry that is read may be the earlier prompt's."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        gateway.ledger.apply(events.Found(prompt_id="a", instance=gateway.cluster.instances[1]))
+        await kept(gateway, two, "a")
+        await two.stop()
+        async with client.get("/history/a") as answer:
+            assert answer.status == 503
+
+
+async def test_what_no_path_can_hold_is_kept() -> None:
+    """An id may be any text: the newest entries are read."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        await kept(gateway, two, "a{b}")
+        assert ("GET", "/history?max_items=16", "") in two.requests
+        await two.stop()
+        assert list(await get(client, "/history")) == ["a{b}"]
+
+
+async def test_a_giant_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor asked for."""
+    monkeypatch.setattr(history_keeper, "MAX_ENTRY_BYTES", 10)
+    async with two_fakes() as (one, two), front(one, two) as (_, gateway):
+        await kept(gateway, two, "a")
+        assert gateway.views.kept.find("a") is None
+
+
 async def test_what_is_kept_is_bounded() -> None:
     """The oldest go, by number and by bytes; the newest stays."""
     async with two_fakes() as (one, two), front(one, two) as (_, gateway):
@@ -271,7 +335,7 @@ async def test_what_is_kept_is_bounded() -> None:
         await kept(gateway, two, *"abc")
         assert list(store._entries) == ["b", "c"]
         store = gateway.views.keeper._entries = KeptEntries(max_bytes=1)
-        await kept(gateway, two, *"abc")
-        assert list(store._entries) == ["c"]
+        await kept(gateway, two, *"def")
+        assert list(store._entries) == ["f"]
         store.clear()
         assert store._bytes == 0
