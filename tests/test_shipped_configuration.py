@@ -117,6 +117,8 @@ def test_the_unit_sets_and_starts_what_exists() -> None:
     assert len(settings.instances) == 2
     assert unit_values("LogsDirectory") == [settings.log_directory.name]
     assert settings.log_directory.parent == Path("/var/log")
+    assert unit_values("StateDirectory") == [settings.state_file.parent.name]
+    assert settings.state_file.parent.parent == Path("/var/lib")
     check_command(shlex.split(unit_values("ExecStart")[0]))
 
 

@@ -68,8 +68,9 @@ def test_the_image_starts_what_exists() -> None:
     assert all(map(is_setting, environment))
     settings = load_settings(environment)
     assert docker("EXPOSE") == [[str(settings.port)]]
-    assert docker("VOLUME") == [[str(settings.log_directory)]]
-    assert str(settings.log_directory) in docker("RUN")[0]
+    folders = [str(settings.log_directory), str(settings.state_file.parent)]
+    assert docker("VOLUME") == [folders]
+    assert set(folders) <= set(docker("RUN")[0])
     check_command(docker("CMD")[0])
 
 
@@ -101,6 +102,10 @@ def test_docker_compose_names_what_exists() -> None:
     context = (COMPOSE.parent / proxy["build"]["context"]).resolve()
     assert context == ROOT
     assert (context / proxy["build"]["dockerfile"]) == DOCKERFILE
+    (volume,) = proxy["volumes"]
+    name, folder = volume.split(":")
+    assert name in read_yaml(COMPOSE)["volumes"]
+    assert folder == str(load_settings(docker_environment()).state_file.parent)
     assert [ports.split(":")[-1] for ports in proxy["ports"]] == [docker_environment()["PORT"]]
 
 

@@ -17,6 +17,7 @@ from functools import partial
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import (
     ComfyProxyError,
     DrainingError,
@@ -97,9 +98,10 @@ class JobProcessor:
                 retry_after_s=_next_end_s(self._cluster),
             )
 
-    def submit(self, job: Job) -> None:
-        """Begin the work on a pending job; it waits at the door until it gets a place."""
-        run = self._runs[job] = self._job_run(job)
+    def submit(self, job: Job, *, near: Instance | None = None) -> None:
+        """Begin the work on a pending job; it waits at the door until it gets a place: at ``near``,
+        where an earlier process has begun with it, as long as that can be."""
+        run = self._runs[job] = self._job_run(job, near)
         # Untraced: what happens in this job is not to be told under the id of another request.
         task = asyncio.create_task(self._run(job, run), name=f"job {job.id}", context=untraced())
         self._tasks[job] = task
@@ -175,7 +177,8 @@ class JobProcessor:
                 self._stop(job)  # no effect if `cancel` or `close` has ended it already
                 raise
 
-    def _job_run(self, job: Job) -> JobRun:
+    def _job_run(self, job: Job, near: Instance | None) -> JobRun:
+        others = [one for one in self._cluster.instances if one is not near]
         return JobRun(
             job,
             manager=self._manager,
@@ -184,6 +187,7 @@ class JobProcessor:
             workflow=self._workflows.get(job.type),
             overheads=self.overheads,
             executor=self._executor,
+            avoid=others if near is not None else (),
         )
 
     def _stop(self, job: Job) -> None:

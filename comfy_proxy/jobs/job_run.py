@@ -9,6 +9,7 @@ that ran out of memory has one more try, which counts against no instance.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from concurrent.futures import Executor
 
 from loguru import logger
@@ -57,6 +58,7 @@ class JobRun:
         workflow: Workflow,
         overheads: Overheads,
         executor: Executor,
+        avoid: Iterable[Instance] = (),
     ) -> None:
         self.job = job
         self._manager = manager
@@ -66,11 +68,10 @@ class JobRun:
         self._workflow = workflow
         self._overheads = overheads
         self._executor = executor
-        # Since when it has no place; PENDING_TIMEOUT counts from here. Not from its making: a job
-        # whose instance died late would fail at once.
+        # Since when it has no place, for PENDING_TIMEOUT; its instance may have died late.
         self._since = job.created_monotonic
         self._tries = Tries()
-        self._failed_on: set[Instance] = set()
+        self._failed_on = set(avoid)
         self._cached_at: Instance | None = None
         self._rejected_by: set[Instance] = set()
         self._out_of_memory_at: Instance | None = None

@@ -70,12 +70,15 @@ class ReadJob:
     """A job as it was; the bytes of its pictures are kept elsewhere.
 
     ``digest`` is the SHA-256 of the picture that it was given, ``result`` what the one that it has
-    made is, None if there is none.
+    made is, None if there is none. ``began_at`` is the host of the instance that had its prompt
+    ``prompt_id``, both None if it had ended or waited.
     """
 
     job: Job
     digest: str
     result: dict[str, Any] | None
+    began_at: str | None = None
+    prompt_id: str | None = None
 
 
 def read(data: bytes, picture: SpooledPicture, clock: Clock) -> ReadJob:
@@ -86,18 +89,7 @@ def read(data: bytes, picture: SpooledPicture, clock: Clock) -> ReadJob:
     """
     record = loads(data)
     picture.known(PictureInfo(**record["request"].pop("picture")))
-    request = JobRequest(options={}, picture=picture, **record["request"])
-    created_at = _moment(record["created_at"])
-    if created_at is None:
-        raise ValueError("The job has no time of creation.")
-    age_s = max(0.0, (clock.now() - created_at).total_seconds())
-    job = Job(
-        type=record["type"],
-        request=request,
-        created_at=created_at,
-        created_monotonic=clock.monotonic() - age_s,
-        trace=None if record["trace"] is None else Trace(**record["trace"]),
-    )
+    job = _new(record, picture, clock)
     for name in _PLAIN:
         setattr(job, name, record[name])
     for name in _TIMES[1:]:
@@ -105,13 +97,35 @@ def read(data: bytes, picture: SpooledPicture, clock: Clock) -> ReadJob:
     job.error = None if record["error"] is None else JobFailure(**record["error"])
     job.placement = _decision(record["placement"])
     job.status = JobStatus(record["status"])
+    began_at, prompt_id = None, None
     if not job.finished:
+        began_at, prompt_id = job.instance, job.prompt_id
         job.version += VERSIONS
         job.placement = None
         job.status = JobStatus.PENDING
         job.instance = job.prompt_id = job.started_at = None
         job.percentage = 0.0
-    return ReadJob(job=job, digest=record["digest"], result=record["result"])
+    return ReadJob(
+        job=job,
+        digest=record["digest"],
+        result=record["result"],
+        began_at=began_at,
+        prompt_id=prompt_id,
+    )
+
+
+def _new(record: dict[str, Any], picture: SpooledPicture, clock: Clock) -> Job:
+    created_at = _moment(record["created_at"])
+    if created_at is None:
+        raise ValueError("The job has no time of creation.")
+    age_s = max(0.0, (clock.now() - created_at).total_seconds())
+    return Job(
+        type=record["type"],
+        request=JobRequest(options={}, picture=picture, **record["request"]),
+        created_at=created_at,
+        created_monotonic=clock.monotonic() - age_s,
+        trace=None if record["trace"] is None else Trace(**record["trace"]),
+    )
 
 
 def _decision(record: dict[str, Any] | None) -> Decision | None:

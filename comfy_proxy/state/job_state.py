@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from loguru import logger
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.service import JobService
@@ -27,12 +28,18 @@ start keeps what has ended for another JOB_TIMEOUT, because nobody could fetch i
 
 
 class JobState:
-    """Observes the jobs of ``service`` once :meth:`watch` was called."""
+    """Observes the jobs of ``service`` once :meth:`watch` was called.
+
+    ``unfinished`` are the prompts that an instance had of jobs that go on. One that still runs
+    there is not interrupted: its job waits behind it, and then finds all but the last node in
+    ComfyUI's cache. Its picture itself went to a socket that is gone.
+    """
 
     def __init__(self, store: StateStore, service: JobService) -> None:
         self._store = store
         self._service = service
-        self._written: dict[str, JobStatus] = {}
+        self._written: dict[str, tuple[JobStatus, str | None]] = {}
+        self.unfinished: set[str] = set()
 
     def watch(self) -> None:
         """From now on write what changes."""
@@ -64,7 +71,7 @@ class JobState:
         self._write(job)
 
     def _changed(self, job: Job) -> None:
-        if job.status is self._written.get(job.id):
+        if (job.status, job.prompt_id) == self._written.get(job.id):
             return
         self._write(job)
         if job.finished:
@@ -73,7 +80,7 @@ class JobState:
                 self._store.put(RESULT, job.id, job.result.data)
 
     def _write(self, job: Job) -> None:
-        self._written[job.id] = job.status
+        self._written[job.id] = job.status, job.prompt_id
         self._store.put(JOB, job.id, job_record.written(job))
 
     def _dropped(self, job: Job) -> None:
@@ -95,7 +102,7 @@ class JobState:
         if job.completed_at is not None and clock.now() - job.completed_at > KEPT:
             self._delete(job_id)
             return False
-        self._written[job_id] = job.status
+        self._written[job_id] = job.status, job.prompt_id
         if job.finished:
             picture.close()
             service.manager.restore(
@@ -108,7 +115,10 @@ class JobState:
         if picture.digest != read.digest:
             raise ValueError("Its picture is not what it was.")
         service.manager.restore(job)
-        self._go_on(job)
+        if read.prompt_id is not None:
+            self.unfinished.add(read.prompt_id)
+        instances = service.cluster.instances
+        self._go_on(job, next((one for one in instances if one.host == read.began_at), None))
         return True
 
     async def _result(self, job: Job, result: dict[str, Any]) -> Any:
@@ -117,9 +127,9 @@ class JobState:
             raise ValueError("Its result is missing.")
         return job_record.picture_of(result, data)
 
-    def _go_on(self, job: Job) -> None:
+    def _go_on(self, job: Job, near: Instance | None) -> None:
         try:
-            self._service.processor.submit(job)
+            self._service.processor.submit(job, near=near)
         except ComfyProxyError as error:  # its workflow is gone from WORKFLOW_DIRECTORY
             failure = JobFailure(code=error.code, message=error.message, status=error.status)
             self._service.manager.update_job_status(job.id, JobStatus.FAILED, error=failure)

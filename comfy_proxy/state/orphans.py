@@ -1,11 +1,12 @@
 """Prompts that jobs of an earlier process left at the instances: nobody waits for them any more.
 
-They are withdrawn: those that wait are deleted, the one that runs is interrupted. With STATE_FILE
-their jobs run again; without one they are forgotten. Each instance is asked once, as soon as it
-answers.
+They are withdrawn: those that wait are deleted, the one that runs is interrupted, unless its job
+goes on (``job_state.py``). Each instance is asked once, as soon as it answers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 from loguru import logger
 
@@ -17,16 +18,20 @@ from comfy_proxy.state.identity import Identity
 
 
 class Orphans:
-    """Withdraws what ``identity`` knows as ours."""
+    """Withdraws what ``identity`` knows as ours; of ``spared`` only what waits."""
 
-    def __init__(self, cluster: Cluster, identity: Identity) -> None:
+    def __init__(self, cluster: Cluster, identity: Identity, spared: Container[str]) -> None:
         self._cluster = cluster
         self._identity = identity
+        self._spared = spared
         self._unasked = set(cluster.instances)
 
     def start(self) -> None:
-        """Ask each instance when it passes its first check."""
+        """Ask each instance that has passed a check, the others when they do."""
         self._cluster.health_checker.on_success.append(self._answered)
+        for instance in self._cluster.instances:
+            if instance.last_success is not None:
+                self._answered(instance)
 
     def _answered(self, instance: Instance) -> None:
         if instance in self._unasked:
@@ -41,15 +46,20 @@ class Orphans:
             for entry in (*queue.pending, *queue.running):  # else the next one would begin
                 if entry.prompt_id is None or not self._identity.is_orphan(entry.client_id):
                     continue
-                logger.bind(instance=instance.host, prompt_id=entry.prompt_id).info(
-                    "{}: the prompt {} of an earlier process is withdrawn",
-                    instance.host,
-                    entry.prompt_id,
-                )
                 if await client.delete(entry.prompt_id):
+                    _log(instance, entry.prompt_id, "withdrawn")
+                    continue
+                if entry.prompt_id in self._spared:
                     continue
                 if entry.prompt_id in (await client.queue()).running:
                     await client.interrupt(entry.prompt_id)
+                    _log(instance, entry.prompt_id, "interrupted")
         except InstanceError as error:
             logger.debug("{}: what is left there stays: {}", instance.host, error.message)
             self._unasked.add(instance)
+
+
+def _log(instance: Instance, prompt_id: str, done: str) -> None:
+    logger.bind(instance=instance.host, prompt_id=prompt_id).info(
+        "{}: the prompt {} of an earlier process is {}", instance.host, prompt_id, done
+    )

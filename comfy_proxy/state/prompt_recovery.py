@@ -56,19 +56,15 @@ class PromptRecovery:
     async def restore(self) -> int:
         """Book what the file holds; returns how many prompts that were. The rest happens after."""
         self._ledger.observers.append(self._observe)
-        bodies = dict(await self._store.entries(BODY))
-        read = []
+        booked = 0
         for key, data in await self._store.entries(PROMPT):
-            one = self._read(key, data, bodies.pop(key, b""))
-            if one is not None:
-                read.append(one)
-        for key in bodies:
-            self._state.forget(key)
-        for one in read:
-            self._book(one)
+            body = b"".join([piece async for piece in self._store.pieces(BODY, key)])
+            if (read := self._read(key, data, body)) is not None:
+                self._book(read)
+                booked += 1
         for instance in tuple(self._unsettled):
             self._doubt(instance)
-        return len(read)
+        return booked
 
     def _read(self, key: str, data: bytes, body: bytes) -> ReadPrompt | None:
         instances, clock = self._cluster.instances, self._cluster.clock

@@ -19,7 +19,7 @@ is set aside as broken."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
-    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, key TEXT NOT NULL, part INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY, kind TEXT NOT NULL, key BLOB NOT NULL, part INTEGER NOT NULL,
     value BLOB NOT NULL, UNIQUE (kind, key, part)
 )
 """
@@ -68,7 +68,8 @@ def write(database: sqlite3.Connection, batch: Mapping[tuple[str, str], Value | 
         raise
 
 
-def _write_one(database: sqlite3.Connection, kind: str, key: str, value: Value | None) -> None:
+def _write_one(database: sqlite3.Connection, kind: str, name: str, value: Value | None) -> None:
+    key = _bytes(name)
     try:
         parts = -1
         for parts, piece in enumerate(() if value is None else _cut(value)):
@@ -93,15 +94,20 @@ def _cut(value: Value) -> Iterator[bytes]:
 
 def entries(database: sqlite3.Connection, kind: str) -> list[tuple[str, bytes]]:
     """Key and value of each, in the order in which they were first put."""
-    found: dict[str, bytearray] = {}
+    found: dict[bytes, bytearray] = {}
     select = "SELECT key, value FROM entries WHERE kind = ? ORDER BY id"
     for key, value in database.execute(select, (kind,)):
         found.setdefault(key, bytearray()).extend(value)
-    return [(key, bytes(value)) for key, value in found.items()]
+    return [(key.decode("utf-8", "surrogatepass"), bytes(value)) for key, value in found.items()]
 
 
 def piece(database: sqlite3.Connection, kind: str, key: str, part: int) -> bytes | None:
     """That part of a value; None beyond its end."""
     select = "SELECT value FROM entries WHERE kind = ? AND key = ? AND part = ?"
-    row = database.execute(select, (kind, key, part)).fetchone()
+    row = database.execute(select, (kind, _bytes(key), part)).fetchone()
     return None if row is None else bytes(row[0])
+
+
+def _bytes(key: str) -> bytes:
+    """A client may have chosen it: it need not be UTF-8."""
+    return key.encode("utf-8", "surrogatepass")

@@ -16,6 +16,8 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -133,8 +135,13 @@ class SqliteStore:
             return
         try:
             await self._in_thread(lambda: rows.write(database, batch))
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.OperationalError) as error:
             await self._failed(batch, error)
+        except sqlite3.DatabaseError as error:  # it is damaged: nothing will mend it
+            logger.error("STATE_FILE {} cannot be written: {}", self._path, error)
+            await self._give_up()
+        except Exception as error:  # a fault of ours, which must not end all writing
+            logger.opt(exception=error).error("a part of the state is not kept")
         else:
             if self._failing:
                 logger.info("STATE_FILE {} is written again", self._path)
@@ -147,8 +154,11 @@ class SqliteStore:
         self._failing = True
         self._unwritten = {**batch, **self._unwritten}
         self._unwritten_bytes = sum(map(_size, self._unwritten.values()))
-        if self._unwritten_bytes <= MAX_UNWRITTEN_BYTES:
-            return
+        if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        """Until the next start; that must not find what is out of date by then."""
         logger.error("STATE_FILE {} is given up: what it holds is set aside", self._path)
         database, self._database, self._unwritten = self._database, None, {}
         if database is not None:
@@ -165,13 +175,11 @@ class SqliteStore:
 
     async def pieces(self, kind: str, key: str) -> AsyncIterator[bytes]:
         """See :class:`StateStore`."""
-        part = 0
-        while (piece := await self._piece(kind, key, part)) is not None:
+        for part in count():
+            question = partial(rows.piece, kind=kind, key=key, part=part)
+            if (piece := await self._read(question, None)) is None:
+                return
             yield piece
-            part += 1
-
-    async def _piece(self, kind: str, key: str, part: int) -> bytes | None:
-        return await self._read(lambda database: rows.piece(database, kind, key, part), None)
 
     async def _read(self, question: Callable[[sqlite3.Connection], T], nothing: T) -> T:
         if (database := self._database) is None:

@@ -55,6 +55,7 @@ class State:
         path = self._settings.state_file
         self._store = None if path is None else SqliteStore(path)
         self._costs: LearnedCosts | None = None
+        self._own: identity.Identity | None = None
 
     async def start(self) -> None:
         """Before the cluster connects."""
@@ -62,19 +63,21 @@ class State:
         if store is not None and not await store.open():
             await store.close()
             store = self._store = None
-        own = await self._identity(store)
-        if own is not None:
-            self._rooms.cluster.connections.client_prefix = own.now
-            Orphans(self._rooms.cluster, own).start()
+        self._own = await self._identity(store)
+        if self._own is not None:
+            self._rooms.cluster.connections.client_prefix = self._own.now
         if store is not None:
             await self._know_again(store)
 
     async def restore(self) -> None:
         """Once all rooms run: what was not at its end goes on."""
-        store, rooms = self._store, self._rooms
-        if store is None:
-            return
-        prompts = 0
+        spared = set() if self._store is None else await self._go_on(self._store)
+        if self._own is not None:
+            Orphans(self._rooms.cluster, self._own, spared).start()
+
+    async def _go_on(self, store: SqliteStore) -> set[str]:
+        """The prompts of jobs that an instance may run still."""
+        rooms, prompts = self._rooms, 0
         if (
             len(rooms.cluster.instances) > 1
         ):  # one instance keeps its prompts, whatever becomes of us
@@ -89,6 +92,7 @@ class State:
         going_on = await jobs.restore()
         if prompts or going_on:
             logger.info("{} jobs and {} prompts go on", going_on, prompts)
+        return jobs.unfinished
 
     async def close(self) -> None:
         """After all rooms have ended."""

@@ -164,6 +164,41 @@ async def test_all_that_was_accepted_ends_after_a_kill(proxy: Proxy) -> None:
     assert not proxy.served.text("error.log")
 
 
+async def test_what_ran_at_the_kill_is_not_computed_twice(proxy: Proxy, pair: Pair) -> None:
+    """A job's prompt that runs is let run to its end; the job then takes what ComfyUI has in its
+    cache, at that instance."""
+    pictures = [noise() for _ in range(2)]
+    jobs = [
+        await proxy.job(picture, seconds=2.5, salt=number)
+        for number, picture in enumerate(pictures)
+    ]
+    for job_id in jobs:
+        await began(proxy, job_id)
+    await proxy.kill()
+    await proxy.start()
+    for job_id, picture in zip(jobs, pictures, strict=True):
+        made = open_picture(await proxy.result(job_id))
+        assert made.tobytes() == open_picture(picture).tobytes()
+    for worker in pair:
+        async with proxy.served.http.get(f"{worker.url}/history") as answer:
+            first, second = (await answer.json()).values()
+        assert first["status"]["status_str"] == "success"
+        assert "2" in cached(second)
+
+
+def cached(entry: dict[str, Any]) -> list[str]:
+    """The nodes that ComfyUI did not run again."""
+    messages = dict(entry["status"]["messages"])
+    return list(messages["execution_cached"]["nodes"])
+
+
+async def began(proxy: Proxy, job_id: str) -> None:
+    """Return when an instance runs the job."""
+    async with proxy.served.http.get(f"{proxy.served.url}/api/jobs/{job_id}/events") as events:
+        while b'"current_node":"2"' not in await events.content.readuntil(b"\n\n"):
+            pass
+
+
 async def test_without_a_state_file_nothing_is_left_at_the_instances(
     forgetful: Proxy, pair: Pair
 ) -> None:

@@ -88,7 +88,7 @@ async def both_busy(http: Http, workers: Sequence[EmbeddedWorker]) -> list[str]:
     """A prompt that takes a minute at each instance; their ids."""
     started = [len(worker.started) for worker in workers]
     ids = [await post(http, graph(60.0)) for _ in workers]
-    pairs = zip(workers, started, strict=True)
+    pairs = list(zip(workers, started, strict=True))
     await until(lambda: all(len(worker.started) > before for worker, before in pairs))
     return ids
 

@@ -184,6 +184,45 @@ async def test_a_file_that_another_process_has(path: Path, told: list[str]) -> N
     assert "so a restart forgets everything" in told[0]
 
 
+async def test_keys_of_clients_own_choice(path: Path) -> None:
+    """Any text is a key, also one that is no UTF-8."""
+    keys = ["", "a/../b", "\udce9", "\x00", "x" * 10_000]
+    async with opened(path) as store:
+        for key in keys:
+            store.put("prompt", key, b"1")
+    async with opened(path) as store:
+        assert [key for key, _ in await store.entries("prompt")] == keys
+        assert await value(store, "prompt", "\udce9") == b"1"
+
+
+async def test_a_file_that_is_damaged_later(path: Path, told: list[str]) -> None:
+    """It is set aside, nobody waits for it, and the next start begins a new one."""
+
+    def damage(*_: object) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    async with opened(path) as store:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sqlite_store.rows, "write", damage)
+            store.put("job", "one", b"1")
+            await store.flush()
+        await store.flush()
+    async with opened(path) as store:
+        assert await store.entries("job") == []
+    assert "malformed" in told[0]
+
+
+@pytest.mark.logs_faults
+async def test_a_value_that_cannot_be_written(path: Path) -> None:
+    """It is left out with an internal fault in the log; what comes after it is written."""
+    async with opened(path) as store:
+        store.put("job", "odd", object())  # type: ignore[arg-type]
+        await store.flush()
+        store.put("job", "one", b"1")
+        await store.flush()
+        assert await store.entries("job") == [("one", b"1")]
+
+
 async def test_a_path_that_cannot_be_a_file(tmp_path: Path, told: list[str]) -> None:
     """An error in the log, and nothing else."""
     store = SqliteStore(tmp_path)
