@@ -285,7 +285,7 @@ async def test_one_too_many_may_ask_again_when_a_place_is_free(
 ) -> None:
     """The refusal says when the first instance ends what it runs."""
     queue.learn(UPSCALE, 60.0)
-    queue.service.processor._max_pending = 1
+    queue.service.processor._admission.max_jobs = 1
     queue.open(2)
     for seconds in (20, 5):
         job = await queue.job()
