@@ -22,6 +22,7 @@ from comfy_proxy.app import create_app
 from comfy_proxy.check import check_instances
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.keys import LOGS
+from comfy_proxy.large_blocks import give_back_large_blocks
 from comfy_proxy.logs import configure_console
 from comfy_proxy.logs.entry import LEVELS
 from comfy_proxy.security import listening_warning
@@ -98,6 +99,7 @@ def _serve(options: argparse.Namespace) -> int:
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
     settings = load_settings(config_file=options.config)
+    give_back_large_blocks()
     app = create_app(settings)
     logs = app[LOGS]
     logs.start(sys.stderr, owns_process=True)

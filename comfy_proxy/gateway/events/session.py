@@ -15,6 +15,7 @@ from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.client_feed import ClientFeed
 from comfy_proxy.gateway.events.frames import NOT_HEARD, Seen, message_kind
+from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.sums import QueueSum
 from comfy_proxy.gateway.events.upstream_socket import UpstreamSocket
 from comfy_proxy.gateway.events.upstreams import Upstreams
@@ -36,8 +37,8 @@ class EventSession:
     ``client_id`` is the client's own, or made here for one that has none (its ``sid``).
     ``prefixed`` puts an instance into the files of an output; ``in_flags`` makes of one instance's
     feature flags those of all. ``connected`` is told of each new socket at an instance.
-    ``farewell`` is the code and reason with which its sockets to the instances end;
-    ``first_message`` its feature flags, if it began with them.
+    ``waiting`` is what waits for all clients. ``farewell`` is the code and reason with which its
+    sockets to the instances end; ``first_message`` its feature flags, if it began with them.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class EventSession:
         connected: Callable[[str, Instance], None],
         prefixed: Callable[[Any, Instance], Any],
         in_flags: Callable[[str], str],
+        waiting: OutboxSum,
     ) -> None:
         self.client_id = client_id
         self.first_message: str | None = None
@@ -71,6 +73,8 @@ class EventSession:
             clock=cluster.clock,
             in_flags=in_flags,
             on_overflow=self._end.set,
+            on_stuck=self._cut,
+            waiting=waiting,
         )
         self.upstreams = Upstreams(self, cluster, prefixed)
         self._request: web.Request | None = None
@@ -165,6 +169,7 @@ class EventSession:
     async def close(self) -> None:
         """End the sockets to the instances; after it their clientId may be used again."""
         self._over = True
+        self.feed.close()
         await self.upstreams.close()
 
     async def _say_goodbye(self, request: web.Request) -> None:
@@ -178,8 +183,12 @@ class EventSession:
             async with asyncio.timeout(timeout_s):
                 await self._ws.close(code=code, message=reason)
         except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
+            self._cut()
+
+    def _cut(self) -> None:
+        self._end.set()
+        if self._request is not None and self._request.transport is not None:
+            self._request.transport.abort()
 
     async def _read(self) -> None:
         """Pass the client's messages on until it closes."""

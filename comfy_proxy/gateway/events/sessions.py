@@ -14,6 +14,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.frames import Pass, event_frame
+from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.session import EventSession
 from comfy_proxy.gateway.exchange.context import SOCKETS
 from comfy_proxy.gateway.exchange.forward import forward_balanced
@@ -66,6 +67,7 @@ class EventSessions:
         self._connected = connected
         self._prefixed = prefixed
         self._limits = limits
+        self._waiting = OutboxSum(cluster.clock)
         self._sessions: dict[str, EventSession] = {}
         self._endings: set[asyncio.Task[None]] = set()
 
@@ -106,6 +108,7 @@ class EventSessions:
             connected=self._connected,
             prefixed=self._prefixed,
             in_flags=self._limits.in_flags,
+            waiting=self._waiting,
         )
 
     def __len__(self) -> int:
