@@ -37,7 +37,8 @@ from comfy_proxy.tracing import about, traced, untraced
 
 
 class JobProcessor:
-    """Sees each job to its end, first come first served unless the planner knows better.
+    """Sees each job to its end; clients get their turns one after the other, and each its jobs
+    first come first served, unless the planner knows better.
 
     ``admission`` says which new jobs may wait.
     ``on_end`` callbacks hear that the work on a job is over, and gone from :attr:`runs`.
@@ -74,9 +75,10 @@ class JobProcessor:
 
     @property
     def waiting(self) -> list[Job]:
-        """Pending jobs in the order in which they came: they have no place at an instance yet, or
-        have lost it."""
-        return [job for job in self._tasks if job.status is JobStatus.PENDING]
+        """Pending jobs in the order in which their turns come: they have no place at an instance
+        yet, or have lost it."""
+        runs = [run for job, run in self._runs.items() if job.status is JobStatus.PENDING]
+        return [run.job for run in sorted(runs, key=lambda run: run.waiter.order)]
 
     @property
     def running(self) -> list[Job]:
@@ -154,7 +156,8 @@ class JobProcessor:
 
     def _ended(self, job: Job, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(job, None)
-        self._runs.pop(job, None)
+        turn = self._runs.pop(job).waiter.turn
+        self._cluster.scheduler.door.shares.end(job.request.client, turn)
         tell_all(self.on_end, "the end of a job")
         self._cluster.scheduler.door.open()
         self._cluster.scheduler.rebalancing.ask()
