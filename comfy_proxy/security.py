@@ -105,6 +105,16 @@ def forms_of(keys: Collection[str]) -> set[str]:
     }
 
 
+def key_of(request: web.Request, keys: Collection[str]) -> str | None:
+    """What stands for the key with which ``request`` came, the same in a header, a cookie and the
+    query of a WebSocket (:func:`cookie_value`); None if it has none of ``keys``."""
+    given = [*request.headers.getall("X-API-Key", [])]
+    given += filter(None, map(bearer_token, request.headers.getall(hdrs.AUTHORIZATION, [])))
+    values = {*map(cookie_value, given), *_cookies(request)}
+    values.update(map(cookie_value, request.query.getall("token", [])))
+    return next((value for value in map(cookie_value, keys) if value in values), None)
+
+
 def bearer_token(authorization: str) -> str | None:
     """The token of ``Authorization: Bearer …`` (RFC 6750 2.1), None for another scheme."""
     scheme, _, token = authorization.strip().partition(" ")

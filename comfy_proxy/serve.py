@@ -20,6 +20,7 @@ from yarl import URL
 
 from comfy_proxy.app import create_app, finish_work
 from comfy_proxy.keys import LOGS, SETTINGS
+from comfy_proxy.large_blocks import give_back_large_blocks
 from comfy_proxy.logs.entry import LEVELS
 from comfy_proxy.reload import reload
 from comfy_proxy.security import start_warnings
@@ -49,6 +50,7 @@ def serve(load: Callable[[], Settings]) -> int:
         for number in (signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
     settings = load()
+    give_back_large_blocks()
     app = create_app(settings)
     logs = app[LOGS]
     logs.start(sys.stderr, owns_process=True)

@@ -79,6 +79,7 @@ class Settings:
     state_file: Path | None = None
     max_upload_size: int = 104_857_600
     max_results_size: int = 1_073_741_824
+    max_spool_size: int = 4_294_967_296
     shutdown_timeout_s: float = 10.0
     log_level: str = "info"
     log_directory: Path | None = Path("logs")
@@ -175,6 +176,8 @@ VARIABLES: tuple[Variable, ...] = (
          "bytes; a larger body is answered 413"),
     _row("MAX_RESULTS_SIZE", "max_results_size", integer(1, 10**13), "1073741824",
          "bytes of finished pictures kept in memory; the oldest go first"),
+    _row("MAX_SPOOL_SIZE", "max_spool_size", integer(1, 10**13), "4294967296",
+         "bytes of pictures and prompts that have not ended, in sum; one more is answered 503"),
     _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", milliseconds(0), "10000",
          "ms; grace period at shutdown for what was accepted"),
     _row("LOG_LEVEL", "log_level", one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),

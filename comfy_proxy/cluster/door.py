@@ -1,6 +1,7 @@
 """Who waits for a place at an instance, and who gets the next one that is free.
 
-Whoever came first is first, unless costs are known: then each goes where it is finished earliest,
+Clients get their turns one after the other (``fair_share.py``), and each whoever came first, unless
+costs are known: then each goes where it is finished earliest,
 which may mean to wait for a full instance while another one is free, and work that shares its
 models goes together (``planning/door_plan.py``).
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.cluster.fair_share import FairShare
 from comfy_proxy.cluster.handout import Handout
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
@@ -53,7 +55,8 @@ class Door:
         self._openings = 0
         self._assigned_at = clock.monotonic()
         self._patient = 0  # how many wait for an instance that is merely full
-        self._waiters: list[Waiter] = []  # all that stand here, the first one first
+        self._waiters: list[Waiter] = []  # all that stand here, the next one first
+        self.shares = FairShare(self._turns_in_service)
         self._waiting: set[Waiter] = set()  # those of them that are not just trying a place
         self.room: Callable[[], int] = lambda: 1_000_000
         health_checker.on_success.append(lambda instance: self.open())
@@ -69,7 +72,7 @@ class Door:
     def standing(self, waiter: Waiter) -> Iterator[None]:
         """Inside the block ``waiter`` may :meth:`wait`; a place that it did not take is given
         back."""
-        insort(self._waiters, waiter, key=lambda one: one.rank)
+        insort(self._waiters, waiter, key=lambda one: one.order)
         try:
             yield
         finally:
@@ -132,6 +135,12 @@ class Door:
         rank, instances = self._load_balancer.rank, self._load_balancer.instances
         return DoorPlan(self._planner, instances, waiting if places else (), rank, is_enough)
 
+    def _turns_in_service(self) -> Iterator[float]:
+        for instance in self._load_balancer.instances:
+            for one in instance.placements:
+                if isinstance(one, Placement) and one.turn is not None:
+                    yield one.turn
+
     def _in_order(self) -> list[Waiter]:
         return [one for one in self._waiters if one in self._waiting and one.placement is None]
 
@@ -157,6 +166,7 @@ class Door:
         waiter.openings = self._openings
         only = self._only(waiter)
         waiter.placement = self._give(waiter, instance)
+        self.shares.served(waiter.turn)
         waiter.placement.decision = decision.decide(instance, figures, self._planner, only=only)
         self._load_balancer.took(instance)
         waiter.woken.set()

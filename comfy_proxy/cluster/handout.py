@@ -22,7 +22,7 @@ Given = tuple[Waiter, Instance, Sequence[Figure]]
 
 
 class Handout:
-    """One opening of the door. ``waiting`` are in the order in which they came.
+    """One opening of the door. ``waiting`` are in the order in which their turns come.
 
     Whoever the plan sends to an instance with a free place gets it, the first one first. One of
     whose work nothing is known takes the least loaded when its turn comes. What the plan leaves
@@ -49,9 +49,9 @@ class Handout:
 
     def next(self, free: Sequence[Instance]) -> Given | None:
         """Who is next, now that ``free`` have places; None if nobody wants any of them."""
-        heads = [(there[0].rank, at, there) for at, there in self._queues if there and at in free]
+        heads = [(there[0].order, at, there) for at, there in self._queues if there and at in free]
         head = min(heads, key=lambda one: one[0]) if heads else None
-        while self._other is not None and (head is None or self._other.rank < head[0]):
+        while self._other is not None and (head is None or self._other.order < head[0]):
             waiter, self._other = self._other, next(self._others, None)
             if (given := self._beyond_plan(waiter, free)) is not None:
                 return given

@@ -22,7 +22,8 @@ class Placement:
     ``give_up`` ends the attempt with an error after which it goes on elsewhere; set by whoever
     follows the prompt, None for a client's own.
     ``key`` is under what the line of its instance knows it: itself, or the prompt that was sent;
-    ``on_sent`` hears when that changes. ``decision`` is why it is here, None for a client's prompt.
+    ``on_sent`` hears when that changes. ``decision`` is why it is here, and ``turn`` that of
+    its client's share (``fair_share.py``), both None for a client's own prompt.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Placement:
         self._on_sent = on_sent
         self.key: Hashable = self
         self.decision: Decision | None = None
+        self.turn: float | None = None
         self._declined = False
         self.in_queue = False
         self.running = False

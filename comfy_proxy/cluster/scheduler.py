@@ -165,7 +165,7 @@ class Scheduler:
         )
         slot = self._planner.lines[busy].find(prompt.key)
         target = self._placement(idle, prompt.accepts, work=None if slot is None else slot.work)
-        target.decision = why
+        target.decision, target.turn = why, prompt.turn
         prompt.offer(target)
         self._move(prompt)
 
@@ -185,7 +185,9 @@ class Scheduler:
     def _give(self, waiter: Waiter, instance: Instance) -> Placement:
         work = waiter.work_at(instance)
         standing = Standing(since=waiter.rank)
-        return self._placement(instance, waiter.may_move_to, work=work, standing=standing)
+        placement = self._placement(instance, waiter.may_move_to, work=work, standing=standing)
+        placement.turn = waiter.turn
+        return placement
 
     def _placement(
         self,

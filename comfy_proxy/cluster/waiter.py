@@ -25,7 +25,8 @@ def unknown_work(instance: Instance) -> Work | None:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class Waiter:
-    """``rank`` is when it came, in monotonic seconds: the first one is served first.
+    """``rank`` is when it came, in monotonic seconds, and ``turn`` that of its client
+    (``fair_share.py``): the lowest turn is served first, and of equal ones who came first.
 
     ``accepts`` says where it can run, ``avoid`` where only if it must. ``passed_over`` did not
     answer the check just now. ``placement`` is the place that it was given, until it takes it;
@@ -34,6 +35,7 @@ class Waiter:
     """
 
     rank: float
+    turn: float = 0.0
     accepts: Accepts = anywhere
     avoid: Collection[Instance] = ()
     work_at: WorkAt = unknown_work
@@ -42,6 +44,11 @@ class Waiter:
     openings: int = 0
     woken: asyncio.Event = field(default_factory=asyncio.Event)
     tried: Placement | None = None
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """The lowest is served first."""
+        return self.turn, self.rank
 
     @property
     def seat(self) -> Placement | None:

@@ -21,7 +21,6 @@ from comfy_proxy.errors import (
 from comfy_proxy.forwarded import root_path
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.events import stream_events
-from comfy_proxy.jobs.intake import read_job_request
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.negotiation import (
     AnswerMode,
@@ -85,13 +84,7 @@ async def _create(
     service = request.app[JOBS]
     workflow = service.workflows.get(name)
     key = _idempotency_key(request)
-    async with service.turn(request):
-        job_request = await read_job_request(
-            request,
-            workflow,
-            max_upload_size=service.settings.max_upload_size,
-            executor=service.executor,
-        )
+    job_request = await service.read(request, workflow)
     try:
         mode = AnswerMode(synchronous=False)
         if not always_async:

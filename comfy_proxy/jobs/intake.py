@@ -41,7 +41,8 @@ class JobRequest:
 
     ``parameters`` are typed, defaults filled in. ``options`` has those of :data:`OPTIONS` that were
     given, as lower-case text. ``fingerprint`` is a hash, the same for requests with the same
-    workflow, parameters and bytes of the picture: an ``Idempotency-Key`` is held to it.
+    workflow, parameters and bytes of the picture: an ``Idempotency-Key`` is held to it. ``client``
+    is who gets a fair share (``client_identity.py``).
     """
 
     workflow: str
@@ -49,14 +50,22 @@ class JobRequest:
     options: dict[str, str]
     picture: SpooledPicture
     fingerprint: str
+    client: str = ""
 
 
 async def read_job_request(
-    request: web.Request, workflow: Workflow, *, max_upload_size: int, executor: Executor
+    request: web.Request,
+    workflow: Workflow,
+    *,
+    max_upload_size: int,
+    executor: Executor,
+    memory_bytes: int = MEMORY_BYTES,
+    client: str = "",
 ) -> JobRequest:
     """Read and check the body and query of ``request``.
 
-    The picture may have ``max_upload_size`` bytes; hashing, writing and decoding it runs on
+    The picture may have ``max_upload_size`` bytes, and is kept in memory up to ``memory_bytes``;
+    hashing, writing and decoding it runs on
     ``executor``. Raises InvalidFieldError (names the field), PayloadTooLargeError,
     UnsupportedMediaTypeError, or RequestError ``broken_body`` if the body is cut off and
     ``invalid_json`` if it is no JSON object.
@@ -64,7 +73,7 @@ async def read_job_request(
     query = _Fields(workflow)
     for name, text in request.query.items():
         query.add(name, text)
-    picture = SpooledPicture(executor)
+    picture = SpooledPicture(executor, memory_bytes)
     try:
         intake = _Intake(request, workflow, picture, max_upload_size, executor)
         field = await intake.read()
@@ -80,6 +89,7 @@ async def read_job_request(
         options={**intake.fields.options, **query.options},  # ?async and ?mode win over all
         picture=picture,
         fingerprint=_fingerprint(workflow.name, parameters, picture.digest),
+        client=client,
     )
 
 

@@ -22,9 +22,10 @@ from comfy_proxy.errors import (
     ComfyProxyError,
     DrainingError,
     JobCancelledError,
-    QueueFullError,
     WorkflowError,
 )
+from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.job_admission import JobAdmission
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.job_run import JobRun
@@ -37,9 +38,10 @@ from comfy_proxy.tracing import about, traced, untraced
 
 
 class JobProcessor:
-    """Sees each job to its end, first come first served unless the planner knows better.
+    """Sees each job to its end; clients get their turns one after the other, and each its jobs
+    first come first served, unless the planner knows better.
 
-    ``max_pending`` jobs may wait (MAX_PENDING_JOBS); one more is refused with QueueFullError.
+    ``admission`` says which new jobs may wait.
     ``on_end`` callbacks hear that the work on a job is over, and gone from :attr:`runs`.
     ``keeps_jobs``: a stop ends no job, because the next start has them again (STATE_FILE).
     """
@@ -53,7 +55,7 @@ class JobProcessor:
         *,
         executor: Executor,
         max_concurrent: int,
-        max_pending: int,
+        admission: JobAdmission,
     ) -> None:
         self._manager = manager
         self._cluster = cluster
@@ -61,7 +63,7 @@ class JobProcessor:
         self._workflows = workflows
         self._executor = executor
         self._max_concurrent = max_concurrent
-        self._max_pending = max_pending
+        self._admission = admission
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._runs: dict[Job, JobRun] = {}
         self._stopped = False
@@ -70,37 +72,36 @@ class JobProcessor:
         self.overheads = Overheads()
         self.on_end: list[Callable[[], None]] = []
         cluster.scheduler.door.room = self._room
+        manager.on_changed.append(admission.observe)
 
     def __repr__(self) -> str:
         return f"<JobProcessor jobs={len(self._tasks)} waiting={len(self.waiting)}>"
 
     @property
     def waiting(self) -> list[Job]:
-        """Pending jobs in the order in which they came: they have no place at an instance yet, or
-        have lost it."""
-        return [job for job in self._tasks if job.status is JobStatus.PENDING]
+        """Pending jobs in the order in which their turns come: they have no place at an instance
+        yet, or have lost it."""
+        runs = [run for job, run in self._runs.items() if job.status is JobStatus.PENDING]
+        return [run.job for run in sorted(runs, key=lambda run: run.waiter.order)]
 
     @property
     def running(self) -> list[Job]:
         """Jobs in processing."""
         return [job for job in self._tasks if job.status is JobStatus.PROCESSING]
 
-    def check_room(self) -> None:
-        """Raises QueueFullError or DrainingError if no further job can be taken now.
+    def check_room(self, request: JobRequest, idempotency_key: str | None = None) -> None:
+        """Raises QueueFullError or DrainingError if no job of ``request`` can be taken now.
 
         To be called before the job is made: :meth:`submit` itself refuses nothing.
         """
         if self.draining:
             raise DrainingError("The proxy is stopping and takes no new jobs.", retry_after_s=5)
-        if len(self.waiting) >= self._max_pending:
-            raise QueueFullError(
-                f"{self._max_pending} jobs are waiting already.",
-                retry_after_s=_next_end_s(self._cluster),
-            )
+        self._admission.require(request, idempotency_key)
 
     def submit(self, job: Job, *, near: Instance | None = None) -> None:
         """Begin the work on a pending job; it waits at the door until it gets a place: at ``near``,
         where an earlier process has begun with it, as long as that can be."""
+        self._admission.joined(job)
         run = self._runs[job] = self._job_run(job, near)
         # Untraced: what happens in this job is not to be told under the id of another request.
         task = asyncio.create_task(self._run(job, run), name=f"job {job.id}", context=untraced())
@@ -157,7 +158,8 @@ class JobProcessor:
 
     def _ended(self, job: Job, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(job, None)
-        self._runs.pop(job, None)
+        turn = self._runs.pop(job).waiter.turn
+        self._cluster.scheduler.door.shares.end(job.request.client, turn)
         tell_all(self.on_end, "the end of a job")
         self._cluster.scheduler.door.open()
         self._cluster.scheduler.rebalancing.ask()
@@ -225,13 +227,5 @@ def _log_end(job: Job, level: str, message: str, error: ComfyProxyError | None =
         ).log(level, "job {} {}", job.id, message)
 
 
-def _next_end_s(cluster: Cluster) -> int:
-    """Whole seconds until an instance has ended what it runs and takes the next job."""
-    seconds = [cluster.planner.free_in_s(one) for one in cluster.instances if one.healthy]
-    return max(1, round(min(seconds, default=0.0) or _NO_END_S))
-
-
-_NO_END_S = 5.0
-"""Seconds after which a refused client may ask again while nobody knows when anything ends."""
 _CANCELLED = JobCancelledError("The job was cancelled.")
 _STOPPED = DrainingError("The proxy was stopped before the job was done.")

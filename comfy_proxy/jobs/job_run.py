@@ -82,6 +82,7 @@ class JobRun:
         self._run_s: dict[Instance, tuple[int, float | None]] = {}
         self.waiter = Waiter(
             rank=job.created_monotonic,
+            turn=cluster.scheduler.door.shares.begin(job.request.client),
             work_at=self._availability.work_at,
             accepts=self._availability.may_run,
         )

@@ -35,7 +35,7 @@ class QueueForecast:
         self._now = cluster.clock.monotonic()
 
     def queue_position(self, job: Job) -> int | None:
-        """1 for the pending job that came first; None for a job that does not wait."""
+        """1 for the pending job whose turn is next; None for a job that does not wait."""
         return self._positions.get(job)
 
     def remaining_s(self, job: Job) -> float | None:
@@ -52,16 +52,20 @@ class QueueForecast:
             end_s = self._of_placed(job, seat)
         return None if end_s is None else end_s + self._processor.overheads.after_s(job.type)
 
-    def append(self, job: Job) -> None:
-        """It has come since, behind all others."""
+    def append(self, job: Job) -> bool:
+        """It has come since; False if its turn is not behind all others: they are foreseen anew."""
         run = self._processor.runs[job]
-        if not run.waits:
-            return
+        if not run.waits or "_waiting" not in self.__dict__:  # else it is not foreseen yet
+            return True
+        if self._waiting and _order(run) < _order(self._waiting[-1]):
+            return False
         ends_s = self._ends_s  # of those before it, which come first
         planned = self._plan.add(run.waiter)
         end_s = self._planned_s(run) if planned else self._beyond_s(run)
         if end_s is not None:
             ends_s[run] = end_s
+        self._waiting.append(run)
+        return True
 
     @cached_property
     def _positions(self) -> dict[Job, int]:
@@ -101,7 +105,8 @@ class QueueForecast:
     def _waiting(self) -> list[JobRun]:
         """Those whose tasks have not come to the door yet count as if they stood there: a job is
         told its seconds as soon as it is made."""
-        return [run for run in self._processor.runs.values() if run.waits]
+        runs = [run for run in self._processor.runs.values() if run.waits]
+        return sorted(runs, key=_order)
 
     @cached_property
     def _plan(self) -> DoorPlan:
@@ -142,6 +147,10 @@ class QueueForecast:
         return None if run_s is None else free_in_s + run_s
 
 
+def _order(run: JobRun) -> tuple[float, float]:
+    return run.waiter.order
+
+
 class Promises:
     """Tells each new job its seconds.
 
@@ -161,14 +170,17 @@ class Promises:
         """Seconds to the end of ``job``, which has just come; to be asked once of each."""
         count, now = len(self._processor.runs), self._cluster.clock.monotonic()
         kept, late_s = self._kept, now - self._kept_at
-        if kept is None or late_s >= KEPT_S or self._stamp != self._stamp_of(count - 1):
-            kept, late_s = QueueForecast(self._processor, self._cluster), 0.0
-            self._kept, self._kept_at = kept, now
-        else:
-            kept.append(job)
+        is_old = late_s >= KEPT_S or self._stamp != self._stamp_of(count - 1)
+        if kept is None or is_old or not kept.append(job):
+            kept, late_s = self._anew(now), 0.0
         self._stamp = self._stamp_of(count)
         seconds = kept.remaining_s(job)
         return None if seconds is None else max(0.0, seconds - late_s)
+
+    def _anew(self, now: float) -> QueueForecast:
+        kept = self._kept = QueueForecast(self._processor, self._cluster)
+        self._kept_at = now
+        return kept
 
     def _forget(self) -> None:
         self._kept = None

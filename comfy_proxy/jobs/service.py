@@ -10,16 +10,18 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 from loguru import logger
 
+from comfy_proxy.client_identity import client_of
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.jobs.availability import Availability
-from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.intake import JobRequest, read_job_request
+from comfy_proxy.jobs.job_admission import JobAdmission
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.queue_forecast import Promises, QueueForecast
 from comfy_proxy.jobs.spooled_picture import MEMORY_BYTES
-from comfy_proxy.jobs.workflows import WorkflowRegistry
+from comfy_proxy.jobs.workflows import Workflow, WorkflowRegistry
 from comfy_proxy.settings import Settings
 
 _PICTURE_THREADS = 2
@@ -50,6 +52,9 @@ class JobService:
             job_timeout_s=settings.job_timeout_s,
             max_results_size=settings.max_results_size,
         )
+        self._admission = JobAdmission(
+            cluster, max_jobs=settings.max_pending_jobs, max_bytes=settings.max_spool_size
+        )
         self.processor = JobProcessor(
             self.manager,
             cluster,
@@ -57,7 +62,7 @@ class JobService:
             workflows,
             executor=self.executor,
             max_concurrent=settings.concurrent_jobs,
-            max_pending=settings.max_pending_jobs,
+            admission=self._admission,
         )
         self._promises = Promises(self.processor, cluster)
         self._turn = asyncio.Lock()
@@ -76,8 +81,20 @@ class JobService:
                 await self._forgetting
         self.executor.shutdown(wait=True)
 
+    async def read(self, request: web.Request, workflow: Workflow) -> JobRequest:
+        """What ``request`` asks for; raises as ``intake.read_job_request``."""
+        async with self._turn_of(request):
+            return await read_job_request(
+                request,
+                workflow,
+                max_upload_size=self.settings.max_upload_size,
+                memory_bytes=self._admission.memory_bytes(),
+                executor=self.executor,
+                client=client_of(request, self.settings),
+            )
+
     @asynccontextmanager
-    async def turn(self, request: web.Request) -> AsyncIterator[None]:
+    async def _turn_of(self, request: web.Request) -> AsyncIterator[None]:
         """Around reading ``request``: the small ones of a burst are read one after the other.
 
         Read all at once, the first job of a burst would begin after the last request was read: the
@@ -104,7 +121,7 @@ class JobService:
                 if known is not None:
                     request.picture.close()
                     return known, False
-            self.processor.check_room()
+            self.processor.check_room(request, idempotency_key)
             workflow = self.workflows.get(request.workflow)
             Availability(self.cluster, workflow, request).require()
         except BaseException:

@@ -10,13 +10,17 @@ from comfy_proxy.stored_bytes import StoredBytes
 
 MEMORY_BYTES: Final = 1_048_576
 """Bytes of a picture that stay in memory; a larger one goes to a temporary file."""
+SUM_BYTES: Final = 64 * 2**20
+"""Bytes of all pictures of unfinished jobs that may be in memory before ``FEW_BYTES`` is the limit
+for each new one: a thousand jobs with a megabyte each must not take a gigabyte."""
+FEW_BYTES: Final = 32_768
 
 
 class SpooledPicture(StoredBytes):
     """The bytes of a picture; disk work and the look at it run on ``executor``."""
 
-    def __init__(self, executor: Executor) -> None:
-        super().__init__(memory_bytes=MEMORY_BYTES, executor=executor)
+    def __init__(self, executor: Executor, memory_bytes: int = MEMORY_BYTES) -> None:
+        super().__init__(memory_bytes=memory_bytes, executor=executor)
         self._info: PictureInfo | None = None
 
     @property

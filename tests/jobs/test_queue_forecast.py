@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -63,9 +64,10 @@ class Queue:
         """So many jobs may have a place."""
         self.service.processor._max_concurrent = places
 
-    async def job(self, name: str = UPSCALE) -> Job:
+    async def job(self, name: str = UPSCALE, client: str = "") -> Job:
         """A new job, of which nothing has happened but its acceptance."""
-        return self.service.accept(await self._make_request(name), None)[0]
+        request = dataclasses.replace(await self._make_request(name), client=client)
+        return self.service.accept(request, None)[0]
 
     async def jobs(self, *names: str) -> list[Job]:
         """… several at the same moment."""
@@ -285,7 +287,7 @@ async def test_one_too_many_may_ask_again_when_a_place_is_free(
 ) -> None:
     """The refusal says when the first instance ends what it runs."""
     queue.learn(UPSCALE, 60.0)
-    queue.service.processor._max_pending = 1
+    queue.service.processor._admission.max_jobs = 1
     queue.open(2)
     for seconds in (20, 5):
         job = await queue.job()
@@ -296,6 +298,25 @@ async def test_one_too_many_may_ask_again_when_a_place_is_free(
     with pytest.raises(QueueFullError) as refused:
         await queue.job()
     assert refused.value.retry_after_s == 35
+
+
+async def test_a_client_with_few_jobs_is_told_its_turn(queue: Queue, clock: ManualClock) -> None:
+    """Position and seconds are those of its turn, behind the first of who has many; what was told
+    to others stays true of what waits then."""
+    queue.learn(UPSCALE, 10.0)
+    queue.open(2)
+    many = [await queue.job(client="many") for _ in range(40)]
+    await settle()
+    few = [await queue.job(client="few") for _ in range(3)]
+    await settle()
+    for job in many[:2]:
+        queue.begin(job)
+    positions = [queue.service.forecast().queue_position(job) for job in few]
+    assert positions == [1, 2, 4]
+    assert [job.told_s for job in few] == [pytest.approx(s, abs=0.1) for s in (20, 20, 30)]
+    assert queue.left_s(*few) == [pytest.approx(seconds, abs=0.1) for seconds in (20, 20, 30)]
+    assert many[39].told_s == pytest.approx(200, abs=0.1)
+    assert queue.left_s(many[39]) == [pytest.approx(220, abs=0.1)]
 
 
 async def test_what_ran_teaches_the_next_estimate(jobs: JobClient) -> None:

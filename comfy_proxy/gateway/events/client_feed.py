@@ -11,6 +11,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events.frames import Flags, Pass, Scan, Seen, Status, status_frame
 from comfy_proxy.gateway.events.outbox import Outbox, OutboxFullError
+from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.scan_frames import ScanFrames
 from comfy_proxy.gateway.events.sums import QueueSum
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic
@@ -21,7 +22,8 @@ class ClientFeed:
 
     ``queues`` is the sum that the client is told. ``in_flags`` makes of one instance's feature
     flags those of all. ``on_overflow`` is called once if the client reads too slowly: what waits
-    is then thrown away, and nothing more is put in. ``muted``: the client is sent nothing any more.
+    is then thrown away, and nothing more is put in; ``on_stuck`` if its connection has to be cut at
+    once. ``waiting`` is what waits for all clients. ``muted``: the client is sent nothing any more.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class ClientFeed:
         clock: Clock,
         in_flags: Callable[[str], str],
         on_overflow: Callable[[], None],
+        on_stuck: Callable[[], None] = lambda: None,
+        waiting: OutboxSum | None = None,
     ) -> None:
         self.traffic = SocketTraffic()
         self.queues = queues
@@ -41,7 +45,9 @@ class ClientFeed:
         self._client_id = client_id
         self._in_flags = in_flags
         self._on_overflow = on_overflow
-        self._outbox = Outbox(ws, self.traffic)
+        self._outbox = Outbox(
+            ws, self.traffic, total=waiting, on_full=self._too_slow, on_stuck=on_stuck
+        )
         self._told_sum = 0
         self._greeted = False
         self._flags_answered = False
@@ -99,8 +105,15 @@ class ClientFeed:
         try:
             self._outbox.put(frame)
         except OutboxFullError:
-            self.traffic.too_slow = True
-            self.muted = True
-            self._outbox.clear()
-            logger.warning("client {} reads too slowly and is disconnected", self._client_id)
-            self._on_overflow()
+            self._too_slow()
+
+    def close(self) -> None:
+        """The client has left: forget what waits for it."""
+        self.muted = True
+        self._outbox.clear()
+
+    def _too_slow(self) -> None:
+        self.traffic.too_slow = True
+        self.close()
+        logger.warning("client {} reads too slowly and is disconnected", self._client_id)
+        self._on_overflow()

@@ -16,6 +16,7 @@ from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.client_feed import ClientFeed
 from comfy_proxy.gateway.events.frames import NOT_HEARD, Began, OfPrompt, Seen, message_kind
 from comfy_proxy.gateway.events.missed_ends import MissedEnds
+from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.sums import QueueSum
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.gateway.events.upstream_socket import UpstreamSocket
@@ -39,9 +40,12 @@ class EventSession:
     what it has been told of its prompts.
     ``prefixed`` puts an instance into the files of an output; ``in_flags`` makes of one instance's
     feature flags those of all. ``connected`` is told of each new socket at an instance.
-    ``farewell`` is the code and reason with which its sockets to the instances end;
-    ``first_message`` its feature flags, if it began with them.
+    ``waiting`` is what waits for all clients. ``farewell`` is the code and reason with which its
+    sockets to the instances end; ``first_message`` its feature flags, if it began with them.
     """
+
+    signature: tuple[object, ...] | None = None
+    """What its handshake says of it, as soon as there is one."""
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class EventSession:
         connected: Callable[[str, Instance], None],
         prefixed: Callable[[Any, Instance], Any],
         in_flags: Callable[[str], str],
+        waiting: OutboxSum,
     ) -> None:
         self.client_id = client_id
         self.first_message: str | None = None
@@ -64,9 +69,7 @@ class EventSession:
             compress=False, timeout=GOODBYE_TIMEOUT_S
         )
         self._end = asyncio.Event()
-        self._ledger = ledger
-        self.told = told
-        self._connected = connected
+        self._ledger, self.told, self._connected = ledger, told, connected
         second_tries = SecondTries.of(cluster, ledger)
         self._booking = FrameBooking(client_id, ledger, made_files, second_tries, askers)
         self.feed = ClientFeed(
@@ -76,17 +79,14 @@ class EventSession:
             clock=cluster.clock,
             in_flags=in_flags,
             on_overflow=self._end.set,
+            on_stuck=self._cut,
+            waiting=waiting,
         )
         self.upstreams = Upstreams(self, cluster, prefixed)
         self.missed_ends = MissedEnds(cluster, told, self.feed, self.upstreams, prefixed)
         self._request: web.Request | None = None
         self._spoken = False
         self._over = False
-
-    def is_like(self, request: web.Request) -> bool:
-        """Whether its handshake came from the same address with the same User-Agent."""
-        own = self._request
-        return own is not None and _signature(own) == _signature(request)
 
     @property
     def deaf(self) -> bool:
@@ -95,7 +95,7 @@ class EventSession:
 
     def start(self, request: web.Request, predecessor: EventSession | None) -> None:
         """Begin to connect to all instances, to each when the predecessor has left it."""
-        self._request = request
+        self._request, self.signature = request, signature(request)
         self.upstreams.start(request, None if predecessor is None else predecessor.upstreams)
 
     def resume(self, successor: EventSession) -> bool:
@@ -186,6 +186,7 @@ class EventSession:
         """End the sockets to the instances; after it their clientId may be used again."""
         self._over = True
         self.missed_ends.close()
+        self.feed.close()
         await self.upstreams.close()
 
     async def _say_goodbye(self, request: web.Request) -> None:
@@ -199,8 +200,12 @@ class EventSession:
             async with asyncio.timeout(timeout_s):
                 await self._ws.close(code=code, message=reason)
         except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
+            self._cut()
+
+    def _cut(self) -> None:
+        self._end.set()
+        if self._request is not None and self._request.transport is not None:
+            self._request.transport.abort()
 
     async def _read(self) -> None:
         """Pass the client's messages on until it closes."""
@@ -220,7 +225,7 @@ class EventSession:
             await self.upstreams.send(message.data)
 
 
-def _signature(request: web.Request) -> tuple[object, ...]:
+def signature(request: web.Request) -> tuple[object, ...]:
     """What a client says the same of itself in all its requests: servers in front of us add to
     ``X-Forwarded-For``, so users behind one of them differ in that."""
     headers = request.headers

@@ -15,7 +15,8 @@ from comfy_proxy.cluster.prompt_outcomes import ENDS
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.frames import Pass, event_frame
-from comfy_proxy.gateway.events.session import EventSession
+from comfy_proxy.gateway.events.outbox_sum import OutboxSum
+from comfy_proxy.gateway.events.session import EventSession, signature
 from comfy_proxy.gateway.events.sum_corrections import SumCorrections
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.gateway.exchange.context import SOCKETS
@@ -67,6 +68,7 @@ class EventSessions:
         self._connected = connected
         self._prefixed = prefixed
         self._limits = limits
+        self._waiting = OutboxSum(cluster.clock)
         self._sessions: dict[str, EventSession] = {}
         self.corrections = SumCorrections(self._sessions)
         self._endings: set[asyncio.Task[None]] = set()
@@ -110,6 +112,7 @@ class EventSessions:
             connected=self._connected,
             prefixed=self._prefixed,
             in_flags=self._limits.in_flags,
+            waiting=self._waiting,
         )
 
     def __len__(self) -> int:
@@ -134,7 +137,8 @@ class EventSessions:
     def only_like(self, request: web.Request) -> str | None:
         """The id of the client with the address and the User-Agent of ``request``; None if none or
         several have a socket here."""
-        found = [one.client_id for one in self._sessions.values() if one.is_like(request)]
+        own = signature(request)
+        found = [one.client_id for one in self._sessions.values() if one.signature == own]
         return found[0] if len(found) == 1 else None
 
     def wake(self, instance: Instance) -> None:

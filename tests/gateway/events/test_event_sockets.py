@@ -6,6 +6,7 @@ import asyncio
 import json
 import struct
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -20,7 +21,7 @@ from events_harness import (
 )
 from ledger_front import accepted
 
-from comfy_proxy.gateway.events import outbox, upstreams
+from comfy_proxy.gateway.events import outbox, outbox_sum, upstreams
 from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger.events import MoveBegan, Stayed
@@ -262,6 +263,33 @@ async def test_a_client_that_does_not_read_at_all_is_cut_off(
         await wire.ws.send_bytes(chunk)
     await until(lambda: len(sessions(front)) == 0 and one.open == 0)
     slow.ws._conn.protocol.resume_reading()
+
+
+async def test_clients_that_do_not_read_go_and_the_others_stay(
+    front: Any, one: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for all together is bounded; who reads gets everything."""
+    monkeypatch.setattr(outbox_sum, "MAX_SUM_BYTES", 4 * 2**20)
+    monkeypatch.setattr(event_session, "DRAIN_TIMEOUT_S", 0.05)
+    slow = [await listen(front, name) for name in "abc"]
+    quick = await listen(front, "quick")
+    wires = {}
+    for _ in range(4):
+        wire = await one.wire()
+        wires[wire.request.query["clientId"]] = wire
+    for client in slow:
+        client.ws._conn.protocol.pause_reading()
+    for name, wire in wires.items():
+        await wire.say("execution_start", prompt_id=name)
+    read = asyncio.create_task(quick.until(lambda _frame: len(quick.binaries) == 12))
+    for _ in range(12):
+        for wire in wires.values():
+            with suppress(ConnectionError):  # that one is gone by now
+                await wire.ws.send_bytes(PNG + bytes(2**20))
+    await read
+    await until(lambda: len(sessions(front)) == 1)
+    for client in slow:
+        client.ws._conn.protocol.resume_reading()
 
 
 async def test_the_proxy_stops_with_1001(
