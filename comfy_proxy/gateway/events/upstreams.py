@@ -20,7 +20,7 @@ JOIN_TIMEOUT_S = 1.0
 SILENCE_S = 2.0
 """Seconds that a socket which is open has to tell what is known from elsewhere. Beyond it, if no
 other frame came on it either, it counts as silent."""
-TOLERANCE_S = 0.5
+TOLERANCE_S = 0.1
 """Seconds by which a frame may come before that of another socket which tells the same."""
 
 
