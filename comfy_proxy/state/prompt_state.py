@@ -56,6 +56,11 @@ class PromptState:
             self._store.delete(PROMPT, key)
             self._store.delete(BODY, key)
 
+    async def clear(self) -> None:
+        """Forget all that the file holds of them."""
+        for key, _ in await self._store.entries(PROMPT):
+            self.forget(key)
+
     def _write(self, prompt: Prompt) -> None:
         if prompt.post is None or prompt.job is not None:
             return

@@ -78,15 +78,15 @@ class State:
     async def _go_on(self, store: SqliteStore) -> set[str]:
         """The prompts of jobs that an instance may run still."""
         rooms, prompts = self._rooms, 0
-        if (
-            len(rooms.cluster.instances) > 1
-        ):  # one instance keeps its prompts, whatever becomes of us
-            written = PromptState(store)
+        written = PromptState(store)
+        if len(rooms.cluster.instances) > 1:
             recovery = PromptRecovery(
                 store, written, rooms.cluster, rooms.ledger, rooms.reconciler.look_for
             )
             rooms.ledger.observers.append(written.observe)
             prompts = await recovery.restore()
+        else:  # nobody follows the prompts of a single one; those of years ago are not to run again
+            await written.clear()
         jobs = JobState(store, rooms.jobs)
         jobs.watch()
         going_on = await jobs.restore()

@@ -105,3 +105,12 @@ async def succeeded(http: Http, *prompt_ids: str) -> None:
     """Return when all have; fails if one ends otherwise."""
     for prompt_id in prompt_ids:
         assert (await ended(http, prompt_id))["status"]["status_str"] == "success"
+
+
+async def keep_busy(*workers: EmbeddedWorker) -> None:
+    """Give each a prompt of a minute, past the proxy."""
+    async with aiohttp.ClientSession() as session:
+        for worker in workers:
+            async with session.post(f"{worker.url}/prompt", json={"prompt": graph(60.0)}) as answer:
+                prompt_id = (await answer.json())["prompt_id"]
+            await until(lambda worker=worker, prompt_id=prompt_id: prompt_id in worker.started)

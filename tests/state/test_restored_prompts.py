@@ -10,6 +10,7 @@ from prompts_of_clients import (
     graph,
     heard,
     interrupt,
+    keep_busy,
     listening,
     living,
     place_of,
@@ -91,6 +92,17 @@ async def test_an_instance_that_is_not_configured_any_more(proxy: Restarting) ->
     await until(lambda: {place_of(proxy.http, one) for one in moved} == {there})
 
 
+async def test_one_instance_alone(proxy: Restarting) -> None:
+    """Its prompts are its own; what was kept of them when there were two is forgotten."""
+    await proxy.start()
+    running = await both_busy(proxy.http, proxy.workers)
+    await proxy.restart(proxy.workers[0])
+    assert living(proxy.http) == []
+    await proxy.restart()
+    assert living(proxy.http) == []
+    assert set(running) == {worker.started[-1] for worker in proxy.workers}
+
+
 async def test_the_order_of_the_instances_has_changed(proxy: Restarting) -> None:
     """``@2`` in a name leads to the instance that it led to before, and so does a name without a
     prefix; prompts are looked for where they are."""
@@ -106,15 +118,15 @@ async def test_the_order_of_the_instances_has_changed(proxy: Restarting) -> None
     assert len({file["subfolder"] for file in made.values()}) == 2
     bare = {"filename": made[prompt_id]["filename"], "subfolder": "", "type": "output"}
     newest = await view(proxy, bare)
-    await both_busy(proxy.http, proxy.workers)
+    await keep_busy(one, two)
     waiting = [await post(proxy.http) for _ in range(4)]
-    places = {one: place_of(proxy.http, one) for one in waiting}
     await proxy.restart(two, one)
     assert {one: await view(proxy, file) for one, file in made.items()} == pictures
     assert await view(proxy, bare) == newest
-    assert {one: place_of(proxy.http, one) for one in waiting} == places
+    assert {prompt.prompt_id for prompt in living(proxy.http)} == set(waiting)
     await interrupt(one, two)
     await succeeded(proxy.http, *waiting)
+    assert len(executed(proxy)) == len(set(executed(proxy)))
 
 
 async def view(proxy: Restarting, file: dict[str, str]) -> bytes:
