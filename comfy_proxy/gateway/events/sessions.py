@@ -149,7 +149,9 @@ class EventSessions:
                     session.feed.queues.arrivals.refused(instance)
                     if change.new is State.RECEIVED:  # else it is in transit, and counts so
                         session.feed.sum_corrected()
-            case events.Lost(prompt=prompt) if change.new is State.MOVING:
+            case events.Lost(prompt=prompt) | events.GivenUp(prompt=prompt) if (
+                change.new is State.MOVING
+            ):
                 # What its instance's frames told of it must not count twice.
                 self.queue_lost(prompt.attempts[-1].instance)
         if change.old is State.MOVING and change.new not in (State.MOVING, State.SUBMITTING):
