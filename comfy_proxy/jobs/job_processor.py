@@ -180,7 +180,6 @@ class JobProcessor:
                 raise
 
     def _job_run(self, job: Job, near: Instance | None) -> JobRun:
-        others = [one for one in self._cluster.instances if one is not near]
         return JobRun(
             job,
             manager=self._manager,
@@ -189,7 +188,7 @@ class JobProcessor:
             workflow=self._workflows.get(job.type),
             overheads=self.overheads,
             executor=self._executor,
-            avoid=others if near is not None else (),
+            cached_at=near,
         )
 
     def _stop(self, job: Job) -> None:

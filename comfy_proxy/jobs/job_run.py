@@ -9,7 +9,6 @@ that ran out of memory has one more try, which counts against no instance.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from concurrent.futures import Executor
 
 from loguru import logger
@@ -58,7 +57,7 @@ class JobRun:
         workflow: Workflow,
         overheads: Overheads,
         executor: Executor,
-        avoid: Iterable[Instance] = (),
+        cached_at: Instance | None = None,
     ) -> None:
         self.job = job
         self._manager = manager
@@ -71,8 +70,8 @@ class JobRun:
         # Since when it has no place, for PENDING_TIMEOUT; its instance may have died late.
         self._since = job.created_monotonic
         self._tries = Tries()
-        self._failed_on = set(avoid)
-        self._cached_at: Instance | None = None
+        self._failed_on: set[Instance] = set()
+        self._cached_at = cached_at
         self._rejected_by: set[Instance] = set()
         self._out_of_memory_at: Instance | None = None
         self._availability = Availability(cluster, workflow, job.request)
