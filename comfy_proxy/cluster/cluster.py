@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from contextvars import Context
+from functools import partial
 
 from loguru import logger
 
@@ -14,6 +15,7 @@ from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.gpu_memory import GpuMemory
 from comfy_proxy.cluster.hang_watch import HangWatch
+from comfy_proxy.cluster.hangs import Hangs
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
@@ -63,6 +65,7 @@ class Cluster:
         self.graph_support = GraphSupport(self.object_info, self.health_checker, clock=self.clock)
         self.model_files = ModelFiles(self.clients, clock=self.clock)
         self.planner = _planner(self.instances, self.model_files, settings, self.clock)
+        self.hangs = Hangs(self.instances, self.hang_watch, self.planner, clock=self.clock)
         self.gpu_memory = GpuMemory(self.clients, self.planner)
         self.experience = Experience(self.planner, self.clock)
         self.scheduler = Scheduler(
@@ -85,6 +88,7 @@ class Cluster:
             instance.on_interruption.append(self.planner.restarted)
             instance.on_doubt.append(self.health_checker.look)
             instance.on_circuit.append(self._circuit_changed)
+            instance.on_circuit.append(partial(self._hang_or_return, instance))
             instance.on_circuit.append(lambda change: self.scheduler.door.open())
 
     @property
@@ -98,12 +102,14 @@ class Cluster:
         So the proxy starts although instances are down.
         """
         await self.connections.start()
+        self.hangs.start()
         await self.health_checker.start()
 
     async def close(self) -> None:
         """End everything that :meth:`start` and the work since have begun."""
         # The checks first: one that passes begins a chore (_learn). The connections last.
         await self.health_checker.close()
+        await self.hangs.close()
         await self.scheduler.rebalancing.close()
         for task in tuple(self._chores):
             task.cancel()
@@ -119,6 +125,9 @@ class Cluster:
             logger.error("no ComfyUI instance is healthy: jobs wait, prompts are refused")
         elif change.new == CircuitState.CLOSED and left == [change.instance]:
             logger.warning("the outage is over: {} is healthy again", change.instance)
+
+    def _hang_or_return(self, instance: Instance, change: CircuitRecord) -> None:
+        self.hangs.circuit_changed(instance)
 
     async def healthy(self, among: Iterable[Instance] | None = None) -> list[Instance]:
         """Those of ``among`` (None: of all) that are healthy, in the same order.

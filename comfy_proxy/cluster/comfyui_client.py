@@ -193,17 +193,17 @@ class ComfyUIClient:
 
     async def delete(self, prompt_id: str) -> bool:
         """Withdraw a waiting prompt: True if it is proven that it never ran (trap 24)."""
-        await self._post("queue", {"delete": [prompt_id]})
+        await self.post("queue", {"delete": [prompt_id]})
         return prompt_id not in await self.queue() and await self.history(prompt_id) is None
 
     async def interrupt(self, prompt_id: str) -> None:
         """``POST /interrupt`` of a prompt that is known to run (old servers ignore the id)."""
-        await self._post("interrupt", {"prompt_id": prompt_id})
+        await self.post("interrupt", {"prompt_id": prompt_id})
 
     async def free(self) -> None:
         """``POST /free``: all models are unloaded and the results of nodes forgotten, at once or
         after the prompt that runs, which is not disturbed."""
-        await self._post("free", {"unload_models": True, "free_memory": True})
+        await self.post("free", {"unload_models": True, "free_memory": True})
 
     async def view(self, file: OutputFile) -> bytes:
         """``GET /view``: the bytes of an output. Raises PromptLostError if they are gone.
@@ -227,7 +227,8 @@ class ComfyUIClient:
             _require_ok(response, self.instance.host)
             return _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
 
-    async def _post(self, path: str, payload: Mapping[str, Any]) -> None:
+    async def post(self, path: str, payload: Mapping[str, Any]) -> None:
+        """``payload`` to a route that answers nothing but that it is done."""
         async with self._request("POST", path, json=payload) as response:
             _require_ok(response, self.instance.host)
 

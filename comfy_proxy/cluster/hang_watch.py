@@ -50,7 +50,7 @@ class HangWatch:
         self._instances = instances
         self._check = check
         self._clock = clock
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._doubted: dict[Instance, float] = {}  # when each that is silent was heard last
 
     def over(self, instance: Instance, *, replaceable: bool) -> Watched:
@@ -66,7 +66,7 @@ class HangWatch:
     def hangs(self, instance: Instance) -> bool:
         """Whether nothing was heard from ``instance`` for HANG_TIMEOUT, and it fails its checks."""
         silent_s = self._clock.monotonic() - instance.signs.heard_at
-        return 0 < self._timeout_s <= silent_s and instance.failing
+        return 0 < self.timeout_s <= silent_s and instance.failing
 
     def begin(self, instance: Instance, callback: Callable[[float], None]) -> Timer:
         """Call back, with the moment of this call, when an exchange that begins now wants to know

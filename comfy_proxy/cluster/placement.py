@@ -7,6 +7,7 @@ from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.decision import Decision
+from comfy_proxy.errors import InstanceError
 from comfy_proxy.observers import tell
 
 
@@ -18,6 +19,8 @@ class Placement:
     here (PROTOCOL.md trap 24); ``move`` takes the prompt there if that can be, or declines, and is
     awaited; whoever follows the prompt sets it. ``accepts`` says to which instances it may be
     moved; an offer that was declined is not repeated. ``of_client``: not one of our jobs'.
+    ``give_up`` ends the attempt with an error after which it goes on elsewhere; set by whoever
+    follows the prompt, None for a client's own.
     ``key`` is under what the line of its instance knows it: itself, or the prompt that was sent;
     ``on_sent`` hears when that changes. ``decision`` is why it is here, None for a client's prompt.
     """
@@ -42,6 +45,7 @@ class Placement:
         self.in_queue = False
         self.running = False
         self.move_to: Placement | None = None
+        self.give_up: Callable[[InstanceError], None] | None = None
         self.move: Callable[[], Coroutine[Any, Any, None]] | None = None
         instance.placements.append(self)
 

@@ -8,16 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from comfy_proxy.errors import InstanceError
+
 
 class Placed(Protocol):
     """A prompt that came through this proxy (``placement.py``).
 
-    ``in_queue``: it was sent to the instance and has not ended. ``of_client``: it is not of our
-    jobs.
+    ``in_queue``: it was sent to the instance and has not ended; ``running``: it executes there.
+    ``of_client``: it is not of our jobs. ``give_up`` has it go on elsewhere.
     """
 
     in_queue: bool
+    running: bool
     of_client: bool
+    give_up: Callable[[InstanceError], None] | None
 
 
 class PromptsThere:

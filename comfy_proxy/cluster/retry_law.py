@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.errors import (
     InstanceError,
     InstanceTimeoutError,
@@ -28,6 +29,9 @@ from comfy_proxy.errors import (
 MAX_LOSSES = 2
 """How often a prompt may be running when the process of its instance ends; at the last of them it
 fails with ``process_ended``. Twice, because the first time may be chance."""
+MAX_HANGS = 2
+"""How often an instance may hang while it runs a prompt; at the last of them the prompt fails. It
+goes elsewhere once: what makes an instance hang would make the next one hang as well."""
 MAX_BREAKS = 10
 """How often exchanges about a prompt may break with instances that answer a check right after; at
 the last of them the prompt fails with that error.
@@ -47,6 +51,7 @@ class Tries:
     """How often one prompt was tried in vain, and why; whoever submits it keeps one for it."""
 
     losses: int = 0
+    hangs: int = 0
     breaks: int = 0
     refusals: int = 0
 
@@ -62,6 +67,19 @@ class Tries:
         """
         self.losses += 1
         return process_ended(node) if self.losses >= MAX_LOSSES else None
+
+    def hung(self) -> PromptLostError | None:
+        """Its instance did not answer for HANG_TIMEOUT while the prompt ran there.
+
+        Returns the error with which it ends, None the first time: then it runs elsewhere.
+        """
+        self.hangs += 1
+        if self.hangs < MAX_HANGS:
+            return None
+        return PromptLostError(
+            f"ComfyUI instances stopped answering {MAX_HANGS} times while they ran this, each time"
+            " for longer than HANG_TIMEOUT; it is not tried again."
+        )
 
     def failed(
         self, error: InstanceError, *, ran: bool, answers: bool, node: str | None = None
@@ -80,6 +98,9 @@ class Tries:
             self.breaks += 1
             if self.breaks >= MAX_BREAKS:
                 raise error
+        elif ran and isinstance(error, InstanceHangsError):
+            if (lost := self.hung()) is not None:
+                raise lost from error
         elif ran and (end := self.lost_running(node)) is not None:
             raise end from error
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from loguru import logger
 
 from comfy_proxy.clock import Clock, sleep
+from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.translation import nobody_listens, nothing_sent
 from comfy_proxy.errors import (
     ConnectionBrokenError,
@@ -42,14 +43,17 @@ async def submit_once(
     ``find`` asks the instance, over new connections, and gives None if it has no such prompt. After
     errors of the type ``unsure`` the prompt may have been taken; others pass through. A prompt that
     was not taken because the connection broke is posted there a second time: a break alone says
-    nothing against the instance. Raises InstanceTimeoutError if nobody can say whether it was
-    taken, any other InstanceError if it was not and may be posted elsewhere. InstanceDiedError: two
-    connections broke, and after the second nobody listened any more; the prompt may be why.
+    nothing against the instance. Raises InstanceHangsError if it hangs and may have it,
+    InstanceTimeoutError if nobody can say whether it was taken, any other InstanceError if it was
+    not and may be posted elsewhere. InstanceDiedError: two connections broke, and after the second
+    nobody listened any more; the prompt may be why.
     """
     posted_again = False
     while True:
         try:
             return await post()
+        except InstanceHangsError:
+            raise  # it would not say either
         except unsure as error:
             found = None if nothing_sent(error) else await _found(find, clock)
             if found is not None:

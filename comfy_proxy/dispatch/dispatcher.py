@@ -11,6 +11,7 @@ from enum import Enum
 from typing import TypeVar
 
 from comfy_proxy.clock import Clock, sleep
+from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
@@ -102,14 +103,14 @@ class Dispatcher:
             number = number_of(line, placement.key) if has_turn else None
             placement.sent(prompt)
             self._ledger.apply(events.Sent(prompt=prompt, instance=instance, number=number))
-            receipt, died = None, False
+            receipt, error = None, None
             try:
                 receipt = await self._submit_once(order, instance, number, patient=patient)
-            except InstanceDiedError:
-                died = True
+            except InstanceError as failed:
+                error = failed
                 raise
             finally:
-                self._book(prompt, instance, receipt, died=died)
+                self._book(prompt, instance, receipt, error)
         return receipt
 
     async def _submit_once(
@@ -122,6 +123,8 @@ class Dispatcher:
                 clock=self._clock,
                 unsure=order.unsure,
             )
+        except InstanceHangsError:
+            raise  # what it may have taken is ended there when it is back (``zombies.py``)
         except InstanceTimeoutError:
             found = await self._turned_up(order, instance) if patient else None
             if found is None:
@@ -139,12 +142,22 @@ class Dispatcher:
         return None
 
     def _book(
-        self, prompt: Prompt, instance: Instance, receipt: Receipt[T] | None, *, died: bool
+        self,
+        prompt: Prompt,
+        instance: Instance,
+        receipt: Receipt[T] | None,
+        error: InstanceError | None,
     ) -> None:
         if prompt.ended:  # a newer prompt has taken its id meanwhile
             return
         if receipt is None or receipt.prompt_id is None:
-            self._ledger.apply(events.Refused(prompt=prompt, instance=instance, died=died))
+            refused = events.Refused(
+                prompt=prompt,
+                instance=instance,
+                died=isinstance(error, InstanceDiedError),
+                unsure=isinstance(error, InstanceHangsError),
+            )
+            self._ledger.apply(refused)
         else:
             self._ledger.apply(
                 events.Accepted(prompt=prompt, prompt_id=receipt.prompt_id, number=receipt.number)

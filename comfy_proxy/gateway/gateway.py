@@ -7,6 +7,7 @@ from functools import partial
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.dispatcher import Dispatcher
+from comfy_proxy.dispatch.zombies import Zombies
 from comfy_proxy.gateway.assets.assets import Assets
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.custom.asking_nodes import AskingNodes
@@ -25,6 +26,7 @@ from comfy_proxy.gateway.files.staging import InputStaging
 from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.files.view import FileView
 from comfy_proxy.gateway.prompts.failover import Failover
+from comfy_proxy.gateway.prompts.hung_prompts import HungPrompts
 from comfy_proxy.gateway.prompts.intake import PromptIntake
 from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.gateway.prompts.needs import Needs
@@ -80,6 +82,7 @@ class Gateway:
             limits=self.upload_limits,
         )
         self.spool = PromptSpool()
+        self.zombies = Zombies(cluster)
         self.own_history = OwnHistory(cluster.clock, self.events.tell)
         self._build_views()
         self._watch_ledger()
@@ -98,6 +101,7 @@ class Gateway:
             self.own_history.observe,
             self.views.keeper.observe,
             self._count_load,
+            self.zombies.observe,
             PromptReports(self.cluster).observe,
             self.askers.observe,
             self.asking.observe,
@@ -168,7 +172,11 @@ class Gateway:
             return
         heard = (self.state.heard, self.cluster.object_info.heard)
         answered = self.cluster.health_checker.on_success
-        answered += (self.events.wake, *heard, self.failover.answered, self.views.keeper.look)
+        answered += (self.events.wake, *heard, self.failover.answered, self.zombies.heard)
+        answered.append(self.views.keeper.look)
+        hung = HungPrompts(self.ledger)
+        self.cluster.hangs.on_away.append(hung.away)
+        self.cluster.hangs.on_hung.append(hung.hung)
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         answered.append(lambda instance: self.rebalancer.consider(checked=instance))
         for instance in self.cluster.instances:
@@ -200,6 +208,7 @@ class Gateway:
         await self.custom.close()
         await self.log_subscriptions.close()
         await self.failover.close()
+        await self.zombies.close()
         await self.rebalancer.close()
         await self.spool.close()
         await self.reconciler.close()

@@ -59,6 +59,7 @@ class JobPrompts:
             connections=cluster.connections,
             dispatcher=self._dispatcher,
             ledger=self._ledger,
+            hang_watch=cluster.hang_watch,
             clock=cluster.clock,
             silence_timeout_s=cluster.settings.comfyui_timeout_s,
             on_update=on_update,

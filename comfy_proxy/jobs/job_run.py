@@ -27,6 +27,7 @@ from comfy_proxy.errors import (
     InstanceError,
     PromptLostError,
     PromptRejectedError,
+    ResultFrameLostError,
     WorkflowUnavailableError,
 )
 from comfy_proxy.jobs.availability import Availability
@@ -36,7 +37,7 @@ from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.overheads import Overheads
 from comfy_proxy.jobs.pictures import Picture, convert_picture
-from comfy_proxy.jobs.prompt_execution import Phase, PromptExecution
+from comfy_proxy.jobs.tracker import Tracker
 from comfy_proxy.jobs.workflows import Workflow
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.metrics.records import PromptEvent
@@ -70,6 +71,7 @@ class JobRun:
         self._since = job.created_monotonic
         self._tries = Tries()
         self._failed_on: set[Instance] = set()
+        self._cached_at: Instance | None = None
         self._rejected_by: set[Instance] = set()
         self._out_of_memory_at: Instance | None = None
         self._availability = Availability(cluster, workflow, job.request)
@@ -155,6 +157,8 @@ class JobRun:
 
     def _avoided(self) -> set[Instance]:
         """It goes there only if it can go nowhere else."""
+        if self._cached_at is not None and self._cached_at.healthy:
+            return {one for one in self._cluster.instances if one is not self._cached_at}
         if self._out_of_memory_at is None:
             return self._failed_on
         memory = self._cluster.gpu_memory
@@ -179,7 +183,11 @@ class JobRun:
             return
         if not isinstance(error, InstanceError):
             raise error
-        self._failed_on.add(instance)
+        if isinstance(error, ResultFrameLostError):
+            self._cached_at = instance  # all but the frame with the picture is there
+        else:
+            self._failed_on.add(instance)
+            self._cached_at = None
         ran = placement.running or isinstance(error, InstanceDiedError)
         restarted = isinstance(error, PromptLostError)
         answers = not (ran or restarted) and await self._cluster.health_checker.check(instance)
@@ -203,7 +211,9 @@ class JobRun:
         """One try at one instance; returns the picture's bytes as ComfyUI made them."""
         instance = placement.instance
         try:
-            plan = await self._plan(instance)
+            hang_watch = self._cluster.hang_watch
+            async with hang_watch.over(instance, replaceable=True):
+                plan = await self._plan(instance)
             if self.job.status is JobStatus.PENDING:
                 self._manager.update_job_status(
                     self.job.id,
@@ -211,8 +221,9 @@ class JobRun:
                     instance=instance.host,
                     placement=placement.decision,
                 )
-            graph = plan.build(await self._upload(instance))
-            tracker = _Tracker(self.job, placement, self._manager)
+            async with hang_watch.over(instance, replaceable=True):
+                graph = plan.build(await self._upload(instance))
+            tracker = Tracker(self.job, placement, self._manager)
             self._prompt = self._prompts.prompt_of(
                 self.job, self._prompt, self._availability.work_at(instance)
             )
@@ -274,26 +285,3 @@ class JobRun:
                 after_s=self._cluster.clock.monotonic() - attempt.ended_at,
             )
         return picture
-
-
-class _Tracker:
-    """Copies what one prompt reports into its job."""
-
-    def __init__(self, job: Job, placement: Placement, manager: JobManager) -> None:
-        self._job = job
-        self._placement = placement
-        self._manager = manager
-        self._begun = False
-
-    def update(self, execution: PromptExecution) -> None:
-        self._begun |= execution.phase is Phase.RUNNING
-        self._manager.update_progress(
-            self._job,
-            instance=self._placement.instance.host,
-            placement=self._placement.decision,
-            prompt_id=execution.prompt_id,
-            percentage=round(execution.percentage, 1),
-            current_node=execution.current_node,
-            executing=self._begun,
-            preview=execution.preview,
-        )

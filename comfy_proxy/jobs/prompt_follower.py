@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from loguru import logger
 
-from comfy_proxy.clock import Clock
+from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.comfyui_frames import (
     ConnectionLost,
@@ -24,12 +24,12 @@ from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_outcomes import cached_nodes
 from comfy_proxy.cluster.websocket_pool import PromptSocket, WebSocketPool
 from comfy_proxy.errors import (
+    ConnectionBrokenError,
     InstanceError,
     InstanceTimeoutError,
     InstanceUnreachableError,
     JobTimeoutError,
     PromptLostError,
-    ResultFrameLostError,
 )
 from comfy_proxy.jobs.prompt_execution import Phase, PromptExecution
 from comfy_proxy.ledger import events
@@ -41,6 +41,8 @@ MAX_RENEWALS = 10
 MAX_RECONNECTS = 5
 """New sockets for one prompt. If the last one is lost too the instance counts as unreachable, and
 the job runs again elsewhere."""
+RECONNECT_PAUSE_S = 0.5
+"""Seconds after a connection broke in the middle of a question, before the next socket."""
 
 OnUpdate = Callable[[PromptExecution], None]
 
@@ -91,19 +93,32 @@ class PromptFollower:
     async def settle(self) -> None:
         """The socket was lost: a new one hears ``status`` frames, at each the end is looked for.
 
+        A prompt whose picture was to come by the lost socket goes on too: run once more where it
+        ended, it has all but its last node from ComfyUI's cache.
+
         The new socket is there before the first question, so that no change is missed. Raises
         InstanceError, JobTimeoutError.
         """
         self._placement.decline()
         for _ in range(MAX_RECONNECTS):
-            async with self._pool.lease() as socket:
-                frame: Frame | None = None
-                while not isinstance(frame, ConnectionLost):
-                    await self._look_for_end()
-                    if self._execution.phase.ended:
-                        return
-                    frame = await self._next_status(socket)
+            try:
+                if await self._settled_on_new_socket():
+                    return
+            except ConnectionBrokenError as error:  # resets come in bursts
+                logger.debug("{}: broken once more: {}", self._placement.instance.host, error)
+                await sleep(self._clock, RECONNECT_PAUSE_S)
         raise InstanceUnreachableError(f"{self._placement.instance.host} drops every WebSocket.")
+
+    async def _settled_on_new_socket(self) -> bool:
+        """True at the end of the prompt, False if the new socket was lost before."""
+        async with self._pool.lease() as socket:
+            frame: Frame | None = None
+            while not isinstance(frame, ConnectionLost):
+                await self._look_for_end()
+                if self._execution.phase.ended:
+                    return True
+                frame = await self._next_status(socket)
+        return False
 
     async def _next(self, socket: PromptSocket) -> Frame | None:
         """The next frame, strangers' too; None when our prompt has been silent for too long."""
@@ -189,9 +204,6 @@ class PromptFollower:
             # Asked in this order: a prompt goes from /queue to /history without a gap (trap 15).
             await self._take_history()
             return
-        if self._execution.graph.by_frame and self._execution.picture is None:
-            # It would go to the socket that is lost: better the prompt ends here and now.
-            raise ResultFrameLostError("The socket was lost before the picture came by it.")
         self._set_running(prompt_id in queue.running)
 
     async def _take_history(self) -> None:

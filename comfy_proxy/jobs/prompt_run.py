@@ -15,7 +15,7 @@ from loguru import logger
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.connection_manager import ConnectionManager
-from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.hang_watch import HangWatch
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.websocket_pool import PromptSocket
 from comfy_proxy.dispatch.dispatcher import Dispatcher
@@ -23,12 +23,12 @@ from comfy_proxy.dispatch.order import Receipt
 from comfy_proxy.errors import (
     ComfyProxyError,
     InstanceError,
-    InstanceUnreachableError,
     InterruptedPromptError,
     PromptRejectedError,
     ResultError,
     ResultFrameLostError,
 )
+from comfy_proxy.jobs.job_order import JobOrder
 from comfy_proxy.jobs.prompt_execution import Graph, PromptExecution
 from comfy_proxy.jobs.prompt_follower import OnUpdate, PromptFollower
 from comfy_proxy.ledger import events
@@ -39,40 +39,6 @@ from comfy_proxy.ledger.states import Ending, State
 WITHDRAW_TIMEOUT_S = 5.0
 """Seconds that the withdrawal of a prompt may take in all. What has not been withdrawn then stays
 at its instance, whose queue nobody waits for any more."""
-
-
-class JobOrder:
-    """Fills :class:`comfy_proxy.dispatch.order.Order`: the graph of a job, for one socket.
-
-    ``unsure`` is not every InstanceError: after a timeout the job goes on elsewhere at once, and
-    what the instance may have taken is withdrawn.
-    """
-
-    unsure = InstanceUnreachableError
-
-    def __init__(self, prompt: Prompt, graph: Graph, client: ComfyUIClient, client_id: str) -> None:
-        self.prompt = prompt
-        self._graph = graph
-        self._client = client
-        self._client_id = client_id
-
-    async def post(self, instance: Instance, number: float | None) -> Receipt[None]:
-        """Raises PromptRejectedError with ComfyUI's own words, InstanceError."""
-        prompt_id, number = await self._client.submit(
-            self._graph.prompt,
-            prompt_id=self.prompt.prompt_id,
-            client_id=self._client_id,
-            number=number,
-        )
-        return Receipt(answer=None, prompt_id=prompt_id, number=number)
-
-    async def find(self, instance: Instance) -> Receipt[None] | None:
-        """As if it had just been taken, if it was. Raises InstanceError."""
-        prompt_id = self.prompt.prompt_id
-        if prompt_id in await self._client.queue(fresh=True):
-            return Receipt(answer=None, prompt_id=prompt_id)
-        known = await self._client.history(prompt_id, fresh=True)
-        return None if known is None else Receipt(answer=None, prompt_id=prompt_id)
 
 
 class PromptRun:
@@ -89,6 +55,7 @@ class PromptRun:
         connections: ConnectionManager,
         dispatcher: Dispatcher,
         ledger: Ledger,
+        hang_watch: HangWatch,
         clock: Clock,
         silence_timeout_s: float,
         on_update: OnUpdate,
@@ -101,6 +68,7 @@ class PromptRun:
         self._pool = connections.pool(placement.instance)
         self._dispatcher = dispatcher
         self._ledger = ledger
+        self._hang_watch = hang_watch
         self._clock = clock
         self._spawn = spawn
         self._follower = PromptFollower(
@@ -116,7 +84,7 @@ class PromptRun:
         self._submission: asyncio.Task[Receipt[None]] | None = None
         self._following: asyncio.Task[None] | None = None
         self._moved_to: Placement | None = None
-        self._move_failed: InstanceError | None = None
+        self._gave_up: InstanceError | None = None
 
     @property
     def prompt_id(self) -> str:
@@ -167,7 +135,7 @@ class PromptRun:
         try:
             away = await self._client.delete(self.prompt_id)
         except InstanceError as error:
-            self._move_failed = error
+            self._gave_up = error
         finally:
             if not away and not self._prompt.ended:
                 self._ledger.apply(events.Stayed(prompt=self._prompt))
@@ -180,8 +148,14 @@ class PromptRun:
             self._following.cancel()
         else:  # it stays; or it was declined meanwhile, and who settles it finds it gone
             self.placement.decline()
-            if self._move_failed is not None:
+            if self._gave_up is not None:
                 self._following.cancel()
+
+    def give_up(self, error: InstanceError) -> None:
+        """Its instance hangs or is away: :meth:`run` raises ``error``."""
+        if self._following is not None and not self._following.done() and not self._moved_to:
+            self._gave_up = error
+            self._following.cancel()
 
     def _is_waiting(self) -> bool:
         waits = self._prompt.state is State.QUEUED and not self.placement.running
@@ -198,14 +172,14 @@ class PromptRun:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise  # the job is cancelled
-            if self._move_failed is not None:
-                raise self._move_failed from None
+            if self._gave_up is not None:
+                raise self._gave_up from None
             if self._moved_to is None:
                 raise
 
     async def _submit_and_follow(self) -> None:
         async with self._pool.lease() as socket:
-            self.placement.move = self.move
+            self.placement.move, self.placement.give_up = self.move, self.give_up
             socket.on_prompt_end = self._hear_end
             await self._submit(socket)
             await self._follower.follow(socket)
@@ -213,7 +187,13 @@ class PromptRun:
             await self._follower.settle()
 
     async def _submit(self, socket: PromptSocket) -> None:
-        order = JobOrder(self._prompt, self.execution.graph, self._client, socket.client_id)
+        order = JobOrder(
+            self._prompt,
+            self.execution.graph,
+            self._client,
+            socket.client_id,
+            self._hang_watch,
+        )
         self._submission = asyncio.create_task(self._dispatcher.submit(order, self.placement))
         try:
             # Cut off in the middle it might be accepted after it was withdrawn: see `_withdraw`.
@@ -246,7 +226,7 @@ class PromptRun:
         if self._prompt.ended:
             return
         if self._prompt.state in (State.RECEIVED, State.SUBMITTING):
-            end = End(ending=Ending.REJECTED)
+            end = End(ending=Ending.REJECTED, error=end.error)
         elif isinstance(error, ComfyProxyError):
             interrupted = isinstance(error, InterruptedPromptError)
             ending = Ending.INTERRUPTED if interrupted else Ending.ERROR
@@ -266,7 +246,9 @@ class PromptRun:
         """Leave nothing of ours waiting or running at the instance."""
         try:
             async with self._clock.timeout(WITHDRAW_TIMEOUT_S):
-                await self._submission_over()
+                if self._submission is not None:
+                    # Cut off in mid-POST: only after its end is sure what there is to withdraw.
+                    await asyncio.gather(self._submission, return_exceptions=True)
                 # The next `status` counts without it, and may be read before the answer; of one
                 # that stays there it counts rightly as somebody's.
                 self.placement.in_queue = False
@@ -277,11 +259,6 @@ class PromptRun:
         except (InstanceError, TimeoutError) as error:
             logger.debug("{}: not withdrawn: {}", self.placement.instance.host, error)
 
-    async def _submission_over(self) -> None:
-        """Cancelled in mid-POST: only after its end is sure what there is to withdraw."""
-        if self._submission is not None:
-            await asyncio.gather(self._submission, return_exceptions=True)
-
     async def _picture(self) -> bytes:
         execution = self.execution
         if execution.error is not None:
@@ -289,7 +266,8 @@ class PromptRun:
         if execution.picture is not None:
             return execution.picture
         if execution.files:
-            return await self._client.view(execution.files[0])
+            async with self._hang_watch.over(self.placement.instance, replaceable=False):
+                return await self._client.view(execution.files[0])
         if execution.graph.by_frame:
             raise ResultFrameLostError("The frame with the picture was lost.")
         raise ResultError("The workflow ended without a picture.")

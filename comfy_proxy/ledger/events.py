@@ -36,11 +36,12 @@ class Sent:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """``instance``, which was sent ``prompt``, has not taken it. ``died``: its process ended over
-    it, which counts as a loss (``cluster/retry_law.py``)."""
+    it, which counts as a loss (``cluster/retry_law.py``). ``unsure``: it hangs, and may have it."""
 
     prompt: Prompt
     instance: Instance
     died: bool = False
+    unsure: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +171,16 @@ class Lost:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GivenUp:
+    """The instance of ``prompt`` is away, or hangs, and nobody waits for it any more: the prompt
+    goes on elsewhere, though it may be there still. ``ran``: it was the one that ran there; a
+    second time that ends it."""
+
+    prompt: Prompt
+    ran: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RanOutOfMemory:
     """``prompt`` has ended at its instance for want of memory. That is not its end: it is to run
     once more, there or elsewhere."""
@@ -210,6 +221,7 @@ Event = (
     | Doubted
     | Cleared
     | Lost
+    | GivenUp
     | RanOutOfMemory
     | Restarted
     | Found

@@ -36,6 +36,7 @@ _STEPS: Final[Mapping[type[Any], Callable[[Books, Any, Now], Iterable[Change]]]]
     events.Doubted: loss_steps.doubted,
     events.Cleared: loss_steps.cleared,
     events.Lost: loss_steps.lost,
+    events.GivenUp: loss_steps.given_up,
     events.RanOutOfMemory: loss_steps.ran_out_of_memory,
     events.Restarted: loss_steps.restarted,
     events.Found: steps.found,
@@ -137,3 +138,12 @@ class Ledger:
     def live(self) -> Collection[Prompt]:
         """Every prompt that has not ended."""
         return list(self._books.live())
+
+
+def is_elsewhere(ledger: Ledger, prompt_id: str, instance: Instance) -> bool:
+    """Whether that prompt is, or ended, somewhere else: what ``instance`` tells of it is of an
+    attempt that counts no more. False for one that nobody knows."""
+    prompt = ledger.find(prompt_id)
+    if prompt is None:
+        return ledger.owner(prompt_id) not in (None, instance)
+    return not prompt.at(instance) and prompt.target is not instance

@@ -61,6 +61,20 @@ def lost(books: Books, event: events.Lost, now: Now) -> Iterable[Change]:
     return _goes_on(books, prompt, attempt, event, now)
 
 
+def given_up(books: Books, event: events.GivenUp, now: Now) -> Iterable[Change]:
+    prompt = event.prompt
+    attempt = prompt.attempt
+    prompt.check(State.MOVING, only_from=(State.QUEUED, State.RUNNING))
+    if attempt is None:
+        return ()
+    if attempt.end is not None:  # its end was told; only its times were to be read in the history
+        return ended(books, prompt, attempt.end, event, now)
+    if event.ran:
+        prompt.fatal = prompt.tries.hung()
+    attempt.given_up, attempt.hung = True, event.ran
+    return _goes_on(books, prompt, attempt, event, now)
+
+
 def ran_out_of_memory(books: Books, event: events.RanOutOfMemory, now: Now) -> Iterable[Change]:
     prompt = event.prompt
     attempt = prompt.attempt

@@ -16,7 +16,7 @@ from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.prompt_outcomes import Told
 from comfy_proxy.cluster.retry_law import Tries
-from comfy_proxy.errors import ComfyProxyError, ProcessEndedError
+from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.ledger.states import TRANSITIONS, Ending, IllegalTransitionError, State
 from comfy_proxy.metrics.records import Outcome
 from comfy_proxy.tracing import TRACE, Trace, about, traced
@@ -100,6 +100,7 @@ class Attempt:
     to its POST, or without that anybody heard it begin (then ``/history`` knows its times).
     ``doubt`` is the number of the latest doubt about its instance, which was found away: the prompt
     may be lost with that process. It is None while there is none. ``lost``: it was lost so.
+    ``given_up``: nobody waits for that instance any more; ``hung``: it ran there then.
     ``presumed_over``: it has ended, though nobody has heard how: another
     prompt runs there now, or the length of its instance's queue says so.
     ``out_of_memory``: it ended there for want of memory, and the prompt runs once more.
@@ -118,6 +119,8 @@ class Attempt:
     end: End | None = None
     doubt: int | None = None
     lost: bool = False
+    given_up: bool = False
+    hung: bool = False
     out_of_memory: bool = False
     presumed_over: bool = False
     stays: bool = False
@@ -157,7 +160,7 @@ class Prompt:
     deleted: bool = False
     queue_entry: list[Any] | None = field(default=None, repr=False)
     tries: Tries = field(default_factory=Tries)
-    fatal: ProcessEndedError | None = None
+    fatal: ComfyProxyError | None = None
     end: End | None = None
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)
 

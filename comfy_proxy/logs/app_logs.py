@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from aiohttp import log as aiohttp_log
 from aiohttp.http import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
 from loguru import logger
 
 from comfy_proxy.logs.entry import LEVELS, Entry
@@ -222,6 +223,8 @@ class _FromLogging(logging.Handler):
             return
         error = record.exc_info[1] if record.exc_info else None
         level, message = _level(record.levelno), record.getMessage()
+        if isinstance(error, RequestPayloadError):
+            error = error.__cause__  # a body that its client has not coded as it says
         if isinstance(error, HttpProcessingError):
             # The client sent no valid HTTP: a warning, not an error of ours. The error's text is
             # left out, because it quotes the client: a cookie in a header that is too long.

@@ -191,3 +191,23 @@ async def test_an_instance_that_breaks_every_upload_is_not_tried_for_ever(
     end = await jobs.ends(await jobs.submit())
     assert (end["status"], end["error"]["code"]) == ("failed", "instance_unreachable")
     assert end["attempts"] == MAX_BREAKS
+
+
+async def test_a_picture_whose_socket_was_lost_is_made_once(
+    start_jobs: Start, workers: Pair
+) -> None:
+    """Its prompt goes on; run once more where it ended, it has all but its last node cached."""
+    jobs = await start_jobs(*workers)
+    job_id = await jobs.submit(seconds=0.3)
+    await until(lambda: workers[0].started or workers[1].started)
+    maker, other = workers if workers[0].started else workers[::-1]
+    maker.drop_connections()
+    end = await jobs.ends(job_id)
+    assert (end["status"], end["comfyui_instance"]) == ("completed", maker.host)
+    assert other.started == []
+    again = maker.executed[1:]
+    async with jobs.http.session.get(f"{maker.url}/history/{again[0]}") as answer:
+        messages = (await answer.json())[again[0]]["status"]["messages"]
+    cached = next(data["nodes"] for kind, data in messages if kind == "execution_cached")
+    assert len(again) == 1
+    assert len(cached) >= 2

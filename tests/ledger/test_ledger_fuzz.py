@@ -217,6 +217,8 @@ _BY_PROMPT: dict[str, Any] = {
     "stayed": lambda prompt, at: events.Stayed(prompt=prompt),
     "lost": lambda prompt, at: events.Lost(prompt=prompt, ran=False),
     "lost running": lambda prompt, at: events.Lost(prompt=prompt, ran=True),
+    "given up": lambda prompt, at: events.GivenUp(prompt=prompt, ran=False),
+    "given up running": lambda prompt, at: events.GivenUp(prompt=prompt, ran=True),
     "out of memory": lambda prompt, at: events.RanOutOfMemory(prompt=prompt),
 }
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_exceptions import ContentEncodingError, LineTooLong
+from aiohttp.web_protocol import RequestPayloadError
 from log_entries import entry, lines
 from loguru import logger
 from request_example import request_record
@@ -159,6 +160,17 @@ def test_malformed_http_is_told_without_its_words(logs: AppLogs) -> None:
     (line,) = combined(logs)
     assert (line["level"], line["message"]) == ("warn", "Error handling request: 400 LineTooLong")
     assert "secret" not in json.dumps(line)
+
+
+def test_a_body_that_is_not_coded_as_its_client_says_is_no_error(logs: AppLogs) -> None:
+    """aiohttp comes upon the rest of it after the answer."""
+    try:
+        raise RequestPayloadError("400") from ContentEncodingError("not gzip")
+    except RequestPayloadError:
+        with logs.current():
+            logging.getLogger("aiohttp.server").exception("Unhandled exception")
+    (line,) = combined(logs)
+    assert (line["level"], "exception" in line) == ("warn", False)
 
 
 def test_each_failed_request_has_its_line(logs: AppLogs) -> None:

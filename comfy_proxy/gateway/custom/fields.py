@@ -157,10 +157,15 @@ def _of_parts(raw: bytes, content_type: str) -> Fields:
 def _with_json(pairs: Iterable[Field]) -> Iterator[Field]:
     """The texts of a form, and what stands in those that are JSON objects."""
     for name, value in itertools.islice(pairs, MAX_FIELDS):
-        if value.startswith("{") and (read := body_fields(value.encode(), "").fields):
+        if value.startswith("{") and (read := body_fields(_bytes(value), "").fields):
             yield from read
         elif 0 < len(value) <= MAX_TEXT:
             yield name, value
+
+
+def _bytes(value: str) -> bytes:
+    """As they came, also where they are no UTF-8."""
+    return value.encode(errors="surrogateescape")
 
 
 def _part_text(part: bytes) -> Field | None:

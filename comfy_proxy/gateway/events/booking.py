@@ -13,12 +13,17 @@ from comfy_proxy.gateway.events.frames import (
     Custom,
     Ended,
     Executed,
+    Flags,
+    NodeStates,
     Over,
+    Progress,
+    Scan,
     Seen,
+    Status,
 )
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events
-from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.ledger import Ledger, is_elsewhere
 from comfy_proxy.ledger.prompt import End
 
 
@@ -27,7 +32,8 @@ class FrameBooking:
     ``askers`` what their nodes ask.
 
     ``_first_tries`` are those of which the socket at an instance has told that they ran out of
-    memory, until it has told the last of them."""
+    memory, until it has told the last of them; ``_stale`` the instances of which the socket tells
+    of an attempt that was given up there and counts no more."""
 
     def __init__(
         self,
@@ -43,10 +49,14 @@ class FrameBooking:
         self._second_tries = second_tries
         self._askers = askers
         self._first_tries: set[tuple[Instance, str]] = set()
+        self._stale: set[Instance] = set()
 
     def book(self, seen: Seen, instance: Instance) -> bool:
         """What a frame of ``instance`` says; to be called in the order of the frames. False if it
-        is not for the client: it tells the end of a prompt that is to run once more."""
+        is not for the client: it tells the end of a prompt that is to run once more, or of an
+        attempt that was given up."""
+        if self._is_stale(seen, instance):
+            return False
         match seen:
             case Over(prompt_id=prompt_id) if (instance, prompt_id) in self._first_tries:
                 self._first_tries.discard((instance, prompt_id))
@@ -56,6 +66,27 @@ class FrameBooking:
             case _:
                 self._note(seen, instance)
                 return True
+
+    def _is_stale(self, seen: Seen, instance: Instance) -> bool:
+        match seen:
+            case Status() | Flags() | Custom() | Scan() | None:
+                return False
+            case (
+                Began(prompt_id=str(prompt_id))
+                | Cached(prompt_id=str(prompt_id))
+                | AtNode(prompt_id=str(prompt_id))
+                | Progress(prompt_id=str(prompt_id))
+                | NodeStates(prompt_id=str(prompt_id))
+                | Executed(prompt_id=str(prompt_id))
+                | Ended(prompt_id=str(prompt_id))
+                | Over(prompt_id=str(prompt_id))
+            ):
+                if is_elsewhere(self._ledger, prompt_id, instance):
+                    self._stale.add(instance)
+                    return True
+                self._stale.discard(instance)
+                return False
+        return instance in self._stale  # it names no prompt, so it is of the one named last
 
     def _ended(self, prompt_id: str, end: End, instance: Instance) -> bool:
         """Whether it worked is no matter of the frame; the ledger has heard of its nodes."""

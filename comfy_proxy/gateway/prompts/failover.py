@@ -19,6 +19,7 @@ from comfy_proxy.cluster.planning.decision import LOST
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
 from comfy_proxy.gateway.prompts.first_tries import FirstTries
+from comfy_proxy.gateway.prompts.hung_prompts import require_repeatable
 from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.spool import PromptSpool
@@ -28,7 +29,7 @@ from comfy_proxy.gateway.prompts.worker import Worker
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
+from comfy_proxy.ledger.prompt import Attempt, ClientPost, End, Prompt
 from comfy_proxy.ledger.states import Ending, State
 
 
@@ -108,6 +109,8 @@ class Failover:
         match change.event:
             case events.Doubted(instance=instance):
                 self._askers[instance].wake()
+            case events.GivenUp():
+                self._worker.wake()
             case events.RanOutOfMemory():
                 self._first_tries.clear_away(change.prompt)
             case events.Stayed() if attempt is not None and attempt.doubt is not None:
@@ -122,8 +125,7 @@ class Failover:
         return [
             prompt
             for prompt in self._ledger.transit
-            if prompt.state is State.MOVING
-            and (prompt.attempts[-1].lost or prompt.attempts[-1].out_of_memory)
+            if prompt.state is State.MOVING and _is_left(prompt.attempts[-1])
         ]
 
     async def _submit_again(self) -> None:
@@ -161,6 +163,7 @@ class Failover:
             elif not prompt.deleted and error is None:
                 try:
                     async with self._spool.holding(prompt):
+                        require_repeatable(prompt)
                         await self._place(prompt, prompt.post)
                 except PromptLostError as unreadable:
                     error = unreadable
@@ -207,3 +210,8 @@ class Failover:
             if arrival is Arrival.TAKEN and prompt.deleted:
                 await self._transfer.withdraw(prompt)
             return
+
+
+def _is_left(attempt: Attempt) -> bool:
+    """The prompt has to begin anew."""
+    return attempt.lost or attempt.given_up or attempt.out_of_memory

@@ -19,6 +19,7 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.prompts import prompt_body
+from comfy_proxy.gateway.prompts.hung_prompts import is_paid
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
 from comfy_proxy.lenient_json import dumps_exact
 from comfy_proxy.settings import Settings
@@ -80,6 +81,7 @@ class ClientOrder:
             data=post.body if number is None else numbered_body(self.prompt, post, number),
             headers=post.headers[instance],
             timeout_s=SUBMIT_TIMEOUT_S,
+            replaceable=not is_paid(post.body),
         )
         if answer.status in GATEWAY_STATUSES:
             raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_answers import rejection
@@ -102,6 +103,10 @@ class Submissions:
                 choice.pass_over(instance, why)
                 return None
             return await self._submit(order, placement)
+        except InstanceHangsError as error:
+            logger.info("a prompt goes elsewhere: {}", error.message)
+            choice.failed.add(instance)
+            return None
         except InstanceTimeoutError:
             raise  # it may have been taken: to post it elsewhere could run it twice
         except InstanceError as error:

@@ -99,3 +99,10 @@ def test_a_form_that_is_not_encoded_is_utf_8() -> None:
     assert read.change(lambda name, value: value.removeprefix("@2/")) == (
         b"a=%C3%A9&b=\xc3\xbc&c=\xff"
     )
+
+
+def test_json_in_a_form_may_have_bytes_that_are_no_utf_8() -> None:
+    """It is read as far as it can be; none of it is an error of ours."""
+    form = "application/x-www-form-urlencoded"
+    for raw in (b'a={"id": "\x8d"}', b"a={\x8d", b"\xff={"):
+        body_fields(raw, form)

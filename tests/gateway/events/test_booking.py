@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ledger_front import accepted
+from ledger_front import accepted, take
 from manual_clock import ManualClock
 from yarl import URL
 
@@ -14,9 +14,10 @@ from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.frames import FrameReader, event_frame
+from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import Prompt
-from comfy_proxy.ledger.states import State
+from comfy_proxy.ledger.prompt import End, Prompt
+from comfy_proxy.ledger.states import Ending, State
 
 
 class Told:
@@ -37,8 +38,9 @@ class Told:
             client_id, self.ledger, made_files, second_tries, Askers([self.instance], ManualClock())
         )
 
-    def say(self, kind: str, **data: Any) -> None:
-        self._booking.book(self._reader.text(event_frame(kind, data)), self.instance)
+    def say(self, kind: str, **data: Any) -> bool:
+        """Whether the client is to hear of it."""
+        return self._booking.book(self._reader.text(event_frame(kind, data)), self.instance)
 
 
 @pytest.fixture
@@ -94,3 +96,22 @@ def test_what_the_ledger_does_not_know_changes_nothing(told: Told) -> None:
 def worked(prompt: Prompt) -> bool:
     assert prompt.end is not None
     return prompt.end.worked
+
+
+def test_an_attempt_that_was_given_up_is_told_to_nobody(told: Told) -> None:
+    """Its instance hung, and wakes: the prompt is elsewhere, or has ended there by now."""
+    told.say("execution_start", prompt_id="p")
+    told.ledger.apply(events.GivenUp(prompt=told.prompt, ran=True))
+    other = Instance(id="2", url=URL("http://localhost:8189"), clock=ManualClock())
+    take(told.ledger, told.prompt, other)
+    assert not told.say("executing", node="1", prompt_id="p")
+    assert not told.say("progress", value=1, max=2)
+    assert told.say("status", status={"exec_info": {"queue_remaining": 1}})
+    assert told.prompt.attempts[-1].node is None
+    told.ledger.apply(events.Began(prompt_id="p", instance=other))
+    end = End(ending=Ending.SUCCESS)
+    told.ledger.apply(events.EndTold(prompt_id="p", instance=other, end=end))
+    assert not told.say("execution_success", prompt_id="p")
+    assert not told.say("executing", node=None, prompt_id="p")
+    assert told.say("execution_start", prompt_id="of somebody else's making")
+    assert told.say("progress", value=1, max=2)

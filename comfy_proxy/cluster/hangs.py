@@ -1,0 +1,110 @@
+"""Instances that are away, or hang, while prompts wait and run there: when these go elsewhere.
+
+An instance whose circuit opens may be dead, cut off, hung, or busy with a model for longer than
+three checks (PROTOCOL.md trap 8). What waits there loses nothing by going elsewhere, so it goes at
+once. What runs there goes only when nothing was heard for HANG_TIMEOUT, and for three times as long
+as its models take to load: it may have done most of its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from comfy_proxy.clock import Clock, sleep
+from comfy_proxy.cluster.hang_watch import HangWatch, InstanceHangsError
+from comfy_proxy.cluster.instance import Instance, takes_work
+from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.observers import tell
+from comfy_proxy.tracing import untraced
+
+LOADS: Final = 3
+"""So many times the learned load of its models a prompt is waited for at least."""
+LEAST_PAUSE_S: Final = 0.1
+"""Seconds between two looks at an instance whose time is up, but which fails no check just now."""
+
+
+class Hangs:
+    """Tells ``on_away`` of an instance whose circuit has opened, as long as another one can take
+    its work, and ``on_hung`` once that has lasted as long as the module says."""
+
+    def __init__(
+        self, instances: Sequence[Instance], watch: HangWatch, planner: Planner, *, clock: Clock
+    ) -> None:
+        self._instances = instances
+        self._watch = watch
+        self._planner = planner
+        self._clock = clock
+        self._watching = False
+        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self.on_away: list[Callable[[Instance], None]] = [_give_up_waiting]
+        self.on_hung: list[Callable[[Instance], None]] = [_give_up_all]
+
+    def start(self) -> None:
+        """Tell from now on, until :meth:`close`; of one instance alone there is nothing to tell."""
+        self._watching = len(self._instances) > 1
+
+    def circuit_changed(self, instance: Instance) -> None:
+        """For ``instance.on_circuit``."""
+        if not self._watching:
+            return
+        task = self._tasks.get(instance)
+        if instance.healthy:
+            if task is not None:
+                task.cancel()
+            self._others_can()
+        elif task is None or task.done():
+            self._tasks[instance] = asyncio.create_task(
+                self._follow(instance), name=f"hang of {instance.host}", context=untraced()
+            )
+
+    async def close(self) -> None:
+        """Tell nobody any more."""
+        self._watching = False
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def may_leave(self, instance: Instance) -> bool:
+        """Whether what waits at ``instance``, which is away, has somewhere else to go."""
+        others = (one for one in self._instances if one is not instance)
+        return not instance.healthy and any(map(takes_work, others))
+
+    def _others_can(self) -> None:
+        """One that can take work has returned: what waits where nobody answers goes there."""
+        for instance in self._instances:
+            if self.may_leave(instance):
+                tell(self.on_away, instance)
+
+    async def _follow(self, instance: Instance) -> None:
+        if self.may_leave(instance):
+            tell(self.on_away, instance)
+        if not self._watch.timeout_s:
+            return
+        while not instance.healthy:
+            wait_s = instance.signs.heard_at + self._patience_s(instance) - self._clock.monotonic()
+            if wait_s <= 0 and self._watch.hangs(instance) and self.may_leave(instance):
+                tell(self.on_hung, instance)
+                wait_s = self._watch.timeout_s  # what has come to be there since has its turn
+            await sleep(self._clock, max(wait_s, LEAST_PAUSE_S))
+
+    def _patience_s(self, instance: Instance) -> float:
+        """How long silence is forgiven for what runs there."""
+        running = self._planner.lines[instance].running
+        models = () if running is None else running.work.models
+        load_s = self._planner.costs.load_s(instance, models) if models else 0.0
+        return max(self._watch.timeout_s, LOADS * load_s)
+
+
+def _give_up_waiting(instance: Instance) -> None:
+    for placement in tuple(instance.placements):
+        if placement.give_up is not None and placement.in_queue and not placement.running:
+            placement.give_up(InstanceHangsError(f"{instance.host} is away; it waited there."))
+
+
+def _give_up_all(instance: Instance) -> None:
+    for placement in tuple(instance.placements):
+        if placement.give_up is not None:
+            placement.give_up(InstanceHangsError(f"{instance.host} does not answer any more."))

@@ -1,0 +1,123 @@
+"""Prompts that an instance may still have though they went on elsewhere: none of them counts.
+
+An instance that was cut off, or hung, comes back as it was, with its queue and what ran. Whatever
+was given up there has had its second run elsewhere by then, or has it now. So before such an
+instance gets anything else its part is ended: what waits is deleted, what runs interrupted, and
+what ended meanwhile goes from its history. Its frames count for nobody (``ledger.is_elsewhere``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+from loguru import logger
+
+from comfy_proxy.clock import sleep
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.hang_watch import InstanceHangsError
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.prompt import End
+from comfy_proxy.tracing import untraced
+
+FENCE_TIMEOUT_S: Final = 10.0
+"""Seconds in which an instance that is back has to let go of what was given up there. Beyond, it is
+asked again when it passes a check, and gets no work until then."""
+
+IN_HAND_S: Final = 1.0
+"""Seconds after which an instance that hung with a POST in hand is asked once more: it may take up
+that request after the first question."""
+
+
+class Zombies:
+    """Hears of what is given up, and ends it where it was."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._left: dict[Instance, set[str]] = {one: set() for one in cluster.instances}
+        self._unsure: set[Instance] = set()  # those that hung with a POST in hand
+        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Zombies {sum(map(len, self._left.values()))} to be ended>"
+
+    def observe(self, change: Change) -> None:
+        """An observer of the ledger."""
+        prompt, attempt, event = change.prompt, change.prompt.attempt, change.event
+        if isinstance(event, events.Refused) and event.unsure:
+            self._add(prompt.prompt_id, event.instance)
+            self._unsure.add(event.instance)
+        if attempt is None:
+            return
+        if isinstance(change.event, events.GivenUp) or (
+            change.is_end and prompt.job is not None and _is_given_up(prompt.end)
+        ):
+            self._add(prompt.prompt_id, attempt.instance)
+        elif change.is_acceptance:
+            self._remove([prompt.prompt_id], attempt.instance)  # it is there once more, and counts
+
+    def heard(self, instance: Instance) -> None:
+        """For ``health_checker.on_success``: it answers again."""
+        if not self._left[instance]:
+            return
+        task = self._tasks.get(instance)
+        if task is None or task.done():
+            self._tasks[instance] = asyncio.create_task(
+                self._fence(instance), name=f"fence {instance.host}", context=untraced()
+            )
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _add(self, prompt_id: str, instance: Instance) -> None:
+        left = self._left[instance]
+        if not left:
+            instance.draining += 1  # no work before it has let go of this
+        left.add(prompt_id)
+
+    def _remove(self, prompt_ids: Iterable[str], instance: Instance) -> None:
+        left = self._left[instance]
+        if left and not left.difference(prompt_ids):
+            instance.draining -= 1
+            self._cluster.scheduler.door.open()
+        left.difference_update(prompt_ids)
+
+    async def _fence(self, instance: Instance) -> None:
+        left = self._left[instance]
+        while left:
+            prompt_ids = sorted(left)
+            try:
+                async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
+                    await self._end(prompt_ids, instance)
+                    if instance in self._unsure:
+                        await sleep(self._cluster.clock, IN_HAND_S)
+                        await self._end(prompt_ids, instance)
+                        self._unsure.discard(instance)
+            except (InstanceError, TimeoutError) as error:
+                logger.debug("{} does not let go of what was given up: {!r}", instance.host, error)
+                return
+            self._remove(prompt_ids, instance)
+
+    async def _end(self, prompt_ids: list[str], instance: Instance) -> None:
+        """In this order: what waits must not begin in the moment in which what runs is ended."""
+        client = self._cluster.clients[instance]
+        await client.post("queue", {"delete": prompt_ids})
+        running = (await client.queue(fresh=True)).running
+        for prompt_id in set(running).intersection(prompt_ids):
+            await client.interrupt(prompt_id)
+        await client.post("history", {"delete": prompt_ids})
+        logger.info(
+            "{} has let go of {} prompts that were given up", instance.host, len(prompt_ids)
+        )
+
+
+def _is_given_up(end: End | None) -> bool:
+    return end is not None and isinstance(end.error, InstanceHangsError)

@@ -1,0 +1,85 @@
+"""Clients' prompts at an instance that is away or hangs: given up there, to go on elsewhere.
+
+Of prompts whose client only polls nobody hears which one runs. ComfyUI runs them in their order, so
+the first that is left is taken for the one that runs.
+"""
+
+from __future__ import annotations
+
+from loguru import logger
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import PromptLostError
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.ledger.states import State
+
+PAID_KEYS = (b'"api_key_comfy_org"', b'"auth_token_comfy_org"')
+"""A prompt whose body has one of these uses a service that is paid for: it may have been charged
+already, so it is not run a second time by itself."""
+
+
+def is_paid(body: bytes) -> bool:
+    """Whether the body of a prompt carries a key of a service that is paid for."""
+    return any(key in body for key in PAID_KEYS)
+
+
+def require_repeatable(prompt: Prompt) -> None:
+    """Raises PromptLostError for one that hung while it ran, and may have cost money."""
+    body = b"" if prompt.post is None else prompt.post.body
+    if prompt.attempts[-1].hung and is_paid(body):
+        raise PromptLostError(
+            "Its ComfyUI instance stopped answering while it ran. It uses a paid service and may"
+            " have been charged, so it is not run again by itself."
+        )
+
+
+class HungPrompts:
+    """Gives up what ``Hangs`` tells of."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def away(self, instance: Instance) -> None:
+        """For ``Hangs.on_away``: what waits there."""
+        runner = self._runner(instance)
+        for prompt in self._there(instance):
+            if prompt is not runner:
+                self._give_up(prompt, instance, ran=False)
+
+    def hung(self, instance: Instance) -> None:
+        """For ``Hangs.on_hung``: what runs there, and what waits."""
+        runner = self._runner(instance)
+        for prompt in self._there(instance):
+            self._give_up(prompt, instance, ran=prompt is runner)
+
+    def _there(self, instance: Instance) -> list[Prompt]:
+        """Those that could be anywhere else as well, in the order in which they came. What a client
+        has deleted, and what moves, is seen to already."""
+        return [
+            one
+            for one in self._ledger.at(instance)
+            if one.post is not None
+            and not one.deleted
+            and one.state in (State.QUEUED, State.RUNNING)
+            and not one.attempts[-1].presumed_over
+        ]
+
+    def _runner(self, instance: Instance) -> Prompt | None:
+        """Which prompt runs there, be it a job's; the first if nobody has heard."""
+        running = self._ledger.running(instance)
+        if running is not None and running.state is State.RUNNING:
+            return running
+        there = [one for one in self._ledger.at(instance) if not one.attempts[-1].presumed_over]
+        return min(there, key=lambda one: one.number, default=None)
+
+    def _give_up(self, prompt: Prompt, instance: Instance, *, ran: bool) -> None:
+        self._ledger.apply(events.GivenUp(prompt=prompt, ran=ran))
+        with prompt.context():
+            logger.bind(instance=instance.host).warning(
+                "prompt {} is given up at {}, which {}",
+                prompt.prompt_id,
+                instance.host,
+                "hangs while it runs there" if ran else "is away",
+            )

@@ -1,0 +1,194 @@
+"""What a chaos run found: each finding with what is needed to look into it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chaos_records import Records, Work, clock
+from chaos_world import Trouble
+
+COUNTED = ("lost", "again", "twice", "wrong", "gone", "untold", "refused", "failed")
+"""What must be 0: lost; run again without need; told twice; a wrong picture, or somebody else's
+end; ``{}`` for a success; an end that was not told; refused; failed, and not as poison."""
+TOLD = ("poison", "rerun", "unseen", "forgot", "input", "slow")
+"""What is only told: failed because processes ended with it; run again with need; out of history
+and queue for a while; ``{}`` for a success whose process had ended since (``--strict`` counts
+it); refused or failed after an instance had lost its files, and it names one; answered late."""
+DEATHS = ("kill", "empty")
+KILL_S = 0.5  # from the decision to kill a process until it is dead, at most
+MOST_DEATHS = 2  # as often a prompt's process ends before it is taken for the cause
+
+
+@dataclass
+class Execution:
+    """One run of one prompt at one instance; ``ended`` only if that was a success."""
+
+    index: int
+    life: int
+    started: float
+    ended: float | None = None
+
+    def __str__(self) -> str:
+        end = "no end" if self.ended is None else f"{self.ended - self.started:.2f} s"
+        return f"instance {self.index + 1}.{self.life} at {clock(self.started)}, {end}"
+
+
+@dataclass
+class Finding:
+    """One thing that is not as it should be, or that is told."""
+
+    what: str
+    work: Work | None
+    why: str
+    details: list[str]
+
+
+def executions(journals: Sequence[Path]) -> dict[int, list[Execution]]:
+    """By colour, in the order of their starts."""
+    found: dict[int, list[Execution]] = defaultdict(list)
+    for index, path in enumerate(journals):
+        life, running = 0, None
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "life":
+                life, running = life + 1, None
+            elif event["event"] == "started":
+                running = Execution(index, life, event["t"])
+                found[event["colour"]].append(running)
+            elif running is not None:
+                running.ended = event["t"]
+    for runs in found.values():
+        runs.sort(key=lambda run: run.started)
+    return found
+
+
+class Verdict:
+    """Judges the works of one run by what the instances ran and by what was done to them."""
+
+    def __init__(
+        self, records: Records, runs: dict[int, list[Execution]], troubles: Sequence[Trouble]
+    ) -> None:
+        self._records = records
+        self._runs = runs
+        self._troubles = troubles
+
+    def findings(self) -> list[Finding]:
+        found = [one for work in self._records.works for one in self._of(work)]
+        for client, prompt_id in self._records.strangers:
+            found.append(Finding("wrong", None, f"{client} was told the end of {prompt_id}", []))
+        found += [Finding("slow", None, text, []) for text in self._records.slow]
+        for refusal in self._records.refusals:
+            text = f"{clock(refusal.at)} {refusal.what}: {refusal.why}"
+            found.append(
+                Finding("refused", None, text, self._wrong_at(refusal.at - 30, refusal.at))
+            )
+        return found
+
+    def _of(self, work: Work) -> Iterable[Finding]:
+        if work.accepted is None:
+            return
+        runs = self._runs.get(work.colour, [])
+        for what, why in (*self._ends(work, runs), *self._repeats(work, runs)):
+            end = "" if work.ended is None else f", end seen {clock(work.ended)}"
+            lines = [f"posted {clock(work.posted)}{end}", *(str(run) for run in runs)]
+            lines += self._wrong_at(work.posted, (work.ended or work.posted + 60) + 16)
+            yield Finding(what, work, why, lines)
+
+    def _ends(self, work: Work, runs: Sequence[Execution]) -> Iterable[tuple[str, str]]:
+        if work.ended is None:
+            ran = any(run.ended is not None for run in runs)
+            why = f"no end, no entry in the history; it {'ran' if ran else 'never ran'} to its end"
+            yield "untold" if ran and not work.polled else "lost", why
+        elif not work.polled and not work.told:
+            yield "untold", "in the history, and never told"
+        if len(work.told) > 1:
+            yield "twice", ", ".join(f"{kind} at {clock(at)}" for at, kind in work.told)
+        if work.failure:
+            yield self._kind_of_failure(work, runs), work.failure
+        if work.wrong and (work.image or work.kind == "job"):
+            yield "wrong", work.wrong
+        if work.image and not work.picture_seen and not self._wiped(runs):
+            yield "wrong", "its picture was never to be had"
+        if work.kind == "prompt" and work.succeeded and not (work.image or work.gone):
+            yield "wrong", work.wrong or "its entry in the history was never to be had"
+        if work.gone:
+            died = all(self._died(runs, at) for at, _ in work.gone)
+            why = ", ".join(f"{when} ({clock(at)})" for at, when in work.gone)
+            yield "forgot" if died else "gone", why
+        if work.unseen:
+            yield "unseen", f"{work.unseen} times"
+
+    def _kind_of_failure(self, work: Work, runs: Sequence[Execution]) -> str:
+        if self._interrupted(runs) >= MOST_DEATHS:
+            return "poison"
+        return "input" if self._lost_input(work.uploaded, work.ended) else "failed"
+
+    def _lost_input(self, uploaded: float | None, until: float | None) -> bool:
+        """Whether any instance has lost its files since an upload."""
+        if uploaded is None or until is None:
+            return False
+        wiped = [one.begun for one in self._troubles if one.kind == "empty"]
+        return any(uploaded - KILL_S <= at <= until for at in wiped)
+
+    def _repeats(self, work: Work, runs: Sequence[Execution]) -> Iterable[tuple[str, str]]:
+        for number, run in enumerate(runs[1:], start=1):
+            excuses = [self._excuse(work, before, run) for before in runs[:number]]
+            if all(excuses):
+                yield "rerun", "; ".join(dict.fromkeys(excuses))
+            else:
+                yield "again", f"run {number + 1} of {len(runs)}"
+
+    def _excuse(self, work: Work, before: Execution, run: Execution) -> str:
+        """Why ``run`` was needed although there was one ``before``; empty if it was not."""
+        if run.ended is None and self._stopped(work, run, run.index):
+            # What waits there begins in the moment in which it goes on, before anybody can ask for
+            # anything; it is interrupted then.
+            return "woke"
+        if work.ended is not None and work.ended < run.started:
+            return ""
+        if self._deaths(before.index, before.started, run.started):
+            return "died"
+        return "hung" if self._stopped(work, run, before.index, run.index) else ""
+
+    def _stopped(self, work: Work, run: Execution, *instances: int) -> bool:
+        """Whether one of ``instances`` was stopped before ``run`` began."""
+        return any(
+            one.kind == "stop" and one.index in instances and one.meets(work.posted, run.started)
+            for one in self._troubles
+        )
+
+    def _deaths(self, index: int, begun: float, ended: float) -> list[Trouble]:
+        """Ends of the process of an instance between two times."""
+        return [
+            one
+            for one in self._troubles
+            if one.kind in DEATHS and one.index == index
+            if begun - KILL_S <= one.begun <= ended
+        ]
+
+    def _interrupted(self, runs: Sequence[Execution]) -> int:
+        """How many runs ended with their process."""
+        cut = [run for run in runs if run.ended is None]
+        return sum(bool(self._deaths(run.index, run.started, math.inf)) for run in cut)
+
+    def _wiped(self, runs: Sequence[Execution]) -> bool:
+        """Whether the files of any instance that ran it were taken away afterwards."""
+        deaths = [one for run in runs for one in self._deaths(run.index, run.started, math.inf)]
+        return any(one.kind == "empty" for one in deaths)
+
+    def _died(self, runs: Sequence[Execution], at: float) -> bool:
+        """Whether no process that ran it to its end lived on until then."""
+        ran = [run for run in runs if run.ended is not None]
+        return all(self._deaths(run.index, run.started, at) for run in ran)
+
+    def _wrong_at(self, begun: float, ended: float) -> list[str]:
+        return [
+            f"instance {one.index + 1} at {clock(one.begun)}: {one}"
+            for one in self._troubles
+            if one.meets(begun, ended)
+        ]

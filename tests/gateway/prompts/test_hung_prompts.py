@@ -1,0 +1,126 @@
+"""An instance hangs (SIGSTOP): what waits and runs there goes on elsewhere, and counts there only.
+
+Real processes: a worker inside of this one could not stop while the proxy goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestClient
+from prompts_front import COMPLETE, ended, get, graph, listening, post, until
+
+from comfy_proxy.embedded.process import WorkerProcess
+from comfy_proxy.keys import CLUSTER
+
+Pair = tuple[WorkerProcess, WorkerProcess]
+Start = Callable[..., Awaitable[TestClient[Any, Any]]]
+HUNG_S = 0.3
+RUN_S = 0.6
+
+
+@pytest.fixture
+async def pair(tmp_path: Path) -> AsyncIterator[Pair]:
+    """Two processes; whichever was stopped goes on before it is ended."""
+    async with AsyncExitStack() as stack:
+        made = [
+            WorkerProcess(base_directory=tmp_path / name, name=name, test_nodes=True)
+            for name in ("one", "two")
+        ]
+        await asyncio.gather(*(stack.enter_async_context(one) for one in made))
+        try:
+            yield made[0], made[1]
+        finally:
+            for one in made:
+                if one.running:
+                    one.thaw()
+
+
+@pytest.fixture
+async def proxy(pair: Pair, start_proxy: Start) -> TestClient[Any, Any]:
+    http = await start_proxy(
+        *(one.url for one in pair),
+        hang_timeout_s=HUNG_S,
+        health_check_interval_s=0.1,
+        health_failure_threshold=1,
+    )
+    await until(lambda: all(one.check_ok for one in http.app[CLUSTER].instances))
+    return http
+
+
+async def told(worker: WorkerProcess, path: str) -> Any:
+    """What a worker says itself."""
+    async with aiohttp.ClientSession() as session, session.get(f"{worker.url}{path}") as answer:
+        return await answer.json()
+
+
+async def holds(worker: WorkerProcess, prompt_id: str) -> bool:
+    """Whether it is in the queue or in the history of that worker."""
+    queue = await told(worker, "/queue")
+    rows = [*queue["queue_running"], *queue["queue_pending"]]
+    return prompt_id in {row[1] for row in rows} | (await told(worker, "/history")).keys()
+
+
+async def placed(proxy: TestClient[Any, Any], pair: Pair, fields: dict[str, Any]) -> list[str]:
+    """Ids of two that run, one at each, and of two that wait, one at each: those of the first
+    worker first."""
+    prompt_ids = [await post(proxy, graph(RUN_S), **fields) for _ in range(4)]
+    at_first = [one for one in prompt_ids if await holds(pair[0], one)]
+    assert len(at_first) == 2
+    return [*at_first, *(one for one in prompt_ids if one not in at_first)]
+
+
+async def fenced(proxy: TestClient[Any, Any], worker: WorkerProcess) -> None:
+    """It is back, and takes work again."""
+    instance = next(
+        one for one in proxy.app[CLUSTER].instances if str(one.url) == worker.url.rstrip("/")
+    )
+    await until(lambda: instance.healthy and not instance.draining)
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["socket", "polls"])
+async def test_what_waits_and_runs_at_an_instance_that_hangs_ends_elsewhere(
+    proxy: TestClient[Any, Any], pair: Pair, listens: bool
+) -> None:
+    """Under the same ids; once it goes on again it has nothing of them, and nobody hears of it."""
+    async with listening(proxy) as listener:
+        fields = {"client_id": listener.client_id} if listens else {}
+        prompt_ids = await placed(proxy, pair, fields)
+        pair[0].freeze()
+        entries = await ended(proxy, *prompt_ids)
+        assert {one["status"]["status_str"] for one in entries.values()} == {"success"}
+        pair[0].thaw()
+        await fenced(proxy, pair[0])
+        for prompt_id in prompt_ids:
+            assert not await holds(pair[0], prompt_id)
+        if listens:
+            await until(lambda: all(listener.over(one) for one in prompt_ids))
+            ends = [f["data"]["prompt_id"] for f in listener.frames if _is_end(f)]
+            assert sorted(ends) == sorted(prompt_ids)
+            assert listener.kinds(prompt_ids[1]) == COMPLETE
+
+
+async def test_while_one_hangs_reads_and_uploads_do_without_it(
+    proxy: TestClient[Any, Any], pair: Pair
+) -> None:
+    """Whichever it is; a read takes part of a second, which the benchmark measures."""
+    for worker in pair:
+        worker.freeze()
+        for path in ("/queue", "/history", "/prompt", "/system_stats", "/settings"):
+            assert isinstance(await get(proxy, path), dict)
+        form = aiohttp.FormData()
+        form.add_field("image", b"\x89PNG", filename="a.png", content_type="image/png")
+        async with proxy.post("/upload/image", data=form) as answer:
+            assert answer.status == 200
+        worker.thaw()
+        await fenced(proxy, worker)
+
+
+def _is_end(frame: dict[str, Any]) -> bool:
+    return frame["type"] in ("execution_success", "execution_error", "execution_interrupted")
