@@ -174,8 +174,8 @@ class Gateway:
             return
         heard = (self.state.heard, self.cluster.object_info.heard)
         answered = self.cluster.health_checker.on_success
-        answered += (self.events.wake, *heard, self.failover.answered)
-        answered += (self.zombies.heard, self.views.keeper.look)
+        answered += (self.events.wake, *heard, self.failover.answered, self.zombies.heard)
+        answered.append(self.views.keeper.look)
         hung = HungPrompts(self.ledger)
         self.cluster.hangs.on_away.append(hung.away)
         self.cluster.hangs.on_hung.append(hung.hung)

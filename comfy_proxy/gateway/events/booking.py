@@ -14,7 +14,9 @@ from comfy_proxy.gateway.events.frames import (
     Ended,
     Executed,
     Flags,
+    NodeStates,
     Over,
+    Progress,
     Scan,
     Seen,
     Status,
@@ -73,6 +75,9 @@ class FrameBooking:
                 Began(prompt_id=str(prompt_id))
                 | Cached(prompt_id=str(prompt_id))
                 | AtNode(prompt_id=str(prompt_id))
+                | Progress(prompt_id=str(prompt_id))
+                | NodeStates(prompt_id=str(prompt_id))
+                | Executed(prompt_id=str(prompt_id))
                 | Ended(prompt_id=str(prompt_id))
                 | Over(prompt_id=str(prompt_id))
             ):

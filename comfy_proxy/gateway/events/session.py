@@ -136,9 +136,10 @@ class EventSession:
         instance = upstream.instance
         if isinstance(seen, Began):
             self.missed_ends.began(seen.prompt_id, instance)
+        if not self._booking.book(seen, instance):
+            return
         shown = self.told.passed(seen, instance) if isinstance(seen, OfPrompt) else seen
-        if self._booking.book(seen, instance) and (shown is not None or seen is None):
-            self.feed.take(shown, instance, is_greeting=not upstream.connected.is_set())
+        self.feed.take(shown, instance, is_greeting=not upstream.connected.is_set())
 
     def connected(self, instance: Instance) -> None:
         """A new socket is there."""

@@ -12,7 +12,7 @@ from comfy_proxy.ledger.states import Ending, State
 
 _TOLD: Final = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
 """Of these ends the client of the prompt is told by frames, and then of the sum."""
-_MOVES: Final = (events.GivenUp, events.Lost, events.TakenAway)
+_MOVES: Final = (events.Lost, events.GivenUp, events.TakenAway)
 
 
 class SumCorrections:

@@ -3,7 +3,7 @@
 A prompt whose instance dies or hangs goes on elsewhere under its id. Its client hears of both, and
 may hear of one again that was given up. It is told what a single ComfyUI would have told:
 
-* what the instance says that does not have the prompt any more is dropped;
+* what an instance says that does not have the prompt any more is dropped (``booking.py``);
 * a second ``execution_start`` is dropped;
 * in the second run ``progress`` below what was told of that node is dropped, as a frame that says
   the same again says nothing; ``progress_state`` tells of all nodes at once and cannot be dropped,
@@ -99,13 +99,13 @@ class ToldPrompts:
         ]
 
     def passed(self, seen: OfPrompt, instance: Instance) -> OfPrompt | None:
-        """What of it the client is to be told; None if nothing. To be called before the ledger
-        hears of it."""
+        """What of it the client is to be told; None if nothing. ``booking.py`` has dropped before
+        what an instance says that does not have the prompt any more."""
         prompt_id = seen.prompt_id
         if prompt_id is None:
             return seen
         told = self.of(prompt_id)
-        if told.given or self._is_stale(prompt_id, told, instance):
+        if told.given:
             return None
         match seen:
             case Began():
@@ -119,18 +119,6 @@ class ToldPrompts:
             case _:
                 _note(seen, told, instance)
                 return seen
-
-    def _is_stale(self, prompt_id: str, told: ToldPrompt, instance: Instance) -> bool:
-        """The prompt is somewhere else by now, or has ended there.
-
-        Not asked of an id that is in use for several prompts: nobody can tell these apart.
-        """
-        prompt = self._ledger.find(prompt_id)
-        if prompt is None:
-            return told.ended_at not in (None, instance)
-        if prompt.reused:
-            return False
-        return not prompt.at(instance) and prompt.target is not instance
 
     def _starts(self, prompt_id: str, told: ToldPrompt) -> bool:
         """False if the client has been told already that it runs."""

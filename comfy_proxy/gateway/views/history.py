@@ -34,9 +34,11 @@ from comfy_proxy.gateway.views.history_entries import (
     OwnEntry,
     ShownEntry,
     is_first_try,
+    is_given_up,
 )
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
+from comfy_proxy.ledger.ledger import Ledger
 
 ENTRIES_AT_ONCE = 500
 """So many entries of a history are numbered without a break, which takes some milliseconds; before
@@ -62,6 +64,7 @@ class MergedHistory:
     def __init__(
         self,
         cluster: Cluster,
+        ledger: Ledger,
         *,
         own_history: OwnEntries,
         ends_seen: EndsSeen,
@@ -69,16 +72,16 @@ class MergedHistory:
         made_files: MadeFiles,
         storage: SharedStorage,
         numbers: HistoryNumbers,
-        second_tries: SecondTries,
     ) -> None:
         self._cluster = cluster
+        self._ledger = ledger
         self._own_history = own_history
         self._ends_seen = ends_seen
         self._kept = kept
         self._made_files = made_files
         self._storage = storage
         self._numbers = numbers
-        self._second_tries = second_tries
+        self._second_tries = SecondTries.of(cluster, ledger)
         self.views: Views = {"/history": self.answer}
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
@@ -125,6 +128,8 @@ class MergedHistory:
         for instance, entries in histories.items():
             ended = 0.0
             for entry in entries:
+                if is_given_up(entry.prompt_id, instance, self._ledger):
+                    continue
                 shown = ShownEntry.of(entry, answers[instance], instance, self._storage)
                 ended = shown.ended_ms or ended  # one without an end stays behind the one before
                 made.append(self._made_files.in_scanned(entry, instance))

@@ -15,6 +15,7 @@ from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.json_scanner import Value
+from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 Change = tuple[int, int, bytes]
@@ -95,6 +96,14 @@ class OwnEntry:
         own, *rest = self.entry["prompt"]
         row = [numbers.shown(self.prompt_id, self.ended_ms, own), *rest]
         return [dumps_exact(self.prompt_id), b": ", dumps_exact({**self.entry, "prompt": row})]
+
+
+def is_given_up(prompt_id: str | None, instance: Instance, ledger: Ledger) -> bool:
+    """Whether that prompt goes on elsewhere, because ``instance`` hung: how it ended there counts
+    for nobody (``dispatch/zombies.py`` takes it away)."""
+    prompt = None if prompt_id is None else ledger.find(prompt_id)
+    attempts = () if prompt is None else prompt.attempts
+    return any(one.given_up and one.instance is instance for one in attempts)
 
 
 def is_first_try(entry: HistoryEntry, instance: Instance, second_tries: SecondTries) -> bool:

@@ -44,7 +44,7 @@ from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
-from comfy_proxy.gateway.views.history_entries import OwnEntries, prefixed
+from comfy_proxy.gateway.views.history_entries import OwnEntries, is_given_up, prefixed
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.ledger.ledger import Ledger
@@ -114,7 +114,8 @@ class MergedJobs:
         for instance, page in pages.items():
             self._made_files.jobs_read(page.jobs, instance)
             for job in page.jobs:
-                if self._second_tries.job_goes_on(job, instance):
+                is_first = self._second_tries.job_goes_on(job, instance)
+                if is_first or is_given_up(job["id"], instance, self._ledger):
                     total -= 1  # it has not ended: it is on its way, or at another one
                     continue
                 other = found.get(job["id"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.by_pattern import ByPattern, Views
@@ -74,13 +73,13 @@ class PromptViews:
     def _history(self) -> Views:
         return MergedHistory(
             self._cluster,
+            self._ledger,
             own_history=self._own_history,
             ends_seen=self._ends_seen,
             kept=self.kept,
             made_files=self._made_files,
             storage=self._storage,
             numbers=self._numbers,
-            second_tries=SecondTries.of(self._cluster, self._ledger),
         ).views
 
     def _jobs(self) -> Views:

@@ -111,19 +111,6 @@ def test_states_of_the_second_run_do_not_go_back(client: Client) -> None:
     assert told["nodes"] == {"1": done, "2": more, "3": begun}
 
 
-def test_what_an_instance_says_of_a_prompt_that_has_left_it_is_not_told(client: Client) -> None:
-    """It hung, and goes on with what runs elsewhere by now."""
-    prompt = client.runs(client.one)
-    client.goes_on(prompt, client.two)
-    assert client.hears(client.one, "progress", node="3", value=1, max=2) is None
-    assert client.hears(client.one, "execution_success") is None
-    client.hears(client.two, "execution_start")
-    assert client.hears(client.two, "execution_success")
-    client.ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.SUCCESS)))
-    assert client.hears(client.one, "executing", node=None) is None
-    assert client.hears(client.two, "executing", node=None)
-
-
 def test_nothing_is_told_after_an_end_that_was_given(client: Client) -> None:
     """Until another prompt is posted under the id."""
     prompt = client.runs(client.one)

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 from gateway_harness import unused_url
-from ledger_front import accepted
+from ledger_front import accepted, take
 from views_harness import (
     FakeInstance,
     Json,
@@ -212,6 +212,20 @@ async def test_an_end_that_no_history_tells_yet_is_in_the_queue() -> None:
         assert length == {"exec_info": {"queue_remaining": 1}}
         page = await get(client, "/api/jobs")
         assert [job["status"] for job in page["jobs"]] == ["in_progress"]
+
+
+async def test_an_end_where_a_prompt_was_given_up_is_not_shown() -> None:
+    """It goes on elsewhere: what the instance that hung says of it counts for nobody."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        prompt = posted(gateway, "a")
+        gateway.ledger.apply(events.GivenUp(prompt=prompt, ran=True))
+        take(gateway.ledger, prompt, gateway.cluster.instances[0])
+        one.running = [entry("a", 1)]
+        two.history = {"a": finished("a", 1, 20)}
+        assert await get(client, "/history") == {}
+        page = await get(client, "/api/jobs")
+        assert [job["status"] for job in page["jobs"]] == ["in_progress"]
+        assert page["pagination"]["total"] == 1
 
 
 # --- what has ended ---------------------------------------------------------------------
