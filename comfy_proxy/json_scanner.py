@@ -116,6 +116,7 @@ class JsonScanner:
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
+        self.max_found_bytes = MAX_FOUND_BYTES  # may be set before the first piece
         self._root: Value | None = None
         self._open: list[_Open] = []
         self._name: bytes | None = None
@@ -147,7 +148,7 @@ class JsonScanner:
             self._kept += memoryview(piece)[self._kept_from :]
             if self._limited and len(self._kept) > MAX_LEAF_BYTES:
                 self._kept = None
-            elif self._found_bytes + len(self._kept) > MAX_FOUND_BYTES:
+            elif self._found_bytes + len(self._kept) > self.max_found_bytes:
                 self._kept, self._broken = None, True
         self._offset += len(piece)
 
@@ -281,7 +282,7 @@ class JsonScanner:
 
     def _count(self, size: int) -> None:
         self._found_bytes += size
-        self._broken |= self._found_bytes > MAX_FOUND_BYTES
+        self._broken |= self._found_bytes > self.max_found_bytes
 
     def _finish(self, piece: bytes, at: int) -> None:
         """A name, a leaf or what was stepped over ends before ``at``."""

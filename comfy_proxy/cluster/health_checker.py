@@ -23,7 +23,8 @@ from loguru import logger
 from comfy_proxy.clock import Clock, sleep, wait_for_event
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import InstanceError
+from comfy_proxy.cluster.lateness import Lateness
+from comfy_proxy.errors import InstanceError, InstanceTimeoutError
 from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
 
@@ -39,6 +40,10 @@ ASKED_INTERVAL_S = 0.3
 """Seconds between two checks of an instance whose circuit is open, while clients ask for what it
 alone has. It is less than the cooldown: who was told that a prompt has ended may fetch its result
 at once, and an instance that has returned is not to be called away for a second more."""
+MAX_LATE = 3
+"""Checks that are made in a row while each runs out of its time because our own event loop stood
+still for more than half of it. Beyond, the instance counts as one that does not answer just now,
+without a strike: the time of a check is the instance's, not ours."""
 JITTER = 0.1
 """Each interval is longer or shorter by up to this fraction of it, at random."""
 
@@ -147,9 +152,8 @@ class HealthChecker:
     async def _probe(self, instance: Instance) -> bool:
         if not instance.breaker.begin_trial():
             return False
-        started = self._clock.monotonic()
         try:
-            await self._clients[instance].check(self._timeout_s)
+            duration_s = await self._in_time(instance)
         except InstanceError as error:
             self._checked[instance] = self._clock.monotonic()
             instance.check_failed(error.message)
@@ -158,9 +162,28 @@ class HealthChecker:
         except BaseException:  # cancelled: else the circuit would stay HALF_OPEN for good
             instance.breaker.abandon_trial()
             raise
-        instance.check_passed(self._clock.monotonic() - started)
+        if duration_s is None:
+            instance.breaker.abandon_trial()
+            logger.warning("no check of {} counts: our own event loop is late", instance.host)
+            return False
+        instance.check_passed(duration_s)
         tell(self.on_success, instance)
         return True
+
+    async def _in_time(self, instance: Instance) -> float | None:
+        """How long it took to answer, in seconds; None if ours was the loop that was late, again
+        and again. Raises InstanceError."""
+        for _ in range(MAX_LATE):
+            started = self._clock.monotonic()
+            with Lateness(self._clock, self._timeout_s) as lateness:
+                try:
+                    await self._clients[instance].check(self._timeout_s)
+                except InstanceTimeoutError:
+                    if lateness.seconds() <= self._timeout_s / 2:
+                        raise
+                    continue
+            return self._clock.monotonic() - started
+        return None
 
     async def _look(self, instance: Instance) -> None:
         """Check until the instance answers or its circuit opens, MAX_LOOKS times at most."""

@@ -31,6 +31,7 @@ from comfy_proxy.gateway.prompts.intake import PromptIntake
 from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
+from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
 from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
 from comfy_proxy.gateway.prompts.reports import PromptReports
@@ -96,7 +97,9 @@ class Gateway:
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is
         told to anybody."""
+        self.admission = PromptAdmission(self.cluster.clock, self.cluster.settings.max_spool_size)
         self.ledger.observers += [
+            self.admission.observe,
             self.spool.observe,
             self.own_history.observe,
             self.views.keeper.observe,
@@ -119,7 +122,8 @@ class Gateway:
             asking=self.asking,
         )
         transfer = Transfer(cluster, ledger, dispatcher, needs)
-        self.intake = PromptIntake(cluster, ledger, Submissions(cluster, ledger, dispatcher, needs))
+        submissions = Submissions(cluster, ledger, dispatcher, needs)
+        self.intake = PromptIntake(cluster, ledger, submissions, self.admission)
         self.rebalancer = Rebalancer(
             cluster, ledger, dispatcher, needs, transfer=transfer, spool=self.spool
         )

@@ -9,14 +9,18 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from comfy_proxy.bodies import read_client_body
+from comfy_proxy.bodies import ClientBody
+from comfy_proxy.client_identity import client_of
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.charsets import body_charset
 from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.prompts import prompt_body
+from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
+from comfy_proxy.gateway.prompts.posted import PostedPrompts
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, prompt_headers
+from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
@@ -29,8 +33,16 @@ T = TypeVar("T")
 class PromptIntake:
     """The policy ``scheduled``."""
 
-    def __init__(self, cluster: Cluster, ledger: Ledger, submissions: Submissions) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        ledger: Ledger,
+        submissions: Submissions,
+        admission: PromptAdmission,
+    ) -> None:
         self._cluster = cluster
+        self._admission = admission
+        self._posted = PostedPrompts()
         self._ledger = ledger
         self._submissions = submissions
         self._begun: set[asyncio.Task[Any]] = set()
@@ -39,16 +51,23 @@ class PromptIntake:
         """Submit the client's prompt at one instance; the answer is that instance's.
 
         Raises NoHealthyInstanceError if none can be reached, InstanceTimeoutError if one may have
-        taken the prompt and does not say so, PayloadTooLargeError, RequestError,
+        taken the prompt and does not say so, QueueFullError, PayloadTooLargeError, RequestError,
         ClientGoneError.
         """
-        body = await read_client_body(request, self._cluster.settings.max_upload_size)
-        document = prompt_body.document(body, body_charset(request))
+        settings = self._cluster.settings
+        self._admission.require(client_of(request, settings), request.content_length or 0)
+        content = ClientBody(request.content, settings.max_upload_size)
+        async with self._posted.taken_in(content, body_charset(request)) as (body, document):
+            return await self._submit(request, body, document)
+
+    async def _submit(
+        self, request: web.Request, body: bytes, document: dict[str, Any] | None
+    ) -> web.StreamResponse:
         if document is None or not isinstance(document.get("prompt"), dict):
             asking = unread(request, body, self._cluster, self._ledger)
             instance, answer = await asyncio.shield(self._begin(asking))
         else:
-            prompt, post = self._prompt(request, body, document)
+            prompt, post = await self._prompt(request, body, document)
             submitting = self._submissions.submit(prompt, post)
             instance, answer = await asyncio.shield(self._begin(submitting))
         request[INSTANCE] = instance.host
@@ -71,14 +90,19 @@ class PromptIntake:
         if not task.cancelled():
             task.exception()  # whoever waits gets it too; nobody may be left
 
-    def _prompt(
+    async def _prompt(
         self, request: web.Request, body: bytes, document: dict[str, Any]
     ) -> tuple[Prompt, ClientPost]:
         cluster = self._cluster
         prompt_id, charset = document.get("prompt_id"), body_charset(request)
         if "prompt_id" not in document:
             prompt_id = str(uuid.uuid4())
-            body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
+            if len(body) <= LARGE_BYTES:
+                body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
+            else:
+                body = await asyncio.to_thread(
+                    prompt_body.with_first, body, charset, "prompt_id", prompt_id
+                )
         client_id = document.get("client_id")
         post = ClientPost(
             path=client_target(request, cluster.settings),

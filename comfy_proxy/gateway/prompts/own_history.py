@@ -15,6 +15,7 @@ from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.errors import ComfyProxyError
+from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import Ending
@@ -131,9 +132,10 @@ class OwnHistory:
 
 
 def _extra_data(body: bytes, prompt: Prompt) -> dict[str, Any]:
-    """As ComfyUI keeps it: without secrets, and with the clientId."""
+    """As ComfyUI keeps it: without secrets, and with the clientId; of a large body that alone."""
     try:
-        extra_data = loads_exact(body).get("extra_data")
+        small = body if len(body) <= LARGE_BYTES else b"{}"
+        extra_data = loads_exact(small).get("extra_data")
     except (ValueError, AttributeError):
         extra_data = None
     shown = dict(extra_data) if isinstance(extra_data, dict) else {}

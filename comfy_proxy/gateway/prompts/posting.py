@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 from multidict import CIMultiDict
@@ -20,6 +21,7 @@ from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.hung_prompts import is_paid
+from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
 from comfy_proxy.lenient_json import dumps_exact
 from comfy_proxy.settings import Settings
@@ -27,6 +29,8 @@ from comfy_proxy.settings import Settings
 SUBMIT_TIMEOUT_S = 120.0
 """Seconds that an instance has to answer a prompt; beyond it nobody knows whether it was taken. So
 long, because ComfyUI's event loop may stand still before it takes one (PROTOCOL.md trap 8)."""
+
+_PIECE_BYTES: Final = 262_144
 
 
 def prompt_headers(
@@ -36,6 +40,21 @@ def prompt_headers(
     headers = request_headers(request, instance, settings)
     headers.popall(hdrs.CONTENT_LENGTH, None)
     return headers
+
+
+def sent(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
+    """``data`` and ``headers`` of a request that sends ``body``: a large one in pieces, for asyncio
+    moves all that is left of what was written at once after each piece that has gone."""
+    if len(body) <= LARGE_BYTES:
+        return {"data": body, "headers": headers}
+    with_length = CIMultiDict(headers)
+    with_length[hdrs.CONTENT_LENGTH] = str(len(body))
+    return {"data": _pieces(body), "headers": with_length}
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), _PIECE_BYTES):
+        yield body[at : at + _PIECE_BYTES]
 
 
 def numbered_body(prompt: Prompt, post: ClientPost, number: float) -> bytes:
@@ -73,13 +92,13 @@ class ClientOrder:
         if number is None and self.prompt.accepted_at is not None:
             number = self.prompt.number
         post = self._post
+        body = post.body if number is None else numbered_body(self.prompt, post, number)
         answer = await ask(
             instance,
             self._cluster,
             "POST",
             post.path,
-            data=post.body if number is None else numbered_body(self.prompt, post, number),
-            headers=post.headers[instance],
+            **sent(body, post.headers[instance]),
             timeout_s=SUBMIT_TIMEOUT_S,
             replaceable=not is_paid(post.body),
         )

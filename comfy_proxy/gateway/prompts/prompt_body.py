@@ -27,9 +27,9 @@ def document(body: bytes, charset: str = UTF_8) -> dict[str, Any] | None:
 def with_first(body: bytes, charset: str, key: str, value: Any) -> bytes:
     """``body``, which is a :func:`document`, with ``key`` before all others."""
     text = f'"{key}": {json.dumps(value)}, '
-    if _is_utf_8(charset):
+    if is_utf_8(charset):
         at = body.index(b"{") + 1
-        return body[:at] + text.encode() + body[at:]
+        return _with(body, at, text)
     before, brace, after = body.decode(charset).partition("{")
     return f"{before}{brace}{text}{after}".encode(charset)
 
@@ -37,15 +37,21 @@ def with_first(body: bytes, charset: str, key: str, value: Any) -> bytes:
 def with_last(body: bytes, charset: str, key: str, value: Any) -> bytes:
     """``body``, which is a :func:`document`, with ``key`` after all others: it wins."""
     text = f', "{key}": {json.dumps(value)}'
-    if _is_utf_8(charset):
+    if is_utf_8(charset):
         at = body.rindex(b"}")
-        return body[:at] + text.encode() + body[at:]
+        return _with(body, at, text)
     before, brace, after = body.decode(charset).rpartition("}")
     return f"{before}{text}{brace}{after}".encode(charset)
 
 
+def _with(body: bytes, at: int, text: str) -> bytes:
+    """Copied once: it may have 95 MB."""
+    whole = memoryview(body)
+    return b"".join((whole[:at], text.encode(), whole[at:]))
+
+
 def _loads(body: bytes, charset: str) -> Any:
-    if not _is_utf_8(charset):
+    if not is_utf_8(charset):
         text = body.decode(charset)
         if text.encode(charset).decode(charset) != text:
             raise ValueError(f"{charset} cannot be written as it was read.")
@@ -56,5 +62,9 @@ def _loads(body: bytes, charset: str) -> Any:
         return json.loads(body.decode())
 
 
-def _is_utf_8(charset: str) -> bool:
-    return codecs.lookup(charset).name == UTF_8
+def is_utf_8(charset: str) -> bool:
+    """Whether it is UTF-8 by one of its names."""
+    try:
+        return codecs.lookup(charset).name == UTF_8
+    except (LookupError, ValueError):
+        return False

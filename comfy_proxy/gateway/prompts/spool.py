@@ -16,14 +16,15 @@ from typing import Any
 from loguru import logger
 
 from comfy_proxy.errors import PromptLostError, UnavailableError
-from comfy_proxy.gateway.prompts import prompt_body
+from comfy_proxy.gateway.prompts.posted import read_again
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
 from comfy_proxy.stored_bytes import StoredBytes
 
-MAX_MEMORY_BYTES = 256 * 2**20
+MAX_MEMORY_BYTES = 32 * 2**20
 """All bodies may take so much memory; beyond it those of the oldest prompts go to files. A parsed
-graph takes several times as much memory as its text, and goes with it."""
+graph takes some five times as much memory as its text, and goes with it."""
+_SLICE_BYTES = 2**20  # of a body that is written at once
 
 
 class PromptSpool:
@@ -143,7 +144,9 @@ class PromptSpool:
     async def _store(self, prompt: Prompt, post: ClientPost) -> None:
         stored = StoredBytes(memory_bytes=0, hashed=False)
         try:
-            await stored.write(post.body)
+            body = memoryview(post.body)
+            for at in range(0, len(body), _SLICE_BYTES):
+                await stored.write(body[at : at + _SLICE_BYTES])
             await stored.finish()
         except UnavailableError as error:  # a full disk: it stays in memory, over the limit
             logger.warning("prompt {} is kept in memory: {}", prompt.prompt_id, error.message)
@@ -167,8 +170,7 @@ async def _restored(stored: StoredBytes, charset: str) -> tuple[bytes, dict[str,
 
 def _read(stored: StoredBytes, charset: str) -> tuple[bytes, dict[str, Any]]:
     with stored.open() as file:
-        body = file.read()
-    document = prompt_body.document(body, charset)
+        body, document = read_again(file, charset)
     if document is None:
         raise OSError("The stored prompt is not what was stored.")
     return body, document

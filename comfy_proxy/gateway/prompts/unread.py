@@ -12,7 +12,7 @@ from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.target import client_target
-from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, prompt_headers
+from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, prompt_headers, sent
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
@@ -45,8 +45,7 @@ async def _asked(request: web.Request, body: bytes, cluster: Cluster) -> tuple[I
                 cluster,
                 "POST",
                 client_target(request, cluster.settings),
-                data=body,
-                headers=prompt_headers(request, instance, cluster.settings),
+                **sent(body, prompt_headers(request, instance, cluster.settings)),
                 timeout_s=SUBMIT_TIMEOUT_S,
             )
         except InstanceError as error:
