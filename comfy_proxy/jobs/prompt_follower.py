@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from loguru import logger
 
-from comfy_proxy.clock import Clock, sleep
+from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.comfyui_frames import (
     ConnectionLost,
@@ -30,6 +30,7 @@ from comfy_proxy.errors import (
     InstanceUnreachableError,
     JobTimeoutError,
     PromptLostError,
+    ResultFrameLostError,
 )
 from comfy_proxy.jobs.prompt_execution import Phase, PromptExecution
 from comfy_proxy.ledger import events
@@ -41,9 +42,6 @@ MAX_RENEWALS = 10
 MAX_RECONNECTS = 5
 """New sockets for one prompt. If the last one is lost too the instance counts as unreachable, and
 the job runs again elsewhere."""
-RECONNECT_PAUSE_S = 0.5
-"""Seconds after a connection broke in the middle of a question, before the next socket."""
-
 OnUpdate = Callable[[PromptExecution], None]
 
 
@@ -93,8 +91,8 @@ class PromptFollower:
     async def settle(self) -> None:
         """The socket was lost: a new one hears ``status`` frames, at each the end is looked for.
 
-        A prompt whose picture was to come by the lost socket goes on too: run once more where it
-        ended, it has all but its last node from ComfyUI's cache.
+        A prompt that runs and whose picture was to come by the lost socket goes on too: run once
+        more where it ended, it has all but its last node from ComfyUI's cache.
 
         The new socket is there before the first question, so that no change is missed. Raises
         InstanceError, JobTimeoutError.
@@ -106,7 +104,6 @@ class PromptFollower:
                     return
             except ConnectionBrokenError as error:  # resets come in bursts
                 logger.debug("{}: broken once more: {}", self._placement.instance.host, error)
-                await sleep(self._clock, RECONNECT_PAUSE_S)
         raise InstanceUnreachableError(f"{self._placement.instance.host} drops every WebSocket.")
 
     async def _settled_on_new_socket(self) -> bool:
@@ -204,6 +201,9 @@ class PromptFollower:
             # Asked in this order: a prompt goes from /queue to /history without a gap (trap 15).
             await self._take_history()
             return
+        if prompt_id in queue.pending and self._execution.graph.by_frame:
+            # It would run for a socket that is lost: better it is withdrawn before it begins.
+            raise ResultFrameLostError("The socket was lost before the prompt began.")
         self._set_running(prompt_id in queue.running)
 
     async def _take_history(self) -> None:

@@ -84,24 +84,35 @@ async def test_error_while_the_socket_was_lost(cluster: Cluster, worker: Embedde
         await second.task
 
 
-@pytest.mark.parametrize("state", ["waiting", "running"])
-async def test_socket_for_the_picture_lost(
-    cluster: Cluster, worker: EmbeddedWorker, state: str
+async def test_socket_lost_before_the_prompt_for_it_began(
+    cluster: Cluster, worker: EmbeddedWorker
 ) -> None:
     """A picture that would go to the lost socket is not waited for: the prompt is withdrawn."""
-    if state == "waiting":
-        await somebody(cluster, graph(seconds=LONG_S))
+    await somebody(cluster, graph(seconds=LONG_S))
     run = Run(cluster, graph(colour=2, seconds=LONG_S, by_frame=True))
-    await (run.running() if state == "running" else run.waits_there(worker))
+    await run.waits_there(worker)
     worker.drop_sockets()
     with pytest.raises(PromptLostError):
         await run.task
-    if state == "waiting":
-        await eventually(lambda: not cluster._chores)
-        assert running(worker) == ["theirs"]
-        await cluster.clients[run.instance].interrupt("theirs")
+    await eventually(lambda: not cluster._chores)
+    assert running(worker) == ["theirs"]
+    await cluster.clients[run.instance].interrupt("theirs")
     await nothing_left(cluster, worker)
     assert worker.executed == []
+    assert run.instance.healthy
+
+
+async def test_socket_lost_while_the_prompt_for_it_runs(
+    cluster: Cluster, worker: EmbeddedWorker
+) -> None:
+    """It goes on to its end: all that it made is in ComfyUI's cache then."""
+    run = Run(cluster, graph(colour=2, seconds=0.2, by_frame=True))
+    await run.running()
+    worker.drop_sockets()
+    with pytest.raises(PromptLostError):
+        await run.task
+    await nothing_left(cluster, worker)
+    assert worker.executed == [run.prompt.prompt_id]
     assert run.instance.healthy
 
 
