@@ -20,6 +20,7 @@ from yarl import URL
 
 from comfy_proxy.app import create_app
 from comfy_proxy.check import check_instances
+from comfy_proxy.connection_guard import guarded_loop
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.keys import LOGS
 from comfy_proxy.large_blocks import give_back_large_blocks
@@ -134,7 +135,7 @@ def _run(app: web.Application, settings: Settings) -> int:
             # client that has stopped reading delays the exit by no more than this.
             shutdown_timeout=settings.shutdown_timeout_s,
             print=tell_address,
-            loop=_event_loop(),
+            loop=guarded_loop(_event_loop(), settings.max_client_connections),
         )
     except OSError as error:
         if error.errno not in _CANNOT_LISTEN and not isinstance(error, socket.gaierror):
