@@ -5,9 +5,10 @@ A client's is a :class:`ClientBody`. An instance's is read by ``cluster/answer_b
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from aiohttp import StreamReader, web
 
@@ -16,6 +17,20 @@ from comfy_proxy.errors import PayloadTooLargeError, RequestError
 
 class ClientGoneError(Exception):
     """The client closed its connection; nobody is left to answer, and no instance is to blame."""
+
+
+SILENCE_S: Final = 60.0
+"""Seconds for which a client may send nothing of a body that we wait for, and for which it may
+altogether be slower than ``MIN_BYTES_PER_S``. Beyond, 408: who sends a body byte by byte must not
+keep its connection and what is held for it."""
+MIN_BYTES_PER_S: Final = 1024
+
+
+class BodyTimeoutError(RequestError):
+    """The client is too slow with its body; its connection is closed."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class BoundedStream:
@@ -100,8 +115,8 @@ class ClientBody(BoundedStream):
 
     Raises what ``too_large`` makes beyond the limit (PayloadTooLargeError), what ``malformed``
     makes where the body cannot be read (RequestError), what ``gone`` makes if the client leaves
-    (ClientGoneError). ``error`` is what was raised of the last two: aiohttp's client, if it was
-    given this to send, hides it behind an error of its own.
+    (ClientGoneError), and BodyTimeoutError if it is too slow. ``error`` is what was raised of all
+    but the first: aiohttp's client, if it was given this to send, hides it behind one of its own.
     """
 
     def __init__(
@@ -116,14 +131,40 @@ class ClientBody(BoundedStream):
         super().__init__(content, limit, too_large or (lambda: _too_large(limit)))
         self._malformed = malformed
         self._gone = gone
+        self._received_bytes = 0
+        self._waited_s = 0.0
         self.error: Exception | None = None
 
     async def _received(self, reading: Awaitable[bytes]) -> bytes:
         try:
-            return await reading
+            data = await self._in_time(reading)
+        except BodyTimeoutError as error:
+            self.error = error
+            raise
         except Exception as error:
             self.error = self._gone() if isinstance(error, OSError) else self._malformed()
             raise self.error from error
+        self._received_bytes += len(data)
+        return data
+
+    async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
+        """Only the time that is waited for the client counts, not what is done with its bytes."""
+        if self._content.is_eof():  # all of it is here
+            return await reading
+        now = asyncio.get_running_loop().time
+        left_s = SILENCE_S + self._received_bytes / MIN_BYTES_PER_S - self._waited_s
+        began = now()
+        scope = asyncio.timeout(min(SILENCE_S, left_s))
+        try:
+            async with scope:
+                return await reading
+        except TimeoutError:
+            if not scope.expired():
+                raise  # the connection's own, and an OSError
+            message = f"Less than {MIN_BYTES_PER_S} bytes of the body came in a second."
+            raise BodyTimeoutError(message) from None
+        finally:
+            self._waited_s += now() - began
 
 
 def _too_large(limit: float) -> PayloadTooLargeError:

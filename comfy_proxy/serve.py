@@ -19,6 +19,7 @@ from loguru import logger
 from yarl import URL
 
 from comfy_proxy.app import create_app, finish_work
+from comfy_proxy.connection_guard import guarded_loop
 from comfy_proxy.keys import LOGS, SETTINGS
 from comfy_proxy.large_blocks import give_back_large_blocks
 from comfy_proxy.logs.entry import LEVELS
@@ -92,7 +93,7 @@ def run(app: web.Application, settings: Settings, tls: ssl.SSLContext | None = N
             # client that has stopped reading delays the exit by no more than this.
             shutdown_timeout=settings.shutdown_timeout_s,
             print=tell_address,
-            loop=_event_loop(),
+            loop=guarded_loop(_event_loop(), settings.max_client_connections),
         )
     except OSError as error:
         if error.errno not in _CANNOT_LISTEN and not isinstance(error, socket.gaierror):

@@ -80,6 +80,7 @@ class Settings:
     max_upload_size: int = 104_857_600
     max_results_size: int = 1_073_741_824
     max_spool_size: int = 4_294_967_296
+    max_client_connections: int = 1000
     shutdown_timeout_s: float = 10.0
     log_level: str = "info"
     log_directory: Path | None = Path("logs")
@@ -178,6 +179,8 @@ VARIABLES: tuple[Variable, ...] = (
          "bytes of finished pictures kept in memory; the oldest go first"),
     _row("MAX_SPOOL_SIZE", "max_spool_size", integer(1, 10**13), "4294967296",
          "bytes of pictures and prompts that have not ended, in sum; one more is answered 503"),
+    _row("MAX_CLIENT_CONNECTIONS", "max_client_connections", integer(1, 1_000_000), "1000",
+         "connections of clients, WebSockets included; one more is answered 503"),
     _row("SHUTDOWN_TIMEOUT", "shutdown_timeout_s", milliseconds(0), "10000",
          "ms; grace period at shutdown for what was accepted"),
     _row("LOG_LEVEL", "log_level", one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),

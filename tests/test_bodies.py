@@ -9,7 +9,8 @@ from unittest import mock
 import pytest
 from aiohttp import StreamReader, web
 
-from comfy_proxy.bodies import BoundedStream, ClientBody, ClientGoneError
+from comfy_proxy import bodies
+from comfy_proxy.bodies import BodyTimeoutError, BoundedStream, ClientBody, ClientGoneError
 from comfy_proxy.errors import PayloadTooLargeError, RequestError
 
 
@@ -68,6 +69,37 @@ async def test_whose_fault_it_is(raised: Exception, told: type[Exception]) -> No
     with pytest.raises(told) as caught:
         await body.readany()
     assert body.error is caught.value
+
+
+async def test_a_body_that_does_not_come_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence has a limit; who waits for an instance meanwhile takes nothing of it."""
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.02)
+    silent = StreamReader(mock.Mock(), 2**16, loop=asyncio.get_running_loop())
+    silent.feed_data(b"some")
+    body = ClientBody(silent)
+    assert await body.readany() == b"some"
+    with pytest.raises(BodyTimeoutError) as caught:
+        await body.readany()
+    assert caught.value.status == 408
+    assert body.error is caught.value
+
+
+async def test_a_body_that_comes_byte_by_byte_is_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is never silent for long: what it may take altogether grows with what has come."""
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.05)
+    loop = asyncio.get_running_loop()
+    slow = StreamReader(mock.Mock(), 2**16, loop=loop)
+
+    def drip() -> None:
+        slow.feed_data(b"x")
+        timers.append(loop.call_later(0.005, drip))
+
+    timers: list[asyncio.TimerHandle] = []
+    drip()
+    body = ClientBody(slow)
+    with pytest.raises(BodyTimeoutError):
+        _ = [piece async for piece in body]
+    timers[-1].cancel()
 
 
 async def test_the_limit_is_told() -> None:

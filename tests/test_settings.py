@@ -32,6 +32,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("MAX_UPLOAD_SIZE", "1000", "max_upload_size", 1000),
     ("MAX_RESULTS_SIZE", "2000", "max_results_size", 2000),
     ("MAX_SPOOL_SIZE", "3000", "max_spool_size", 3000),
+    ("MAX_CLIENT_CONNECTIONS", "7", "max_client_connections", 7),
     ("SHUTDOWN_TIMEOUT", "0", "shutdown_timeout_s", 0.0),
     ("LOG_LEVEL", "DEBUG", "log_level", "debug"),
     ("LOG_DIRECTORY", "/var/log/comfy", "log_directory", Path("/var/log/comfy")),

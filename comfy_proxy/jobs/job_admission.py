@@ -19,6 +19,9 @@ filled the queue must not keep the others out."""
 FEW: Final = 50
 """A client has few jobs here while fewer than a fiftieth of MAX_PENDING_JOBS of its own wait."""
 
+KEPT: Final = 4
+"""A quarter of the places at most is kept for those who were told to come back."""
+
 
 class JobAdmission:
     """At most ``max_jobs`` jobs wait (MAX_PENDING_JOBS), and a tenth more of clients with few; the
@@ -26,7 +29,7 @@ class JobAdmission:
     QueueFullError, whose Retry-After is made of the rate at which jobs have left the queue.
 
     A place that has become free is kept, for a moment, for one who was told to come back for it;
-    not more than half of all places are.
+    not more than a quarter of all places are (none where there are fewer than four).
     """
 
     def __init__(self, cluster: Cluster, *, max_jobs: int, max_bytes: int) -> None:
@@ -50,7 +53,7 @@ class JobAdmission:
         limit = self._limit_of(request.client)
         kept = 0.0
         if not self._promises.is_due(who):
-            kept = min(self._promises.reserved(), self.max_jobs // 2)
+            kept = min(self._promises.reserved(), self.max_jobs // KEPT)
         full = len(self._waiting) + kept >= limit
         too_large = self._bytes and self._bytes + request.picture.size > self._max_bytes
         if not full and not too_large:

@@ -94,3 +94,13 @@ async def test_many_pictures_are_not_kept_in_memory(
     await clients.service.cancel(job)
     await settle()
     assert admission.memory_bytes() == MEMORY_BYTES
+
+
+async def test_of_few_places_none_is_kept(clients: Clients, clock: ManualClock) -> None:
+    """Whoever comes first has the place that is free, though another one was told to come."""
+    clients.service._admission.max_jobs = 2
+    jobs = [await clients.job("a") for _ in range(2)]
+    seconds = await clients.refused_s("b")
+    await clock.advance(seconds)
+    await clients.service.cancel(jobs[0])
+    await clients.job("c")

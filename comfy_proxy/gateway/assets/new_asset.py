@@ -79,7 +79,7 @@ class NewAssets:
 
     async def from_hash(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``POST /api/assets/from-hash``: one more entry at the first instance that has them."""
-        body = await native.read_body(request, native.SMALL_BODY_BYTES)
+        body = await native.read_body(request)
         wanted = body.json.get("hash") if isinstance(body.json, dict) else None
         holder = await self._holder(request, wanted)
         target = client_target(request, self._cluster.settings)

@@ -38,7 +38,7 @@ class LogSubscriptions:
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """The policy ``subscription``: all instances are told, the first one's answer is the
         client's. Raises NoHealthyInstanceError."""
-        body = await native.read_body(request, native.SMALL_BODY_BYTES)
+        body = await native.read_body(request)
         answers = await ask_all(self._cluster, request.method, match.pattern, **body.options)
         first = next(iter(answers.values()))
         if first.status < 400:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 import json
 from typing import Any
 from urllib.parse import unquote
@@ -26,7 +27,6 @@ from views_harness import (
 )
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.ledger.events import Deleted, Found
 
@@ -164,13 +164,23 @@ async def test_a_compressed_body_is_understood(workers: Workers) -> None:
         assert list(await get(client, "/history")) == ["b"]
 
 
-async def test_a_body_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """413, and no instance hears of it."""
-    monkeypatch.setattr(native, "MAX_BODY_BYTES", 1000)
+@pytest.mark.parametrize("path", ["/queue", "/history", "/interrupt", "/api/jobs/cancel", "/free"])
+async def test_a_body_without_end_is_refused(path: str) -> None:
+    """413 in JSON beyond 1 MiB, and no instance hears of it: reading it would stop everything."""
     async with two_fakes() as (one, two), front(one, two) as (client, _):
-        async with client.post("/queue", data=b" " * 1001) as answer:
-            assert answer.status == 413
+        async with client.post(path, data=io.BytesIO(b" " * (2**20 + 1))) as answer:
+            body = await answer.json()
+            assert (answer.status, body["code"]) == (413, "payload_too_large")
+            assert body["details"] == {"limit": 2**20}
         assert one.requests == two.requests == []
+
+
+async def test_twenty_thousand_ids_are_an_order() -> None:
+    """Each instance is told of all that nobody remembers."""
+    ids = [f"{number:036}" for number in range(20_000)]
+    async with two_fakes() as (one, two), front(one, two) as (client, _):
+        await post(client, "/queue", {"delete": ids})
+        assert one.told == two.told == [("/queue", {"delete": ids})]
 
 
 async def test_deleting_what_moves_ends_its_move() -> None:
