@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from job_client import kill, until
 from prompts_of_clients import (
     both_busy,
