@@ -203,6 +203,8 @@ async def test_what_was_learned(proxy: Restarting) -> None:
     await proxy.start()
     for _ in range(4):
         await succeeded(proxy.http, await post(proxy.http))
+    ledger = proxy.http.app[GATEWAY].ledger
+    await until(lambda: not ledger.live())  # what the last one took is learned with its end
     costs = proxy.http.app[GATEWAY].cluster.planner.costs
     before = costs.export(lambda one: str(one.url), now=0.0)["speeds"]
     assert before
