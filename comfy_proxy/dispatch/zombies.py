@@ -26,8 +26,10 @@ from comfy_proxy.tracing import untraced
 
 FENCE_TIMEOUT_S: Final = 10.0
 """Seconds in which an instance that is back has to let go of what was given up there. Beyond, it is
-asked again when it passes a check, and gets no work until then."""
+asked anew, and gets no work until it has: it works on a node that cannot be interrupted."""
 
+_FIRST_PAUSE_S: Final = 0.02
+_LONGEST_PAUSE_S: Final = 1.0
 IN_HAND_S: Final = 1.0
 """Seconds after which an instance that hung with a POST in hand is asked once more: it may take up
 that request after the first question."""
@@ -101,18 +103,25 @@ class Zombies:
                         await sleep(self._cluster.clock, IN_HAND_S)
                         await self._end(prompt_ids, instance)
                         self._unsure.discard(instance)
-            except (InstanceError, TimeoutError) as error:
+            except TimeoutError:
+                logger.debug("{} is busy with what was given up there", instance.host)
+                continue  # a node is interrupted when it is done
+            except InstanceError as error:
                 logger.debug("{} does not let go of what was given up: {!r}", instance.host, error)
-                return
+                return  # until it passes the next check
             self._remove(prompt_ids, instance)
 
     async def _end(self, prompt_ids: list[str], instance: Instance) -> None:
         """In this order: what waits must not begin in the moment in which what runs is ended."""
         client = self._cluster.clients[instance]
         await client.post("queue", {"delete": prompt_ids})
-        running = (await client.queue(fresh=True)).running
-        for prompt_id in set(running).intersection(prompt_ids):
-            await client.interrupt(prompt_id)
+        pause_s = _FIRST_PAUSE_S
+        while running := set((await client.queue(fresh=True)).running).intersection(prompt_ids):
+            for prompt_id in running:
+                await client.interrupt(prompt_id)
+            # Its entry is written when it has ended, and is to go as well.
+            await sleep(self._cluster.clock, pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
         await client.post("history", {"delete": prompt_ids})
         logger.info(
             "{} has let go of {} prompts that were given up", instance.host, len(prompt_ids)
