@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -41,6 +42,8 @@ class Look:
     status: int
     version: str
     size: int | None
+    modified: float | None = None
+    """When it was written last, in whole seconds since the epoch; None if that is not told."""
 
     @property
     def there(self) -> bool:
@@ -76,7 +79,16 @@ async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
         status=answer.status,
         version=f"{tag} {length}",
         size=int(length) if length.isdecimal() else None,
+        modified=_seconds(answer.headers.get("last-modified", "")),
     )
+
+
+def _seconds(date: str) -> float | None:
+    """Of a date as HTTP writes it (RFC 9110 5.6.7), since the epoch."""
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 async def _listed(instance: Instance, cluster: Cluster, file: FileName) -> Look:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,9 @@ from comfy_proxy.cluster.prompt_jobs import Job, ended_job, whole_job
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
 from comfy_proxy.gateway.exchange.pieces import Piece, joined
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
+from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
+from comfy_proxy.gateway.files.told_files import told_files
 from comfy_proxy.gateway.views.history_entries import ShownEntry
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.json_scanner import ANY, TEXT, Shape
@@ -60,6 +62,8 @@ class KeptEntry:
     split: int
     packed: bytes = field(repr=False)
     packed_job: bytes = field(repr=False)
+    files: tuple[FileName, ...] = field(repr=False, default=())
+    """What its outputs name, by the names that it has at the instance."""
 
     @classmethod
     def of(
@@ -92,6 +96,7 @@ class KeptEntry:
             split=len(before),
             packed=zlib.compress(before + after, 1),
             packed_job=zlib.compress(dumps(job), 1),
+            files=tuple(_files(None if entry.outputs is None else entry.outputs.data())),
         )
 
     @property
@@ -121,6 +126,11 @@ class KeptEntry:
         """As ``/api/jobs/{id}`` tells it."""
         entry = loads_exact(b"{" + joined(self.numbered(numbers)) + b"}")[self.prompt_id]
         return whole_job(self.job(), entry)
+
+
+def _files(outputs: Any) -> Iterator[FileName]:
+    for output in outputs.values() if isinstance(outputs, dict) else ():
+        yield from told_files(output)
 
 
 def _as_read(
@@ -154,6 +164,7 @@ class KeptEntries:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[str, KeptEntry] = OrderedDict()
         self._bytes = 0
+        self._sure: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<KeptEntries {len(self._entries)}, {self._bytes} B>"
@@ -173,16 +184,35 @@ class KeptEntries:
         return self._entries.get(prompt_id)
 
     def standing_in(self, answered: Container[Instance]) -> list[KeptEntry]:
-        """Those to be shown where the answers of ``answered`` lack them."""
-        return [one for one in self._entries.values() if one.stands_in(answered)]
+        """Those to be shown where the answers of ``answered`` lack them.
+
+        Of an instance that answers, and so may have other files under those names by now, only
+        those that were found to be the same (:meth:`is_sure`).
+        """
+        return [
+            one
+            for one in self._entries.values()
+            if one.stands_in(answered) and (one.instance not in answered or self.is_sure(one))
+        ]
+
+    def is_sure(self, entry: KeptEntry) -> bool:
+        """Whether its files were looked at since its instance was in trouble last."""
+        at = self._sure.get(entry.prompt_id)
+        return at is not None and not entry.instance.signs.troubled_since(at)
+
+    def found_same(self, entry: KeptEntry, at: float) -> None:
+        """Its files were there and its own at that moment (monotonic seconds)."""
+        self._sure[entry.prompt_id] = at
 
     def delete(self, prompt_ids: Iterable[str]) -> None:
         """Unknown ids are ignored."""
         for prompt_id in prompt_ids:
+            self._sure.pop(prompt_id, None)
             if (entry := self._entries.pop(prompt_id, None)) is not None:
                 self._bytes -= entry.size
 
     def clear(self) -> None:
         """Keep none of them any more."""
         self._entries.clear()
+        self._sure.clear()
         self._bytes = 0

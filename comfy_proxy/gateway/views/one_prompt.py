@@ -39,6 +39,7 @@ from comfy_proxy.gateway.views.history_entries import (
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import prefixed_text
 from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
+from comfy_proxy.gateway.views.kept_files import are_its_own
 from comfy_proxy.gateway.views.owner import Asking, PromptOwners, away
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.json_scanner import Shape
@@ -99,7 +100,7 @@ class OnePrompt:
         told = await self._owners.find(prompt_id, asking, _entries)
         instance, answer = told.instance, told.answer
         if not (entries := _entries(answer)):
-            if kept is not None and kept.stands_in(told.asked):
+            if kept is not None and await self._stands_in(kept, told.asked):
                 return await self._shown(request, kept, unasked(self._cluster, told.asked))
             if (owner := self._owners.ended_away(prompt_id, told.asked)) is not None:
                 raise away(owner)
@@ -111,6 +112,12 @@ class OnePrompt:
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
         return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
+
+    async def _stands_in(self, kept: KeptEntry, asked: Container[Instance]) -> bool:
+        """Whether it is to be shown, which none of ``asked`` has."""
+        if not kept.stands_in(asked):
+            return False
+        return kept.instance not in asked or await are_its_own(kept, self._kept, self._cluster)
 
     async def _shown(
         self,
@@ -163,7 +170,7 @@ class OnePrompt:
         if (own := self._own_history.entry(prompt_id)) is not None:
             return failed_job(own)
         kept = self._kept.find(prompt_id)
-        if kept is not None and kept.stands_in(asked):
+        if kept is not None and await self._stands_in(kept, asked):
             return kept.whole_job(self._numbers)
         if (owner := self._owners.ended_away(prompt_id, asked)) is not None:
             raise away(owner)

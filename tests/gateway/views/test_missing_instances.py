@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import aiohttp
@@ -257,15 +258,40 @@ async def test_an_end_stays_known_when_its_instance_dies() -> None:
         assert whole["outputs"] == before["/history/a"]["a"]["outputs"]
 
 
-async def test_an_end_stays_known_when_its_instance_starts_again_empty() -> None:
-    """It was in trouble since: what it does not have any more is shown from here."""
-    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
-        await kept(gateway, two, "a")
-        two.history = {}
+async def test_an_end_stays_known_when_its_instance_starts_again(workers: Workers) -> None:
+    """It was in trouble since: what it does not have any more is shown from here, in lists as soon
+    as its files were found to be its own."""
+    async with front(*workers) as (client, gateway):
+        prompt = posted(gateway, "a")
+        await run(workers[1], "a")
+        if not prompt.ended:  # the history may have told it already
+            ends(gateway, prompt)
+        await read(gateway)
+        before = await get(client, "/history/a")
+        await workers[1].restart()
         gateway.cluster.instances[1].socket_lost()
-        for path in ("/history", "/history/a"):
-            told, missing = await answer_of(client, path)
-            assert (list(told), missing) == (["a"], None)
+        assert await get(client, "/history") == {}
+        assert (await get(client, "/history/a"))["a"]["outputs"] == before["a"]["outputs"]
+        assert list(await get(client, "/history")) == ["a"]
+
+
+async def test_an_end_whose_files_are_anothers_by_now_is_told_no_more(workers: Workers) -> None:
+    """An instance with an empty disk gives the names anew: its picture would be somebody else's."""
+    async with front(*workers) as (client, gateway):
+        prompt = posted(gateway, "a")
+        await run(workers[1], "a")
+        if not prompt.ended:
+            ends(gateway, prompt)
+        await read(gateway)
+        [output] = (await get(client, "/history/a"))["a"]["outputs"].values()
+        name = output["images"][0]["filename"]
+        [file] = workers[1].folders.base.rglob(name)
+        await workers[1].restart()
+        gateway.cluster.instances[1].socket_lost()
+        later = file.stat().st_mtime + 60
+        os.utime(file, (later, later))
+        for path in ("/history/a", "/history"):
+            assert await get(client, path) == {}
 
 
 async def test_what_was_deleted_at_an_instance_is_not_brought_back(workers: Workers) -> None:
