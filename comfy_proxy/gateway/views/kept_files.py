@@ -14,6 +14,7 @@ from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.client import look
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
+from comfy_proxy.gateway.views.owner import away
 
 LATE_S: Final = 1.0
 """Seconds after the end of a prompt in which a file of its may have been written: dates in HTTP
@@ -22,15 +23,15 @@ have no fractions. One that is younger is another prompt's."""
 
 async def are_its_own(kept: KeptEntry, entries: KeptEntries, cluster: Cluster) -> bool:
     """False if a file is gone, or was written after the prompt of ``kept`` had ended: then it is
-    forgotten. True without a question if they were looked at since the last trouble, and where the
-    instance does not answer: nobody gets a file from there."""
+    forgotten. True without a question if they were looked at since the last trouble. Raises
+    UnavailableError (503) if the instance, which has just lacked the entry, does not say."""
     if entries.is_sure(kept):
         return True
     asked_at = cluster.clock.monotonic()
     try:
         same = await asyncio.gather(*(_is_its_own(kept, file, cluster) for file in kept.files))
-    except InstanceError:
-        return True
+    except InstanceError as error:
+        raise away(kept.instance) from error
     if not all(same):
         entries.delete([kept.prompt_id])
         return False
