@@ -5,7 +5,7 @@ As in ``steps.py``: one function for each event, checked before it writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.books import Books
@@ -48,20 +48,30 @@ def cleared(books: Books, event: events.Cleared, now: Now) -> Iterable[Change]:
 
 
 def lost(books: Books, event: events.Lost, now: Now) -> Iterable[Change]:
-    prompt = event.prompt
-    attempt = prompt.attempt
-    prompt.check(State.MOVING, only_from=(State.QUEUED, State.RUNNING))
-    if attempt is None:
-        return ()
-    if attempt.end is not None:  # its end was told; only its times were to be read in the history
-        return ended(books, prompt, attempt.end, event, now)
-    if event.ran:
-        prompt.fatal = prompt.tries.lost_running(attempt.node)
-    attempt.lost = True
-    return _goes_on(books, prompt, attempt, event, now)
+    def book(prompt: Prompt, attempt: Attempt) -> None:
+        if event.ran:
+            prompt.fatal = prompt.tries.lost_running(attempt.node)
+        attempt.lost = True
+
+    return _left_behind(books, event, now, book)
 
 
 def given_up(books: Books, event: events.GivenUp, now: Now) -> Iterable[Change]:
+    def book(prompt: Prompt, attempt: Attempt) -> None:
+        if event.ran:
+            prompt.fatal = prompt.tries.hung()
+        attempt.given_up, attempt.hung = True, event.ran
+
+    return _left_behind(books, event, now, book)
+
+
+def _left_behind(
+    books: Books,
+    event: events.Lost | events.GivenUp,
+    now: Now,
+    book: Callable[[Prompt, Attempt], None],
+) -> Iterable[Change]:
+    """Its instance counts no more, which ``book`` notes; one whose end was told has ended."""
     prompt = event.prompt
     attempt = prompt.attempt
     prompt.check(State.MOVING, only_from=(State.QUEUED, State.RUNNING))
@@ -69,9 +79,7 @@ def given_up(books: Books, event: events.GivenUp, now: Now) -> Iterable[Change]:
         return ()
     if attempt.end is not None:  # its end was told; only its times were to be read in the history
         return ended(books, prompt, attempt.end, event, now)
-    if event.ran:
-        prompt.fatal = prompt.tries.hung()
-    attempt.given_up, attempt.hung = True, event.ran
+    book(prompt, attempt)
     return _goes_on(books, prompt, attempt, event, now)
 
 
