@@ -149,11 +149,35 @@ class Verdict:
             # What waits there begins in the moment in which it goes on, before anybody can ask for
             # anything; it is interrupted then.
             return "woke"
+        if self._cut_off(run):
+            return "cut off"  # it had gone on elsewhere by then
         if work.ended is not None and work.ended < run.started:
             return ""
         if self._deaths(before.index, before.started, run.started):
             return "died"
-        return "hung" if self._stopped(work, run, before.index, run.index) else ""
+        if self._stopped(work, run, before.index, run.index):
+            return "hung"
+        if self._cut_off(before):
+            return "cut off"
+        return "picture lost" if work.kind == "job" and self._lost_picture(before) else ""
+
+    def _cut_off(self, run: Execution) -> bool:
+        """Whether it began while each connection to its instance broke: nobody could hear of it,
+        or ask."""
+        return any(
+            one.kind == "break" and one.index == run.index and one.meets(run.started, run.started)
+            for one in self._troubles
+        )
+
+    def _lost_picture(self, run: Execution) -> bool:
+        """Whether the sockets of its instance were lost or silent meanwhile: the frame with a job's
+        picture is sent once, and to the socket that asked for it alone."""
+        return run.ended is not None and any(
+            one.kind in ("reset", "break", "silence")
+            and one.index == run.index
+            and one.meets(run.started, run.ended)
+            for one in self._troubles
+        )
 
     def _stopped(self, work: Work, run: Execution, *instances: int) -> bool:
         """Whether one of ``instances`` was stopped before ``run`` began."""
@@ -182,9 +206,10 @@ class Verdict:
         return any(one.kind == "empty" for one in deaths)
 
     def _died(self, runs: Sequence[Execution], at: float) -> bool:
-        """Whether no process that ran it to its end lived on until then."""
-        ran = [run for run in runs if run.ended is not None]
-        return all(self._deaths(run.index, run.started, at) for run in ran)
+        """Whether the process that ran it to its end, if more than one the last that did, did not
+        live on until then: the results of others do not count."""
+        ran = [run for run in runs if run.ended is not None and run.ended <= at]
+        return not ran or bool(self._deaths(ran[-1].index, ran[-1].started, at))
 
     def _wrong_at(self, begun: float, ended: float) -> list[str]:
         return [

@@ -16,7 +16,8 @@ class Forwarder:
 
     ``forget()``: every connection of now breaks as soon as something is sent on it, as those do
     that a firewall has forgotten or a restarted server never knew. ``doomed`` is asked about each
-    piece that a client sends: True breaks its connection instead of passing it on.
+    piece that a client sends: True breaks its connection instead of passing it on. ``unanswered``:
+    what is asked is passed on, and each connection breaks instead of bringing the answer.
     """
 
     def __init__(self, target: str) -> None:
@@ -24,6 +25,7 @@ class Forwarder:
         self._forgotten: set[asyncio.StreamWriter] = set()
         self._open: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
         self.doomed: Doomed = lambda piece: False
+        self.unanswered = False
         self.sent: list[bytes] = []
         self.broken = 0
         self.url = ""
@@ -54,7 +56,7 @@ class Forwarder:
         self.sent.append(b"")
         try:
             there = await asyncio.open_connection(self._target.host, self._target.port)
-            back = asyncio.create_task(_pump(there[0], writer))
+            back = asyncio.create_task(self._pump(there[0], writer))
             try:
                 while piece := await reader.read(1 << 16):
                     self.sent[number] += piece
@@ -73,15 +75,16 @@ class Forwarder:
             writer.close()
             del self._open[writer]
 
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while piece := await reader.read(1 << 16):
-            writer.write(piece)
-            await writer.drain()
-        writer.close()
-    except OSError:
-        writer.transport.abort()
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while piece := await reader.read(1 << 16):
+                if self.unanswered:
+                    writer.transport.abort()
+                writer.write(piece)
+                await writer.drain()
+            writer.close()
+        except OSError:
+            writer.transport.abort()
 
 
 @asynccontextmanager

@@ -4,6 +4,9 @@ An instance that was cut off, or hung, comes back as it was, with its queue and 
 was given up there has had its second run elsewhere by then, or has it now. So before such an
 instance gets anything else its part is ended: what waits is deleted, what runs interrupted, and
 what ended meanwhile goes from its history. Its frames count for nobody (``ledger.is_elsewhere``).
+
+What waits is deleted at once as well, though no answer may come: an instance that is slow, or whose
+answers alone are lost, takes it up, and one that hangs finds it first when it goes on.
 """
 
 from __future__ import annotations
@@ -43,6 +46,8 @@ class Zombies:
         self._left: dict[Instance, set[str]] = {one: set() for one in cluster.instances}
         self._unsure: set[Instance] = set()  # those that hung with a POST in hand
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self._telling: dict[Instance, asyncio.Task[None]] = {}
+        self._untold: dict[Instance, list[str]] = {}
 
     def __repr__(self) -> str:
         return f"<Zombies {sum(map(len, self._left.values()))} to be ended>"
@@ -74,7 +79,7 @@ class Zombies:
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = tuple(self._tasks.values())
+        tasks = (*self._tasks.values(), *self._telling.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -84,6 +89,11 @@ class Zombies:
         if not left:
             instance.draining += 1  # no work before it has let go of this
         left.add(prompt_id)
+        self._untold.setdefault(instance, []).append(prompt_id)
+        if instance not in self._telling:
+            self._telling[instance] = asyncio.create_task(
+                self._tell(instance), name=f"delete at {instance.host}", context=untraced()
+            )
 
     def _remove(self, prompt_ids: Iterable[str], instance: Instance) -> None:
         left = self._left[instance]
@@ -92,7 +102,21 @@ class Zombies:
             self._cluster.scheduler.door.open()
         left.difference_update(prompt_ids)
 
+    async def _tell(self, instance: Instance) -> None:
+        """Have what was given up deleted, whether or not anybody listens."""
+        try:
+            while prompt_ids := self._untold.pop(instance, None):
+                async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
+                    await self._cluster.clients[instance].post("queue", {"delete": prompt_ids})
+        except (TimeoutError, InstanceError) as error:
+            logger.debug("{} may not have heard what is given up: {!r}", instance.host, error)
+        finally:
+            del self._telling[instance]
+
     async def _fence(self, instance: Instance) -> None:
+        # A deletion that came late would delete what was sent there anew.
+        if instance in self._telling:
+            await asyncio.wait([self._telling[instance]])
         left = self._left[instance]
         while left:
             prompt_ids = sorted(left)

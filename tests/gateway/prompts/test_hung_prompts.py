@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
+from forwarder import forwarding
 from prompts_front import COMPLETE, ended, get, graph, listening, post, until
 
 from comfy_proxy.embedded.process import WorkerProcess
@@ -104,6 +105,24 @@ async def test_what_waits_and_runs_at_an_instance_that_hangs_ends_elsewhere(
             ends = [f["data"]["prompt_id"] for f in listener.frames if _is_end(f)]
             assert sorted(ends) == sorted(prompt_ids)
             assert listener.kinds(prompt_ids[1]) == COMPLETE
+
+
+async def test_what_went_on_elsewhere_is_deleted_though_no_answer_comes(
+    pair: Pair, start_proxy: Start
+) -> None:
+    """Of an instance whose answers are lost; else it would run there as well."""
+    async with forwarding(pair[0].url) as (network,):
+        proxy = await start_proxy(network.url, pair[1].url, health_failure_threshold=1)
+        instance = proxy.app[CLUSTER].instances[0]
+        await until(lambda: all(one.check_ok for one in proxy.app[CLUSTER].instances))
+        _, waits, *_ = await placed(proxy, pair, {})
+        network.unanswered = True
+        assert not await proxy.app[CLUSTER].health_checker.check(instance)
+        await ended(proxy, waits)
+        assert not await holds(pair[0], waits)
+        assert not instance.healthy
+        network.unanswered = False
+        assert await holds(pair[1], waits)
 
 
 async def test_while_one_hangs_reads_and_uploads_do_without_it(
