@@ -47,6 +47,7 @@ class Instance:
         failure_threshold: int = 3,
     ) -> None:
         self.id = id
+        self.mark = id  # in the names of its results (`@2`), of what its disk holds now
         self.name = name
         self.url = url
         self.host = f"{url.host_subcomponent}:{url.port}{url.raw_path.rstrip('/')}"

@@ -85,11 +85,11 @@ class Gateway:
         self.spool = PromptSpool()
         self.zombies = Zombies(cluster)
         self.own_history = OwnHistory(cluster.clock, self.events.tell)
-        self._build_views()
-        self._watch_ledger()
         self.reconciler = Reconciler(
             cluster, self.ledger, made_files=self.made_files, listeners=self.events
         )
+        self._build_views()
+        self._watch_ledger()
         self.strangers = Strangers(cluster, self.ledger)
         self._build_prompts(dispatcher)
         self.custom = self._custom_routes()
@@ -142,7 +142,7 @@ class Gateway:
             self.cluster,
             self.ledger,
             own_history=self.own_history,
-            ends_seen=lambda ids, instance: self.reconciler.seen(ids, instance),
+            ends_seen=self.reconciler.seen,
             bodies=self.spool,
             made_files=self.made_files,
             storage=self.files.storage,
@@ -179,7 +179,7 @@ class Gateway:
         heard = (self.state.heard, self.cluster.object_info.heard)
         answered = self.cluster.health_checker.on_success
         answered += (self.events.wake, *heard, self.failover.answered, self.zombies.heard)
-        answered.append(self.views.keeper.look)
+        answered += (self.files.disks.heard, self.views.keeper.look)
         hung = HungPrompts(self.ledger)
         self.cluster.hangs.on_away.append(hung.away)
         self.cluster.hangs.on_hung.append(hung.hung)
@@ -200,6 +200,7 @@ class Gateway:
             instance.on_interruption.append(self.state.interrupted)
             instance.on_interruption.append(self.upload_limits.forget)
             instance.on_interruption.append(self.told.interrupted)
+            instance.on_interruption.append(self.files.disks.interrupted)
 
     def _takes_work_or_not(self, instance: Instance) -> None:
         """It is to run empty from now on, or takes work again: lost prompts may wait for that."""
@@ -228,6 +229,7 @@ class Gateway:
         await self.views.keeper.close()
         await self.strangers.close()
         await self.uploads.close()
+        await self.files.disks.close()
         self.files.close()
         await self.state.close()
 

@@ -57,7 +57,7 @@ def _marked_url(url: str, instance: Instance, storage: SharedStorage) -> str:
         return url
     if not filename or ".." in filename or filename.startswith("blake3:"):
         return url  # /view refuses the name, or finds the file by its hash wherever it is
-    subfolder = with_prefix(query.get("subfolder", ""), instance.id)
+    subfolder = with_prefix(query.get("subfolder", ""), instance.mark)
     if "subfolder" in query:
         return with_parameter(url, "subfolder", subfolder)
     return f"{url}&subfolder={quoted(subfolder)}"

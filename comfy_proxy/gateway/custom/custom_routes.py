@@ -63,11 +63,12 @@ class CustomRoutes:
         Raises AmbiguousRequestError (409), UnavailableError (503) if the only one who can answer is
         away, and what forwarding raises.
         """
+        asked = Question.of(request, self._cluster.settings, self._rules.marks)
         if request.body_exists:
             async with while_connected(request):
-                question = await Question.of(request, self._cluster)
+                question = await asked
         else:
-            question = await Question.of(request, self._cluster)
+            question = await asked
         try:
             addressed = self._rules.decide(question)
             self._tell(question, addressed)

@@ -8,7 +8,7 @@ or in a URL of ``/view``; under whatever key a custom node's own route expects i
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
@@ -25,17 +25,17 @@ _SUBFOLDER: Final = re.compile(r"(?P<key>[?&]subfolder=)(?P<value>[^&#]*)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unmarked:
-    """A request less the marks in it: ``owners`` are the ids of the instances that they named,
-    ``target`` its path with query, and ``raw`` its body; None if the client's has no mark."""
+    """A request less the marks in it: ``owners`` are these marks, ``target`` its path with query,
+    and ``raw`` its body; None if the client's has no mark."""
 
     owners: frozenset[str]
     target: str
     raw: bytes | None = field(default=None, repr=False)
 
 
-def unmarked(target: str, read: Fields | None, ids: Collection[str]) -> Unmarked:
-    """The request for ``target`` with the body ``read``, without the marks of these ``ids``."""
-    marks, raw = Marks(ids), None
+def unmarked(target: str, read: Fields | None, known: Container[str]) -> Unmarked:
+    """The request for ``target`` with the body ``read``, without the marks that are ``known``."""
+    marks, raw = Marks(known), None
     path, mark, query = target.partition("?")
     target = changed_query(f"{marks.taken_out_of_path(path)}{mark}{query}", marks.taken_out)
     if read is not None and any(marks.taken_out(*one) != one[1] for one in read.fields):
@@ -44,11 +44,10 @@ def unmarked(target: str, read: Fields | None, ids: Collection[str]) -> Unmarked
 
 
 class Marks:
-    """Takes the marks of instances with these ``ids`` out of values; whose they were is kept in
-    ``owners``."""
+    """Takes the marks that are ``known`` out of values, and keeps them in ``owners``."""
 
-    def __init__(self, ids: Collection[str]) -> None:
-        self._ids = ids
+    def __init__(self, known: Container[str]) -> None:
+        self._known = known
         self.owners: set[str] = set()
 
     def taken_out(self, key: str, value: str) -> str:
@@ -66,14 +65,14 @@ class Marks:
         """An encoded path less the first segment that is a mark."""
         segments = path.split("/")
         for at, segment in enumerate(segments[1:-1], 1):
-            owner, _ = split_prefix(unquote(segment), self._ids)
+            owner, _ = split_prefix(unquote(segment), self._known)
             if owner is not None and unquote(segment) == f"@{owner}":
                 self.owners.add(owner)
                 return "/".join(segments[:at] + segments[at + 1 :])
         return path
 
     def _inner(self, value: str, *, is_folder: bool) -> str | None:
-        owner, inner = split_prefix(value, self._ids)
+        owner, inner = split_prefix(value, self._known)
         if owner is None or not (inner or is_folder):
             return None
         self.owners.add(owner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Container
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
@@ -12,7 +12,6 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 
 from comfy_proxy.bodies import ClientBody
-from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.custom.fields import (
     MAX_FIELDS,
     MAX_READ_BYTES,
@@ -27,6 +26,7 @@ from comfy_proxy.gateway.custom.marks import Unmarked, unmarked
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.upload_form import UploadBody
 from comfy_proxy.request_path import normal_path
+from comfy_proxy.settings import Settings
 
 LONG_BYTES: Final = 32 * 2**10
 """Of a body; a longer one is read in a thread, so that nobody waits behind one that takes long."""
@@ -46,15 +46,14 @@ class Question:
     query: list[Field] = field(default_factory=list)
 
     @classmethod
-    async def of(cls, request: web.Request, cluster: Cluster) -> Self:
-        """``request``, its body received. Raises RequestError, ClientGoneError, UnavailableError
-        (no room for the body)."""
-        target = client_target(request, cluster.settings)
-        ids = [one.id for one in cluster.instances]
+    async def of(cls, request: web.Request, settings: Settings, marks: Container[str]) -> Self:
+        """``request``, its body received; ``marks`` are those of instances. Raises
+        RequestError, ClientGoneError, UnavailableError (no room for the body)."""
+        target = client_target(request, settings)
         made = cls(
             request=request,
             target=target,
-            unmarked=unmarked(target, None, ids),
+            unmarked=unmarked(target, None, marks),
             query=query_fields(target),
         )
         if request.body_exists:
@@ -62,13 +61,13 @@ class Question:
             await made.body.receive()
             if made.body.size is not None and made.body.size <= MAX_READ_BYTES:
                 raw = b"".join([piece async for piece in made.body.chunks()])
-                read = partial(made._read, raw, ids)
+                read = partial(made._read, raw, marks)
                 await asyncio.to_thread(read) if len(raw) > LONG_BYTES else read()
         return made
 
-    def _read(self, raw: bytes, ids: Collection[str]) -> None:
+    def _read(self, raw: bytes, marks: Container[str]) -> None:
         self.read = body_fields(raw, self.request.headers.get(hdrs.CONTENT_TYPE, ""))
-        self.unmarked = unmarked(self.target, self.read, ids)
+        self.unmarked = unmarked(self.target, self.read, marks)
 
     def close(self) -> None:
         if self.body is not None:

@@ -98,11 +98,11 @@ class Rules:
         self._cluster = cluster
         self._ledger = ledger
         self._files = files
+        self.marks = files.disks
         self._rows = rows
         self._askers = askers
         self._asking = asking
         self._clients = clients
-        self._by_id = {one.id: one for one in cluster.instances}
         self.order: Sequence[Callable[[Question], Addressed | None]] = (
             self.by_row,
             self.by_mark,
@@ -160,7 +160,7 @@ class Rules:
     def by_mark(self, question: Question) -> Addressed | None:
         """A name that we gave comes back: to its instance, by the name that it has there."""
         sent = question.unmarked
-        owners = [self._by_id[one] for one in sorted(sent.owners)]
+        owners = [owner for one in sorted(sent.owners) if (owner := self.marks.of(one)) is not None]
         if not owners:
             return None
         owner = _only(owners, "The request names results of several ComfyUI instances")

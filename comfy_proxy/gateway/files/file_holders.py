@@ -28,6 +28,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, UnavailableError
 from comfy_proxy.gateway.files.asset_owners import AssetOwners
 from comfy_proxy.gateway.files.client import THERE, Look, look
+from comfy_proxy.gateway.files.disks import Disks
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName
 from comfy_proxy.gateway.files.instance_prefix import split_prefix
 from comfy_proxy.gateway.files.makers import Makers
@@ -52,7 +53,7 @@ class FileHolders:
         self.asset_owners = AssetOwners()
         self.storage = SharedStorage(cluster.settings.shared_storage)
         self.holdings = Holdings(place=self.storage.place)
-        self._by_id = {instance.id: instance for instance in cluster.instances}
+        self.disks = Disks(cluster, self.makers, self.storage)
         for instance in cluster.instances:
             instance.on_interruption.append(self._interrupted)
 
@@ -71,8 +72,8 @@ class FileHolders:
         """The instance that the prefix of ``subfolder`` names, and the subfolder there."""
         if kind not in RESULT_TYPES:
             return None, subfolder
-        owner, inner = split_prefix(subfolder, self._by_id)
-        return (None, subfolder) if owner is None else (self._by_id[owner], inner)
+        mark, inner = split_prefix(subfolder, self.disks)
+        return (None, subfolder) if mark is None else (self.disks.of(mark), inner)
 
     def known_to_hold(self, file: FileName, instance: Instance) -> bool:
         """True if a graph that names ``file`` finds it there, by what is known; asks nobody."""

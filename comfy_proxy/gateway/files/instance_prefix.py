@@ -4,6 +4,7 @@ Each instance counts its own ``ComfyUI_00001_.png``; the same name on two instan
 (PROTOCOL.md trap 6). So clients see the subfolders of instance 1 with ``@1`` in front: ``""`` →
 ``@1``, ``a/b`` → ``@1/a/b``. They send the subfolder back in ``/view`` and in graphs, and the
 prefix says which instance to ask, also after a restart of the proxy: nothing is remembered for it.
+One whose disk was emptied gets another mark (``@1.1``, see ``disks.py``).
 
 A path with ``..`` never counts as prefixed: ``@1/../x`` means ``x`` of whoever is asked, and
 without the prefix it would mean a place outside the directory.
@@ -12,31 +13,32 @@ without the prefix it would mean a place outside the directory.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Container
 from typing import Any
 
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, climbs
 
-_PREFIX = re.compile(r"@(?P<id>[^/\\]+)(?:[/\\]+(?P<rest>.*))?", re.DOTALL)
+_PREFIX = re.compile(r"@(?P<mark>[^/\\]+)(?:[/\\]+(?P<rest>.*))?", re.DOTALL)
 
 
-def with_prefix(subfolder: str, instance_id: str) -> str:
-    """``subfolder`` of a result as clients see it."""
-    return f"@{instance_id}/{subfolder}" if subfolder else f"@{instance_id}"
+def with_prefix(subfolder: str, mark: str) -> str:
+    """``subfolder`` of a result as clients see it; ``mark`` is its instance's."""
+    return f"@{mark}/{subfolder}" if subfolder else f"@{mark}"
 
 
-def split_prefix(subfolder: str, ids: Collection[str]) -> tuple[str | None, str]:
-    """The instance's id and the subfolder there; ``(None, subfolder)`` if there is no prefix.
+def split_prefix(subfolder: str, marks: Container[str]) -> tuple[str | None, str]:
+    """The instance's mark and the subfolder there; ``(None, subfolder)`` if there is no prefix.
 
-    Only the ids of configured instances count: any other ``@x`` is a folder that a client made.
+    Only the marks of instances as they are now count: any other ``@x`` is a folder that a client
+    made, or one of a disk that is gone.
     """
     found = _PREFIX.fullmatch(subfolder)
-    if found is None or found["id"] not in ids or climbs(subfolder):
+    if found is None or found["mark"] not in marks or climbs(subfolder):
         return None, subfolder
-    return found["id"], found["rest"] or ""
+    return found["mark"], found["rest"] or ""
 
 
-def prefix_outputs(output: Any, instance_id: str, kinds: Collection[str] = RESULT_TYPES) -> Any:
+def prefix_outputs(output: Any, mark: str, kinds: Collection[str] = RESULT_TYPES) -> Any:
     """A copy of ``output`` (JSON) in which each file whose type is of ``kinds`` has the prefix.
 
     For whatever names files: ``executed``, ``/history``, ``/api/jobs``. A subfolder that looks
@@ -45,12 +47,12 @@ def prefix_outputs(output: Any, instance_id: str, kinds: Collection[str] = RESUL
     refuses it, so no copy could ever be put under the prefixed name.
     """
     if isinstance(output, list):
-        return [prefix_outputs(item, instance_id, kinds) for item in output]
+        return [prefix_outputs(item, mark, kinds) for item in output]
     if not isinstance(output, dict):
         return output
-    prefixed = {key: prefix_outputs(value, instance_id, kinds) for key, value in output.items()}
+    prefixed = {key: prefix_outputs(value, mark, kinds) for key, value in output.items()}
     if _names_a_file(output, kinds):
-        prefixed["subfolder"] = with_prefix(output.get("subfolder") or "", instance_id)
+        prefixed["subfolder"] = with_prefix(output.get("subfolder") or "", mark)
     return prefixed
 
 

@@ -37,4 +37,4 @@ class SharedStorage:
     def prefixed(self, output: Any, instance: Instance) -> Any:
         """An output of ``instance`` as clients see it: prefixed where not all have the file."""
         own = RESULT_TYPES - self.kinds
-        return prefix_outputs(output, instance.id, own) if own else output
+        return prefix_outputs(output, instance.mark, own) if own else output

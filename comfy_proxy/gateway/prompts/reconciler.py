@@ -11,14 +11,15 @@ much waits.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_lists import history_path
+from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path
 from comfy_proxy.cluster.prompt_outcomes import told_by
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import InstanceError
@@ -77,11 +78,24 @@ class Reconciler:
         """A new socket of that client is at ``instance``; what came before it was not heard."""
         self._missed(one for one in self._followed(instance) if one.client_id == client_id)
 
-    def seen(self, ids: Container[object], instance: Instance) -> None:
+    def seen(
+        self,
+        ids: Container[object],
+        instance: Instance,
+        entries: Mapping[str, HistoryEntry] = MappingProxyType({}),
+    ) -> None:
         """Somebody has read entries of these prompts in the history of ``instance``: they have
-        ended, and what is still taken for living is asked for."""
-        found = [one for one in self._followed(instance) if one.prompt_id in ids]
-        self._missed(one for one in found if not one.reused)
+        ended, and what is still taken for living is asked for.
+
+        One whose entry is among ``entries``, and whose events nobody hears, has ended now: if its
+        instance is away in the next moment its client is not told that it has no end.
+        """
+        found = [one for one in self._followed(instance) if one.prompt_id in ids and not one.reused]
+        for prompt in found:
+            entry = entries.get(prompt.prompt_id)
+            if entry is not None and self._is_unheard(prompt):
+                self._settle(prompt.prompt_id, entry.data(), instance)
+        self._missed(one for one in found if not one.ended)
 
     async def close(self) -> None:
         """Look no more."""

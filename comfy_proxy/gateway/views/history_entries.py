@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,8 +22,14 @@ Change = tuple[int, int, bytes]
 """``(start, end, bytes)``: what is put in place of ``start:end`` of an answer."""
 
 
-EndsSeen = Callable[[Container[object], Instance], None]
-"""Hears that the history of that instance has entries of prompts with these ids."""
+class EndsSeen(Protocol):
+    """Hears what a client is shown of a history: ``prompts/reconciler.py``."""
+
+    def __call__(
+        self, ids: Container[object], instance: Instance, entries: Mapping[str, HistoryEntry] = ...
+    ) -> None:
+        """The history of ``instance`` has entries of prompts with these ids; ``entries`` are those
+        that were scanned for HISTORY_WITH_NODES."""
 
 
 class OwnEntries(Protocol):
@@ -102,8 +108,8 @@ def is_given_up(prompt_id: str | None, instance: Instance, ledger: Ledger) -> bo
     """Whether that prompt goes on elsewhere, because ``instance`` hung: how it ended there counts
     for nobody (``dispatch/zombies.py`` takes it away)."""
     prompt = None if prompt_id is None else ledger.find(prompt_id)
-    attempts = () if prompt is None else prompt.attempts
-    return any(one.given_up and one.instance is instance for one in attempts)
+    attempts = () if prompt is None else reversed(prompt.attempts)
+    return next((one.given_up for one in attempts if one.instance is instance), False)
 
 
 def is_first_try(entry: HistoryEntry, instance: Instance, second_tries: SecondTries) -> bool:

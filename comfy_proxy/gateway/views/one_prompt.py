@@ -18,7 +18,7 @@ from comfy_proxy.cluster.prompt_jobs import (
     read_job,
     running_job,
 )
-from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
+from comfy_proxy.cluster.prompt_lists import HISTORY_WITH_NODES, HistoryEntry, read_history
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
@@ -96,7 +96,7 @@ class OnePrompt:
         kept = self._kept.find(prompt_id)
         if kept is not None and not await self._cluster.health_checker.answers(kept.instance):
             return await self._shown(request, kept, [kept.instance])
-        asking = self._asking(f"/history/{quote(prompt_id, safe='')}", HISTORY)
+        asking = self._asking(f"/history/{quote(prompt_id, safe='')}", HISTORY_WITH_NODES)
         told = await self._owners.find(prompt_id, asking, _entries)
         instance, answer = told.instance, told.answer
         if not (entries := _entries(answer)):
@@ -108,7 +108,8 @@ class OnePrompt:
         if any(is_first_try(one, instance, self._second_tries) for one in entries):
             return await native.reply_pieces(request, [b"{}"], answer)
         self._made_files.note([self._made_files.in_scanned(one, instance) for one in entries])
-        self._ends_seen((prompt_id,), instance)
+        read = {one.prompt_id: one for one in entries if one.prompt_id and one.value.is_object}
+        self._ends_seen(read, instance, read)
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
         return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)

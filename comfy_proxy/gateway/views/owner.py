@@ -16,6 +16,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError, UnavailableError
 from comfy_proxy.gateway.exchange.fanout import Answer, answers_of_all, nobody_answers
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_queue
+from comfy_proxy.gateway.views.history_entries import is_given_up
 from comfy_proxy.ledger.events import Found
 from comfy_proxy.ledger.ledger import Ledger
 
@@ -68,11 +69,16 @@ class PromptOwners:
         """The instance whose answer is ``found``, and that answer.
 
         The owner on record is asked first; the others hear of it only if the owner does not have
-        it, or does not answer. If nobody has it: any of the answers, one with status 200 before
-        others. Raises NoHealthyInstanceError if nobody answers.
+        it, or does not answer; one at which it was given up is not asked at all. If nobody has it:
+        any of the answers, one with status 200 before others. Raises NoHealthyInstanceError if
+        nobody answers.
         """
         owner = await self.known(prompt_id)
-        others = [one for one in self._cluster.instances if one is not owner]
+        others = [
+            one
+            for one in self._cluster.instances
+            if one is not owner and not is_given_up(prompt_id, one, self._ledger)
+        ]
         answers: dict[Instance, A] = {}
         for group in ([owner] if owner else []), others:
             try:

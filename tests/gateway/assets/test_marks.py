@@ -15,7 +15,7 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 
 
 def mark(data: Any, *, common: bool = False) -> Any:
-    instance: Any = SimpleNamespace(id="2")
+    instance: Any = SimpleNamespace(mark="2")
     return marked(data, instance, SharedStorage(FILE_TYPES if common else frozenset()))
 
 

@@ -224,9 +224,36 @@ async def test_an_end_where_a_prompt_was_given_up_is_not_shown() -> None:
         one.running = [entry("a", 1)]
         two.history = {"a": finished("a", 1, 20)}
         assert await get(client, "/history") == {}
+        assert await get(client, "/history/a") == {}
         page = await get(client, "/api/jobs")
         assert [job["status"] for job in page["jobs"]] == ["in_progress"]
         assert page["pagination"]["total"] == 1
+
+
+async def test_an_end_where_a_prompt_was_given_up_and_came_back_to_is_shown() -> None:
+    """Given up there once, it was sent there again and has ended: that one counts."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        prompt = posted(gateway, "a")
+        gateway.ledger.apply(events.GivenUp(prompt=prompt, ran=True))
+        take(gateway.ledger, prompt, gateway.cluster.instances[1])
+        two.history = {"a": finished("a", 1, 20)}
+        assert list(await get(client, "/history")) == ["a"]
+        assert list(await get(client, "/history/a")) == ["a"]
+
+
+async def test_an_end_that_a_client_has_read_is_known_from_then_on() -> None:
+    """Its instance is away before anything else has told of it: it is 503, not unknown, until what
+    the instance said is read."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        await gateway.reconciler.close()  # nobody else asks for it
+        await gateway.views.keeper.close()
+        prompt = posted(gateway, "a")
+        two.history = {"a": finished("a", 1, 20)}
+        assert list(await get(client, "/history/a")) == ["a"]
+        assert prompt.ended
+        await two.stop()
+        async with client.get("/history/a") as answer:
+            assert answer.status == 503
 
 
 # --- what has ended ---------------------------------------------------------------------

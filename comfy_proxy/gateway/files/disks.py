@@ -1,0 +1,106 @@
+"""Instances that come back with an empty disk: a name that was told before means nothing then.
+
+ComfyUI numbers results by what lies in the directory (``ComfyUI_00001_.png``), so an instance whose
+directory was emptied gives the same names once more, to others' prompts. A client that was told one
+before, and asks for it late, must not get another client's picture. So after an instance was away
+some of the files that it is known to have made are looked for. If none is left its results get
+another mark from then on (``@2.1``, then ``@2.2``), and the old one leads to no instance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Final
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.files.client import look
+from comfy_proxy.gateway.files.makers import Makers
+from comfy_proxy.gateway.files.shared_storage import SharedStorage
+from comfy_proxy.observers import tell
+from comfy_proxy.tracing import untraced
+
+SAMPLES: Final = 8
+"""So many files are looked for, those that were made last: people delete single results too."""
+_KIND: Final = "output"  # what is in `temp` goes at each start, and has names that are random
+_MARK: Final = re.compile(r"(?P<id>\d+)(?:\.(?P<disk>\d{1,9}))?")
+
+
+class Disks:
+    """Knows whose a mark is; ``on_new`` callbacks hear of each instance that got another one."""
+
+    def __init__(self, cluster: Cluster, makers: Makers, storage: SharedStorage) -> None:
+        self._cluster = cluster
+        self._makers = makers
+        self._storage = storage
+        self._unsure: set[Instance] = set()
+        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self.on_new: list[Callable[[Instance], None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Disks of {', '.join(one.mark for one in self._cluster.instances)}>"
+
+    def __contains__(self, mark: object) -> bool:
+        return isinstance(mark, str) and self.of(mark) is not None
+
+    def of(self, mark: str) -> Instance | None:
+        """The instance whose results have ``mark``, as they are now; None for an older disk.
+
+        A later one than is known was told by a proxy before this one, which had no STATE_FILE.
+        """
+        found = _MARK.fullmatch(mark)
+        if found is None:
+            return None
+        for instance in self._cluster.instances:
+            if instance.id == found["id"]:
+                return instance if _number(mark) >= _number(instance.mark) else None
+        return None
+
+    def interrupted(self, instance: Instance) -> None:
+        """For ``instance.on_interruption``: its disk may be another one now."""
+        if not self._storage.is_common(_KIND):
+            self._unsure.add(instance)
+
+    def heard(self, instance: Instance) -> None:
+        """For ``health_checker.on_success``. Asked before anything is sent there: ComfyUI answers
+        in the order in which it is asked, so this is known before a prompt can end."""
+        task = self._tasks.get(instance)
+        if instance in self._unsure and (task is None or task.done()):
+            self._unsure.discard(instance)
+            self._tasks[instance] = asyncio.create_task(
+                self._look(instance), name=f"disk of {instance.host}", context=untraced()
+            )
+
+    async def close(self) -> None:
+        """End what is under way."""
+        tasks = tuple(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look(self, instance: Instance) -> None:
+        files = self._makers.latest_of(instance, _KIND, SAMPLES)
+        try:
+            looks = await asyncio.gather(*(look(instance, self._cluster, one) for one in files))
+        except InstanceError as error:
+            logger.debug("{} does not tell whether its files are there: {}", instance.host, error)
+            self._unsure.add(instance)
+            return
+        if looks and all(found.status == 404 for found in looks):
+            instance.mark = f"{instance.id}.{_number(instance.mark) + 1}"
+            logger.bind(instance=instance.host).warning(
+                "instance {} has lost the results it had made: they are 404 from now on, and new"
+                " ones are named @{}",
+                instance.host,
+                instance.mark,
+            )
+            tell(self.on_new, instance)
+
+
+def _number(mark: str) -> int:
+    return int(mark.partition(".")[2] or 0)
