@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import defaultdict, deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from loguru import logger
@@ -20,7 +22,8 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.client import look
-from comfy_proxy.gateway.files.makers import Makers
+from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.makers import Made, Makers
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
@@ -36,8 +39,11 @@ class Disks:
 
     def __init__(self, cluster: Cluster, makers: Makers, storage: SharedStorage) -> None:
         self._cluster = cluster
-        self._makers = makers
         self._storage = storage
+        self._made: defaultdict[Instance, deque[FileName]] = defaultdict(
+            partial(deque, maxlen=SAMPLES)
+        )
+        makers.on_made.append(self._note)
         self._unsure: set[Instance] = set()
         self._tasks: dict[Instance, asyncio.Task[None]] = {}
         self.on_new: list[Callable[[Instance], None]] = []
@@ -76,6 +82,13 @@ class Disks:
                 self._look(instance), name=f"disk of {instance.host}", context=untraced()
             )
 
+    def _note(self, made: Made) -> None:
+        """Its own record of each instance: of a name that several have made, ``Makers`` knows the
+        last one alone."""
+        latest = self._made[made.at]
+        if made.is_sure and made.file.type == _KIND and made.file not in latest:
+            latest.append(made.file)
+
     async def close(self) -> None:
         """End what is under way."""
         tasks = tuple(self._tasks.values())
@@ -84,9 +97,9 @@ class Disks:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look(self, instance: Instance) -> None:
-        files = self._makers.latest_of(instance, _KIND, SAMPLES)
+        asked = [look(instance, self._cluster, file) for file in self._made[instance]]
         try:
-            looks = await asyncio.gather(*(look(instance, self._cluster, one) for one in files))
+            looks = await asyncio.gather(*asked)
         except InstanceError as error:
             logger.debug("{} does not tell whether its files are there: {}", instance.host, error)
             self._unsure.add(instance)
@@ -99,6 +112,7 @@ class Disks:
                 instance.host,
                 instance.mark,
             )
+            self._made[instance].clear()
             tell(self.on_new, instance)
 
 

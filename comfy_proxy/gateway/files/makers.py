@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
@@ -49,10 +48,6 @@ class Owners:
         known = self._records.get(file)
         return None if known is None else known[0]
 
-    def of(self, instance: Instance) -> Iterator[FileName]:
-        """What ``instance`` has, the latest record first."""
-        return (file for file, known in reversed(self._records.items()) if known[0] is instance)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
@@ -81,15 +76,6 @@ class Makers:
     def of(self, file: FileName) -> Instance | None:
         """Who made it, as far as is known; whether it is still there is another question."""
         return self._last.owner(one_spelling(file))
-
-    def latest_of(self, instance: Instance, kind: str, limit: int) -> list[FileName]:
-        """Files of that type that are surely of ``instance``, those that were made last first."""
-        made = (
-            file
-            for file in self._last.of(instance)
-            if file.type == kind and self._sure.owner(file) is instance
-        )
-        return list(islice(made, limit))
 
     def is_sure(self, file: FileName) -> bool:
         """True if the instance of :meth:`of` has told the file in full, not only in a text."""

@@ -76,6 +76,16 @@ async def test_a_graph_that_names_a_result_of_before_is_refused(
         assert name in await answer.text()
 
 
+async def test_it_counts_what_the_instance_made_though_others_made_the_names_since(
+    proxy: Any, workers: Workers
+) -> None:
+    before = await made(proxy, workers[1], color=1)
+    same = await made(proxy, workers[0], color=2)
+    assert same["filename"] == before["filename"]
+    await restarted(proxy, workers[1], keep_files=False)
+    assert instance_of(proxy, workers[1]).mark == "2.1"
+
+
 async def test_each_empty_disk_is_another_one(proxy: Any, workers: Workers) -> None:
     marks = []
     for _ in range(3):
