@@ -1,11 +1,11 @@
 """Instances die, hang and lose connections for a while; whatever was accepted must end, once.
 
-Instances (embedded workers in processes of their own, each behind a forwarder that can be a bad
-network), the proxy before them in its own process, and clients: six with a socket, four that only
-poll, two of the job API, one that uploads. Each prompt and job has a colour, by which its picture
-is known and its runs at the instances are counted. What goes wrong, where and when is decided by a
-seed; at any time one instance at least has no fault. At the end all is mended, and what is open
-has a minute to end.
+Instances (embedded workers in processes of their own, or real ones with --comfyui, each behind a
+forwarder that can be a bad network), the proxy before them in its own process, and clients: six
+with a socket, four that only poll, two of the job API, one that uploads. Each prompt and job has a
+colour, by which its picture is known and its runs at the instances are counted. What goes wrong,
+where and when is decided by a seed; at any time one instance at least has no fault. At the end all
+is mended, and what is open has a minute to end.
 
 The exit code is 0 if all of these are 0: lost (accepted, and its client never learned of an end),
 again (run once more though the instance that ran it had neither died nor hung), twice (two ends
@@ -37,6 +37,7 @@ import aiohttp
 from chaos_clients import Client, PollingClient, SocketClient
 from chaos_faults import KINDS, carry_out, plan
 from chaos_http import Http
+from chaos_instances import comfyui, embedded
 from chaos_job_clients import JobClient, UploadClient, write_workflows
 from chaos_records import Records
 from chaos_verdict import COUNTED, TOLD, Finding, Verdict, executions
@@ -76,6 +77,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="for logs and findings")
     parser.add_argument(
         "--faults", type=_kinds, default=list(KINDS), help=f"of {','.join(KINDS)}, or none"
+    )
+    parser.add_argument(
+        "--comfyui", type=Path, metavar="CACHE", help="real servers, as scripts/live-comfyui has"
     )
     parser.add_argument("--strict", action="store_true", help="what was forgotten counts")
     parser.add_argument("--short", action="store_true", help="one seed of 20 s")
@@ -140,7 +144,8 @@ async def run_seed(seed: int, folder: Path, options: argparse.Namespace) -> Foun
     """One run; its logs and what it found are in ``folder``."""
     write_workflows(folder / "workflows")
     os.environ["WORKFLOW_DIRECTORY"] = str(folder / "workflows")
-    async with World(folder, options.instances) as world:
+    start = embedded if options.comfyui is None else comfyui(options.comfyui.absolute())
+    async with World(folder, options.instances, start) as world:
         records = await _use(world, seed, options)
         if not world.proxy_runs:
             raise SystemExit(f"the proxy has ended; see {folder}")

@@ -14,10 +14,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from chaos_instances import ROOT, Start, embedded
 from chaos_network import Forwarder, Network
 
-ROOT = Path(__file__).parent.parent
-START_S = 30.0  # for a process to listen
+START_S = 60.0  # for a process to listen
 SOME_PORTS = range(20000, 32000)  # below those that the kernel gives to outgoing connections
 
 
@@ -71,8 +71,9 @@ class Trouble:
 class Worker:
     """One instance in a process of its own; what it says is kept in a file."""
 
-    def __init__(self, index: int, port: int, folder: Path) -> None:
+    def __init__(self, index: int, port: int, folder: Path, start: Start) -> None:
         self.port = port
+        self._start = start
         self.base = folder / f"instance-{index + 1}"
         self._log = folder / f"instance-{index + 1}.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -82,12 +83,12 @@ class Worker:
         return self.base.with_suffix(".journal")
 
     def start(self) -> None:
-        command = [sys.executable, str(ROOT / "scripts" / "chaos_worker.py")]
-        command += ["--port", str(self.port), "--base-directory", str(self.base), "--test-nodes"]
+        program = self._start(self.port, self.base)
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                command,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                program.command,
+                cwd=program.folder,
+                env={**os.environ, **program.environ},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -115,10 +116,10 @@ class World:
     ``troubles`` is what was done to whom. An instance is clean if nothing is wrong with it now.
     """
 
-    def __init__(self, folder: Path, instances: int) -> None:
+    def __init__(self, folder: Path, instances: int, start: Start = embedded) -> None:
         self._folder = folder
         ports = free_ports(2 * instances + 1)
-        self.workers = [Worker(index, ports[index], folder) for index in range(instances)]
+        self.workers = [Worker(index, ports[index], folder, start) for index in range(instances)]
         self._before = ports[instances : 2 * instances]
         self._port = ports[-1]
         self.url = f"http://127.0.0.1:{self._port}"

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "protocol"))
+for room in ("protocol", "gateway"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / room))
 
 MET = pytest.StashKey[list[str]]()
 """The version and the address of each server."""
