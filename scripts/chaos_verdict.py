@@ -21,6 +21,7 @@ and queue for a while; ``{}`` for a success whose process had ended since (``--s
 it); refused or failed after an instance had lost its files, and it names one; answered late."""
 DEATHS = ("kill", "empty")
 KILL_S = 0.5  # from the decision to kill a process until it is dead, at most
+MOMENT_S = 0.3  # a check, and what it allows to be sent
 MOST_DEATHS = 2  # as often a prompt's process ends before it is taken for the cause
 
 
@@ -145,9 +146,7 @@ class Verdict:
 
     def _excuse(self, work: Work, before: Execution, run: Execution) -> str:
         """Why ``run`` was needed although there was one ``before``; empty if it was not."""
-        if run.ended is None and self._stopped(work, run, run.index):
-            # What waits there begins in the moment in which it goes on, before anybody can ask for
-            # anything; it is interrupted then.
+        if self._woke(run):
             return "woke"
         if self._cut_off(run):
             return "cut off"  # it had gone on elsewhere by then
@@ -160,6 +159,15 @@ class Verdict:
         if self._cut_off(before):
             return "cut off"
         return "picture lost" if work.kind == "job" and self._lost_picture(before) else ""
+
+    def _woke(self, run: Execution) -> bool:
+        """Whether it began in the moment in which its instance went on, before anybody could ask
+        for anything. It is interrupted then, if it does not end in this moment."""
+        return (run.ended is None or run.ended < run.started + MOMENT_S) and any(
+            one.kind == "stop" and one.index == run.index
+            for one in self._troubles
+            if one.ended is None or one.begun <= run.started <= one.ended + MOMENT_S
+        )
 
     def _cut_off(self, run: Execution) -> bool:
         """Whether it began while each connection to its instance broke: nobody could hear of it,
