@@ -204,7 +204,8 @@ async def main(arguments: Sequence[str] | None = None) -> int:
         total += counts
     _print_row("sum", total)
     for seed, findings in found:
-        for line in _lines([one for one in findings if one.what in counted], details=False):
+        counting = [one for one in findings if one.what in counted]
+        for line in _lines(counting, details=options.short):
             print(f"seed {seed}, {line[:300]}")
     return 1 if any(total[what] for what in counted) else 0
 
