@@ -97,6 +97,7 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
         jobs=app[JOBS],
         makers=gateway.files.makers,
         own_history=gateway.own_history,
+        kept=gateway.views.kept,
         reconciler=gateway.reconciler,
     )
 

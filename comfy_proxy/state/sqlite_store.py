@@ -13,17 +13,14 @@ import asyncio
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from loguru import logger
 
 from comfy_proxy.state import sqlite_rows as rows
+from comfy_proxy.state.sqlite_reader import SqliteReader
 from comfy_proxy.state.store import Value
 from comfy_proxy.tracing import untraced
 
@@ -32,11 +29,10 @@ MAX_UNWRITTEN_BYTES: Final = 64 * 2**20
 lost to the file, which is then given up until the next start."""
 _OVERHEAD: Final = 200  # bytes that an entry counts beyond its value
 
-T = TypeVar("T")
 _Entry = tuple[str, str]
 
 
-class SqliteStore:
+class SqliteStore(SqliteReader):
     """Fills :class:`comfy_proxy.state.store.StateStore`; :meth:`open` first, :meth:`close` last.
 
     The file is readable by its owner alone (mode 0600, which is restored if it was wider): the
@@ -44,9 +40,7 @@ class SqliteStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="comfy-proxy-state")
-        self._database: sqlite3.Connection | None = None
+        super().__init__(path)
         self._unwritten: dict[_Entry, Value | None] = {}
         self._unwritten_bytes = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -166,32 +160,6 @@ class SqliteStore:
                 await self._in_thread(database.close)
             with suppress(OSError):
                 await self._in_thread(lambda: _set_aside(self._path))
-
-    # --- reading -----------------------------------------------------------------------------
-
-    async def entries(self, kind: str) -> list[tuple[str, bytes]]:
-        """See :class:`StateStore`."""
-        return await self._read(lambda database: rows.entries(database, kind), [])
-
-    async def pieces(self, kind: str, key: str) -> AsyncIterator[bytes]:
-        """See :class:`StateStore`."""
-        for part in count():
-            question = partial(rows.piece, kind=kind, key=key, part=part)
-            if (piece := await self._read(question, None)) is None:
-                return
-            yield piece
-
-    async def _read(self, question: Callable[[sqlite3.Connection], T], nothing: T) -> T:
-        if (database := self._database) is None:
-            return nothing
-        try:
-            return await self._in_thread(lambda: question(database))
-        except sqlite3.Error as error:
-            logger.error("STATE_FILE {} cannot be read: {}", self._path, error)
-            return nothing
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _size(value: Value | None) -> int:

@@ -1,7 +1,7 @@
 """The room as a whole: what is restored at the start, in which order, and what writes from then on.
 
 * Before anything is connected (:meth:`State.start`): the file is opened; who we are, the learned
-  costs, who made which file.
+  costs, who made which file, what is kept of instances' histories.
 * Once all rooms run, and before the first request (:meth:`State.restore`): clients' prompts, then
   jobs. Jobs' prompts of the process before are withdrawn (``orphans.py``).
 * At the end (:meth:`State.close`), after all rooms: costs are written, and the file is closed.
@@ -20,11 +20,13 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.files.makers import Makers
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.state import identity, instance_ids
 from comfy_proxy.state.job_state import JobState
+from comfy_proxy.state.kept_history import KeptHistory
 from comfy_proxy.state.known_files import KnownFiles, LostEntries
 from comfy_proxy.state.learned_costs import LearnedCosts
 from comfy_proxy.state.orphans import Orphans
@@ -42,6 +44,7 @@ class Rooms:
     jobs: JobService
     makers: Makers
     own_history: OwnHistory
+    kept: KeptEntries
     reconciler: Reconciler
 
 
@@ -136,3 +139,4 @@ class State:
         rooms.ledger.observers.append(self._costs.observe)
         await KnownFiles(store, rooms.makers, cluster).restore()
         await LostEntries(store, rooms.own_history).restore()
+        await KeptHistory(store, rooms.kept, cluster).restore()

@@ -2,14 +2,15 @@
 
 ComfyUI keeps its history in memory: what was told yesterday is gone with its process, and cannot be
 asked for while it hangs. An entry is kept as clients see it, packed, and shown only while the
-instance it came from cannot be asked, or may have lost it.
+instance it came from cannot be asked, or may have lost it. With a STATE_FILE what is kept outlives
+this process too (``state/kept_history.py``).
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from comfy_proxy.gateway.views.history_entries import ShownEntry
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.json_scanner import ANY, TEXT, Shape
 from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
+from comfy_proxy.observers import tell
 
 MAX_ENTRIES = 10_000
 """So many entries are kept, which is how many ComfyUI's own history holds. Beyond it the one that
@@ -51,12 +53,13 @@ class KeptEntry:
     """An entry of ``instance`` as clients see it, but for its number (``own`` at the instance).
 
     ``packed`` is ``"id": {…}`` in two parts, before the number and after it (``split`` bytes). It
-    was read at ``kept_at`` (monotonic seconds); ``packed_job`` is what ``/api/jobs`` lists of it.
+    was read at ``kept_at`` (monotonic seconds, None: by a process before this one); ``packed_job``
+    is what ``/api/jobs`` lists of it.
     """
 
     prompt_id: str
     instance: Instance
-    kept_at: float
+    kept_at: float | None
     ended_ms: float | None
     own: Any
     split: int
@@ -107,9 +110,11 @@ class KeptEntry:
         """Whether it is to be shown where the answers of ``answered`` lack it.
 
         Not if its instance was asked and has never been in trouble since: then somebody deleted it
-        there.
+        there. Nobody has watched it while the proxy was away: after a restart it may have lost it.
         """
-        return self.instance not in answered or self.instance.signs.troubled_since(self.kept_at)
+        if self.instance not in answered or self.kept_at is None:
+            return True
+        return self.instance.signs.troubled_since(self.kept_at)
 
     def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
         """``"id": {…}`` with our number."""
@@ -157,7 +162,11 @@ def _as_read(
 
 
 class KeptEntries:
-    """By prompt id, the one that was kept first at the front."""
+    """By prompt id, the one that was kept first at the front.
+
+    ``on_kept`` hears of each entry that is kept from now on, ``on_gone`` the prompt id of each that
+    is no longer, for whatever reason.
+    """
 
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         self._max_entries = max_entries
@@ -165,6 +174,8 @@ class KeptEntries:
         self._entries: OrderedDict[str, KeptEntry] = OrderedDict()
         self._bytes = 0
         self._sure: dict[str, float] = {}
+        self.on_kept: list[Callable[[KeptEntry], None]] = []
+        self.on_gone: list[Callable[[str], None]] = []
 
     def __repr__(self) -> str:
         return f"<KeptEntries {len(self._entries)}, {self._bytes} B>"
@@ -174,6 +185,7 @@ class KeptEntries:
         self.delete([entry.prompt_id])
         self._entries[entry.prompt_id] = entry
         self._bytes += entry.size
+        tell(self.on_kept, entry)
         while len(self._entries) > 1 and (
             len(self._entries) > self._max_entries or self._bytes > self._max_bytes
         ):
@@ -210,9 +222,8 @@ class KeptEntries:
             self._sure.pop(prompt_id, None)
             if (entry := self._entries.pop(prompt_id, None)) is not None:
                 self._bytes -= entry.size
+                tell(self.on_gone, prompt_id)
 
     def clear(self) -> None:
         """Keep none of them any more."""
-        self._entries.clear()
-        self._sure.clear()
-        self._bytes = 0
+        self.delete(tuple(self._entries))

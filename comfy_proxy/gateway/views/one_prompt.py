@@ -20,6 +20,7 @@ from comfy_proxy.cluster.prompt_jobs import (
 )
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
 from comfy_proxy.dispatch.second_tries import SecondTries
+from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.missing import name_missing, unasked
@@ -97,7 +98,12 @@ class OnePrompt:
         if kept is not None and not await self._cluster.health_checker.answers(kept.instance):
             return await self._shown(request, kept, [kept.instance])
         asking = self._asking(f"/history/{quote(prompt_id, safe='')}", HISTORY)
-        told = await self._owners.find(prompt_id, asking, _entries)
+        try:
+            told = await self._owners.find(prompt_id, asking, _entries)
+        except NoHealthyInstanceError:
+            if kept is None:
+                raise
+            return await self._shown(request, kept, self._cluster.instances)
         instance, answer = told.instance, told.answer
         if not (entries := _entries(answer)):
             if kept is not None and await self._stands_in(kept, told.asked):

@@ -258,6 +258,16 @@ async def test_an_end_stays_known_when_its_instance_dies() -> None:
         assert whole["outputs"] == before["/history/a"]["a"]["outputs"]
 
 
+async def test_an_end_stays_known_when_all_instances_die() -> None:
+    """From the first question on, when no check has told yet that nobody is there."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        await kept(gateway, two, "a")
+        before = await get(client, "/history/a")
+        await one.stop()
+        await two.stop()
+        assert await answer_of(client, "/history/a") == (before, "1, 2")
+
+
 async def test_an_end_stays_known_when_its_instance_starts_again(workers: Workers) -> None:
     """It was in trouble since: what it does not have any more is shown from here, in lists as soon
     as its files were found to be its own."""
