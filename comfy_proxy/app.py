@@ -98,6 +98,7 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
         makers=gateway.files.makers,
         own_history=gateway.own_history,
         kept=gateway.views.kept,
+        keeper=gateway.views.keeper,
         reconciler=gateway.reconciler,
     )
 

@@ -1,8 +1,8 @@
 """What instances said of prompts that have ended (``gateway/views/kept_entries.py``), in the file:
 so an instance that dies with the proxy, or after it, does not take its history along.
 
-An entry is written when it is kept, a few milliseconds after its prompt has ended; a kill in
-between loses it.
+Between the end of a prompt and the moment in which its entry is kept the file says that it is to
+be read still (``unread_ends.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Final
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
+from comfy_proxy.ledger.events import Found
+from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.state import kept_record
 from comfy_proxy.state.store import StateStore
 
@@ -27,12 +30,13 @@ class KeptHistory:
     Each has a key of its own, so that one that is kept anew stands behind all others.
     """
 
-    def __init__(self, store: StateStore, entries: KeptEntries, cluster: Cluster) -> None:
+    def __init__(
+        self, store: StateStore, entries: KeptEntries, cluster: Cluster, ledger: Ledger
+    ) -> None:
         self._store = store
         self._entries = entries
-        # With a single instance clients speak to it alone, and what they clear is not heard of.
-        several = len(cluster.instances) > 1
-        self._by_url = {str(one.url): one for one in cluster.instances} if several else {}
+        self._ledger = ledger
+        self._by_url = several_by_url(cluster)
         self._keys: dict[str, str] = {}
 
     async def restore(self) -> None:
@@ -56,6 +60,7 @@ class KeptHistory:
         self._entries.delete([entry.prompt_id])
         self._keys[entry.prompt_id] = key
         self._entries.add(entry)
+        self._ledger.apply(Found(prompt_id=entry.prompt_id, instance=entry.instance))
 
     def _kept(self, entry: KeptEntry) -> None:
         key = self._keys[entry.prompt_id] = uuid.uuid4().hex
@@ -64,3 +69,10 @@ class KeptHistory:
     def _gone(self, prompt_id: str) -> None:
         if (key := self._keys.pop(prompt_id, None)) is not None:
             self._store.delete(KEPT, key)
+
+
+def several_by_url(cluster: Cluster) -> dict[str, Instance]:
+    """The instances by their URLs. A single one is none of them: clients speak to it alone, and
+    what they delete in its history is not heard of."""
+    several = len(cluster.instances) > 1
+    return {str(one.url): one for one in cluster.instances} if several else {}

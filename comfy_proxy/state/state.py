@@ -20,6 +20,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.files.makers import Makers
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.ledger.ledger import Ledger
@@ -34,6 +35,7 @@ from comfy_proxy.state.orphans import Orphans
 from comfy_proxy.state.prompt_recovery import PromptRecovery
 from comfy_proxy.state.prompt_state import PromptState
 from comfy_proxy.state.sqlite_store import SqliteStore
+from comfy_proxy.state.unread_ends import UnreadEnds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +48,7 @@ class Rooms:
     makers: Makers
     own_history: OwnHistory
     kept: KeptEntries
+    keeper: HistoryKeeper
     reconciler: Reconciler
 
 
@@ -145,4 +148,5 @@ class State:
         rooms.ledger.observers.append(self._costs.observe)
         await KnownFiles(store, rooms.makers, cluster).restore()
         await LostEntries(store, rooms.own_history).restore()
-        await KeptHistory(store, rooms.kept, cluster).restore()
+        await KeptHistory(store, rooms.kept, cluster, rooms.ledger).restore()
+        await UnreadEnds(store, rooms.keeper, cluster, rooms.ledger).restore()

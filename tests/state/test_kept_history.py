@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from job_client import kill, until
-from prompts_of_clients import ended, get, graph, post
+from prompts_of_clients import ended, get, graph, heard, listening, living, post
 from restarting import Restarting
 from yarl import URL
 
@@ -22,8 +22,10 @@ from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
 from comfy_proxy.keys import GATEWAY, STATE
+from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.state.kept_history import KEPT, KeptHistory
 from comfy_proxy.state.sqlite_store import SqliteStore
+from comfy_proxy.state.unread_ends import UNREAD
 
 Json = dict[str, Any]
 
@@ -171,6 +173,62 @@ async def test_one_instance_alone(proxy: Restarting) -> None:
     assert not any(proxy.http.app[GATEWAY].views.kept.find(one) for one in before)
 
 
+async def ends_unread(proxy: Restarting) -> tuple[str, int]:
+    """A prompt whose end was told, and nothing more, when the proxy was killed; and where."""
+    await proxy.start()
+    for worker in proxy.workers:
+        worker.faults.hang = ("/history",)
+    async with listening(proxy.http, "me") as socket:
+        prompt_id = await post(proxy.http, client_id="me")
+        await heard(socket, "execution_success", prompt_id)
+        await until(lambda: not living(proxy.http))
+        await proxy.http.app[STATE].durable()
+        proxy.killed_now()
+    await proxy.stop()
+    for worker in proxy.workers:
+        worker.faults.clear()
+    return prompt_id, worker_of(proxy, prompt_id)
+
+
+async def test_killed_before_the_entry_was_read(proxy: Restarting) -> None:
+    """The next process reads it, and keeps it."""
+    prompt_id, at = await ends_unread(proxy)
+    await proxy.start()
+    await kept(proxy, prompt_id)
+    await proxy.restart()
+    await kill(proxy.workers[at])
+    assert list(await get(proxy.http, f"/history/{prompt_id}")) == [prompt_id]
+
+
+async def test_an_instance_that_died_with_an_unread_entry(proxy: Restarting) -> None:
+    """It is 503 while it is away, over any number of restarts, and not unknown; until a client has
+    deleted it."""
+    prompt_id, at = await ends_unread(proxy)
+    await kill(proxy.workers[at])
+    for _ in range(2):
+        await proxy.start()
+        async with proxy.http.get(f"/history/{prompt_id}") as answer:
+            assert (answer.status, (await answer.json())["code"]) == (503, "unavailable")
+        await proxy.stop()
+    await proxy.start()
+    async with proxy.http.post("/history", json={"delete": [prompt_id]}):
+        pass  # its instance cannot be told
+    await proxy.restart()
+    assert await get(proxy.http, f"/history/{prompt_id}") == {}
+
+
+async def test_what_was_read_is_to_be_read_no_more(proxy: Restarting) -> None:
+    """The file has the entry, or that it is to be read, and never both."""
+    await proxy.start()
+    await kept_at_each(proxy)
+    await proxy.stop()
+    store = SqliteStore(proxy.settings["state_file"])
+    assert await store.open()
+    assert await store.entries(UNREAD) == []
+    assert len(await store.entries(KEPT)) == 2
+    await store.close()
+
+
 # --- the file itself --------------------------------------------------------------------
 
 
@@ -198,7 +256,7 @@ async def keeping(path: Path, entries: KeptEntries) -> AsyncIterator[SqliteStore
     store = SqliteStore(path)
     assert await store.open()
     try:
-        await KeptHistory(store, entries, CLUSTER).restore()
+        await KeptHistory(store, entries, CLUSTER, Ledger(CLUSTER.clock)).restore()
         yield store
     finally:
         await store.close()

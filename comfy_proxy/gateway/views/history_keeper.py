@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from loguru import logger
@@ -21,6 +21,7 @@ from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntries, KeptEntry
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import Ending
+from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
 
 MAX_WANTED = 1_000
@@ -47,7 +48,11 @@ class _Wanted:
 
 
 class HistoryKeeper:
-    """Has ``entries`` filled; one request for each end, and one at a time for each instance."""
+    """Has ``entries`` filled; one request for each end, and one at a time for each instance.
+
+    ``on_changed`` hears the id of a prompt whose entry is to be read from now on, or no longer: it
+    was, or is given up.
+    """
 
     def __init__(self, cluster: Cluster, storage: SharedStorage, entries: KeptEntries) -> None:
         self._cluster = cluster
@@ -57,6 +62,7 @@ class HistoryKeeper:
         self._news: set[Instance] = set()
         self._readers: dict[Instance, asyncio.Task[None]] = {}
         self._closed = False
+        self.on_changed: list[Callable[[str], None]] = []
 
     def __repr__(self) -> str:
         return f"<HistoryKeeper of {self._entries!r}>"
@@ -72,11 +78,24 @@ class HistoryKeeper:
             return  # what is in the history under its id may be of the one before
         length = 0 if prompt.post is None else len(prompt.post.body)
         if end.ending in _KEPT_ENDINGS and length <= MAX_ENTRY_BYTES:
-            wanted = self._wanted[prompt.instance]
-            wanted[prompt.prompt_id] = _Wanted(prompt)
-            if len(wanted) > MAX_WANTED:
-                del wanted[next(iter(wanted))]
+            self.want(prompt, prompt.instance)
             self.look(prompt.instance)
+
+    def want(self, prompt: Prompt, instance: Instance) -> None:
+        """It has ended there, and its entry is to be read; somebody else says when to look."""
+        wanted = self._wanted[instance]
+        wanted[prompt.prompt_id] = _Wanted(prompt)
+        tell(self.on_changed, prompt.prompt_id)
+        if len(wanted) > MAX_WANTED:
+            self._unwanted(next(iter(wanted)), instance)
+
+    def wanted_at(self, prompt_id: str) -> Instance | None:
+        """The instance where its entry is to be read; None if it is not, or not any more."""
+        return next((one for one, wanted in self._wanted.items() if prompt_id in wanted), None)
+
+    def _unwanted(self, prompt_id: str, instance: Instance) -> None:
+        if self._wanted[instance].pop(prompt_id, None) is not None:
+            tell(self.on_changed, prompt_id)
 
     def unread(self, instance: Instance) -> list[Prompt]:
         """Those that have ended there, and whose entry has not been read yet. While their instance
@@ -99,15 +118,15 @@ class HistoryKeeper:
         """Clients have deleted these, or posted others under their ids; unknown ids are ignored."""
         ids = tuple(prompt_ids)
         self._entries.delete(ids)
-        for wanted in self._wanted.values():
+        for instance in tuple(self._wanted):
             for prompt_id in ids:
-                wanted.pop(prompt_id, None)
+                self._unwanted(prompt_id, instance)
 
     def clear(self) -> None:
         """A client has cleared the history."""
         self._entries.clear()
-        for wanted in self._wanted.values():
-            wanted.clear()
+        for wanted in tuple(self._wanted.values()):
+            self.delete(tuple(wanted))
 
     async def close(self) -> None:
         """Read no more."""
@@ -142,12 +161,14 @@ class HistoryKeeper:
         except (ComfyProxyError, OSError) as error:  # a full disk
             logger.warning("an end at {} cannot be kept: {}", instance.host, error)
             entry = None
-        if (asked := wanted.pop(prompt_id, None)) is None:
+        if (asked := wanted.get(prompt_id)) is None:
             return
         if entry is not None:
             self._entries.add(entry)
         elif asked.reads + 1 < MAX_READS:
             wanted[prompt_id] = _Wanted(asked.prompt, asked.reads + 1)
+            return
+        self._unwanted(prompt_id, instance)
 
     async def _entry(self, prompt_id: str, instance: Instance) -> KeptEntry | None:
         """None if ``instance`` has none, or one that is too long. Raises InstanceError."""
