@@ -17,12 +17,12 @@ from typing import Any
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import Job, ended_job, whole_job
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
-from comfy_proxy.gateway.exchange.pieces import Piece, joined
+from comfy_proxy.gateway.exchange.pieces import Piece, joined, length
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.files.told_files import told_files
-from comfy_proxy.gateway.views.history_entries import ShownEntry
+from comfy_proxy.gateway.views.history_entries import Change, ShownEntry
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.json_scanner import ANY, TEXT, Shape
 from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
@@ -34,10 +34,15 @@ was kept first goes."""
 MAX_BYTES = 64 * 2**20
 """Bytes of all entries, packed; a graph takes a fifth of its length. Beyond it the one that was
 kept first goes, but never the newest."""
+MAX_ENTRY_BYTES = 8 * 2**20
+"""Bytes of an entry, its graph included. One that is longer is kept without its graph and what came
+with that (both are ``{}``): it is pictures mostly, which cannot be packed, and would take the place
+of hundreds of others, and to unpack it would stop the event loop whenever it is shown."""
 KEPT: Shape = {
     ANY: {
         b"prompt": {
             0: {},
+            2: {},
             3: {b"create_time": {}, b"extra_pnginfo": {b"workflow": {b"id": {}}}},
         },
         b"outputs": TEXT,
@@ -78,14 +83,19 @@ class KeptEntry:
         kept_at: float,
     ) -> KeptEntry | None:
         """``entry`` of ``instance``, scanned for KEPT in its ``answer``; None for what is none of
-        ComfyUI's. May take a while: a thread is to do it if it is long."""
+        ComfyUI's, and if it is longer than MAX_ENTRY_BYTES even without its graph. May take a
+        while: a thread is to do it if it is long."""
         if entry.prompt_id is None or entry.number is None:
             return None
         shown = ShownEntry.of(entry, answer, instance, storage)
         changes = [(entry.number.start, entry.number.end, _NUMBER)]
         if shown.outputs is not None:
             changes.append(shown.outputs)
+        if is_long(entry):
+            changes += _without_graph(entry)
         pieces = shown.text.replaced(sorted(changes))
+        if length(pieces) > MAX_ENTRY_BYTES:
+            return None
         place = next(index for index, piece in enumerate(pieces) if piece is _NUMBER)
         before, after = joined(pieces[:place]), joined(pieces[place + 1 :])
         own = entry.number.data()
@@ -131,6 +141,18 @@ class KeptEntry:
         """As ``/api/jobs/{id}`` tells it."""
         entry = loads_exact(b"{" + joined(self.numbered(numbers)) + b"}")[self.prompt_id]
         return whole_job(self.job(), entry)
+
+
+def is_long(entry: HistoryEntry) -> bool:
+    """Whether it is kept without its graph, if at all."""
+    return entry.value.end - entry.value.start > MAX_ENTRY_BYTES
+
+
+def _without_graph(entry: HistoryEntry) -> Iterator[Change]:
+    row = entry.value.get(b"prompt")
+    for index in (2, 3):
+        if row is not None and (part := row.get(index)) is not None:
+            yield part.start, part.end, b"{}"
 
 
 def _files(outputs: Any) -> Iterator[FileName]:
