@@ -13,6 +13,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -36,11 +37,13 @@ class SqliteStore(SqliteReader):
     """Fills :class:`comfy_proxy.state.store.StateStore`; :meth:`open` first, :meth:`close` last.
 
     The file is readable by its owner alone (mode 0600, which is restored if it was wider): the
-    graphs in it may hold secrets. It belongs to one process at a time.
+    graphs in it may hold secrets. It belongs to one process at a time. ``expendable`` are the kinds
+    that are given up first, and alone if that is enough, while the disk takes nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, expendable: Collection[str] = ()) -> None:
         super().__init__(path)
+        self._expendable = expendable
         self._unwritten: dict[_Entry, Value | None] = {}
         self._unwritten_bytes = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -149,7 +152,16 @@ class SqliteStore(SqliteReader):
         self._unwritten = {**batch, **self._unwritten}
         self._unwritten_bytes = sum(map(_size, self._unwritten.values()))
         if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
+            self._spare_memory()
+        if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
             await self._give_up()
+
+    def _spare_memory(self) -> None:
+        """What is expendable is deleted from the file, where an older value may stand."""
+        for kind, key in self._unwritten:
+            if kind in self._expendable:
+                self._unwritten[kind, key] = None
+        self._unwritten_bytes = sum(map(_size, self._unwritten.values()))
 
     async def _give_up(self) -> None:
         """Until the next start; that must not find what is out of date by then."""

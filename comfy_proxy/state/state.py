@@ -28,7 +28,7 @@ from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.state import identity, instance_ids
 from comfy_proxy.state.drained import DrainedInstances
 from comfy_proxy.state.job_state import JobState
-from comfy_proxy.state.kept_history import KeptHistory
+from comfy_proxy.state.kept_history import KEPT, KeptHistory
 from comfy_proxy.state.known_files import KnownFiles, LostEntries
 from comfy_proxy.state.learned_costs import LearnedCosts
 from comfy_proxy.state.orphans import Orphans
@@ -60,7 +60,7 @@ class State:
         self._lock = identity.Lock()
         self._settings = rooms.cluster.settings
         path = self._settings.state_file
-        self._store = None if path is None else SqliteStore(path)
+        self._store = None if path is None else SqliteStore(path, expendable=(KEPT,))
         self._costs: LearnedCosts | None = None
         self._drained: DrainedInstances | None = None
         self._own: identity.Identity | None = None

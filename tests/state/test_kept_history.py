@@ -142,6 +142,7 @@ async def test_what_clients_have_deleted_stays_deleted(proxy: Restarting, order:
     body = {"clear": True} if order == "clear" else {"delete": list(before)}
     async with proxy.http.post("/history", json=body) as answer:
         assert answer.status == 200
+    proxy.killed_now()
     await proxy.restart()
     for prompt_id in before:
         assert await get(proxy.http, f"/history/{prompt_id}") == {}
