@@ -58,6 +58,7 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[STATE] = State(_rooms(app, ledger))
     dispatcher.durable = app[STATE].sent
     app[JOBS].durable = app[STATE].durable
+    app[GATEWAY].commands.durable = app[STATE].durable
     register(
         app,
         [*status.routes(), *instances_api.routes(), *dashboard.routes(), *api.routes()],
@@ -97,6 +98,8 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
         jobs=app[JOBS],
         makers=gateway.files.makers,
         own_history=gateway.own_history,
+        kept=gateway.views.kept,
+        keeper=gateway.views.keeper,
         reconciler=gateway.reconciler,
     )
 

@@ -1,7 +1,7 @@
 """``/api/instances``, for operators: who does the work, and who is to leave it for a while.
 
-A key is wanted where keys are set, as everywhere. Drained and resumed is in memory: a restart of
-the proxy forgets it.
+A key is wanted where keys are set, as everywhere. With a STATE_FILE an answer says what outlives a
+restart of the proxy too; without one a restart forgets who is drained.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NotFoundError
 from comfy_proxy.jobs.negotiation import wait_seconds
-from comfy_proxy.keys import CLUSTER, METRICS
+from comfy_proxy.keys import CLUSTER, METRICS, STATE
 from comfy_proxy.lenient_json import dumps
 from comfy_proxy.status import instance_view
 
@@ -43,6 +43,7 @@ async def _drain(request: web.Request) -> web.Response:
     instance, wait_s = _instance(request), wait_seconds(request.query.get("wait"))
     drains = request.app[CLUSTER].drains
     await drains.drain(instance)
+    await request.app[STATE].durable()
     await drains.empty(instance, wait_s)
     return _answer(request, instance)
 
@@ -50,6 +51,7 @@ async def _drain(request: web.Request) -> web.Response:
 async def _resume(request: web.Request) -> web.Response:
     instance = _instance(request)
     request.app[CLUSTER].drains.resume(instance)
+    await request.app[STATE].durable()
     return _answer(request, instance)
 
 

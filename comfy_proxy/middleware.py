@@ -17,7 +17,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from loguru import logger
 
-from comfy_proxy import security
+from comfy_proxy import open_streams, security
 from comfy_proxy.bodies import ClientGoneError
 from comfy_proxy.cors import AllowedOrigins
 from comfy_proxy.counted_response import send_if_large
@@ -81,7 +81,8 @@ def register(
     app[SETTINGS] = settings
     app[LOGS] = AppLogs(settings)
     app[SHUTDOWN] = Shutdown()
-    app[SOCKETS] = set()
+    app[SOCKETS] = {}
+    app[open_streams.EVENT_STREAMS] = {}
     app[ALL_TRAFFIC] = AllTraffic()
     app[REQUEST_OBSERVERS] = []
     app[REQUEST_OBSERVERS].append(app[LOGS].record_request)
@@ -118,6 +119,7 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
         answer = redirect
         raise
     finally:
+        open_streams.forget(request)
         now, observers = clock.monotonic(), request.app[REQUEST_OBSERVERS]
         record = request_record(
             request,
@@ -248,6 +250,7 @@ async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> N
     if REQUEST_ID not in request:
         return
     request[_ANSWER] = answer
+    open_streams.note(request, answer)
     found = request.config_dict  # a property that makes a new mapping at each access
     request[_BEGAN_AT] = found[CLUSTER].clock.monotonic()
     answer.headers["X-Request-ID"] = request[REQUEST_ID]

@@ -1,7 +1,8 @@
 """The configuration read again while the proxy runs (SIGHUP).
 
 Keys, origins, the log level and the rows of ROUTES_FILE are taken over, all of them or none; every
-other setting needs a restart, because rooms are built with it.
+other setting needs a restart, because rooms are built with it. What is open, and would be refused
+now, is ended (``open_streams.py``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from comfy_proxy.errors import SettingsError
 from comfy_proxy.gateway.custom.rows import read_rows
 from comfy_proxy.keys import GATEWAY, LOGS, SETTINGS
 from comfy_proxy.middleware import ORIGINS
+from comfy_proxy.open_streams import end_unwelcome
 from comfy_proxy.security import forms_of, start_warnings
 from comfy_proxy.settings import VARIABLES, Settings
 
@@ -53,6 +55,8 @@ def reload(app: web.Application, load: Callable[[], Settings]) -> bool:
     if new.log_level != app[LOGS].level:
         app[LOGS].set_level(new.log_level)
     _tell(changed)
+    if {"api_keys", "cors_origins"} & set(changed):
+        end_unwelcome(app)
     if "api_keys" in changed:
         for warning in start_warnings(settings, {}):
             logger.warning(warning)

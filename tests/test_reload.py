@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from child_signals import listen_to_all
 from serving import PATIENCE_S, Served, serving
@@ -71,8 +72,16 @@ async def status(served: Served, method: str, path: str, **headers: str) -> int:
         return answer.status
 
 
+async def last_message(socket: aiohttp.ClientWebSocketResponse) -> aiohttp.WSMessage:
+    """What comes after all events."""
+    async with asyncio.timeout(PATIENCE_S):
+        while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+            pass
+    return message
+
+
 async def test_keys_origins_and_level_are_taken_over(workers: Pair, tmp_path: Path) -> None:
-    """From then on, for new requests; the new key is in no log either. The old one is none."""
+    """From then on; the new key is in no log either. The old one is none, and its socket ends."""
     page = {"Origin": "https://app.example"}
     async with configured(tmp_path, workers, api_keys=[OLD]) as (served, files):
         old, new = {"X-API-Key": OLD}, {"X-API-Key": NEW}
@@ -94,7 +103,9 @@ async def test_keys_origins_and_level_are_taken_over(workers: Pair, tmp_path: Pa
             files.write(api_keys=[NEW])
             await read_again(served)
             assert await status(served, "OPTIONS", "/prompt", **asking) == 403
-            assert not socket.closed
+            closed = await last_message(socket)
+            assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1008)
+            assert "key" in closed.extra
         assert await served.end() == 0
     assert NEW not in served.text()
     assert OLD not in served.text()

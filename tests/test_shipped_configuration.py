@@ -31,6 +31,8 @@ from comfy_proxy.settings import Settings, load_settings
 
 TOML = CONFIG / "comfy-proxy.toml"
 UNIT = CONFIG / "systemd" / "comfy-proxy.service"
+DOCKERFILE = CONFIG / "docker" / "Dockerfile"
+KUBERNETES = CONFIG / "kubernetes" / "comfy-proxy.yml"
 OF_OTHERS = {
     *("COMFYUI_IMAGE", "CUDA_VISIBLE_DEVICES"),
     *("API_KEY", "COMFYUI_HOSTS", "COMFY_HOST_1", "COMFYUI_PATH", "COMFYUI_PORT"),
@@ -129,7 +131,7 @@ def test_systemd_waits_while_jobs_have_time_to_finish() -> None:
 
 def test_kubernetes_waits_while_jobs_have_time_to_finish() -> None:
     """The time before SIGTERM (preStop) counts too; probes and ports are those of the proxy."""
-    deployment, service = read_yaml(CONFIG / "kubernetes" / "comfy-proxy.yml")["items"]
+    _, deployment, service = read_yaml(KUBERNETES)["items"]
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     pause_s = float(container["lifecycle"]["preStop"]["exec"]["command"][1])
@@ -140,6 +142,29 @@ def test_kubernetes_waits_while_jobs_have_time_to_finish() -> None:
     assert {one["containerPort"] for one in container["ports"]} == {Settings().port}
     assert all(is_setting(one["name"]) for one in container["env"])
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_kubernetes_keeps_the_state_of_the_proxy() -> None:
+    """The image's STATE_FILE is in a volume that outlives the pod, which one pod has at a time and
+    the image's user can write."""
+    claim, deployment, _ = read_yaml(KUBERNETES)["items"]
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (volume,), (mount,) = pod["volumes"], container["volumeMounts"]
+    assert claim["kind"] == "PersistentVolumeClaim"
+    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+    assert mount["name"] == volume["name"]
+    words = [word for name, all_ in read_dockerfile(DOCKERFILE) if name == "ENV" for word in all_]
+    image = dict(word.split("=", 1) for word in words)
+    assert Path(image["STATE_FILE"]).parent == Path(mount["mountPath"])
+    assert "STATE_FILE" not in {one["name"] for one in container["env"]}
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+    room = int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi")) * 2**30
+    assert room > Settings().max_spool_size + Settings().max_results_size
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["strategy"]["type"] == "Recreate"
+    assert pod["securityContext"]["fsGroup"] > 0
+    assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
 
 
 def test_systemd_accepts_the_unit(tmp_path: Path) -> None:

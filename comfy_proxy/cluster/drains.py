@@ -2,7 +2,8 @@
 
 One that is drained gets no new work, what waits there goes elsewhere, and what runs there ends; it
 stays healthy or not, and is asked for what it alone can answer. It may be restarted then, as often
-as need be: only :meth:`Drains.resume` has it get work again, or a restart of the proxy.
+as need be: only :meth:`Drains.resume` has it get work again, or a restart of the proxy without a
+STATE_FILE (``state/drained.py``).
 """
 
 from __future__ import annotations

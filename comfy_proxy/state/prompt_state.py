@@ -2,7 +2,7 @@
 
 Written is that an instance is being sent one (with its body, before the POST), what came of that,
 and that a client deleted it. How far it is, is not: that is ComfyUI's to tell. What has ended is
-deleted; its instance's own history has it.
+deleted; its instance's own history has it, until that was read (``unread_ends.py``).
 """
 
 from __future__ import annotations

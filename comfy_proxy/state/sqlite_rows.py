@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from comfy_proxy.state.store import Value
+from comfy_proxy.state.store import BATCH_BYTES, BATCH_VALUES, Value
 
 PIECE_BYTES: Final = 2**20
 """Bytes of a row; so much of a picture is in memory at a time while it is written or read."""
@@ -98,7 +98,31 @@ def entries(database: sqlite3.Connection, kind: str) -> list[tuple[str, bytes]]:
     select = "SELECT key, value FROM entries WHERE kind = ? ORDER BY id"
     for key, value in database.execute(select, (kind,)):
         found.setdefault(key, bytearray()).extend(value)
-    return [(key.decode("utf-8", "surrogatepass"), bytes(value)) for key, value in found.items()]
+    return [(_text(key), bytes(value)) for key, value in found.items()]
+
+
+def batches(database: sqlite3.Connection, kind: str) -> list[list[str]]:
+    """The keys of that kind, in the order in which they were first put, BATCH_VALUES and some
+    BATCH_BYTES of values at most together."""
+    select = """
+        SELECT key, SUM(LENGTH(value)) FROM entries WHERE kind = ? GROUP BY key ORDER BY MIN(id)
+    """
+    found: list[list[str]] = []
+    room = 0
+    for key, size in database.execute(select, (kind,)):
+        if not found or room < size or len(found[-1]) == BATCH_VALUES:
+            found.append([])
+            room = BATCH_BYTES
+        found[-1].append(_text(key))
+        room -= size
+    return found
+
+
+def values(database: sqlite3.Connection, kind: str, keys: list[str]) -> list[tuple[str, bytes]]:
+    """Key and value of each of them that is there still."""
+    select = "SELECT value FROM entries WHERE kind = ? AND key = ? ORDER BY part"
+    read = [(key, database.execute(select, (kind, _bytes(key))).fetchall()) for key in keys]
+    return [(key, b"".join(part for (part,) in parts)) for key, parts in read if parts]
 
 
 def piece(database: sqlite3.Connection, kind: str, key: str, part: int) -> bytes | None:
@@ -111,3 +135,7 @@ def piece(database: sqlite3.Connection, kind: str, key: str, part: int) -> bytes
 def _bytes(key: str) -> bytes:
     """A client may have chosen it: it need not be UTF-8."""
     return key.encode("utf-8", "surrogatepass")
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogatepass")

@@ -13,17 +13,15 @@ import asyncio
 import os
 import sqlite3
 import stat
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection
 from contextlib import suppress
-from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from loguru import logger
 
 from comfy_proxy.state import sqlite_rows as rows
+from comfy_proxy.state.sqlite_reader import SqliteReader
 from comfy_proxy.state.store import Value
 from comfy_proxy.tracing import untraced
 
@@ -32,21 +30,20 @@ MAX_UNWRITTEN_BYTES: Final = 64 * 2**20
 lost to the file, which is then given up until the next start."""
 _OVERHEAD: Final = 200  # bytes that an entry counts beyond its value
 
-T = TypeVar("T")
 _Entry = tuple[str, str]
 
 
-class SqliteStore:
+class SqliteStore(SqliteReader):
     """Fills :class:`comfy_proxy.state.store.StateStore`; :meth:`open` first, :meth:`close` last.
 
     The file is readable by its owner alone (mode 0600, which is restored if it was wider): the
-    graphs in it may hold secrets. It belongs to one process at a time.
+    graphs in it may hold secrets. It belongs to one process at a time. ``expendable`` are the kinds
+    that are given up first, and alone if that is enough, while the disk takes nothing.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="comfy-proxy-state")
-        self._database: sqlite3.Connection | None = None
+    def __init__(self, path: Path, *, expendable: Collection[str] = ()) -> None:
+        super().__init__(path)
+        self._expendable = expendable
         self._unwritten: dict[_Entry, Value | None] = {}
         self._unwritten_bytes = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -155,7 +152,16 @@ class SqliteStore:
         self._unwritten = {**batch, **self._unwritten}
         self._unwritten_bytes = sum(map(_size, self._unwritten.values()))
         if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
+            self._spare_memory()
+        if self._unwritten_bytes > MAX_UNWRITTEN_BYTES:
             await self._give_up()
+
+    def _spare_memory(self) -> None:
+        """What is expendable is deleted from the file, where an older value may stand."""
+        for kind, key in self._unwritten:
+            if kind in self._expendable:
+                self._unwritten[kind, key] = None
+        self._unwritten_bytes = sum(map(_size, self._unwritten.values()))
 
     async def _give_up(self) -> None:
         """Until the next start; that must not find what is out of date by then."""
@@ -166,32 +172,6 @@ class SqliteStore:
                 await self._in_thread(database.close)
             with suppress(OSError):
                 await self._in_thread(lambda: _set_aside(self._path))
-
-    # --- reading -----------------------------------------------------------------------------
-
-    async def entries(self, kind: str) -> list[tuple[str, bytes]]:
-        """See :class:`StateStore`."""
-        return await self._read(lambda database: rows.entries(database, kind), [])
-
-    async def pieces(self, kind: str, key: str) -> AsyncIterator[bytes]:
-        """See :class:`StateStore`."""
-        for part in count():
-            question = partial(rows.piece, kind=kind, key=key, part=part)
-            if (piece := await self._read(question, None)) is None:
-                return
-            yield piece
-
-    async def _read(self, question: Callable[[sqlite3.Connection], T], nothing: T) -> T:
-        if (database := self._database) is None:
-            return nothing
-        try:
-            return await self._in_thread(lambda: question(database))
-        except sqlite3.Error as error:
-            logger.error("STATE_FILE {} cannot be read: {}", self._path, error)
-            return nothing
-
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
 
 def _size(value: Value | None) -> int:

@@ -1,7 +1,7 @@
 """The room as a whole: what is restored at the start, in which order, and what writes from then on.
 
-* Before anything is connected (:meth:`State.start`): the file is opened; who we are, the learned
-  costs, who made which file.
+* Before anything is connected (:meth:`State.start`): the file is opened; who we are, who is
+  drained, the learned costs, who made which file, what is kept of instances' histories.
 * Once all rooms run, and before the first request (:meth:`State.restore`): clients' prompts, then
   jobs. Jobs' prompts of the process before are withdrawn (``orphans.py``).
 * At the end (:meth:`State.close`), after all rooms: costs are written, and the file is closed.
@@ -20,17 +20,22 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.files.makers import Makers
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
+from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.state import identity, instance_ids
+from comfy_proxy.state.drained import DrainedInstances
 from comfy_proxy.state.job_state import JobState
+from comfy_proxy.state.kept_history import KEPT, KeptHistory
 from comfy_proxy.state.known_files import KnownFiles, LostEntries
 from comfy_proxy.state.learned_costs import LearnedCosts
 from comfy_proxy.state.orphans import Orphans
 from comfy_proxy.state.prompt_recovery import PromptRecovery
 from comfy_proxy.state.prompt_state import PromptState
 from comfy_proxy.state.sqlite_store import SqliteStore
+from comfy_proxy.state.unread_ends import UnreadEnds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +47,8 @@ class Rooms:
     jobs: JobService
     makers: Makers
     own_history: OwnHistory
+    kept: KeptEntries
+    keeper: HistoryKeeper
     reconciler: Reconciler
 
 
@@ -53,8 +60,9 @@ class State:
         self._lock = identity.Lock()
         self._settings = rooms.cluster.settings
         path = self._settings.state_file
-        self._store = None if path is None else SqliteStore(path)
+        self._store = None if path is None else SqliteStore(path, expendable=(KEPT,))
         self._costs: LearnedCosts | None = None
+        self._drained: DrainedInstances | None = None
         self._own: identity.Identity | None = None
 
     async def start(self) -> None:
@@ -71,6 +79,8 @@ class State:
 
     async def restore(self) -> None:
         """Once all rooms run: what was not at its end goes on."""
+        if self._drained is not None:
+            self._drained.listen()
         spared = set() if self._store is None else await self._go_on(self._store)
         if self._own is not None:
             Orphans(self._rooms.cluster, self._own, spared).start()
@@ -131,8 +141,12 @@ class State:
         rooms = self._rooms
         cluster = rooms.cluster
         instance_ids.keep(store, {one.url: one.id for one in cluster.instances})
+        self._drained = DrainedInstances(store, cluster)
+        await self._drained.restore()
         self._costs = LearnedCosts(store, cluster)
         await self._costs.restore()
         rooms.ledger.observers.append(self._costs.observe)
         await KnownFiles(store, rooms.makers, cluster).restore()
         await LostEntries(store, rooms.own_history).restore()
+        await KeptHistory(store, rooms.kept, cluster, rooms.ledger).restore()
+        await UnreadEnds(store, rooms.keeper, cluster, rooms.ledger).restore()

@@ -7,10 +7,15 @@ nothing else; ledger and jobs know of none of them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from comfy_proxy.stored_bytes import StoredBytes
 
+BATCH_BYTES: Final = 2**20
+"""Bytes of the values that are read at a time of a kind of which there are many; one that is longer
+comes alone."""
+BATCH_VALUES: Final = 100
+"""So many values come at a time, however short they are: who reads them takes a millisecond."""
 Value = bytes | StoredBytes
 """Small values as bytes; a picture as what it is stored in, of which a piece at a time is read."""
 
@@ -36,6 +41,11 @@ class StateStore(Protocol):
 
     async def entries(self, kind: str) -> list[tuple[str, bytes]]:
         """Key and value of each, in the order in which the keys were first put."""
+        ...
+
+    def batches(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]:
+        """As :meth:`entries`, some BATCH_BYTES at a time, for what is too much to have the event
+        loop and the memory take it at once."""
         ...
 
     def pieces(self, kind: str, key: str) -> AsyncIterator[bytes]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +199,37 @@ async def began(proxy: Proxy, job_id: str) -> None:
     async with proxy.served.http.get(f"{proxy.served.url}/api/jobs/{job_id}/events") as events:
         while b'"current_node":"2"' not in await events.content.readuntil(b"\n\n"):
             pass
+
+
+async def test_the_history_of_an_instance_that_dies_with_the_proxy(
+    proxy: Proxy, pair: Pair, tmp_path: Path
+) -> None:
+    """Both are killed: the next proxy shows what both instances have said."""
+    prompts = [await proxy.prompt(0, number) for number in range(PROMPTS)]
+    before = {prompt_id: await proxy.end(prompt_id) for prompt_id in prompts}
+    await in_the_file(proxy, tmp_path / "copy", number=PROMPTS)
+    await proxy.kill()
+    await pair[0].kill()
+    await proxy.start()
+    for prompt_id in prompts:
+        after = (await proxy.served.get(f"/history/{prompt_id}"))[prompt_id]
+        assert (after["outputs"], after["status"]) == (
+            before[prompt_id]["outputs"],
+            before[prompt_id]["status"],
+        )
+
+
+async def in_the_file(proxy: Proxy, copy: Path, *, number: int) -> None:
+    """Return when the file holds so many entries of histories."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(proxy.directory / "state", copy)
+            with closing(sqlite3.connect(copy / "proxy.sqlite")) as database:
+                select = "SELECT COUNT(*) FROM entries WHERE kind = 'kept-entry'"
+                if database.execute(select).fetchone() == (number,):
+                    return
+            await asyncio.sleep(0.02)
 
 
 async def test_without_a_state_file_nothing_is_left_at_the_instances(

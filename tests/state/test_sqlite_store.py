@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from loguru import logger
@@ -36,8 +37,8 @@ def told() -> Iterator[list[str]]:
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path)
+async def opened(path: Path, **options: Any) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path, **options)
     assert await store.open()
     try:
         yield store
@@ -250,6 +251,29 @@ async def test_a_full_disk(path: Path, told: list[str]) -> None:
         assert keys == ["before", "during 0", "during 2", "after"]
     assert len(told) == 1
     assert "cannot be written" in told[0]
+
+
+async def test_what_is_expendable_is_given_up_first(
+    path: Path, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond MAX_UNWRITTEN_BYTES; an older value of it is not there either, and all else is."""
+    monkeypatch.setattr(sqlite_store, "MAX_UNWRITTEN_BYTES", 50_000)
+    async with opened(path, expendable=("kept",)) as store:
+        store.put("kept", "0", b"older")
+        await store.flush()
+        await full(store, 1)
+        for number in range(5):
+            store.put("kept", str(number), bytes(20_000))
+            await store.flush()
+        store.put("job", "one", bytes(20_000))
+        await store.flush()
+        await full(store, 100_000)
+        store.put("kept", "after", b"1")
+        await store.flush()
+        assert "0" not in dict(await store.entries("kept"))
+        assert "after" in dict(await store.entries("kept"))
+        assert list(dict(await store.entries("job"))) == ["one"]
+    assert len(told) == 1
 
 
 async def test_a_disk_that_stays_full(

@@ -21,6 +21,7 @@ from comfy_proxy.gateway.events.sums import QueueSum
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.gateway.events.upstream_socket import UpstreamSocket
 from comfy_proxy.gateway.events.upstreams import Upstreams
+from comfy_proxy.gateway.exchange.context import STOPPING
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger.ledger import Ledger
 
@@ -46,6 +47,7 @@ class EventSession:
 
     signature: tuple[object, ...] | None = None
     """What its handshake says of it, as soon as there is one."""
+    _goodbye: tuple[int, bytes] = WSCloseCode.GOING_AWAY, STOPPING
 
     def __init__(
         self,
@@ -176,10 +178,12 @@ class EventSession:
         self.feed.muted = True
         self.upstreams.look_again()
 
-    def stop(self) -> None:
-        """The proxy goes down."""
+    def stop(self, code: int = WSCloseCode.GOING_AWAY, reason: bytes = STOPPING) -> None:
+        """The proxy goes down, or the client may not come in any more (another ``code``)."""
+        self._goodbye = code, reason
         self.farewell = WSCloseCode.GOING_AWAY, b""
-        self.upstreams.abandon()
+        if code == WSCloseCode.GOING_AWAY:
+            self.upstreams.abandon()
         self._end.set()
         self.upstreams.look_again()
 
@@ -195,7 +199,7 @@ class EventSession:
         code, reason, timeout_s = (
             (WSCloseCode.TRY_AGAIN_LATER, b"too slow", DRAIN_TIMEOUT_S)
             if self.feed.traffic.too_slow
-            else (WSCloseCode.GOING_AWAY, b"the proxy is stopping", GOODBYE_TIMEOUT_S)
+            else (*self._goodbye, GOODBYE_TIMEOUT_S)
         )
         try:
             async with asyncio.timeout(timeout_s):

@@ -82,8 +82,8 @@ class EventSessions:
         if not is_websocket_upgrade(request) or not ws.can_prepare(request):
             return await forward_balanced(request, self._cluster)
         session = self._session(request.query.get("clientId") or uuid.uuid4().hex)
-        sockets = request.config_dict.get(SOCKETS, set())
-        sockets.add(session)
+        sockets = request.config_dict.get(SOCKETS, {})
+        sockets[session] = request
         connected = False
         try:
             connected = await self.open(session, request)
@@ -96,7 +96,7 @@ class EventSessions:
                 return await session.run(request)
         finally:
             ending = self.close(session)
-            ending.add_done_callback(lambda _ending: sockets.discard(session))
+            ending.add_done_callback(lambda _ending: sockets.pop(session, None))
             if connected:  # a refusal is not kept back until a handshake has come to its end
                 await asyncio.shield(ending)
 

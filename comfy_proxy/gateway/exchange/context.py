@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from comfy_proxy.cluster.instance import Instance
 
@@ -29,12 +29,17 @@ USER_AT: web.RequestKey[Callable[[Instance, str], str]] = web.RequestKey("comfy_
 """What an instance calls the user whom the client names: each has ids of its own."""
 
 
+STOPPING: Final = b"the proxy is stopping"
+"""Why a WebSocket is closed, unless there is another reason."""
+
+
 class Stoppable(Protocol):
     """A client's WebSocket that is served."""
 
-    def stop(self) -> None:
-        """The proxy goes down: end it, with a word to its client."""
+    def stop(self, code: int = WSCloseCode.GOING_AWAY, reason: bytes = STOPPING) -> None:
+        """End it, and tell its client why: the proxy goes down, or its key is none any more."""
 
 
-SOCKETS: web.AppKey[set[Stoppable]] = web.AppKey("comfy_proxy.sockets")
-"""The open WebSockets of an application, to be ended when it stops."""
+SOCKETS: web.AppKey[dict[Stoppable, web.Request]] = web.AppKey("comfy_proxy.sockets")
+"""The open WebSockets of an application with the requests that they began as, to be ended when it
+stops, or when their clients may not come in any more."""

@@ -10,7 +10,8 @@ How a socket that ends otherwise ends the other:
 * connection lost without a close frame, or a broken protocol → the other connection ends without
   one too, so that its end sees 1006 (which cannot be sent) exactly as without a proxy;
 * no answer to a close frame within ``CLOSE_TIMEOUT_S`` → both end so;
-* the proxy stops → both ends are told 1001 (going away).
+* the proxy stops → both ends are told 1001 (going away); the client's key is none any more → it is
+  told 1008 (policy violation), the instance 1001.
 
 No compression on either: a frame that is inflated and deflated again costs more than it saves.
 A slow reader stops the pump (both ends' flow control), so nothing piles up.
@@ -28,7 +29,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.connection_manager import sent_once
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.exchange.context import SOCKETS
+from comfy_proxy.gateway.exchange.context import SOCKETS, STOPPING
 from comfy_proxy.gateway.exchange.forward import (
     AUTO_HEADERS,
     accounted,
@@ -180,13 +181,13 @@ async def _join(
     except ConnectionError:
         return client  # left in the meantime; aiohttp will see so too
     bridge = Bridge(client, upstream, instance, to_client)
-    sockets = request.config_dict.get(SOCKETS, set())
-    sockets.add(bridge)
+    sockets = request.config_dict.get(SOCKETS, {})
+    sockets[bridge] = request
     try:
         with counted(request, bridge.traffic):
             await bridge.run()
     finally:
-        sockets.discard(bridge)
+        sockets.pop(bridge, None)
     if request.transport is not None:
         # What was written goes out first. Without this aiohttp would add a close frame of its own.
         request.transport.close()
@@ -208,10 +209,12 @@ class Bridge:
         self._instance = instance
         self._to_client = to_client
         self._stopped = asyncio.Event()
+        self._goodbye: tuple[int, bytes] = aiohttp.WSCloseCode.GOING_AWAY, STOPPING
         self.traffic = SocketTraffic()
 
-    def stop(self) -> None:
-        """The proxy is going down: end :meth:`run`, with a word to both ends."""
+    def stop(self, code: int = aiohttp.WSCloseCode.GOING_AWAY, reason: bytes = STOPPING) -> None:
+        """End :meth:`run`: the client is told why, the instance that it goes away (1001)."""
+        self._goodbye = code, reason
         self._stopped.set()
 
     async def run(self) -> None:
@@ -239,8 +242,9 @@ class Bridge:
         self.traffic.to_client(data)
 
     async def _say_goodbye(self) -> None:
+        code, reason = self._goodbye
         await asyncio.gather(
-            self._client.close(code=aiohttp.WSCloseCode.GOING_AWAY),
+            self._client.close(code=code, message=reason),
             self._upstream.close(code=aiohttp.WSCloseCode.GOING_AWAY),
         )
 

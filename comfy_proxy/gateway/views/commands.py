@@ -13,7 +13,7 @@ client's: so an error is ComfyUI's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -36,7 +36,8 @@ from comfy_proxy.ledger.transit import MAX_LOOKS
 
 class Commands:
     """Has them done; ``own_history`` are entries that no instance has, and ``keeper`` keeps those
-    of instances: both are to be deleted here."""
+    of instances: both are to be deleted here. ``durable`` returns when that outlives this process,
+    if it is to."""
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Commands:
         self._owners = owners
         self._own_history = own_history
         self._keeper = keeper
+        self.durable: Callable[[], Awaitable[None]] = _in_memory
         self.views: Views = {
             "/queue": self.change_queue,
             "/history": self.change_history,
@@ -98,6 +100,7 @@ class Commands:
             if body.json.get("clear"):
                 self._own_history.clear()
                 self._keeper.clear()
+            await self.durable()
         if not ids:
             return await self._tell_all("/history", body)
         answers = await self._tell_owners("/history", "delete", body.json, ids)
@@ -200,6 +203,10 @@ class Commands:
         """The body as it came to all healthy instances; the first one's answer is the client's."""
         answers = await ask_all(self._cluster, "POST", path, **body.options)
         return native.relayed(next(iter(answers.values())))
+
+
+async def _in_memory() -> None:
+    """Nothing outlives this process."""
 
 
 def _ids(body: native.Body, key: str) -> list[str] | None:

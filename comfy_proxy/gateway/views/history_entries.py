@@ -29,7 +29,7 @@ class EndsSeen(Protocol):
         self, ids: Container[object], instance: Instance, entries: Mapping[str, HistoryEntry] = ...
     ) -> None:
         """The history of ``instance`` has entries of prompts with these ids; ``entries`` are those
-        that were scanned for HISTORY_WITH_NODES."""
+        that were scanned for their nodes too (``HISTORY_WITH_NODES``)."""
 
 
 class OwnEntries(Protocol):

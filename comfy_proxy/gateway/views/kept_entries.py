@@ -2,29 +2,31 @@
 
 ComfyUI keeps its history in memory: what was told yesterday is gone with its process, and cannot be
 asked for while it hangs. An entry is kept as clients see it, packed, and shown only while the
-instance it came from cannot be asked, or may have lost it.
+instance it came from cannot be asked, or may have lost it. With a STATE_FILE what is kept outlives
+this process too (``state/kept_history.py``).
 """
 
 from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import Job, ended_job, whole_job
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
-from comfy_proxy.gateway.exchange.pieces import Piece, joined
+from comfy_proxy.gateway.exchange.pieces import Piece, joined, length
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.files.told_files import told_files
-from comfy_proxy.gateway.views.history_entries import ShownEntry
+from comfy_proxy.gateway.views.history_entries import Change, ShownEntry
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.json_scanner import ANY, TEXT, Shape
 from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
+from comfy_proxy.observers import tell
 
 MAX_ENTRIES = 10_000
 """So many entries are kept, which is how many ComfyUI's own history holds. Beyond it the one that
@@ -32,17 +34,23 @@ was kept first goes."""
 MAX_BYTES = 64 * 2**20
 """Bytes of all entries, packed; a graph takes a fifth of its length. Beyond it the one that was
 kept first goes, but never the newest."""
+MAX_ENTRY_BYTES = 8 * 2**20
+"""Bytes of an entry, its graph included. One that is longer is kept without its graph and what came
+with that (both are ``{}``): it is pictures mostly, which cannot be packed, and would take the place
+of hundreds of others, and to unpack it would stop the event loop whenever it is shown."""
 KEPT: Shape = {
     ANY: {
         b"prompt": {
             0: {},
+            2: {ANY: {}},
             3: {b"create_time": {}, b"extra_pnginfo": {b"workflow": {b"id": {}}}},
         },
         b"outputs": TEXT,
         b"status": TEXT,
+        b"meta": TEXT,
     }
 }
-"""What to read of an entry that is to be kept."""
+"""What to read of an entry that is to be kept: HISTORY_WITH_NODES, and what its job is to tell."""
 _NUMBER = b"\0number\0"
 
 
@@ -51,12 +59,13 @@ class KeptEntry:
     """An entry of ``instance`` as clients see it, but for its number (``own`` at the instance).
 
     ``packed`` is ``"id": {…}`` in two parts, before the number and after it (``split`` bytes). It
-    was read at ``kept_at`` (monotonic seconds); ``packed_job`` is what ``/api/jobs`` lists of it.
+    was read at ``kept_at`` (monotonic seconds, None: by a process before this one); ``packed_job``
+    is what ``/api/jobs`` lists of it.
     """
 
     prompt_id: str
     instance: Instance
-    kept_at: float
+    kept_at: float | None
     ended_ms: float | None
     own: Any
     split: int
@@ -75,14 +84,19 @@ class KeptEntry:
         kept_at: float,
     ) -> KeptEntry | None:
         """``entry`` of ``instance``, scanned for KEPT in its ``answer``; None for what is none of
-        ComfyUI's. May take a while: a thread is to do it if it is long."""
+        ComfyUI's, and if it is longer than MAX_ENTRY_BYTES even without its graph. May take a
+        while: a thread is to do it if it is long."""
         if entry.prompt_id is None or entry.number is None:
             return None
         shown = ShownEntry.of(entry, answer, instance, storage)
         changes = [(entry.number.start, entry.number.end, _NUMBER)]
         if shown.outputs is not None:
             changes.append(shown.outputs)
+        if is_long(entry):
+            changes += _without_graph(entry)
         pieces = shown.text.replaced(sorted(changes))
+        if length(pieces) > MAX_ENTRY_BYTES:
+            return None
         place = next(index for index, piece in enumerate(pieces) if piece is _NUMBER)
         before, after = joined(pieces[:place]), joined(pieces[place + 1 :])
         own = entry.number.data()
@@ -107,9 +121,11 @@ class KeptEntry:
         """Whether it is to be shown where the answers of ``answered`` lack it.
 
         Not if its instance was asked and has never been in trouble since: then somebody deleted it
-        there.
+        there. Nobody has watched it while the proxy was away: after a restart it may have lost it.
         """
-        return self.instance not in answered or self.instance.signs.troubled_since(self.kept_at)
+        if self.instance not in answered or self.kept_at is None:
+            return True
+        return self.instance.signs.troubled_since(self.kept_at)
 
     def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
         """``"id": {…}`` with our number."""
@@ -126,6 +142,18 @@ class KeptEntry:
         """As ``/api/jobs/{id}`` tells it."""
         entry = loads_exact(b"{" + joined(self.numbered(numbers)) + b"}")[self.prompt_id]
         return whole_job(self.job(), entry)
+
+
+def is_long(entry: HistoryEntry) -> bool:
+    """Whether it is kept without its graph, if at all."""
+    return entry.value.end - entry.value.start > MAX_ENTRY_BYTES
+
+
+def _without_graph(entry: HistoryEntry) -> Iterator[Change]:
+    row = entry.value.get(b"prompt")
+    for index in (2, 3):
+        if row is not None and (part := row.get(index)) is not None:
+            yield part.start, part.end, b"{}"
 
 
 def _files(outputs: Any) -> Iterator[FileName]:
@@ -157,7 +185,11 @@ def _as_read(
 
 
 class KeptEntries:
-    """By prompt id, the one that was kept first at the front."""
+    """By prompt id, the one that was kept first at the front.
+
+    ``on_kept`` hears of each entry that is kept from now on, ``on_gone`` the prompt id of each that
+    is no longer, for whatever reason.
+    """
 
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
         self._max_entries = max_entries
@@ -165,6 +197,8 @@ class KeptEntries:
         self._entries: OrderedDict[str, KeptEntry] = OrderedDict()
         self._bytes = 0
         self._sure: dict[str, float] = {}
+        self.on_kept: list[Callable[[KeptEntry], None]] = []
+        self.on_gone: list[Callable[[str], None]] = []
 
     def __repr__(self) -> str:
         return f"<KeptEntries {len(self._entries)}, {self._bytes} B>"
@@ -174,6 +208,7 @@ class KeptEntries:
         self.delete([entry.prompt_id])
         self._entries[entry.prompt_id] = entry
         self._bytes += entry.size
+        tell(self.on_kept, entry)
         while len(self._entries) > 1 and (
             len(self._entries) > self._max_entries or self._bytes > self._max_bytes
         ):
@@ -210,9 +245,8 @@ class KeptEntries:
             self._sure.pop(prompt_id, None)
             if (entry := self._entries.pop(prompt_id, None)) is not None:
                 self._bytes -= entry.size
+                tell(self.on_gone, prompt_id)
 
     def clear(self) -> None:
         """Keep none of them any more."""
-        self._entries.clear()
-        self._sure.clear()
-        self._bytes = 0
+        self.delete(tuple(self._entries))

@@ -18,8 +18,9 @@ from comfy_proxy.cluster.prompt_jobs import (
     read_job,
     running_job,
 )
-from comfy_proxy.cluster.prompt_lists import HISTORY_WITH_NODES, HistoryEntry, read_history
+from comfy_proxy.cluster.prompt_lists import HistoryEntry, read_history
 from comfy_proxy.dispatch.second_tries import SecondTries
+from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.missing import name_missing, unasked
@@ -36,11 +37,12 @@ from comfy_proxy.gateway.views.history_entries import (
     ShownEntry,
     is_first_try,
 )
+from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import prefixed_text
-from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
+from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntry
 from comfy_proxy.gateway.views.kept_files import are_its_own
-from comfy_proxy.gateway.views.owner import Asking, PromptOwners, away
+from comfy_proxy.gateway.views.owner import Asking, PromptOwners, Told, away
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.json_scanner import Shape
 from comfy_proxy.ledger.ledger import Ledger
@@ -51,8 +53,9 @@ class OnePrompt:
     """Answers as the instance that has the prompt.
 
     Of one that ended at no instance as if one had it (``own_history``), and of one whose instance
-    cannot be asked, or has lost it, by what was kept of it (``kept``). While only an instance that
-    cannot be asked knows how a prompt ended, it is 503: ``{}`` and 404 would say that it is lost.
+    cannot be asked, or has lost it, by what was kept of it (``keeper``). While only an instance
+    that cannot be asked knows how a prompt ended, it is 503: ``{}`` and 404 would say that it is
+    lost.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class OnePrompt:
         *,
         own_history: OwnEntries,
         ends_seen: EndsSeen,
-        kept: KeptEntries,
+        keeper: HistoryKeeper,
         made_files: MadeFiles,
         storage: SharedStorage,
         numbers: HistoryNumbers,
@@ -75,7 +78,8 @@ class OnePrompt:
         self._known = known
         self._own_history = own_history
         self._ends_seen = ends_seen
-        self._kept = kept
+        self._keeper = keeper
+        self._kept = keeper.entries
         self._made_files = made_files
         self._storage = storage
         self._numbers = numbers
@@ -96,20 +100,36 @@ class OnePrompt:
         kept = self._kept.find(prompt_id)
         if kept is not None and not await self._cluster.health_checker.answers(kept.instance):
             return await self._shown(request, kept, [kept.instance])
-        asking = self._asking(f"/history/{quote(prompt_id, safe='')}", HISTORY_WITH_NODES)
-        told = await self._owners.find(prompt_id, asking, _entries)
-        instance, answer = told.instance, told.answer
-        if not (entries := _entries(answer)):
-            if kept is not None and await self._stands_in(kept, told.asked):
-                return await self._shown(request, kept, unasked(self._cluster, told.asked))
-            if (owner := self._owners.ended_away(prompt_id, told.asked)) is not None:
-                raise away(owner)
-            return await native.relayed_scanned(request, answer)
+        asking = self._asking(f"/history/{quote(prompt_id, safe='')}", KEPT)
+        asked_at = self._cluster.clock.monotonic()
+        try:
+            told = await self._owners.find(prompt_id, asking, _entries)
+        except NoHealthyInstanceError:
+            if kept is None:
+                raise
+            return await self._shown(request, kept, self._cluster.instances)
+        if _entries(told.answer):
+            return await self._read(request, prompt_id, told, asked_at)
+        if kept is not None and await self._stands_in(kept, told.asked):
+            return await self._shown(request, kept, unasked(self._cluster, told.asked))
+        if (owner := self._owners.ended_away(prompt_id, told.asked)) is not None:
+            raise away(owner)
+        return await native.relayed_scanned(request, told.answer)
+
+    async def _read(
+        self, request: web.Request, prompt_id: str, told: Told[ScannedAnswer], asked_at: float
+    ) -> web.StreamResponse:
+        """The entry in the history of an instance, which was asked at ``asked_at``."""
+        instance, answer, entries = told.instance, told.answer, _entries(told.answer)
         if any(is_first_try(one, instance, self._second_tries) for one in entries):
             return await native.reply_pieces(request, [b"{}"], answer)
         self._made_files.note([self._made_files.in_scanned(one, instance) for one in entries])
         read = {one.prompt_id: one for one in entries if one.prompt_id and one.value.is_object}
+        is_reused = (prompt := self._ledger.find(prompt_id)) is not None and prompt.reused
         self._ends_seen(read, instance, read)
+        if not is_reused:
+            for entry in entries:
+                await self._keeper.shown(entry, answer, instance, asked_at)
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
         return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)

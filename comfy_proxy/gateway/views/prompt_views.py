@@ -64,7 +64,7 @@ class PromptViews:
             self._known,
             own_history=self._own_history,
             ends_seen=self._ends_seen,
-            kept=self.kept,
+            keeper=self.keeper,
             made_files=self._made_files,
             storage=self._storage,
             numbers=self._numbers,

@@ -25,7 +25,7 @@ from views_harness import (
 
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.prompts.spool import PromptSpool
-from comfy_proxy.gateway.views import history_keeper
+from comfy_proxy.gateway.views import history_keeper, kept_entries
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.prompt import ClientPost, End, JobRef, Prompt
@@ -285,6 +285,16 @@ async def test_an_end_stays_known_when_its_instance_dies() -> None:
         assert whole["outputs"] == before["/history/a"]["a"]["outputs"]
 
 
+async def test_an_end_stays_known_when_all_instances_die() -> None:
+    """From the first question on, when no check has told yet that nobody is there."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        await kept(gateway, two, "a")
+        before = await get(client, "/history/a")
+        await one.stop()
+        await two.stop()
+        assert await answer_of(client, "/history/a") == (before, "1, 2")
+
+
 async def test_an_end_stays_known_when_its_instance_starts_again(workers: Workers) -> None:
     """It was in trouble since: what it does not have any more is shown from here, in lists as soon
     as its files were found to be its own."""
@@ -387,21 +397,55 @@ async def test_what_no_path_can_hold_is_kept() -> None:
         assert list(await get(client, "/history")) == ["a{b}"]
 
 
-async def test_a_giant_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor asked for."""
+async def test_a_giant_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its instance would do nothing else for seconds."""
     monkeypatch.setattr(history_keeper, "MAX_ENTRY_BYTES", 10)
     async with two_fakes() as (one, two), front(one, two) as (_, gateway):
         await kept(gateway, two, "a")
         assert gateway.views.kept.find("a") is None
 
 
+def giant(name: str, *, output: str = "") -> Json:
+    """Its graph alone is longer than what is kept of an entry."""
+    entry = finished(name, 1, 20)
+    entry["prompt"][2] = {"1": {"inputs": {"image": "x" * (kept_entries.MAX_ENTRY_BYTES + 1)}}}
+    entry["outputs"]["10"] = {"text": [output]}
+    return entry
+
+
+async def test_of_a_giant_all_but_its_graph_is_kept() -> None:
+    """As soon as a client has been shown it; then it stays known too."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        two.history = {"a": giant("a")}
+        before = (await get(client, "/history/a"))["a"]
+        assert before["prompt"][2] == two.history["a"]["prompt"][2]
+        assert (await get(client, "/history/a"))["a"] == before
+        await two.stop()
+        after = (await get(client, "/history/a"))["a"]
+        assert {**after, "prompt": None} == {**before, "prompt": None}
+        assert picture(after) == "@2"
+        number, prompt_id, _, _, nodes = before["prompt"]
+        assert after["prompt"] == [number, prompt_id, {}, {}, nodes]
+        found = gateway.views.kept.find("a")
+        assert found is not None
+        assert found.size < 1000
+
+
+async def test_a_giant_that_is_one_without_its_graph_too_is_not_kept() -> None:
+    """Its outputs alone are longer than what is kept of an entry."""
+    async with two_fakes() as (one, two), front(one, two) as (client, gateway):
+        two.history = {"a": giant("a", output="x" * kept_entries.MAX_ENTRY_BYTES)}
+        assert list(await get(client, "/history/a")) == ["a"]
+        assert gateway.views.kept.find("a") is None
+
+
 async def test_what_is_kept_is_bounded() -> None:
     """The oldest go, by number and by bytes; the newest stays."""
     async with two_fakes() as (one, two), front(one, two) as (_, gateway):
-        store = gateway.views.keeper._entries = KeptEntries(max_entries=2)
+        store = gateway.views.keeper.entries = KeptEntries(max_entries=2)
         await kept(gateway, two, *"abc")
         assert list(store._entries) == ["b", "c"]
-        store = gateway.views.keeper._entries = KeptEntries(max_bytes=1)
+        store = gateway.views.keeper.entries = KeptEntries(max_bytes=1)
         await kept(gateway, two, *"def")
         assert list(store._entries) == ["f"]
         store.clear()

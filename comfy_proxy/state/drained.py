@@ -1,0 +1,56 @@
+"""Which instances an operator has drained (``cluster/drains.py``), by their URLs: a restart of the
+proxy puts none of them back to work.
+
+Who empties an instance to take it apart would otherwise find it at work again.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from loguru import logger
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.drains import label
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.state.store import StateStore
+
+DRAINED: Final = "drained"
+
+
+class DrainedInstances:
+    """Observes the drains of ``cluster``."""
+
+    def __init__(self, store: StateStore, cluster: Cluster) -> None:
+        self._store = store
+        self._cluster = cluster
+
+    async def restore(self) -> None:
+        """Drain those that were, before anything is sent anywhere, and write what changes from then
+        on. One that the configuration no longer has is forgotten: whoever puts it back there wants
+        it to work."""
+        by_url = {str(one.url): one for one in self._cluster.instances}
+        for url, _ in await self._store.entries(DRAINED):
+            if (instance := by_url.get(url)) is None:
+                self._store.delete(DRAINED, url)
+                continue
+            instance.drained = True
+            logger.bind(instance=instance.host).warning(
+                "instance {} ({}) is drained still: it gets no new work until it is resumed",
+                instance.host,
+                label(instance),
+            )
+        self._cluster.drains.on_change.append(self._changed)
+
+    def listen(self) -> None:
+        """Once the cluster has started: have those that are drained tell how long their queues are,
+        or they would seem to be empty. Nothing waits for one that is away."""
+        for instance in self._cluster.instances:
+            if instance.drained:
+                self._cluster.spawn(self._cluster.drains.drain(instance))
+
+    def _changed(self, instance: Instance) -> None:
+        if instance.drained:
+            self._store.put(DRAINED, str(instance.url), b"")
+        else:
+            self._store.delete(DRAINED, str(instance.url))

@@ -1,0 +1,53 @@
+"""Prompts that have ended at an instance, and whose entries of its history have not been read yet:
+so a kill of the proxy at that moment does not lose them, and while their instance is away a client
+is told 503 and not that they are unknown.
+
+Written together with the deletion of the prompt (``prompt_state.py``), deleted together with the
+entry that is kept (``kept_history.py``): one of the two is in the file at any moment.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
+from comfy_proxy.ledger.events import Found
+from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.ledger.states import State
+from comfy_proxy.state.kept_history import several_by_url
+from comfy_proxy.state.store import StateStore
+
+UNREAD: Final = "unread-end"
+
+
+class UnreadEnds:
+    """Observes ``keeper``."""
+
+    def __init__(
+        self, store: StateStore, keeper: HistoryKeeper, cluster: Cluster, ledger: Ledger
+    ) -> None:
+        self._store = store
+        self._keeper = keeper
+        self._ledger = ledger
+        self._by_url = several_by_url(cluster)
+
+    async def restore(self) -> None:
+        """Have those read that the file names, as soon as their instances answer a check. One of an
+        instance that the configuration no longer has is forgotten."""
+        for prompt_id, url in await self._store.entries(UNREAD):
+            instance = self._by_url.get(url.decode())
+            if instance is None:
+                self._store.delete(UNREAD, prompt_id)
+                continue
+            self._ledger.apply(Found(prompt_id=prompt_id, instance=instance))
+            self._keeper.want(Prompt(prompt_id=prompt_id, state=State.ENDED), instance)
+        self._keeper.on_changed.append(self._changed)
+
+    def _changed(self, prompt_id: str) -> None:
+        instance = self._keeper.wanted_at(prompt_id)
+        if instance is None:
+            self._store.delete(UNREAD, prompt_id)
+        else:
+            self._store.put(UNREAD, prompt_id, str(instance.url).encode())
