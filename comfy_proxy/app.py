@@ -97,6 +97,7 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
         ledger=ledger,
         jobs=app[JOBS],
         makers=gateway.files.makers,
+        disks=gateway.files.disks,
         own_history=gateway.own_history,
         kept=gateway.views.kept,
         keeper=gateway.views.keeper,

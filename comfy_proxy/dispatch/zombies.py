@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from loguru import logger
@@ -103,20 +104,23 @@ class Zombies:
         left.difference_update(prompt_ids)
 
     async def _tell(self, instance: Instance) -> None:
-        """Have what was given up deleted, whether or not anybody listens."""
+        """Have what was given up deleted, whether or not anybody listens now: one that hangs does
+        it before anything else, and its answer has it checked at once."""
         try:
             while prompt_ids := self._untold.pop(instance, None):
-                async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
-                    await self._cluster.clients[instance].post("queue", {"delete": prompt_ids})
-        except (TimeoutError, InstanceError) as error:
+                await self._cluster.clients[instance].post("queue", {"delete": prompt_ids})
+        except InstanceError as error:
             logger.debug("{} may not have heard what is given up: {!r}", instance.host, error)
         finally:
             del self._telling[instance]
 
     async def _fence(self, instance: Instance) -> None:
-        # A deletion that came late would delete what was sent there anew.
-        if instance in self._telling:
-            await asyncio.wait([self._telling[instance]])
+        if (telling := self._telling.get(instance)) is not None:
+            # A deletion that came late would delete what was sent there anew.
+            with suppress(TimeoutError):
+                async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
+                    await asyncio.wait([telling])
+            telling.cancel()
         left = self._left[instance]
         while left:
             prompt_ids = sorted(left)

@@ -1,5 +1,6 @@
-"""The number of each instance, by its URL: ``@2`` in a name leads to the same instance after the
-order in the configuration has changed.
+"""The mark of each instance's results, by its URL: ``@2`` in a name leads to the same instance
+after the order in the configuration has changed. It begins with the instance's number; ``2.1`` is
+that of one that lost its disk once (``gateway/files/disks.py``).
 
 An instance keeps its number for ever, also while it is not in the configuration; a new one gets the
 number of its place if that is free, else the lowest that nobody had.
@@ -8,7 +9,7 @@ number of its place if that is free, else the lowest that nobody had.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, count
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Final
 from loguru import logger
 from yarl import URL
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.state import sqlite_rows
 from comfy_proxy.state.store import StateStore
 
@@ -34,7 +36,8 @@ def known_ids(path: Path) -> dict[str, str]:
         return {}
     try:
         with closing(sqlite3.connect(path, timeout=_TIMEOUT_S)) as database:
-            return {url: value.decode() for url, value in sqlite_rows.entries(database, ID)}
+            known = sqlite_rows.entries(database, ID)
+            return {url: value.decode().partition(".")[0] for url, value in known}
     except (sqlite3.Error, ValueError) as error:
         logger.warning("STATE_FILE {} does not say which instance is which: {}", path, error)
         return {}
@@ -52,7 +55,16 @@ def ids_for(urls: Sequence[URL], known: Mapping[str, str]) -> dict[URL, str]:
     return ids
 
 
-def keep(store: StateStore, ids: Mapping[URL, str]) -> None:
-    """Write them down."""
-    for url, number in ids.items():
-        store.put(ID, str(url), number.encode())
+async def restore_marks(store: StateStore, instances: Iterable[Instance]) -> None:
+    """Give each the mark that its results had last, and write down those of all."""
+    known = {url: value.decode() for url, value in await store.entries(ID)}
+    for instance in instances:
+        mark = known.get(str(instance.url), "")
+        if mark.partition(".")[0] == instance.id:
+            instance.mark = mark
+        keep_mark(store, instance)
+
+
+def keep_mark(store: StateStore, instance: Instance) -> None:
+    """Write it down."""
+    store.put(ID, str(instance.url), instance.mark.encode())

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from functools import partial
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.gateway.files.disks import Disks
 from comfy_proxy.gateway.files.makers import Makers
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
@@ -46,6 +48,7 @@ class Rooms:
     ledger: Ledger
     jobs: JobService
     makers: Makers
+    disks: Disks
     own_history: OwnHistory
     kept: KeptEntries
     keeper: HistoryKeeper
@@ -140,7 +143,8 @@ class State:
     async def _know_again(self, store: SqliteStore) -> None:
         rooms = self._rooms
         cluster = rooms.cluster
-        instance_ids.keep(store, {one.url: one.id for one in cluster.instances})
+        await instance_ids.restore_marks(store, cluster.instances)
+        rooms.disks.on_new.append(partial(instance_ids.keep_mark, store))
         self._drained = DrainedInstances(store, cluster)
         await self._drained.restore()
         self._costs = LearnedCosts(store, cluster)

@@ -21,7 +21,7 @@ from prompts_of_clients import (
 from restarting import Restarting
 
 from comfy_proxy.dispatch.dispatcher import Dispatcher
-from comfy_proxy.keys import GATEWAY
+from comfy_proxy.keys import CLUSTER, GATEWAY, STATE
 from comfy_proxy.ledger.prompt import Prompt
 
 
@@ -128,6 +128,27 @@ async def test_the_order_of_the_instances_has_changed(proxy: Restarting) -> None
     await interrupt(one, two)
     await succeeded(proxy.http, *waiting)
     assert len(executed(proxy)) == len(set(executed(proxy)))
+
+
+async def test_an_instance_that_lost_its_disk_is_known_after_a_restart(proxy: Restarting) -> None:
+    """A name from before leads to nothing, whoever makes a file of that name since."""
+    one, two = proxy.workers
+    await proxy.start()
+    first, instance = proxy.http.app[CLUSTER].instances
+    first.drained = True
+    made = await post(proxy.http)
+    [file] = (await ended(proxy.http, made))["outputs"]["3"]["images"]
+    assert file["subfolder"] == "@2"
+    await two.restart(keep_files=False)
+    instance.socket_lost()
+    assert await proxy.http.app[CLUSTER].health_checker.check(instance)
+    await until(lambda: instance.mark != "2")
+    await proxy.http.app[STATE].durable()
+    proxy.killed_now()
+    await proxy.restart(two, one)
+    assert [one.mark for one in proxy.http.app[CLUSTER].instances] == ["2.1", "1"]
+    async with proxy.http.get("/view", params=file) as answer:
+        assert answer.status == 404
 
 
 async def view(proxy: Restarting, file: dict[str, str]) -> bytes:
