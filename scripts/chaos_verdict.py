@@ -21,7 +21,7 @@ and queue for a while; ``{}`` for a success whose process had ended since (``--s
 it); refused or failed after an instance had lost its files, and it names one; answered late."""
 DEATHS = ("kill", "empty")
 KILL_S = 0.5  # from the decision to kill a process until it is dead, at most
-MOMENT_S = 0.3  # a check, and what it allows to be sent
+MOMENT_S = 0.6  # what a busy server takes to hear of anything
 MOST_DEATHS = 2  # as often a prompt's process ends before it is taken for the cause
 
 
