@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from loguru import logger
 from yarl import URL
@@ -26,6 +27,13 @@ from comfy_proxy.metrics.records import Attempt, CircuitRecord, Verdict
 from comfy_proxy.observers import tell
 
 
+class Keeper(Protocol):
+    """What keeps something of instances (``roster.ByInstance``)."""
+
+    def pop(self, instance: Instance, default: None, /) -> object:
+        """Keep nothing of it any more."""
+
+
 class Instance:
     """An instance's configuration with its live state. Owned by the cluster, shared by all.
 
@@ -33,7 +41,8 @@ class Instance:
     ``capacity`` how many of our prompts it may have at once. ``draining`` counts who waits until it
     has nothing to do, or restarts it; ``drained`` is set by an operator alone (``drains.py``), and
     neither undoes the other. ``prompts`` is what it has to do, ``signs`` when it spoke last and was
-    in trouble.
+    in trouble. ``leaving``: it is to be removed as soon as it is empty; ``left``: it was removed,
+    and is a member no more (``roster.py``). ``kept_by`` are all that keep something of it.
     """
 
     def __init__(
@@ -65,7 +74,8 @@ class Instance:
         self.last_error: str | None = None
         self.last_error_at: datetime | None = None
         self.draining = 0
-        self.drained = False
+        self.drained = self.leaving = self.left = False
+        self.kept_by: WeakValueDictionary[int, Keeper] = WeakValueDictionary()
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_output: list[Callable[[Any], None]] = []  # `output` of an `executed` frame
@@ -85,7 +95,7 @@ class Instance:
 
     @property
     def healthy(self) -> bool:
-        return self.breaker.closed
+        return self.breaker.closed and not self.left
 
     @property
     def failing(self) -> bool:
@@ -140,6 +150,8 @@ class Instance:
         ``broke``: a connection has ended; of those that end together one is a strike
         (``signs.BREAKS_WINDOW_S``). ``trial``: a check has failed.
         """
+        if self.left:
+            return
         if broke and not self.signs.breaks_anew():
             logger.debug("{}: another connection of those that broke: {}", self.host, reason)
             return
@@ -201,11 +213,15 @@ class Instance:
 
         Prompts of others are forgotten, and ``on_interruption`` callbacks forget the rest.
         """
+        if self.left:
+            return
         self.prompts.external_jobs = 0
         self.signs.troubled()
         _call(self.on_interruption, self)
 
     def _circuit_changed(self, old: CircuitState, new: CircuitState, reason: str) -> None:
+        if self.left:
+            return
         if new is CircuitState.CLOSED:
             self._interrupted()
         level = "WARNING" if new is CircuitState.OPEN and old is CircuitState.CLOSED else "INFO"

@@ -5,19 +5,27 @@ The counts are read live at each choice. All that is kept is whose turn it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.errors import NoHealthyInstanceError
 
 
 class LoadBalancer:
     """Chooses among ``instances``, which are in the order of the configuration."""
 
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        self.instances = tuple(instances)
-        self._index = {instance: index for index, instance in enumerate(self.instances)}
+    def __init__(self, instances: Iterable[Instance]) -> None:
+        self.instances = Roster.of(instances)
+        self._index = ByInstance[int](lambda instance: 0)
         self._turn = 0
+        self.instances.each(self._count)
+        self.instances.on_removed.append(self._count)
+
+    def _count(self, _changed: Instance) -> None:
+        """Who is the how manieth."""
+        for index, instance in enumerate(self.instances):
+            self._index[instance] = index
 
     def __repr__(self) -> str:
         return f"<LoadBalancer {list(self.instances)}>"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from typing import Final
+from weakref import WeakSet
 
 from loguru import logger
 
@@ -18,6 +19,7 @@ from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance, cancelling
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -40,9 +42,10 @@ class Zombies:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._left: dict[Instance, set[str]] = {one: set() for one in cluster.instances}
-        self._unsure: set[Instance] = set()  # those that hung with a POST in hand
-        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self._left = ByInstance[set[str]](lambda instance: set())
+        self._unsure: WeakSet[Instance] = WeakSet()  # those that hung with a POST in hand
+        self._tasks = ByInstance[asyncio.Task[None]]()
+        cluster.instances.on_removed.append(cancelling(self._tasks))
 
     def __repr__(self) -> str:
         return f"<Zombies {sum(map(len, self._left.values()))} to be ended>"

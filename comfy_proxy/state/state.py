@@ -79,7 +79,7 @@ class State:
         """The prompts of jobs that an instance may run still."""
         rooms, prompts = self._rooms, 0
         written = PromptState(store)
-        if len(rooms.cluster.instances) > 1:
+        if rooms.cluster.several:
             recovery = PromptRecovery(
                 store, written, rooms.cluster, rooms.ledger, rooms.reconciler.look_for
             )
@@ -130,7 +130,7 @@ class State:
     async def _know_again(self, store: SqliteStore) -> None:
         rooms = self._rooms
         cluster = rooms.cluster
-        instance_ids.keep(store, {one.url: one.id for one in cluster.instances})
+        cluster.instances.each(lambda one: instance_ids.keep(store, {one.url: one.id}))
         self._costs = LearnedCosts(store, cluster)
         await self._costs.restore()
         rooms.ledger.observers.append(self._costs.observe)

@@ -102,7 +102,6 @@ class Rules:
         self._askers = askers
         self._asking = asking
         self._clients = clients
-        self._by_id = {one.id: one for one in cluster.instances}
         self.order: Sequence[Callable[[Question], Addressed | None]] = (
             self.by_row,
             self.by_mark,
@@ -160,7 +159,8 @@ class Rules:
     def by_mark(self, question: Question) -> Addressed | None:
         """A name that we gave comes back: to its instance, by the name that it has there."""
         sent = question.unmarked
-        owners = [self._by_id[one] for one in sorted(sent.owners)]
+        by_id = self._cluster.instances.by_id  # one may have left while the body was read
+        owners = [by_id[one] for one in sorted(sent.owners) if one in by_id]
         if not owners:
             return None
         owner = _only(owners, "The request names results of several ComfyUI instances")

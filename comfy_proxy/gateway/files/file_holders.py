@@ -52,13 +52,17 @@ class FileHolders:
         self.asset_owners = AssetOwners()
         self.storage = SharedStorage(cluster.settings.shared_storage)
         self.holdings = Holdings(place=self.storage.place)
-        self._by_id = {instance.id: instance for instance in cluster.instances}
-        for instance in cluster.instances:
-            instance.on_interruption.append(self._interrupted)
+        cluster.instances.each(lambda one: one.on_interruption.append(self._interrupted))
+        cluster.instances.on_removed.append(self._removed)
 
     def close(self) -> None:
         """Remove the bytes of uploads."""
         self.uploads.close()
+
+    def _removed(self, instance: Instance) -> None:
+        self._interrupted(instance)
+        self.makers.removed(instance)
+        self.asset_owners.removed(instance)
 
     def _interrupted(self, instance: Instance) -> None:
         # What the others tell just now of a directory that they share with it is in doubt too.
@@ -71,8 +75,9 @@ class FileHolders:
         """The instance that the prefix of ``subfolder`` names, and the subfolder there."""
         if kind not in RESULT_TYPES:
             return None, subfolder
-        owner, inner = split_prefix(subfolder, self._by_id)
-        return (None, subfolder) if owner is None else (self._by_id[owner], inner)
+        by_id = self.cluster.instances.by_id
+        owner, inner = split_prefix(subfolder, by_id)
+        return (None, subfolder) if owner is None else (by_id[owner], inner)
 
     def known_to_hold(self, file: FileName, instance: Instance) -> bool:
         """True if a graph that names ``file`` finds it there, by what is known; asks nobody."""

@@ -4,15 +4,16 @@ instance (``kept_entries.py``)."""
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import history_path, read_history
+from comfy_proxy.cluster.roster import ByInstance, cancelling
 from comfy_proxy.errors import ComfyProxyError, InstanceError
 from comfy_proxy.gateway.exchange.native import LONG_BYTES
 from comfy_proxy.gateway.exchange.scanned import ask_scanned
@@ -53,9 +54,10 @@ class HistoryKeeper:
         self._cluster = cluster
         self._storage = storage
         self._entries = entries
-        self._wanted: defaultdict[Instance, dict[str, _Wanted]] = defaultdict(dict)
-        self._news: set[Instance] = set()
-        self._readers: dict[Instance, asyncio.Task[None]] = {}
+        self._wanted = ByInstance[dict[str, _Wanted]](lambda instance: {})
+        self._news: WeakSet[Instance] = WeakSet()
+        self._readers = ByInstance[asyncio.Task[None]]()
+        cluster.instances.on_removed += (cancelling(self._readers), self._removed)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -108,6 +110,10 @@ class HistoryKeeper:
         self._entries.clear()
         for wanted in self._wanted.values():
             wanted.clear()
+
+    def _removed(self, instance: Instance) -> None:
+        """What is kept of it can be shown only if nothing of it is there alone."""
+        self._entries.removed(instance, self._storage.kinds)
 
     async def close(self) -> None:
         """Read no more."""

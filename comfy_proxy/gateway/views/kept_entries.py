@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
@@ -49,13 +49,14 @@ _NUMBER = b"\0number\0"
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KeptEntry:
     """An entry of ``instance`` as clients see it, but for its number (``own`` at the instance).
+    None is one that has left.
 
     ``packed`` is ``"id": {…}`` in two parts, before the number and after it (``split`` bytes). It
     was read at ``kept_at`` (monotonic seconds); ``packed_job`` is what ``/api/jobs`` lists of it.
     """
 
     prompt_id: str
-    instance: Instance
+    instance: Instance | None
     kept_at: float
     ended_ms: float | None
     own: Any
@@ -109,7 +110,8 @@ class KeptEntry:
         Not if its instance was asked and has never been in trouble since: then somebody deleted it
         there.
         """
-        return self.instance not in answered or self.instance.signs.troubled_since(self.kept_at)
+        at = self.instance
+        return at is None or at not in answered or at.signs.troubled_since(self.kept_at)
 
     def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
         """``"id": {…}`` with our number."""
@@ -171,6 +173,8 @@ class KeptEntries:
 
     def add(self, entry: KeptEntry) -> None:
         """Keep it; an older one of its id goes."""
+        if entry.instance is not None and entry.instance.left:
+            return
         self.delete([entry.prompt_id])
         self._entries[entry.prompt_id] = entry
         self._bytes += entry.size
@@ -197,6 +201,8 @@ class KeptEntries:
 
     def is_sure(self, entry: KeptEntry) -> bool:
         """Whether its files were looked at since its instance was in trouble last."""
+        if entry.instance is None:
+            return True
         at = self._sure.get(entry.prompt_id)
         return at is not None and not entry.instance.signs.troubled_since(at)
 
@@ -210,6 +216,15 @@ class KeptEntries:
             self._sure.pop(prompt_id, None)
             if (entry := self._entries.pop(prompt_id, None)) is not None:
                 self._bytes -= entry.size
+
+    def removed(self, instance: Instance, common: Container[str]) -> None:
+        """It has left. What it said of a prompt is shown on only if others have all its files:
+        those of kinds of which there is one directory for all (``common``)."""
+        for one in [one for one in self._entries.values() if one.instance is instance]:
+            if all(file.type in common for file in one.files):
+                self._entries[one.prompt_id] = replace(one, instance=None)
+            else:
+                self.delete([one.prompt_id])
 
     def clear(self) -> None:
         """Keep none of them any more."""
