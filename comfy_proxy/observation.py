@@ -103,5 +103,6 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         pool_waiting=pool.waiting,
         name=instance.name,
         drained=instance.drained,
+        leaving=instance.leaving,
         models_loaded=cluster.planner.lines[instance].loaded.names(),
     )

@@ -22,6 +22,8 @@ from comfy_proxy.cluster.hangs import Hangs
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
+from comfy_proxy.cluster.membership import Membership
+from comfy_proxy.cluster.newcomers import Newcomers
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.capabilities import Capabilities
 from comfy_proxy.cluster.object_info.graph_support import GraphSupport
@@ -59,8 +61,8 @@ class Cluster:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._made_at = self.clock.monotonic()
-        self.instances = Roster(_instances(settings, self.clock, ids))
-        self.several = len(self.instances) > 1
+        newcomers = Newcomers(settings, self.clock, ids)
+        self.instances = Roster(newcomers.configured())
         self.connections = _connections(self.instances, settings, self.clock)
         self.clients = _clients(self.instances, self.connections, settings, self.clock)
         self.load_balancer = LoadBalancer(self.instances)
@@ -81,6 +83,8 @@ class Cluster:
         self.experience = Experience(self.planner, self.clock)
         self.scheduler = _scheduler(self, settings)
         self.drains = Drains(self.scheduler, self.clock, self.learn_load)
+        self.membership = _membership(self, newcomers)
+        self.several = self.membership.several
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
         self.on_prompt_end: list[Callable[[PromptEnd], None]] = []
         self._chores: set[asyncio.Task[None]] = set()
@@ -246,6 +250,17 @@ def _scheduler(cluster: Cluster, settings: Settings) -> Scheduler:
     )
 
 
+def _membership(cluster: Cluster, newcomers: Newcomers) -> Membership:
+    return Membership(
+        cluster.instances,
+        newcomers,
+        cluster.drains,
+        cluster.connections,
+        clock=cluster.clock,
+        spawn=cluster.spawn,
+    )
+
+
 def _planner(instances: Roster, files: ModelFiles, settings: Settings, clock: Clock) -> Planner:
     return Planner(
         instances,
@@ -253,21 +268,6 @@ def _planner(instances: Roster, files: ModelFiles, settings: Settings, clock: Cl
         costs=Costs(files.size),
         files=files,
         patience_s=settings.affinity_patience_s,
-    )
-
-
-def _instances(settings: Settings, clock: Clock, ids: Mapping[URL, str]) -> tuple[Instance, ...]:
-    """Those of the configuration, in its order; numbered from 1 on where ``ids`` has no id."""
-    return tuple(
-        Instance(
-            id=ids.get(url, str(number)),
-            url=url,
-            clock=clock,
-            name=settings.name_of(number - 1),
-            capacity=settings.max_connections_per_instance,
-            failure_threshold=settings.health_failure_threshold,
-        )
-        for number, url in enumerate(settings.instances, start=1)
     )
 
 

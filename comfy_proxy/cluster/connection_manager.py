@@ -29,8 +29,8 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.localhost import LocalhostResolver, is_localhost
 from comfy_proxy.cluster.roster import Roster
+from comfy_proxy.cluster.translation import InstanceGoneError
 from comfy_proxy.cluster.websocket_pool import PoolState, WebSocketPool
-from comfy_proxy.errors import InstanceUnreachableError
 from comfy_proxy.metrics.records import PoolWait
 
 CONNECT_TIMEOUT_S = 5.0
@@ -163,7 +163,7 @@ class ConnectionManager:
         """Connections that are kept: raw bytes, no cookies, no total timeout, nothing repeated.
 
         No total timeout, because an answer may be of any length; who reads it bounds the time.
-        Raises InstanceUnreachableError if ``instance`` has left.
+        Raises InstanceGoneError if ``instance`` has left.
         """
         return _of(self._sessions, instance)
 
@@ -172,7 +172,7 @@ class ConnectionManager:
         return _of(self._fresh_sessions, instance)
 
     def pool(self, instance: Instance) -> WebSocketPool:
-        """The WebSockets of jobs to this instance. Raises InstanceUnreachableError if it has
+        """The WebSockets of jobs to this instance. Raises InstanceGoneError if it has
         left."""
         return _of(self._pools, instance)
 
@@ -184,7 +184,7 @@ class ConnectionManager:
 
 def _of(kept: Mapping[Instance, T], instance: Instance) -> T:
     if (found := kept.get(instance)) is None:
-        raise InstanceUnreachableError(f"ComfyUI instance {instance.id} was removed.")
+        raise InstanceGoneError(f"ComfyUI instance {instance.id} was removed.")
     return found
 
 

@@ -20,6 +20,7 @@ from yarl import URL
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.circuit_breaker import CircuitBreaker, CircuitState
+from comfy_proxy.cluster.exchanges import Exchanges
 from comfy_proxy.cluster.prompts_there import PromptsThere
 from comfy_proxy.cluster.signs import Signs
 from comfy_proxy.errors import ConnectionBrokenError, InstanceError
@@ -63,7 +64,8 @@ class Instance:
         self.breaker = CircuitBreaker(
             clock=clock, failure_threshold=failure_threshold, on_change=self._circuit_changed
         )
-        self.prompts = PromptsThere()
+        self.prompts = PromptsThere(clock)
+        self.exchanges = Exchanges()
         self.placements = self.prompts.placements
         self.last_check: datetime | None = None
         self.last_success: datetime | None = None
@@ -178,6 +180,7 @@ class Instance:
         proves nothing. ``background``: a socket that no prompt waits for. However many of those
         fail, none is a strike: the first one asks for checks (``on_doubt``), and those count.
         """
+        self.exchanges.begun()
         started = self._clock.monotonic()
         verdict, error = Verdict.OK, None
         try:
@@ -193,6 +196,7 @@ class Instance:
             verdict = Verdict.CLIENT_GONE
             raise
         finally:
+            self.exchanges.ended()
             if verdict is Verdict.OK:
                 self.breaker.record_success()
             if background and verdict is not Verdict.CLIENT_GONE:

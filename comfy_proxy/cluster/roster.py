@@ -22,7 +22,8 @@ class Roster(Sequence[Instance]):
     """The instances, in the order of the configuration, those that joined later at the end.
 
     Whoever iterates sees those of the moment in which that began. ``on_removed`` callbacks hear of
-    one that has left: it is no member any more then, and ``Instance.left`` is set.
+    one that has left: it is no member any more then, and ``Instance.left`` is set. ``former`` are
+    the numbers of those that have left and not come back.
     """
 
     def __init__(self, instances: Iterable[Instance] = ()) -> None:
@@ -30,6 +31,7 @@ class Roster(Sequence[Instance]):
         self._on_added: list[Callable[[Instance], object]] = []
         self.on_removed: list[Callable[[Instance], None]] = []
         self._by_id = {one.id: one for one in self._members}
+        self.former: set[str] = set()
 
     @classmethod
     def of(cls, instances: Iterable[Instance]) -> Roster:
@@ -70,6 +72,7 @@ class Roster(Sequence[Instance]):
         """It joins, as the last one."""
         self._members = (*self._members, instance)
         self._by_id[instance.id] = instance
+        self.former.discard(instance.id)
         tell(self._on_added, instance)
 
     def remove(self, instance: Instance) -> None:
@@ -77,6 +80,7 @@ class Roster(Sequence[Instance]):
         instance.left = True
         self._members = tuple(one for one in self._members if one is not instance)
         del self._by_id[instance.id]
+        self.former.add(instance.id)
         tell(self.on_removed, instance)
         for kept in tuple(instance.kept_by.values()):
             kept.pop(instance, None)

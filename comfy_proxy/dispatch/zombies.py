@@ -114,6 +114,14 @@ class Zombies:
                 return  # until it passes the next check
             self._remove(prompt_ids, instance)
 
+    async def let_go(self, prompt_ids: list[str], instance: Instance) -> None:
+        """Have one that has left end them, as far as it does within FENCE_TIMEOUT_S."""
+        try:
+            async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
+                await self._end(prompt_ids, instance)
+        except (InstanceError, TimeoutError) as error:
+            logger.info("{} does not let go of what was there: {!r}", instance.host, error)
+
     async def _end(self, prompt_ids: list[str], instance: Instance) -> None:
         """In this order: what waits must not begin in the moment in which what runs is ended."""
         client = self._cluster.clients[instance]

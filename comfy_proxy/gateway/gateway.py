@@ -34,6 +34,7 @@ from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
 from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.gateway.prompts.removed_prompts import RemovedPrompts
 from comfy_proxy.gateway.prompts.reports import PromptReports
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.strangers import Strangers
@@ -98,6 +99,7 @@ class Gateway:
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is
         told to anybody."""
+        self.removed = RemovedPrompts(self.cluster, self.ledger, self.zombies)
         self.admission = PromptAdmission(self.cluster.clock, self.cluster.settings.max_spool_size)
         self.ledger.observers += [
             self.admission.observe,
@@ -106,6 +108,7 @@ class Gateway:
             self.views.keeper.observe,
             self._count_load,
             self.zombies.observe,
+            self.removed.observe,
             PromptReports(self.cluster).observe,
             self.askers.observe,
             self.asking.observe,
@@ -189,6 +192,8 @@ class Gateway:
         self.cluster.drains.on_change.append(self._takes_work_or_not)
         self.cluster.instances.each(self._listen)
         self.cluster.instances.on_removed.append(self._removed)
+        self.cluster.membership.on_forced.append(self.removed.forced)
+        self.cluster.membership.farewells.append(self.removed.farewell)
 
     def _listen(self, instance: Instance) -> None:
         instance.prompts.on_load.append(self.rebalancer.consider)

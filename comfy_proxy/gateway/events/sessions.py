@@ -89,7 +89,8 @@ class EventSessions:
             session.feed.scans.lost(instance)
             session.feed.queues.removed(instance)
             session.feed.sum_corrected()
-            self._cluster.spawn(session.upstreams.remove(instance), context=untraced())
+            if (upstream := session.upstreams.remove(instance)) is not None:
+                self._cluster.spawn(upstream.close(), context=untraced())
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Join the client's socket with one to each instance; returns when the client has left.

@@ -66,11 +66,10 @@ class Upstreams:
         if self._request is not None:
             self._sockets[instance].start(self._request, None)
 
-    async def remove(self, instance: Instance) -> None:
-        """It has left: end the socket there."""
-        if (upstream := self._sockets.pop(instance, None)) is not None:
-            self._changed.set()
-            await upstream.close()
+    def remove(self, instance: Instance) -> UpstreamSocket | None:
+        """It has left: nobody waits for the socket there, which is to be closed."""
+        self._changed.set()
+        return self._sockets.pop(instance, None)
 
     async def connected(self) -> bool:
         """Wait for the instances; False if there is none at all."""
