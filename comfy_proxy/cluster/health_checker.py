@@ -140,7 +140,7 @@ class HealthChecker:
         That is when a check passes or the circuit opens, and after MAX_LOOKS at the latest. Runs in
         the background, and only between :meth:`start` and :meth:`close`. A new doubt begins anew.
         """
-        if self._watching:
+        if self._watching and not instance.left:
             if (before := self._looks.get(instance)) is not None:
                 before.cancel()
             task = asyncio.create_task(

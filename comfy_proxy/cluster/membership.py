@@ -34,6 +34,9 @@ second whether it has, and fetch the result then."""
 LINGER_S: Final = 30.0
 """Seconds that an exchange which is under way when its instance leaves has to come to its end, as a
 long download may need; beyond them it is cut off."""
+UNHEARD_S: Final = 10.0
+"""Seconds after which an instance is looked at again that is empty, and of whose prompts not all
+ends are on record: it may be away by then, and they go on elsewhere."""
 _LONG_S: Final = 24 * 3600.0
 
 
@@ -54,8 +57,10 @@ class Spawn(Protocol):
 
 
 class Membership:
-    """``on_forced`` callbacks have what is at an instance go on elsewhere, which is about to leave
-    with it; ``farewells`` are awaited after that, while it can still be told anything.
+    """``on_leaving`` callbacks have what is at an instance yet go on elsewhere, right before it
+    leaves; ``farewells`` are awaited after that, while it can still be told anything. ``has_more``
+    says whether prompts are there of whose ends nobody has heard: they have ended, if it is empty,
+    and it stays until that is on record (:meth:`look`).
 
     ``several`` says whether there were several instances at the start: one alone stays alone.
     """
@@ -78,7 +83,8 @@ class Membership:
         self._spawn = spawn
         self.several = len(roster) > 1
         self._leaving: dict[Instance, _Leaving] = {}
-        self.on_forced: list[Callable[[Instance], None]] = [_give_up]
+        self.on_leaving: list[Callable[[Instance], None]] = [_give_up]
+        self.has_more: Callable[[Instance], bool] = lambda instance: False
         self.farewells: list[Callable[[Instance], Awaitable[None]]] = []
 
     def __repr__(self) -> str:
@@ -145,7 +151,7 @@ class Membership:
                 "id", "It is the last instance, which cannot be removed: drain it, or add another."
             )
         if force and not instance.left:
-            self._force(instance)
+            self._go(instance)
         if instance.left:
             return True
         leaving = self._leaving.get(instance)
@@ -162,13 +168,17 @@ class Membership:
         try:
             await self._drains.drain(instance)
             while instance.drained and not instance.left:
+                leaving.changed.clear()
                 idle_s = self._clock.monotonic() - instance.prompts.worked_at
-                if not instance.load and idle_s >= RESULTS_S:
+                unheard = instance.healthy and self.has_more(instance)
+                if not (instance.load or unheard or idle_s < RESULTS_S):
                     self._go(instance)
                     return
                 leaving.looked.set()
                 if instance.load:
                     await self._drains.empty(instance, _LONG_S)
+                elif unheard:
+                    await wait_for_event(self._clock, leaving.changed, UNHEARD_S)
                 else:
                     await sleep(self._clock, RESULTS_S - idle_s)
         finally:
@@ -177,12 +187,14 @@ class Membership:
             leaving.looked.set()
             leaving.over.set()
 
-    def _force(self, instance: Instance) -> None:
-        instance.drained = True
-        tell(self.on_forced, instance)
-        self._go(instance)
+    def look(self) -> None:
+        """A prompt has ended, or went on elsewhere."""
+        for leaving in self._leaving.values():
+            leaving.changed.set()
 
     def _go(self, instance: Instance) -> None:
+        instance.drained = True
+        tell(self.on_leaving, instance)
         self._roster.remove(instance)
         logger.bind(instance=instance.host).warning(
             "instance {} ({}) is removed", instance.host, label(instance)
@@ -199,16 +211,17 @@ class Membership:
 
 
 class _Leaving:
-    """One that is to leave: ``looked`` once it was seen whether it can at once, ``over`` when it
-    has left or was resumed."""
+    """One that is to leave: ``looked`` once it was seen whether it can at once, ``changed`` when
+    that may be otherwise, ``over`` when it has left or was resumed."""
 
     def __init__(self) -> None:
+        self.changed = asyncio.Event()
         self.looked = asyncio.Event()
         self.over = asyncio.Event()
 
 
 def _give_up(instance: Instance) -> None:
-    """For ``on_forced``: our jobs there go on elsewhere."""
+    """For ``on_leaving``: our jobs there go on elsewhere."""
     for placement in tuple(instance.placements):
         if placement.give_up is not None:
             placement.give_up(InstanceGoneError(f"ComfyUI instance {instance.id} was removed."))

@@ -192,7 +192,8 @@ class Gateway:
         self.cluster.drains.on_change.append(self._takes_work_or_not)
         self.cluster.instances.each(self._listen)
         self.cluster.instances.on_removed.append(self._removed)
-        self.cluster.membership.on_forced.append(self.removed.forced)
+        self.cluster.membership.has_more = self.removed.has_more
+        self.cluster.membership.on_leaving.append(self.removed.leaving)
         self.cluster.membership.farewells.append(self.removed.farewell)
 
     def _listen(self, instance: Instance) -> None:

@@ -334,7 +334,8 @@ async def test_nothing_of_it_is_left_behind(
             await drain(proxy, name)
         for client_id in (listener.client_id, "nobody listens"):
             await ended(proxy, await post(proxy, client_id=client_id))
-        for path in ("/queue", "/history", "/object_info", "/api/users", "/features"):
+        paths = ("/queue", "/history", "/object_info", "/api/users", "/features", "/models")
+        for path in (*paths, "/embeddings", "/system_stats", "/api/jobs", "/metrics"):
             async with proxy.get(path) as answer:
                 await answer.read()
         for name in ("1", "2"):

@@ -1,7 +1,7 @@
-"""Clients' prompts at an instance that is removed before it is empty: they go on elsewhere.
+"""Clients' prompts that are at an instance yet when it is removed: they go on elsewhere.
 
-As if it had died (``failover.py``), but none of them is to blame. What it still has of them is
-ended there, if it can be told.
+It is removed by force, or away. As if it had died (``failover.py``), but none of them is to blame.
+What it still has of them is ended there, if it can be told.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from comfy_proxy.ledger.states import Ending, State
 
 
 class RemovedPrompts:
-    """For ``cluster.membership``: :meth:`forced`, then :meth:`farewell`."""
+    """For ``cluster.membership``: :meth:`has_more`, :meth:`leaving`, then :meth:`farewell`."""
 
     def __init__(self, cluster: Cluster, ledger: Ledger, zombies: Zombies) -> None:
         self._cluster = cluster
@@ -28,8 +28,12 @@ class RemovedPrompts:
         self._zombies = zombies
         self._left_there: dict[Instance, list[str]] = {}
 
-    def forced(self, instance: Instance) -> None:
-        """For ``on_forced``."""
+    def has_more(self, instance: Instance) -> bool:
+        """Whether a client's prompt is there, as far as is on record."""
+        return any(prompt.job is None for prompt in self._ledger.at(instance))
+
+    def leaving(self, instance: Instance) -> None:
+        """For ``on_leaving``."""
         there = self._ledger.at(instance)
         self._left_there[instance] = [prompt.prompt_id for prompt in there]
         for prompt in there:
@@ -43,6 +47,7 @@ class RemovedPrompts:
 
     def observe(self, change: Change) -> None:
         """An observer of the ledger: one that has left may have taken a prompt at that moment."""
+        self._cluster.membership.look()
         instance = change.prompt.instance
         if change.is_acceptance and change.prompt.job is None and instance and instance.left:
             self._cluster.spawn(self._taken_late(change.prompt, instance))
