@@ -305,6 +305,32 @@ async def test_what_it_alone_had_is_unknown(proxy: Http, at_once: None) -> None:
             assert answer.status == 400
 
 
+async def test_what_all_of_them_have_is_shown_on(
+    start_proxy: Start, tmp_path: Path, at_once: None
+) -> None:
+    """Where they share their directories: entries of its history, and the pictures."""
+    pair = [
+        EmbeddedWorker(base_directory=tmp_path / "both", name=name, test_nodes=True)
+        for name in ("one", "two")
+    ]
+    async with pair[0], pair[1]:
+        http = await start_proxy(*pair, shared_storage=frozenset({"input", "output", "temp"}))
+        await drain(http, "1")
+        async with listening(http) as listener:
+            prompt_id = await post(http, client_id=listener.client_id)
+            await until(partial(is_told_all, listener, prompt_id))
+            await until(lambda: http.app[GATEWAY].views.keeper._entries.find(prompt_id))
+            await drain(http, "1", "resume")
+            before = await get(http, f"/history/{prompt_id}")
+            await remove(http, "2")
+            assert await get(http, f"/history/{prompt_id}") == before
+            assert set(await get(http, "/history")) == {prompt_id}
+            (picture,) = listener.outputs(prompt_id)
+            async with http.get("/view", params=picture) as answer:
+                assert answer.status == 200
+    assert pair[1].started == [prompt_id]
+
+
 async def test_its_figures_vanish_and_the_sums_stay(proxy: Http, workers: Workers) -> None:
     """In JSON and for Prometheus; also in ``/health``."""
     await drain(proxy, "1")
