@@ -65,10 +65,16 @@ async def _repeated(
     until = time.monotonic() + wait_s
     path = quote(instance, safe="")
     method, path = ("DELETE", path) if action == "remove" else ("POST", f"{path}/{action}")
+    state: Mapping[str, Any] | None = None
     while True:
         left_s = max(0.0, min(until - time.monotonic(), MAX_WAIT_S))
         query = f"?wait={left_s:.3f}{'&force=true' if force else ''}"
-        state = await proxy.ask(method, f"/{path}{query}", wait_s=left_s)
+        try:
+            state = await proxy.ask(method, f"/{path}{query}", wait_s=left_s)
+        except _RefusedError as refused:
+            if state is not None and action == "remove" and refused.status == 404:
+                return None  # it has left between two questions
+            raise
         if state is None or not _is_under_way(action, state) or time.monotonic() >= until:
             return state
 
@@ -99,7 +105,11 @@ def _trusted(settings: Settings, url: URL | None) -> ssl.SSLContext | bool:
 
 
 class _RefusedError(Exception):
-    """The proxy has answered that it does not."""
+    """The proxy has answered that it does not, with that ``status``."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(f"{status} {why}")
+        self.status = status
 
 
 class _Proxy:
@@ -119,7 +129,7 @@ class _Proxy:
             body = await answer.json(content_type=None) if answer.content_length else {}
             if answer.status not in (200, 201, 202, 204):
                 told = body.get("error") if isinstance(body, dict) else None
-                raise _RefusedError(f"{answer.status} {told or answer.reason}")
+                raise _RefusedError(answer.status, str(told or answer.reason))
             state: Mapping[str, Any] = body
             return None if answer.status == 204 else state
 

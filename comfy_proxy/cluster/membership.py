@@ -58,9 +58,9 @@ class Spawn(Protocol):
 
 class Membership:
     """``on_leaving`` callbacks have what is at an instance yet go on elsewhere, right before it
-    leaves; ``farewells`` are awaited after that, while it can still be told anything. ``has_more``
-    says whether prompts are there of whose ends nobody has heard: they have ended, if it is empty,
-    and it stays until that is on record (:meth:`look`).
+    leaves; ``farewells`` are awaited after that, twice, while it can still be told anything.
+    ``has_more`` says whether prompts are there of whose ends nobody has heard: they have ended, if
+    it is empty, and it stays until that is on record (:meth:`look`).
 
     ``several`` says whether there were several instances at the start: one alone stays alone.
     """
@@ -207,6 +207,8 @@ class Membership:
         for farewell in self.farewells:
             await farewell(instance)
         await instance.exchanges.over(self._clock, LINGER_S)
+        for farewell in self.farewells:  # it may have taken something meanwhile
+            await farewell(instance)
         await self._connections.disconnect(instance)
 
 

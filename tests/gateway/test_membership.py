@@ -191,6 +191,23 @@ async def test_by_force_what_runs_there_begins_anew_elsewhere(
         await until(lambda: listener.sums()[-1] == 0)
 
 
+async def test_by_force_while_it_is_sent_a_prompt(proxy: Http, workers: Workers) -> None:
+    """It takes it after it has left: its client has that answer, and it runs elsewhere."""
+    one, two = workers
+    await drain(proxy, "1")
+    two.faults.hang = ("/prompt",)
+    posting = asyncio.create_task(post(proxy, graph(LONG_S)))
+    await until(lambda: proxy.app[GATEWAY].ledger.submitting())
+    await drain(proxy, "1", "resume")
+    await remove(proxy, "2", force="true")
+    two.faults.clear()
+    prompt_id = await posting
+    await until(lambda: one.started == [prompt_id])
+    await until(lambda: two.queue_remaining == 0)
+    await interrupt(proxy, prompt_id)
+    assert await ended(proxy, prompt_id)
+
+
 async def test_by_force_though_it_does_not_answer(proxy: Http, workers: Workers) -> None:
     """Nobody waits for it."""
     await drain(proxy, "1")

@@ -50,11 +50,11 @@ class RemovedPrompts:
         self._cluster.membership.look()
         instance = change.prompt.instance
         if change.is_acceptance and change.prompt.job is None and instance and instance.left:
+            self._left_there.setdefault(instance, []).append(change.prompt.prompt_id)
             self._cluster.spawn(self._taken_late(change.prompt, instance))
 
     async def _taken_late(self, prompt: Prompt, instance: Instance) -> None:
         self._give_up(prompt, instance)
-        await self._zombies.let_go([prompt.prompt_id], instance)
 
     def _give_up(self, prompt: Prompt, instance: Instance) -> None:
         if prompt.state not in (State.QUEUED, State.RUNNING):
