@@ -56,11 +56,11 @@ class LoadBalancer:
     def rank(self, instance: Instance) -> tuple[int, int]:
         """The lower the sooner it is chosen: its prompts, and of equals whose turn it is."""
         index = self._index[instance]
-        return instance.load, (index - self._turn) % len(self.instances)
+        return instance.load, (index - self._turn) % len(self._index)
 
     def took(self, instance: Instance) -> None:
         """``instance`` was chosen: among equals it is the others' turn."""
-        self._turn = (self._index[instance] + 1) % len(self.instances)
+        self._turn = (self._index[instance] + 1) % len(self._index)
 
     def primary(self, exclude: Collection[Instance] = ()) -> Instance:
         """The first healthy instance of the configuration, for whatever needs no choice by load.
