@@ -106,10 +106,11 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
 
 
 def _ids(settings: Settings) -> Mapping[URL, str]:
-    """The numbers that the instances have had before."""
+    """The numbers that instances have had before, those of the configuration with theirs."""
     path = settings.state_file
     known = {} if path is None else instance_ids.known_ids(path)
-    return instance_ids.ids_for(settings.instances, known)
+    before = {URL(url, encoded=True): number for url, number in known.items()}
+    return {**before, **instance_ids.ids_for(settings.instances, known)}
 
 
 async def _close(room: State | Cluster | Gateway | JobService | Feed, logs: AppLogs) -> None:

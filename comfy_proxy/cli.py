@@ -1,4 +1,5 @@
-"""The command ``comfy-proxy``: ``serve``, ``check``, ``drain``, ``resume`` and ``demo``."""
+"""The command ``comfy-proxy``: ``serve``, ``check``, ``demo``, and what is said to one that runs:
+``drain``, ``resume``, ``add`` and ``remove``."""
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ EXIT_INTERRUPTED = 130
 _ACTIONS = {
     "drain": "give an instance nothing new, so that it may be restarted",
     "resume": "give a drained instance work again",
+    "add": "have one more instance, until the proxy is restarted",
+    "remove": "have one less: what waits there goes elsewhere, what runs there ends first",
 }
 
 
@@ -78,20 +81,33 @@ def parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_check)
     for action, text in _ACTIONS.items():
         change = commands.add_parser(action, help=text)
-        change.add_argument("instance", metavar="ID", help="its number, or its name")
-        change.add_argument("--config", type=Path, help="the file of the proxy that runs")
-        change.add_argument("--url", type=URL, help="its address, if not HOST and PORT")
-        change.set_defaults(run=_change, action=action, wait=0.0)
-        if action == "drain":
-            change.add_argument(
-                "--wait", type=float, nargs="?", const=math.inf, default=0.0, metavar="SECONDS",
-                help="return when nothing waits or runs there, or fail after SECONDS",
-            )  # fmt: skip
+        _add_change(change, action)
     demo = commands.add_parser("demo", help="two CPU workers, the proxy, real pictures")
     demo.add_argument("--output", type=Path, default=Path("demo-output"))
     demo.add_argument("--keep", action="store_true", help="leave everything running")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _add_change(change: argparse.ArgumentParser, action: str) -> None:
+    """The arguments of a command that is said to the proxy that runs."""
+    if action == "add":
+        change.add_argument("instance", metavar="ADDRESS", help="host:port, or http(s)://…")
+        change.add_argument("--name", help="what it is to be called")
+    else:
+        change.add_argument("instance", metavar="ID", help="its number, or its name")
+    change.add_argument("--config", type=Path, help="the file of the proxy that runs")
+    change.add_argument("--url", type=URL, help="the proxy's address, if not HOST and PORT")
+    change.set_defaults(run=_change, action=action, wait=0.0, name=None, force=False)
+    if action in ("drain", "remove"):
+        change.add_argument(
+            "--wait", type=float, nargs="?", const=math.inf, default=0.0, metavar="SECONDS",
+            help="return when nothing waits or runs there, or fail after SECONDS",
+        )  # fmt: skip
+    if action == "remove":
+        change.add_argument(
+            "--force", action="store_true", help="at once: what runs there begins anew elsewhere"
+        )
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -106,6 +122,8 @@ def _change(options: argparse.Namespace) -> int:
             settings=load_settings(config_file=options.config),
             url=options.url,
             wait_s=options.wait,
+            name=options.name,
+            force=options.force,
             say=print,
         )
     )

@@ -1,4 +1,5 @@
-"""``comfy-proxy drain ID`` and ``comfy-proxy resume ID``: said to the proxy that runs."""
+"""``comfy-proxy drain|resume|remove ID`` and ``comfy-proxy add URL``: said to the proxy that
+runs."""
 
 from __future__ import annotations
 
@@ -26,30 +27,63 @@ async def change_instance(
     *,
     settings: Settings,
     url: URL | None,
-    wait_s: float,
+    wait_s: float = 0.0,
+    name: str | None = None,
+    force: bool = False,
     say: Callable[[str], None],
 ) -> int:
-    """``action`` is ``drain`` or ``resume``; the exit code is 0 once that is done.
+    """``action`` is ``drain``, ``resume``, ``remove`` or ``add``; the exit code is 0 once that is
+    done. ``instance`` is its number or name; of one that is to be added its address, and ``name``
+    what it is to be called.
 
     ``url`` None is the proxy of ``settings``. With ``wait_s`` it is 0 only once nothing waits or
-    runs there, and 1 if that takes longer.
+    runs there (or it has left, if it is to be removed), and 1 if that takes longer. ``force``: it
+    is removed at once.
     """
-    until = time.monotonic() + wait_s
     base = url or own_url(settings)
     headers = {"X-API-Key": settings.api_keys[0]} if settings.api_keys else {}
     try:
         connector = aiohttp.TCPConnector(ssl=_trusted(settings, url))
         async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
-            while True:
-                left_s = max(0.0, min(until - time.monotonic(), MAX_WAIT_S))
-                state = await _post(http, base, f"{quote(instance, safe='')}/{action}", left_s)
-                if state["empty"] or action != "drain" or time.monotonic() >= until:
-                    break
+            proxy = _Proxy(http, base)
+            if action == "add":
+                state = await proxy.ask("POST", "", json={"url": instance, "name": name})
+            else:
+                state = await _repeated(proxy, action, instance, wait_s, force=force)
     except (aiohttp.ClientError, TimeoutError, _RefusedError) as error:
         say(f"{base}: {error or 'no answer'}")
         return 1
-    say(_told(action, state))
-    return 0 if state["empty"] or not wait_s or action != "drain" else 1
+    say(_told(action, instance, state))
+    return 1 if wait_s and state is not None and _is_under_way(action, state) else 0
+
+
+async def _repeated(
+    proxy: _Proxy, action: str, instance: str, wait_s: float, *, force: bool
+) -> Mapping[str, Any] | None:
+    """What it says when that is done, or ``wait_s`` later; an answer waits MAX_WAIT_S at most. None
+    if it has left."""
+    until = time.monotonic() + wait_s
+    path = quote(instance, safe="")
+    method, path = ("DELETE", path) if action == "remove" else ("POST", f"{path}/{action}")
+    state: Mapping[str, Any] | None = None
+    while True:
+        left_s = max(0.0, min(until - time.monotonic(), MAX_WAIT_S))
+        query = f"?wait={left_s:.3f}{'&force=true' if force else ''}"
+        try:
+            state = await proxy.ask(method, f"/{path}{query}", wait_s=left_s)
+        except _RefusedError as refused:
+            if state is not None and action == "remove" and refused.status == 404:
+                return None  # it has left between two questions
+            raise
+        if state is None or not _is_under_way(action, state) or time.monotonic() >= until:
+            return state
+
+
+def _is_under_way(action: str, state: Mapping[str, Any]) -> bool:
+    """Whether to ask again makes sense."""
+    if action == "remove":
+        return bool(state["leaving"])
+    return action == "drain" and not state["empty"]
 
 
 def own_url(settings: Settings) -> URL:
@@ -71,29 +105,51 @@ def _trusted(settings: Settings, url: URL | None) -> ssl.SSLContext | bool:
 
 
 class _RefusedError(Exception):
-    """The proxy has answered that it does not."""
+    """The proxy has answered that it does not, with that ``status``."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(f"{status} {why}")
+        self.status = status
 
 
-async def _post(
-    http: aiohttp.ClientSession, base: URL, path: str, wait_s: float
-) -> Mapping[str, Any]:
-    target = URL(f"{str(base).rstrip('/')}/api/instances/{path}?wait={wait_s:.3f}", encoded=True)
-    timeout = aiohttp.ClientTimeout(total=wait_s + ANSWER_TIMEOUT_S)
-    async with http.post(target, timeout=timeout) as answer:
-        body = await answer.json(content_type=None) if answer.content_length else {}
-        if answer.status != 200:
-            told = body.get("error") if isinstance(body, dict) else None
-            raise _RefusedError(f"{answer.status} {told or answer.reason}")
-        state: Mapping[str, Any] = body
-        return state
+class _Proxy:
+    """The proxy at ``base``."""
+
+    def __init__(self, http: aiohttp.ClientSession, base: URL) -> None:
+        self._http = http
+        self._instances = f"{str(base).rstrip('/')}/api/instances"
+
+    async def ask(
+        self, method: str, path: str, *, wait_s: float = 0.0, json: Any = None
+    ) -> Mapping[str, Any] | None:
+        """The state of the instance; None if it has left. Raises _RefusedError."""
+        target = URL(f"{self._instances}{path}", encoded=True)
+        timeout = aiohttp.ClientTimeout(total=wait_s + ANSWER_TIMEOUT_S)
+        async with self._http.request(method, target, json=json, timeout=timeout) as answer:
+            body = await answer.json(content_type=None) if answer.content_length else {}
+            if answer.status not in (200, 201, 202, 204):
+                told = body.get("error") if isinstance(body, dict) else None
+                raise _RefusedError(answer.status, str(told or answer.reason))
+            state: Mapping[str, Any] = body
+            return None if answer.status == 204 else state
 
 
-def _told(action: str, state: Mapping[str, Any]) -> str:
+def _told(action: str, instance: str, state: Mapping[str, Any] | None) -> str:
+    if state is None:
+        return f"instance {instance} is removed"
     name = f" ({state['name']})" if state["name"] else ""
     who = f"instance {state['id']}{name} at {state['host']}"
+    once_up = "" if state["status"] == "healthy" else " once it is up"
     if action == "resume":
-        return f"{who} gets work again" + ("" if state["status"] == "healthy" else " once it is up")
+        return f"{who} gets work again{once_up}"
+    if action == "add":
+        return f"{who} has joined, and gets work{once_up}"
     left = state["load"]
+    if action == "remove" and not state["leaving"]:
+        return f"{who} stays: it was resumed"
+    if action == "remove":
+        what = f"{left} prompt{'s' if left > 1 else ''} still there" if left else "just now empty"
+        return f"{who} gets no new work, and leaves when it is empty; {what}"
     if state["empty"]:
         return f"{who} gets no new work, and is empty: it may be restarted"
     return f"{who} gets no new work; {left} prompt{'s' if left > 1 else ''} still there"

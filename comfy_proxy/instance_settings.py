@@ -46,6 +46,23 @@ def parse_instance(text: str) -> URL:
     return url.with_path(url.raw_path.rstrip("/"), encoded=True)
 
 
+def canonical(url: URL) -> URL:
+    """The same for all spellings of one instance's address."""
+    plain = url.with_port(url.port)
+    if url.host in _LOOPBACK_NAMES:  # all of them are this machine: one instance, not three
+        return plain.with_host("localhost")
+    return plain
+
+
+def name_problem(name: str) -> str | None:
+    """What is wrong with an instance's name; None if nothing is."""
+    if len(name) > MAX_NAME or not name.isprintable():
+        return f"a name has {MAX_NAME} printable characters at most"
+    if name.isdecimal():
+        return "a number is no name: instances have those as ids"
+    return None
+
+
 def read_instances(merged: Mapping[str, str], problems: list[str]) -> dict[str, Any]:
     """The fields of Settings that the variables give; what is wrong is added to ``problems``."""
     numbers = _numbers(merged, problems)
@@ -85,12 +102,10 @@ def _addresses(hosts: Mapping[int, str], problems: list[str]) -> tuple[URL, ...]
             problems.append(f"{name}: {error}")
             continue
         urls.append(url)
-        canonical = url.with_port(url.port)
-        if url.host in _LOOPBACK_NAMES:  # all of them are this machine: one instance, not three
-            canonical = canonical.with_host("localhost")
-        if canonical in seen:
-            problems.append(f"{name}: {url} is the same instance as {seen[canonical]}")
-        seen.setdefault(canonical, name)
+        known = canonical(url)
+        if known in seen:
+            problems.append(f"{name}: {url} is the same instance as {seen[known]}")
+        seen.setdefault(known, name)
     return tuple(urls)
 
 
@@ -99,10 +114,8 @@ def _check_names(names: Mapping[int, str], problems: list[str]) -> None:
     seen: dict[str, int] = {}
     for number, text in names.items():
         name, variable = text.strip(), f"COMFYUI_NAME_{number}"
-        if len(name) > MAX_NAME or not name.isprintable():
-            problems.append(f"{variable}: a name has {MAX_NAME} printable characters at most")
-        elif name.isdecimal():
-            problems.append(f"{variable}: a number is no name: instances have those as ids")
+        if (problem := name_problem(name)) is not None:
+            problems.append(f"{variable}: {problem}")
         elif name in seen:
             problems.append(f"{variable}: {name} is the name of COMFYUI_HOST_{seen[name]} already")
         seen.setdefault(name, number)

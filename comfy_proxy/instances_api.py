@@ -1,28 +1,38 @@
-"""``/api/instances``, for operators: who does the work, and who is to leave it for a while.
+"""``/api/instances``, for operators: who does the work, who is to leave it for a while or for good,
+and who joins.
 
-A key is wanted where keys are set, as everywhere. With a STATE_FILE an answer says what outlives a
-restart of the proxy too; without one a restart forgets who is drained.
+A key is wanted where keys are set, as everywhere. With a STATE_FILE an answer to a drain says what
+outlives a restart of the proxy too; who was added or removed is in memory: a restart reads the
+configuration.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from yarl import URL
 
+from comfy_proxy.bodies import ClientBody
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import NotFoundError
+from comfy_proxy.errors import InvalidFieldError, NotFoundError, RequestError
+from comfy_proxy.instance_settings import name_problem, parse_instance
 from comfy_proxy.jobs.negotiation import wait_seconds
 from comfy_proxy.keys import CLUSTER, METRICS, STATE
-from comfy_proxy.lenient_json import dumps
+from comfy_proxy.lenient_json import dumps, loads
 from comfy_proxy.status import instance_view
+
+MAX_BODY_BYTES: Final = 65_536
+"""Bytes of the body that adds an instance; a longer one is refused."""
 
 
 def routes() -> list[web.RouteDef]:
     return [
         web.get("/api/instances", _list),
+        web.post("/api/instances", _add),
         web.get("/api/instances/{id}", _one),
+        web.delete("/api/instances/{id}", _remove),
         web.post("/api/instances/{id}/drain", _drain),
         web.post("/api/instances/{id}/resume", _resume),
     ]
@@ -35,6 +45,56 @@ async def _list(request: web.Request) -> web.Response:
 
 async def _one(request: web.Request) -> web.Response:
     return _answer(request, _instance(request))
+
+
+async def _add(request: web.Request) -> web.Response:
+    """One more, which is checked before the answer, and has joined whether or not it answers."""
+    url, name = await _newcomer(request)
+    cluster = request.app[CLUSTER]
+    instance = cluster.membership.add(url, name)
+    await cluster.health_checker.check(instance)
+    answer = _answer(request, instance, status=201)
+    answer.headers[hdrs.LOCATION] = f"/api/instances/{instance.id}"
+    return answer
+
+
+async def _remove(request: web.Request) -> web.Response:
+    """Drained first: 204 if it has left, 202 with its state if it leaves later. ``?wait=N`` answers
+    when it has left, or after N seconds; with ``?force=true`` it leaves at once."""
+    instance, wait_s = _instance(request), wait_seconds(request.query.get("wait"))
+    force = request.query.get("force", "false")
+    if force not in ("true", "false"):
+        raise InvalidFieldError("force", "force is true or false.")
+    membership = request.app[CLUSTER].membership
+    if await membership.remove(instance, wait_s=wait_s, force=force == "true"):
+        return web.Response(status=204)
+    return _answer(request, instance, status=202)
+
+
+async def _newcomer(request: web.Request) -> tuple[URL, str | None]:
+    """What the body says: ``{"url": "host:port", "name": "…"}``. Raises RequestError."""
+    raw = b"".join([piece async for piece in ClientBody(request.content, MAX_BODY_BYTES)])
+    try:
+        told = loads(raw)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict):
+        raise RequestError('The body is to be JSON: {"url": "host:port", "name": "…"}.')
+    for field in told.keys() - {"url", "name"}:
+        raise InvalidFieldError(field, f"There is no field {field[:80]!r}, but url and name.")
+    url, name = told.get("url"), told.get("name") or None
+    if not isinstance(url, str) or not url.strip():
+        raise InvalidFieldError("url", "url is host:port, or http://… or https://….")
+    if not isinstance(name, str | None):
+        raise InvalidFieldError("name", "name is a text.")
+    try:
+        parsed = parse_instance(url)
+    except ValueError as error:
+        raise InvalidFieldError("url", f"url: {error}.") from None
+    name = None if name is None else name.strip() or None
+    if name is not None and (problem := name_problem(name)) is not None:
+        raise InvalidFieldError("name", f"name: {problem}.")
+    return parsed, name
 
 
 async def _drain(request: web.Request) -> web.Response:
@@ -71,10 +131,13 @@ def find_instance(cluster: Cluster, text: str) -> Instance:
     )
 
 
-def _answer(request: web.Request, instance: Instance) -> web.Response:
+def _answer(request: web.Request, instance: Instance, *, status: int = 200) -> web.Response:
+    """Its state. Raises NotFoundError if it has left meanwhile."""
+    instance = find_instance(request.app[CLUSTER], instance.id)
     live = request.app[METRICS].live()
-    return _json(next(instance_view(one) for one in live.instances if one.id == instance.id))
+    view = next(instance_view(one) for one in live.instances if one.id == instance.id)
+    return _json(view, status=status)
 
 
-def _json(data: Any) -> web.Response:
-    return web.Response(body=dumps(data), content_type="application/json")
+def _json(data: Any, *, status: int = 200) -> web.Response:
+    return web.Response(body=dumps(data), status=status, content_type="application/json")

@@ -27,9 +27,14 @@ def observe(app: web.Application) -> Metrics:
         job_types=jobs.workflows.names(),
         live=lambda: live_state(app),
     )
-    for instance in cluster.instances:
+
+    def joined(instance: Instance) -> None:
+        metrics.join(instance.host)
         instance.observers.append(metrics.record_attempt)
         instance.on_circuit.append(metrics.record_circuit)
+
+    cluster.instances.each(joined)
+    cluster.instances.on_removed.append(lambda instance: metrics.leave(instance.host))
     cluster.on_prompt.append(metrics.record_prompt)
     cluster.on_prompt_end.append(metrics.record_prompt_end)
     cluster.connections.on_wait.append(metrics.record_pool_wait)
@@ -70,7 +75,7 @@ def live_state(app: web.Application) -> LiveState:
         uptime_s=cluster.uptime_s,
         pending_jobs=len(jobs.processor.waiting),
         processing_jobs=len(jobs.processor.running),
-        max_concurrent_jobs=jobs.settings.concurrent_jobs,
+        max_concurrent_jobs=jobs.processor.max_concurrent,
         instances=tuple(_instance_state(one, cluster) for one in cluster.instances),
         sockets=app[ALL_TRAFFIC].totals,
     )
@@ -98,5 +103,6 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         pool_waiting=pool.waiting,
         name=instance.name,
         drained=instance.drained,
+        leaving=instance.leaving,
         models_loaded=cluster.planner.lines[instance].loaded.names(),
     )

@@ -10,7 +10,7 @@ from loguru import logger
 T = TypeVar("T")
 
 
-def tell(observers: Iterable[Callable[[T], None]], record: T) -> None:
+def tell(observers: Iterable[Callable[[T], object]], record: T) -> None:
     """Call each observer with ``record``; one that raises is logged, and the next one is called."""
     for observer in observers:
         try:

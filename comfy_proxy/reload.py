@@ -1,28 +1,42 @@
 """The configuration read again while the proxy runs (SIGHUP).
 
-Keys, origins, the log level and the rows of ROUTES_FILE are taken over, all of them or none; every
-other setting needs a restart, because rooms are built with it. What is open, and would be refused
-now, is ended (``open_streams.py``).
+Keys, origins, the log level, the rows of ROUTES_FILE and the instances with their names are taken
+over, all of them or none; every other setting needs a restart, because rooms are built with it.
+What is open, and would be refused now, is ended (``open_streams.py``).
+
+Of the instances it counts what has changed in the configuration since it was read last: those that
+are new in it are added, those that are gone from it removed, each as an operator would
+(``cluster/membership.py``). Who was added or removed by hand since, and is as it was there, stays
+so. A proxy that was started with one instance keeps that one until it is restarted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from typing import Final
 
 from aiohttp import web
 from loguru import logger
+from yarl import URL
 
+from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.membership import MembershipError
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.gateway.custom.rows import read_rows
-from comfy_proxy.keys import GATEWAY, LOGS, SETTINGS
+from comfy_proxy.instance_settings import canonical
+from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, SETTINGS
 from comfy_proxy.middleware import ORIGINS
 from comfy_proxy.open_streams import end_unwelcome
 from comfy_proxy.security import forms_of, start_warnings
 from comfy_proxy.settings import VARIABLES, Settings
 
-TAKEN_OVER: Final = ("api_keys", "api_keys_file", "cors_origins", "log_level", "routes_file")
+TAKEN_OVER: Final = (
+    *("api_keys", "api_keys_file", "cors_origins", "log_level", "routes_file"),
+    *("instances", "instance_names"),
+)
 """The fields of Settings that may change while the proxy runs."""
 _NAMES: Final = {row.field: row.name for row in VARIABLES} | {
     "instances": "COMFYUI_HOST_1…",
@@ -47,16 +61,20 @@ def reload(app: web.Application, load: Callable[[], Settings]) -> bool:
     if rows != gateway.rows.own and "routes_file" not in changed:
         changed.append("routes_file")
     app[LOGS].redaction.hide(forms_of(new.api_keys))
-    for name in TAKEN_OVER:
+    before = replace(settings)
+    taken_over = [name for name in TAKEN_OVER if _may_change(app, name)]
+    for name in taken_over:
         # All rooms hold this one object. It is frozen for them: only here it changes.
         object.__setattr__(settings, name, getattr(new, name))
     app[ORIGINS].replace(new.cors_origins)
     gateway.rows.replace(rows)
     if new.log_level != app[LOGS].level:
         app[LOGS].set_level(new.log_level)
-    _tell(changed)
+    _tell(changed, taken_over)
     if {"api_keys", "cors_origins"} & set(changed):
         end_unwelcome(app)
+    if "instances" in taken_over:
+        _change_instances(app[CLUSTER], before, new)
     if "api_keys" in changed:
         for warning in start_warnings(settings, {}):
             logger.warning(warning)
@@ -68,9 +86,48 @@ def _now(app: web.Application, name: str) -> object:
     return app[LOGS].level if name == "log_level" else getattr(app[SETTINGS], name)
 
 
-def _tell(changed: list[str]) -> None:
-    taken = [_NAMES[name] for name in changed if name in TAKEN_OVER]
-    left = [_NAMES[name] for name in changed if name not in TAKEN_OVER]
+def _may_change(app: web.Application, name: str) -> bool:
+    """A single instance is passed everything as it comes, and no other one can join it."""
+    return app[CLUSTER].several or name not in ("instances", "instance_names")
+
+
+def _change_instances(cluster: Cluster, before: Settings, new: Settings) -> None:
+    """Those that are new first, so that there is always one that is left."""
+    old, there = set(map(canonical, before.instances)), _by_address(cluster)
+    names = {canonical(url): new.name_of(place) for place, url in enumerate(new.instances)}
+    here = {there[url]: name for url, name in names.items() if url in there}
+    with _told("the names"):
+        cluster.membership.rename({one: name for one, name in here.items() if one.name != name})
+    for url in new.instances:
+        if canonical(url) not in there and canonical(url) not in old:
+            with _told(url):
+                cluster.membership.add(url, names[canonical(url)])
+    for gone in old - set(map(canonical, new.instances)):
+        if (instance := there.get(gone)) is not None:
+            cluster.spawn(_remove(cluster, instance))
+
+
+async def _remove(cluster: Cluster, instance: Instance) -> None:
+    with _told(instance.host):
+        await cluster.membership.remove(instance)
+
+
+@contextmanager
+def _told(what: object) -> Iterator[None]:
+    """Around a change that is refused if others were made by hand since."""
+    try:
+        yield
+    except MembershipError as error:
+        logger.error("not as in the configuration: {}: {}", what, error.message)
+
+
+def _by_address(cluster: Cluster) -> dict[URL, Instance]:
+    return {canonical(one.url): one for one in cluster.instances}
+
+
+def _tell(changed: list[str], taken_over: Collection[str]) -> None:
+    taken = [_NAMES[name] for name in changed if name in taken_over]
+    left = [_NAMES[name] for name in changed if name not in taken_over]
     told = [f"{', '.join(taken)} taken over"] if taken else []
     told += [f"{', '.join(left)} left as before: that needs a restart"] if left else []
     level = "WARNING" if left else "INFO"

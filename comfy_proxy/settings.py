@@ -106,11 +106,6 @@ class Settings:
         """What the operator calls the instance at ``place`` (from 0 on)."""
         return self.instance_names[place] or None if place < len(self.instance_names) else None
 
-    @property
-    def concurrent_jobs(self) -> int:
-        """Most jobs in processing at once, over all instances; the next ones wait as pending."""
-        return self.max_concurrent_jobs or 3 * len(self.instances)
-
     def __repr__(self) -> str:
         hidden = "" if not self.api_keys else f", api_keys=<{len(self.api_keys)} hidden>"
         hosts = ", ".join(str(url) for url in self.instances)

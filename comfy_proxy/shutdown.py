@@ -41,7 +41,7 @@ class Shutdown:
         """Refuse what is new; return when all that was accepted has ended, or after ``grace_s``."""
         self.begun = jobs.draining = True
         deadline = cluster.clock.monotonic() + grace_s
-        if len(cluster.instances) == 1 and grace_s > 0:
+        if not cluster.several and grace_s > 0:
             await cluster.learn_load(cluster.instances[0])
         left = _Left(cluster, ledger, jobs)
         waited_for_jobs = bool(jobs.runs)
@@ -64,8 +64,7 @@ class _Left:
         self._changed = asyncio.Event()
         jobs.on_end.append(self._changed.set)
         ledger.observers.append(self._hear)
-        for instance in cluster.instances:
-            instance.prompts.on_load.append(self._changed.set)
+        cluster.instances.each(lambda one: one.prompts.on_load.append(self._changed.set))
 
     def __str__(self) -> str:
         return f"{len(self._jobs.runs)} jobs and {self._prompts} prompts"
@@ -88,7 +87,7 @@ class _Left:
     def _prompts(self) -> int:
         """With a single instance clients' prompts pass unread, and the length of its queue counts,
         whoever filled it."""
-        if len(self._cluster.instances) == 1:
+        if not self._cluster.several:
             return self._cluster.instances[0].prompts.of_clients
         return sum(prompt.job is None for prompt in self._ledger.live())
 

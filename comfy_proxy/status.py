@@ -88,8 +88,8 @@ async def _ready(request: web.Request) -> web.Response:
 
 
 def instance_view(instance: InstanceState) -> dict[str, Any]:
-    """One instance for operators. ``draining``: one of them takes it out of use; ``empty``: nothing
-    waits or runs there, as far as it told."""
+    """One instance for operators. ``draining``: one of them takes it out of use; ``leaving``: it is
+    removed as soon as it is empty; ``empty``: nothing waits or runs there, as far as it told."""
     response_s = instance.response_time_s
     return {
         "id": instance.id,
@@ -98,6 +98,7 @@ def instance_view(instance: InstanceState) -> dict[str, Any]:
         "status": "healthy" if instance.healthy else "unhealthy",
         "circuit": instance.circuit,
         "draining": instance.drained,
+        "leaving": instance.leaving,
         "empty": instance.load == 0,
         "load": instance.load,
         "active_jobs": instance.active_jobs,

@@ -183,7 +183,7 @@ class Verdict:
         return run.ended is not None and any(
             one.kind in ("reset", "break", "silence")
             and one.index == run.index
-            and one.meets(run.started, run.ended)
+            and one.meets(run.started - MOMENT_S, run.ended)
             for one in self._troubles
         )
 

@@ -61,13 +61,22 @@ async def test_an_instance_that_does_not_exist(named: TestClient) -> None:
     assert body["details"] == {"field": "id", "instances": list(NAMES)}
 
 
-async def test_instances_are_neither_added_nor_removed(named: TestClient) -> None:
-    """Not yet: 405 that says what can be done, and nothing of it goes to ComfyUI."""
-    for method, path in (("POST", "/api/instances"), ("DELETE", "/api/instances/1")):
-        async with named.request(method, path, json={"url": "gpu:8188"}) as answer:
-            body = await answer.json()
-        assert (answer.status, body["code"]) == (405, "method_not_allowed")
-        assert answer.headers["Allow"] == "GET, HEAD"
+async def test_what_cannot_be_done_to_an_instance(named: TestClient) -> None:
+    """405 that says what can be done; 404 and 400 by name; nothing of it goes to ComfyUI."""
+    for method, path, allowed in (
+        ("PUT", "/api/instances", "GET, HEAD, POST"),
+        ("POST", "/api/instances/1", "DELETE, GET, HEAD"),
+    ):
+        async with named.request(method, path) as answer:
+            assert (answer.status, answer.headers["Allow"]) == (405, allowed)
+    for path, status, field in (
+        ("/api/instances/3", 404, "id"),
+        ("/api/instances/1?force=now", 400, "force"),
+        ("/api/instances/1?wait=long", 400, "wait"),
+    ):
+        async with named.delete(path) as answer:
+            assert (answer.status, (await answer.json())["details"]["field"]) == (status, field)
+    assert not named.app[CLUSTER].instances[0].drained
 
 
 async def test_a_wait_that_is_none(named: TestClient) -> None:
@@ -82,14 +91,25 @@ async def test_a_key_is_wanted_where_keys_are_set(start_proxy: Start, workers: P
     """And a page of another site may not, with or without keys."""
     key = "a key of an operator"
     locked = await start_proxy(*workers, api_keys=(key,))
-    async with locked.post("/api/instances/1/drain") as answer:
-        assert answer.status == 401
+    for method, path in (
+        ("POST", "/api/instances/1/drain"),
+        ("POST", "/api/instances"),
+        ("DELETE", "/api/instances/1"),
+    ):
+        async with locked.request(method, path, json={"url": "gpu:8188"}) as answer:
+            assert answer.status == 401
     async with locked.post("/api/instances/1/drain", headers={"X-API-Key": key}) as answer:
         assert answer.status == 200
     opened = await start_proxy(*workers)
     origin = {"Origin": "https://evil.example"}
-    async with opened.post("/api/instances/1/drain", headers=origin) as answer:
-        assert answer.status == 403
+    for method, path in (
+        ("POST", "/api/instances/1/drain"),
+        ("POST", "/api/instances"),
+        ("DELETE", "/api/instances/1"),
+    ):
+        async with opened.request(method, path, headers=origin, data="{}") as answer:
+            assert answer.status == 403
+    assert len(opened.app[CLUSTER].instances) == len(locked.app[CLUSTER].instances) == 2
 
 
 async def command(served: Served, *words: str, **environ: str) -> tuple[int, str]:
@@ -124,3 +144,25 @@ async def test_the_command_speaks_to_the_proxy_that_runs(workers: Pair, tmp_path
         assert (code, "401" in said) == (1, True)
     assert "is drained" in served.said
     assert "right = http://" in served.said
+
+
+async def test_the_command_adds_and_removes(workers: Pair, tmp_path: Path) -> None:
+    """What it says is what is so; a WARNING of the log tells each."""
+    third = EmbeddedWorker(base_directory=tmp_path / "three", name="three", test_nodes=True)
+    hosts = [worker.host for worker in workers]
+    async with third, serving(*hosts, logs=tmp_path / "logs") as served:
+        code, said = await command(served, "add", third.host, "--name", "fresh")
+        assert (code, "instance 3 (fresh)" in said, "has joined" in said) == (0, True, True)
+        code, said = await command(served, "add", third.host)
+        assert (code, "409" in said) == (1, True)
+        listed = (await served.get("/api/instances"))["instances"]
+        assert [one["name"] for one in listed] == [None, None, "fresh"]
+        code, said = await command(served, "remove", "fresh", "--wait")
+        assert (code, said) == (0, "instance fresh is removed\n")
+        code, said = await command(served, "remove", "2", "--force")
+        assert (code, said) == (0, "instance 2 is removed\n")
+        code, said = await command(served, "remove", "1")
+        assert (code, "last instance" in said) == (1, True)
+    told = [line["message"] for line in served.lines() if line["level"] == "warn"]
+    assert f"instance {third.host} (fresh) is added" in told
+    assert f"instance {third.host} (fresh) is removed" in told

@@ -143,12 +143,60 @@ async def test_a_mistake_changes_nothing(workers: Pair, tmp_path: Path, mistake:
 async def test_what_needs_a_restart_is_named(workers: Pair, tmp_path: Path) -> None:
     """The rest of the file is taken over."""
     async with configured(tmp_path, workers) as (served, files):
-        files.write(log_level="debug", comfyui_timeout=1000, comfyui_host_3="gpu3:8188")
+        files.write(log_level="debug", comfyui_timeout=1000)
         told = await read_again(served)
         assert "LOG_LEVEL taken over; " in told
-        assert told.endswith(
-            "COMFYUI_HOST_1…, COMFYUI_TIMEOUT left as before: that needs a restart"
+        assert told.endswith("COMFYUI_TIMEOUT left as before: that needs a restart")
+
+
+async def names_of(served: Served) -> list[tuple[str, str | None]]:
+    listed = (await served.get("/api/instances"))["instances"]
+    return [(one["host"], one["name"]) for one in listed]
+
+
+async def test_instances_and_their_names_are_taken_over(workers: Pair, tmp_path: Path) -> None:
+    """What is new in the file joins, what is gone from it leaves as an operator would have it; who
+    was added by hand stays."""
+    one, two = workers
+    three = EmbeddedWorker(base_directory=tmp_path / "three", name="three", test_nodes=True)
+    four = EmbeddedWorker(base_directory=tmp_path / "four", name="four", test_nodes=True)
+    async with three, four, configured(tmp_path, workers) as (served, files):
+        told = await reload_with(served, files, comfyui_host_3=three.host, comfyui_name_1="left")
+        assert "COMFYUI_HOST_1…, COMFYUI_NAME_1… taken over" in told
+        assert await names_of(served) == [(one.host, "left"), (two.host, None), (three.host, None)]
+        async with served.http.post(
+            f"{served.url}/api/instances", json={"url": four.host, "name": "hand"}
+        ) as answer:
+            assert answer.status == 201
+        await reload_with(served, files, comfyui_name_1="other", comfyui_name_2="left")
+        await served.logged(
+            lambda line: line["message"] == f"instance {three.host} (number 3) is removed"
         )
+        assert await names_of(served) == [
+            (one.host, "other"), (two.host, "left"), (four.host, "hand"),
+        ]  # fmt: skip
+        await reload_with(served, files, comfyui_name_1="hand")
+        line = await served.logged(lambda line: line["level"] == "error")
+        assert "hand is the name of instance 4 already" in line["message"]
+        assert await served.end() == 0
+    assert "Traceback" not in served.said
+
+
+async def reload_with(served: Served, files: Files, **settings: Any) -> str:
+    files.write(**settings)
+    return await read_again(served)
+
+
+async def test_the_only_instance_needs_a_restart(workers: Pair, tmp_path: Path) -> None:
+    """It is passed everything as it comes: no other one can join it."""
+    config = tmp_path / "proxy.toml"
+    config.write_text("")
+    logs = tmp_path / "logs"
+    async with serving(workers[0].host, logs=logs, config=config) as served:
+        config.write_text(f'comfyui_host_2 = "{workers[1].host}"')
+        told = await read_again(served)
+        assert told.endswith("COMFYUI_HOST_1… left as before: that needs a restart")
+        assert await names_of(served) == [(workers[0].host, None)]
 
 
 async def test_the_end_of_its_terminal_ends_it(workers: Pair, tmp_path: Path) -> None:

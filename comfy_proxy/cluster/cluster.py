@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextvars import Context
 from functools import partial
 from types import MappingProxyType
@@ -22,6 +22,8 @@ from comfy_proxy.cluster.hangs import Hangs
 from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
+from comfy_proxy.cluster.membership import Membership
+from comfy_proxy.cluster.newcomers import Newcomers
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.capabilities import Capabilities
 from comfy_proxy.cluster.object_info.graph_support import GraphSupport
@@ -29,6 +31,7 @@ from comfy_proxy.cluster.planning.costs import Costs
 from comfy_proxy.cluster.planning.experience import Experience
 from comfy_proxy.cluster.planning.model_files import ModelFiles
 from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.cluster.scheduler import Scheduler
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
@@ -43,7 +46,8 @@ class Cluster:
 
     ``classes`` are the node classes that our workflows may use: what is remembered of an instance's
     ``/object_info`` is reduced to them. ``clock`` None is the system's. ``ids`` are those that
-    instances have had before, by their URLs.
+    instances have had before, by their URLs. ``several`` says whether there were several at the
+    start: one alone is passed everything as it comes, and stays alone.
     """
 
     def __init__(
@@ -57,13 +61,14 @@ class Cluster:
         self.settings = settings
         self.clock = clock or SystemClock()
         self._made_at = self.clock.monotonic()
-        self.instances = _instances(settings, self.clock, ids)
+        newcomers = Newcomers(settings, self.clock, ids)
+        self.instances = Roster(newcomers.configured())
         self.connections = _connections(self.instances, settings, self.clock)
         self.clients = _clients(self.instances, self.connections, settings, self.clock)
         self.load_balancer = LoadBalancer(self.instances)
         self.object_info = ObjectInfoCache(self.clients, clock=self.clock)
         self.capabilities = Capabilities(self.object_info, classes=classes, clock=self.clock)
-        self.health_checker = _health_checker(self.clients, settings, self.clock)
+        self.health_checker = _health_checker(self.instances, self.clients, settings, self.clock)
         self.hang_watch = HangWatch(
             self.instances,
             self.health_checker.check,
@@ -78,6 +83,8 @@ class Cluster:
         self.experience = Experience(self.planner, self.clock)
         self.scheduler = _scheduler(self, settings)
         self.drains = Drains(self.scheduler, self.clock, self.learn_load)
+        self.membership = _membership(self, newcomers)
+        self.several = self.membership.several
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
         self.on_prompt_end: list[Callable[[PromptEnd], None]] = []
         self._chores: set[asyncio.Task[None]] = set()
@@ -86,13 +93,15 @@ class Cluster:
     def _connect(self) -> None:
         """Have the parts hear of each other what concerns them."""
         self.health_checker.on_success += (self.capabilities.heard, self.gpu_memory.heard)
-        for instance in self.instances:
-            instance.on_interruption.append(self.object_info.forget)
-            instance.on_interruption.append(self.planner.restarted)
-            instance.on_doubt.append(self.health_checker.look)
-            instance.on_circuit.append(self._circuit_changed)
-            instance.on_circuit.append(partial(self._hang_or_return, instance))
-            instance.on_circuit.append(lambda change: self.scheduler.door.open())
+        self.instances.each(self._connect_one)
+
+    def _connect_one(self, instance: Instance) -> None:
+        instance.on_interruption.append(self.object_info.forget)
+        instance.on_interruption.append(self.planner.restarted)
+        instance.on_doubt.append(self.health_checker.look)
+        instance.on_circuit.append(self._circuit_changed)
+        instance.on_circuit.append(partial(self._hang_or_return, instance))
+        instance.on_circuit.append(lambda change: self.scheduler.door.open())
 
     @property
     def uptime_s(self) -> float:
@@ -209,9 +218,7 @@ class Cluster:
         task.add_done_callback(self._chores.discard)
 
 
-def _connections(
-    instances: Sequence[Instance], settings: Settings, clock: Clock
-) -> ConnectionManager:
+def _connections(instances: Roster, settings: Settings, clock: Clock) -> ConnectionManager:
     authority = settings.comfyui_ca_file
     return ConnectionManager(
         instances,
@@ -222,9 +229,10 @@ def _connections(
 
 
 def _health_checker(
-    clients: Mapping[Instance, ComfyUIClient], settings: Settings, clock: Clock
+    instances: Roster, clients: Mapping[Instance, ComfyUIClient], settings: Settings, clock: Clock
 ) -> HealthChecker:
     return HealthChecker(
+        instances,
         clients,
         interval_s=settings.health_check_interval_s,
         timeout_s=settings.health_check_timeout_s,
@@ -242,9 +250,18 @@ def _scheduler(cluster: Cluster, settings: Settings) -> Scheduler:
     )
 
 
-def _planner(
-    instances: Sequence[Instance], files: ModelFiles, settings: Settings, clock: Clock
-) -> Planner:
+def _membership(cluster: Cluster, newcomers: Newcomers) -> Membership:
+    return Membership(
+        cluster.instances,
+        newcomers,
+        cluster.drains,
+        cluster.connections,
+        clock=cluster.clock,
+        spawn=cluster.spawn,
+    )
+
+
+def _planner(instances: Roster, files: ModelFiles, settings: Settings, clock: Clock) -> Planner:
     return Planner(
         instances,
         clock=clock,
@@ -254,29 +271,16 @@ def _planner(
     )
 
 
-def _instances(settings: Settings, clock: Clock, ids: Mapping[URL, str]) -> tuple[Instance, ...]:
-    """Those of the configuration, in its order; numbered from 1 on where ``ids`` has no id."""
-    return tuple(
-        Instance(
-            id=ids.get(url, str(number)),
-            url=url,
-            clock=clock,
-            name=settings.name_of(number - 1),
-            capacity=settings.max_connections_per_instance,
-            failure_threshold=settings.health_failure_threshold,
-        )
-        for number, url in enumerate(settings.instances, start=1)
-    )
-
-
 def _clients(
-    instances: Iterable[Instance],
+    instances: Roster,
     connections: ConnectionManager,
     settings: Settings,
     clock: Clock,
-) -> dict[Instance, ComfyUIClient]:
+) -> ByInstance[ComfyUIClient]:
     """What speaks with each of them."""
-    return {
-        one: ComfyUIClient(one, connections, clock=clock, timeout_s=settings.comfyui_timeout_s)
-        for one in instances
-    }
+    timeout_s = settings.comfyui_timeout_s
+    clients = ByInstance(
+        lambda one: ComfyUIClient(one, connections, clock=clock, timeout_s=timeout_s)
+    )
+    instances.each(clients.__getitem__)
+    return clients

@@ -17,8 +17,8 @@ off while it did what was asked. So what a request is decides which connection i
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
@@ -28,6 +28,8 @@ from yarl import URL
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.localhost import LocalhostResolver, is_localhost
+from comfy_proxy.cluster.roster import Roster
+from comfy_proxy.cluster.translation import InstanceGoneError
 from comfy_proxy.cluster.websocket_pool import PoolState, WebSocketPool
 from comfy_proxy.metrics.records import PoolWait
 
@@ -41,6 +43,7 @@ NEXT_ADDRESS_S = 0.1
 """Seconds that one address of a host has for its answer before the next one is dialled beside it
 (RFC 8305 5 allows 0.1 to 2 s). It is the least, because a check has 300 ms in all."""
 _SAFE = (hdrs.METH_GET, hdrs.METH_HEAD)
+T = TypeVar("T")
 
 
 class BrokenConnectionError(aiohttp.ClientConnectionError):
@@ -73,14 +76,14 @@ class ConnectionManager:
 
     def __init__(
         self,
-        instances: Sequence[Instance],
+        instances: Iterable[Instance],
         *,
         max_connections: int,
         clock: Clock,
         tls: ssl.SSLContext | None = None,
     ):
         self._tls = tls or True
-        self._instances = tuple(instances)
+        self._instances = Roster.of(instances)
         self._max_connections = max_connections
         self._clock = clock
         self._sessions: dict[Instance, aiohttp.ClientSession] = {}
@@ -95,28 +98,37 @@ class ConnectionManager:
         return f"<ConnectionManager {pools}>"
 
     async def start(self) -> None:
-        """Make sessions and pools; nothing is connected yet."""
-        for instance in self._instances:
-            self._sessions[instance] = _session(instance, self._tls)
-            self._recent_sessions[instance] = _session(
-                instance, self._tls, keepalive_timeout=RECENT_S
-            )
-            self._fresh_sessions[instance] = _session(instance, self._tls, force_close=True)
-            self._pools[instance] = WebSocketPool(
-                instance,
-                self._fresh_sessions[instance],
-                max_connections=self._max_connections,
-                clock=self._clock,
-                on_wait=self.on_wait,
-                client_prefix=self.client_prefix,
-            )
+        """Make sessions and pools, also of those that join later; nothing is connected yet."""
+        self._instances.each(self._open)
+
+    def _open(self, instance: Instance) -> None:
+        self._sessions[instance] = _session(instance, self._tls)
+        self._recent_sessions[instance] = _session(instance, self._tls, keepalive_timeout=RECENT_S)
+        self._fresh_sessions[instance] = _session(instance, self._tls, force_close=True)
+        self._pools[instance] = WebSocketPool(
+            instance,
+            self._fresh_sessions[instance],
+            max_connections=self._max_connections,
+            clock=self._clock,
+            on_wait=self.on_wait,
+            client_prefix=self.client_prefix,
+        )
+
+    async def disconnect(self, instance: Instance) -> None:
+        """Close every socket and session to one that has left; from now on it is unreachable."""
+        pool = self._pools.pop(instance, None)
+        if pool is not None:
+            await pool.close()
+        for sessions in (self._sessions, self._recent_sessions, self._fresh_sessions):
+            if (session := sessions.pop(instance, None)) is not None:
+                await session.close()
 
     async def close(self) -> None:
         """Close every socket and session, whoever still holds one."""
-        for pool in self._pools.values():
+        for pool in tuple(self._pools.values()):
             await pool.close()
         for sessions in (self._sessions, self._recent_sessions, self._fresh_sessions):
-            for session in sessions.values():
+            for session in tuple(sessions.values()):
                 await session.close()
         logger.info("connections to all instances are closed")
 
@@ -140,7 +152,7 @@ class ConnectionManager:
         if fresh or method not in _SAFE:
             return await self.fresh_session(instance).request(method, url, **options)
         if once:
-            return await self._recent_sessions[instance].request(method, url, **options)
+            return await _of(self._recent_sessions, instance).request(method, url, **options)
         try:
             return await self.session(instance).request(method, url, **options)
         except BrokenConnectionError as error:
@@ -151,21 +163,29 @@ class ConnectionManager:
         """Connections that are kept: raw bytes, no cookies, no total timeout, nothing repeated.
 
         No total timeout, because an answer may be of any length; who reads it bounds the time.
+        Raises InstanceGoneError if ``instance`` has left.
         """
-        return self._sessions[instance]
+        return _of(self._sessions, instance)
 
     def fresh_session(self, instance: Instance) -> aiohttp.ClientSession:
         """As :meth:`session`, with a new connection for each request: for checks and sockets."""
-        return self._fresh_sessions[instance]
+        return _of(self._fresh_sessions, instance)
 
     def pool(self, instance: Instance) -> WebSocketPool:
-        """The WebSockets of jobs to this instance."""
-        return self._pools[instance]
+        """The WebSockets of jobs to this instance. Raises InstanceGoneError if it has
+        left."""
+        return _of(self._pools, instance)
 
     def pool_state(self, instance: Instance) -> PoolState:
         """Open, in use and waiting, as ``/health`` shows them; zeros before the start."""
         pool = self._pools.get(instance)
         return pool.state if pool else PoolState(open=0, in_use=0, waiting=0)
+
+
+def _of(kept: Mapping[Instance, T], instance: Instance) -> T:
+    if (found := kept.get(instance)) is None:
+        raise InstanceGoneError(f"ComfyUI instance {instance.id} was removed.")
+    return found
 
 
 def _session(

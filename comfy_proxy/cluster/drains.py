@@ -54,17 +54,18 @@ class Drains:
             self._set(instance, False)
 
     async def empty(self, instance: Instance, timeout_s: float) -> bool:
-        """Return when nothing waits or runs there, or it was resumed; False after ``timeout_s``."""
+        """Return when nothing waits or runs there, or it was resumed or removed; False after
+        ``timeout_s``."""
         return await self._until(
-            instance, timeout_s, lambda: not instance.load or not instance.drained
+            instance, timeout_s, lambda: not (instance.load and instance.drained) or instance.left
         )
 
     async def idle(self, instance: Instance, timeout_s: float) -> bool:
         """Return when nothing waits or runs there; False after ``timeout_s``.
 
-        If it goes away by itself it has nothing more to do.
+        If it goes away by itself, or is removed, it has nothing more to do.
         """
-        return await self._until(instance, timeout_s, lambda: not instance.load)
+        return await self._until(instance, timeout_s, lambda: not instance.load or instance.left)
 
     async def _until(
         self, instance: Instance, timeout_s: float, condition: Callable[[], bool]

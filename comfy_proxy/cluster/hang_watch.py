@@ -11,13 +11,14 @@ loop stands still while it loads a model (PROTOCOL.md trap 8).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
 from comfy_proxy.clock import Clock, Timer, sleep
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.errors import InstanceTimeoutError
 from comfy_proxy.tracing import untraced
 
@@ -41,17 +42,17 @@ class HangWatch:
 
     def __init__(
         self,
-        instances: Sequence[Instance],
+        instances: Iterable[Instance],
         check: Callable[[Instance], Awaitable[bool]],
         *,
         clock: Clock,
         timeout_s: float,
     ) -> None:
-        self._instances = instances
+        self._instances = Roster.of(instances)
         self._check = check
         self._clock = clock
         self.timeout_s = timeout_s
-        self._doubted: dict[Instance, float] = {}  # when each that is silent was heard last
+        self._doubted = ByInstance[float]()  # when each that is silent was heard last
 
     def over(self, instance: Instance, *, replaceable: bool) -> Watched:
         """Around an exchange with ``instance``, its ``attempt`` included, until

@@ -9,13 +9,14 @@ as its models take to load: it may have done most of its work.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.hang_watch import HangWatch, InstanceHangsError
 from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.roster import ByInstance, Roster, cancelling
 from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
 
@@ -30,20 +31,21 @@ class Hangs:
     its work, and ``on_hung`` once that has lasted as long as the module says."""
 
     def __init__(
-        self, instances: Sequence[Instance], watch: HangWatch, planner: Planner, *, clock: Clock
+        self, instances: Iterable[Instance], watch: HangWatch, planner: Planner, *, clock: Clock
     ) -> None:
-        self._instances = instances
+        self._instances = Roster.of(instances)
         self._watch = watch
         self._planner = planner
         self._clock = clock
         self._watching = False
-        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self._tasks = ByInstance[asyncio.Task[None]]()
         self.on_away: list[Callable[[Instance], None]] = [_give_up_waiting]
         self.on_hung: list[Callable[[Instance], None]] = [_give_up_all]
 
     def start(self) -> None:
         """Tell from now on, until :meth:`close`; of one instance alone there is nothing to tell."""
         self._watching = len(self._instances) > 1
+        self._instances.on_removed.append(cancelling(self._tasks))
 
     def circuit_changed(self, instance: Instance) -> None:
         """For ``instance.on_circuit``."""

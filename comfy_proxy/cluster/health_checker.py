@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from loguru import logger
@@ -24,6 +24,7 @@ from comfy_proxy.clock import Clock, sleep, wait_for_event
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.lateness import Lateness
+from comfy_proxy.cluster.roster import ByInstance, Roster, cancelling
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError
 from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
@@ -57,37 +58,45 @@ class HealthChecker:
 
     def __init__(
         self,
+        instances: Iterable[Instance],
         clients: Mapping[Instance, ComfyUIClient],
         *,
         interval_s: float,
         timeout_s: float,
         clock: Clock,
     ) -> None:
+        self._instances = Roster.of(instances)
         self._clients = clients
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._clock = clock
         self._checks: dict[Instance, asyncio.Task[bool]] = {}
-        self._checked: dict[Instance, float] = {}  # when each failed its last check
-        self._looks: dict[Instance, asyncio.Task[None]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._checked = ByInstance[float]()  # when each failed its last check
+        self._looks = ByInstance[asyncio.Task[None]]()
+        self._tasks = ByInstance[asyncio.Task[None]]()
         self._watching = False
         self._demanded = asyncio.Event()
         self._demands = 0
         self.on_success: list[Callable[[Instance], None]] = []
 
     async def start(self) -> None:
-        """Begin to watch; the first checks are under way, not awaited."""
+        """Begin to watch, also those that join later; the first checks are under way, not
+        awaited."""
         self._watching = True
-        self._tasks = [
-            asyncio.create_task(self._watch(instance), name=f"health of {instance.host}")
-            for instance in self._clients
-        ]
+        self._instances.each(self._joined)
+        # A check of one that leaves ends by itself: others may await it.
+        self._instances.on_removed += (cancelling(self._tasks), cancelling(self._looks))
+
+    def _joined(self, instance: Instance) -> None:
+        if self._watching:
+            self._tasks[instance] = asyncio.create_task(
+                self._watch(instance), name=f"health of {instance.host}", context=untraced()
+            )
 
     async def close(self) -> None:
         """Cancel every check; whoever awaits one is cancelled with it."""
         self._watching = False
-        tasks = [*self._tasks, *self._looks.values(), *self._checks.values()]
+        tasks = [*self._tasks.values(), *self._looks.values(), *self._checks.values()]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -98,8 +107,10 @@ class HealthChecker:
 
         The verdict goes to the instance's breaker. While its circuit is OPEN and cools down the
         answer is False and nothing is sent; after the cooldown the check is the trial (HALF_OPEN).
-        No failure of the instance is raised.
+        No failure of the instance is raised. One that has left does not answer.
         """
+        if instance.left:
+            return False
         task = self._checks.get(instance)
         if task is None:
             # Many may wait for it: it must not carry the request id of whoever came first.
@@ -129,7 +140,7 @@ class HealthChecker:
         That is when a check passes or the circuit opens, and after MAX_LOOKS at the latest. Runs in
         the background, and only between :meth:`start` and :meth:`close`. A new doubt begins anew.
         """
-        if self._watching:
+        if self._watching and not instance.left:
             if (before := self._looks.get(instance)) is not None:
                 before.cancel()
             task = asyncio.create_task(
@@ -162,6 +173,8 @@ class HealthChecker:
         except BaseException:  # cancelled: else the circuit would stay HALF_OPEN for good
             instance.breaker.abandon_trial()
             raise
+        if instance.left:
+            return False
         if duration_s is None:
             instance.breaker.abandon_trial()
             logger.warning("no check of {} counts: our own event loop is late", instance.host)

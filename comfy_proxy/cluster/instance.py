@@ -12,13 +12,15 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from loguru import logger
 from yarl import URL
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.circuit_breaker import CircuitBreaker, CircuitState
+from comfy_proxy.cluster.exchanges import Exchanges
 from comfy_proxy.cluster.prompts_there import PromptsThere
 from comfy_proxy.cluster.signs import Signs
 from comfy_proxy.errors import ConnectionBrokenError, InstanceError
@@ -26,14 +28,23 @@ from comfy_proxy.metrics.records import Attempt, CircuitRecord, Verdict
 from comfy_proxy.observers import tell
 
 
+class Keeper(Protocol):
+    """What keeps something of instances (``roster.ByInstance``)."""
+
+    def pop(self, instance: Instance, default: None, /) -> object:
+        """Keep nothing of it any more."""
+
+
 class Instance:
     """An instance's configuration with its live state. Owned by the cluster, shared by all.
 
-    ``id`` is its number in the configuration from 1 on, ``name`` what its operator calls it,
+    ``id`` is its number in the configuration from 1 on, ``mark`` what the names of its results
+    have of it (`@2`; `@2.1` once its disk was emptied), ``name`` what its operator calls it,
     ``capacity`` how many of our prompts it may have at once. ``draining`` counts who waits until it
     has nothing to do, or restarts it; ``drained`` is set by an operator alone (``drains.py``), and
     neither undoes the other. ``prompts`` is what it has to do, ``signs`` when it spoke last and was
-    in trouble.
+    in trouble. ``leaving``: it is to be removed as soon as it is empty; ``left``: it was removed,
+    and is a member no more (``roster.py``). ``kept_by`` are all that keep something of it.
     """
 
     def __init__(
@@ -46,8 +57,7 @@ class Instance:
         capacity: int = 3,
         failure_threshold: int = 3,
     ) -> None:
-        self.id = id
-        self.mark = id  # in the names of its results (`@2`), of what its disk holds now
+        self.id = self.mark = id
         self.name = name
         self.url = url
         self.host = f"{url.host_subcomponent}:{url.port}{url.raw_path.rstrip('/')}"
@@ -55,7 +65,8 @@ class Instance:
         self.breaker = CircuitBreaker(
             clock=clock, failure_threshold=failure_threshold, on_change=self._circuit_changed
         )
-        self.prompts = PromptsThere()
+        self.prompts = PromptsThere(clock)
+        self.exchanges = Exchanges()
         self.placements = self.prompts.placements
         self.last_check: datetime | None = None
         self.last_success: datetime | None = None
@@ -66,7 +77,8 @@ class Instance:
         self.last_error: str | None = None
         self.last_error_at: datetime | None = None
         self.draining = 0
-        self.drained = False
+        self.drained = self.leaving = self.left = False
+        self.kept_by: WeakValueDictionary[int, Keeper] = WeakValueDictionary()
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
         self.on_output: list[Callable[[Any], None]] = []  # `output` of an `executed` frame
@@ -86,7 +98,7 @@ class Instance:
 
     @property
     def healthy(self) -> bool:
-        return self.breaker.closed
+        return self.breaker.closed and not self.left
 
     @property
     def failing(self) -> bool:
@@ -141,6 +153,8 @@ class Instance:
         ``broke``: a connection has ended; of those that end together one is a strike
         (``signs.BREAKS_WINDOW_S``). ``trial``: a check has failed.
         """
+        if self.left:
+            return
         if broke and not self.signs.breaks_anew():
             logger.debug("{}: another connection of those that broke: {}", self.host, reason)
             return
@@ -167,6 +181,7 @@ class Instance:
         proves nothing. ``background``: a socket that no prompt waits for. However many of those
         fail, none is a strike: the first one asks for checks (``on_doubt``), and those count.
         """
+        self.exchanges.begun()
         started = self._clock.monotonic()
         verdict, error = Verdict.OK, None
         try:
@@ -182,6 +197,7 @@ class Instance:
             verdict = Verdict.CLIENT_GONE
             raise
         finally:
+            self.exchanges.ended()
             if verdict is Verdict.OK:
                 self.breaker.record_success()
             if background and verdict is not Verdict.CLIENT_GONE:
@@ -202,11 +218,15 @@ class Instance:
 
         Prompts of others are forgotten, and ``on_interruption`` callbacks forget the rest.
         """
+        if self.left:
+            return
         self.prompts.external_jobs = 0
         self.signs.troubled()
         _call(self.on_interruption, self)
 
     def _circuit_changed(self, old: CircuitState, new: CircuitState, reason: str) -> None:
+        if self.left:
+            return
         if new is CircuitState.CLOSED:
             self._interrupted()
         level = "WARNING" if new is CircuitState.OPEN and old is CircuitState.CLOSED else "INFO"

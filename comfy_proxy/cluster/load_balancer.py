@@ -5,19 +5,27 @@ The counts are read live at each choice. All that is kept is whose turn it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.errors import NoHealthyInstanceError
 
 
 class LoadBalancer:
     """Chooses among ``instances``, which are in the order of the configuration."""
 
-    def __init__(self, instances: Sequence[Instance]) -> None:
-        self.instances = tuple(instances)
-        self._index = {instance: index for index, instance in enumerate(self.instances)}
+    def __init__(self, instances: Iterable[Instance]) -> None:
+        self.instances = Roster.of(instances)
+        self._index = ByInstance[int](lambda instance: 0)
         self._turn = 0
+        self.instances.each(self._count)
+        self.instances.on_removed.append(self._count)
+
+    def _count(self, _changed: Instance) -> None:
+        """Who is the how manieth."""
+        for index, instance in enumerate(self.instances):
+            self._index[instance] = index
 
     def __repr__(self) -> str:
         return f"<LoadBalancer {list(self.instances)}>"
@@ -48,11 +56,11 @@ class LoadBalancer:
     def rank(self, instance: Instance) -> tuple[int, int]:
         """The lower the sooner it is chosen: its prompts, and of equals whose turn it is."""
         index = self._index[instance]
-        return instance.load, (index - self._turn) % len(self.instances)
+        return instance.load, (index - self._turn) % len(self._index)
 
     def took(self, instance: Instance) -> None:
         """``instance`` was chosen: among equals it is the others' turn."""
-        self._turn = (self._index[instance] + 1) % len(self.instances)
+        self._turn = (self._index[instance] + 1) % len(self._index)
 
     def primary(self, exclude: Collection[Instance] = ()) -> Instance:
         """The first healthy instance of the configuration, for whatever needs no choice by load.

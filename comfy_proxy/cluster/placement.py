@@ -82,5 +82,5 @@ class Placement:
         that is done for a prompt that has succeeded."""
         self.in_queue = False
         if self in self.instance.placements:
-            self.instance.placements.remove(self)
+            self.instance.prompts.remove(self)
             tell((self._on_release,), self)

@@ -5,9 +5,11 @@ Our own are known one by one; of the others ComfyUI tells only how long its queu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
+from comfy_proxy.clock import Clock
 from comfy_proxy.errors import InstanceError
 
 
@@ -29,10 +31,13 @@ class PromptsThere:
 
     ``external_jobs`` did not come through the scheduler. ``queue_remaining`` is the length of its
     queue as its last ``status`` frame told it; it is kept when the instance goes away, and says
-    then how many it had to lose. ``on_load`` callbacks hear that a length was told.
+    then how many it had to lose. ``on_load`` callbacks hear that a length was told. ``worked_at``
+    is when it had anything to do last, as far as was heard (monotonic seconds).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._now = clock.monotonic
+        self.worked_at = -math.inf
         self.placements: list[Placed] = []
         self.external_jobs = 0
         self.queue_remaining = 0
@@ -58,10 +63,17 @@ class PromptsThere:
 
     def observed(self, remaining: int) -> None:
         """``remaining`` prompts wait or run there; those above our own count were put by others."""
+        if self.total:
+            self.worked_at = self._now()
         self.queue_remaining = remaining
         self.external_jobs = max(0, remaining - self._own_queued())
         for callback in self.on_load:
             callback()
+
+    def remove(self, placed: Placed) -> None:
+        """It is there no longer."""
+        self.placements.remove(placed)
+        self.worked_at = self._now()
 
     def _own_queued(self) -> int:
         return sum(placement.in_queue for placement in self.placements)

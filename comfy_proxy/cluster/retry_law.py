@@ -5,6 +5,7 @@
   must survive the death of its instance. After the second such loss it ends with
   ``ProcessEndedError`` and is never tried again: it would end one instance after the other.
 * A prompt that only waited is not to blame: the death of its instance costs it no try.
+* An instance that an operator removes under it costs it no try either.
 * Instances that answer checks, but break off the exchanges about this one prompt, are tried
   ``MAX_BREAKS`` times in all; those that answer with an error where none belongs ``MAX_REFUSALS``
   times in all.
@@ -17,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comfy_proxy.cluster.hang_watch import InstanceHangsError
+from comfy_proxy.cluster.translation import InstanceGoneError
 from comfy_proxy.errors import (
     InstanceError,
     InstanceTimeoutError,
@@ -90,6 +92,8 @@ class Tries:
         ``answers``: the instance passes a check right after and has not been restarted.
         Raises ProcessEndedError, or ``error`` itself when it has happened too often.
         """
+        if isinstance(error, InstanceGoneError):
+            return
         if not isinstance(error, _BROKEN):
             self.refusals += 1
             if self.refusals >= MAX_REFUSALS:

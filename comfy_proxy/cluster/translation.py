@@ -17,6 +17,10 @@ from comfy_proxy.errors import (
 )
 
 
+class InstanceGoneError(InstanceUnreachableError):
+    """An operator has removed the instance: nobody is to blame, and nobody is asked there."""
+
+
 @contextmanager
 def translated(name: str) -> Iterator[None]:
     """Around any exchange with an instance, which messages call ``name``.
@@ -43,14 +47,15 @@ def translated(name: str) -> Iterator[None]:
 
 def nothing_sent(error: InstanceError) -> bool:
     """True if no connection came about, for whatever reason: the same may be sent elsewhere."""
-    return isinstance(
+    return isinstance(error, InstanceGoneError) or isinstance(
         error.__cause__,
         aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError | ConnectionRefusedError,
     )
 
 
 def nobody_listens(error: InstanceError) -> bool:
-    """True if the dial was refused: the process has ended, and its queue with it.
+    """True if the dial was refused: the process has ended, and its queue with it. So it is for us
+    once an instance was removed.
 
     No other failed dial proves that: not an unknown name, not a missing route, and not that we
     have no file descriptor or port left ourselves. Of several addresses of one host it is enough
@@ -60,4 +65,5 @@ def nobody_listens(error: InstanceError) -> bool:
     cause = getattr(cause, "os_error", cause)
     # Several addresses are one OSError, whose message is all that names the errors of each.
     refused = f"[Errno {errno.ECONNREFUSED}]"
-    return isinstance(cause, ConnectionRefusedError) or refused in str(cause)
+    refuses = isinstance(cause, ConnectionRefusedError) or refused in str(cause)
+    return refuses or isinstance(error, InstanceGoneError)

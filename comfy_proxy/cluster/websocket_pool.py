@@ -269,7 +269,7 @@ class WebSocketPool:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise InstanceUnreachableError("The proxy is stopping.")
+            raise InstanceUnreachableError(f"The connections to {self._instance.host} are closed.")
 
     def _ended(self, socket: PromptSocket) -> None:
         if socket in self._idle:

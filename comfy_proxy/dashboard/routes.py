@@ -9,6 +9,7 @@ from importlib.resources import files
 
 from aiohttp import web
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.dashboard.recent_errors import RecentErrors
 from comfy_proxy.dashboard.snapshot import previews, snapshot
@@ -62,10 +63,15 @@ def make_feed(app: web.Application) -> Feed:
     cluster.scheduler.on_change.append(feed.changed)
     cluster.experience.on_run.append(feed.changed)
     cluster.drains.on_change.append(feed.changed)
-    for instance in cluster.instances:
+
+    def joined(instance: Instance) -> None:
         instance.prompts.on_load.append(feed.changed)
         instance.on_circuit.append(errors.circuit_changed)
         instance.on_circuit.append(feed.changed)
+        feed.changed()
+
+    cluster.instances.each(joined)
+    cluster.instances.on_removed.append(feed.changed)
     return feed
 
 

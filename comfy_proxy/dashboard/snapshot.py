@@ -68,6 +68,7 @@ def _instance(one: InstanceState, running: list[Job], metrics: Metrics) -> dict[
         "host": one.host,
         "name": one.name,
         "draining": one.drained,
+        "leaving": one.leaving,
         "status": "healthy" if one.healthy else "unhealthy",
         "circuit": one.circuit,
         "load": one.load,

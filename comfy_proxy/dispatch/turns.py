@@ -7,12 +7,12 @@ in its answer: so whoever wants such a place waits until the prompts before it a
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 
 MAX_WAIT_S = 1.0
 """Seconds that a prompt waits for its turn. Beyond it it is sent without, to the end of the queue:
@@ -24,7 +24,7 @@ class Turns:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._locks: defaultdict[Instance, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks = ByInstance(lambda instance: asyncio.Lock())
 
     @asynccontextmanager
     async def turn(self, instance: Instance, *, wanted: bool) -> AsyncIterator[bool]:

@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
+from weakref import WeakSet
 
 from loguru import logger
 
@@ -22,6 +23,7 @@ from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance, cancelling
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -44,11 +46,12 @@ class Zombies:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._left: dict[Instance, set[str]] = {one: set() for one in cluster.instances}
-        self._unsure: set[Instance] = set()  # those that hung with a POST in hand
-        self._tasks: dict[Instance, asyncio.Task[None]] = {}
-        self._telling: dict[Instance, asyncio.Task[None]] = {}
-        self._untold: dict[Instance, list[str]] = {}
+        self._left = ByInstance[set[str]](lambda instance: set())
+        self._unsure: WeakSet[Instance] = WeakSet()  # those that hung with a POST in hand
+        self._tasks = ByInstance[asyncio.Task[None]]()
+        self._telling = ByInstance[asyncio.Task[None]]()
+        self._untold = ByInstance[list[str]](lambda instance: [])
+        cluster.instances.on_removed += (cancelling(self._tasks), cancelling(self._telling))
 
     def __repr__(self) -> str:
         return f"<Zombies {sum(map(len, self._left.values()))} to be ended>"
@@ -112,7 +115,7 @@ class Zombies:
         except InstanceError as error:
             logger.debug("{} may not have heard what is given up: {!r}", instance.host, error)
         finally:
-            del self._telling[instance]
+            self._telling.pop(instance, None)
 
     async def _fence(self, instance: Instance) -> None:
         if (telling := self._telling.get(instance)) is not None:
@@ -138,6 +141,14 @@ class Zombies:
                 logger.debug("{} does not let go of what was given up: {!r}", instance.host, error)
                 return  # until it passes the next check
             self._remove(prompt_ids, instance)
+
+    async def let_go(self, prompt_ids: list[str], instance: Instance) -> None:
+        """Have one that has left end them, as far as it does within FENCE_TIMEOUT_S."""
+        try:
+            async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
+                await self._end(prompt_ids, instance)
+        except (InstanceError, TimeoutError) as error:
+            logger.info("{} does not let go of what was there: {!r}", instance.host, error)
 
     async def _end(self, prompt_ids: list[str], instance: Instance) -> None:
         """In this order: what waits must not begin in the moment in which what runs is ended."""

@@ -34,6 +34,7 @@ from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
 from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
 from comfy_proxy.gateway.prompts.reconciler import Reconciler
+from comfy_proxy.gateway.prompts.removed_prompts import RemovedPrompts
 from comfy_proxy.gateway.prompts.reports import PromptReports
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.strangers import Strangers
@@ -45,6 +46,7 @@ from comfy_proxy.gateway.views.features import Features, UploadLimits
 from comfy_proxy.gateway.views.file_lists import FirstFound, MergedFileLists
 from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 from comfy_proxy.gateway.views.prompt_views import PromptViews
+from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.metrics.records import CircuitRecord
@@ -69,7 +71,7 @@ class Gateway:
         self.upload_limits = UploadLimits(cluster)
         self.features = Features(cluster, self.upload_limits)
         self.made_files = MadeFiles(self.files, cluster.clock, unended=self.ledger)
-        self.askers = Askers(cluster.instances, cluster.clock)
+        self.askers = Askers(cluster.clock)
         self.asking = AskingNodes(ledger)
         self.told = Told(cluster.clock)
         self.log_subscriptions = LogSubscriptions(cluster)
@@ -97,6 +99,7 @@ class Gateway:
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is
         told to anybody."""
+        self.removed = RemovedPrompts(self.cluster, self.ledger, self.zombies)
         self.admission = PromptAdmission(self.cluster.clock, self.cluster.settings.max_spool_size)
         self.ledger.observers += [
             self.admission.observe,
@@ -105,6 +108,7 @@ class Gateway:
             self.views.keeper.observe,
             self._count_load,
             self.zombies.observe,
+            self.removed.observe,
             PromptReports(self.cluster).observe,
             self.askers.observe,
             self.asking.observe,
@@ -170,7 +174,7 @@ class Gateway:
     @property
     def several(self) -> bool:
         """False with one instance: then nothing is prefixed, merged or copied."""
-        return len(self.cluster.instances) > 1
+        return self.cluster.several
 
     async def start(self) -> None:
         """Begin to listen: to loads, to instances that return."""
@@ -186,21 +190,31 @@ class Gateway:
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         answered.append(lambda instance: self.rebalancer.consider(checked=instance))
         self.cluster.drains.on_change.append(self._takes_work_or_not)
-        for instance in self.cluster.instances:
-            instance.prompts.on_load.append(self.rebalancer.consider)
-            instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
-            instance.prompts.on_load.append(partial(self.strangers.load_changed, instance))
-            instance.prompts.on_load.append(partial(self.views.keeper.look, instance))
-            instance.on_output.append(partial(self.made_files.heard, instance=instance))
-            instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
-            # A socket that cannot be opened tells of a death seconds before the circuit opens.
-            instance.on_doubt.append(self.failover.doubt)
-            instance.on_interruption.append(self.failover.doubt)
-            instance.on_circuit.append(partial(self._circuit_changed, instance))
-            instance.on_interruption.append(self.state.interrupted)
-            instance.on_interruption.append(self.upload_limits.forget)
-            instance.on_interruption.append(self.told.interrupted)
-            instance.on_interruption.append(self.files.disks.interrupted)
+        self.cluster.instances.each(self._listen)
+        self.cluster.instances.on_removed.append(self._removed)
+        self.cluster.membership.has_more = self.removed.has_more
+        self.cluster.membership.on_leaving.append(self.removed.leaving)
+        self.cluster.membership.farewells.append(self.removed.farewell)
+
+    def _listen(self, instance: Instance) -> None:
+        instance.prompts.on_load.append(self.rebalancer.consider)
+        instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
+        instance.prompts.on_load.append(partial(self.strangers.load_changed, instance))
+        instance.prompts.on_load.append(partial(self.views.keeper.look, instance))
+        instance.on_output.append(partial(self.made_files.heard, instance=instance))
+        instance.on_history.append(partial(self.made_files.entries_read, instance=instance))
+        # A socket that cannot be opened tells of a death seconds before the circuit opens.
+        instance.on_doubt.append(self.failover.doubt)
+        instance.on_interruption.append(self.failover.doubt)
+        instance.on_circuit.append(partial(self._circuit_changed, instance))
+        instance.on_interruption.append(self.state.interrupted)
+        instance.on_interruption.append(self.upload_limits.forget)
+        instance.on_interruption.append(self.told.interrupted)
+        instance.on_interruption.append(self.files.disks.interrupted)
+
+    def _removed(self, instance: Instance) -> None:
+        self.told.removed(instance)
+        self.ledger.apply(events.Removed(instance=instance))
 
     def _takes_work_or_not(self, instance: Instance) -> None:
         """It is to run empty from now on, or takes work again: lost prompts may wait for that."""

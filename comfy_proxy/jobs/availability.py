@@ -8,6 +8,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.planning.work import Work, work_of
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import WorkflowUnavailableError
 from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.workflows import Missing, Workflow
@@ -20,8 +21,8 @@ class Availability:
         self._cluster = cluster
         self._workflow = workflow
         self._request = request
-        self._works: dict[Instance, tuple[NodeCatalog, Work | None]] = {}
-        self._runs: dict[Instance, tuple[NodeCatalog, bool]] = {}
+        self._works = ByInstance[tuple[NodeCatalog, Work | None]]()
+        self._runs = ByInstance[tuple[NodeCatalog, bool]]()
 
     def lacks(self, instance: Instance) -> bool:
         """True if it is known, and that not for too long, that ``instance`` cannot run it.

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
+from typing import Final
 
 from loguru import logger
 
@@ -36,12 +37,16 @@ from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.observers import tell_all
 from comfy_proxy.tracing import about, traced, untraced
 
+JOBS_EACH: Final = 3
+"""For each instance so many jobs may have a place at once, where MAX_CONCURRENT_JOBS is not set."""
+
 
 class JobProcessor:
     """Sees each job to its end; clients get their turns one after the other, and each its jobs
     first come first served, unless the planner knows better.
 
-    ``admission`` says which new jobs may wait.
+    ``max_concurrent`` None means three for each instance that there is. ``admission`` says which
+    new jobs may wait.
     ``on_end`` callbacks hear that the work on a job is over, and gone from :attr:`runs`.
     ``keeps_jobs``: a stop ends no job, because the next start has them again (STATE_FILE).
     """
@@ -54,7 +59,7 @@ class JobProcessor:
         workflows: WorkflowRegistry,
         *,
         executor: Executor,
-        max_concurrent: int,
+        max_concurrent: int | None,
         admission: JobAdmission,
     ) -> None:
         self._manager = manager
@@ -76,6 +81,13 @@ class JobProcessor:
 
     def __repr__(self) -> str:
         return f"<JobProcessor jobs={len(self._tasks)} waiting={len(self.waiting)}>"
+
+    @property
+    def max_concurrent(self) -> int:
+        """Most jobs that have a place at an instance at once, over all instances."""
+        if self._max_concurrent is not None:
+            return self._max_concurrent
+        return JOBS_EACH * len(self._cluster.instances)
 
     @property
     def waiting(self) -> list[Job]:
@@ -154,7 +166,7 @@ class JobProcessor:
         """How many more jobs may have a place at an instance."""
         if self._stopped:
             return 0
-        return self._max_concurrent - (len(self._tasks) - len(self._cluster.scheduler.door))
+        return self.max_concurrent - (len(self._tasks) - len(self._cluster.scheduler.door))
 
     def _ended(self, job: Job, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(job, None)

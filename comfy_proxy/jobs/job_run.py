@@ -19,6 +19,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.capabilities import KEEP_LACK_S
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.retry_law import Tries
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.cluster.waiter import Waiter
 from comfy_proxy.errors import (
     ComfyProxyError,
@@ -78,7 +79,7 @@ class JobRun:
         self._placement: Placement | None = None
         self._placed_at = 0.0
         self._converts = False
-        self._run_s: dict[Instance, tuple[int, float | None]] = {}
+        self._run_s = ByInstance[tuple[int, float | None]]()
         self.waiter = Waiter(
             rank=job.created_monotonic,
             turn=cluster.scheduler.door.shares.begin(job.request.client),

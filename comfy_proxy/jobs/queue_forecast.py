@@ -165,6 +165,8 @@ class Promises:
         self._kept_at = 0.0
         self._stamp: tuple[int, ...] = ()
         processor.on_end.append(self._forget)
+        for changes in (cluster.instances.each, cluster.instances.on_removed.append):
+            changes(lambda instance: self._forget())
 
     def told_s(self, job: Job) -> float | None:
         """Seconds to the end of ``job``, which has just come; to be asked once of each."""

@@ -61,7 +61,7 @@ class JobService:
             prompts,
             workflows,
             executor=self.executor,
-            max_concurrent=settings.concurrent_jobs,
+            max_concurrent=settings.max_concurrent_jobs,
             admission=self._admission,
         )
         self._promises = Promises(self.processor, cluster)

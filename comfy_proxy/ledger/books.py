@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Iterator
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.ledger.places import Places
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.transit import Transit
@@ -30,9 +31,9 @@ class Books:
         self.places = Places()
         self.transit = Transit()
         self.submitting: dict[Prompt, None] = {}
-        self.generations: defaultdict[Instance, int] = defaultdict(int)
+        self.generations = ByInstance[int](lambda instance: 0)
         self.doubts = 0
-        self.suspects: dict[Instance, Prompt | None] = {}
+        self.suspects = ByInstance[Prompt | None]()
         self._live: dict[str, list[Prompt]] = {}
         self._max_owners = max_owners
         self._owners: OrderedDict[str, Instance] = OrderedDict()
@@ -95,7 +96,13 @@ class Books:
         if all(one.attempts[-1].doubt is None for one in self.places[instance]):
             del self.suspects[instance]
 
+    def forget(self, instance: Instance) -> None:
+        """It has left: what had ended there is nobody's any more."""
+        self._owners = OrderedDict(one for one in self._owners.items() if one[1] is not instance)
+
     def note_owner(self, prompt_id: str, instance: Instance) -> None:
+        if instance.left:
+            return
         self._owners[prompt_id] = instance
         self._owners.move_to_end(prompt_id)
         if len(self._owners) > self._max_owners:

@@ -203,6 +203,13 @@ class Found:
     instance: Instance
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removed:
+    """``instance`` has left for good: what ended there is not to be asked for there any more."""
+
+    instance: Instance
+
+
 Event = (
     Received
     | Sent
@@ -225,6 +232,7 @@ Event = (
     | RanOutOfMemory
     | Restarted
     | Found
+    | Removed
 )
 
 

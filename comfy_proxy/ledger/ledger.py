@@ -40,6 +40,7 @@ _STEPS: Final[Mapping[type[Any], Callable[[Books, Any, Now], Iterable[Change]]]]
     events.RanOutOfMemory: loss_steps.ran_out_of_memory,
     events.Restarted: loss_steps.restarted,
     events.Found: steps.found,
+    events.Removed: loss_steps.removed,
 }
 
 

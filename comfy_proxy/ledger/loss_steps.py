@@ -108,3 +108,8 @@ def _goes_on(
 def restarted(books: Books, event: events.Restarted, now: Now) -> Iterable[Change]:
     books.generations[event.instance] += 1
     return ()
+
+
+def removed(books: Books, event: events.Removed, now: Now) -> Iterable[Change]:
+    books.forget(event.instance)
+    return ()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.ledger.prompt import Prompt, is_open
 from comfy_proxy.ledger.states import State
 
@@ -19,8 +19,8 @@ class Places:
     """
 
     def __init__(self) -> None:
-        self._at: defaultdict[Instance, dict[Prompt, None]] = defaultdict(dict)
-        self._running: dict[Instance, Prompt] = {}
+        self._at = ByInstance[dict[Prompt, None]](lambda instance: {})
+        self._running = ByInstance[Prompt]()
 
     def __getitem__(self, instance: Instance) -> list[Prompt]:
         """Those that wait or run there."""
@@ -58,7 +58,7 @@ class Places:
         if self._running.get(instance) is prompt:
             following = _first(self._at[instance])
             if following is None:
-                del self._running[instance]
+                self._running.pop(instance, None)
             else:
                 self._running[instance] = following
 

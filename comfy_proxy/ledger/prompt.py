@@ -6,7 +6,7 @@ Only :meth:`Ledger.apply` writes these fields, ``body`` and ``graph`` apart (see
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.prompt_outcomes import Told
 from comfy_proxy.cluster.retry_law import Tries
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.ledger.states import TRANSITIONS, Ending, IllegalTransitionError, State
 from comfy_proxy.metrics.records import Outcome
@@ -26,6 +27,21 @@ _ENDINGS: Mapping[Outcome, Ending] = {
     Outcome.FAILED: Ending.ERROR,
     Outcome.CANCELLED: Ending.INTERRUPTED,
 }
+
+
+class _HeadersByInstance(ByInstance[Mapping[str, str]]):
+    def __missing__(self, instance: Instance) -> Mapping[str, str]:
+        return next(iter(self.values()), {})
+
+
+def headers_by_instance(
+    pairs: Iterable[tuple[Instance, Mapping[str, str]]],
+) -> Mapping[Instance, Mapping[str, str]]:
+    """The headers for each of these; one that joins later is sent those for the first."""
+    headers = _HeadersByInstance()
+    for instance, own in pairs:
+        headers[instance] = own
+    return headers
 
 
 @dataclass(kw_only=True, slots=True, eq=False)

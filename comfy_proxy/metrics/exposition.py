@@ -49,6 +49,10 @@ class Exposition(Collector):
         """Nothing: then prometheus_client does not look at names when this is registered."""
         return ()
 
+    def forget_lines(self) -> None:
+        """An instance has left: make the lines anew of which the text was kept."""
+        self._writer = TextWriter()
+
     def render(self, accept: str) -> tuple[bytes, str]:
         """The text in the format that ``accept`` asks for, and its content type."""
         try:

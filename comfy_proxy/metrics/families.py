@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from comfy_proxy.metrics.durations import Histogram
 from comfy_proxy.metrics.figures import Figures
+from comfy_proxy.metrics.gone import GONE
 from comfy_proxy.metrics.instance_figures import CIRCUIT_STATES
 from comfy_proxy.metrics.live import LiveState
 from comfy_proxy.metrics.records import PromptEvent
@@ -256,7 +257,8 @@ def _one(values: Mapping[str, T]) -> list[tuple[Labels, T]]:
 
 
 def _counter(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
-    return Family(COUNTER, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))
+    told = tuple(one for one in values if GONE not in one[0])
+    return Family(COUNTER, f"comfy_proxy_{name}", text, tuple(labels.split()), told)
 
 
 def _gauge(name: str, text: str, labels: str, values: Iterable[tuple[Labels, float]]) -> Family:
@@ -267,4 +269,5 @@ def _gauge(name: str, text: str, labels: str, values: Iterable[tuple[Labels, flo
 def _histogram(
     name: str, text: str, labels: str, values: Iterable[tuple[Labels, Histogram]]
 ) -> Family:
-    return Family(HISTOGRAM, f"comfy_proxy_{name}", text, tuple(labels.split()), tuple(values))
+    told = tuple(one for one in values if GONE not in one[0])
+    return Family(HISTOGRAM, f"comfy_proxy_{name}", text, tuple(labels.split()), told)

@@ -60,6 +60,16 @@ class Figures:
         name, requests = type(self).__name__, self.http.requests.total()
         return f"<{name} jobs={self.jobs.outcomes()} requests={requests}>"
 
+    def join(self, host: str) -> None:
+        """An instance has joined: counters of it begin at 0. A second time does nothing."""
+        for figures in (self.instances, self.prompts, self.jobs, self.loads):
+            figures.join(host)
+
+    def leave(self, host: str) -> None:
+        """It has left: it is told no more, and what was done there is in the sums."""
+        for figures in (self.instances, self.prompts, self.jobs, self.loads):
+            figures.leave(host)
+
     # --- records -------------------------------------------------------------------------
 
     def record_accepted_job(self, job_type: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.metrics.durations import DURATION_BOUNDS_S, Durations, Histogram
 from comfy_proxy.metrics.estimate_errors import EstimateErrors
+from comfy_proxy.metrics.gone import GONE, drop, fold
 from comfy_proxy.metrics.labels import Bounded
 from comfy_proxy.metrics.records import JobRecord, Outcome
 
@@ -76,15 +78,37 @@ class JobFigures:
             partial(Histogram, DURATION_BOUNDS_S)
         )
         self._code = Bounded(MAX_CODES)
+        self._hosts: dict[str, None] = {"": None}
         # A counter that begins at nought shows its first event as a rise.
-        places = ("", *hosts)
         for name in types:
             self.accepted[name] = self.retries[name] = self.moves[name] = 0
-            self.finished.update({(name, end, at): 0 for end in Outcome for at in places})
+            self.finished.update({(name, end, ""): 0 for end in Outcome})
             self.errors.update({(name, code): 0 for code in map(self._code, JOB_ERROR_CODES)})
+        for host in hosts:
+            self.join(host)
+
+    def join(self, host: str) -> None:
+        """Count there from now on; a second time does nothing."""
+        if host not in self._hosts:
+            self._hosts[host] = None
+            self.finished.update(
+                {(name, end, host): 0 for name in self.accepted for end in Outcome}
+            )
+
+    def leave(self, host: str) -> None:
+        """What was counted there is in the sums alone."""
+        self._hosts.pop(host, None)
+        fold(self.finished, host)
+        for figures in (
+            *(self.duration_histograms, self.processing.by_instance),
+            self.waiting.by_instance,
+        ):
+            drop(figures, host)
 
     def record(self, job: JobRecord) -> str | None:
         """Count a job that has ended; returns the label of its error, None unless it failed."""
+        if job.instance is not None and job.instance not in self._hosts:
+            job = replace(job, instance=GONE)
         self.finished[job.type, job.outcome, job.instance or ""] += 1
         self.retries[job.type] += max(0, job.attempts - 1)
         self.estimate_errors.record(job)

@@ -18,7 +18,7 @@ class InstanceState:
     ``healthy``: its circuit is closed and a check has passed since the start. ``load`` counts all
     prompts there, ``client_prompts`` those of them that do not belong to our jobs. ``last_error``
     is the last failure since a check passed, else None. ``drained``: an operator takes it out of
-    use. ``models_loaded`` are the models in its
+    use; ``leaving``: it is to be removed once it is empty. ``models_loaded`` are the models in its
     memory as far as can be told, those used last first.
     """
 
@@ -41,6 +41,7 @@ class InstanceState:
     models_loaded: Sequence[str] = ()
     name: str | None = None
     drained: bool = False
+    leaving: bool = False
 
     @property
     def models_listed(self) -> list[str]:

@@ -26,6 +26,11 @@ class Metrics(Figures):
         super().__init__(clock=clock, instances=instances, job_types=job_types, live=live)
         self.exposition = Exposition(self)
 
+    def leave(self, host: str) -> None:
+        """As of :class:`Figures`; the text of its lines is not kept either."""
+        super().leave(host)
+        self.exposition.forget_lines()
+
     def get_stats(self) -> dict[str, Any]:
         """All figures, as the JSON of ``/metrics``; from memory, without waiting."""
         return statistics(self)

@@ -41,6 +41,7 @@ class DrainedInstances:
                 label(instance),
             )
         self._cluster.drains.on_change.append(self._changed)
+        self._cluster.instances.on_removed.append(self._removed)
 
     def listen(self) -> None:
         """Once the cluster has started: have those that are drained tell how long their queues are,
@@ -48,6 +49,10 @@ class DrainedInstances:
         for instance in self._cluster.instances:
             if instance.drained:
                 self._cluster.spawn(self._cluster.drains.drain(instance))
+
+    def _removed(self, instance: Instance) -> None:
+        """Whoever adds it again wants it to work."""
+        self._store.delete(DRAINED, str(instance.url))
 
     def _changed(self, instance: Instance) -> None:
         if instance.drained:

@@ -56,13 +56,12 @@ def ids_for(urls: Sequence[URL], known: Mapping[str, str]) -> dict[URL, str]:
 
 
 async def restore_marks(store: StateStore, instances: Iterable[Instance]) -> None:
-    """Give each the mark that its results had last, and write down those of all."""
+    """Give each the mark that its results had last."""
     known = {url: value.decode() for url, value in await store.entries(ID)}
     for instance in instances:
         mark = known.get(str(instance.url), "")
         if mark.partition(".")[0] == instance.id:
             instance.mark = mark
-        keep_mark(store, instance)
 
 
 def keep_mark(store: StateStore, instance: Instance) -> None:

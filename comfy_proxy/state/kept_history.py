@@ -54,7 +54,7 @@ class KeptHistory:
         except (KeyError, TypeError, ValueError, struct.error) as error:
             logger.error("an entry of the history in the state file cannot be read: {!r}", error)
             entry = None
-        if entry is None:
+        if entry is None or entry.instance is None:
             self._store.delete(KEPT, key)
             return
         self._entries.delete([entry.prompt_id])
@@ -63,8 +63,9 @@ class KeptHistory:
         self._ledger.apply(Found(prompt_id=entry.prompt_id, instance=entry.instance))
 
     def _kept(self, entry: KeptEntry) -> None:
-        key = self._keys[entry.prompt_id] = uuid.uuid4().hex
-        self._store.put(KEPT, key, kept_record.written(entry))
+        if entry.instance is not None:  # of one that has left nothing is kept anew
+            key = self._keys[entry.prompt_id] = uuid.uuid4().hex
+            self._store.put(KEPT, key, kept_record.written(entry, entry.instance))
 
     def _gone(self, prompt_id: str) -> None:
         if (key := self._keys.pop(prompt_id, None)) is not None:

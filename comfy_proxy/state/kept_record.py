@@ -18,13 +18,14 @@ from comfy_proxy.lenient_json import dumps_exact, loads_exact
 _LENGTH: Final = struct.Struct("!I")
 
 
-def written(entry: KeptEntry) -> bytes:
-    """``entry`` with its instance by URL. Not when it was read: that says something only to the
-    process that has watched its instance since. When it ended (wall clock, ms) is in it."""
+def written(entry: KeptEntry, instance: Instance) -> bytes:
+    """``entry`` of ``instance``, with that by its URL. Not when it was read: that says something
+    only to the process that has watched its instance since. When it ended (wall clock, ms) is in
+    it."""
     head = dumps_exact(
         {
             "prompt_id": entry.prompt_id,
-            "url": str(entry.instance.url),
+            "url": str(instance.url),
             "ended_ms": entry.ended_ms,
             "own": entry.own,
             "split": entry.split,

@@ -28,17 +28,18 @@ class KnownFiles:
     def __init__(self, store: StateStore, makers: Makers, cluster: Cluster) -> None:
         self._store = store
         self._makers = makers
-        self._by_url = {str(one.url): one for one in cluster.instances}
+        self._cluster = cluster
         self._kept: OrderedDict[str, None] = OrderedDict()
 
     async def restore(self) -> None:
         """Know what the file tells, and write what is made from now on."""
+        by_url = {str(one.url): one for one in self._cluster.instances}
         for key, data in await self._store.entries(MADE):
             try:
                 type_, subfolder, filename = loads(key)
                 url, made_at, is_sure = loads(data)
                 file = FileName(filename=filename, subfolder=subfolder, type=type_)
-                instance = self._by_url.get(url)
+                instance = by_url.get(url)
                 if instance is not None:
                     self._makers.record(file, instance, made_at, is_sure=is_sure)
             except (TypeError, ValueError) as error:

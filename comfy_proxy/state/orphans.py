@@ -7,6 +7,7 @@ goes on (``job_state.py``). Each instance is asked once, as soon as it answers.
 from __future__ import annotations
 
 from collections.abc import Container
+from weakref import WeakSet
 
 from loguru import logger
 
@@ -24,7 +25,8 @@ class Orphans:
         self._cluster = cluster
         self._identity = identity
         self._spared = spared
-        self._unasked = set(cluster.instances)
+        self._unasked: WeakSet[Instance] = WeakSet()
+        cluster.instances.each(self._unasked.add)
 
     def start(self) -> None:
         """Ask each instance that has passed a check, the others when they do."""

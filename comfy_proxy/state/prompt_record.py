@@ -11,7 +11,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, Prompt, headers_by_instance
 from comfy_proxy.lenient_json import dumps, loads
 
 
@@ -66,7 +66,7 @@ def read(data: bytes, body: bytes, instances: Sequence[Instance], clock: Clock) 
     post = ClientPost(
         path=record["path"],
         client_id=record["client_id"],
-        headers={one: _headers(known.get(one, others)) for one in instances},
+        headers=headers_by_instance((one, _headers(known.get(one, others))) for one in instances),
         body=body,
         charset=record["charset"],
         placed=record["placed"],

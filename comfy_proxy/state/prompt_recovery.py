@@ -13,13 +13,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.prompts.posting import ClientOrder
 from comfy_proxy.ledger import events
@@ -51,7 +51,7 @@ class PromptRecovery:
         self._cluster = cluster
         self._ledger = ledger
         self._look_for = look_for
-        self._unsettled: defaultdict[Instance, set[Prompt]] = defaultdict(set)
+        self._unsettled = ByInstance[set[Prompt]](lambda instance: set())
 
     async def restore(self) -> int:
         """Book what the file holds; returns how many prompts that were. The rest happens after."""

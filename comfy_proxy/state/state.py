@@ -92,7 +92,7 @@ class State:
         """The prompts of jobs that an instance may run still."""
         rooms, prompts = self._rooms, 0
         written = PromptState(store)
-        if len(rooms.cluster.instances) > 1:
+        if rooms.cluster.several:
             recovery = PromptRecovery(
                 store, written, rooms.cluster, rooms.ledger, rooms.reconciler.look_for
             )
@@ -144,6 +144,7 @@ class State:
         rooms = self._rooms
         cluster = rooms.cluster
         await instance_ids.restore_marks(store, cluster.instances)
+        cluster.instances.each(partial(instance_ids.keep_mark, store))
         rooms.disks.on_new.append(partial(instance_ids.keep_mark, store))
         self._drained = DrainedInstances(store, cluster)
         await self._drained.restore()

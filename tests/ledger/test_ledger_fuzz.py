@@ -196,6 +196,7 @@ _BY_INSTANCE: dict[str, Any] = {
     "over": lambda fuzz, at: events.Doubted(instance=at, over=fuzz.ledger.at(at)[:1]),
     "cleared": lambda fuzz, at: events.Cleared(instance=at, doubt=fuzz.ledger.doubt),
     "restarted": lambda fuzz, at: events.Restarted(instance=at),
+    "removed": lambda fuzz, at: events.Removed(instance=at),
 }
 _BY_PROMPT: dict[str, Any] = {
     "received again": lambda prompt, at: events.Received(prompt=prompt),

@@ -52,7 +52,7 @@ class ObjectInfoCache:
     """
 
     def __init__(self, clients: Mapping[Instance, ComfyUIClient], *, clock: Clock) -> None:
-        self._instances = tuple(clients)
+        self._instances = clients.keys()
         self._tasks = SharedTasks("asking for /object_info")
         self.documents = Documents(clock)
         self.questions = Questions(clients, self.documents, self._tasks, clock=clock)

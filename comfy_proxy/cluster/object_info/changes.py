@@ -8,7 +8,6 @@ they are what is looked at, and classes are asked again only after a list has ch
 from __future__ import annotations
 
 import posixpath
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.comfyui_client import UPLOAD_SUBFOLDER
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 
 MAX_FOLDERS = 10_000
 """Folders of the input directory that are known from uploads. Beyond, a new one is not known: its
@@ -49,9 +49,9 @@ class Changes:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._listed: dict[Instance, tuple[float, FolderLists]] = {}
-        self._models: Counter[Instance] = Counter()
-        self._inputs: Counter[Instance] = Counter()
+        self._listed = ByInstance[tuple[float, FolderLists]]()
+        self._models = ByInstance[int](lambda instance: 0)
+        self._inputs = ByInstance[int](lambda instance: 0)
         self.input_folders: set[str] = {UPLOAD_SUBFOLDER}
         """Folders of the input directory that files were uploaded to, with those above them."""
 

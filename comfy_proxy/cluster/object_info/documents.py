@@ -6,7 +6,6 @@ keeping them (bytes with an index, say) is a change of this file and of ``catalo
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,6 +14,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.changes import Changes, News
+from comfy_proxy.cluster.roster import ByInstance
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +74,9 @@ class Documents:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._known: dict[Instance, Document] = {}
+        self._known = ByInstance[Document]()
         self._uploads = 0
-        self._doubts: Counter[Instance] = Counter()
+        self._doubts = ByInstance[int](lambda instance: 0)
         self.changes = Changes(clock)
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.planning.work import Work, work_of
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 
 OBJECT_INFO_TIMEOUT_S = 5.0
@@ -45,7 +46,7 @@ class GraphSupport:
         self._cache = cache
         self._health_checker = health_checker
         self._clock = clock
-        self._looked_for: dict[Instance, tuple[float, frozenset[str]]] = {}
+        self._looked_for = ByInstance[tuple[float, frozenset[str]]]()
         """What the last look at each did not find, and when it began (monotonic seconds)."""
 
     def node_info(self, instance: Instance) -> NodeCatalog:

@@ -24,6 +24,7 @@ from comfy_proxy.cluster.object_info.documents import Answer, Document, Document
 from comfy_proxy.cluster.object_info.folder_lists import folder_lists
 from comfy_proxy.cluster.object_info.reading import read_catalog
 from comfy_proxy.cluster.object_info.shared_tasks import SharedTasks
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError, InstanceRefusedError, InvalidAnswerError
 
 _CONCURRENT_REQUESTS = 4
@@ -52,7 +53,7 @@ class Questions:
         self._clients = clients
         self._documents = documents
         self._tasks = tasks
-        self._folder_classes: dict[Instance, tuple[NodeCatalog, int, str | None]] = {}
+        self._folder_classes = ByInstance[tuple[NodeCatalog, int, str | None]]()
 
     def whole(self, instance: Instance) -> asyncio.Task[Document]:
         """All classes."""

@@ -268,3 +268,20 @@ class Costs:
         self._borrowed.clear()
         self._borrowed_loads.clear()
         self.on_change(instance)
+
+
+def forget(costs: Costs, gone: Hashable, *, now: float) -> None:
+    """Have ``costs`` know nothing of an instance that has left."""
+    keys: dict[str, Hashable] = {}
+
+    def key(where: Hashable) -> str:
+        name = str(id(where))
+        keys[name] = where
+        return name
+
+    def left(name: str) -> Hashable | None:
+        return None if keys[name] is gone else keys[name]
+
+    loads_known, exported = costs.loads_known, costs.export(key, now=now)
+    costs.restore(exported, left, now=now)
+    costs.loads_known = loads_known

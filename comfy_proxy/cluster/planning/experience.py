@@ -86,6 +86,8 @@ class Experience:
 
         That teaches nothing, nor does a run whose heavy nodes came from there.
         """
+        if run.instance.left:
+            return
         if not worked or (run.cached is not None and not run.work.heavy.isdisjoint(run.cached)):
             return
         loaded = self._loaded(run, seconds)

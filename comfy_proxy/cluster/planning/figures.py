@@ -20,6 +20,7 @@ from comfy_proxy.cluster.planning.joining import absent, option
 from comfy_proxy.cluster.planning.line import Line
 from comfy_proxy.cluster.planning.slot import Option, Slot
 from comfy_proxy.cluster.planning.work import Work
+from comfy_proxy.cluster.roster import ByInstance
 
 TIE_SHARE: Final = 0.05
 TIE_S: Final = 0.1
@@ -31,6 +32,8 @@ anew."""
 KEPT_S: Final = 5.0
 """Seconds for which an option is kept at most: what is in demand, whose patience ends, and what is
 learnt at other instances changes while nothing happens at this one."""
+_GOLDEN: Final = 0.6180339887
+"""Multiples of it, less their whole parts, lie far apart, however many there are."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,8 +76,13 @@ class Figures:
         self._demand = demand
         self._now = now
         # Options grow old at different moments, so that no choice has to work them all out.
-        self._phases = {one: KEPT_S * index / len(lines) for index, one in enumerate(lines)}
+        self._phases = ByInstance(lambda one: KEPT_S * (len(self._phases) * _GOLDEN % 1))
         self._kept: OrderedDict[Hashable, dict[Instance, _Kept]] = OrderedDict()
+
+    def forget(self, instance: Instance) -> None:
+        """It has left."""
+        for known in self._kept.values():
+            known.pop(instance, None)
 
     def of(self, slot: Slot, instances: Iterable[Instance]) -> list[Figure]:
         """One for each of ``instances``, or none if nothing is known of what anything costs. Its
@@ -107,6 +115,8 @@ class Figures:
         demand = self._demand.version
         bounded: list[tuple[Instance, float, _Kept]] = []
         for instance in instances:
+            if instance.left:
+                continue
             line = lines[instance]
             kept = known.get(instance)
             if (

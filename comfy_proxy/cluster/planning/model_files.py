@@ -19,6 +19,7 @@ from comfy_proxy.cluster.planning.model_lists import (
     model_files,
     uniform,
 )
+from comfy_proxy.cluster.roster import ByInstance
 
 REFRESH_S = 900.0
 """Seconds. An instance is not asked again sooner, whatever it said."""
@@ -37,8 +38,8 @@ class ModelFiles:
         self._clients = clients
         self._clock = clock
         self._tasks = SharedTasks("asking for model files")
-        self._known: dict[Instance, Mapping[str, ModelFile]] = {}
-        self._asked: dict[Instance, float] = {}
+        self._known = ByInstance[Mapping[str, ModelFile]]()
+        self._asked = ByInstance[float]()
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{one.host}: {len(files)}" for one, files in self._known.items())

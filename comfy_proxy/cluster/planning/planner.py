@@ -8,13 +8,13 @@ prompts decide (``load_balancer.py``).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from math import inf
 from typing import Final
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.planning.costs import Costs
+from comfy_proxy.cluster.planning.costs import Costs, forget
 from comfy_proxy.cluster.planning.demand import Demand
 from comfy_proxy.cluster.planning.figures import Figure, Figures, free_in, run_of, tie_s
 from comfy_proxy.cluster.planning.joining import option
@@ -23,6 +23,7 @@ from comfy_proxy.cluster.planning.loaded import LoadedModels, Memory, Models
 from comfy_proxy.cluster.planning.model_files import ModelFiles
 from comfy_proxy.cluster.planning.slot import Option, Slot, Standing
 from comfy_proxy.cluster.planning.work import Work
+from comfy_proxy.cluster.roster import ByInstance, Roster
 
 NEW: Final = Standing()
 SLOWER_SHARE: Final = 0.25
@@ -35,7 +36,7 @@ class Planner:
 
     def __init__(
         self,
-        instances: Sequence[Instance],
+        instances: Iterable[Instance],
         *,
         clock: Clock,
         costs: Costs,
@@ -45,13 +46,20 @@ class Planner:
         self._now = clock.monotonic
         self.costs = costs
         self.files = files
-        self.lines = {one: _line(one, costs, files, patience_s) for one in instances}
+        self.lines = ByInstance(lambda one: _line(one, costs, files, patience_s))
+        roster = Roster.of(instances)
+        roster.each(self.lines.__getitem__)
+        roster.on_removed.append(self._removed)
         self._demand = Demand(self.lines)
         self._figures = Figures(self.lines, costs, self._demand, clock.monotonic)
         costs.on_change = self._costs_changed
 
     def __repr__(self) -> str:
         return f"<Planner {sum(map(len, self.lines.values()))} prompts>"
+
+    def _removed(self, instance: Instance) -> None:
+        self._figures.forget(instance)
+        forget(self.costs, instance, now=self._now())
 
     # --- what waits where --------------------------------------------------------------------
 

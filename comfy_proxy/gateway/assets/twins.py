@@ -107,8 +107,8 @@ class AssetTwins:
         self._kinds = (*_KINDS, *sorted(RESULT_TYPES & storage.kinds))
         self._known: OrderedDict[tuple[Instance, str], Entries] = OrderedDict()
         self._latest: tuple[Known, Known] | None = None  # what was known, and what of it is hidden
-        for instance in asking.cluster.instances:
-            instance.on_interruption.append(self._forget)
+        asking.cluster.instances.each(lambda one: one.on_interruption.append(self._forget))
+        asking.cluster.instances.on_removed.append(self._forget)
 
     def __repr__(self) -> str:
         return f"<AssetTwins {sum(map(len, self._known.values()))} entries>"
@@ -166,6 +166,8 @@ class AssetTwins:
         return entries
 
     def _keep(self, key: tuple[Instance, str], entries: Entries) -> None:
+        if key[0].left:
+            return
         self._known[key] = entries
         self._known.move_to_end(key)
         limit = MAX_KEPT * len(self._asking.cluster.instances)

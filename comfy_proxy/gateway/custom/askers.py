@@ -8,12 +8,13 @@ frame is the one that waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.gateway.custom.fields import is_telling, json_fields
 from comfy_proxy.ledger.events import Change
 
@@ -36,10 +37,10 @@ class Askers:
     """The custom frames of each instance since a prompt ended there last. One prompt runs at an
     instance at a time, and with it ends whatever its nodes have asked."""
 
-    def __init__(self, instances: Iterable[Instance], clock: Clock) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._now = clock.monotonic
-        self._asked = {one: deque[_Asked](maxlen=MAX_FRAMES) for one in instances}
-        self._began = dict.fromkeys(self._asked, 0.0)  # when the latest prompt did there
+        self._asked = ByInstance(lambda instance: deque[_Asked](maxlen=MAX_FRAMES))
+        self._began = ByInstance(lambda instance: 0.0)  # when the latest prompt did there
 
     def __repr__(self) -> str:
         return f"<Askers {sum(map(len, self._asked.values()))} frames>"

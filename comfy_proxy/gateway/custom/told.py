@@ -51,11 +51,20 @@ class Told:
 
     def note(self, words: Iterable[str], instances: Collection[Instance]) -> None:
         """A request that names ``words`` was done by ``instances``, and by no others."""
-        now, where = self._now(), frozenset(instances)
+        now, where = self._now(), frozenset(one for one in instances if not one.left)
+        if not where:
+            return
         for word in filter(may_be_id, words):
             self._keep(word, where, now)
         while len(self._told) > MAX_WORDS:
             self._told.popitem(last=False)
+
+    def removed(self, instance: Instance) -> None:
+        """It has left: nobody knows what it alone was told."""
+        self.interrupted(instance)
+        alone = [word for word, (where, _) in self._told.items() if instance in where]
+        for word in alone:
+            del self._told[word]
 
     def interrupted(self, instance: Instance) -> None:
         """Its process may have ended, and its memory is gone with it: those who were told the same

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from weakref import WeakSet
+
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import told_by_frame
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.frames import (
@@ -48,8 +51,8 @@ class FrameBooking:
         self._made_files = made_files
         self._second_tries = second_tries
         self._askers = askers
-        self._first_tries: set[tuple[Instance, str]] = set()
-        self._stale: set[Instance] = set()
+        self._first_tries = ByInstance[set[str]](lambda instance: set())
+        self._stale: WeakSet[Instance] = WeakSet()
 
     def book(self, seen: Seen, instance: Instance) -> bool:
         """What a frame of ``instance`` says; to be called in the order of the frames. False if it
@@ -58,8 +61,8 @@ class FrameBooking:
         if self._is_stale(seen, instance):
             return False
         match seen:
-            case Over(prompt_id=prompt_id) if (instance, prompt_id) in self._first_tries:
-                self._first_tries.discard((instance, prompt_id))
+            case Over(prompt_id=prompt_id) if prompt_id in self._first_tries[instance]:
+                self._first_tries[instance].discard(prompt_id)
                 return False
             case Ended(prompt_id=prompt_id, kind=kind, data=data):
                 return self._ended(prompt_id, End.of(told_by_frame(kind, data)), instance)
@@ -91,7 +94,7 @@ class FrameBooking:
     def _ended(self, prompt_id: str, end: End, instance: Instance) -> bool:
         """Whether it worked is no matter of the frame; the ledger has heard of its nodes."""
         if self._second_tries.goes_on(prompt_id, instance, end.error):
-            self._first_tries.add((instance, prompt_id))
+            self._first_tries[instance].add(prompt_id)
             return False
         self._ledger.apply(events.EndTold(prompt_id=prompt_id, instance=instance, end=end))
         return True
@@ -99,7 +102,7 @@ class FrameBooking:
     def _note(self, seen: Seen, instance: Instance) -> None:
         match seen:
             case Began(prompt_id=prompt_id):
-                self._first_tries.discard((instance, prompt_id))  # its socket has missed the rest
+                self._first_tries[instance].discard(prompt_id)  # its socket has missed the rest
                 self._ledger.apply(events.Began(prompt_id=prompt_id, instance=instance))
             case Cached(prompt_id=prompt_id, nodes=nodes):
                 self._ledger.apply(

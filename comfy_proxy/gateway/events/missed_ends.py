@@ -83,6 +83,17 @@ class MissedEnds:
             self._feed.put(Pass(data=_over(prompt_id)))
             self._feed.status_changed()
 
+    def removed(self, instance: Instance) -> None:
+        """It has left: what its socket was to tell yet is told from here."""
+        for prompt_id, waited in tuple(self._waited_for.items()):
+            if waited.instance is instance:
+                waited.timer.cancel()
+                del self._waited_for[prompt_id]
+                if not self._told.of(prompt_id).ended:
+                    self._give(prompt_id, waited.entry, instance)
+        self.lost(instance)
+        self._told.removed(instance)
+
     def close(self) -> None:
         """The client has left."""
         for waited in self._waited_for.values():

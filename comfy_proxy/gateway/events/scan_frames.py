@@ -16,6 +16,7 @@ from typing import Any
 
 from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 
 PREFIX = "assets.seed."
 QUIET_S = 1.0
@@ -34,7 +35,7 @@ class ScanFrames:
     def __init__(self, put: Callable[[str], None], clock: Clock) -> None:
         self._put = put
         self._clock = clock
-        self._scanning: dict[Instance, None] = {}
+        self._scanning = ByInstance[None]()
         self._told: set[tuple[str, str]] = set()
         self._end: str | None = None
         self._changed = asyncio.Event()

@@ -27,6 +27,7 @@ from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
+from comfy_proxy.tracing import untraced
 
 READY_TIMEOUT_S = 1.0
 """Seconds that a prompt waits for its client's socket at an instance. Beyond it the prompt goes
@@ -72,6 +73,24 @@ class EventSessions:
         self._sessions: dict[str, EventSession] = {}
         self.corrections = SumCorrections(self._sessions)
         self._endings: set[asyncio.Task[None]] = set()
+        cluster.instances.each(self._joined)
+        cluster.instances.on_removed.append(self._removed)
+
+    def _joined(self, instance: Instance) -> None:
+        """Who is connected hears it too."""
+        for session in self._sessions.values():
+            if not session.deaf:
+                session.feed.queues.joined(instance)
+                session.upstreams.add(instance)
+
+    def _removed(self, instance: Instance) -> None:
+        for session in self._sessions.values():
+            session.missed_ends.removed(instance)
+            session.feed.scans.lost(instance)
+            session.feed.queues.removed(instance)
+            session.feed.sum_corrected()
+            if (upstream := session.upstreams.remove(instance)) is not None:
+                self._cluster.spawn(upstream.close(), context=untraced())
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Join the client's socket with one to each instance; returns when the client has left.

@@ -7,10 +7,10 @@ prompt in a history that does not have it yet (PROTOCOL.md trap 13). :class:`Que
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.ledger.ledger import Ledger
 
 
@@ -24,15 +24,15 @@ class UntoldArrivals:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._untold: Counter[Instance] = Counter()
-        self._told: dict[Instance, int] = {}
+        self._untold = ByInstance[int](lambda instance: 0)
+        self._told = ByInstance[int]()
         for prompt in ledger.submitting():
             if prompt.target is not None and prompt.job is None:
                 self._untold[prompt.target] += 1
 
     @property
     def total(self) -> int:
-        return self._untold.total()
+        return sum(self._untold.values())
 
     def sent(self, instance: Instance) -> None:
         """``instance`` is being sent a prompt."""
@@ -49,6 +49,11 @@ class UntoldArrivals:
         left = max(0, self._untold[instance] - more)
         self._untold[instance] = min(left, self._arriving(instance))
 
+    def removed(self, instance: Instance) -> None:
+        """It has left: no frame of it is to come."""
+        self._untold.pop(instance, None)
+        self._told.pop(instance, None)
+
     def _arriving(self, instance: Instance) -> int:
         """How many it was sent and has not yet answered for."""
         coming = self._ledger.submitting(instance)
@@ -63,9 +68,9 @@ class QueueSum:
     """
 
     def __init__(self, instances: Iterable[Instance], ledger: Ledger) -> None:
-        self._instances = tuple(instances)
+        self._instances = instances
         self._ledger = ledger
-        self._remaining: dict[Instance, int] = {}
+        self._remaining = ByInstance[int]()
         self.begin_anew()
         self.arrivals = UntoldArrivals(ledger)
 
@@ -73,7 +78,16 @@ class QueueSum:
         """Count what other sockets were told, until its own sockets tell; where one is away, what
         the ledger knows."""
         for one in self._instances:
-            self._remaining[one] = one.prompts.queued if one.healthy else len(self._ledger.at(one))
+            self.joined(one)
+
+    def joined(self, one: Instance) -> None:
+        """It counts from now on."""
+        self._remaining[one] = one.prompts.queued if one.healthy else len(self._ledger.at(one))
+
+    def removed(self, instance: Instance) -> None:
+        """It counts no more; what has left it for others is in transit."""
+        self._remaining.pop(instance, None)
+        self.arrivals.removed(instance)
 
     @property
     def total(self) -> int:

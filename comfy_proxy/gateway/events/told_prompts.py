@@ -98,6 +98,12 @@ class ToldPrompts:
             if told.ended_at is instance and not told.over
         ]
 
+    def removed(self, instance: Instance) -> None:
+        """It has left: of what it has told the end, nothing more is to come."""
+        for told in self._told.values():
+            if told.ended_at is instance:
+                told.ended_at, told.given = None, True
+
     def passed(self, seen: OfPrompt, instance: Instance) -> OfPrompt | None:
         """What of it the client is to be told; None if nothing. ``booking.py`` has dropped before
         what an instance says that does not have the prompt any more."""

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.gateway.events.upstream_socket import UpstreamClient, UpstreamSocket
 
 CONNECT_TIMEOUT_S = 5.0
@@ -40,23 +41,35 @@ class Upstreams:
         self._cluster = cluster
         self._prefixed = prefixed
         self._changed = asyncio.Event()
-        self._sockets = self._new()
+        self._request: web.Request | None = None
+        self._sockets = _sockets(client, cluster, prefixed, self.look_again)
 
     def __getitem__(self, instance: Instance) -> UpstreamSocket:
         return self._sockets[instance]
 
     def __iter__(self) -> Iterator[UpstreamSocket]:
-        return iter(self._sockets.values())
+        return iter(tuple(self._sockets.values()))
 
     def start(self, request: web.Request, predecessors: Upstreams | None) -> None:
         """Begin to connect to all instances, to each when the predecessor has left it."""
-        for instance, upstream in self._sockets.items():
+        self._request = request
+        for instance, upstream in tuple(self._sockets.items()):
             upstream.start(request, None if predecessors is None else predecessors[instance])
 
     def restart(self, request: web.Request, predecessors: Upstreams) -> None:
         """As :meth:`start`, with new sockets: those of before have ended, or are about to."""
-        self._sockets = self._new()
+        self._sockets = _sockets(self._client, self._cluster, self._prefixed, self.look_again)
         self.start(request, predecessors)
+
+    def add(self, instance: Instance) -> None:
+        """There is one instance more: begin to connect to it."""
+        if self._request is not None:
+            self._sockets[instance].start(self._request, None)
+
+    def remove(self, instance: Instance) -> UpstreamSocket | None:
+        """It has left: nobody waits for the socket there, which is to be closed."""
+        self._changed.set()
+        return self._sockets.pop(instance, None)
 
     async def connected(self) -> bool:
         """Wait for the instances; False if there is none at all."""
@@ -111,18 +124,6 @@ class Upstreams:
         """End them all; after it their clientId may be used again."""
         await asyncio.gather(*(upstream.close() for upstream in self))
 
-    def _new(self) -> dict[Instance, UpstreamSocket]:
-        return {
-            instance: UpstreamSocket(
-                self._client,
-                instance,
-                self._cluster,
-                prefixed=self._prefixed,
-                on_attempt=self.look_again,
-            )
-            for instance in self._cluster.instances
-        }
-
     async def _until(self, enough: Callable[[], bool], timeout_s: float) -> None:
         try:
             async with self._cluster.clock.timeout(timeout_s):
@@ -131,3 +132,20 @@ class Upstreams:
                     await self._changed.wait()
         except TimeoutError:
             return
+
+
+def _sockets(
+    client: UpstreamClient,
+    cluster: Cluster,
+    prefixed: Callable[[Any, Instance], Any],
+    on_attempt: Callable[[], None],
+) -> ByInstance[UpstreamSocket]:
+    """One for each instance that there is, not begun yet."""
+    sockets = ByInstance(
+        lambda instance: UpstreamSocket(
+            client, instance, cluster, prefixed=prefixed, on_attempt=on_attempt
+        )
+    )
+    for instance in cluster.instances:
+        _ = sockets[instance]
+    return sockets

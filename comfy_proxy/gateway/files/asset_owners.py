@@ -38,7 +38,7 @@ class AssetOwners:
 
     def record(self, asset_id: object, instance: Instance) -> None:
         """``instance`` has told this id; nothing changes if it is none."""
-        if not isinstance(asset_id, str) or not is_asset_id(asset_id):
+        if instance.left or not isinstance(asset_id, str) or not is_asset_id(asset_id):
             return
         key = asset_id.lower()
         self._owners[key] = instance
@@ -49,6 +49,10 @@ class AssetOwners:
     def of(self, asset_id: str) -> Instance | None:
         """The instance that told it; None if the id is on no record."""
         return self._owners.get(asset_id.lower())
+
+    def removed(self, instance: Instance) -> None:
+        """It has left, and has none any more."""
+        self._owners = OrderedDict(one for one in self._owners.items() if one[1] is not instance)
 
     def forget(self, asset_id: str) -> None:
         """Its instance does not know it any more: the next request asks all of them."""

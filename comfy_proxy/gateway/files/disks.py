@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Final
+from weakref import WeakSet
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance, cancelling
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.client import look
 from comfy_proxy.gateway.files.file_name import FileName
@@ -40,12 +41,13 @@ class Disks:
     def __init__(self, cluster: Cluster, makers: Makers, storage: SharedStorage) -> None:
         self._cluster = cluster
         self._storage = storage
-        self._made: defaultdict[Instance, deque[FileName]] = defaultdict(
-            partial(deque, maxlen=SAMPLES)
-        )
+        self._made = ByInstance[deque[FileName]](lambda instance: deque(maxlen=SAMPLES))
         makers.on_made.append(self._note)
-        self._unsure: set[Instance] = set()
-        self._tasks: dict[Instance, asyncio.Task[None]] = {}
+        self._unsure: WeakSet[Instance] = WeakSet()
+        self._tasks = ByInstance[asyncio.Task[None]]()
+        self._former: dict[str, str] = {}  # marks of those that have left, by their numbers
+        cluster.instances.each(self._joined)
+        cluster.instances.on_removed += (cancelling(self._tasks), self._left)
         self.on_new: list[Callable[[Instance], None]] = []
 
     def __repr__(self) -> str:
@@ -62,10 +64,9 @@ class Disks:
         found = _MARK.fullmatch(mark)
         if found is None:
             return None
-        for instance in self._cluster.instances:
-            if instance.id == found["id"]:
-                return instance if _number(mark) >= _number(instance.mark) else None
-        return None
+        instance = self._cluster.instances.by_id.get(found["id"])
+        is_older = instance is not None and _number(mark) < _number(instance.mark)
+        return None if is_older else instance
 
     def interrupted(self, instance: Instance) -> None:
         """For ``instance.on_interruption``: its disk may be another one now."""
@@ -81,6 +82,12 @@ class Disks:
             self._tasks[instance] = asyncio.create_task(
                 self._look(instance), name=f"disk of {instance.host}", context=untraced()
             )
+
+    def _joined(self, instance: Instance) -> None:
+        instance.mark = self._former.pop(instance.id, instance.mark)
+
+    def _left(self, instance: Instance) -> None:
+        self._former[instance.id] = instance.mark
 
     def _note(self, made: Made) -> None:
         """Its own record of each instance: of a name that several have made, ``Makers`` knows the

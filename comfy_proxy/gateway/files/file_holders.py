@@ -54,12 +54,17 @@ class FileHolders:
         self.storage = SharedStorage(cluster.settings.shared_storage)
         self.holdings = Holdings(place=self.storage.place)
         self.disks = Disks(cluster, self.makers, self.storage)
-        for instance in cluster.instances:
-            instance.on_interruption.append(self._interrupted)
+        cluster.instances.each(lambda one: one.on_interruption.append(self._interrupted))
+        cluster.instances.on_removed.append(self._removed)
 
     def close(self) -> None:
         """Remove the bytes of uploads."""
         self.uploads.close()
+
+    def _removed(self, instance: Instance) -> None:
+        self._interrupted(instance)
+        self.makers.removed(instance)
+        self.asset_owners.removed(instance)
 
     def _interrupted(self, instance: Instance) -> None:
         # What the others tell just now of a directory that they share with it is in doubt too.

@@ -27,7 +27,8 @@ from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.makers import MAX_RECORDS
 from comfy_proxy.gateway.files.told_files import told_files
 
-_Key = tuple[Instance, str, str, float | None]
+_Key = tuple[str, str, str, float | None]
+"""The number of the instance, the prompt, the part of what is told, and its end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +98,7 @@ class MadeFiles:
         ended_ms = None if status is None else ended_at({"status": status.data()})
         if entry.prompt_id is None or entry.outputs is None:
             return None
-        if (instance, entry.prompt_id, "outputs", ended_ms) in self._read:
+        if (instance.id, entry.prompt_id, "outputs", ended_ms) in self._read:
             return None
         return self._told("outputs", entry.prompt_id, entry.outputs.data(), ended_ms, instance)
 
@@ -125,7 +126,7 @@ class MadeFiles:
     def _told(
         self, part: str, prompt_id: str, outputs: Any, ended_ms: float | None, instance: Instance
     ) -> ToldOutputs | None:
-        key = (instance, prompt_id, part, ended_ms)
+        key = (instance.id, prompt_id, part, ended_ms)
         if not outputs or key in self._read:
             return None
         return ToldOutputs(

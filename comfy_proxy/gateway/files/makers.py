@@ -26,8 +26,15 @@ class Owners:
     def __repr__(self) -> str:
         return f"<Owners {len(self._records)} records>"
 
+    def removed(self, instance: Instance) -> None:
+        """It has left, and has nothing any more."""
+        left = ((file, one) for file, one in self._records.items() if one[0] is not instance)
+        self._records = OrderedDict(left)
+
     def record(self, file: FileName, instance: Instance, at: float) -> None:
         """``instance`` has it since ``at``, whoever had it before."""
+        if instance.left:
+            return
         self._records[file] = instance, at
         self._records.move_to_end(file)
         if len(self._records) > self._limit:
@@ -72,6 +79,11 @@ class Makers:
 
     def __repr__(self) -> str:
         return f"<Makers {self._last}>"
+
+    def removed(self, instance: Instance) -> None:
+        """It has left: what it made is looked for at the others."""
+        self._last.removed(instance)
+        self._sure.removed(instance)
 
     def of(self, file: FileName) -> Instance | None:
         """Who made it, as far as is known; whether it is still there is another question."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.gateway.files.file_name import FILE_TYPES, FileName
 from comfy_proxy.gateway.files.makers import MAX_RECORDS
 from comfy_proxy.stored_bytes import StoredBytes
@@ -147,7 +148,7 @@ class Holdings:
         self._limit = limit
         self._place = place
         self._versions: OrderedDict[tuple[Hashable, FileName], str] = OrderedDict()
-        self._lives: dict[Instance, int] = {}
+        self._lives = ByInstance[int]()
 
     def version(self, instance: Instance, file: FileName) -> str | None:
         """What it holds under that name; None if that is not known."""
@@ -160,7 +161,7 @@ class Holdings:
 
     def note(self, instance: Instance, file: FileName, version: str, *, life: int) -> None:
         """It held that version in that ``life``; ignored if it was away since."""
-        if life != self.life(instance):
+        if instance.left or life != self.life(instance):
             return
         key = self._key(instance, file)
         self._versions[key] = version

@@ -11,7 +11,8 @@ that cannot be reached is passed over:
 If none of them can be reached, or there are none, the instances are asked who has the file: of a
 prefixed result a copy under the prefixed path, of any other name (also a hash, ``blake3:…``) as
 ``FileHolders.locate`` says. What nobody has is the primary's own 404. A result whose owner or maker
-is away, and of which there is no copy, is 503: the same name elsewhere is another picture.
+is away, and of which there is no copy, is 503: the same name elsewhere is another picture. One
+whose owner was removed for good is 404.
 
 Two cases need no candidates. An upload that came through here is answered by the primary, after the
 newest bytes were put there. What names no file (nothing, a path that climbs) is forwarded to the
@@ -35,6 +36,7 @@ from comfy_proxy.errors import (
     InstanceRefusedError,
     InstanceTimeoutError,
     InstanceUnreachableError,
+    NotFoundError,
     UnavailableError,
 )
 from comfy_proxy.gateway.exchange.forward import Forwarder, forward, forward_balanced
@@ -42,12 +44,14 @@ from comfy_proxy.gateway.exchange.target import request_target, with_parameter
 from comfy_proxy.gateway.files.file_holders import RETRY_AFTER_S, FileHolders
 from comfy_proxy.gateway.files.file_name import (
     FILE_TYPES,
+    RESULT_TYPES,
     FileName,
     climbs,
     file_at,
     split_annotation,
 )
 from comfy_proxy.gateway.files.file_staging import FileStaging
+from comfy_proxy.gateway.files.instance_prefix import split_prefix
 from comfy_proxy.gateway.routes import Match
 
 
@@ -100,6 +104,7 @@ class FileView:
                 return await self._from(request, instance, asked_for)
         holder = await self._holder(viewed)
         if holder is None:
+            self._require_member(viewed)
             return await forward_balanced(request, self._cluster)
         return await self._from(request, holder, target)
 
@@ -138,6 +143,14 @@ class FileView:
         if viewed.subfolder:
             return None
         return self._files.owner(viewed.directory, viewed.file.type)[0]
+
+    def _require_member(self, viewed: _Viewed) -> None:
+        """Raises NotFoundError for a result whose instance was removed: nobody has a copy."""
+        former = self._cluster.instances.former
+        for folder in (viewed.subfolder, viewed.directory):
+            gone, _ = split_prefix(folder, former)
+            if gone is not None and viewed.file.type in RESULT_TYPES:
+                raise NotFoundError(f"ComfyUI instance {gone}, which had this file, was removed.")
 
     def _staged(self, file: FileName) -> Forwarder:
         """Forwards to an instance that has got the newest bytes of the upload first."""

@@ -16,6 +16,7 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance, takes_work
 from comfy_proxy.cluster.planning.decision import LOST
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
 from comfy_proxy.gateway.prompts.first_tries import FirstTries
@@ -63,10 +64,12 @@ class Failover:
         self._worker = Worker(self._submit_again, "submit lost prompts again")
         self._first_tries = FirstTries(cluster, on_cleared=self._worker.wake)
         self._ways = Ways(cluster.clock, on_late_end=self._worker.wake)
-        self._askers = {
-            one: Worker(partial(self._settle_doubts, one), f"ask {one.host} what it has lost")
-            for one in cluster.instances
-        }
+        self._askers = ByInstance(
+            lambda one: Worker(
+                partial(self._settle_doubts, one), f"ask {one.host} what it has lost"
+            )
+        )
+        cluster.instances.on_removed.append(self._removed)
         ledger.observers.append(self._observe)
 
     def doubt(self, instance: Instance) -> None:
@@ -94,9 +97,12 @@ class Failover:
         self._ways.answered(instance)
         if self._lost():
             self._worker.wake()
-        for one, asker in self._askers.items():
+        for one in self._cluster.instances:
             if self._ledger.doubtful(one):
-                asker.wake()
+                self._askers[one].wake()
+
+    def _removed(self, instance: Instance) -> None:
+        self._cluster.spawn(self._askers[instance].close())
 
     async def close(self) -> None:
         """Submit no more; what is on its way arrives first."""

@@ -41,6 +41,11 @@ class FirstTries:
         self._clearing: dict[Attempt, asyncio.Task[None]] = {}
         self._silent: dict[Attempt, None] = {}
         self._closing = False
+        cluster.instances.on_removed.append(self._removed)
+
+    def _removed(self, instance: Instance) -> None:
+        for attempt in [one for one in self._silent if one.instance is instance]:
+            del self._silent[attempt]
 
     def clear_away(self, prompt: Prompt) -> None:
         """Begin to leave nothing of ``prompt`` where it ran out of memory just now.
@@ -91,7 +96,8 @@ class FirstTries:
                     await self._clear(prompt, attempt.instance)
             except TimeoutError:
                 logger.warning("{} does not let go of a first try", attempt.instance.host)
-                self._silent[attempt] = None
+                if not attempt.instance.left:
+                    self._silent[attempt] = None
                 if len(self._silent) > MAX_SILENT:
                     del self._silent[next(iter(self._silent))]
                 self._cluster.planner.forget_loaded(attempt.instance)  # it was unloaded at least

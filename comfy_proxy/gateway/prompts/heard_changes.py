@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from comfy_proxy.clock import Clock, Timer
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.ledger.prompt import Prompt
 
 LISTEN_S = 2.0
@@ -45,9 +46,9 @@ class HeardChanges:
         self._clock = clock
         self._listeners = listeners
         self._look = look
-        self._changed_at: dict[Instance, float] = {}
-        self._pauses_s: dict[Instance, float] = {}
-        self._timers: dict[Instance, Timer] = {}
+        self._changed_at = ByInstance[float]()
+        self._pauses_s = ByInstance[float]()
+        self._timers = ByInstance[Timer]()
         self._closed = False
 
     def changed(self, instance: Instance) -> None:
@@ -71,6 +72,11 @@ class HeardChanges:
         if not all(self.hears(one, instance) for one in listening):
             self._begin(instance, min(2 * self._pauses_s[instance], LONGEST_PAUSE_S))
 
+    def removed(self, instance: Instance) -> None:
+        """It has left: it is looked at no more."""
+        if (timer := self._timers.get(instance)) is not None:
+            timer.cancel()
+
     def close(self) -> None:
         """Call no more."""
         self._closed = True
@@ -78,10 +84,10 @@ class HeardChanges:
             timer.cancel()
 
     def _begin(self, instance: Instance, pause_s: float) -> None:
-        if not self._closed:
+        if not self._closed and not instance.left:
             self._pauses_s[instance] = pause_s
             self._timers[instance] = self._clock.call_later(pause_s, partial(self._due, instance))
 
     def _due(self, instance: Instance) -> None:
-        del self._timers[instance]
+        self._timers.pop(instance, None)
         self._look(instance)

@@ -25,7 +25,7 @@ from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, Prompt, headers_by_instance
 
 T = TypeVar("T")
 
@@ -107,9 +107,9 @@ class PromptIntake:
         post = ClientPost(
             path=client_target(request, cluster.settings),
             client_id=client_id if isinstance(client_id, str) else None,
-            headers={
-                one: prompt_headers(request, one, cluster.settings) for one in cluster.instances
-            },
+            headers=headers_by_instance(
+                (one, prompt_headers(request, one, cluster.settings)) for one in cluster.instances
+            ),
             body=body,
             charset=charset,
             placed=bool(document.get("front")) or "number" in document,

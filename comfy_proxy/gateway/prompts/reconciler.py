@@ -14,6 +14,7 @@ import asyncio
 from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+from weakref import WeakSet
 
 from loguru import logger
 
@@ -21,6 +22,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path
 from comfy_proxy.cluster.prompt_outcomes import told_by
+from comfy_proxy.cluster.roster import ByInstance, cancelling
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
@@ -58,11 +60,13 @@ class Reconciler:
         self._made_files = made_files
         self._listeners = listeners
         self._second_tries = SecondTries.of(cluster, ledger)
-        self._remaining: dict[Instance, int] = {}
+        self._remaining = ByInstance[int]()
         self._changes = HeardChanges(cluster.clock, listeners, self._look_at)
+        cluster.instances.on_removed.append(self._changes.removed)
         self._gaps: set[Prompt] = set()  # to be asked for by id: a socket may have missed the end
-        self._news: set[Instance] = set()
-        self._lookers: dict[Instance, asyncio.Task[None]] = {}
+        self._news: WeakSet[Instance] = WeakSet()
+        self._lookers = ByInstance[asyncio.Task[None]]()
+        cluster.instances.on_removed.append(cancelling(self._lookers))
         self._closed = False
         ledger.observers.append(self._observe)
 

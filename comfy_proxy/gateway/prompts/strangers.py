@@ -7,6 +7,7 @@ to cost anything, the one that runs is looked at in ``/queue`` whenever the leng
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakSet
 
 from loguru import logger
 
@@ -14,6 +15,7 @@ from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import QUEUE, QueueEntry, read_queue
+from comfy_proxy.cluster.roster import ByInstance, cancelling
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.pieces import read
 from comfy_proxy.gateway.exchange.scanned import ask_scanned
@@ -32,8 +34,9 @@ class Strangers:
     def __init__(self, cluster: Cluster, ledger: Ledger) -> None:
         self._cluster = cluster
         self._ledger = ledger
-        self._news: set[Instance] = set()
-        self._lookers: dict[Instance, asyncio.Task[None]] = {}
+        self._news: WeakSet[Instance] = WeakSet()
+        self._lookers = ByInstance[asyncio.Task[None]]()
+        cluster.instances.on_removed.append(cancelling(self._lookers))
 
     def load_changed(self, instance: Instance) -> None:
         """A ``status`` frame of ``instance`` has come."""

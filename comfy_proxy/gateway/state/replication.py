@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.context import USER_HEADER
 from comfy_proxy.gateway.exchange.fanout import Answer
@@ -35,8 +36,8 @@ class Replication:
     def __init__(self, cluster: Cluster, users: UserIds) -> None:
         self._cluster = cluster
         self._users = users
-        self._missed = {instance: MissedWrites() for instance in cluster.instances}
-        self._catching_up = {instance: asyncio.Lock() for instance in cluster.instances}
+        self._missed = ByInstance(lambda instance: MissedWrites())
+        self._catching_up = ByInstance(lambda instance: asyncio.Lock())
 
     def missed(self, instance: Instance) -> int:
         """How many writes ``instance`` has still to get."""

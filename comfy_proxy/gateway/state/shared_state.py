@@ -158,7 +158,7 @@ class SharedState:
     ) -> tuple[Answer, Instance]:
         async with self._order:
             reply, primary = await self._at_primary(first)
-            others = [one for one in self._cluster.instances if one is not primary]
+            others = [one for one in repeated if one is not primary and not one.left]
             if reply.status >= 400:
                 return reply, primary
             for instance in others:
@@ -174,7 +174,8 @@ class SharedState:
         """The write at the first instance that is up to date and can be reached."""
         passed_over: list[Instance] = []
         while True:
-            instance = await self._cluster.primary(passed_over)
+            joined = [one for one in self._cluster.instances if one not in requests]
+            instance = await self._cluster.primary([*passed_over, *joined])
             try:
                 await self._replication.catch_up(instance)
             except InstanceError:  # nothing of this write was sent

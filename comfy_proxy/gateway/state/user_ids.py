@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
@@ -28,9 +30,10 @@ class UserIds:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._names: dict[Instance, dict[str, str]] = {}
+        self._names = ByInstance[dict[str, str]]()
         self._public: dict[str, str] = {}
-        self._outdated = set(cluster.instances)
+        self._outdated: WeakSet[Instance] = WeakSet()
+        cluster.instances.each(self._outdated.add)
 
     def __repr__(self) -> str:
         return f"<UserIds {len(self._public)} names>"

@@ -19,6 +19,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.context import INSTANCE
@@ -47,7 +48,7 @@ class UploadLimits:
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
-        self._known: dict[Instance, float] = {}
+        self._known = ByInstance[float]()
 
     def forget(self, instance: Instance) -> None:
         """For ``instance.on_interruption``: it may come back with another limit."""

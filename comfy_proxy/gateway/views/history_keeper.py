@@ -4,15 +4,16 @@ instance (``kept_entries.py``)."""
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path, read_history
+from comfy_proxy.cluster.roster import ByInstance, cancelling
 from comfy_proxy.errors import ComfyProxyError, InstanceError
 from comfy_proxy.gateway.exchange.native import LONG_BYTES
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_scanned
@@ -64,9 +65,13 @@ class HistoryKeeper:
         self._cluster = cluster
         self._storage = storage
         self.entries = entries
-        self._wanted: defaultdict[Instance, dict[str, _Wanted]] = defaultdict(dict)
-        self._news: set[Instance] = set()
-        self._readers: dict[Instance, asyncio.Task[None]] = {}
+        self._wanted = ByInstance[dict[str, _Wanted]](lambda instance: {})
+        self._news: WeakSet[Instance] = WeakSet()
+        self._readers = ByInstance[asyncio.Task[None]]()
+        cluster.instances.on_removed += (
+            cancelling(self._readers),
+            lambda instance: entries.removed(instance, storage.kinds),
+        )
         self._closed = False
         self.on_changed: list[Callable[[str], None]] = []
 

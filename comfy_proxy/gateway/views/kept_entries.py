@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
@@ -57,6 +57,7 @@ _NUMBER = b"\0number\0"
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KeptEntry:
     """An entry of ``instance`` as clients see it, but for its number (``own`` at the instance).
+    None is one that has left.
 
     ``packed`` is ``"id": {…}`` in two parts, before the number and after it (``split`` bytes). It
     was read at ``kept_at`` (monotonic seconds, None: by a process before this one); ``packed_job``
@@ -64,7 +65,7 @@ class KeptEntry:
     """
 
     prompt_id: str
-    instance: Instance
+    instance: Instance | None
     kept_at: float | None
     ended_ms: float | None
     own: Any
@@ -123,9 +124,10 @@ class KeptEntry:
         Not if its instance was asked and has never been in trouble since: then somebody deleted it
         there. Nobody has watched it while the proxy was away: after a restart it may have lost it.
         """
-        if self.instance not in answered or self.kept_at is None:
+        at = self.instance
+        if at is None or at not in answered or self.kept_at is None:
             return True
-        return self.instance.signs.troubled_since(self.kept_at)
+        return at.signs.troubled_since(self.kept_at)
 
     def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
         """``"id": {…}`` with our number."""
@@ -205,6 +207,8 @@ class KeptEntries:
 
     def add(self, entry: KeptEntry) -> None:
         """Keep it; an older one of its id goes."""
+        if entry.instance is not None and entry.instance.left:
+            return
         self.delete([entry.prompt_id])
         self._entries[entry.prompt_id] = entry
         self._bytes += entry.size
@@ -232,6 +236,8 @@ class KeptEntries:
 
     def is_sure(self, entry: KeptEntry) -> bool:
         """Whether its files were looked at since its instance was in trouble last."""
+        if entry.instance is None:
+            return True
         at = self._sure.get(entry.prompt_id)
         return at is not None and not entry.instance.signs.troubled_since(at)
 
@@ -246,6 +252,15 @@ class KeptEntries:
             if (entry := self._entries.pop(prompt_id, None)) is not None:
                 self._bytes -= entry.size
                 tell(self.on_gone, prompt_id)
+
+    def removed(self, instance: Instance, common: Container[str]) -> None:
+        """It has left. What it said of a prompt is shown on only if others have all its files:
+        those of kinds of which there is one directory for all (``common``)."""
+        for one in [one for one in self._entries.values() if one.instance is instance]:
+            if all(file.type in common for file in one.files):
+                self._entries[one.prompt_id] = replace(one, instance=None)
+            else:
+                self.delete([one.prompt_id])
 
     def clear(self) -> None:
         """Keep none of them any more."""

@@ -10,6 +10,7 @@ import asyncio
 from typing import Final
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.client import look
 from comfy_proxy.gateway.files.file_name import FileName
@@ -25,13 +26,14 @@ async def are_its_own(kept: KeptEntry, entries: KeptEntries, cluster: Cluster) -
     """False if a file is gone, or was written after the prompt of ``kept`` had ended: then it is
     forgotten. True without a question if they were looked at since the last trouble. Raises
     UnavailableError (503) if the instance, which has just lacked the entry, does not say."""
-    if entries.is_sure(kept):
+    at = kept.instance
+    if at is None or entries.is_sure(kept):
         return True
     asked_at = cluster.clock.monotonic()
     try:
-        same = await asyncio.gather(*(_is_its_own(kept, file, cluster) for file in kept.files))
+        same = await asyncio.gather(*(_is_its_own(kept, at, file, cluster) for file in kept.files))
     except InstanceError as error:
-        raise away(kept.instance) from error
+        raise away(at) from error
     if not all(same):
         entries.delete([kept.prompt_id])
         return False
@@ -39,8 +41,8 @@ async def are_its_own(kept: KeptEntry, entries: KeptEntries, cluster: Cluster) -
     return True
 
 
-async def _is_its_own(kept: KeptEntry, file: FileName, cluster: Cluster) -> bool:
-    found = await look(kept.instance, cluster, file)
+async def _is_its_own(kept: KeptEntry, at: Instance, file: FileName, cluster: Cluster) -> bool:
+    found = await look(at, cluster, file)
     if not found.there or found.modified is None or kept.ended_ms is None:
         return found.there
     return found.modified <= kept.ended_ms / 1000 + LATE_S

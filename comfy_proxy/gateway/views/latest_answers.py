@@ -37,6 +37,7 @@ class LatestAnswers:
         self._cluster = cluster
         self._known: OrderedDict[tuple[Instance, str], Answer] = OrderedDict()
         self._bytes = 0
+        cluster.instances.on_removed.append(self._removed)
 
     async def to(self, path: str, *, primary: bool = False) -> dict[Instance, Answer]:
         """The answers of the healthy instances to ``GET path``, in their order; those that fail
@@ -94,12 +95,16 @@ class LatestAnswers:
             return None
         answer = task.result()
         self._forget(key)
-        if answer.status == 200:
+        if answer.status == 200 and not instance.left:
             self._known[key] = answer
             self._bytes += len(answer.body)
         while len(self._known) > MAX_KNOWN or self._bytes > MAX_KNOWN_BYTES:
             self._forget(next(iter(self._known)))
         return answer
+
+    def _removed(self, instance: Instance) -> None:
+        for key in [key for key in self._known if key[0] is instance]:
+            self._forget(key)
 
     def _forget(self, key: tuple[Instance, str]) -> None:
         if (answer := self._known.pop(key, None)) is not None:

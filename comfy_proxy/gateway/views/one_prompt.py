@@ -98,8 +98,11 @@ class OnePrompt:
         if (own := self._own_history.entry(prompt_id)) is not None:
             return await self._shown(request, OwnEntry(prompt_id=prompt_id, entry=own))
         kept = self._kept.find(prompt_id)
-        if kept is not None and not await self._cluster.health_checker.answers(kept.instance):
-            return await self._shown(request, kept, [kept.instance])
+        if kept is not None and kept.instance is None:
+            return await self._shown(request, kept)
+        at = None if kept is None else kept.instance
+        if kept is not None and at and not await self._cluster.health_checker.answers(at):
+            return await self._shown(request, kept, [at])
         asking = self._asking(f"/history/{quote(prompt_id, safe='')}", KEPT)
         asked_at = self._cluster.clock.monotonic()
         try:
@@ -138,7 +141,8 @@ class OnePrompt:
         """Whether it is to be shown, which none of ``asked`` has."""
         if not kept.stands_in(asked):
             return False
-        return kept.instance not in asked or await are_its_own(kept, self._kept, self._cluster)
+        at = kept.instance
+        return at is None or at not in asked or await are_its_own(kept, self._kept, self._cluster)
 
     async def _shown(
         self,

@@ -90,6 +90,27 @@ def test_an_instance_is_drained_and_resumed(dashboard: Dashboard, servers: Serve
     assert dashboard.log.errors(dashboard.url) == set()
 
 
+def test_an_instance_is_removed_and_added(dashboard: Dashboard, servers: Servers) -> None:
+    """By a button on its card, which asks first, and by the form below."""
+    dashboard.open()
+    dashboard.until_text("#instances", servers[1].host)
+    remove = f"document.querySelector('[aria-label=\"Remove {servers[1].host}\"]').click()"
+    dashboard.js(f"window.confirm = () => false; {remove}")
+    dashboard.js(f"window.confirm = () => true; {remove}")
+    dashboard.until("return document.querySelectorAll('.instance').length === 1")
+    dashboard.js(
+        "document.getElementById('add-url').value = arguments[0];"
+        "document.getElementById('add-name').value = 'back';"
+        "document.querySelector('#add button').click()",
+        servers[1].host,
+    )
+    dashboard.until_text("#add-told", "back has joined")
+    dashboard.until_text("#instances", f"back · {servers[1].host}")
+    dashboard.screenshot("added")
+    assert dashboard.overflowing() == []
+    assert dashboard.log.errors(dashboard.url) == set()
+
+
 def test_under_load(dashboard: Dashboard, photograph: Path) -> None:
     """Progress and live preview of what runs, the queue, what ended and what failed, why."""
     dashboard.open()

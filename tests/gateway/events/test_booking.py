@@ -35,7 +35,7 @@ class Told:
         self._reader = FrameReader(lambda output: output)
         second_tries = SecondTries(self.ledger, enabled=True)
         self._booking = FrameBooking(
-            client_id, self.ledger, made_files, second_tries, Askers([self.instance], ManualClock())
+            client_id, self.ledger, made_files, second_tries, Askers(ManualClock())
         )
 
     def say(self, kind: str, **data: Any) -> bool:

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from manual_clock import ManualClock
+from yarl import URL
 
+from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events.frames import FrameReader, Pass, Scan
 from comfy_proxy.gateway.events.scan_frames import QUIET_S, ScanFrames
 
-ONE: Any = object()
-TWO: Any = object()
+ONE, TWO = (
+    Instance(id=number, url=URL(f"http://gpu{number}:8188"), clock=ManualClock()) for number in "12"
+)
 Step = tuple[str, dict[str, Any]]
 SCAN: list[Step] = [
     ("started", {"phase": "fast"}),

@@ -141,5 +141,23 @@ async def test_while_one_hangs_reads_and_uploads_do_without_it(
         await fenced(proxy, worker)
 
 
+async def test_one_that_hangs_is_removed_by_force(pair: Pair, start_proxy: Start) -> None:
+    """Nobody waits for it: what waits and runs there goes elsewhere, though HANG_TIMEOUT is never;
+    and it is told once what runs elsewhere."""
+    http = await start_proxy(*(one.url for one in pair), hang_timeout_s=0.0)
+    await until(lambda: all(one.check_ok for one in http.app[CLUSTER].instances))
+    async with listening(http) as listener:
+        prompt_ids = await placed(http, pair, {"client_id": listener.client_id})
+        pair[0].freeze()
+        async with http.delete("/api/instances/1?force=true") as answer:
+            assert answer.status == 204
+        await ended(http, *prompt_ids)
+        pair[0].thaw()
+        await until(lambda: all(listener.over(one) for one in prompt_ids))
+        ends = [f["data"]["prompt_id"] for f in listener.frames if _is_end(f)]
+        assert sorted(ends) == sorted(prompt_ids)
+        await until(lambda: listener.sums()[-1] == 0)
+
+
 def _is_end(frame: dict[str, Any]) -> bool:
     return frame["type"] in ("execution_success", "execution_error", "execution_interrupted")

@@ -1,0 +1,129 @@
+"""Which instances there are, while some join and others leave.
+
+A part that keeps something of each instance keeps it in a :class:`ByInstance`, which forgets an
+instance by itself when that leaves. One that has to begin something for each instance asks for it
+by :meth:`Roster.each`; one that has to end something hears of it by ``on_removed``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
+
+from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.observers import tell
+
+T = TypeVar("T")
+
+
+class Roster(Sequence[Instance]):
+    """The instances, in the order of the configuration, those that joined later at the end.
+
+    Whoever iterates sees those of the moment in which that began. ``on_removed`` callbacks hear of
+    one that has left: it is no member any more then, and ``Instance.left`` is set. ``former`` are
+    the numbers of those that have left and not come back.
+    """
+
+    def __init__(self, instances: Iterable[Instance] = ()) -> None:
+        self._members = tuple(instances)
+        self._on_added: list[Callable[[Instance], object]] = []
+        self.on_removed: list[Callable[[Instance], None]] = []
+        self._by_id = {one.id: one for one in self._members}
+        self.former: set[str] = set()
+
+    @classmethod
+    def of(cls, instances: Iterable[Instance]) -> Roster:
+        """``instances`` themselves if they are a roster, else one with these."""
+        return instances if isinstance(instances, Roster) else cls(instances)
+
+    def __repr__(self) -> str:
+        return f"<Roster {list(self._members)}>"
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(self._members)
+
+    def __contains__(self, instance: object) -> bool:
+        return instance in self._members
+
+    @overload
+    def __getitem__(self, place: int) -> Instance: ...
+    @overload
+    def __getitem__(self, place: slice) -> tuple[Instance, ...]: ...
+    def __getitem__(self, place: int | slice) -> Instance | tuple[Instance, ...]:
+        return self._members[place]
+
+    @property
+    def by_id(self) -> Mapping[str, Instance]:
+        """The members by their numbers; it changes with them."""
+        return MappingProxyType(self._by_id)
+
+    def each(self, on_added: Callable[[Instance], object]) -> None:
+        """Call it for each member now, and for whoever joins later."""
+        for instance in self._members:
+            on_added(instance)
+        self._on_added.append(on_added)
+
+    def add(self, instance: Instance) -> None:
+        """It joins, as the last one."""
+        self._members = (*self._members, instance)
+        self._by_id[instance.id] = instance
+        self.former.discard(instance.id)
+        tell(self._on_added, instance)
+
+    def remove(self, instance: Instance) -> None:
+        """It leaves. Whatever still goes on with it finds it unhealthy and without a trace."""
+        instance.left = True
+        self._members = tuple(one for one in self._members if one is not instance)
+        del self._by_id[instance.id]
+        self.former.add(instance.id)
+        tell(self.on_removed, instance)
+        for kept in tuple(instance.kept_by.values()):
+            kept.pop(instance, None)
+        instance.observers.clear()
+
+
+class ByInstance(dict[Instance, T]):
+    """A value for each instance, until it leaves; nothing is kept of one that has left.
+
+    ``make`` gives the value of one that has none yet. So who still asks for one that has left gets
+    a new value, which nobody else sees.
+    """
+
+    def __init__(self, make: Callable[[Instance], T] | None = None) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, instance: Instance) -> T:
+        if self._make is None:
+            raise KeyError(instance)
+        value = self._make(instance)
+        self[instance] = value
+        return value
+
+    def __setitem__(self, instance: Instance, value: T) -> None:
+        if instance.left:
+            return
+        if instance not in self:
+            instance.kept_by[id(self)] = self
+        super().__setitem__(instance, value)
+
+    def setdefault(self, instance: Instance, value: Any = None) -> Any:
+        """As of a dict."""
+        if instance not in self:
+            self[instance] = value
+        return self.get(instance, value)
+
+
+def cancelling(tasks: Mapping[Instance, asyncio.Task[Any]]) -> Callable[[Instance], None]:
+    """For ``on_removed``: ends the task that is kept for whoever leaves."""
+
+    def cancel(instance: Instance) -> None:
+        if (task := tasks.get(instance)) is not None:
+            task.cancel()
+
+    return cancel
