@@ -71,6 +71,11 @@ class Zombies:
         elif change.is_acceptance:
             self._remove([prompt.prompt_id], attempt.instance)  # it is there once more, and counts
 
+    def left_behind(self, prompt_id: str, instance: Instance) -> None:
+        """For ``Dispatcher.left_behind``: it is ended there as soon as the instance answers."""
+        self._add(prompt_id, instance)
+        self._cluster.health_checker.look(instance)
+
     def heard(self, instance: Instance) -> None:
         """For ``health_checker.on_success``: it answers again."""
         if not self._left[instance]:
