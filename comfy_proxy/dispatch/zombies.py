@@ -50,7 +50,8 @@ class Zombies:
         self._unsure: WeakSet[Instance] = WeakSet()  # those that hung with a POST in hand
         self._tasks = ByInstance[asyncio.Task[None]]()
         self._telling = ByInstance[asyncio.Task[None]]()
-        self._untold = ByInstance[list[str]](lambda instance: [])
+        self._untold = ByInstance[set[str]](lambda instance: set())  # of what is left
+        self._closed = False
         cluster.instances.on_removed += (cancelling(self._tasks), cancelling(self._telling))
 
     def __repr__(self) -> str:
@@ -87,7 +88,8 @@ class Zombies:
             )
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End what is under way, and begin nothing more."""
+        self._closed = True
         tasks = (*self._tasks.values(), *self._telling.values())
         for task in tasks:
             task.cancel()
@@ -98,8 +100,8 @@ class Zombies:
         if not left:
             instance.draining += 1  # no work before it has let go of this
         left.add(prompt_id)
-        self._untold.setdefault(instance, []).append(prompt_id)
-        if instance not in self._telling:
+        self._untold[instance].add(prompt_id)
+        if instance not in self._telling and not self._closed:
             self._telling[instance] = asyncio.create_task(
                 self._tell(instance), name=f"delete at {instance.host}", context=untraced()
             )
@@ -110,12 +112,14 @@ class Zombies:
             instance.draining -= 1
             self._cluster.scheduler.door.open()
         left.difference_update(prompt_ids)
+        self._untold[instance].difference_update(prompt_ids)
 
     async def _tell(self, instance: Instance) -> None:
         """Have what was given up deleted, whether or not anybody listens now: one that hangs does
         it before anything else, and its answer has it checked at once."""
         try:
-            while prompt_ids := self._untold.pop(instance, None):
+            while prompt_ids := sorted(self._untold[instance]):
+                self._untold[instance].clear()
                 await self._cluster.clients[instance].post("queue", {"delete": prompt_ids})
         except InstanceError as error:
             logger.debug("{} may not have heard what is given up: {!r}", instance.host, error)

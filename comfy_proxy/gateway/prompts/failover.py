@@ -106,7 +106,8 @@ class Failover:
 
     async def close(self) -> None:
         """Submit no more; what is on its way arrives first."""
-        askers = [asker.close() for asker in self._askers.values()]
+        # Those that nobody has needed yet too: the end of a connection may wake one from now on.
+        askers = [self._askers[one].close() for one in self._cluster.instances]
         await asyncio.gather(self._worker.close(), *askers, self._first_tries.close())
         await self._ways.close()
 
