@@ -8,17 +8,16 @@ as its models take to load: it may have done most of its work.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.hang_watch import HangWatch, InstanceHangsError
 from comfy_proxy.cluster.instance import Instance, takes_work
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.planning.planner import Planner
-from comfy_proxy.cluster.roster import ByInstance, Roster, cancelling
+from comfy_proxy.cluster.roster import Roster
 from comfy_proxy.observers import tell
-from comfy_proxy.tracing import untraced
 
 LOADS: Final = 3
 """So many times the learned load of its models a prompt is waited for at least."""
@@ -38,36 +37,28 @@ class Hangs:
         self._planner = planner
         self._clock = clock
         self._watching = False
-        self._tasks = ByInstance[asyncio.Task[None]]()
+        self._follows = InstanceTasks(self._instances, self._follow, "hang of")
         self.on_away: list[Callable[[Instance], None]] = [_give_up_waiting]
         self.on_hung: list[Callable[[Instance], None]] = [_give_up_all]
 
     def start(self) -> None:
         """Tell from now on, until :meth:`close`; of one instance alone there is nothing to tell."""
         self._watching = len(self._instances) > 1
-        self._instances.on_removed.append(cancelling(self._tasks))
 
     def circuit_changed(self, instance: Instance) -> None:
         """For ``instance.on_circuit``."""
         if not self._watching:
             return
-        task = self._tasks.get(instance)
         if instance.healthy:
-            if task is not None:
-                task.cancel()
+            self._follows.cancel(instance)
             self._others_can()
-        elif task is None or task.done():
-            self._tasks[instance] = asyncio.create_task(
-                self._follow(instance), name=f"hang of {instance.host}", context=untraced()
-            )
+        else:
+            self._follows.begin(instance)
 
     async def close(self) -> None:
         """Tell nobody any more."""
         self._watching = False
-        tasks = tuple(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._follows.close()
 
     def may_leave(self, instance: Instance) -> bool:
         """Whether what waits at ``instance``, which is away, has somewhere else to go."""

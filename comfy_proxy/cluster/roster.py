@@ -7,7 +7,6 @@ by :meth:`Roster.each`; one that has to end something hears of it by ``on_remove
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
@@ -117,13 +116,3 @@ class ByInstance(dict[Instance, T]):
         if instance not in self:
             self[instance] = value
         return self.get(instance, value)
-
-
-def cancelling(tasks: Mapping[Instance, asyncio.Task[Any]]) -> Callable[[Instance], None]:
-    """For ``on_removed``: ends the task that is kept for whoever leaves."""
-
-    def cancel(instance: Instance) -> None:
-        if (task := tasks.get(instance)) is not None:
-            task.cancel()
-
-    return cancel

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Final
 from weakref import WeakSet
 
@@ -23,12 +22,12 @@ from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.roster import ByInstance, cancelling
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import End
-from comfy_proxy.tracing import untraced
 
 FENCE_TIMEOUT_S: Final = 10.0
 """Seconds in which an instance that is back has to let go of what was given up there. Beyond, it is
@@ -48,10 +47,9 @@ class Zombies:
         self._cluster = cluster
         self._left = ByInstance[set[str]](lambda instance: set())
         self._unsure: WeakSet[Instance] = WeakSet()  # those that hung with a POST in hand
-        self._tasks = ByInstance[asyncio.Task[None]]()
-        self._telling = ByInstance[asyncio.Task[None]]()
-        self._untold = ByInstance[list[str]](lambda instance: [])
-        cluster.instances.on_removed += (cancelling(self._tasks), cancelling(self._telling))
+        self._untold = ByInstance[list[str]]()
+        self._fences = InstanceTasks(cluster.instances, self._fence, "fence")
+        self._telling = InstanceTasks(cluster.instances, self._tell, "delete at")
 
     def __repr__(self) -> str:
         return f"<Zombies {sum(map(len, self._left.values()))} to be ended>"
@@ -73,20 +71,12 @@ class Zombies:
 
     def heard(self, instance: Instance) -> None:
         """For ``health_checker.on_success``: it answers again."""
-        if not self._left[instance]:
-            return
-        task = self._tasks.get(instance)
-        if task is None or task.done():
-            self._tasks[instance] = asyncio.create_task(
-                self._fence(instance), name=f"fence {instance.host}", context=untraced()
-            )
+        if self._left[instance]:
+            self._fences.begin(instance)
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = (*self._tasks.values(), *self._telling.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(self._fences.close(), self._telling.close())
 
     def _add(self, prompt_id: str, instance: Instance) -> None:
         left = self._left[instance]
@@ -94,10 +84,7 @@ class Zombies:
             instance.draining += 1  # no work before it has let go of this
         left.add(prompt_id)
         self._untold.setdefault(instance, []).append(prompt_id)
-        if instance not in self._telling:
-            self._telling[instance] = asyncio.create_task(
-                self._tell(instance), name=f"delete at {instance.host}", context=untraced()
-            )
+        self._telling.begin(instance)
 
     def _remove(self, prompt_ids: Iterable[str], instance: Instance) -> None:
         left = self._left[instance]
@@ -114,16 +101,13 @@ class Zombies:
                 await self._cluster.clients[instance].post("queue", {"delete": prompt_ids})
         except InstanceError as error:
             logger.debug("{} may not have heard what is given up: {!r}", instance.host, error)
-        finally:
-            self._telling.pop(instance, None)
 
     async def _fence(self, instance: Instance) -> None:
-        if (telling := self._telling.get(instance)) is not None:
-            # A deletion that came late would delete what was sent there anew.
-            with suppress(TimeoutError):
-                async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
-                    await asyncio.wait([telling])
-            telling.cancel()
+        try:  # a deletion that came late would delete what was sent there anew
+            async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
+                await self._telling.over(instance)
+        except TimeoutError:
+            self._telling.cancel(instance)
         left = self._left[instance]
         while left:
             prompt_ids = sorted(left)

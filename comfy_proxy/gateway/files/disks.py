@@ -20,14 +20,14 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.roster import ByInstance, cancelling
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.client import look
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.makers import Made, Makers
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.observers import tell
-from comfy_proxy.tracing import untraced
 
 SAMPLES: Final = 8
 """So many files are looked for, those that were made last: people delete single results too."""
@@ -44,10 +44,10 @@ class Disks:
         self._made = ByInstance[deque[FileName]](lambda instance: deque(maxlen=SAMPLES))
         makers.on_made.append(self._note)
         self._unsure: WeakSet[Instance] = WeakSet()
-        self._tasks = ByInstance[asyncio.Task[None]]()
+        self._looks = InstanceTasks(cluster.instances, self._look, "disk of")
         self._former: dict[str, str] = {}  # marks of those that have left, by their numbers
         cluster.instances.each(self._joined)
-        cluster.instances.on_removed += (cancelling(self._tasks), self._left)
+        cluster.instances.on_removed.append(self._left)
         self.on_new: list[Callable[[Instance], None]] = []
 
     def __repr__(self) -> str:
@@ -76,12 +76,8 @@ class Disks:
     def heard(self, instance: Instance) -> None:
         """For ``health_checker.on_success``. Asked before anything is sent there: ComfyUI answers
         in the order in which it is asked, so this is known before a prompt can end."""
-        task = self._tasks.get(instance)
-        if instance in self._unsure and (task is None or task.done()):
-            self._unsure.discard(instance)
-            self._tasks[instance] = asyncio.create_task(
-                self._look(instance), name=f"disk of {instance.host}", context=untraced()
-            )
+        if instance in self._unsure:
+            self._looks.begin(instance)
 
     def _joined(self, instance: Instance) -> None:
         instance.mark = self._former.pop(instance.id, instance.mark)
@@ -98,12 +94,10 @@ class Disks:
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = tuple(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._looks.close()
 
     async def _look(self, instance: Instance) -> None:
+        self._unsure.discard(instance)
         asked = [look(instance, self._cluster, file) for file in self._made[instance]]
         try:
             looks = await asyncio.gather(*asked)

@@ -9,14 +9,13 @@ memory goes on in the same way (``dispatch/second_tries.py``).
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance, takes_work
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.planning.decision import LOST
-from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
 from comfy_proxy.gateway.prompts.first_tries import FirstTries
@@ -64,12 +63,9 @@ class Failover:
         self._worker = Worker(self._submit_again, "submit lost prompts again")
         self._first_tries = FirstTries(cluster, on_cleared=self._worker.wake)
         self._ways = Ways(cluster.clock, on_late_end=self._worker.wake)
-        self._askers = ByInstance(
-            lambda one: Worker(
-                partial(self._settle_doubts, one), f"ask {one.host} what it has lost"
-            )
+        self._askers = InstanceTasks(
+            cluster.instances, self._settle_doubts, "ask for what was lost at"
         )
-        cluster.instances.on_removed.append(self._removed)
         ledger.observers.append(self._observe)
 
     def doubt(self, instance: Instance) -> None:
@@ -99,28 +95,24 @@ class Failover:
             self._worker.wake()
         for one in self._cluster.instances:
             if self._ledger.doubtful(one):
-                self._askers[one].wake()
-
-    def _removed(self, instance: Instance) -> None:
-        self._cluster.spawn(self._askers[instance].close())
+                self._askers.wake(one)
 
     async def close(self) -> None:
         """Submit no more; what is on its way arrives first."""
-        askers = [asker.close() for asker in self._askers.values()]
-        await asyncio.gather(self._worker.close(), *askers, self._first_tries.close())
+        await asyncio.gather(self._worker.close(), self._askers.close(), self._first_tries.close())
         await self._ways.close()
 
     def _observe(self, change: Change) -> None:
         attempt = change.prompt.attempt
         match change.event:
             case events.Doubted(instance=instance):
-                self._askers[instance].wake()
+                self._askers.wake(instance)
             case events.GivenUp():
                 self._worker.wake()
             case events.RanOutOfMemory():
                 self._first_tries.clear_away(change.prompt)
             case events.Stayed() if attempt is not None and attempt.doubt is not None:
-                self._askers[attempt.instance].wake()  # not to be asked for while it moved
+                self._askers.wake(attempt.instance)  # not to be asked for while it moved
 
     def _is_heard(self, prompt: Prompt) -> bool:
         """Its client listens, so its end would be known."""

@@ -10,19 +10,18 @@ much waits.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
-from weakref import WeakSet
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path
 from comfy_proxy.cluster.prompt_outcomes import told_by
-from comfy_proxy.cluster.roster import ByInstance, cancelling
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
@@ -33,7 +32,6 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import End, Prompt
 from comfy_proxy.ledger.states import Ending, State
-from comfy_proxy.tracing import untraced
 
 NEWEST = 2
 """So many entries of the history are looked at, four times as many while ends are among them."""
@@ -64,10 +62,7 @@ class Reconciler:
         self._changes = HeardChanges(cluster.clock, listeners, self._look_at)
         cluster.instances.on_removed.append(self._changes.removed)
         self._gaps: set[Prompt] = set()  # to be asked for by id: a socket may have missed the end
-        self._news: WeakSet[Instance] = WeakSet()
-        self._lookers = ByInstance[asyncio.Task[None]]()
-        cluster.instances.on_removed.append(cancelling(self._lookers))
-        self._closed = False
+        self._lookers = InstanceTasks(cluster.instances, self._look, "ends at")
         ledger.observers.append(self._observe)
 
     def load_changed(self, instance: Instance) -> None:
@@ -103,11 +98,8 @@ class Reconciler:
 
     async def close(self) -> None:
         """Look no more."""
-        self._closed = True
         self._changes.close()
-        for looker in self._lookers.values():
-            looker.cancel()
-        await asyncio.gather(*self._lookers.values(), return_exceptions=True)
+        await self._lookers.close()
 
     def _missed(self, prompts: Iterable[Prompt]) -> None:
         """Their ends may have been told to nobody."""
@@ -139,32 +131,23 @@ class Reconciler:
                 self._look_at(instance)
 
     def _look_at(self, instance: Instance) -> None:
-        if self._closed or not self._followed(instance):
-            return
-        self._news.add(instance)
-        looker = self._lookers.get(instance)
-        if looker is None or looker.done():
-            self._lookers[instance] = asyncio.create_task(
-                self._look(instance), name=f"ends at {instance.host}", context=untraced()
-            )
+        if self._followed(instance):
+            self._lookers.wake(instance)
 
     def _followed(self, instance: Instance) -> list[Prompt]:
         """Those at ``instance`` that nobody else follows, as a job's prompt is."""
         return [prompt for prompt in self._ledger.at(instance) if prompt.job is None]
 
     async def _look(self, instance: Instance) -> None:
-        while instance in self._news:
-            self._news.discard(instance)
-            try:
-                if any(self._is_unheard(prompt) for prompt in self._followed(instance)):
-                    await self._look_at_newest(instance)
-                if left := self._to_be_asked_for(instance):
-                    await self.look_for(left, instance)
-            except InstanceError as error:  # the next frame, or check, comes back here
-                logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
-            except Exception as error:
-                logger.opt(exception=error).error("looking for ends at {} broke", instance.host)
-        self._changes.looked(instance, self._followed(instance))
+        try:
+            if any(self._is_unheard(prompt) for prompt in self._followed(instance)):
+                await self._look_at_newest(instance)
+            if left := self._to_be_asked_for(instance):
+                await self.look_for(left, instance)
+        except InstanceError as error:  # the next frame, or check, comes back here
+            logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
+        finally:
+            self._changes.looked(instance, self._followed(instance))
 
     def _to_be_asked_for(self, instance: Instance) -> list[Prompt]:
         """Those that the newest entries may not have told of."""

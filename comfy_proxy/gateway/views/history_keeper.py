@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from weakref import WeakSet
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path, read_history
-from comfy_proxy.cluster.roster import ByInstance, cancelling
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import ComfyProxyError, InstanceError
 from comfy_proxy.gateway.exchange.native import LONG_BYTES
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_scanned
@@ -29,7 +29,6 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import Ending
 from comfy_proxy.observers import tell
-from comfy_proxy.tracing import untraced
 
 MAX_WANTED = 1_000
 """So many entries of one instance are still to be read; beyond it the one that ended first is not
@@ -66,13 +65,8 @@ class HistoryKeeper:
         self._storage = storage
         self.entries = entries
         self._wanted = ByInstance[dict[str, _Wanted]](lambda instance: {})
-        self._news: WeakSet[Instance] = WeakSet()
-        self._readers = ByInstance[asyncio.Task[None]]()
-        cluster.instances.on_removed += (
-            cancelling(self._readers),
-            lambda instance: entries.removed(instance, storage.kinds),
-        )
-        self._closed = False
+        self._readers = InstanceTasks(cluster.instances, self._read, "keep the history of")
+        cluster.instances.on_removed.append(lambda one: entries.removed(one, storage.kinds))
         self.on_changed: list[Callable[[str], None]] = []
 
     def __repr__(self) -> str:
@@ -115,15 +109,8 @@ class HistoryKeeper:
 
     def look(self, instance: Instance) -> None:
         """It has answered a check, or its queue has changed: what is wanted may be there now."""
-        if self._closed or not self._wanted[instance]:
-            return
-        self._news.add(instance)
-        reader = self._readers.get(instance)
-        if reader is not None and not reader.done():
-            return
-        self._readers[instance] = asyncio.create_task(
-            self._read(instance), name=f"keep the history of {instance.host}", context=untraced()
-        )
+        if self._wanted[instance]:
+            self._readers.wake(instance)
 
     def delete(self, prompt_ids: Iterable[str]) -> None:
         """Clients have deleted these, or posted others under their ids; unknown ids are ignored."""
@@ -141,24 +128,19 @@ class HistoryKeeper:
 
     async def close(self) -> None:
         """Read no more."""
-        self._closed = True
-        for reader in self._readers.values():
-            reader.cancel()
-        await asyncio.gather(*self._readers.values(), return_exceptions=True)
+        await self._readers.close()
 
     async def _read(self, instance: Instance) -> None:
         """What is wanted of ``instance``; what is not there waits for the next look."""
-        while instance in self._news:
-            self._news.discard(instance)
-            asked: set[str] = set()
-            while new := [one for one in self._wanted[instance] if one not in asked]:
-                asked.update(new)
-                for prompt_id in new:
-                    try:
-                        await self._keep(prompt_id, instance)
-                    except InstanceError as error:
-                        logger.debug("no end at {} can be kept: {}", instance.host, error.message)
-                        return
+        asked: set[str] = set()
+        while new := [one for one in self._wanted[instance] if one not in asked]:
+            asked.update(new)
+            for prompt_id in new:
+                try:
+                    await self._keep(prompt_id, instance)
+                except InstanceError as error:
+                    logger.debug("no end at {} can be kept: {}", instance.host, error.message)
+                    return
 
     async def _keep(self, prompt_id: str, instance: Instance) -> None:
         """Raises InstanceError: then it is wanted still."""

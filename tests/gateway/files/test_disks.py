@@ -41,7 +41,7 @@ async def restarted(proxy: Any, worker: EmbeddedWorker, *, keep_files: bool) -> 
     instance.socket_lost()
     await recover(proxy, worker)
     disks = proxy.app[GATEWAY].files.disks
-    await until(lambda: instance not in disks._unsure and disks._tasks[instance].done())
+    await until(lambda: instance not in disks._unsure and not disks._looks.busy)
 
 
 async def test_a_name_from_before_an_empty_disk_is_not_anothers_picture(
@@ -120,7 +120,7 @@ async def test_while_it_does_not_say_it_is_asked_again(proxy: Any, workers: Work
     await workers[1].kill()
     instance.socket_lost()
     disks.heard(instance)
-    await disks._tasks[instance]
+    await disks._looks.over(instance)
     assert instance.mark == "2"
     assert instance in disks._unsure
     await restarted(proxy, workers[1], keep_files=False)
