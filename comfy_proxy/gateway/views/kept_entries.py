@@ -1,9 +1,14 @@
 """What instances said of prompts that have ended, kept here for when they cannot be asked.
 
 ComfyUI keeps its history in memory: what was told yesterday is gone with its process, and cannot be
-asked for while it hangs. An entry is kept as clients see it, packed, and shown only while the
-instance it came from cannot be asked, or may have lost it. With a STATE_FILE what is kept outlives
-this process too (``state/kept_history.py``).
+asked for while it hangs. So an entry is kept as clients see it, packed. It is shown
+
+* while its instance does not answer, or when that was removed: without a question;
+* where its instance answers and lacks it: only if the instance was in trouble after the entry was
+  read (:meth:`KeptEntry.may_be_lost`; else somebody deleted it there), and if the files that it
+  names are its own still (:meth:`KeptEntries.is_proven`, found out by ``kept_files.py``).
+
+With a STATE_FILE what is kept outlives this process too (``state/kept_history.py``).
 """
 
 from __future__ import annotations
@@ -118,16 +123,14 @@ class KeptEntry:
     def size(self) -> int:
         return len(self.packed) + len(self.packed_job)
 
-    def stands_in(self, answered: Container[Instance]) -> bool:
-        """Whether it is to be shown where the answers of ``answered`` lack it.
+    def may_be_lost(self, at: Instance) -> bool:
+        """Whether ``at``, its instance, which answers and lacks it, may have lost it: it was in
+        trouble after the entry was read. If not, somebody deleted the entry there.
 
-        Not if its instance was asked and has never been in trouble since: then somebody deleted it
-        there. Nobody has watched it while the proxy was away: after a restart it may have lost it.
+        An entry that a process before this one has read may be lost: nobody has watched the
+        instance while the proxy was down.
         """
-        at = self.instance
-        if at is None or at not in answered or self.kept_at is None:
-            return True
-        return at.signs.troubled_since(self.kept_at)
+        return self.kept_at is None or at.signs.troubled_since(self.kept_at)
 
     def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
         """``"id": {…}`` with our number."""
@@ -198,7 +201,7 @@ class KeptEntries:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[str, KeptEntry] = OrderedDict()
         self._bytes = 0
-        self._sure: dict[str, float] = {}
+        self._proven: dict[str, float] = {}
         self.on_kept: list[Callable[[KeptEntry], None]] = []
         self.on_gone: list[Callable[[str], None]] = []
 
@@ -223,32 +226,30 @@ class KeptEntries:
         return self._entries.get(prompt_id)
 
     def standing_in(self, answered: Container[Instance]) -> list[KeptEntry]:
-        """Those to be shown where the answers of ``answered`` lack them.
-
-        Of an instance that answers, and so may have other files under those names by now, only
-        those that were found to be the same (:meth:`is_sure`).
-        """
+        """Those to be shown in a list that is made of the answers of ``answered``, which may have
+        them too. Nobody is asked for files: what is not proven is left out."""
         return [
             one
             for one in self._entries.values()
-            if one.stands_in(answered) and (one.instance not in answered or self.is_sure(one))
+            if (at := one.instance) is None
+            or at not in answered
+            or (one.may_be_lost(at) and self.is_proven(one, at))
         ]
 
-    def is_sure(self, entry: KeptEntry) -> bool:
-        """Whether its files were looked at since its instance was in trouble last."""
-        if entry.instance is None:
-            return True
-        at = self._sure.get(entry.prompt_id)
-        return at is not None and not entry.instance.signs.troubled_since(at)
+    def is_proven(self, entry: KeptEntry, at: Instance) -> bool:
+        """Whether its files were found to be its own since ``at``, its instance, was in trouble
+        last: that may have given their names to others' results since."""
+        proven_at = self._proven.get(entry.prompt_id)
+        return proven_at is not None and not at.signs.troubled_since(proven_at)
 
-    def found_same(self, entry: KeptEntry, at: float) -> None:
+    def prove(self, entry: KeptEntry, proven_at: float) -> None:
         """Its files were there and its own at that moment (monotonic seconds)."""
-        self._sure[entry.prompt_id] = at
+        self._proven[entry.prompt_id] = proven_at
 
     def delete(self, prompt_ids: Iterable[str]) -> None:
         """Unknown ids are ignored."""
         for prompt_id in prompt_ids:
-            self._sure.pop(prompt_id, None)
+            self._proven.pop(prompt_id, None)
             if (entry := self._entries.pop(prompt_id, None)) is not None:
                 self._bytes -= entry.size
                 tell(self.on_gone, prompt_id)

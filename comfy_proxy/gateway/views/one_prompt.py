@@ -41,7 +41,7 @@ from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import prefixed_text
 from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntry
-from comfy_proxy.gateway.views.kept_files import are_its_own
+from comfy_proxy.gateway.views.kept_files import stands_in
 from comfy_proxy.gateway.views.owner import Asking, PromptOwners, Told, away
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.json_scanner import Shape
@@ -98,11 +98,10 @@ class OnePrompt:
         if (own := self._own_history.entry(prompt_id)) is not None:
             return await self._shown(request, OwnEntry(prompt_id=prompt_id, entry=own))
         kept = self._kept.find(prompt_id)
-        if kept is not None and kept.instance is None:
-            return await self._shown(request, kept)
-        at = None if kept is None else kept.instance
-        if kept is not None and at and not await self._cluster.health_checker.answers(at):
-            return await self._shown(request, kept, [at])
+        if kept is not None:
+            at = kept.instance
+            if at is None or not await self._cluster.health_checker.answers(at):
+                return await self._shown(request, kept, [at] if at else [])
         asking = self._asking(f"/history/{quote(prompt_id, safe='')}", KEPT)
         asked_at = self._cluster.clock.monotonic()
         try:
@@ -113,7 +112,7 @@ class OnePrompt:
             return await self._shown(request, kept, self._cluster.instances)
         if _entries(told.answer):
             return await self._read(request, prompt_id, told, asked_at)
-        if kept is not None and await self._stands_in(kept, told.asked):
+        if kept is not None and await stands_in(kept, told.asked, self._kept, self._cluster):
             return await self._shown(request, kept, unasked(self._cluster, told.asked))
         if (owner := self._owners.ended_away(prompt_id, told.asked)) is not None:
             raise away(owner)
@@ -136,13 +135,6 @@ class OnePrompt:
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
         return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
-
-    async def _stands_in(self, kept: KeptEntry, asked: Container[Instance]) -> bool:
-        """Whether it is to be shown, which none of ``asked`` has."""
-        if not kept.stands_in(asked):
-            return False
-        at = kept.instance
-        return at is None or at not in asked or await are_its_own(kept, self._kept, self._cluster)
 
     async def _shown(
         self,
@@ -195,7 +187,7 @@ class OnePrompt:
         if (own := self._own_history.entry(prompt_id)) is not None:
             return failed_job(own)
         kept = self._kept.find(prompt_id)
-        if kept is not None and await self._stands_in(kept, asked):
+        if kept is not None and await stands_in(kept, asked, self._kept, self._cluster):
             return kept.whole_job(self._numbers)
         if (owner := self._owners.ended_away(prompt_id, asked)) is not None:
             raise away(owner)
