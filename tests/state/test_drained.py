@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from job_client import kill, until
 from loguru import logger
-from prompts_of_clients import get, graph, interrupt, keep_busy, post, succeeded
+from prompt_client import get, graph, post
+from prompts_of_clients import interrupt, keep_busy, succeeded
 from restarting import Restarting
 
 from comfy_proxy.keys import CLUSTER

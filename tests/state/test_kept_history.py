@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from job_client import kill, until
-from prompts_of_clients import ended, get, graph, heard, listening, living, post
+from prompt_client import Json, get, graph, post
+from prompts_of_clients import ended, heard, listening, living
 from restarting import Restarting
 from yarl import URL
 
@@ -26,8 +27,6 @@ from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.state.kept_history import KEPT, KeptHistory
 from comfy_proxy.state.sqlite_store import SqliteStore
 from comfy_proxy.state.unread_ends import UNREAD
-
-Json = dict[str, Any]
 
 
 async def kept_at_each(proxy: Restarting) -> dict[str, Json]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 from job_client import kill, until
+from prompt_client import get, graph, post
 from prompts_of_clients import (
     both_busy,
     ended,
-    get,
-    graph,
     heard,
     interrupt,
     keep_busy,
     listening,
     living,
     place_of,
-    post,
     succeeded,
 )
 from restarting import Restarting
