@@ -38,10 +38,11 @@ from chaos_clients import Client, PollingClient, SocketClient
 from chaos_faults import KINDS, carry_out, plan
 from chaos_http import Http
 from chaos_instances import comfyui, embedded
-from chaos_job_clients import JobClient, UploadClient, write_workflows
+from chaos_job_clients import JobClient, UploadClient
 from chaos_records import Records
 from chaos_verdict import COUNTED, TOLD, Finding, Verdict, executions
 from chaos_world import World
+from timed_workflow import write_workflows
 
 CLIENTS = ((SocketClient, "socket", 6), (PollingClient, "poller", 4), (JobClient, "jobs", 2),
            (UploadClient, "uploads", 1))  # fmt: skip
