@@ -8,7 +8,8 @@ from comfy_proxy.clock import Clock, wait_for_event
 
 
 class Exchanges:
-    """Counts them; an open WebSocket is none, its handshake is."""
+    """Counts requests until their answers have ended. A WebSocket counts during its handshake only:
+    it stays open for as long as a client likes."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -18,11 +19,11 @@ class Exchanges:
         return f"<Exchanges {self.count}>"
 
     def begun(self) -> None:
-        """One more."""
+        """An exchange begins."""
         self.count += 1
 
     def ended(self) -> None:
-        """One of them is over."""
+        """An exchange has ended."""
         self.count -= 1
         self._ended.set()
 
