@@ -1,10 +1,10 @@
-"""Instances that come back with an empty disk: a name that was told before means nothing then.
+"""Instances that come back with an empty disk: names of results that were told before lead nowhere.
 
 ComfyUI numbers results by what lies in the directory (``ComfyUI_00001_.png``), so an instance whose
-directory was emptied gives the same names once more, to others' prompts. A client that was told one
-before, and asks for it late, must not get another client's picture. So after an instance was away
+directory was emptied gives the same names again, to results of other prompts. A client that was
+told a name before must not get another client's picture under it. So after an instance was away
 some of the files that it is known to have made are looked for. If none is left its results get
-another mark from then on (``@2.1``, then ``@2.2``), and the old one leads to no instance.
+another mark from then on (``@2.1``, then ``@2.2``), and the old mark leads to no instance.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.observers import tell
 
 SAMPLES: Final = 8
-"""So many files are looked for, those that were made last: people delete single results too."""
+"""Files that are looked for, the ones that were made last. More than one, because people delete
+single results too."""
 _KIND: Final = "output"  # what is in `temp` goes at each start, and has names that are random
 _MARK: Final = re.compile(r"(?P<id>\d+)(?:\.(?P<disk>\d{1,9}))?")
 
 
 class Disks:
-    """Knows whose a mark is; ``on_new`` callbacks hear of each instance that got another one."""
+    """Finds instances by marks; ``on_new`` callbacks hear of each instance that got another
+    mark."""
 
     def __init__(self, cluster: Cluster, makers: Makers, storage: SharedStorage) -> None:
         self._cluster = cluster
@@ -57,9 +59,10 @@ class Disks:
         return isinstance(mark, str) and self.of(mark) is not None
 
     def of(self, mark: str) -> Instance | None:
-        """The instance whose results have ``mark``, as they are now; None for an older disk.
+        """The instance whose results have ``mark`` now; None if it is the mark of an older disk.
 
-        A later one than is known was told by a proxy before this one, which had no STATE_FILE.
+        A mark with a higher number than is known leads to the instance as well: a proxy before this
+        one gave it, and had no STATE_FILE to write it down.
         """
         found = _MARK.fullmatch(mark)
         if found is None:
@@ -69,13 +72,14 @@ class Disks:
         return None if is_older else instance
 
     def interrupted(self, instance: Instance) -> None:
-        """For ``instance.on_interruption``: its disk may be another one now."""
+        """For ``instance.on_interruption``: ``instance`` may come back with an empty disk."""
         if not self._storage.is_common(_KIND):
             self._unsure.add(instance)
 
     def heard(self, instance: Instance) -> None:
-        """For ``health_checker.on_success``. Asked before anything is sent there: ComfyUI answers
-        in the order in which it is asked, so this is known before a prompt can end."""
+        """For ``health_checker.on_success``: look for the files before anything is sent there.
+        ComfyUI answers in the order in which it is asked, so the mark is known before a prompt can
+        end."""
         if instance in self._unsure:
             self._looks.begin(instance)
 
@@ -86,8 +90,8 @@ class Disks:
         self._former[instance.id] = instance.mark
 
     def _note(self, made: Made) -> None:
-        """Its own record of each instance: of a name that several have made, ``Makers`` knows the
-        last one alone."""
+        """Remember the last files of each instance here: of a name that several instances have made
+        ``Makers`` knows only the last maker."""
         latest = self._made[made.at]
         if made.is_sure and made.file.type == _KIND and made.file not in latest:
             latest.append(made.file)

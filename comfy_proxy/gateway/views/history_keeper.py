@@ -31,13 +31,13 @@ from comfy_proxy.ledger.states import Ending
 from comfy_proxy.observers import tell
 
 MAX_WANTED = 1_000
-"""So many entries of one instance are still to be read; beyond it the one that ended first is not
+"""Entries of one instance that are still to be read; beyond them the one that ended first is not
 kept. They pile up only while the instance cannot be asked."""
 MAX_READS = 3
-"""How often an entry is asked for. ComfyUI writes it a moment after it has told the end; one that
-is not there after so many changes of the queue was deleted."""
+"""How often an entry is asked for, at so many changes of the queue: ComfyUI writes it a moment
+after it has told the end. One that is not there then was deleted, and is not kept."""
 NEWEST = 16
-"""So many entries, which ended last, are read for a prompt whose id no path can hold."""
+"""The last entries of the history that are read for a prompt whose id no path can hold."""
 _KEPT_ENDINGS = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
 
 
@@ -50,14 +50,14 @@ class _Wanted:
 
 
 class HistoryKeeper:
-    """Has ``entries`` filled; one request for each end, and one at a time for each instance.
+    """Fills ``entries``, by one request for each end, one at a time at each instance.
 
-    A prompt that was posted with more than MAX_ENTRY_BYTES is not asked for: ComfyUI copies its
-    entry and writes it on its event loop, which takes it seconds in which it does nothing else.
-    What a client asks for is kept then (:meth:`shown`).
+    The entry of a prompt that was posted with more than MAX_ENTRY_BYTES is not asked for: to copy
+    and write it takes ComfyUI seconds in which its event loop does nothing else. It is kept when a
+    client asks for it (:meth:`shown`).
 
-    ``on_changed`` hears the id of a prompt whose entry is to be read from now on, or no longer: it
-    was, or is given up.
+    ``on_changed`` callbacks hear the id of a prompt whose entry is to be read from now on, or is no
+    longer to be read, because it was or because that was given up.
     """
 
     def __init__(self, cluster: Cluster, storage: SharedStorage, entries: KeptEntries) -> None:
@@ -87,7 +87,8 @@ class HistoryKeeper:
             self.look(prompt.instance)
 
     def want(self, prompt: Prompt, instance: Instance) -> None:
-        """It has ended there, and its entry is to be read; somebody else says when to look."""
+        """Have the entry of ``prompt``, which has ended at ``instance``, read at the next
+        :meth:`look`."""
         wanted = self._wanted[instance]
         wanted[prompt.prompt_id] = _Wanted(prompt)
         tell(self.on_changed, prompt.prompt_id)
@@ -95,7 +96,7 @@ class HistoryKeeper:
             self._unwanted(next(iter(wanted)), instance)
 
     def wanted_at(self, prompt_id: str) -> Instance | None:
-        """The instance where its entry is to be read; None if it is not, or not any more."""
+        """The instance where its entry is still to be read; None if it is not to be read."""
         return next((one for one, wanted in self._wanted.items() if prompt_id in wanted), None)
 
     def _unwanted(self, prompt_id: str, instance: Instance) -> None:
@@ -103,12 +104,13 @@ class HistoryKeeper:
             tell(self.on_changed, prompt_id)
 
     def unread(self, instance: Instance) -> list[Prompt]:
-        """Those that have ended there, and whose entry has not been read yet. While their instance
-        cannot be asked no history has them."""
+        """The prompts that have ended at ``instance``, and whose entries have not been read yet:
+        while it cannot be asked they are in no history."""
         return [wanted.prompt for wanted in self._wanted[instance].values()]
 
     def look(self, instance: Instance) -> None:
-        """It has answered a check, or its queue has changed: what is wanted may be there now."""
+        """``instance`` has answered a check, or its queue has changed: read what is wanted of
+        it."""
         if self._wanted[instance]:
             self._readers.wake(instance)
 
@@ -131,7 +133,8 @@ class HistoryKeeper:
         await self._readers.close()
 
     async def _read(self, instance: Instance) -> None:
-        """What is wanted of ``instance``; what is not there waits for the next look."""
+        """Read what is wanted of ``instance``; an entry that is not there waits for the next
+        look."""
         asked: set[str] = set()
         while new := [one for one in self._wanted[instance] if one not in asked]:
             asked.update(new)
@@ -143,7 +146,7 @@ class HistoryKeeper:
                     return
 
     async def _keep(self, prompt_id: str, instance: Instance) -> None:
-        """Raises InstanceError: then it is wanted still."""
+        """Keep the entry of that prompt. Raises InstanceError: then it is still wanted."""
         wanted = self._wanted[instance]
         if prompt_id not in wanted:
             return  # deleted meanwhile
@@ -164,7 +167,8 @@ class HistoryKeeper:
         self._unwanted(prompt_id, instance)
 
     async def _entry(self, prompt_id: str, instance: Instance) -> KeptEntry | None:
-        """None if ``instance`` has none, or one that is too long. Raises InstanceError, OSError."""
+        """The entry at ``instance``; None if it has none, or one that is too long to be kept.
+        Raises InstanceError, and OSError if the disk is full."""
         began_at = self._cluster.clock.monotonic()
         path = history_path(prompt_id)
         if path == "/history":  # no path can hold its id
@@ -178,8 +182,8 @@ class HistoryKeeper:
     async def shown(
         self, entry: HistoryEntry, answer: ScannedAnswer, instance: Instance, asked_at: float
     ) -> None:
-        """A client is shown ``entry``, scanned for KEPT in what ``instance`` has said since
-        ``asked_at`` (monotonic seconds): a long one is kept now."""
+        """A client is shown ``entry`` of ``answer``, which ``instance`` was asked for at
+        ``asked_at`` (monotonic seconds) and which was scanned for KEPT: keep it if it is long."""
         if not is_long(entry) or entry.prompt_id is None:
             return
         if self.entries.find(entry.prompt_id) is not None:
@@ -195,7 +199,7 @@ class HistoryKeeper:
     async def _packed(
         self, entry: HistoryEntry, answer: ScannedAnswer, instance: Instance, asked_at: float
     ) -> KeptEntry | None:
-        """Raises OSError."""
+        """``entry`` as it is kept; in a thread if that takes long. Raises OSError."""
         size = entry.value.end - entry.value.start
         if size < LONG_BYTES and answer.text.in_memory:
             return KeptEntry.of(entry, answer, instance, self._storage, asked_at)

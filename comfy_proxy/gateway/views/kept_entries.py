@@ -34,15 +34,15 @@ from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
 from comfy_proxy.observers import tell
 
 MAX_ENTRIES = 10_000
-"""So many entries are kept, which is how many ComfyUI's own history holds. Beyond it the one that
-was kept first goes."""
+"""Entries that are kept, as many as ComfyUI's own history holds. Beyond them the one that was kept
+first is forgotten."""
 MAX_BYTES = 64 * 2**20
-"""Bytes of all entries, packed; a graph takes a fifth of its length. Beyond it the one that was
-kept first goes, but never the newest."""
+"""Bytes of all entries, packed; a graph takes a fifth of its length. Beyond them the entries that
+were kept first are forgotten, but never the newest."""
 MAX_ENTRY_BYTES = 8 * 2**20
-"""Bytes of an entry, its graph included. One that is longer is kept without its graph and what came
-with that (both are ``{}``): it is pictures mostly, which cannot be packed, and would take the place
-of hundreds of others, and to unpack it would stop the event loop whenever it is shown."""
+"""Bytes of an entry, its graph included. A longer entry is kept without its graph and without what
+came with that (both are ``{}``): that is mostly pictures, which cannot be packed. They would take
+the place of hundreds of other entries, and to unpack them would stop the event loop each time."""
 KEPT: Shape = {
     ANY: {
         b"prompt": {
@@ -61,12 +61,13 @@ _NUMBER = b"\0number\0"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KeptEntry:
-    """An entry of ``instance`` as clients see it, but for its number (``own`` at the instance).
-    None is one that has left.
+    """An entry of the history as clients see it, but for its number, which is ``own`` at its
+    instance.
 
-    ``packed`` is ``"id": {…}`` in two parts, before the number and after it (``split`` bytes). It
-    was read at ``kept_at`` (monotonic seconds, None: by a process before this one); ``packed_job``
-    is what ``/api/jobs`` lists of it.
+    ``instance`` is None if that was removed. ``packed`` is the text ``"id": {…}`` without the
+    number, which belongs after the first ``split`` bytes. ``kept_at`` is when it was read
+    (monotonic seconds; None: by a process before this one). ``packed_job`` is what ``/api/jobs``
+    lists of it.
     """
 
     prompt_id: str
@@ -78,7 +79,7 @@ class KeptEntry:
     packed: bytes = field(repr=False)
     packed_job: bytes = field(repr=False)
     files: tuple[FileName, ...] = field(repr=False, default=())
-    """What its outputs name, by the names that it has at the instance."""
+    """The files that its outputs name, by their names at the instance."""
 
     @classmethod
     def of(
@@ -89,9 +90,9 @@ class KeptEntry:
         storage: SharedStorage,
         kept_at: float,
     ) -> KeptEntry | None:
-        """``entry`` of ``instance``, scanned for KEPT in its ``answer``; None for what is none of
-        ComfyUI's, and if it is longer than MAX_ENTRY_BYTES even without its graph. May take a
-        while: a thread is to do it if it is long."""
+        """``entry`` of the ``answer`` of ``instance``, which was scanned for KEPT. None if it has
+        not the form of ComfyUI's, or is longer than MAX_ENTRY_BYTES even without its graph. To pack
+        a long entry takes a while: call it in a thread then."""
         if entry.prompt_id is None or entry.number is None:
             return None
         shown = ShownEntry.of(entry, answer, instance, storage)
@@ -169,7 +170,7 @@ def _files(outputs: Any) -> Iterator[FileName]:
 def _as_read(
     entry: HistoryEntry, number: Any, instance: Instance, storage: SharedStorage
 ) -> dict[str, Any]:
-    """What was read of it, in the shape of an entry of the history."""
+    """The parts of ``entry`` that were read, in the shape of an entry of the history."""
     row = entry.value.get(b"prompt")
     extra = None if row is None else row.get(3)
     created = None if extra is None else extra.get(b"create_time")
@@ -190,10 +191,10 @@ def _as_read(
 
 
 class KeptEntries:
-    """By prompt id, the one that was kept first at the front.
+    """Entries by prompt id, the one that was kept first at the front.
 
-    ``on_kept`` hears of each entry that is kept from now on, ``on_gone`` the prompt id of each that
-    is no longer, for whatever reason.
+    ``on_kept`` callbacks hear each entry that is kept from now on, ``on_gone`` the prompt id of
+    each that is forgotten, for whatever reason.
     """
 
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -209,7 +210,7 @@ class KeptEntries:
         return f"<KeptEntries {len(self._entries)}, {self._bytes} B>"
 
     def add(self, entry: KeptEntry) -> None:
-        """Keep it; an older one of its id goes."""
+        """Keep ``entry`` in place of an older one of its id; not if its instance was removed."""
         if entry.instance is not None and entry.instance.left:
             return
         self.delete([entry.prompt_id])
@@ -222,7 +223,7 @@ class KeptEntries:
             self.delete([next(iter(self._entries))])
 
     def find(self, prompt_id: str) -> KeptEntry | None:
-        """The one of that prompt; None if none is kept."""
+        """The entry of that prompt; None if none is kept."""
         return self._entries.get(prompt_id)
 
     def standing_in(self, answered: Container[Instance]) -> list[KeptEntry]:
@@ -247,7 +248,7 @@ class KeptEntries:
         self._proven[entry.prompt_id] = proven_at
 
     def delete(self, prompt_ids: Iterable[str]) -> None:
-        """Unknown ids are ignored."""
+        """Forget the entries of these prompts; unknown ids are ignored."""
         for prompt_id in prompt_ids:
             self._proven.pop(prompt_id, None)
             if (entry := self._entries.pop(prompt_id, None)) is not None:
@@ -255,8 +256,8 @@ class KeptEntries:
                 tell(self.on_gone, prompt_id)
 
     def removed(self, instance: Instance, common: Container[str]) -> None:
-        """It has left. What it said of a prompt is shown on only if others have all its files:
-        those of kinds of which there is one directory for all (``common``)."""
+        """``instance`` was removed. Its entries are kept only if all their files are of kinds for
+        which all instances share one directory (``common``), so that others can serve them."""
         for one in [one for one in self._entries.values() if one.instance is instance]:
             if all(file.type in common for file in one.files):
                 self._entries[one.prompt_id] = replace(one, instance=None)
@@ -264,5 +265,5 @@ class KeptEntries:
                 self.delete([one.prompt_id])
 
     def clear(self) -> None:
-        """Keep none of them any more."""
+        """Forget all entries."""
         self.delete(tuple(self._entries))

@@ -52,10 +52,10 @@ from comfy_proxy.ledger.transit import MAX_LOOKS
 class OnePrompt:
     """Answers as the instance that has the prompt.
 
-    Of one that ended at no instance as if one had it (``own_history``), and of one whose instance
-    cannot be asked, or has lost it, by what was kept of it (``keeper``). While only an instance
-    that cannot be asked knows how a prompt ended, it is 503: ``{}`` and 404 would say that it is
-    lost.
+    For a prompt that ended at no instance the answer is made here (``own_history``). For one whose
+    instance cannot be asked, or has lost it, it is what was kept (``keeper``). While only an
+    instance that cannot be asked knows how a prompt ended the answer is 503: ``{}`` or 404 would
+    say that the prompt is lost.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class OnePrompt:
         }
 
     async def history(self, request: web.Request, match: Match) -> web.StreamResponse:
-        """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it.
+        """``GET /history/{id}``: the entry of that prompt; ``{}`` while there is none, and if
+        nobody knows the prompt.
 
         Raises UnavailableError while only an instance that is away has it.
         """
@@ -121,7 +122,7 @@ class OnePrompt:
     async def _read(
         self, request: web.Request, prompt_id: str, told: Told[ScannedAnswer], asked_at: float
     ) -> web.StreamResponse:
-        """The entry in the history of an instance, which was asked at ``asked_at``."""
+        """Answer with the entry that an instance, which was asked at ``asked_at``, has told."""
         instance, answer, entries = told.instance, told.answer, _entries(told.answer)
         if any(is_first_try(one, instance, self._second_tries) for one in entries):
             return await native.reply_pieces(request, [b"{}"], answer)
@@ -142,7 +143,7 @@ class OnePrompt:
         entry: OwnEntry | KeptEntry,
         missing: Sequence[Instance] = (),
     ) -> web.StreamResponse:
-        """An entry that is here; ``missing`` could not be asked for it."""
+        """Answer with an entry that is kept here; ``missing`` could not be asked for it."""
         headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
         like = Answer(status=200, headers=headers, body=b"")
         name_missing(like, missing)
@@ -152,9 +153,9 @@ class OnePrompt:
     async def job(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``GET /api/jobs/{id}``: ComfyUI's own job (2026).
 
-        A prompt on its way between two instances is a waiting job. If it has arrived before it was
-        asked for there, all are asked again, up to MAX_LOOKS times. Raises UnavailableError while
-        only an instance that is away can tell of it.
+        A prompt on its way between two instances is a waiting job. If it arrived somewhere while
+        the instances were asked all are asked again, up to MAX_LOOKS times. Raises UnavailableError
+        while only an instance that is away can tell of it.
         """
         prompt_id = match.variables["prompt_id"]
         asking = self._asking(f"/api/jobs/{quote(prompt_id, safe='')}", JOB)
