@@ -1,8 +1,8 @@
 """The last minutes of the proxy, while its door is still open.
 
 For SHUTDOWN_TIMEOUT at most new jobs and prompts are refused (503) and ``/health/ready`` says so,
-but status, results and sockets are served: those who wait for what was accepted get it. It ends
-sooner when nothing that was accepted is left. What comes after that is ``app.py``'s.
+but status, results and sockets are served, so that clients get what they wait for. That time ends
+sooner when nothing that was accepted is left. What comes after it is in ``app.py``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 
 RESULTS_S: Final = 2.0
-"""Seconds for which the door stays open after the last job has ended, within the grace period: for
-clients that ask each second whether it has, and fetch the result then."""
+"""Seconds for which the door stays open after the last job has ended, within the grace period, so
+that clients which ask once a second see the end and can fetch the result."""
 
 
 class Shutdown:
