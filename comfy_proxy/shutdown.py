@@ -12,7 +12,7 @@ from typing import Final
 
 from loguru import logger
 
-from comfy_proxy.clock import sleep, wait_for_event
+from comfy_proxy.clock import sleep, wait_until
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.errors import DrainingError
 from comfy_proxy.jobs.job_processor import JobProcessor
@@ -76,12 +76,8 @@ class _Left:
     async def over(self, deadline: float) -> bool:
         """Return when nothing is left; False if something is at ``deadline`` (monotonic)."""
         clock = self._cluster.clock
-        while self.count:
-            self._changed.clear()
-            left_s = deadline - clock.monotonic()
-            if left_s <= 0 or not await wait_for_event(clock, self._changed, left_s):
-                return not self.count
-        return True
+        left_s = deadline - clock.monotonic()
+        return await wait_until(clock, lambda: not self.count, self._changed, left_s)
 
     @property
     def _prompts(self) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from loguru import logger
 
-from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.clock import Clock, wait_until
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.scheduler import Scheduler
 
@@ -78,14 +78,8 @@ class Drains:
         instance.on_interruption.append(happened)
         self._scheduler.on_change.append(changed.set)
         self.on_change.append(happened)
-        deadline = self._clock.monotonic() + timeout_s
         try:
-            while not condition():
-                changed.clear()
-                left_s = deadline - self._clock.monotonic()
-                if left_s <= 0 or not await wait_for_event(self._clock, changed, left_s):
-                    return condition()
-            return True
+            return await wait_until(self._clock, condition, changed, timeout_s)
         finally:
             instance.prompts.on_load.remove(changed.set)
             instance.on_interruption.remove(happened)

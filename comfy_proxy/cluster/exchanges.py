@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.clock import Clock, wait_until
 
 
 class Exchanges:
@@ -29,10 +29,4 @@ class Exchanges:
 
     async def over(self, clock: Clock, timeout_s: float) -> bool:
         """Return when none is under way; False after ``timeout_s``."""
-        deadline = clock.monotonic() + timeout_s
-        while self.count:
-            self._ended.clear()
-            left_s = deadline - clock.monotonic()
-            if left_s <= 0 or not await wait_for_event(clock, self._ended, left_s):
-                return not self.count
-        return True
+        return await wait_until(clock, lambda: not self.count, self._ended, timeout_s)
