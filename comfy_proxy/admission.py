@@ -1,8 +1,8 @@
-"""When one who was refused for want of room is to come back (``Retry-After``). Pure, no I/O.
+"""When a client that was refused for want of room is to come back (``Retry-After``). Pure, no I/O.
 
-Each who is refused is promised the next place that nobody was promised yet: one becomes free in
-each interval of the measured rate. So of five times as many clients as there is room for the last
-ones wait minutes, and are told so, and do not come every second for nothing.
+A client that is refused is promised the next place that was promised to nobody yet: one becomes
+free in each interval of the measured rate. So if five times as many clients come as there is room
+for, the last ones are told to wait minutes, and do not come every second for nothing.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from comfy_proxy.clock import Clock
 
 MIN_RETRY_S: Final = 1
 MAX_RETRY_S: Final = 3600
-"""Whole seconds of a ``Retry-After``, at least and at most."""
+"""Seconds of a ``Retry-After``, which are whole, at least and at most."""
 UNKNOWN_S: Final = 5.0
-"""Seconds until the next place while nothing is known of how fast they become free."""
+"""Seconds until the next place while it is not known how fast places become free."""
 GRACE_S: Final = 3.0
-"""Seconds for which a place is kept for one who was promised it and does not come. Retry-After is
-in whole seconds, so one of them is rounding."""
+"""Seconds for which a place is kept for a client that was promised it and does not come; then
+others get it. Retry-After is in whole seconds, so one of the seconds is rounding."""
 MAX_PROMISES: Final = 10_000
-"""Promises that are remembered, all in all. Whoever is refused beyond is told the last one's time,
-and nothing is kept for it."""
+"""Promises that are remembered, of all clients. A client that is refused beyond them is told the
+time behind the last one, and no place is kept for it."""
 MAX_OF_ONE: Final = 100
-"""… by one who cannot be told from others: the same request again may be a second one, or the same
-client that does not wait."""
+"""Promises that are remembered of requests that are alike (``who``): such a request may be of
+another client, or of the same one, which did not wait. Beyond them no place is kept for it."""
 _Due = tuple[float, int, Hashable]  # monotonic seconds, a number that orders equals, who
 _WINDOW: Final = 32  # the places that became free last, of which the rate is made
-_TRUSTED: Final = 4  # so many make a rate
-_WEIGHT: Final = 1 / 32  # of one that came back, or did not, in the share of those who do
+_TRUSTED: Final = 4  # places that have to become free before there is a rate
+_WEIGHT: Final = 1 / 32  # of a client that came back, or did not, in the share of those who do
 
 
 class Throughput:
-    """How fast places become free while all are taken, by those that became free last."""
+    """How fast places become free while all are taken: the rate of the last _WINDOW places."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -48,11 +48,13 @@ class Throughput:
         self._left.append(self._clock.monotonic())
 
     def idle(self) -> None:
-        """Nobody waits: what comes now is as fast as clients ask, not as fast as we are."""
+        """Nobody waits, so forget the rate: from now on places become free as clients ask, not as
+        fast as the instances can."""
         self._left.clear()
 
     def interval_s(self) -> float | None:
-        """Seconds from one to the next; None before a few were seen. It grows while none is."""
+        """Seconds from one free place to the next; None before _TRUSTED were seen. It grows while
+        no place becomes free."""
         seen = len(self._left)
         if seen < _TRUSTED:
             return None
@@ -61,7 +63,7 @@ class Throughput:
 
 
 class Promises:
-    """Who was told to come back when. ``who`` is the same for one request and its repetition."""
+    """Who was told to come back when. ``who`` is the same for a request and its repetition."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -74,18 +76,18 @@ class Promises:
         return len(self._order)
 
     def reserved(self) -> float:
-        """Places that are kept for those who should be back by now."""
+        """How many places are kept for clients that should be back by now."""
         self._forget_absent()
         return self._share * self._overdue()
 
     def is_due(self, who: Hashable) -> bool:
-        """Whether it was promised a place by now."""
+        """Whether ``who`` was promised a place by now."""
         self._forget_absent()
         own = self._of.get(who)
         return own is not None and own[0][0] <= self._clock.monotonic()
 
     def keep(self, who: Hashable) -> None:
-        """It has its place."""
+        """``who`` has its place: its promise is kept."""
         if who in self._of:
             self._drop(self._of[who][0], who)
             self._share += (1.0 - self._share) * _WEIGHT
@@ -123,7 +125,7 @@ class Promises:
         return bisect_right(self._order, self._clock.monotonic(), key=lambda one: one[0])
 
     def _forget_absent(self) -> None:
-        """Of those who have not come back for their place."""
+        """Drop the promises of clients that have not come back within GRACE_S."""
         limit = self._clock.monotonic() - GRACE_S
         for entry in self._order[: bisect_left(self._order, limit, key=lambda one: one[0])]:
             self._drop(entry, entry[2])

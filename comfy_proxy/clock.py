@@ -66,6 +66,20 @@ async def wait_for_event(clock: Clock, event: asyncio.Event, timeout_s: float | 
         return False
 
 
+async def wait_until(
+    clock: Clock, condition: Callable[[], bool], changed: asyncio.Event, timeout_s: float
+) -> bool:
+    """True when ``condition()`` holds, False if it does not after ``timeout_s``. It is asked at
+    once, and whenever ``changed`` is set."""
+    deadline = clock.monotonic() + timeout_s
+    while not condition():
+        changed.clear()
+        left_s = deadline - clock.monotonic()
+        if left_s <= 0 or not await wait_for_event(clock, changed, left_s):
+            return condition()
+    return True
+
+
 async def sleep(clock: Clock, seconds: float) -> None:
     """Sleep on ``clock``; nothing wakes it early."""
     await wait_for_event(clock, asyncio.Event(), seconds)

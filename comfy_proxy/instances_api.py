@@ -1,9 +1,8 @@
-"""``/api/instances``, for operators: who does the work, who is to leave it for a while or for good,
-and who joins.
+"""``/api/instances``, for operators: lists instances, drains and resumes, adds and removes them.
 
-A key is wanted where keys are set, as everywhere. With a STATE_FILE an answer to a drain says what
-outlives a restart of the proxy too; who was added or removed is in memory: a restart reads the
-configuration.
+Where keys are set one is required, as everywhere. With a STATE_FILE a drain or resume is in the
+file before it is answered, and outlives a restart of the proxy. What was added or removed is in
+memory: a restart reads the configuration.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from comfy_proxy.lenient_json import dumps, loads
 from comfy_proxy.status import instance_view
 
 MAX_BODY_BYTES: Final = 65_536
-"""Bytes of the body that adds an instance; a longer one is refused."""
+"""Bytes of the body that adds an instance; a longer body is refused."""
 
 
 def routes() -> list[web.RouteDef]:
@@ -48,7 +47,8 @@ async def _one(request: web.Request) -> web.Response:
 
 
 async def _add(request: web.Request) -> web.Response:
-    """One more, which is checked before the answer, and has joined whether or not it answers."""
+    """Add an instance. It is checked before the answer, and has joined whether or not it
+    answers."""
     url, name = await _newcomer(request)
     cluster = request.app[CLUSTER]
     instance = cluster.membership.add(url, name)
@@ -59,8 +59,9 @@ async def _add(request: web.Request) -> web.Response:
 
 
 async def _remove(request: web.Request) -> web.Response:
-    """Drained first: 204 if it has left, 202 with its state if it leaves later. ``?wait=N`` answers
-    when it has left, or after N seconds; with ``?force=true`` it leaves at once."""
+    """Drain the instance, and remove it once it is empty: 204 if it has left, 202 with its state if
+    it leaves later. ``?wait=N`` answers when it has left, or after N seconds; with ``?force=true``
+    it leaves at once."""
     instance, wait_s = _instance(request), wait_seconds(request.query.get("wait"))
     force = request.query.get("force", "false")
     if force not in ("true", "false"):
@@ -98,8 +99,8 @@ async def _newcomer(request: web.Request) -> tuple[URL, str | None]:
 
 
 async def _drain(request: web.Request) -> web.Response:
-    """No new work from now on. ``empty`` says whether it may be restarted; ``?wait=N`` answers when
-    it may, or after N seconds (at most 300)."""
+    """Give the instance no new work. ``empty`` says whether it may be restarted; ``?wait=N``
+    answers when it may, or after N seconds (at most 300)."""
     instance, wait_s = _instance(request), wait_seconds(request.query.get("wait"))
     drains = request.app[CLUSTER].drains
     await drains.drain(instance)

@@ -1,8 +1,7 @@
-"""WebSockets and event streams stay open for days: who was let in once, and may not come in any
-more, loses them.
+"""Ends the WebSockets and event streams of clients that may not come in any more.
 
-When keys or origins have changed (SIGHUP) each is judged again as if it came now. Other requests
-that are being answered end by themselves.
+They stay open for days. So when keys or origins have changed (SIGHUP) each is judged again as if it
+came now. Other requests that are being answered end by themselves.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from comfy_proxy.keys import SETTINGS
 from comfy_proxy.settings import Settings
 
 EVENT_STREAMS: web.AppKey[dict[int, web.Request]] = web.AppKey("comfy_proxy.event_streams")
-"""The requests whose answers have no end of their own, ours and those that an instance sends; by
-their ``id()``, because they cannot be hashed."""
+"""Requests whose answers have no end of their own, whether we or an instance send them; by
+``id()``, because a request cannot be hashed."""
 REASON = b"your key or origin is not allowed any more"
 """What the close frame says (at most 123 bytes)."""
 _ENDLESS = ("text/event-stream", "multipart/x-mixed-replace")
 
 
 def note(request: web.Request, answer: web.StreamResponse) -> None:
-    """``answer`` is about to begin; one that has an end of its own is not noted.
+    """``answer`` is about to begin: from now on :func:`end_unwelcome` finds it, if it has no end of
+    its own.
 
-    An instance may have taken its time for it: if the client may not come in any more its
-    connection is cut, and ConnectionResetError raised, as if it had left. From the beginning of the
-    answer on :func:`end_unwelcome` finds it.
+    The keys may have changed while an instance prepared it. If the client may not come in any more
+    its connection is cut, and ConnectionResetError raised, as if the client had left.
     """
     is_stream = answer.headers.get(hdrs.CONTENT_TYPE, "").lower().startswith(_ENDLESS)
     if not is_stream and answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
@@ -44,7 +43,7 @@ def note(request: web.Request, answer: web.StreamResponse) -> None:
 
 
 def forget(request: web.Request) -> None:
-    """Its answer has ended."""
+    """The answer to ``request`` has ended."""
     request.config_dict[EVENT_STREAMS].pop(id(request), None)
 
 
@@ -76,6 +75,6 @@ def _is_welcome(request: web.Request, settings: Settings) -> bool:
 
 
 def _cut(request: web.Request) -> None:
-    """What was written goes out first."""
+    """End the connection; what was written goes out first."""
     if request.transport is not None:
         request.transport.close()

@@ -4,10 +4,10 @@ Keys, origins, the log level, the rows of ROUTES_FILE and the instances with the
 over, all of them or none; every other setting needs a restart, because rooms are built with it.
 What is open, and would be refused now, is ended (``open_streams.py``).
 
-Of the instances it counts what has changed in the configuration since it was read last: those that
-are new in it are added, those that are gone from it removed, each as an operator would
-(``cluster/membership.py``). Who was added or removed by hand since, and is as it was there, stays
-so. A proxy that was started with one instance keeps that one until it is restarted.
+For instances only that counts which has changed in the configuration since it was read last: those
+that are new in it are added, those that are gone from it removed, as by an operator
+(``cluster/membership.py``). What an operator has added or removed meanwhile stays so. A proxy that
+was started with one instance keeps that one until it is restarted.
 """
 
 from __future__ import annotations
@@ -45,10 +45,8 @@ _NAMES: Final = {row.field: row.name for row in VARIABLES} | {
 
 
 def reload(app: web.Application, load: Callable[[], Settings]) -> bool:
-    """Read the configuration again by ``load``, and tell in one line of the log what came of it.
-
-    If anything in it, or in ROUTES_FILE, is wrong, nothing changes, and it is False.
-    """
+    """Read the configuration again by ``load``, and log in one line what came of it. Returns False
+    if anything in it, or in ROUTES_FILE, is wrong; then nothing has changed."""
     settings, gateway = app[SETTINGS], app[GATEWAY]
     try:
         new = load()
@@ -82,17 +80,18 @@ def reload(app: web.Application, load: Callable[[], Settings]) -> bool:
 
 
 def _now(app: web.Application, name: str) -> object:
-    """What is so; the log level may have been changed by a signal since."""
+    """The present value; that of the log level may have been changed by a signal."""
     return app[LOGS].level if name == "log_level" else getattr(app[SETTINGS], name)
 
 
 def _may_change(app: web.Application, name: str) -> bool:
-    """A single instance is passed everything as it comes, and no other one can join it."""
+    """Whether that setting may change now: not the instances, if there was a single one at the
+    start. Everything is passed to that as it comes, and no other one can join it."""
     return app[CLUSTER].several or name not in ("instances", "instance_names")
 
 
 def _change_instances(cluster: Cluster, before: Settings, new: Settings) -> None:
-    """Those that are new first, so that there is always one that is left."""
+    """Add what is new, then remove what is gone, so that there is always an instance."""
     old, there = set(map(canonical, before.instances)), _by_address(cluster)
     names = {canonical(url): new.name_of(place) for place, url in enumerate(new.instances)}
     here = {there[url]: name for url, name in names.items() if url in there}
@@ -114,7 +113,8 @@ async def _remove(cluster: Cluster, instance: Instance) -> None:
 
 @contextmanager
 def _told(what: object) -> Iterator[None]:
-    """Around a change that is refused if others were made by hand since."""
+    """To be entered around a change, which is refused, and that logged, if it does not fit to what
+    an operator has changed meanwhile."""
     try:
         yield
     except MembershipError as error:

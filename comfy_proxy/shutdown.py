@@ -1,8 +1,8 @@
 """The last minutes of the proxy, while its door is still open.
 
 For SHUTDOWN_TIMEOUT at most new jobs and prompts are refused (503) and ``/health/ready`` says so,
-but status, results and sockets are served: those who wait for what was accepted get it. It ends
-sooner when nothing that was accepted is left. What comes after that is ``app.py``'s.
+but status, results and sockets are served, so that clients get what they wait for. That time ends
+sooner when nothing that was accepted is left. What comes after it is in ``app.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from loguru import logger
 
-from comfy_proxy.clock import sleep, wait_for_event
+from comfy_proxy.clock import sleep, wait_until
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.errors import DrainingError
 from comfy_proxy.jobs.job_processor import JobProcessor
@@ -20,8 +20,8 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 
 RESULTS_S: Final = 2.0
-"""Seconds for which the door stays open after the last job has ended, within the grace period: for
-clients that ask each second whether it has, and fetch the result then."""
+"""Seconds for which the door stays open after the last job has ended, within the grace period, so
+that clients which ask once a second see the end and can fetch the result."""
 
 
 class Shutdown:
@@ -76,12 +76,8 @@ class _Left:
     async def over(self, deadline: float) -> bool:
         """Return when nothing is left; False if something is at ``deadline`` (monotonic)."""
         clock = self._cluster.clock
-        while self.count:
-            self._changed.clear()
-            left_s = deadline - clock.monotonic()
-            if left_s <= 0 or not await wait_for_event(clock, self._changed, left_s):
-                return not self.count
-        return True
+        left_s = deadline - clock.monotonic()
+        return await wait_until(clock, lambda: not self.count, self._changed, left_s)
 
     @property
     def _prompts(self) -> int:

@@ -28,35 +28,13 @@ from pathlib import Path
 
 import aiohttp
 from PIL import Image
+from timed_workflow import write_workflows
 
 from comfy_proxy.embedded.process import WorkerProcess
 
 JOBS = 40
 UNIFORM = [0.2] * JOBS
 SINGLE_JOBS = 20
-TEMPLATE = {
-    "title": "Timed",
-    "description": "Passes the picture on after a fixed time.",
-    "parameters": {
-        "seconds": {"type": "number", "minimum": 0, "maximum": 60, "default": 0.2},
-        "salt": {"type": "integer", "minimum": 0, "maximum": 2**31, "default": 0},
-    },
-    "scale": 1,
-    "variants": [
-        {
-            "name": "timed",
-            "graph": {
-                "1": {"class_type": "LoadImage", "inputs": {"image": "picture.png"}},
-                "2": {
-                    "class_type": "TimedPass",
-                    "inputs": {"image": ["1", 0], "seconds": 0.2, "salt": 0},
-                },
-            },
-            "bind": {"1.image": "$picture", "2.seconds": "$seconds", "2.salt": "$salt"},
-            "output": ["2", 0],
-        }
-    ],
-}
 
 Run = Callable[[float], Awaitable[None]]
 
@@ -216,8 +194,7 @@ async def main() -> None:
     mixed = [shuffler.uniform(0.05, 0.8) for _ in range(JOBS)]
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "templates").mkdir()
-        (folder / "templates" / "timed.json").write_text(json.dumps(TEMPLATE))
+        write_workflows(folder / "templates")
         workers = [
             WorkerProcess(base_directory=folder / name, name=name, test_nodes=True)
             for name in ("one", "two")

@@ -15,14 +15,15 @@ from chaos_http import Http
 from chaos_records import Records, Refusal, Work, clock, fault_of, png
 
 MOST_OPEN = 2  # prompts of one client at a time
-UPLOADERS = ("1", "2")  # with these clients of a kind half of the prompts have an input
+UPLOADERS = ("1", "2")  # last digits of the clients that upload an input for half of their prompts
 POLL_S = 0.5
-LOOKS_S = (0.0, 0.5, 2.0, 6.0, 15.0)  # after its success the history is looked at so often
+LOOKS_S = (0.0, 0.5, 2.0, 6.0, 15.0)  # after a success, when its entry in the history is looked at
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 def graph_of(colour: int, seconds: float, upload: str) -> dict[str, Any]:
-    """A picture of the colour after so many seconds: an empty one, or the one uploaded as that."""
+    """Saves a picture of that colour after ``seconds``: the one that was uploaded as ``upload``, or
+    an empty one if that is ""."""
     size = {"width": 16, "height": 16, "batch_size": 1}
     source = {"class_type": "EmptyImage", "inputs": {**size, "color": colour}}
     if upload:
@@ -82,7 +83,7 @@ class Client:
             work.accepted = time.time()
             self.works.append(work)
         else:
-            self.refused("prompt", f"{status} {answer} {work.id}", work.uploaded)
+            self.refused("prompt", f"{status} {answer} {work.id}")
 
     async def upload(self, name: str, colour: int, **fields: str) -> bool:
         """Whether it was taken."""
@@ -96,9 +97,9 @@ class Client:
             self.refused("upload", f"{name} after {took:.1f} s: {status} {answer}")
         return status == 200
 
-    def refused(self, what: str, why: str, uploaded: float | None = None) -> None:
+    def refused(self, what: str, why: str) -> None:
         text = f"{what} of {self.name}"
-        self.records.refusals.append(Refusal(time.time(), text, why[:300], uploaded))
+        self.records.refusals.append(Refusal(time.time(), text, why[:300]))
 
     def strange(self, text: str) -> None:
         self.records.strange.append(f"{clock(time.time())} {self.name}: {text}"[:300])
@@ -234,7 +235,7 @@ class SocketClient(Client):
         self._match()  # an end may come before the answer
 
     def _match(self) -> None:
-        """What was heard is told of the prompts that we know as ours."""
+        """Book the ends that were heard on the prompts whose ids are known by now."""
         for work in self.works:
             heard = self.heard.get(work.id, [])
             for at, kind, why in heard[len(work.told) :]:

@@ -16,8 +16,9 @@ KINDS = ("kill", "empty", "stop", "reset", "break", "silence", "slow")
 """kill -9 and start again; the same with all files gone; SIGSTOP and SIGCONT; all connections
 reset; each connection reset as it is used; sockets silent while HTTP goes on; slow answers."""
 MARGIN_S = {"kill": 4.0, "empty": 4.0, "stop": 1.5}
-"""Seconds after the end of a fault in which the plan does not count on the instance."""
-UP_S = 1.0  # an instance that was mended is left alone for so long
+"""Seconds after the end of a fault (else 1) in which the instance is not taken for the one that has
+no fault."""
+UP_S = 1.0  # between two faults of an instance, at least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,8 @@ def _fault(dice: random.Random, at: float, index: int, kind: str, total: float) 
 
 
 async def carry_out(world: World, faults: Sequence[Fault], seconds: float) -> None:
-    """Each at its time; what lasts is mended when the run ends. Returns when all are mended."""
+    """Do each fault at its time, and mend what lasts when the run ends. Returns when all is
+    mended."""
     begun = time.monotonic()
     running: list[asyncio.Task[None]] = []
     for fault in faults:

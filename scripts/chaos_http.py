@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 from chaos_records import SLOW_S, clock
 
-TIMEOUT_S = 30.0  # longer than anybody waits for an answer of a server that is said to be up
+TIMEOUT_S = 30.0  # of a request; longer than the proxy may take while any instance is well
 NO_ANSWER = 0
 
 

@@ -3,60 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from pathlib import Path
 
 import aiohttp
-from chaos_clients import POLL_S, Client
+from chaos_clients import Client, PollingClient
 from chaos_records import Work, fault_of, png
 
-TIMED = {
-    "title": "Timed",
-    "description": "Passes the picture on after a fixed time.",
-    "parameters": {
-        "seconds": {"type": "number", "minimum": 0, "maximum": 60, "default": 0.2},
-        "salt": {"type": "integer", "minimum": 0, "maximum": 2**31, "default": 0},
-    },
-    "scale": 1,
-    "variants": [
-        {
-            "name": "timed",
-            "graph": {
-                "1": {"class_type": "LoadImage", "inputs": {"image": "picture.png"}},
-                "2": {
-                    "class_type": "TimedPass",
-                    "inputs": {"image": ["1", 0], "seconds": 0.2, "salt": 0},
-                },
-            },
-            "bind": {"1.image": "$picture", "2.seconds": "$seconds", "2.salt": "$salt"},
-            "output": ["2", 0],
-        }
-    ],
-}
 
-
-def write_workflows(folder: Path) -> None:
-    """``timed``: a job that takes its time, so that it is running when something happens."""
-    folder.mkdir()
-    (folder / "timed.json").write_text(json.dumps(TIMED))
-
-
-class JobClient(Client):
+class JobClient(PollingClient):
     """Posts jobs and asks for their status until they end; fetches each result."""
-
-    polls = True
-
-    async def run(self) -> None:
-        """Until it is cancelled."""
-        posting = asyncio.create_task(self.post_all())
-        try:
-            while True:
-                for work in self.open_works():
-                    await self._poll(work)
-                await asyncio.sleep(POLL_S)
-        finally:
-            posting.cancel()
 
     async def post(self) -> None:
         colour = self.records.new_colour()

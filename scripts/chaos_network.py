@@ -43,11 +43,11 @@ class Line:
 class Forwarder:
     """Passes bytes on from ``port`` to ``target``.
 
-    ``delay_s``: so long each piece of an answer is on its way (not frames of WebSockets).
-    ``silence``: nothing comes on WebSockets, neither ``frames`` nor, with ``all``, the answer to a
-    handshake; what is held back comes afterwards. ``breaks``: a connection is reset as soon as
-    something is sent on it (``requests``; it does not arrive) or answered (``answers``; what was
-    asked is done).
+    ``delay_s``: seconds by which each piece of an answer comes late, frames of WebSockets excepted.
+    ``silence``: WebSockets bring no frames (``frames``), or not even the answer to a handshake
+    (``all``); what is held back comes afterwards. ``breaks``: a connection is reset as soon as
+    something is sent on it, which does not arrive (``requests``), or is answered, when what was
+    asked is done (``answers``).
     """
 
     def __init__(self, port: int, target: int) -> None:
@@ -70,7 +70,7 @@ class Forwarder:
             self._server = None
 
     async def reset(self, side: str, *, sockets_only: bool = False) -> None:
-        """All connections of now."""
+        """Reset all connections that are open now."""
         for line in tuple(self._lines):
             if line.is_socket or not sockets_only:
                 line.reset(side)

@@ -53,7 +53,6 @@ class Refusal:
     at: float
     what: str
     why: str
-    uploaded: float | None = None
 
 
 @dataclass

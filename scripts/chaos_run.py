@@ -7,15 +7,23 @@ colour, by which its picture is known and its runs at the instances are counted.
 where and when is decided by a seed; at any time one instance at least has no fault. At the end all
 is mended, and what is open has a minute to end.
 
-The exit code is 0 if all of these are 0: lost (accepted, and its client never learned of an end),
-again (run once more though the instance that ran it had neither died nor hung), twice (two ends
-told), wrong (another picture, none, or the end of somebody else's prompt), gone ({} as the history
-of a success whose process lives), untold (it ended, and the socket of its client did not say so),
-refused, failed (other than as poison). Only told are: poison (its processes had ended), rerun (with
-need), unseen (for a while in neither queue nor history), forgot ({} for a success whose process has
-ended since), input (its uploaded input had been on an instance that lost its files), slow (answers
-after more than 7 s). Logs, findings.txt and findings.json of each seed are kept in a directory,
-which is named.
+The exit code is 0 if none of these was found:
+  lost     accepted, and its client never learned of an end
+  again    run once more though the instance that ran it had neither died nor hung
+  twice    its client was told two ends
+  wrong    another picture, none, or the end of somebody else's prompt
+  gone     {} as the history of a success whose process lives
+  untold   it ended, and the socket of its client did not say so
+  refused  not taken
+  failed   for another reason than those of poison and input
+These are printed and do not count:
+  poison   failed because two processes ended while they ran it
+  rerun    run once more, and that was needed
+  unseen   for a while in neither queue nor history
+  forgot   {} as the history of a success whose process has ended since (--strict counts it)
+  input    failed, because an instance that had its uploaded input had lost its files
+  slow     an answer after more than 7 s
+Logs, findings.txt and findings.json of each seed are kept in a directory, which is printed first.
 """
 
 from __future__ import annotations
@@ -38,10 +46,11 @@ from chaos_clients import Client, PollingClient, SocketClient
 from chaos_faults import KINDS, carry_out, plan
 from chaos_http import Http
 from chaos_instances import comfyui, embedded
-from chaos_job_clients import JobClient, UploadClient, write_workflows
+from chaos_job_clients import JobClient, UploadClient
 from chaos_records import Records
 from chaos_verdict import COUNTED, TOLD, Finding, Verdict, executions
 from chaos_world import World
+from timed_workflow import write_workflows
 
 CLIENTS = ((SocketClient, "socket", 6), (PollingClient, "poller", 4), (JobClient, "jobs", 2),
            (UploadClient, "uploads", 1))  # fmt: skip

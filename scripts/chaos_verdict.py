@@ -13,16 +13,13 @@ from chaos_records import Records, Work, clock
 from chaos_world import Trouble
 
 COUNTED = ("lost", "again", "twice", "wrong", "gone", "untold", "refused", "failed")
-"""What must be 0: lost; run again without need; told twice; a wrong picture, or somebody else's
-end; ``{}`` for a success; an end that was not told; refused; failed, and not as poison."""
+"""Findings of which there must be none; what each means is in ``chaos_run.py``."""
 TOLD = ("poison", "rerun", "unseen", "forgot", "input", "slow")
-"""What is only told: failed because processes ended with it; run again with need; out of history
-and queue for a while; ``{}`` for a success whose process had ended since (``--strict`` counts
-it); refused or failed after an instance had lost its files, and it names one; answered late."""
+"""Findings that are printed and do not count."""
 DEATHS = ("kill", "empty")
 KILL_S = 0.5  # from the decision to kill a process until it is dead, at most
-MOMENT_S = 0.6  # what a busy server takes to hear of anything
-MOST_DEATHS = 2  # as often a prompt's process ends before it is taken for the cause
+MOMENT_S = 0.6  # until a busy server has heard of anything, at most
+MOST_DEATHS = 2  # processes that end with a prompt before that is taken for the cause
 
 
 @dataclass
@@ -41,7 +38,7 @@ class Execution:
 
 @dataclass
 class Finding:
-    """One thing that is not as it should be, or that is told."""
+    """One thing of COUNTED or TOLD that was found."""
 
     what: str
     work: Work | None
@@ -130,7 +127,7 @@ class Verdict:
         return "input" if self._lost_input(work.uploaded, work.ended) else "failed"
 
     def _lost_input(self, uploaded: float | None, until: float | None) -> bool:
-        """Whether any instance has lost its files since an upload."""
+        """Whether any instance has lost its files between an upload and ``until``."""
         if uploaded is None or until is None:
             return False
         wiped = [one.begun for one in self._troubles if one.kind == "empty"]
@@ -161,8 +158,9 @@ class Verdict:
         return "picture lost" if work.kind == "job" and self._lost_picture(before) else ""
 
     def _woke(self, run: Execution) -> bool:
-        """Whether it began in the moment in which its instance went on, before anybody could ask
-        for anything. It is interrupted then, if it does not end in this moment."""
+        """Whether ``run`` began in the moment in which its stopped instance went on, before the
+        proxy could tell it anything. A run that does not end in that moment must have been
+        interrupted."""
         return (run.ended is None or run.ended < run.started + MOMENT_S) and any(
             one.kind == "stop" and one.index == run.index
             for one in self._troubles
@@ -170,8 +168,8 @@ class Verdict:
         )
 
     def _cut_off(self, run: Execution) -> bool:
-        """Whether it began while each connection to its instance broke: nobody could hear of it,
-        or ask."""
+        """Whether ``run`` began while each connection to its instance broke, so that the proxy
+        could neither hear of it nor ask."""
         return any(
             one.kind == "break" and one.index == run.index and one.meets(run.started, run.started)
             for one in self._troubles
@@ -214,8 +212,8 @@ class Verdict:
         return any(one.kind == "empty" for one in deaths)
 
     def _died(self, runs: Sequence[Execution], at: float) -> bool:
-        """Whether the process that ran it to its end, if more than one the last that did, did not
-        live on until then: the results of others do not count."""
+        """Whether the process that ran it to its end last had ended before ``at``, and its history
+        with it."""
         ran = [run for run in runs if run.ended is not None and run.ended <= at]
         return not ran or bool(self._deaths(ran[-1].index, ran[-1].started, at))
 

@@ -111,9 +111,9 @@ class Worker:
 
 
 class World:
-    """Started when it is entered, ended when it is left; ``url`` is the proxy's.
+    """All processes, which run while it is entered; ``url`` is the proxy's.
 
-    ``troubles`` is what was done to whom. An instance is clean if nothing is wrong with it now.
+    ``troubles`` are the faults of instances so far. An instance is clean if it has none now.
     """
 
     def __init__(self, folder: Path, instances: int, start: Start = embedded) -> None:
@@ -185,7 +185,8 @@ class World:
         return trouble
 
     def kill(self, index: int) -> None:
-        """Nobody listens there any more, as after the end of a process that was dialled itself."""
+        """Kill the instance. Its forwarder refuses connections too, as the kernel does for a
+        process that has ended."""
         self.network.do(index, Forwarder.refuse)
         self.workers[index].kill()
 

@@ -1,9 +1,9 @@
 """Instances that an operator takes out of use for a while, and puts back.
 
-One that is drained gets no new work, what waits there goes elsewhere, and what runs there ends; it
-stays healthy or not, and is asked for what it alone can answer. It may be restarted then, as often
-as need be: only :meth:`Drains.resume` has it get work again, or a restart of the proxy without a
-STATE_FILE (``state/drained.py``).
+A drained instance gets no new work, what waits there goes elsewhere, and what runs there ends. It
+is still checked, and asked for what it alone can answer. Once it is empty it may be restarted, as
+often as need be: it gets work again only by :meth:`Drains.resume`, or by a restart of the proxy
+without a STATE_FILE (``state/drained.py``).
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Awaitable, Callable
 
 from loguru import logger
 
-from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.clock import Clock, wait_until
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.scheduler import Scheduler
 
 
 class Drains:
-    """``on_change`` callbacks hear that an instance was drained or resumed.
+    """Drains and resumes; ``on_change`` callbacks hear of each instance of which that has changed.
 
-    ``learn_load`` has an instance tell how long its queue is, from then on too.
+    ``learn_load`` asks an instance how long its queue is, and has it tell each change from then on.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class Drains:
         self.on_change: list[Callable[[Instance], None]] = []
 
     async def drain(self, instance: Instance) -> None:
-        """Nothing new from now on; returns when it has told how long its queue is, if it answers.
-        A second call changes nothing."""
+        """Give ``instance`` nothing new from now on; returns when it has told how long its queue
+        is, or does not answer. A second call changes nothing."""
         if not instance.drained:
             logger.bind(instance=instance.host).warning(
                 "instance {} ({}) is drained: it gets no new work", instance.host, label(instance)
@@ -46,7 +46,7 @@ class Drains:
         await self._learn_load(instance)
 
     def resume(self, instance: Instance) -> None:
-        """It gets work again, as soon as it is healthy; a second call does nothing."""
+        """Give ``instance`` work again, as soon as it is healthy; a second call does nothing."""
         if instance.drained:
             logger.bind(instance=instance.host).warning(
                 "instance {} ({}) is resumed", instance.host, label(instance)
@@ -61,16 +61,14 @@ class Drains:
         )
 
     async def idle(self, instance: Instance, timeout_s: float) -> bool:
-        """Return when nothing waits or runs there; False after ``timeout_s``.
-
-        If it goes away by itself, or is removed, it has nothing more to do.
-        """
+        """Return when nothing waits or runs there, or it was removed; False after ``timeout_s``."""
         return await self._until(instance, timeout_s, lambda: not instance.load or instance.left)
 
     async def _until(
         self, instance: Instance, timeout_s: float, condition: Callable[[], bool]
     ) -> bool:
-        """Each length of its queue that it tells counts, and each place that is given back."""
+        """Return True when ``condition()`` holds, False after ``timeout_s``. It is asked whenever
+        the instance tells the length of its queue or is away, and when a place is given back."""
         changed = asyncio.Event()
 
         def happened(_instance: Instance) -> None:
@@ -80,14 +78,8 @@ class Drains:
         instance.on_interruption.append(happened)
         self._scheduler.on_change.append(changed.set)
         self.on_change.append(happened)
-        deadline = self._clock.monotonic() + timeout_s
         try:
-            while not condition():
-                changed.clear()
-                left_s = deadline - self._clock.monotonic()
-                if left_s <= 0 or not await wait_for_event(self._clock, changed, left_s):
-                    return condition()
-            return True
+            return await wait_until(self._clock, condition, changed, timeout_s)
         finally:
             instance.prompts.on_load.remove(changed.set)
             instance.on_interruption.remove(happened)
@@ -99,7 +91,8 @@ class Drains:
         self.tell(instance)
 
     def tell(self, instance: Instance) -> None:
-        """Whether it takes work has changed: who waits, here or there, is looked at again."""
+        """Whether ``instance`` takes work has changed: have the jobs that wait at the door, and the
+        prompts that wait at instances, looked at again, and tell ``on_change``."""
         self._scheduler.door.open()
         self._scheduler.rebalancing.ask()
         for callback in tuple(self.on_change):
@@ -107,5 +100,5 @@ class Drains:
 
 
 def label(instance: Instance) -> str:
-    """How an operator finds it in the configuration."""
+    """How an operator finds ``instance`` in the configuration: its name, else its number."""
     return instance.name or f"number {instance.id}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.clock import Clock, wait_until
 
 
 class Exchanges:
-    """Counts them; an open WebSocket is none, its handshake is."""
+    """Counts requests until their answers have ended. A WebSocket counts during its handshake only:
+    it stays open for as long as a client likes."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -18,20 +19,14 @@ class Exchanges:
         return f"<Exchanges {self.count}>"
 
     def begun(self) -> None:
-        """One more."""
+        """An exchange begins."""
         self.count += 1
 
     def ended(self) -> None:
-        """One of them is over."""
+        """An exchange has ended."""
         self.count -= 1
         self._ended.set()
 
     async def over(self, clock: Clock, timeout_s: float) -> bool:
         """Return when none is under way; False after ``timeout_s``."""
-        deadline = clock.monotonic() + timeout_s
-        while self.count:
-            self._ended.clear()
-            left_s = deadline - clock.monotonic()
-            if left_s <= 0 or not await wait_for_event(clock, self._ended, left_s):
-                return not self.count
-        return True
+        return await wait_until(clock, lambda: not self.count, self._ended, timeout_s)

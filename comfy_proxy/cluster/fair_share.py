@@ -1,8 +1,9 @@
-"""Turns by which clients get places: one after the other, however many jobs each has waiting.
+"""Turns by which clients get places: each in turn, however many jobs each has waiting.
 
-Start-time fair queueing: a job's turn is one behind the last of its client, but never before what
-is served now. So the first of a client with few comes next to the first that waits of one with
-many, and a client that is alone is served in the order in which its jobs came.
+Start-time fair queueing: a job's turn is one more than that of its client's job before it, and at
+least the turn that is served now; the lowest turn gets the next place. So the first job of a client
+with few jobs comes beside the first waiting job of a client with many, and a client that is alone
+has its jobs served in the order in which they came.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 
 class FairShare:
-    """Gives turns. ``in_service`` are the turns of those that have a place now."""
+    """Gives turns. ``in_service`` tells the turns of the jobs that have a place now."""
 
     def __init__(self, in_service: Callable[[], Iterable[float]]) -> None:
         self._in_service = in_service
@@ -29,19 +30,21 @@ class FairShare:
         return turn
 
     def end(self, client: str, turn: float) -> None:
-        """That job has ended: what others of its client waited for in vain counts nothing."""
+        """That job has ended. A turn that was never served does not count: later jobs of its client
+        stand behind those that are left."""
         own = self._turns[client]
         own.remove(turn)
         if not own:
             del self._turns[client]
 
     def served(self, turn: float) -> None:
-        """It has got a place."""
+        """The job of that turn has got a place."""
         self._given = max(self._given, turn)
 
     def _now(self) -> float:
-        """The turn of a client that has nothing here: the first of those that are served, for it
-        has not had the places which they have; one that runs for an hour does not count for ever.
+        """The turn of the next job of a client that has none here: the lowest that is served now,
+        because that client has had none of those places. But at most as many turns before the
+        latest as are served now, so that a job that runs for an hour does not hold it back.
         """
         turns = list(self._in_service())
         return max(min(turns), self._given - len(turns)) if turns else self._given

@@ -2,10 +2,11 @@
 
 A process that is stopped, swaps or waits for a dead disk still has a kernel that accepts. Nothing
 breaks then, so an exchange would wait until its own limit, which for some is ten minutes. While one
-waits for an answer the instance is checked. What somebody else can do, or a list that can do
-without this one, gives up with the first check that fails (within SILENCE_S and the time of a
-check). What this instance alone can answer waits longer, as it may only be busy: ComfyUI's event
-loop stands still while it loads a model (PROTOCOL.md trap 8).
+waits for an answer the instance is checked. An exchange that another instance can have as well, or
+whose answer can be left out of a list, gives up with the first check that fails (within SILENCE_S
+and the time of a check). An exchange that this instance alone can answer waits longer, as the
+instance may only be busy: ComfyUI's event loop stands still while it loads a model (PROTOCOL.md
+trap 8).
 """
 
 from __future__ import annotations
@@ -52,15 +53,16 @@ class HangWatch:
         self._check = check
         self._clock = clock
         self.timeout_s = timeout_s
-        self._doubted = ByInstance[float]()  # when each that is silent was heard last
+        self._doubted = ByInstance[float]()  # when an instance that was doubted was heard last
 
     def over(self, instance: Instance, *, replaceable: bool) -> Watched:
-        """Around an exchange with ``instance``, its ``attempt`` included, until
-        :meth:`Watched.answered`: ends it with InstanceHangsError if the instance hangs. That is
-        no strike: the check that failed was one.
+        """To be entered around an exchange with ``instance``, its ``attempt`` included. Until
+        :meth:`Watched.answered` it raises InstanceHangsError if the instance hangs. That is no
+        strike: the check that failed was one.
 
-        ``replaceable``: another instance can answer instead, or nobody has to. It gives up as soon
-        as a check fails, if another one is well. Else after HANG_TIMEOUT without any sign of life.
+        ``replaceable``: another instance can answer instead, or nobody has to. Then the exchange
+        ends as soon as a check fails while another instance is well; else after HANG_TIMEOUT
+        without any sign of life.
         """
         return Watched(self, instance, replaceable=replaceable)
 
@@ -70,14 +72,14 @@ class HangWatch:
         return 0 < self.timeout_s <= silent_s and instance.failing
 
     def begin(self, instance: Instance, callback: Callable[[float], None]) -> Timer:
-        """Call back, with the moment of this call, when an exchange that begins now wants to know
-        how ``instance`` is."""
+        """Call ``callback`` with the present moment when the first check for an exchange that
+        begins now is due: after SILENCE_S, or at once if the last check failed."""
         delay_s = 0.0 if instance.failing else SILENCE_S
         return self._clock.call_later(delay_s, partial(callback, self._clock.monotonic()))
 
     async def until_hung(self, instance: Instance, since: float, *, replaceable: bool) -> None:
-        """Check ``instance`` again and again; return when the exchange is to be given up, which
-        began at ``since``."""
+        """Check ``instance`` again and again; return when the exchange that began at ``since`` is
+        to be given up."""
         pause_s = SILENCE_S
         while True:
             heard, since = instance.signs.heard_at > since, self._clock.monotonic()
@@ -93,7 +95,8 @@ class HangWatch:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _doubt(self, instance: Instance) -> None:
-        """Once for each silence: a new doubt would begin the look at it anew."""
+        """Report a missed answer once for each silence: a second report would begin the series of
+        checks anew (``HealthChecker.look``)."""
         if self._doubted.get(instance) != instance.signs.heard_at:
             self._doubted[instance] = instance.signs.heard_at
             instance.signs.missed()
@@ -106,7 +109,8 @@ class HangWatch:
 
 
 class Watched:
-    """See :meth:`HangWatch.over`. What ends within SILENCE_S costs a timer, and no check."""
+    """See :meth:`HangWatch.over`. An exchange that ends within SILENCE_S costs a timer, and no
+    check unless the last one failed."""
 
     def __init__(self, watch: HangWatch, instance: Instance, *, replaceable: bool) -> None:
         self._watch = watch

@@ -1,34 +1,35 @@
-"""Instances that are away, or hang, while prompts wait and run there: when these go elsewhere.
+"""When the prompts of an instance that is away, or hangs, go elsewhere.
 
 An instance whose circuit opens may be dead, cut off, hung, or busy with a model for longer than
 three checks (PROTOCOL.md trap 8). What waits there loses nothing by going elsewhere, so it goes at
-once. What runs there goes only when nothing was heard for HANG_TIMEOUT, and for three times as long
-as its models take to load: it may have done most of its work.
+once. What runs there may be nearly done, so it goes only after a silence of HANG_TIMEOUT, or of
+three times as long as its models take to load if that is longer.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from comfy_proxy.clock import Clock, sleep
 from comfy_proxy.cluster.hang_watch import HangWatch, InstanceHangsError
 from comfy_proxy.cluster.instance import Instance, takes_work
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.planning.planner import Planner
-from comfy_proxy.cluster.roster import ByInstance, Roster, cancelling
+from comfy_proxy.cluster.roster import Roster
 from comfy_proxy.observers import tell
-from comfy_proxy.tracing import untraced
 
 LOADS: Final = 3
-"""So many times the learned load of its models a prompt is waited for at least."""
+"""What runs is given up after a silence of at least so many times the learned load of its
+models."""
 LEAST_PAUSE_S: Final = 0.1
-"""Seconds between two looks at an instance whose time is up, but which fails no check just now."""
+"""Seconds between two looks at an instance that was silent long enough, but has not failed its last
+check or has nobody who could take its work."""
 
 
 class Hangs:
-    """Tells ``on_away`` of an instance whose circuit has opened, as long as another one can take
-    its work, and ``on_hung`` once that has lasted as long as the module says."""
+    """Calls ``on_away`` with an instance whose circuit has opened, and ``on_hung`` once its silence
+    has lasted as long as the module says; both only while another instance can take its work."""
 
     def __init__(
         self, instances: Iterable[Instance], watch: HangWatch, planner: Planner, *, clock: Clock
@@ -38,36 +39,29 @@ class Hangs:
         self._planner = planner
         self._clock = clock
         self._watching = False
-        self._tasks = ByInstance[asyncio.Task[None]]()
+        self._follows = InstanceTasks(self._instances, self._follow, "hang of")
         self.on_away: list[Callable[[Instance], None]] = [_give_up_waiting]
         self.on_hung: list[Callable[[Instance], None]] = [_give_up_all]
 
     def start(self) -> None:
-        """Tell from now on, until :meth:`close`; of one instance alone there is nothing to tell."""
+        """Call back from now on, until :meth:`close`; never for a single instance, whose work has
+        nowhere to go."""
         self._watching = len(self._instances) > 1
-        self._instances.on_removed.append(cancelling(self._tasks))
 
     def circuit_changed(self, instance: Instance) -> None:
         """For ``instance.on_circuit``."""
         if not self._watching:
             return
-        task = self._tasks.get(instance)
         if instance.healthy:
-            if task is not None:
-                task.cancel()
+            self._follows.cancel(instance)
             self._others_can()
-        elif task is None or task.done():
-            self._tasks[instance] = asyncio.create_task(
-                self._follow(instance), name=f"hang of {instance.host}", context=untraced()
-            )
+        else:
+            self._follows.begin(instance)
 
     async def close(self) -> None:
-        """Tell nobody any more."""
+        """Call nobody any more."""
         self._watching = False
-        tasks = tuple(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._follows.close()
 
     def may_leave(self, instance: Instance) -> bool:
         """Whether what waits at ``instance``, which is away, has somewhere else to go."""
@@ -75,7 +69,8 @@ class Hangs:
         return not instance.healthy and any(map(takes_work, others))
 
     def _others_can(self) -> None:
-        """One that can take work has returned: what waits where nobody answers goes there."""
+        """An instance that can take work has returned: what waits at those that are away may go to
+        it."""
         for instance in self._instances:
             if self.may_leave(instance):
                 tell(self.on_away, instance)
@@ -89,11 +84,11 @@ class Hangs:
             wait_s = instance.signs.heard_at + self._patience_s(instance) - self._clock.monotonic()
             if wait_s <= 0 and self._watch.hangs(instance) and self.may_leave(instance):
                 tell(self.on_hung, instance)
-                wait_s = self._watch.timeout_s  # what has come to be there since has its turn
+                wait_s = self._watch.timeout_s  # then for what has come to be there since
             await sleep(self._clock, max(wait_s, LEAST_PAUSE_S))
 
     def _patience_s(self, instance: Instance) -> float:
-        """How long silence is forgiven for what runs there."""
+        """After how many seconds of silence what runs there is given up."""
         running = self._planner.lines[instance].running
         models = () if running is None else running.work.models
         load_s = self._planner.costs.load_s(instance, models) if models else 0.0

@@ -23,8 +23,9 @@ from loguru import logger
 from comfy_proxy.clock import Clock, sleep, wait_for_event
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.lateness import Lateness
-from comfy_proxy.cluster.roster import ByInstance, Roster, cancelling
+from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError
 from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
@@ -72,8 +73,9 @@ class HealthChecker:
         self._clock = clock
         self._checks: dict[Instance, asyncio.Task[bool]] = {}
         self._checked = ByInstance[float]()  # when each failed its last check
-        self._looks = ByInstance[asyncio.Task[None]]()
-        self._tasks = ByInstance[asyncio.Task[None]]()
+        # A check of one that leaves ends by itself: others may await it.
+        self._looks = InstanceTasks(self._instances, self._look, "look at")
+        self._watches = InstanceTasks(self._instances, self._watch, "health of")
         self._watching = False
         self._demanded = asyncio.Event()
         self._demands = 0
@@ -83,24 +85,16 @@ class HealthChecker:
         """Begin to watch, also those that join later; the first checks are under way, not
         awaited."""
         self._watching = True
-        self._instances.each(self._joined)
-        # A check of one that leaves ends by itself: others may await it.
-        self._instances.on_removed += (cancelling(self._tasks), cancelling(self._looks))
-
-    def _joined(self, instance: Instance) -> None:
-        if self._watching:
-            self._tasks[instance] = asyncio.create_task(
-                self._watch(instance), name=f"health of {instance.host}", context=untraced()
-            )
+        self._instances.each(self._watches.begin)
 
     async def close(self) -> None:
         """Cancel every check; whoever awaits one is cancelled with it."""
         self._watching = False
-        tasks = [*self._tasks.values(), *self._looks.values(), *self._checks.values()]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        checks = tuple(self._checks.values())
+        for check in checks:
+            check.cancel()
+        closing = self._watches.close(), self._looks.close()
+        await asyncio.gather(*closing, *checks, return_exceptions=True)
 
     async def check(self, instance: Instance) -> bool:
         """True if ``instance`` answers within the timeout; concurrent callers share one check.
@@ -140,13 +134,9 @@ class HealthChecker:
         That is when a check passes or the circuit opens, and after MAX_LOOKS at the latest. Runs in
         the background, and only between :meth:`start` and :meth:`close`. A new doubt begins anew.
         """
-        if self._watching and not instance.left:
-            if (before := self._looks.get(instance)) is not None:
-                before.cancel()
-            task = asyncio.create_task(
-                self._look(instance), name=f"look at {instance.host}", context=untraced()
-            )
-            self._looks[instance] = task
+        if self._watching:
+            self._looks.cancel(instance)
+            self._looks.begin(instance)
 
     @contextmanager
     def demand(self) -> Iterator[None]:

@@ -8,11 +8,13 @@ from typing import Final, Self
 from comfy_proxy.clock import Clock, Timer
 
 TICKS: Final = 6
-"""Into so many parts the time is cut; what each comes late is the time that somebody else had."""
+"""The wait is cut into so many timers. By how much each fires late is time in which our event loop
+did something else, and read no answer."""
 
 
 class Lateness:
-    """Around a wait of about ``timeout_s`` seconds; :meth:`seconds` is the sum of all delays."""
+    """To be entered around a wait of about ``timeout_s`` seconds; :meth:`seconds` is the sum of all
+    delays in it."""
 
     def __init__(self, clock: Clock, timeout_s: float) -> None:
         self._clock = clock
@@ -22,7 +24,8 @@ class Lateness:
         self._timer: Timer | None = None
 
     def seconds(self) -> float:
-        """Up to now, a tick that is overdue included."""
+        """Seconds that the loop stood still up to now, those of a timer that is overdue
+        included."""
         return self._late_s + max(0.0, self._clock.monotonic() - self._due)
 
     def __enter__(self) -> Self:

@@ -1,9 +1,9 @@
 """Instances that an operator adds and removes while the proxy runs.
 
-Who joins is checked at once, and gets work as soon as it answers. Who is to be removed is drained
-first (``drains.py``): no new work, what waits there goes elsewhere, what runs there ends. Then it
-leaves: whoever asks for what it alone had is told as of something unknown. All this is in memory: a
-restart of the proxy reads the configuration again.
+An instance that joins is checked at once, and gets work as soon as it answers. One that is to be
+removed is drained first (``drains.py``): it gets no new work, what waits there goes elsewhere, what
+runs there ends. Then it leaves, and what it alone had is unknown to the proxy. All this is in
+memory: a restart of the proxy reads the configuration again.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
 
 RESULTS_S: Final = 2.0
-"""Seconds for which an instance stays after its last prompt has ended: for clients that ask each
-second whether it has, and fetch the result then."""
+"""Seconds for which a drained instance stays after its last prompt has ended, so that clients which
+ask once a second see the end and can fetch the result."""
 LINGER_S: Final = 30.0
-"""Seconds that an exchange which is under way when its instance leaves has to come to its end, as a
-long download may need; beyond them it is cut off."""
+"""Seconds that exchanges which are under way when their instance leaves have to end, as a long
+download may need; beyond them they are cut off."""
 UNHEARD_S: Final = 10.0
-"""Seconds after which an instance is looked at again that is empty, and of whose prompts not all
-ends are on record: it may be away by then, and they go on elsewhere."""
+"""Seconds between two looks at an instance that is empty, but keeps prompts whose ends are not on
+record. If it is away at a look it leaves all the same, and those prompts go on elsewhere."""
 _LONG_S: Final = 24 * 3600.0
 
 
 class MembershipError(RequestError):
-    """The instances there are do not allow it; ``details.field`` names what is in the way."""
+    """A change that the present instances do not allow; ``details.field`` names the field that is
+    in the way."""
 
     status = 409
     code = "instance_conflict"
@@ -57,12 +58,17 @@ class Spawn(Protocol):
 
 
 class Membership:
-    """``on_leaving`` callbacks have what is at an instance yet go on elsewhere, right before it
-    leaves; ``farewells`` are awaited after that, twice, while it can still be told anything.
-    ``has_more`` says whether prompts are there of whose ends nobody has heard: they have ended, if
-    it is empty, and it stays until that is on record (:meth:`look`).
+    """Adds, renames and removes instances.
 
-    ``several`` says whether there were several instances at the start: one alone stays alone.
+    Right before an instance leaves, ``on_leaving`` callbacks send what is still there elsewhere.
+    After it has left, ``farewells`` tell it what it need not do any more: once at once, and once
+    more when all exchanges with it have ended, because it may have taken a prompt meanwhile.
+
+    ``has_more`` says whether the ledger has prompts there. If the instance is empty those have
+    ended, and it stays until their ends are on record (:meth:`look`).
+
+    ``several`` says whether there were several instances at the start. A proxy that was started
+    with one instance takes no others.
     """
 
     def __init__(
@@ -93,10 +99,11 @@ class Membership:
     # --- joining -----------------------------------------------------------------------------
 
     def add(self, url: URL, name: str | None = None) -> Instance:
-        """It joins now, whether or not it answers; its first check is under way.
+        """Have the instance at ``url`` join now, whether or not it answers; its first check is
+        under way.
 
-        Raises MembershipError if its address or name is another one's, or if the proxy was started
-        with one instance alone.
+        Raises MembershipError if another instance has its address or name, or if the proxy was
+        started with one instance alone.
         """
         self.require_several()
         for one in self._roster:
@@ -113,8 +120,8 @@ class Membership:
         return instance
 
     def rename(self, names: Mapping[Instance, str | None]) -> None:
-        """They are called so from now on. Raises MembershipError, and nothing has changed, if
-        another one is."""
+        """Give these instances these names. Raises MembershipError if another instance has one of
+        them; then nothing has changed."""
         others = [one for one in self._roster if one not in names]
         for name in names.values():
             _require_free(name, others)
@@ -138,11 +145,11 @@ class Membership:
     # --- leaving -----------------------------------------------------------------------------
 
     async def remove(self, instance: Instance, *, wait_s: float = 0.0, force: bool = False) -> bool:
-        """True once it has left, which it does when it is empty; False after ``wait_s`` if it has
-        not: then it leaves later, unless it is resumed.
+        """Drain ``instance``, and remove it once it is empty. Returns True if it has left within
+        ``wait_s``, else False: then it leaves later, unless it is resumed.
 
-        ``force``: it leaves at once. What is there goes on elsewhere, and is ended there if it can
-        be. Raises MembershipError if no other instance would be left.
+        With ``force`` it leaves at once. What is there goes on elsewhere, and this instance is told
+        to end it. Raises MembershipError if no other instance would be left.
         """
         if not instance.left and not any(
             one is not instance and not one.leaving for one in self._roster
@@ -164,7 +171,7 @@ class Membership:
         return instance.left
 
     async def _leave(self, instance: Instance, leaving: _Leaving) -> None:
-        """Once it is empty, unless it is resumed before."""
+        """Drain ``instance`` and let it go once it is empty; stop if it is resumed before."""
         try:
             await self._drains.drain(instance)
             while instance.drained and not instance.left:
@@ -188,7 +195,7 @@ class Membership:
             leaving.over.set()
 
     def look(self) -> None:
-        """A prompt has ended, or went on elsewhere."""
+        """A prompt has ended, or went on elsewhere: look again whether an instance may leave."""
         for leaving in self._leaving.values():
             leaving.changed.set()
 
@@ -199,11 +206,11 @@ class Membership:
         logger.bind(instance=instance.host).warning(
             "instance {} ({}) is removed", instance.host, label(instance)
         )
-        self._drains.tell(instance)  # who waits for it, or for a place, is looked at again
+        self._drains.tell(instance)  # jobs that wait for it, or for any place, are looked at again
         self._spawn(self._part(instance), context=untraced())
 
     async def _part(self, instance: Instance) -> None:
-        """Its connections end when nobody uses them any more."""
+        """Say the farewells, and end the connections when no exchange uses them any more."""
         for farewell in self.farewells:
             await farewell(instance)
         await instance.exchanges.over(self._clock, LINGER_S)
@@ -213,8 +220,8 @@ class Membership:
 
 
 class _Leaving:
-    """One that is to leave: ``looked`` once it was seen whether it can at once, ``changed`` when
-    that may be otherwise, ``over`` when it has left or was resumed."""
+    """An instance that is to leave. ``looked`` is set once it is known whether it can leave at
+    once, ``changed`` when the answer may have changed, ``over`` when it has left or was resumed."""
 
     def __init__(self) -> None:
         self.changed = asyncio.Event()

@@ -1,7 +1,7 @@
 """Makes instances: those of the configuration, and those that join later.
 
-Each has a number that no other one has had in this process: the one that its URL had before, else
-that of its place in the configuration, else one above all that were ever given.
+Each has a number that no other instance has had in this process: the one that its URL had before,
+else its place in the configuration, else one more than the highest number that was ever given.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from comfy_proxy.settings import Settings
 
 
 class Newcomers:
-    """``ids`` are those that instances have had before, by their URLs, also of such that are no
-    more."""
+    """``ids`` are the numbers that instances have had, by their URLs, those of former instances
+    too."""
 
     def __init__(self, settings: Settings, clock: Clock, ids: Mapping[URL, str]) -> None:
         self._settings = settings
@@ -25,7 +25,7 @@ class Newcomers:
         self._ids = dict(ids)
 
     def configured(self) -> tuple[Instance, ...]:
-        """Those of the configuration, in its order."""
+        """The instances of the configuration, in its order."""
         for number, url in enumerate(self._settings.instances, start=1):
             self._ids.setdefault(url, str(number))
         return tuple(
@@ -34,7 +34,7 @@ class Newcomers:
         )
 
     def make(self, url: URL, name: str | None) -> Instance:
-        """One at ``url``, which is no member yet."""
+        """The instance at ``url``; it is no member of the roster yet."""
         highest = max(map(int, self._ids.values()), default=0)
         return Instance(
             id=self._ids.setdefault(url, str(highest + 1)),

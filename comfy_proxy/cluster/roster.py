@@ -1,13 +1,13 @@
 """Which instances there are, while some join and others leave.
 
-A part that keeps something of each instance keeps it in a :class:`ByInstance`, which forgets an
-instance by itself when that leaves. One that has to begin something for each instance asks for it
-by :meth:`Roster.each`; one that has to end something hears of it by ``on_removed``.
+A part of the proxy that keeps a value for each instance keeps it in a :class:`ByInstance`, which
+drops the value when the instance leaves. A part that has to begin something for each instance
+registers with :meth:`Roster.each`; one that has to end something, with ``Roster.on_removed``.
+Background work for each instance is an ``instance_tasks.py``.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
@@ -21,9 +21,9 @@ T = TypeVar("T")
 class Roster(Sequence[Instance]):
     """The instances, in the order of the configuration, those that joined later at the end.
 
-    Whoever iterates sees those of the moment in which that began. ``on_removed`` callbacks hear of
-    one that has left: it is no member any more then, and ``Instance.left`` is set. ``former`` are
-    the numbers of those that have left and not come back.
+    An iteration goes through the members of the moment in which it began. ``on_removed`` callbacks
+    are called with an instance that has left: it is no member any more then, and ``Instance.left``
+    is set. ``former`` are the numbers of the instances that have left and not joined again.
     """
 
     def __init__(self, instances: Iterable[Instance] = ()) -> None:
@@ -63,20 +63,23 @@ class Roster(Sequence[Instance]):
         return MappingProxyType(self._by_id)
 
     def each(self, on_added: Callable[[Instance], object]) -> None:
-        """Call it for each member now, and for whoever joins later."""
+        """Call ``on_added`` with each member now, and with each instance that joins later."""
         for instance in self._members:
             on_added(instance)
         self._on_added.append(on_added)
 
     def add(self, instance: Instance) -> None:
-        """It joins, as the last one."""
+        """Make ``instance`` the last member, and tell those who asked by :meth:`each`."""
         self._members = (*self._members, instance)
         self._by_id[instance.id] = instance
         self.former.discard(instance.id)
         tell(self._on_added, instance)
 
     def remove(self, instance: Instance) -> None:
-        """It leaves. Whatever still goes on with it finds it unhealthy and without a trace."""
+        """End the membership of ``instance``, tell ``on_removed``, and drop what is kept of it.
+
+        What is still under way with the instance finds it unhealthy.
+        """
         instance.left = True
         self._members = tuple(one for one in self._members if one is not instance)
         del self._by_id[instance.id]
@@ -88,10 +91,10 @@ class Roster(Sequence[Instance]):
 
 
 class ByInstance(dict[Instance, T]):
-    """A value for each instance, until it leaves; nothing is kept of one that has left.
+    """A value for each instance, which is dropped when the instance leaves.
 
-    ``make`` gives the value of one that has none yet. So who still asks for one that has left gets
-    a new value, which nobody else sees.
+    ``make`` makes the value of an instance that has none yet. For an instance that has left nothing
+    is stored: each look-up gets a new value, which nobody else sees.
     """
 
     def __init__(self, make: Callable[[Instance], T] | None = None) -> None:
@@ -117,13 +120,3 @@ class ByInstance(dict[Instance, T]):
         if instance not in self:
             self[instance] = value
         return self.get(instance, value)
-
-
-def cancelling(tasks: Mapping[Instance, asyncio.Task[Any]]) -> Callable[[Instance], None]:
-    """For ``on_removed``: ends the task that is kept for whoever leaves."""
-
-    def cancel(instance: Instance) -> None:
-        if (task := tasks.get(instance)) is not None:
-            task.cancel()
-
-    return cancel

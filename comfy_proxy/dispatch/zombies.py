@@ -1,19 +1,20 @@
-"""Prompts that an instance may still have though they went on elsewhere: none of them counts.
+"""Prompts that an instance may still have though they went on elsewhere: ended where they were.
 
-An instance that was cut off, or hung, comes back as it was, with its queue and what ran. Whatever
-was given up there has had its second run elsewhere by then, or has it now. So before such an
-instance gets anything else its part is ended: what waits is deleted, what runs interrupted, and
-what ended meanwhile goes from its history. Its frames count for nobody (``ledger.is_elsewhere``).
+An instance that was cut off, or hung, comes back as it was, with its queue and what ran. The
+prompts that were given up there have had a second run elsewhere by then, or have it now. So before
+such an instance gets any other work (``Instance.draining``) those prompts are ended there: what
+waits is deleted, what runs interrupted, and what ended meanwhile deleted from its history. What it
+tells of them reaches no client (``ledger.is_elsewhere``).
 
-What waits is deleted at once as well, though no answer may come: an instance that is slow, or whose
-answers alone are lost, takes it up, and one that hangs finds it first when it goes on.
+The deletion is also sent at the moment of giving up, though no answer may come: an instance that is
+slow, or whose answers alone are lost, acts on it, and one that hangs reads it before anything else
+when it goes on.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import Final
 from weakref import WeakSet
 
@@ -23,42 +24,40 @@ from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.roster import ByInstance, cancelling
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import End
-from comfy_proxy.tracing import untraced
 
 FENCE_TIMEOUT_S: Final = 10.0
-"""Seconds in which an instance that is back has to let go of what was given up there. Beyond, it is
-asked anew, and gets no work until it has: it works on a node that cannot be interrupted."""
+"""Seconds that an instance which is back has to end what was given up there. Beyond them it is
+asked anew, and gets no work until it has: a node that runs may heed no interruption."""
 
 _FIRST_PAUSE_S: Final = 0.02
-_LONGEST_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 1.0  # between two looks whether what was interrupted has ended
 IN_HAND_S: Final = 1.0
-"""Seconds after which an instance that hung with a POST in hand is asked once more: it may take up
-that request after the first question."""
+"""Seconds after which an instance that hung before it answered a ``POST /prompt`` is told once
+more: it may read that request after the first deletion."""
 
 
 class Zombies:
-    """Hears of what is given up, and ends it where it was."""
+    """Observes which prompts are given up, and has their instances end them."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._left = ByInstance[set[str]](lambda instance: set())
-        self._unsure: WeakSet[Instance] = WeakSet()  # those that hung with a POST in hand
-        self._tasks = ByInstance[asyncio.Task[None]]()
-        self._telling = ByInstance[asyncio.Task[None]]()
+        self._unsure: WeakSet[Instance] = WeakSet()  # hung before they answered a POST /prompt
         self._untold = ByInstance[set[str]](lambda instance: set())  # of what is left
-        self._closed = False
-        cluster.instances.on_removed += (cancelling(self._tasks), cancelling(self._telling))
+        self._fences = InstanceTasks(cluster.instances, self._fence, "fence")
+        self._telling = InstanceTasks(cluster.instances, self._tell, "delete at")
 
     def __repr__(self) -> str:
         return f"<Zombies {sum(map(len, self._left.values()))} to be ended>"
 
     def observe(self, change: Change) -> None:
-        """An observer of the ledger."""
+        """An observer of the ledger: what is given up, and what its instance takes anew."""
         prompt, attempt, event = change.prompt, change.prompt.attempt, change.event
         if isinstance(event, events.Refused) and event.unsure:
             self._add(prompt.prompt_id, event.instance)
@@ -78,22 +77,13 @@ class Zombies:
         self._cluster.health_checker.look(instance)
 
     def heard(self, instance: Instance) -> None:
-        """For ``health_checker.on_success``: it answers again."""
-        if not self._left[instance]:
-            return
-        task = self._tasks.get(instance)
-        if task is None or task.done():
-            self._tasks[instance] = asyncio.create_task(
-                self._fence(instance), name=f"fence {instance.host}", context=untraced()
-            )
+        """For ``health_checker.on_success``: ``instance`` answers, so it can be told."""
+        if self._left[instance]:
+            self._fences.begin(instance)
 
     async def close(self) -> None:
-        """End what is under way, and begin nothing more."""
-        self._closed = True
-        tasks = (*self._tasks.values(), *self._telling.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """End what is under way."""
+        await asyncio.gather(self._fences.close(), self._telling.close())
 
     def _add(self, prompt_id: str, instance: Instance) -> None:
         left = self._left[instance]
@@ -101,10 +91,7 @@ class Zombies:
             instance.draining += 1  # no work before it has let go of this
         left.add(prompt_id)
         self._untold[instance].add(prompt_id)
-        if instance not in self._telling and not self._closed:
-            self._telling[instance] = asyncio.create_task(
-                self._tell(instance), name=f"delete at {instance.host}", context=untraced()
-            )
+        self._telling.begin(instance)
 
     def _remove(self, prompt_ids: Iterable[str], instance: Instance) -> None:
         left = self._left[instance]
@@ -115,24 +102,21 @@ class Zombies:
         self._untold[instance].difference_update(prompt_ids)
 
     async def _tell(self, instance: Instance) -> None:
-        """Have what was given up deleted, whether or not anybody listens now: one that hangs does
-        it before anything else, and its answer has it checked at once."""
+        """Send the deletion whether or not the instance answers now: one that hangs carries it out
+        before anything else, and its late answer has it checked at once."""
         try:
             while prompt_ids := sorted(self._untold[instance]):
                 self._untold[instance].clear()
                 await self._cluster.clients[instance].post("queue", {"delete": prompt_ids})
         except InstanceError as error:
             logger.debug("{} may not have heard what is given up: {!r}", instance.host, error)
-        finally:
-            self._telling.pop(instance, None)
 
     async def _fence(self, instance: Instance) -> None:
-        if (telling := self._telling.get(instance)) is not None:
-            # A deletion that came late would delete what was sent there anew.
-            with suppress(TimeoutError):
-                async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
-                    await asyncio.wait([telling])
-            telling.cancel()
+        try:  # a deletion that came late would delete what was sent there anew
+            async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
+                await self._telling.over(instance)
+        except TimeoutError:
+            self._telling.cancel(instance)
         left = self._left[instance]
         while left:
             prompt_ids = sorted(left)
@@ -152,7 +136,7 @@ class Zombies:
             self._remove(prompt_ids, instance)
 
     async def let_go(self, prompt_ids: list[str], instance: Instance) -> None:
-        """Have one that has left end them, as far as it does within FENCE_TIMEOUT_S."""
+        """Have an instance that was removed end these; given up after FENCE_TIMEOUT_S."""
         try:
             async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
                 await self._end(prompt_ids, instance)
@@ -160,7 +144,8 @@ class Zombies:
             logger.info("{} does not let go of what was there: {!r}", instance.host, error)
 
     async def _end(self, prompt_ids: list[str], instance: Instance) -> None:
-        """In this order: what waits must not begin in the moment in which what runs is ended."""
+        """Delete what waits, interrupt what runs, then delete the entries. In this order: what
+        waits must not begin in the moment in which what runs is ended. Raises InstanceError."""
         client = self._cluster.clients[instance]
         await client.post("queue", {"delete": prompt_ids})
         pause_s = _FIRST_PAUSE_S

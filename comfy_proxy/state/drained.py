@@ -1,7 +1,5 @@
-"""Which instances an operator has drained (``cluster/drains.py``), by their URLs: a restart of the
-proxy puts none of them back to work.
-
-Who empties an instance to take it apart would otherwise find it at work again.
+"""Which instances an operator has drained (``cluster/drains.py``), by their URLs, so that a restart
+of the proxy gives none of them work: its operator may be taking it apart.
 """
 
 from __future__ import annotations
@@ -26,9 +24,9 @@ class DrainedInstances:
         self._cluster = cluster
 
     async def restore(self) -> None:
-        """Drain those that were, before anything is sent anywhere, and write what changes from then
-        on. One that the configuration no longer has is forgotten: whoever puts it back there wants
-        it to work."""
+        """Drain the instances that were drained, before anything is sent anywhere, and write what
+        changes from then on. One that the configuration no longer has is forgotten: an operator
+        who puts it back there wants it to work."""
         by_url = {str(one.url): one for one in self._cluster.instances}
         for url, _ in await self._store.entries(DRAINED):
             if (instance := by_url.get(url)) is None:
@@ -44,14 +42,14 @@ class DrainedInstances:
         self._cluster.instances.on_removed.append(self._removed)
 
     def listen(self) -> None:
-        """Once the cluster has started: have those that are drained tell how long their queues are,
-        or they would seem to be empty. Nothing waits for one that is away."""
+        """To be called when the cluster has started: ask drained instances in the background how
+        long their queues are, or they would seem to be empty."""
         for instance in self._cluster.instances:
             if instance.drained:
                 self._cluster.spawn(self._cluster.drains.drain(instance))
 
     def _removed(self, instance: Instance) -> None:
-        """Whoever adds it again wants it to work."""
+        """``instance`` has left: an operator who adds it again wants it to work."""
         self._store.delete(DRAINED, str(instance.url))
 
     def _changed(self, instance: Instance) -> None:

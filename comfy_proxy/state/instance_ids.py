@@ -1,9 +1,9 @@
-"""The mark of each instance's results, by its URL: ``@2`` in a name leads to the same instance
-after the order in the configuration has changed. It begins with the instance's number; ``2.1`` is
-that of one that lost its disk once (``gateway/files/disks.py``).
+"""The mark of each instance's results, by its URL, so that ``@2`` in a name leads to the same
+instance after the order in the configuration has changed. The mark is the instance's number, and
+``2.1`` once that instance came back with an empty disk (``gateway/files/disks.py``).
 
-An instance keeps its number for ever, also while it is not in the configuration; a new one gets the
-number of its place if that is free, else the lowest that nobody had.
+An instance keeps its number for ever, also while it is not in the configuration. A new one gets the
+number of its place if no instance has had that, else the lowest that none has had.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from comfy_proxy.state.store import StateStore
 
 ID: Final = "instance-id"
 _TIMEOUT_S: Final = 2.0
-"""Seconds that the file may be in use by a process that is just ending."""
+"""Seconds to wait while a process that is just ending has the file; then no number is known."""
 
 
 def known_ids(path: Path) -> dict[str, str]:
@@ -56,7 +56,7 @@ def ids_for(urls: Sequence[URL], known: Mapping[str, str]) -> dict[URL, str]:
 
 
 async def restore_marks(store: StateStore, instances: Iterable[Instance]) -> None:
-    """Give each the mark that its results had last."""
+    """Give each instance the mark that its results had last."""
     known = {url: value.decode() for url, value in await store.entries(ID)}
     for instance in instances:
         mark = known.get(str(instance.url), "")
@@ -65,5 +65,5 @@ async def restore_marks(store: StateStore, instances: Iterable[Instance]) -> Non
 
 
 def keep_mark(store: StateStore, instance: Instance) -> None:
-    """Write it down."""
+    """Write down the mark of ``instance``."""
     store.put(ID, str(instance.url), instance.mark.encode())

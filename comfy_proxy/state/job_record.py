@@ -19,8 +19,8 @@ from comfy_proxy.lenient_json import dumps, loads
 from comfy_proxy.tracing import Trace
 
 VERSIONS = 1_000_000
-"""By so much the version of an unfinished job goes on: more changes than that were never told of it
-between two that were written, so no client has seen a version that is given anew."""
+"""Added to the version of an unfinished job, which is written less often than it changes. No job
+changes so often between two writes, so no version that a client has seen is used again."""
 _PLAIN = (
     "id",
     "type",
@@ -43,8 +43,8 @@ _TIMES = ("created_at", "updated_at", "started_at", "completed_at")
 
 
 def written(job: Job) -> bytes:
-    """``job`` without the bytes of its pictures. The options of its request are left out: they were
-    for the answer to it, and may hold a key."""
+    """``job`` without the bytes of its pictures, and without the options of its request: those were
+    for the answer to that request, and may hold a key."""
     request, result = job.request, job.result
     record = {
         **{name: getattr(job, name) for name in _PLAIN},
@@ -69,9 +69,10 @@ def written(job: Job) -> bytes:
 class ReadJob:
     """A job as it was; the bytes of its pictures are kept elsewhere.
 
-    ``digest`` is the SHA-256 of the picture that it was given, ``result`` what the one that it has
-    made is, None if there is none. ``began_at`` is the host of the instance that had its prompt
-    ``prompt_id``, both None if it had ended or waited.
+    ``digest`` is the SHA-256 of the picture that it was given. ``result`` describes the picture
+    that it has made (type and size), None if there is none. ``began_at`` is the host of the
+    instance that had its prompt ``prompt_id``; both are None if the job had ended, or waited for a
+    place.
     """
 
     job: Job

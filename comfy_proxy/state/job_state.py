@@ -1,7 +1,7 @@
 """The jobs in the file: written as they change, and made again at the start.
 
-Written is that a job was made, with its picture; that it got or lost its place; and its end, with
-its result. How far it is, is not: that is ComfyUI's to tell.
+A job is written when it is made, with its picture, when it gets or loses its place at an instance,
+and when it ends, with its result. Its progress is not written: ComfyUI tells that again.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ JOB: Final = "job"
 PICTURE: Final = "job-picture"
 RESULT: Final = "job-result"
 KEPT: Final = timedelta(days=1)
-"""A job that ended longer ago is not made again, however often the proxy was restarted since: each
-start keeps what has ended for another JOB_TIMEOUT, because nobody could fetch it meanwhile."""
+"""A job that ended longer ago is forgotten at the start. Each start keeps ended jobs for another
+JOB_TIMEOUT, because nobody could fetch results meanwhile; so without this limit a proxy that is
+restarted again and again would keep them for ever."""
 
 
 class JobState:
     """Observes the jobs of ``service`` once :meth:`watch` was called.
 
-    ``unfinished`` are the prompts that an instance had of jobs that go on. One that still runs
-    there is not interrupted: its job waits behind it, and then finds all but the last node in
-    ComfyUI's cache. Its picture itself went to a socket that is gone.
+    ``unfinished`` are the ids of prompts that instances had of jobs which go on. Such a prompt is
+    not interrupted if it still runs: its picture goes to a socket that is gone, but its job, which
+    waits behind it, then finds all but the last node in ComfyUI's cache.
     """
 
     def __init__(self, store: StateStore, service: JobService) -> None:
@@ -51,10 +52,8 @@ class JobState:
         manager.on_dropped.append(self._dropped)
 
     async def restore(self) -> int:
-        """Make the jobs again that the file holds, in their order; returns how many go on.
-
-        Those that had no end wait for a place.
-        """
+        """Make the jobs that the file holds again, in their order; those that had not ended wait
+        for a place. Returns how many those are."""
         going_on = 0
         for job_id, data in await self._store.entries(JOB):
             try:

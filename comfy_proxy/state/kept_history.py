@@ -25,9 +25,10 @@ KEPT: Final = "kept-entry"
 
 
 class KeptHistory:
-    """Observes ``entries``: as many are in the file as those hold, by their bounds.
+    """Observes ``entries``: the file holds the same ones, within the same bounds.
 
-    Each has a key of its own, so that one that is kept anew stands behind all others.
+    Each write of an entry gets a new key, so that an entry that is kept anew is the last in the
+    file too.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class KeptHistory:
         self._keys: dict[str, str] = {}
 
     async def restore(self) -> None:
-        """Have the entries that the file holds, the newest last, and write what changes from then
+        """Add the entries that the file holds, the newest last, and write what changes from then
         on. Those of an instance that the configuration no longer has are deleted."""
         self._entries.on_gone.append(self._gone)
         async for batch in self._store.batches(KEPT):
@@ -63,7 +64,7 @@ class KeptHistory:
         self._ledger.apply(Found(prompt_id=entry.prompt_id, instance=entry.instance))
 
     def _kept(self, entry: KeptEntry) -> None:
-        if entry.instance is not None:  # of one that has left nothing is kept anew
+        if entry.instance is not None:  # nothing new is kept of an instance that has left
             key = self._keys[entry.prompt_id] = uuid.uuid4().hex
             self._store.put(KEPT, key, kept_record.written(entry, entry.instance))
 
@@ -73,7 +74,7 @@ class KeptHistory:
 
 
 def several_by_url(cluster: Cluster) -> dict[str, Instance]:
-    """The instances by their URLs. A single one is none of them: clients speak to it alone, and
-    what they delete in its history is not heard of."""
+    """The instances by their URLs; none if there is a single one. Clients speak to that directly,
+    so the proxy does not hear what they delete in its history."""
     several = len(cluster.instances) > 1
     return {str(one.url): one for one in cluster.instances} if several else {}

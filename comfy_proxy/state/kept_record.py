@@ -19,9 +19,8 @@ _LENGTH: Final = struct.Struct("!I")
 
 
 def written(entry: KeptEntry, instance: Instance) -> bytes:
-    """``entry`` of ``instance``, with that by its URL. Not when it was read: that says something
-    only to the process that has watched its instance since. When it ended (wall clock, ms) is in
-    it."""
+    """``entry`` of ``instance``, which is named by its URL. ``kept_at`` is left out: it means
+    something only to the process that has watched the instance since."""
     head = dumps_exact(
         {
             "prompt_id": entry.prompt_id,

@@ -1,7 +1,6 @@
-"""Who made which file, and the ends that no instance tells of: kept, so that a restart changes no
-answer of ``/view`` and ``/history``.
-
-Names with ``@2`` in them need nothing of it: they say themselves whom to ask.
+"""Which instance made which file, and the ends that no instance tells of: kept, so that a restart
+changes no answer of ``/view`` and ``/history``. Names with ``@2`` in them need none of it: they
+name their instance.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ LOST: Final = "lost-prompt"
 
 
 class KnownFiles:
-    """Observes ``makers``. As many files are kept as those know, MAX_RECORDS."""
+    """Observes ``makers``, and keeps MAX_RECORDS files, as those do; beyond them the one that was
+    made first is forgotten."""
 
     def __init__(self, store: StateStore, makers: Makers, cluster: Cluster) -> None:
         self._store = store
@@ -32,7 +32,7 @@ class KnownFiles:
         self._kept: OrderedDict[str, None] = OrderedDict()
 
     async def restore(self) -> None:
-        """Know what the file tells, and write what is made from now on."""
+        """Record what the file tells, and write what is made from now on."""
         by_url = {str(one.url): one for one in self._cluster.instances}
         for key, data in await self._store.entries(MADE):
             try:
@@ -59,14 +59,14 @@ class KnownFiles:
 
 
 class LostEntries:
-    """Observes ``history``: as many entries are kept as that holds."""
+    """Observes ``history``: the file holds the same entries."""
 
     def __init__(self, store: StateStore, history: OwnHistory) -> None:
         self._store = store
         self._history = history
 
     async def restore(self) -> None:
-        """Have the entries that the file holds, and write what changes from now on."""
+        """Add the entries that the file holds, and write what changes from now on."""
         for prompt_id, data in await self._store.entries(LOST):
             try:
                 self._history.keep(prompt_id, loads_exact(data), len(data))

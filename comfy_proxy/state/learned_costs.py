@@ -15,13 +15,13 @@ from comfy_proxy.state.store import StateStore
 
 COSTS: Final = "costs"
 SAVE_AFTER_S: Final = 60.0
-"""Seconds from the first thing that was learned to when it is written, with all that was learned
-meanwhile; a kill loses that much. All of it is written each time, so not more often."""
+"""Seconds after the first end since the last write until all costs are written; a kill loses what
+was learned in that time. Not more often, because each write is of all costs."""
 _KEY: Final = "all"
 
 
 class LearnedCosts:
-    """Writes them from time to time, as long as anything ends."""
+    """Writes the costs SAVE_AFTER_S after a prompt has ended, and at the close."""
 
     def __init__(self, store: StateStore, cluster: Cluster) -> None:
         self._store = store
@@ -29,7 +29,7 @@ class LearnedCosts:
         self._timer: Timer | None = None
 
     async def restore(self) -> None:
-        """Know what the file tells of the instances that there still are."""
+        """Take over what the file tells of instances that are still in the configuration."""
         clock, costs = self._cluster.clock, self._cluster.planner.costs
         by_url = {str(one.url): one for one in self._cluster.instances}
         for _, data in await self._store.entries(COSTS):
@@ -41,7 +41,7 @@ class LearnedCosts:
                 logger.error("the costs in the state file cannot be read: {}", error)
 
     def save(self) -> None:
-        """Write them now, if anything was learned since they were written last."""
+        """Write the costs now, if any prompt has ended since the last write."""
         if self._timer is None:
             return
         self._timer.cancel()

@@ -1,7 +1,7 @@
 """Prompts that jobs of an earlier process left at the instances: nobody waits for them any more.
 
-They are withdrawn: those that wait are deleted, the one that runs is interrupted, unless its job
-goes on (``job_state.py``). Each instance is asked once, as soon as it answers.
+Those that wait are deleted, and the one that runs is interrupted unless its job goes on
+(``job_state.py``). Each instance is asked once, as soon as it answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from comfy_proxy.state.identity import Identity
 
 
 class Orphans:
-    """Withdraws what ``identity`` knows as ours; of ``spared`` only what waits."""
+    """Withdraws the prompts that ``identity`` knows as ours; those in ``spared`` only while they
+    wait."""
 
     def __init__(self, cluster: Cluster, identity: Identity, spared: Container[str]) -> None:
         self._cluster = cluster

@@ -17,9 +17,9 @@ from comfy_proxy.lenient_json import dumps, loads
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadPrompt:
-    """``prompt`` as it was received. ``at`` is the instance that had it or was being sent it, None
-    if it had none, or one that is not in the configuration any more. ``accepted`` is False as long
-    as no instance had said that it took it: then its client was told nothing either."""
+    """``prompt`` as it was received. ``at`` is the instance that had it or was being sent it; None
+    if there was none, or if that is not in the configuration any more. ``accepted`` is False if no
+    instance had confirmed it: then its client was told nothing either."""
 
     prompt: Prompt
     at: Instance | None

@@ -1,4 +1,4 @@
-"""Clients' prompts of an earlier process: into the ledger again, and what became of them is asked.
+"""Clients' prompts of an earlier process: booked in the ledger again, and asked for.
 
 1. What an instance had taken is booked as taken by it, and as in doubt: whether it is there still,
    has ended or was lost meanwhile, is found out as after any outage of that instance
@@ -54,7 +54,8 @@ class PromptRecovery:
         self._unsettled = ByInstance[set[Prompt]](lambda instance: set())
 
     async def restore(self) -> int:
-        """Book what the file holds; returns how many prompts that were. The rest happens after."""
+        """Book the prompts that the file holds; returns how many. They are asked for in the
+        background."""
         self._ledger.observers.append(self._observe)
         booked = 0
         for key, data in await self._store.entries(PROMPT):
@@ -101,7 +102,8 @@ class PromptRecovery:
         self._ledger.apply(events.Doubted(instance=instance))
 
     def _observe(self, change: Change) -> None:
-        """An observer of the ledger: which doubts are settled."""
+        """An observer of the ledger: prompts whose fate is known, and instances whose doubt is
+        settled, of which the rest is asked for by id."""
         prompt = change.prompt
         if change.is_end or isinstance(change.event, events.Lost):
             for prompts in self._unsettled.values():

@@ -1,8 +1,9 @@
 """Clients' prompts in the file, as long as they live: written as the ledger tells of them.
 
-Written is that an instance is being sent one (with its body, before the POST), what came of that,
-and that a client deleted it. How far it is, is not: that is ComfyUI's to tell. What has ended is
-deleted; its instance's own history has it, until that was read (``unread_ends.py``).
+A prompt is written, with its body, before it is sent to an instance, and again with what came of
+that, and when a client deletes it. Its progress is not written: ComfyUI tells that again. A prompt
+that has ended is deleted: it is in the history of its instance, which is read next
+(``unread_ends.py``).
 """
 
 from __future__ import annotations
@@ -32,14 +33,15 @@ _TOLD: Final = (
 
 
 class PromptState:
-    """An observer of the ledger. A prompt has a key of its own: several may have one id."""
+    """An observer of the ledger. The key of a prompt in the file is not its id, which several
+    prompts may have."""
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
         self._keys: dict[Prompt, str] = {}
 
     def observe(self, change: Change) -> None:
-        """Whatever has changed."""
+        """Write the prompt of ``change``, or delete it if it has ended."""
         prompt = change.prompt
         if change.is_end:
             self.forget(self._keys.pop(prompt, None))
@@ -51,13 +53,13 @@ class PromptState:
         self._keys[prompt] = key
 
     def forget(self, key: str | None) -> None:
-        """What stands under that key has ended."""
+        """Delete the prompt under that key, if there is one."""
         if key is not None:
             self._store.delete(PROMPT, key)
             self._store.delete(BODY, key)
 
     async def clear(self) -> None:
-        """Forget all that the file holds of them."""
+        """Delete all prompts in the file."""
         for key, _ in await self._store.entries(PROMPT):
             self.forget(key)
 

@@ -1,4 +1,5 @@
-"""How the SQLite file is read: in the thread that writes it too, so that no read stops the loop."""
+"""How the SQLite file is read: in the thread that also writes it, so no read stops the event
+loop."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 class SqliteReader:
     """The reading half of ``sqlite_store.py``, which opens and closes ``_database``.
 
-    While that is None nothing is there, and nothing is kept.
+    While ``_database`` is None each read finds nothing.
     """
 
     def __init__(self, path: Path) -> None:

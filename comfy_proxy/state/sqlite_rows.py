@@ -12,10 +12,10 @@ from typing import Final
 from comfy_proxy.state.store import BATCH_BYTES, BATCH_VALUES, Value
 
 PIECE_BYTES: Final = 2**20
-"""Bytes of a row; so much of a picture is in memory at a time while it is written or read."""
+"""Bytes of a row, and of a picture that are in memory at a time while it is written or read."""
 FORMAT: Final = 1
-"""``user_version`` of the file. One with another number is of another version of this program, and
-is set aside as broken."""
+"""``user_version`` of the file. A file with another number is of another version of this program,
+and is set aside as broken."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS entries (
@@ -133,7 +133,7 @@ def piece(database: sqlite3.Connection, kind: str, key: str, part: int) -> bytes
 
 
 def _bytes(key: str) -> bytes:
-    """A client may have chosen it: it need not be UTF-8."""
+    """``key`` for the file. A client may have chosen it, so it may hold lone surrogates."""
     return key.encode("utf-8", "surrogatepass")
 
 

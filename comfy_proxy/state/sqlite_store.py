@@ -1,10 +1,10 @@
 """The state in one SQLite file, in WAL mode, which one thread writes.
 
-The standard library's module in a thread of ours, and not aiosqlite: that has a thread and a queue
-too, and one trip through it for each statement, where a batch here takes one trip in all.
+It is the standard library's module in a thread of ours, not aiosqlite: that has a thread and a
+queue too, and one trip to the thread for each statement, where here a whole batch takes one trip.
 
-All that is put while a batch is being written is the next batch, one transaction: so many requests
-at the same time wait for one write of the disk, and a lone one waits for nobody else's.
+All that is put while a batch is being written is the next batch, one transaction. So many requests
+at the same time wait for one write of the disk, and a lone request waits for no other one's.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from comfy_proxy.state.store import Value
 from comfy_proxy.tracing import untraced
 
 MAX_UNWRITTEN_BYTES: Final = 64 * 2**20
-"""Bytes that are kept in memory while the disk takes none (it is full); what is put beyond them is
-lost to the file, which is then given up until the next start."""
+"""Bytes that are kept in memory while the disk takes none (it is full). Beyond them the expendable
+kinds are dropped; if that is not enough the file is set aside, and nothing is kept until the next
+start."""
 _OVERHEAD: Final = 200  # bytes that an entry counts beyond its value
 
 _Entry = tuple[str, str]
@@ -145,7 +146,7 @@ class SqliteStore(SqliteReader):
             self._failing = False
 
     async def _failed(self, batch: dict[_Entry, Value | None], error: Exception) -> None:
-        """Once more with what comes next, as long as memory allows it."""
+        """Keep ``batch`` for the next write, within MAX_UNWRITTEN_BYTES."""
         if not self._failing:
             logger.error("STATE_FILE {} cannot be written: {}", self._path, error)
         self._failing = True
@@ -157,14 +158,16 @@ class SqliteStore(SqliteReader):
             await self._give_up()
 
     def _spare_memory(self) -> None:
-        """What is expendable is deleted from the file, where an older value may stand."""
+        """Drop the expendable values; an older one in the file is to be deleted, as it is
+        outdated."""
         for kind, key in self._unwritten:
             if kind in self._expendable:
                 self._unwritten[kind, key] = None
         self._unwritten_bytes = sum(map(_size, self._unwritten.values()))
 
     async def _give_up(self) -> None:
-        """Until the next start; that must not find what is out of date by then."""
+        """Keep nothing until the next start, which must not find what is out of date by then: the
+        file is set aside."""
         logger.error("STATE_FILE {} is given up: what it holds is set aside", self._path)
         database, self._database, self._unwritten = self._database, None, {}
         if database is not None:
@@ -175,7 +178,8 @@ class SqliteStore(SqliteReader):
 
 
 def _size(value: Value | None) -> int:
-    """Bytes that it takes in memory; what a StoredBytes holds is counted by whoever made it."""
+    """Bytes that ``value`` takes in memory. Those of a StoredBytes are counted where it was
+    made."""
     return _OVERHEAD + (len(value) if isinstance(value, bytes) else 0)
 
 

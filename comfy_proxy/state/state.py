@@ -42,7 +42,7 @@ from comfy_proxy.state.unread_ends import UnreadEnds
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rooms:
-    """What the state is the state of."""
+    """The parts of the application whose state is kept."""
 
     cluster: Cluster
     ledger: Ledger
@@ -56,7 +56,8 @@ class Rooms:
 
 
 class State:
-    """One for each application; ``dispatcher`` and ``jobs`` wait for it before they promise."""
+    """One for each application; ``dispatcher`` and ``jobs`` wait for its writes before they tell a
+    client that anything is accepted."""
 
     def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
@@ -81,7 +82,7 @@ class State:
             await self._know_again(store)
 
     async def restore(self) -> None:
-        """Once all rooms run: what was not at its end goes on."""
+        """To be called when all rooms run: what had not ended goes on."""
         if self._drained is not None:
             self._drained.listen()
         spared = set() if self._store is None else await self._go_on(self._store)
@@ -89,7 +90,7 @@ class State:
             Orphans(self._rooms.cluster, self._own, spared).start()
 
     async def _go_on(self, store: SqliteStore) -> set[str]:
-        """The prompts of jobs that an instance may run still."""
+        """Restore prompts and jobs. Returns the ids of jobs' prompts that are to run on."""
         rooms, prompts = self._rooms, 0
         written = PromptState(store)
         if rooms.cluster.several:
@@ -116,21 +117,21 @@ class State:
         self._lock.release()
 
     async def sent(self, prompt: Prompt) -> None:
-        """Returns when it is known to later processes that ``prompt`` is being sent.
+        """Returns when the file says that ``prompt`` is being sent.
 
-        Of a job's prompt they need not know: its clientId tells that it is ours, and its job is
-        known from the moment on in which its client was told of it.
+        A job's prompt need not be in the file: its clientId tells that it is ours, and its job was
+        written before its client was told of it.
         """
         if prompt.job is None:
             await self.durable()
 
     async def durable(self) -> None:
-        """Returns when what was noted until now outlives this process, or cannot."""
+        """Returns when what was put until now is in the file, or cannot be written."""
         if self._store is not None:
             await self._store.flush()
 
     async def _identity(self, store: SqliteStore | None) -> identity.Identity | None:
-        """None if nobody can say what is ours."""
+        """Our identity; None if there is neither a file nor a lock that would prove it."""
         if store is not None:
             known = [value.decode() for _, value in await store.entries("identity")]
             name = known[0] if known else uuid.uuid4().hex[:16]

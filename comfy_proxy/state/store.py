@@ -12,10 +12,9 @@ from typing import Final, Protocol
 from comfy_proxy.stored_bytes import StoredBytes
 
 BATCH_BYTES: Final = 2**20
-"""Bytes of the values that are read at a time of a kind of which there are many; one that is longer
-comes alone."""
+"""Bytes of values in one batch (:meth:`StateStore.batches`); a longer value comes alone."""
 BATCH_VALUES: Final = 100
-"""So many values come at a time, however short they are: who reads them takes a millisecond."""
+"""Values in one batch at most, however short, so that the event loop reads one in a millisecond."""
 Value = bytes | StoredBytes
 """Small values as bytes; a picture as what it is stored in, of which a piece at a time is read."""
 
@@ -32,11 +31,11 @@ class StateStore(Protocol):
         ...
 
     def delete(self, kind: str, key: str) -> None:
-        """Keep it no longer; nothing happens if it is not there."""
+        """Delete the value; nothing happens if there is none."""
         ...
 
     async def flush(self) -> None:
-        """Returns when all that was put and deleted before has outlived us, or cannot."""
+        """Returns when all that was put and deleted before is on the disk, or cannot be."""
         ...
 
     async def entries(self, kind: str) -> list[tuple[str, bytes]]:
@@ -44,8 +43,8 @@ class StateStore(Protocol):
         ...
 
     def batches(self, kind: str) -> AsyncIterator[list[tuple[str, bytes]]]:
-        """As :meth:`entries`, some BATCH_BYTES at a time, for what is too much to have the event
-        loop and the memory take it at once."""
+        """As :meth:`entries`, in batches: for kinds that are too large to be in memory at once, or
+        to be read by the event loop in one go."""
         ...
 
     def pieces(self, kind: str, key: str) -> AsyncIterator[bytes]:

@@ -1,9 +1,10 @@
-"""Prompts that have ended at an instance, and whose entries of its history have not been read yet:
-so a kill of the proxy at that moment does not lose them, and while their instance is away a client
-is told 503 and not that they are unknown.
+"""Prompts that have ended at an instance, and whose entries in its history have not been read yet.
+They are kept so that a kill of the proxy at that moment does not lose them, and so that a client is
+answered 503 while their instance is away, not that they are unknown.
 
-Written together with the deletion of the prompt (``prompt_state.py``), deleted together with the
-entry that is kept (``kept_history.py``): one of the two is in the file at any moment.
+Such a record is written in the batch that deletes the prompt (``prompt_state.py``), and deleted in
+the one that writes the kept entry (``kept_history.py``): a prompt is always in the file as one of
+these.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ class UnreadEnds:
         self._by_url = several_by_url(cluster)
 
     async def restore(self) -> None:
-        """Have those read that the file names, as soon as their instances answer a check. One of an
-        instance that the configuration no longer has is forgotten."""
+        """Have the entries of the prompts that the file names read, as soon as their instances
+        answer a check. A prompt of an instance that the configuration no longer has is
+        forgotten."""
         for prompt_id, url in await self._store.entries(UNREAD):
             instance = self._by_url.get(url.decode())
             if instance is None:

@@ -96,7 +96,7 @@ async def test_an_answer_that_has_begun_may_take_any_time(site: Site) -> None:
 
 
 async def test_one_that_is_slow_and_answers_checks_is_waited_for(site: Site) -> None:
-    """With fewer and fewer checks."""
+    """Its checks become fewer and fewer."""
     task = site.waits(site.one)
     await site.clock.advance(300)
     assert not await gave_up(task)
@@ -123,7 +123,7 @@ async def test_where_nobody_else_is_well_one_that_is_busy_is_waited_for(site: Si
 
 
 async def test_what_it_alone_can_answer_waits_for_the_hang_timeout(site: Site) -> None:
-    """It may load a model (PROTOCOL.md trap 8)."""
+    """A failed check is not enough: it may load a model (PROTOCOL.md trap 8)."""
     site.silent = {site.one}
     task = site.waits(site.one, replaceable=False)
     await site.clock.advance(TIMEOUT_S - 1)

@@ -68,7 +68,7 @@ async def test_it_is_away_at_once_and_hangs_after_the_timeout(site: Site) -> Non
 
 
 async def test_a_sign_of_life_begins_the_time_anew(site: Site) -> None:
-    """Its circuit may stay open: checks of a busy instance fail."""
+    """Though its circuit stays open: a busy instance fails its checks."""
     site.lose(site.one)
     await site.clock.advance(TIMEOUT_S - 1)
     site.one.frame_seen()
@@ -86,7 +86,7 @@ async def test_one_that_returns_does_not_hang(site: Site) -> None:
 
 
 async def test_what_loads_for_long_is_waited_for(site: Site) -> None:
-    """Three times as long as the models of what runs there take to load."""
+    """What runs there has three times as long as its models take to load."""
     slow = work("a")
     teach(site.planner, slow, load_s=LOAD_S)
     line = site.planner.lines[site.one]
@@ -112,7 +112,8 @@ async def test_without_another_instance_all_stays_where_it_is(site: Site) -> Non
 
 
 async def test_zero_is_never(clock: ManualClock) -> None:
-    """What waits goes all the same: it loses nothing."""
+    """With HANG_TIMEOUT 0 what runs there stays; what waits leaves all the same, as it loses
+    nothing."""
     site = Site(clock, 0)
     site.lose(site.one)
     await clock.advance(3600)

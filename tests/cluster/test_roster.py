@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import weakref
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.newcomers import Newcomers
-from comfy_proxy.cluster.roster import ByInstance, Roster, cancelling
+from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.settings import Settings, parse_instance
 
 
@@ -89,19 +88,6 @@ def test_nothing_is_kept_of_one_that_has_left(three: list[Instance]) -> None:
     made.setdefault(three[0], [2])
     made[three[0]] = [3]
     assert (made[three[0]], dict(made)) == ([], {})
-
-
-async def test_its_task_ends(three: list[Instance]) -> None:
-    """That of the others goes on."""
-    roster = Roster(three)
-    tasks = ByInstance(lambda one: asyncio.create_task(asyncio.sleep(60)))
-    first, second = tasks[three[0]], tasks[three[1]]
-    roster.on_removed.append(cancelling(tasks))
-    roster.remove(three[0])
-    roster.remove(three[2])
-    await asyncio.wait([first])
-    assert (first.cancelled(), second.done()) == (True, False)
-    second.cancel()
 
 
 def test_numbers() -> None:

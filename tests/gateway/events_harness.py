@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestServer
+from job_client import until
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events.frames import status_frame
@@ -201,13 +202,6 @@ async def scripted(count: int = 2) -> AsyncIterator[list[tuple[str, ScriptedInst
             server = await stack.enter_async_context(TestServer(app, shutdown_timeout=0.1))
             result.append((f"http://127.0.0.1:{server.port}", instance))
         yield result
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Turn the loop until ``condition`` holds."""
-    async with asyncio.timeout(LONG_S):
-        while not condition():  # noqa: ASYNC110 - the conditions have no events
-            await asyncio.sleep(0.002)
 
 
 def _remaining(frame: Json) -> int:

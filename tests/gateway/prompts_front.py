@@ -4,55 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import io
-import itertools
 import json
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-from aiohttp import web
-from aiohttp.test_utils import TestClient
+from job_client import PATIENCE_S, until
 from PIL import Image
+from prompt_client import Http, Json, get, graph, post
 from yarl import URL
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER
 
-PATIENCE_S = 20.0
-"""Before a condition that does not come true fails the test."""
-Http = TestClient[web.Request, web.Application]
-Json = dict[str, Any]
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
 LONG_S = 60.0
-_salts = itertools.count(1)
-
-
-def graph(seconds: float = 0.0, *, color: int | None = None, prefix: str = "same") -> Json:
-    """A picture of one colour that takes its time and is saved; never cached."""
-    salt = next(_salts)
-    empty = {"width": 8, "height": 8, "batch_size": 1, "color": salt if color is None else color}
-    timed = {"image": ["1", 0], "seconds": seconds, "salt": salt}
-    return {
-        "1": {"class_type": "EmptyImage", "inputs": empty},
-        "2": {"class_type": "TimedPass", "inputs": timed},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}},
-    }
-
-
-async def post(http: Http, prompt: Json | None = None, **fields: Any) -> str:
-    """Submit a graph; its id."""
-    body = {"prompt": graph() if prompt is None else prompt, **fields}
-    async with http.post("/prompt", json=body) as answer:
-        assert answer.status == 200, await answer.text()
-        return str((await answer.json())["prompt_id"])
-
-
-async def get(http: Http, path: str) -> Any:
-    async with http.get(path) as answer:
-        assert answer.status == 200, await answer.text()
-        return await answer.json()
 
 
 async def ended(http: Http, *prompt_ids: str) -> Json:
@@ -64,15 +32,6 @@ async def ended(http: Http, *prompt_ids: str) -> Json:
                 entries |= await get(http, f"/history/{prompt_id}")
                 await asyncio.sleep(0.002)
     return entries
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Return as soon as ``condition()`` holds."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.002)
 
 
 def instance_of(http: Http, worker: EmbeddedWorker) -> Any:

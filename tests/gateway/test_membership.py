@@ -60,7 +60,8 @@ def is_told_all(listener: Listener, prompt_id: str) -> bool:
 async def test_one_that_is_added_gets_work_and_is_heard_on_open_sockets(
     proxy: Http, workers: Workers, third: EmbeddedWorker
 ) -> None:
-    """Clients that were connected before hear of their prompts there, and what waited moves."""
+    """Clients that were connected before hear of their prompts there, and what waited elsewhere
+    moves there."""
     async with listening(proxy) as one, listening(proxy) as two:
         blockers = [await post(proxy, graph(LONG_S)) for _ in workers]
         await until(lambda: all(worker.started for worker in workers))
@@ -85,7 +86,7 @@ async def test_one_that_is_added_gets_work_and_is_heard_on_open_sockets(
 async def test_one_that_does_not_answer_joins_all_the_same(
     proxy: Http, third: EmbeddedWorker
 ) -> None:
-    """As at the start; it gets work once it does."""
+    """As an instance of the configuration does at the start; it gets work once it answers."""
     await third.kill()
     assert (await add(proxy, third))["status"] == "unhealthy"
     await third.restart()
@@ -100,7 +101,7 @@ async def test_one_is_removed_under_load(
     proxy: Http, workers: Workers, third: EmbeddedWorker
 ) -> None:
     """No prompt is lost, no request fails, and what ran there ends there; its results can be
-    fetched for a moment more."""
+    fetched for RESULTS_S more."""
     await add(proxy, third)
     done, going = [], True
 
@@ -136,7 +137,7 @@ async def test_one_is_removed_under_load(
 async def test_what_waits_leaves_and_what_runs_ends_first(
     proxy: Http, workers: Workers, at_once: None
 ) -> None:
-    """And the sum of the queues is that of those that are left."""
+    """Then the sum of the queues is that of the instances that are left."""
     async with listening(proxy) as listener:
         blockers = [await post(proxy, graph(LONG_S)) for _ in workers]
         await until(lambda: all(worker.started for worker in workers))
@@ -154,7 +155,7 @@ async def test_what_waits_leaves_and_what_runs_ends_first(
 
 
 async def test_one_that_is_resumed_stays(proxy: Http, workers: Workers) -> None:
-    """Who waited for its end is told so."""
+    """A request that waited for its removal is answered with its state."""
     blockers = [await post(proxy, graph(LONG_S)) for _ in workers]
     await until(lambda: all(worker.started for worker in workers))
     waiting = asyncio.create_task(remove(proxy, "2", status=202, wait="20"))
@@ -169,7 +170,8 @@ async def test_one_that_is_resumed_stays(proxy: Http, workers: Workers) -> None:
 async def test_by_force_what_runs_there_begins_anew_elsewhere(
     proxy: Http, workers: Workers
 ) -> None:
-    """As if it had died, but nobody is to blame; there it is interrupted."""
+    """As if its process had died, except that no prompt counts as the cause; it interrupts what it
+    ran."""
     one, two = workers
     async with listening(proxy) as listener:
         await drain(proxy, "1")
@@ -192,7 +194,8 @@ async def test_by_force_what_runs_there_begins_anew_elsewhere(
 
 
 async def test_by_force_while_it_is_sent_a_prompt(proxy: Http, workers: Workers) -> None:
-    """It takes it after it has left: its client has that answer, and it runs elsewhere."""
+    """It takes the prompt after it has left: the client has that answer, and the prompt runs
+    elsewhere."""
     one, two = workers
     await drain(proxy, "1")
     two.faults.hang = ("/prompt",)
@@ -209,7 +212,7 @@ async def test_by_force_while_it_is_sent_a_prompt(proxy: Http, workers: Workers)
 
 
 async def test_by_force_though_it_does_not_answer(proxy: Http, workers: Workers) -> None:
-    """Nobody waits for it."""
+    """The removal waits for no answer of it."""
     await drain(proxy, "1")
     prompt_id = await post(proxy, graph(0.2))
     await until(lambda: workers[1].started)
@@ -221,7 +224,7 @@ async def test_by_force_though_it_does_not_answer(proxy: Http, workers: Workers)
 
 
 async def test_the_last_one_stays(proxy: Http) -> None:
-    """409; also by force, and while the other one is about to leave."""
+    """409, also by force, and while the only other instance is about to leave."""
     await remove(proxy, "1")
     for query in ({}, {"force": "true"}):
         body = await remove(proxy, "2", status=409, **query)
@@ -230,7 +233,8 @@ async def test_the_last_one_stays(proxy: Http) -> None:
 
 
 async def test_a_proxy_in_front_of_one_keeps_that_one(start_proxy: Start, workers: Workers) -> None:
-    """It passes everything to it as it comes: 409 says so, and that a restart is needed."""
+    """Such a proxy passes everything to its instance as it comes: 409 says so, and that a restart
+    is needed."""
     http = await start_proxy(workers[0])
     body = await add(http, workers[1], status=409)
     assert "started with one instance" in body["error"]
@@ -240,7 +244,7 @@ async def test_a_proxy_in_front_of_one_keeps_that_one(start_proxy: Start, worker
 async def test_one_is_left_and_two_again(
     proxy: Http, workers: Workers, third: EmbeddedWorker
 ) -> None:
-    """Prompts of the one that is left are told, moved and shown as before."""
+    """Prompts at the instance that is left are told, moved and shown as before."""
     await remove(proxy, "2")
     async with listening(proxy) as listener:
         prompt_id = await post(proxy, client_id=listener.client_id)
@@ -257,7 +261,7 @@ async def test_one_is_left_and_two_again(
 async def test_an_address_or_a_name_is_there_once(
     start_proxy: Start, workers: Workers, third: EmbeddedWorker
 ) -> None:
-    """409 that names the field; however the address is spelt."""
+    """A second instance with it is 409, which names the field; however the address is spelt."""
     http = await start_proxy(*workers, instance_names=("left", "right"))
     for url in (workers[0].host, f"http://localhost:{workers[0].port}/"):
         body = await add(http, url, status=409)
@@ -284,7 +288,7 @@ async def test_an_address_or_a_name_is_there_once(
     ],
 )
 async def test_what_is_no_instance(proxy: Http, body: Any, field: str | None) -> None:
-    """400 that names the field, and nobody has joined."""
+    """400, which names the field, and nothing has joined."""
     async with proxy.post("/api/instances", json=body) as answer:
         told = await answer.json()
         assert answer.status == 400
@@ -293,7 +297,7 @@ async def test_what_is_no_instance(proxy: Http, body: Any, field: str | None) ->
 
 
 async def test_its_number_is_its_own(proxy: Http, workers: Workers, third: EmbeddedWorker) -> None:
-    """One that comes back has the number of before, and no other one gets it meanwhile."""
+    """An instance that comes back has its number of before, which no other one got meanwhile."""
     await remove(proxy, "2")
     assert (await add(proxy, third))["id"] == "3"
     assert (await add(proxy, workers[1]))["id"] == "2"
@@ -301,7 +305,7 @@ async def test_its_number_is_its_own(proxy: Http, workers: Workers, third: Embed
 
 
 async def test_what_it_alone_had_is_unknown(proxy: Http, at_once: None) -> None:
-    """404 for its files, ``{}`` for its prompts; nothing breaks, and the rest is shown."""
+    """404 for its files and ``{}`` for its prompts; the prompts of other instances are shown."""
     async with listening(proxy) as listener:
         kept, gone = [], []
         while not (kept and gone):
@@ -325,7 +329,8 @@ async def test_what_it_alone_had_is_unknown(proxy: Http, at_once: None) -> None:
 async def test_what_all_of_them_have_is_shown_on(
     start_proxy: Start, tmp_path: Path, at_once: None
 ) -> None:
-    """Where they share their directories: entries of its history, and the pictures."""
+    """If the instances share their directories its entries of the history are shown, and the
+    pictures."""
     pair = [
         EmbeddedWorker(base_directory=tmp_path / "both", name=name, test_nodes=True)
         for name in ("one", "two")
@@ -349,7 +354,7 @@ async def test_what_all_of_them_have_is_shown_on(
 
 
 async def test_its_figures_vanish_and_the_sums_stay(proxy: Http, workers: Workers) -> None:
-    """In JSON and for Prometheus; also in ``/health``."""
+    """In ``/metrics``, as JSON and for Prometheus, and in ``/health``."""
     await drain(proxy, "1")
     await ended(proxy, await post(proxy))
     host = workers[1].host
@@ -369,7 +374,8 @@ async def test_its_figures_vanish_and_the_sums_stay(proxy: Http, workers: Worker
 async def test_nothing_of_it_is_left_behind(
     proxy: Http, workers: Workers, third: EmbeddedWorker, at_once: None
 ) -> None:
-    """No entry in any part, no task, no session, no socket: after all it did the object is gone."""
+    """No entry in any part, no task, session or socket: whatever it did before, its object is
+    freed."""
     async with listening(proxy) as listener:
         tasks = {task.get_name() for task in asyncio.all_tasks()}
         await add(proxy, third)

@@ -1,50 +1,19 @@
-"""Prompts as ComfyUI's clients post them, and what they ask afterwards."""
+"""What clients ask of the prompts that they have posted, and how a test keeps instances busy."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
-from job_client import until
-from restarting import Http
+from job_client import PATIENCE_S, until
+from prompt_client import Http, Json, get, graph, post
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import GATEWAY
 from comfy_proxy.ledger.prompt import Prompt
-
-PATIENCE_S = 20.0
-Json = dict[str, Any]
-_salts = itertools.count(1)
-
-
-def graph(seconds: float = 0.0, *, color: int = 1, prefix: str = "same") -> Json:
-    """A picture of one colour that takes its time and is saved; never cached."""
-    empty = {"width": 8, "height": 8, "batch_size": 1, "color": color}
-    timed = {"image": ["1", 0], "seconds": seconds, "salt": next(_salts)}
-    return {
-        "1": {"class_type": "EmptyImage", "inputs": empty},
-        "2": {"class_type": "TimedPass", "inputs": timed},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}},
-    }
-
-
-async def post(http: Http, prompt: Json | None = None, **fields: Any) -> str:
-    """Submit a graph; its id."""
-    body = {"prompt": graph() if prompt is None else prompt, **fields}
-    async with http.post("/prompt", json=body) as answer:
-        assert answer.status == 200, await answer.text()
-        return str((await answer.json())["prompt_id"])
-
-
-async def get(http: Http, path: str) -> Any:
-    async with http.get(path) as answer:
-        assert answer.status == 200, await answer.text()
-        return await answer.json()
 
 
 async def ended(http: Http, prompt_id: str) -> Json:

@@ -7,13 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 from job_client import JobClient, write_templates
+from prompt_client import Http
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-
-Http = TestClient[web.Request, web.Application]
 
 
 class Restarting:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from job_client import kill, until
 from loguru import logger
-from prompts_of_clients import get, graph, interrupt, keep_busy, post, succeeded
+from prompt_client import get, graph, post
+from prompts_of_clients import interrupt, keep_busy, succeeded
 from restarting import Restarting
 
 from comfy_proxy.keys import CLUSTER
@@ -37,8 +38,8 @@ async def drained(proxy: Restarting) -> dict[str, bool]:
 
 
 async def test_a_drain_outlives_restarts(proxy: Restarting, warned: list[str]) -> None:
-    """By the instance's URL, and after a kill: it gets nothing new, the start's log says so; until
-    it is resumed."""
+    """By the instance's URL, and after a kill too: until it is resumed it gets nothing new, and the
+    log of each start says so."""
     one, two = proxy.workers
     await proxy.start()
     await change(proxy, "drain", "1")
@@ -57,7 +58,7 @@ async def test_a_drain_outlives_restarts(proxy: Restarting, warned: list[str]) -
 
 
 async def test_its_queue_is_known_after_a_restart(proxy: Restarting) -> None:
-    """Work of others counts: it does not seem to be empty when it is not."""
+    """Prompts that others gave it count, so it does not seem to be empty."""
     await proxy.start()
     await change(proxy, "drain", "1")
     await proxy.stop()
@@ -77,7 +78,7 @@ async def get_waiting(proxy: Restarting) -> dict[str, Any]:
 
 
 async def test_the_start_waits_for_no_drained_instance(proxy: Restarting) -> None:
-    """It may well be taken apart just now."""
+    """Its operator may have taken it apart."""
     await proxy.start()
     await change(proxy, "drain", "2")
     await proxy.stop()
@@ -88,7 +89,8 @@ async def test_the_start_waits_for_no_drained_instance(proxy: Restarting) -> Non
 
 
 async def test_one_that_is_not_configured_any_more(proxy: Restarting) -> None:
-    """Whoever puts it back into the configuration wants it to work."""
+    """Its drain is forgotten: an operator who puts it back into the configuration wants it to
+    work."""
     one, two = proxy.workers
     await proxy.start()
     await change(proxy, "drain", "1")
@@ -98,7 +100,7 @@ async def test_one_that_is_not_configured_any_more(proxy: Restarting) -> None:
 
 
 async def test_without_a_state_file_a_restart_forgets_it(proxy: Restarting) -> None:
-    """As the README says."""
+    """After a restart it gets work again."""
     await proxy.start(state_file=None)
     await change(proxy, "drain", "1")
     await proxy.restart()

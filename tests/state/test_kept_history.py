@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from job_client import kill, until
-from prompts_of_clients import ended, get, graph, heard, listening, living, post
+from prompt_client import Json, get, graph, post
+from prompts_of_clients import ended, heard, listening, living
 from restarting import Restarting
 from yarl import URL
 
@@ -26,8 +27,6 @@ from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.state.kept_history import KEPT, KeptHistory
 from comfy_proxy.state.sqlite_store import SqliteStore
 from comfy_proxy.state.unread_ends import UNREAD
-
-Json = dict[str, Any]
 
 
 async def kept_at_each(proxy: Restarting) -> dict[str, Json]:
@@ -70,7 +69,7 @@ async def missing(proxy: Restarting, path: str) -> tuple[Any, str | None]:
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_an_instance_that_died_with_the_proxy(proxy: Restarting, how: str) -> None:
-    """Its prompts are shown as before, alone and in the list."""
+    """Its prompts are shown as before, by id and in the list."""
     await proxy.start()
     before = await kept_at_each(proxy)
     if how == "killed":
@@ -86,7 +85,8 @@ async def test_an_instance_that_died_with_the_proxy(proxy: Restarting, how: str)
 
 
 async def test_an_instance_that_dies_after_the_proxy(proxy: Restarting) -> None:
-    """What an earlier process has read is shown, though this one has never asked."""
+    """The entries that an earlier process has read are shown, though this process has never asked
+    for them."""
     await proxy.start()
     before = await kept_at_each(proxy)
     await proxy.restart()
@@ -98,7 +98,8 @@ async def test_an_instance_that_dies_after_the_proxy(proxy: Restarting) -> None:
 
 
 async def test_an_instance_that_was_started_again_meanwhile(proxy: Restarting) -> None:
-    """It answers, and has lost its history: nobody has seen that, and it is shown all the same."""
+    """It answers and has lost its history. No process has seen when, so the entries are shown all
+    the same."""
     await proxy.start()
     before = await kept_at_each(proxy)
     await proxy.stop()
@@ -112,8 +113,8 @@ async def test_an_instance_that_was_started_again_meanwhile(proxy: Restarting) -
 
 
 async def test_files_that_are_anothers_by_now(proxy: Restarting) -> None:
-    """They were written after the prompt's end, by the clock: then its entry is told no more, and
-    is in the file no more."""
+    """Its files were written after the end of the prompt: the entry is shown no more, and deleted
+    from the file."""
     await proxy.start()
     before = await kept_at_each(proxy)
     await proxy.stop()
@@ -134,7 +135,7 @@ async def test_files_that_are_anothers_by_now(proxy: Restarting) -> None:
 
 @pytest.mark.parametrize("order", ["clear", "delete"])
 async def test_what_clients_have_deleted_stays_deleted(proxy: Restarting, order: str) -> None:
-    """The one of an instance that is away too."""
+    """Also an entry of an instance that is away."""
     await proxy.start()
     before = await kept_at_each(proxy)
     await proxy.restart()
@@ -149,7 +150,8 @@ async def test_what_clients_have_deleted_stays_deleted(proxy: Restarting, order:
 
 
 async def test_an_instance_that_is_not_configured_any_more(proxy: Restarting) -> None:
-    """Its entries are forgotten, also when it is configured again; the others' are not."""
+    """Its entries are forgotten for good, also if it is configured again; those of others are
+    kept."""
     third = "http://localhost:9"
     await proxy.start()
     before = await kept_at_each(proxy)
@@ -166,7 +168,7 @@ async def test_an_instance_that_is_not_configured_any_more(proxy: Restarting) ->
 
 
 async def test_one_instance_alone(proxy: Restarting) -> None:
-    """Clients clear its history past us: what was kept is forgotten."""
+    """What was kept is forgotten: clients of a single instance clear its history past the proxy."""
     await proxy.start()
     before = await kept_at_each(proxy)
     await proxy.restart(proxy.workers[0])
@@ -192,7 +194,7 @@ async def ends_unread(proxy: Restarting) -> tuple[str, int]:
 
 
 async def test_killed_before_the_entry_was_read(proxy: Restarting) -> None:
-    """The next process reads it, and keeps it."""
+    """The next process reads the entry, and keeps it."""
     prompt_id, at = await ends_unread(proxy)
     await proxy.start()
     await kept(proxy, prompt_id)
@@ -202,8 +204,8 @@ async def test_killed_before_the_entry_was_read(proxy: Restarting) -> None:
 
 
 async def test_an_instance_that_died_with_an_unread_entry(proxy: Restarting) -> None:
-    """It is 503 while it is away, over any number of restarts, and not unknown; until a client has
-    deleted it."""
+    """Over any number of restarts its prompt is 503 while it is away, not unknown, until a client
+    deletes it."""
     prompt_id, at = await ends_unread(proxy)
     await kill(proxy.workers[at])
     for _ in range(2):
@@ -219,7 +221,7 @@ async def test_an_instance_that_died_with_an_unread_entry(proxy: Restarting) -> 
 
 
 async def test_what_was_read_is_to_be_read_no_more(proxy: Restarting) -> None:
-    """The file has the entry, or that it is to be read, and never both."""
+    """The file has either the entry, or that it is to be read."""
     await proxy.start()
     await kept_at_each(proxy)
     await proxy.stop()
@@ -264,7 +266,7 @@ async def keeping(path: Path, entries: KeptEntries) -> AsyncIterator[SqliteStore
 
 
 async def test_all_of_an_entry_comes_back(tmp_path: Path) -> None:
-    """But for when it was read, which means nothing to another process."""
+    """Except for when it was read, which means nothing to another process."""
     entry = an_entry("a", own=2**70)
     async with keeping(tmp_path / "x", kept := KeptEntries()):
         kept.add(entry)
@@ -279,8 +281,8 @@ async def test_all_of_an_entry_comes_back(tmp_path: Path) -> None:
 
 
 async def test_the_file_holds_what_is_kept(tmp_path: Path) -> None:
-    """The oldest have left it by number, one that was kept anew is the newest; the same again with
-    what a later process restores, to its own bounds."""
+    """The oldest entries have left it, beyond the bound of their number; one that was kept anew is
+    the newest. A later process restores the same, within its own bounds."""
     async with keeping(tmp_path / "x", kept := KeptEntries(max_entries=4)) as store:
         for name in "abcdeb":
             kept.add(an_entry(name))
@@ -296,7 +298,7 @@ async def test_the_file_holds_what_is_kept(tmp_path: Path) -> None:
 
 
 async def test_they_are_read_in_pieces(tmp_path: Path) -> None:
-    """A hundred at a time, a megabyte at a time, and a longer one alone."""
+    """A batch has a hundred entries or a megabyte at most; a longer entry comes alone."""
     async with keeping(tmp_path / "x", KeptEntries()) as store:
         for number in range(250):
             store.put("short", str(number), b"1")
@@ -316,7 +318,7 @@ async def test_they_are_read_in_pieces(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("row", [b"", b"\0\0\0\2{}", b"\0\0\0\7no JSON"])
 async def test_a_row_that_cannot_be_read(tmp_path: Path, row: bytes) -> None:
-    """An error in the log says so, and it goes; the others are there."""
+    """It is deleted, with an error in the log; the others are restored."""
     async with keeping(tmp_path / "x", kept := KeptEntries()) as store:
         kept.add(an_entry("a"))
         store.put(KEPT, "broken", row)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 from job_client import kill, until
+from prompt_client import get, graph, post
 from prompts_of_clients import (
     both_busy,
     ended,
-    get,
-    graph,
     heard,
     interrupt,
     keep_busy,
     listening,
     living,
     place_of,
-    post,
     succeeded,
 )
 from restarting import Restarting
@@ -47,8 +45,8 @@ async def test_a_client_that_comes_back(proxy: Restarting) -> None:
 
 
 async def test_what_ended_meanwhile(proxy: Restarting) -> None:
-    """The proxy finds out that prompts ended while it was away, though others run and wait there
-    and no frame tells."""
+    """Prompts that ended while the proxy was down are found to have ended, though others run and
+    wait at their instance and no frame tells of them."""
     await proxy.start()
     await both_busy(proxy.http, proxy.workers)
     short = [await post(proxy.http, client_id="me") for _ in range(8)]
@@ -81,7 +79,7 @@ async def test_an_instance_that_died_meanwhile(proxy: Restarting) -> None:
 
 
 async def test_an_instance_that_is_not_configured_any_more(proxy: Restarting) -> None:
-    """What it had goes on at those that are."""
+    """Its prompts go on at the instances that are configured."""
     third = proxy.workers[0]
     await proxy.start()
     await both_busy(proxy.http, proxy.workers)
@@ -94,7 +92,8 @@ async def test_an_instance_that_is_not_configured_any_more(proxy: Restarting) ->
 
 
 async def test_one_instance_alone(proxy: Restarting) -> None:
-    """Its prompts are its own; what was kept of them when there were two is forgotten."""
+    """The proxy does not follow its prompts; those that were written when there were two are
+    forgotten."""
     await proxy.start()
     running = await both_busy(proxy.http, proxy.workers)
     await proxy.restart(proxy.workers[0])
@@ -131,7 +130,7 @@ async def test_the_order_of_the_instances_has_changed(proxy: Restarting) -> None
 
 
 async def test_an_instance_that_lost_its_disk_is_known_after_a_restart(proxy: Restarting) -> None:
-    """A name from before leads to nothing, whoever makes a file of that name since."""
+    """A name from before leads nowhere, whichever instance makes a file of that name since."""
     one, two = proxy.workers
     await proxy.start()
     first, instance = proxy.http.app[CLUSTER].instances
@@ -158,8 +157,8 @@ async def view(proxy: Restarting, file: dict[str, str]) -> bytes:
 
 
 async def test_killed_between_the_post_and_its_answer(proxy: Restarting) -> None:
-    """If the instance has taken it, it is followed to its end; if not, it is forgotten: its client
-    was told nothing."""
+    """A prompt that the instance has taken is followed to its end; one that it has not is
+    forgotten: its client was told nothing."""
     await proxy.start()
     dispatcher = dispatcher_of(proxy)
     durable = dispatcher.durable
@@ -177,7 +176,7 @@ async def test_killed_between_the_post_and_its_answer(proxy: Restarting) -> None
 
 
 async def test_killed_before_the_post(proxy: Restarting) -> None:
-    """As above, the instance knows nothing of it."""
+    """The instance knows nothing of the prompt, so it is forgotten."""
     await proxy.start()
     dispatcher = dispatcher_of(proxy)
     durable = dispatcher.durable
@@ -220,7 +219,7 @@ async def test_a_prompt_that_was_given_up(proxy: Restarting) -> None:
 
 
 async def test_what_was_learned(proxy: Restarting) -> None:
-    """Costs are known by the instances' URLs."""
+    """Costs are restored by the instances' URLs."""
     await proxy.start()
     for _ in range(4):
         await succeeded(proxy.http, await post(proxy.http))

@@ -1,10 +1,9 @@
-"""Ends that a client should have heard and has not: given to it as a ComfyUI would have told them.
+"""Ends that a client should have heard and has not: told to it as ComfyUI would have told them.
 
-A socket to an instance breaks, or falls silent while HTTP answers; then the history tells that a
-prompt has ended (``prompts/reconciler.py``). What the client lacks is made of that entry, in
-ComfyUI's order. While the socket is open its own frames may be on their way, with pictures among
-them that no history has: they have SILENCE_S. A socket on which nothing comes in that time is
-replaced.
+When a socket to an instance breaks, or falls silent while HTTP answers, the history tells that a
+prompt has ended (``prompts/reconciler.py``). The frames that the client lacks are made of that
+entry, in ComfyUI's order. While the socket is open its own frames may still come, with pictures
+that no history has: they have SILENCE_S. A socket on which nothing comes in that time is replaced.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.gateway.events.upstreams import SILENCE_S, Upstreams
 
 MAX_WAITS = 5
-"""How often an open socket has SILENCE_S to tell an end that the history tells already: again while
-other frames come on it. Beyond, the end is given from here."""
+"""So many times SILENCE_S an open socket has, while other frames come on it, to tell an end that
+the history tells already. Beyond them the end is told from here."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Waited:
-    """An end that a socket which is open may still tell by itself."""
+    """An end that an open socket may still tell."""
 
     timer: Timer
     entry: Mapping[str, Any]
@@ -37,7 +36,7 @@ class _Waited:
 
 
 class MissedEnds:
-    """For one client; ``prefixed`` puts an instance into the files of an output."""
+    """For one client; ``prefixed`` marks the files of an output with their instance (``@2``)."""
 
     def __init__(
         self,
@@ -67,8 +66,8 @@ class MissedEnds:
             self._give(prompt_id, entry, instance)
 
     def began(self, prompt_id: str, instance: Instance) -> None:
-        """A prompt begins at ``instance``: an end before it has been told there, or never will be,
-        because it came while the socket was broken."""
+        """A prompt begins at ``instance``. ComfyUI tells ends in their order, so an end before it
+        that the socket has not told by now came while that was broken: tell it from here."""
         for other, waited in tuple(self._waited_for.items()):
             if waited.instance is instance and other != prompt_id:
                 waited.timer.cancel()
@@ -77,14 +76,15 @@ class MissedEnds:
                     self._give(other, waited.entry, instance)
 
     def lost(self, instance: Instance) -> None:
-        """The socket to ``instance`` has ended: the last frame after an end may be missing."""
+        """The socket to ``instance`` has ended, perhaps between the end of a prompt and the last
+        frame after it: tell that frame from here."""
         for prompt_id in self._told.without_last(instance):
             self._told.of(prompt_id).over = True
             self._feed.put(Pass(data=_over(prompt_id)))
             self._feed.status_changed()
 
     def removed(self, instance: Instance) -> None:
-        """It has left: what its socket was to tell yet is told from here."""
+        """``instance`` has left: what its socket was to tell yet is told from here."""
         for prompt_id, waited in tuple(self._waited_for.items()):
             if waited.instance is instance:
                 waited.timer.cancel()
@@ -125,7 +125,7 @@ class MissedEnds:
         self._waited_for[prompt_id] = _Waited(timer, entry, instance)
 
     def _give(self, prompt_id: str, entry: Mapping[str, Any], instance: Instance) -> None:
-        """All that is missing, the sum of the queues last."""
+        """Tell all frames that are missing, the sum of the queues last."""
         if self._feed.muted:
             return
         for text in self._missing(prompt_id, entry, instance):
@@ -160,6 +160,6 @@ def _over(prompt_id: str) -> str:
 
 
 def _display_node(node: str, meta: Any) -> Any:
-    """The node that shows its results: of one that a node has made, that one."""
+    """The node that shows the results of ``node``: the one that has expanded to it, else itself."""
     about = meta.get(node) if isinstance(meta, Mapping) else None
     return about.get("display_node", node) if isinstance(about, Mapping) else node

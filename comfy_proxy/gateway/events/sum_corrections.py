@@ -1,4 +1,5 @@
-"""What the ledger knows of the queues and no frame of an instance tells, told to all clients."""
+"""Changes of the queues that the ledger knows and no frame of an instance tells, told to all
+clients as the sum of all queues (``status``)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.states import Ending, State
 
 _TOLD: Final = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
-"""Of these ends the client of the prompt is told by frames, and then of the sum."""
+"""Ends of which the client of the prompt is told by frames; it is told the sum after those."""
 _MOVES: Final = (events.Lost, events.GivenUp, events.TakenAway)
 
 
@@ -22,12 +23,12 @@ class SumCorrections:
         self._sessions = sessions
 
     def status_changed(self) -> None:
-        """The sum has changed otherwise than by a frame: a prompt moves."""
+        """The sum has changed, and no frame tells it: a prompt moves."""
         for session in self._sessions.values():
             session.feed.status_changed()
 
     def observe(self, change: Change) -> None:
-        """An observer of the ledger: what the sums of the clients must count, or do no longer."""
+        """An observer of the ledger: prompts that the sums must count from now on, or no longer."""
         self._left(change)
         if change.prompt.job is not None:
             return
@@ -46,9 +47,10 @@ class SumCorrections:
             self.status_changed()  # no frame of an instance tells that it moves no longer
 
     def _left(self, change: Change) -> None:
-        """A prompt has left an instance, which its frames cannot tell while it is away.
+        """A prompt has left an instance, which the instance cannot tell while it is away.
 
-        The client that is to be told how it ended hears of the sum after that: ``end_learnt``.
+        The client that is to be told how the prompt ended hears of the sum after that end
+        (``MissedEnds.learnt``).
         """
         prompt, instance = change.prompt, change.prompt.instance
         if instance is None or not (change.is_end or isinstance(change.event, _MOVES)):

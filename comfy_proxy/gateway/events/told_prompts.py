@@ -1,9 +1,9 @@
 """What one client has been told of its prompts: each of them starts and ends once for it.
 
-A prompt whose instance dies or hangs goes on elsewhere under its id. Its client hears of both, and
-may hear of one again that was given up. It is told what a single ComfyUI would have told:
+A prompt whose instance dies or hangs goes on elsewhere under its id, and frames about it come from
+both instances. The client is told what a single ComfyUI would have told:
 
-* what an instance says that does not have the prompt any more is dropped (``booking.py``);
+* frames of an instance that does not have the prompt any more are dropped (``booking.py``);
 * a second ``execution_start`` is dropped;
 * in the second run ``progress`` below what was told of that node is dropped, as a frame that says
   the same again says nothing; ``progress_state`` tells of all nodes at once and cannot be dropped,
@@ -35,17 +35,18 @@ from comfy_proxy.gateway.events.frames import (
 from comfy_proxy.ledger.ledger import Ledger
 
 MAX_PROMPTS = 1_000
-"""So many prompts of one client are remembered. Beyond it the one that began first is forgotten:
-what then comes of it is told as it comes."""
+"""Prompts of one client that are remembered. Beyond them the one that began first is forgotten:
+later frames about it are passed on unchanged."""
 _RUNNING, _FINISHED = 1, 2
 _ORDER = {"pending": 0, "running": _RUNNING, "finished": _FINISHED, "error": _FINISHED}
 
 
 @dataclass(slots=True)
 class ToldPrompt:
-    """What was told of one prompt. ``outputs``: of these nodes. ``progress`` and ``states`` are the
-    furthest of each node; ``again``: it runs once more, so they must not be gone below.
-    ``ended_at`` told the end, and ``given``: it was told from here."""
+    """What was told of one prompt. ``outputs`` are the nodes whose results were told; ``progress``
+    and ``states`` how far each node was. ``again``: the prompt runs once more, and nothing below
+    those is told. ``ended_at`` is the instance that told the end; ``given``: it was told from here.
+    """
 
     started: bool = False
     cached: bool = False
@@ -63,7 +64,8 @@ class ToldPrompt:
 
 
 class ToldPrompts:
-    """By prompt id; a client keeps it when a newer socket takes the place of an older one."""
+    """By prompt id, for one client; kept when a newer socket of it takes the place of an older
+    one."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -99,14 +101,15 @@ class ToldPrompts:
         ]
 
     def removed(self, instance: Instance) -> None:
-        """It has left: of what it has told the end, nothing more is to come."""
+        """``instance`` has left: nothing more is to come of the prompts of which it told the
+        end."""
         for told in self._told.values():
             if told.ended_at is instance:
                 told.ended_at, told.given = None, True
 
     def passed(self, seen: OfPrompt, instance: Instance) -> OfPrompt | None:
-        """What of it the client is to be told; None if nothing. ``booking.py`` has dropped before
-        what an instance says that does not have the prompt any more."""
+        """What of ``seen`` the client is to be told; None if nothing. Frames of an instance that
+        does not have the prompt any more do not come here: ``booking.py`` has dropped them."""
         prompt_id = seen.prompt_id
         if prompt_id is None:
             return seen

@@ -1,10 +1,10 @@
-"""Instances that come back with an empty disk: a name that was told before means nothing then.
+"""Instances that come back with an empty disk: names of results that were told before lead nowhere.
 
 ComfyUI numbers results by what lies in the directory (``ComfyUI_00001_.png``), so an instance whose
-directory was emptied gives the same names once more, to others' prompts. A client that was told one
-before, and asks for it late, must not get another client's picture. So after an instance was away
+directory was emptied gives the same names again, to results of other prompts. A client that was
+told a name before must not get another client's picture under it. So after an instance was away
 some of the files that it is known to have made are looked for. If none is left its results get
-another mark from then on (``@2.1``, then ``@2.2``), and the old one leads to no instance.
+another mark from then on (``@2.1``, then ``@2.2``), and the old mark leads to no instance.
 """
 
 from __future__ import annotations
@@ -20,23 +20,25 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.roster import ByInstance, cancelling
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.files.client import look
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.makers import Made, Makers
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.observers import tell
-from comfy_proxy.tracing import untraced
 
 SAMPLES: Final = 8
-"""So many files are looked for, those that were made last: people delete single results too."""
+"""Files that are looked for, the ones that were made last. More than one, because people delete
+single results too."""
 _KIND: Final = "output"  # what is in `temp` goes at each start, and has names that are random
 _MARK: Final = re.compile(r"(?P<id>\d+)(?:\.(?P<disk>\d{1,9}))?")
 
 
 class Disks:
-    """Knows whose a mark is; ``on_new`` callbacks hear of each instance that got another one."""
+    """Finds instances by marks; ``on_new`` callbacks hear of each instance that got another
+    mark."""
 
     def __init__(self, cluster: Cluster, makers: Makers, storage: SharedStorage) -> None:
         self._cluster = cluster
@@ -44,10 +46,10 @@ class Disks:
         self._made = ByInstance[deque[FileName]](lambda instance: deque(maxlen=SAMPLES))
         makers.on_made.append(self._note)
         self._unsure: WeakSet[Instance] = WeakSet()
-        self._tasks = ByInstance[asyncio.Task[None]]()
+        self._looks = InstanceTasks(cluster.instances, self._look, "disk of")
         self._former: dict[str, str] = {}  # marks of those that have left, by their numbers
         cluster.instances.each(self._joined)
-        cluster.instances.on_removed += (cancelling(self._tasks), self._left)
+        cluster.instances.on_removed.append(self._left)
         self.on_new: list[Callable[[Instance], None]] = []
 
     def __repr__(self) -> str:
@@ -57,9 +59,10 @@ class Disks:
         return isinstance(mark, str) and self.of(mark) is not None
 
     def of(self, mark: str) -> Instance | None:
-        """The instance whose results have ``mark``, as they are now; None for an older disk.
+        """The instance whose results have ``mark`` now; None if it is the mark of an older disk.
 
-        A later one than is known was told by a proxy before this one, which had no STATE_FILE.
+        A mark with a higher number than is known leads to the instance as well: a proxy before this
+        one gave it, and had no STATE_FILE to write it down.
         """
         found = _MARK.fullmatch(mark)
         if found is None:
@@ -69,19 +72,16 @@ class Disks:
         return None if is_older else instance
 
     def interrupted(self, instance: Instance) -> None:
-        """For ``instance.on_interruption``: its disk may be another one now."""
+        """For ``instance.on_interruption``: ``instance`` may come back with an empty disk."""
         if not self._storage.is_common(_KIND):
             self._unsure.add(instance)
 
     def heard(self, instance: Instance) -> None:
-        """For ``health_checker.on_success``. Asked before anything is sent there: ComfyUI answers
-        in the order in which it is asked, so this is known before a prompt can end."""
-        task = self._tasks.get(instance)
-        if instance in self._unsure and (task is None or task.done()):
-            self._unsure.discard(instance)
-            self._tasks[instance] = asyncio.create_task(
-                self._look(instance), name=f"disk of {instance.host}", context=untraced()
-            )
+        """For ``health_checker.on_success``: look for the files before anything is sent there.
+        ComfyUI answers in the order in which it is asked, so the mark is known before a prompt can
+        end."""
+        if instance in self._unsure:
+            self._looks.begin(instance)
 
     def _joined(self, instance: Instance) -> None:
         instance.mark = self._former.pop(instance.id, instance.mark)
@@ -90,20 +90,18 @@ class Disks:
         self._former[instance.id] = instance.mark
 
     def _note(self, made: Made) -> None:
-        """Its own record of each instance: of a name that several have made, ``Makers`` knows the
-        last one alone."""
+        """Remember the last files of each instance here: of a name that several instances have made
+        ``Makers`` knows only the last maker."""
         latest = self._made[made.at]
         if made.is_sure and made.file.type == _KIND and made.file not in latest:
             latest.append(made.file)
 
     async def close(self) -> None:
         """End what is under way."""
-        tasks = tuple(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._looks.close()
 
     async def _look(self, instance: Instance) -> None:
+        self._unsure.discard(instance)
         asked = [look(instance, self._cluster, file) for file in self._made[instance]]
         try:
             looks = await asyncio.gather(*asked)

@@ -1,22 +1,22 @@
 """Clients' prompts that were lost with the process of their instance go on elsewhere.
 
-A sign that an instance was away raises a doubt about what is there. Once there is proof
-that its process ended, what waited there is submitted elsewhere at no cost, and what ran there once
-more; what ran when two processes ended is given up (``cluster/retry_law.py``). What ran out of
-memory goes on in the same way (``dispatch/second_tries.py``).
+A sign that an instance was away raises a doubt about the prompts there. Once there is proof that
+its process ended, what waited there is submitted elsewhere, as often as need be, and what ran there
+once more; a prompt that ran when two processes ended fails (``cluster/retry_law.py``). What hung
+(``hung_prompts.py``) and what ran out of memory (``dispatch/second_tries.py``) goes on in the same
+way.
 """
 
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance, takes_work
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.planning.decision import LOST
-from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.errors import ComfyProxyError, InstanceError, PromptLostError
 from comfy_proxy.gateway.prompts.first_tries import FirstTries
@@ -35,11 +35,11 @@ from comfy_proxy.ledger.states import Ending, State
 
 
 class Failover:
-    """Submits again what was lost. :meth:`answered` and every new doubt make it look.
+    """Submits again what was lost; it looks at each :meth:`answered` and at each new doubt.
 
-    Each instance is asked what it has lost, and has first tries cleared away, apart from the
-    others; and no prompt waits longer than ``ways.HELD_UP_S`` for one that is held up somewhere. So
-    an instance that hangs makes no others' prompts wait.
+    An instance that hangs makes no others' prompts wait: each instance is asked in a task of its
+    own what it has lost, and a prompt waits ``ways.HELD_UP_S`` at most for another one that is held
+    up.
     """
 
     def __init__(
@@ -64,20 +64,17 @@ class Failover:
         self._worker = Worker(self._submit_again, "submit lost prompts again")
         self._first_tries = FirstTries(cluster, on_cleared=self._worker.wake)
         self._ways = Ways(cluster.clock, on_late_end=self._worker.wake)
-        self._askers = ByInstance(
-            lambda one: Worker(
-                partial(self._settle_doubts, one), f"ask {one.host} what it has lost"
-            )
+        self._askers = InstanceTasks(
+            cluster.instances, self._settle_doubts, "ask for what was lost at"
         )
-        cluster.instances.on_removed.append(self._removed)
         ledger.observers.append(self._observe)
 
     def doubt(self, instance: Instance) -> None:
         """``instance`` was away, or is: it may have lost its queue.
 
-        Prompts end in turn, so of those whose events nobody hears the first have ended by the
-        length of the queue in its last ``status``. That blames another one for what ends the
-        process, and no more: the frame may have been sent before the last prompts were taken.
+        Prompts end in their order. So if more are on record than its last ``status`` counted, the
+        first of them have probably ended, and were not the one that ran when the process ended.
+        Nothing else is concluded: that frame may be older than the last prompts that it took.
         """
         prompts = [one for one in self._ledger.at(instance) if one.job is None]
         if not prompts:
@@ -87,10 +84,10 @@ class Failover:
         self._ledger.apply(events.Doubted(instance=instance, over=over))
 
     def answered(self, instance: Instance) -> None:
-        """``instance`` has passed a check: it may be what lost prompts wait for.
+        """``instance`` has passed a check: lost prompts may be placed there now.
 
-        Not if it was healthy already when what is under way began: that makes checks of its own,
-        and would begin again for ever where a prompt can be placed nowhere.
+        Nothing is begun if the instance was healthy when the round that is under way began: a round
+        makes checks of its own, and would begin anew for ever if a prompt can be placed nowhere.
         """
         if instance in self._offered:
             return
@@ -99,36 +96,31 @@ class Failover:
             self._worker.wake()
         for one in self._cluster.instances:
             if self._ledger.doubtful(one):
-                self._askers[one].wake()
-
-    def _removed(self, instance: Instance) -> None:
-        self._cluster.spawn(self._askers[instance].close())
+                self._askers.wake(one)
 
     async def close(self) -> None:
         """Submit no more; what is on its way arrives first."""
-        # Those that nobody has needed yet too: the end of a connection may wake one from now on.
-        askers = [self._askers[one].close() for one in self._cluster.instances]
-        await asyncio.gather(self._worker.close(), *askers, self._first_tries.close())
+        await asyncio.gather(self._worker.close(), self._askers.close(), self._first_tries.close())
         await self._ways.close()
 
     def _observe(self, change: Change) -> None:
         attempt = change.prompt.attempt
         match change.event:
             case events.Doubted(instance=instance):
-                self._askers[instance].wake()
+                self._askers.wake(instance)
             case events.GivenUp():
                 self._worker.wake()
             case events.RanOutOfMemory():
                 self._first_tries.clear_away(change.prompt)
             case events.Stayed() if attempt is not None and attempt.doubt is not None:
-                self._askers[attempt.instance].wake()  # not to be asked for while it moved
+                self._askers.wake(attempt.instance)  # not to be asked for while it moved
 
     def _is_heard(self, prompt: Prompt) -> bool:
         """Its client listens, so its end would be known."""
         return prompt.client_id is not None and self._needs.listens(prompt.client_id)
 
     def _lost(self) -> list[Prompt]:
-        """Those to be submitted again."""
+        """The prompts that are to be submitted again."""
         return [
             prompt
             for prompt in self._ledger.transit
@@ -136,7 +128,7 @@ class Failover:
         ]
 
     async def _submit_again(self) -> None:
-        """What cannot be proven or done now stays for the next time."""
+        """One round; what cannot be placed now is tried in the next one."""
         self._offered = {one for one in self._cluster.instances if one.healthy}
         try:
             await self._settle_all()
@@ -144,7 +136,7 @@ class Failover:
             self._offered = set()
 
     async def _settle_doubts(self, instance: Instance) -> None:
-        """Ask ``instance`` what it has lost; that is submitted again."""
+        """Ask ``instance`` what it has lost, and have that submitted again."""
         if self._ledger.doubtful(instance):
             await self._lost_prompts.settle(instance)
         if self._lost():
@@ -160,7 +152,8 @@ class Failover:
                 await self._ways.go(prompt, self._settle(prompt))
 
     async def _settle(self, prompt: Prompt) -> None:
-        """It goes on elsewhere, or ends; or nothing can be done for it at the moment."""
+        """Submit ``prompt`` elsewhere, or end it as lost or cancelled. If neither can be done at
+        the moment it stays as it is."""
         with prompt.context():
             error: ComfyProxyError | None = prompt.fatal
             if prompt.post is None:
@@ -220,5 +213,5 @@ class Failover:
 
 
 def _is_left(attempt: Attempt) -> bool:
-    """The prompt has to begin anew."""
+    """Whether the prompt has to begin anew."""
     return attempt.lost or attempt.given_up or attempt.out_of_memory

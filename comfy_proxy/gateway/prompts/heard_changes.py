@@ -1,7 +1,7 @@
-"""When a queue has changed, and the clients' sockets have had time to tell of it.
+"""Whether the clients' sockets have told of a change of a queue, and when to look if they have not.
 
-If they tell nothing, nothing says when to look but the time: it is looked again and again then, at
-growing intervals.
+A socket that stays silent does not tell when the next prompt ends. So the instance is looked at
+again and again then, at growing intervals.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.ledger.prompt import Prompt
 
 LISTEN_S = 2.0
-"""Seconds after a change of a queue until it is looked at whether the sockets of the clients that
-listen have told anything since: ComfyUI tells each of them of each change."""
+"""Seconds that the sockets of the clients that listen have to tell of a change of a queue, of which
+ComfyUI tells each of them; then the instance is looked at."""
 LONGEST_PAUSE_S = 10.0
-"""Seconds between two looks at most while sockets are silent; each pause is twice as long as the
-one before it. A node that loads a model is as silent as a broken socket."""
+"""Seconds between two looks at most while a socket is silent; each pause is twice as long as the
+one before it. It need not be broken: a node that loads a model is silent too."""
 
 
 class Listeners(Protocol):
@@ -31,14 +31,15 @@ class Listeners(Protocol):
         """Whether a client of that id has a socket here."""
 
     def hears(self, client_id: str, instance: Instance, since: float, /) -> bool:
-        """Whether the client has heard, or still may, what happened there at ``since``."""
+        """Whether the client has heard of what happened at ``instance`` at ``since`` (monotonic
+        seconds), or may hear of it yet."""
 
     def end_learnt(self, prompt: Prompt, entry: Mapping[str, Any], instance: Instance, /) -> None:
         """An entry of the history tells how ``prompt`` has ended, which its client may not know."""
 
 
 class HeardChanges:
-    """``look`` is called LISTEN_S after the first change of a queue since the last such call."""
+    """Calls ``look`` LISTEN_S after a change of a queue, once for all changes in that time."""
 
     def __init__(
         self, clock: Clock, listeners: Listeners, look: Callable[[Instance], None]
@@ -52,19 +53,19 @@ class HeardChanges:
         self._closed = False
 
     def changed(self, instance: Instance) -> None:
-        """Its queue has changed."""
+        """The queue of ``instance`` has changed."""
         if instance not in self._timers:
             self._changed_at[instance] = self._clock.monotonic()
             self._begin(instance, LISTEN_S)
 
     def hears(self, client_id: str, instance: Instance) -> bool:
-        """Whether that client has a socket there on which the last change was told, or may be."""
+        """Whether that client has heard of the last change there on a socket, or may yet."""
         since = self._changed_at.get(instance, -math.inf)
         return self._listeners.hears(client_id, instance, since)
 
     def looked(self, instance: Instance, prompts: Iterable[Prompt]) -> None:
-        """It was looked what has become of ``prompts``, which are there still: look once more,
-        later, if the client of one of them has heard nothing of the change yet."""
+        """The instance was looked at, and ``prompts`` are there still: have it looked at once more,
+        later, if a client of one of them that listens has not heard of the change."""
         if not instance.healthy or instance not in self._pauses_s or instance in self._timers:
             return
         names = {prompt.client_id for prompt in prompts if prompt.client_id is not None}
@@ -73,7 +74,7 @@ class HeardChanges:
             self._begin(instance, min(2 * self._pauses_s[instance], LONGEST_PAUSE_S))
 
     def removed(self, instance: Instance) -> None:
-        """It has left: it is looked at no more."""
+        """``instance`` has left: look at it no more."""
         if (timer := self._timers.get(instance)) is not None:
             timer.cancel()
 

@@ -1,7 +1,7 @@
 """Clients' prompts at an instance that is away or hangs: given up there, to go on elsewhere.
 
-Of prompts whose client only polls nobody hears which one runs. ComfyUI runs them in their order, so
-the first that is left is taken for the one that runs.
+Which prompt runs there is known from frames. If no client of them listens nobody has heard it; then
+the first in the order in which ComfyUI runs them is taken for the one that runs.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import State
 
 PAID_KEYS = (b'"api_key_comfy_org"', b'"auth_token_comfy_org"')
-"""A prompt whose body has one of these uses a service that is paid for: it may have been charged
-already, so it is not run a second time by itself."""
+"""A prompt whose body has one of these uses a service that is paid for. Once it has run at an
+instance that hangs it may have been charged, so it is not run a second time: it is lost."""
 
 
 def is_paid(body: bytes) -> bool:
@@ -36,27 +36,27 @@ def require_repeatable(prompt: Prompt) -> None:
 
 
 class HungPrompts:
-    """Gives up what ``Hangs`` tells of."""
+    """Gives up clients' prompts when ``Hangs`` tells that their instance is away or hangs."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def away(self, instance: Instance) -> None:
-        """For ``Hangs.on_away``: what waits there."""
+        """For ``Hangs.on_away``: give up what waits there."""
         runner = self._runner(instance)
         for prompt in self._there(instance):
             if prompt is not runner:
                 self._give_up(prompt, instance, ran=False)
 
     def hung(self, instance: Instance) -> None:
-        """For ``Hangs.on_hung``: what runs there, and what waits."""
+        """For ``Hangs.on_hung``: give up what runs there, and what waits."""
         runner = self._runner(instance)
         for prompt in self._there(instance):
             self._give_up(prompt, instance, ran=prompt is runner)
 
     def _there(self, instance: Instance) -> list[Prompt]:
-        """Those that could be anywhere else as well, in the order in which they came. What a client
-        has deleted, and what moves, is seen to already."""
+        """The prompts there that can go elsewhere, in the order in which they came: whose body is
+        kept, which no client has deleted, which do not move, and which have not ended."""
         return [
             one
             for one in self._ledger.at(instance)
@@ -67,7 +67,7 @@ class HungPrompts:
         ]
 
     def _runner(self, instance: Instance) -> Prompt | None:
-        """Which prompt runs there, be it a job's; the first if nobody has heard."""
+        """The prompt that runs there, of a client or a job; the first one if nobody has heard."""
         running = self._ledger.running(instance)
         if running is not None and running.state is State.RUNNING:
             return running

@@ -1,28 +1,27 @@
 """Asks instances what became of prompts whose end nobody has heard, and tells the ledger.
 
-Of a client that listens the frames tell how its prompts end. Of one that only asks, has left, or
-whose socket there is broken or silent, the newest entries of ``/history`` are looked at whenever
-its instance's queue has changed: ComfyUI tells such events to nobody. Only what was deleted, what
-has an id that was in use before, what a socket may have missed, and what is left where nothing
-waits any more, is asked for by id, in the queue first: what a look costs does not depend on how
-much waits.
+How the prompts of a client that listens end is told by frames. For the prompts of a client that
+only asks, has left, or whose socket there is broken or silent, ComfyUI tells nobody: the newest
+entries of ``/history`` are read whenever the queue of the instance has changed. So what a look
+costs does not depend on how much waits. These prompts alone are asked for by id, in the queue
+first: those that were deleted, whose id was in use before, or whose end a socket may have missed,
+and all that the ledger still has at an instance where nothing waits or runs.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
-from weakref import WeakSet
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path
 from comfy_proxy.cluster.prompt_outcomes import told_by
-from comfy_proxy.cluster.roster import ByInstance, cancelling
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
@@ -33,19 +32,18 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import End, Prompt
 from comfy_proxy.ledger.states import Ending, State
-from comfy_proxy.tracing import untraced
 
 NEWEST = 2
-"""So many entries of the history are looked at, four times as many while ends are among them."""
+"""Entries of the history that are read first; four times as many next, as long as ends that were
+not known are among them."""
 MAX_NEWEST = 2048
-"""Entries of the history that one look reads at most; what ended before is asked for by id."""
+"""Entries of the history that one look reads at most; what ended before them is asked for by id."""
 MAX_BY_ID = 100
-"""So many prompts of one look are looked for in the history one by one; the others at the next
-look."""
+"""Prompts that one look asks the history for by id; the others are asked for at the next look."""
 
 
 class Reconciler:
-    """``listeners`` are told what their own sockets have missed."""
+    """Tells the ledger of ends, and ``listeners`` of those that their sockets have missed."""
 
     def __init__(
         self,
@@ -64,10 +62,7 @@ class Reconciler:
         self._changes = HeardChanges(cluster.clock, listeners, self._look_at)
         cluster.instances.on_removed.append(self._changes.removed)
         self._gaps: set[Prompt] = set()  # to be asked for by id: a socket may have missed the end
-        self._news: WeakSet[Instance] = WeakSet()
-        self._lookers = ByInstance[asyncio.Task[None]]()
-        cluster.instances.on_removed.append(cancelling(self._lookers))
-        self._closed = False
+        self._lookers = InstanceTasks(cluster.instances, self._look, "ends at")
         ledger.observers.append(self._observe)
 
     def load_changed(self, instance: Instance) -> None:
@@ -79,7 +74,8 @@ class Reconciler:
                 self._changes.changed(instance)
 
     def reconnected(self, client_id: str, instance: Instance) -> None:
-        """A new socket of that client is at ``instance``; what came before it was not heard."""
+        """That client has a new socket at ``instance``, and has not heard what was told before
+        it."""
         self._missed(one for one in self._followed(instance) if one.client_id == client_id)
 
     def seen(
@@ -88,11 +84,12 @@ class Reconciler:
         instance: Instance,
         entries: Mapping[str, HistoryEntry] = MappingProxyType({}),
     ) -> None:
-        """Somebody has read entries of these prompts in the history of ``instance``: they have
-        ended, and what is still taken for living is asked for.
+        """A client has read entries of these prompts in the history of ``instance``: those that the
+        ledger still takes for living are asked for.
 
-        One whose entry is among ``entries``, and whose events nobody hears, has ended now: if its
-        instance is away in the next moment its client is not told that it has no end.
+        A prompt whose entry is among ``entries``, and whose events nobody hears, is booked as ended
+        at once. Else, if its instance went away in the next moment, its client would be told that
+        the prompt goes on.
         """
         found = [one for one in self._followed(instance) if one.prompt_id in ids and not one.reused]
         for prompt in found:
@@ -103,11 +100,8 @@ class Reconciler:
 
     async def close(self) -> None:
         """Look no more."""
-        self._closed = True
         self._changes.close()
-        for looker in self._lookers.values():
-            looker.cancel()
-        await asyncio.gather(*self._lookers.values(), return_exceptions=True)
+        await self._lookers.close()
 
     def _missed(self, prompts: Iterable[Prompt]) -> None:
         """Their ends may have been told to nobody."""
@@ -139,35 +133,26 @@ class Reconciler:
                 self._look_at(instance)
 
     def _look_at(self, instance: Instance) -> None:
-        if self._closed or not self._followed(instance):
-            return
-        self._news.add(instance)
-        looker = self._lookers.get(instance)
-        if looker is None or looker.done():
-            self._lookers[instance] = asyncio.create_task(
-                self._look(instance), name=f"ends at {instance.host}", context=untraced()
-            )
+        if self._followed(instance):
+            self._lookers.wake(instance)
 
     def _followed(self, instance: Instance) -> list[Prompt]:
-        """Those at ``instance`` that nobody else follows, as a job's prompt is."""
+        """The clients' prompts at ``instance``; those of jobs are followed by their jobs."""
         return [prompt for prompt in self._ledger.at(instance) if prompt.job is None]
 
     async def _look(self, instance: Instance) -> None:
-        while instance in self._news:
-            self._news.discard(instance)
-            try:
-                if any(self._is_unheard(prompt) for prompt in self._followed(instance)):
-                    await self._look_at_newest(instance)
-                if left := self._to_be_asked_for(instance):
-                    await self.look_for(left, instance)
-            except InstanceError as error:  # the next frame, or check, comes back here
-                logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
-            except Exception as error:
-                logger.opt(exception=error).error("looking for ends at {} broke", instance.host)
-        self._changes.looked(instance, self._followed(instance))
+        try:
+            if any(self._is_unheard(prompt) for prompt in self._followed(instance)):
+                await self._look_at_newest(instance)
+            if left := self._to_be_asked_for(instance):
+                await self.look_for(left, instance)
+        except InstanceError as error:  # the next frame, or check, comes back here
+            logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
+        finally:
+            self._changes.looked(instance, self._followed(instance))
 
     def _to_be_asked_for(self, instance: Instance) -> list[Prompt]:
-        """Those that the newest entries may not have told of."""
+        """The prompts there of whose ends the newest entries may not have told."""
         left = self._followed(instance)
         if instance.load > 0:
             by_id = [one for one in left if one.deleted or one.reused or one in self._gaps]
@@ -183,7 +168,7 @@ class Reconciler:
         return not self._changes.hears(prompt.client_id, attempt.instance)
 
     async def _look_at_newest(self, instance: Instance) -> None:
-        """Entries that ended last, more of them as long as all or some are news."""
+        """Read the entries that ended last, and more of them as long as some are news."""
         size = NEWEST
         while size <= MAX_NEWEST:
             path = f"/history?max_items={size}"
@@ -199,8 +184,8 @@ class Reconciler:
             size *= 4
 
     async def look_for(self, prompts: Sequence[Prompt], instance: Instance) -> None:
-        """One by one: each is in the history, or still in the queue, or gone. Books those that have
-        ended. Raises InstanceError."""
+        """Ask for each of ``prompts`` by id: it is in the queue still, or in the history, or gone.
+        Books those that have ended, MAX_BY_ID at most. Raises InstanceError."""
         if (queue := await ask_queue(instance, self._cluster)) is None:
             return
         there, asked = queue.view(), 0
@@ -234,7 +219,7 @@ class Reconciler:
                 logger.info("prompt {} has left no history", prompt.prompt_id)
 
     def _settle(self, prompt_id: str, entry: Any, instance: Instance) -> bool:
-        """True if that was news: the end of a prompt that is followed there."""
+        """Book the end that ``entry`` tells. False if it tells none, or none that is waited for."""
         prompt = self._ledger.find_at(prompt_id, instance)
         if prompt is None or prompt.job is not None or (told := told_by(entry)) is None:
             return False
@@ -247,11 +232,12 @@ class Reconciler:
 
 
 def _is_reused(prompt: Prompt | None) -> bool:
-    """The entry of its id may be an earlier prompt's."""
+    """Whether the entry under its id may be an earlier prompt's."""
     return prompt is not None and prompt.reused
 
 
 def _must_be_there(prompt: Prompt, instance: Instance, ledger: Ledger) -> bool:
-    """If ``instance`` does not have it, it has ended."""
+    """Whether ``prompt`` has ended if ``instance`` does not have it: it is on record there, does
+    not move, and there is no doubt about the instance."""
     moves = prompt.state is State.MOVING
     return prompt.at(instance) and not moves and not ledger.doubtful(instance)

@@ -1,7 +1,8 @@
-"""Clients' prompts that are at an instance yet when it is removed: they go on elsewhere.
+"""Clients' prompts that are still at an instance when it is removed: they go on elsewhere.
 
-It is removed by force, or away. As if it had died (``failover.py``), but none of them is to blame.
-What it still has of them is ended there, if it can be told.
+There are some if the instance is removed by force, or while it is away. They go on as if it had
+died (``failover.py``), except that none of them counts as a cause. Then the instance is told to end
+them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class RemovedPrompts:
         return any(prompt.job is None for prompt in self._ledger.at(instance))
 
     def leaving(self, instance: Instance) -> None:
-        """For ``on_leaving``."""
+        """For ``on_leaving``: give up what is there."""
         there = self._ledger.at(instance)
         self._left_there[instance] = [prompt.prompt_id for prompt in there]
         for prompt in there:
@@ -41,12 +42,13 @@ class RemovedPrompts:
                 self._give_up(prompt, instance)
 
     async def farewell(self, instance: Instance) -> None:
-        """For ``farewells``: nothing of them is to run on there."""
+        """For ``farewells``: have ``instance`` end what was given up there."""
         if prompt_ids := self._left_there.pop(instance, []):
             await self._zombies.let_go(prompt_ids, instance)
 
     def observe(self, change: Change) -> None:
-        """An observer of the ledger: one that has left may have taken a prompt at that moment."""
+        """An observer of the ledger: a prompt that was on its way to an instance while that left is
+        given up too, once its acceptance is booked for all observers."""
         self._cluster.membership.look()
         instance = change.prompt.instance
         if change.is_acceptance and change.prompt.job is None and instance and instance.left:
@@ -58,7 +60,7 @@ class RemovedPrompts:
 
     def _give_up(self, prompt: Prompt, instance: Instance) -> None:
         if prompt.state not in (State.QUEUED, State.RUNNING):
-            return  # it moves: whoever moves it finds that it is gone
+            return  # it moves: whoever moves it finds that the instance is gone
         if prompt.deleted:
             self._ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.CANCELLED)))
         elif prompt.post is None:

@@ -6,22 +6,18 @@ to cost anything, the one that runs is looked at in ``/queue`` whenever the leng
 
 from __future__ import annotations
 
-import asyncio
-from weakref import WeakSet
-
 from loguru import logger
 
 from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.prompt_lists import QUEUE, QueueEntry, read_queue
-from comfy_proxy.cluster.roster import ByInstance, cancelling
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.pieces import read
 from comfy_proxy.gateway.exchange.scanned import ask_scanned
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.lenient_json import loads_exact
-from comfy_proxy.tracing import untraced
 
 PAUSE_S = 1.0
 """Seconds between two looks at one instance; what comes meanwhile is seen by the next look. A queue
@@ -34,41 +30,27 @@ class Strangers:
     def __init__(self, cluster: Cluster, ledger: Ledger) -> None:
         self._cluster = cluster
         self._ledger = ledger
-        self._news: WeakSet[Instance] = WeakSet()
-        self._lookers = ByInstance[asyncio.Task[None]]()
-        cluster.instances.on_removed.append(cancelling(self._lookers))
+        self._lookers = InstanceTasks(cluster.instances, self._look, "strangers at")
 
     def load_changed(self, instance: Instance) -> None:
         """A ``status`` frame of ``instance`` has come."""
-        if not self._are_at(instance) or not self._cluster.planner.costs.loads_known:
-            return
-        self._news.add(instance)
-        looker = self._lookers.get(instance)
-        if looker is None or looker.done():
-            self._lookers[instance] = asyncio.create_task(
-                self._look(instance), name=f"strangers at {instance.host}", context=untraced()
-            )
+        if self._are_at(instance) and self._cluster.planner.costs.loads_known:
+            self._lookers.wake(instance)
 
     async def close(self) -> None:
         """Look no more."""
-        for looker in self._lookers.values():
-            looker.cancel()
-        await asyncio.gather(*self._lookers.values(), return_exceptions=True)
+        await self._lookers.close()
 
     def _are_at(self, instance: Instance) -> bool:
         clients = sum(one.job is None for one in self._ledger.at(instance))
         return instance.prompts.external_jobs > clients
 
     async def _look(self, instance: Instance) -> None:
-        while instance in self._news:
-            self._news.discard(instance)
-            try:
-                await self._look_at_running(instance)
-            except InstanceError as error:
-                logger.debug("{} does not say what runs there: {}", instance.host, error.message)
-            except Exception as error:
-                logger.opt(exception=error).error("looking at {} broke", instance.host)
-            await sleep(self._cluster.clock, PAUSE_S)
+        try:
+            await self._look_at_running(instance)
+        except InstanceError as error:
+            logger.debug("{} does not say what runs there: {}", instance.host, error.message)
+        await sleep(self._cluster.clock, PAUSE_S)
 
     async def _look_at_running(self, instance: Instance) -> None:
         answer = await ask_scanned(instance, self._cluster, "/queue", QUEUE)

@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from weakref import WeakSet
 
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path, read_history
-from comfy_proxy.cluster.roster import ByInstance, cancelling
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import ComfyProxyError, InstanceError
 from comfy_proxy.gateway.exchange.native import LONG_BYTES
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_scanned
@@ -29,16 +29,15 @@ from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import Ending
 from comfy_proxy.observers import tell
-from comfy_proxy.tracing import untraced
 
 MAX_WANTED = 1_000
-"""So many entries of one instance are still to be read; beyond it the one that ended first is not
+"""Entries of one instance that are still to be read; beyond them the one that ended first is not
 kept. They pile up only while the instance cannot be asked."""
 MAX_READS = 3
-"""How often an entry is asked for. ComfyUI writes it a moment after it has told the end; one that
-is not there after so many changes of the queue was deleted."""
+"""How often an entry is asked for, at so many changes of the queue: ComfyUI writes it a moment
+after it has told the end. One that is not there then was deleted, and is not kept."""
 NEWEST = 16
-"""So many entries, which ended last, are read for a prompt whose id no path can hold."""
+"""The last entries of the history that are read for a prompt whose id no path can hold."""
 _KEPT_ENDINGS = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
 
 
@@ -51,14 +50,14 @@ class _Wanted:
 
 
 class HistoryKeeper:
-    """Has ``entries`` filled; one request for each end, and one at a time for each instance.
+    """Fills ``entries``, by one request for each end, one at a time at each instance.
 
-    A prompt that was posted with more than MAX_ENTRY_BYTES is not asked for: ComfyUI copies its
-    entry and writes it on its event loop, which takes it seconds in which it does nothing else.
-    What a client asks for is kept then (:meth:`shown`).
+    The entry of a prompt that was posted with more than MAX_ENTRY_BYTES is not asked for: to copy
+    and write it takes ComfyUI seconds in which its event loop does nothing else. It is kept when a
+    client asks for it (:meth:`shown`).
 
-    ``on_changed`` hears the id of a prompt whose entry is to be read from now on, or no longer: it
-    was, or is given up.
+    ``on_changed`` callbacks hear the id of a prompt whose entry is to be read from now on, or is no
+    longer to be read, because it was or because that was given up.
     """
 
     def __init__(self, cluster: Cluster, storage: SharedStorage, entries: KeptEntries) -> None:
@@ -66,13 +65,8 @@ class HistoryKeeper:
         self._storage = storage
         self.entries = entries
         self._wanted = ByInstance[dict[str, _Wanted]](lambda instance: {})
-        self._news: WeakSet[Instance] = WeakSet()
-        self._readers = ByInstance[asyncio.Task[None]]()
-        cluster.instances.on_removed += (
-            cancelling(self._readers),
-            lambda instance: entries.removed(instance, storage.kinds),
-        )
-        self._closed = False
+        self._readers = InstanceTasks(cluster.instances, self._read, "keep the history of")
+        cluster.instances.on_removed.append(lambda one: entries.removed(one, storage.kinds))
         self.on_changed: list[Callable[[str], None]] = []
 
     def __repr__(self) -> str:
@@ -93,7 +87,8 @@ class HistoryKeeper:
             self.look(prompt.instance)
 
     def want(self, prompt: Prompt, instance: Instance) -> None:
-        """It has ended there, and its entry is to be read; somebody else says when to look."""
+        """Have the entry of ``prompt``, which has ended at ``instance``, read at the next
+        :meth:`look`."""
         wanted = self._wanted[instance]
         wanted[prompt.prompt_id] = _Wanted(prompt)
         tell(self.on_changed, prompt.prompt_id)
@@ -101,7 +96,7 @@ class HistoryKeeper:
             self._unwanted(next(iter(wanted)), instance)
 
     def wanted_at(self, prompt_id: str) -> Instance | None:
-        """The instance where its entry is to be read; None if it is not, or not any more."""
+        """The instance where its entry is still to be read; None if it is not to be read."""
         return next((one for one, wanted in self._wanted.items() if prompt_id in wanted), None)
 
     def _unwanted(self, prompt_id: str, instance: Instance) -> None:
@@ -109,21 +104,15 @@ class HistoryKeeper:
             tell(self.on_changed, prompt_id)
 
     def unread(self, instance: Instance) -> list[Prompt]:
-        """Those that have ended there, and whose entry has not been read yet. While their instance
-        cannot be asked no history has them."""
+        """The prompts that have ended at ``instance``, and whose entries have not been read yet:
+        while it cannot be asked they are in no history."""
         return [wanted.prompt for wanted in self._wanted[instance].values()]
 
     def look(self, instance: Instance) -> None:
-        """It has answered a check, or its queue has changed: what is wanted may be there now."""
-        if self._closed or not self._wanted[instance]:
-            return
-        self._news.add(instance)
-        reader = self._readers.get(instance)
-        if reader is not None and not reader.done():
-            return
-        self._readers[instance] = asyncio.create_task(
-            self._read(instance), name=f"keep the history of {instance.host}", context=untraced()
-        )
+        """``instance`` has answered a check, or its queue has changed: read what is wanted of
+        it."""
+        if self._wanted[instance]:
+            self._readers.wake(instance)
 
     def delete(self, prompt_ids: Iterable[str]) -> None:
         """Clients have deleted these, or posted others under their ids; unknown ids are ignored."""
@@ -141,27 +130,23 @@ class HistoryKeeper:
 
     async def close(self) -> None:
         """Read no more."""
-        self._closed = True
-        for reader in self._readers.values():
-            reader.cancel()
-        await asyncio.gather(*self._readers.values(), return_exceptions=True)
+        await self._readers.close()
 
     async def _read(self, instance: Instance) -> None:
-        """What is wanted of ``instance``; what is not there waits for the next look."""
-        while instance in self._news:
-            self._news.discard(instance)
-            asked: set[str] = set()
-            while new := [one for one in self._wanted[instance] if one not in asked]:
-                asked.update(new)
-                for prompt_id in new:
-                    try:
-                        await self._keep(prompt_id, instance)
-                    except InstanceError as error:
-                        logger.debug("no end at {} can be kept: {}", instance.host, error.message)
-                        return
+        """Read what is wanted of ``instance``; an entry that is not there waits for the next
+        look."""
+        asked: set[str] = set()
+        while new := [one for one in self._wanted[instance] if one not in asked]:
+            asked.update(new)
+            for prompt_id in new:
+                try:
+                    await self._keep(prompt_id, instance)
+                except InstanceError as error:
+                    logger.debug("no end at {} can be kept: {}", instance.host, error.message)
+                    return
 
     async def _keep(self, prompt_id: str, instance: Instance) -> None:
-        """Raises InstanceError: then it is wanted still."""
+        """Keep the entry of that prompt. Raises InstanceError: then it is still wanted."""
         wanted = self._wanted[instance]
         if prompt_id not in wanted:
             return  # deleted meanwhile
@@ -182,7 +167,8 @@ class HistoryKeeper:
         self._unwanted(prompt_id, instance)
 
     async def _entry(self, prompt_id: str, instance: Instance) -> KeptEntry | None:
-        """None if ``instance`` has none, or one that is too long. Raises InstanceError, OSError."""
+        """The entry at ``instance``; None if it has none, or one that is too long to be kept.
+        Raises InstanceError, and OSError if the disk is full."""
         began_at = self._cluster.clock.monotonic()
         path = history_path(prompt_id)
         if path == "/history":  # no path can hold its id
@@ -196,8 +182,8 @@ class HistoryKeeper:
     async def shown(
         self, entry: HistoryEntry, answer: ScannedAnswer, instance: Instance, asked_at: float
     ) -> None:
-        """A client is shown ``entry``, scanned for KEPT in what ``instance`` has said since
-        ``asked_at`` (monotonic seconds): a long one is kept now."""
+        """A client is shown ``entry`` of ``answer``, which ``instance`` was asked for at
+        ``asked_at`` (monotonic seconds) and which was scanned for KEPT: keep it if it is long."""
         if not is_long(entry) or entry.prompt_id is None:
             return
         if self.entries.find(entry.prompt_id) is not None:
@@ -213,7 +199,7 @@ class HistoryKeeper:
     async def _packed(
         self, entry: HistoryEntry, answer: ScannedAnswer, instance: Instance, asked_at: float
     ) -> KeptEntry | None:
-        """Raises OSError."""
+        """``entry`` as it is kept; in a thread if that takes long. Raises OSError."""
         size = entry.value.end - entry.value.start
         if size < LONG_BYTES and answer.text.in_memory:
             return KeptEntry.of(entry, answer, instance, self._storage, asked_at)

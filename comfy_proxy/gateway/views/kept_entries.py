@@ -1,9 +1,14 @@
 """What instances said of prompts that have ended, kept here for when they cannot be asked.
 
 ComfyUI keeps its history in memory: what was told yesterday is gone with its process, and cannot be
-asked for while it hangs. An entry is kept as clients see it, packed, and shown only while the
-instance it came from cannot be asked, or may have lost it. With a STATE_FILE what is kept outlives
-this process too (``state/kept_history.py``).
+asked for while it hangs. So an entry is kept as clients see it, packed. It is shown
+
+* while its instance does not answer, or when that was removed: without a question;
+* where its instance answers and lacks it: only if the instance was in trouble after the entry was
+  read (:meth:`KeptEntry.may_be_lost`; else somebody deleted it there), and if the files that it
+  names are its own still (:meth:`KeptEntries.is_proven`, found out by ``kept_files.py``).
+
+With a STATE_FILE what is kept outlives this process too (``state/kept_history.py``).
 """
 
 from __future__ import annotations
@@ -29,15 +34,15 @@ from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
 from comfy_proxy.observers import tell
 
 MAX_ENTRIES = 10_000
-"""So many entries are kept, which is how many ComfyUI's own history holds. Beyond it the one that
-was kept first goes."""
+"""Entries that are kept, as many as ComfyUI's own history holds. Beyond them the one that was kept
+first is forgotten."""
 MAX_BYTES = 64 * 2**20
-"""Bytes of all entries, packed; a graph takes a fifth of its length. Beyond it the one that was
-kept first goes, but never the newest."""
+"""Bytes of all entries, packed; a graph takes a fifth of its length. Beyond them the entries that
+were kept first are forgotten, but never the newest."""
 MAX_ENTRY_BYTES = 8 * 2**20
-"""Bytes of an entry, its graph included. One that is longer is kept without its graph and what came
-with that (both are ``{}``): it is pictures mostly, which cannot be packed, and would take the place
-of hundreds of others, and to unpack it would stop the event loop whenever it is shown."""
+"""Bytes of an entry, its graph included. A longer entry is kept without its graph and without what
+came with that (both are ``{}``): that is mostly pictures, which cannot be packed. They would take
+the place of hundreds of other entries, and to unpack them would stop the event loop each time."""
 KEPT: Shape = {
     ANY: {
         b"prompt": {
@@ -56,12 +61,13 @@ _NUMBER = b"\0number\0"
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class KeptEntry:
-    """An entry of ``instance`` as clients see it, but for its number (``own`` at the instance).
-    None is one that has left.
+    """An entry of the history as clients see it, but for its number, which is ``own`` at its
+    instance.
 
-    ``packed`` is ``"id": {…}`` in two parts, before the number and after it (``split`` bytes). It
-    was read at ``kept_at`` (monotonic seconds, None: by a process before this one); ``packed_job``
-    is what ``/api/jobs`` lists of it.
+    ``instance`` is None if that was removed. ``packed`` is the text ``"id": {…}`` without the
+    number, which belongs after the first ``split`` bytes. ``kept_at`` is when it was read
+    (monotonic seconds; None: by a process before this one). ``packed_job`` is what ``/api/jobs``
+    lists of it.
     """
 
     prompt_id: str
@@ -73,7 +79,7 @@ class KeptEntry:
     packed: bytes = field(repr=False)
     packed_job: bytes = field(repr=False)
     files: tuple[FileName, ...] = field(repr=False, default=())
-    """What its outputs name, by the names that it has at the instance."""
+    """The files that its outputs name, by their names at the instance."""
 
     @classmethod
     def of(
@@ -84,9 +90,9 @@ class KeptEntry:
         storage: SharedStorage,
         kept_at: float,
     ) -> KeptEntry | None:
-        """``entry`` of ``instance``, scanned for KEPT in its ``answer``; None for what is none of
-        ComfyUI's, and if it is longer than MAX_ENTRY_BYTES even without its graph. May take a
-        while: a thread is to do it if it is long."""
+        """``entry`` of the ``answer`` of ``instance``, which was scanned for KEPT. None if it has
+        not the form of ComfyUI's, or is longer than MAX_ENTRY_BYTES even without its graph. To pack
+        a long entry takes a while: call it in a thread then."""
         if entry.prompt_id is None or entry.number is None:
             return None
         shown = ShownEntry.of(entry, answer, instance, storage)
@@ -118,16 +124,14 @@ class KeptEntry:
     def size(self) -> int:
         return len(self.packed) + len(self.packed_job)
 
-    def stands_in(self, answered: Container[Instance]) -> bool:
-        """Whether it is to be shown where the answers of ``answered`` lack it.
+    def may_be_lost(self, at: Instance) -> bool:
+        """Whether ``at``, its instance, which answers and lacks it, may have lost it: it was in
+        trouble after the entry was read. If not, somebody deleted the entry there.
 
-        Not if its instance was asked and has never been in trouble since: then somebody deleted it
-        there. Nobody has watched it while the proxy was away: after a restart it may have lost it.
+        An entry that a process before this one has read may be lost: nobody has watched the
+        instance while the proxy was down.
         """
-        at = self.instance
-        if at is None or at not in answered or self.kept_at is None:
-            return True
-        return at.signs.troubled_since(self.kept_at)
+        return self.kept_at is None or at.signs.troubled_since(self.kept_at)
 
     def numbered(self, numbers: HistoryNumbers) -> list[Piece]:
         """``"id": {…}`` with our number."""
@@ -166,7 +170,7 @@ def _files(outputs: Any) -> Iterator[FileName]:
 def _as_read(
     entry: HistoryEntry, number: Any, instance: Instance, storage: SharedStorage
 ) -> dict[str, Any]:
-    """What was read of it, in the shape of an entry of the history."""
+    """The parts of ``entry`` that were read, in the shape of an entry of the history."""
     row = entry.value.get(b"prompt")
     extra = None if row is None else row.get(3)
     created = None if extra is None else extra.get(b"create_time")
@@ -187,10 +191,10 @@ def _as_read(
 
 
 class KeptEntries:
-    """By prompt id, the one that was kept first at the front.
+    """Entries by prompt id, the one that was kept first at the front.
 
-    ``on_kept`` hears of each entry that is kept from now on, ``on_gone`` the prompt id of each that
-    is no longer, for whatever reason.
+    ``on_kept`` callbacks hear each entry that is kept from now on, ``on_gone`` the prompt id of
+    each that is forgotten, for whatever reason.
     """
 
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -198,7 +202,7 @@ class KeptEntries:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[str, KeptEntry] = OrderedDict()
         self._bytes = 0
-        self._sure: dict[str, float] = {}
+        self._proven: dict[str, float] = {}
         self.on_kept: list[Callable[[KeptEntry], None]] = []
         self.on_gone: list[Callable[[str], None]] = []
 
@@ -206,7 +210,7 @@ class KeptEntries:
         return f"<KeptEntries {len(self._entries)}, {self._bytes} B>"
 
     def add(self, entry: KeptEntry) -> None:
-        """Keep it; an older one of its id goes."""
+        """Keep ``entry`` in place of an older one of its id; not if its instance was removed."""
         if entry.instance is not None and entry.instance.left:
             return
         self.delete([entry.prompt_id])
@@ -219,43 +223,41 @@ class KeptEntries:
             self.delete([next(iter(self._entries))])
 
     def find(self, prompt_id: str) -> KeptEntry | None:
-        """The one of that prompt; None if none is kept."""
+        """The entry of that prompt; None if none is kept."""
         return self._entries.get(prompt_id)
 
     def standing_in(self, answered: Container[Instance]) -> list[KeptEntry]:
-        """Those to be shown where the answers of ``answered`` lack them.
-
-        Of an instance that answers, and so may have other files under those names by now, only
-        those that were found to be the same (:meth:`is_sure`).
-        """
+        """Those to be shown in a list that is made of the answers of ``answered``, which may have
+        them too. Nobody is asked for files: what is not proven is left out."""
         return [
             one
             for one in self._entries.values()
-            if one.stands_in(answered) and (one.instance not in answered or self.is_sure(one))
+            if (at := one.instance) is None
+            or at not in answered
+            or (one.may_be_lost(at) and self.is_proven(one, at))
         ]
 
-    def is_sure(self, entry: KeptEntry) -> bool:
-        """Whether its files were looked at since its instance was in trouble last."""
-        if entry.instance is None:
-            return True
-        at = self._sure.get(entry.prompt_id)
-        return at is not None and not entry.instance.signs.troubled_since(at)
+    def is_proven(self, entry: KeptEntry, at: Instance) -> bool:
+        """Whether its files were found to be its own since ``at``, its instance, was in trouble
+        last: that may have given their names to others' results since."""
+        proven_at = self._proven.get(entry.prompt_id)
+        return proven_at is not None and not at.signs.troubled_since(proven_at)
 
-    def found_same(self, entry: KeptEntry, at: float) -> None:
+    def prove(self, entry: KeptEntry, proven_at: float) -> None:
         """Its files were there and its own at that moment (monotonic seconds)."""
-        self._sure[entry.prompt_id] = at
+        self._proven[entry.prompt_id] = proven_at
 
     def delete(self, prompt_ids: Iterable[str]) -> None:
-        """Unknown ids are ignored."""
+        """Forget the entries of these prompts; unknown ids are ignored."""
         for prompt_id in prompt_ids:
-            self._sure.pop(prompt_id, None)
+            self._proven.pop(prompt_id, None)
             if (entry := self._entries.pop(prompt_id, None)) is not None:
                 self._bytes -= entry.size
                 tell(self.on_gone, prompt_id)
 
     def removed(self, instance: Instance, common: Container[str]) -> None:
-        """It has left. What it said of a prompt is shown on only if others have all its files:
-        those of kinds of which there is one directory for all (``common``)."""
+        """``instance`` was removed. Its entries are kept only if all their files are of kinds for
+        which all instances share one directory (``common``), so that others can serve them."""
         for one in [one for one in self._entries.values() if one.instance is instance]:
             if all(file.type in common for file in one.files):
                 self._entries[one.prompt_id] = replace(one, instance=None)
@@ -263,5 +265,5 @@ class KeptEntries:
                 self.delete([one.prompt_id])
 
     def clear(self) -> None:
-        """Keep none of them any more."""
+        """Forget all entries."""
         self.delete(tuple(self._entries))

@@ -1,4 +1,4 @@
-"""Whether the files that a kept entry names are still those of its prompt.
+"""Whether a kept entry may be shown, which may depend on files that its instance has by now.
 
 An instance that comes back with an empty disk gives the names of results anew, to others' prompts.
 Shown then, an entry of before would lead its client to another client's picture.
@@ -7,6 +7,7 @@ Shown then, an entry of before would lead its client to another client's picture
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from typing import Final
 
 from comfy_proxy.cluster.cluster import Cluster
@@ -18,16 +19,26 @@ from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
 from comfy_proxy.gateway.views.owner import away
 
 LATE_S: Final = 1.0
-"""Seconds after the end of a prompt in which a file of its may have been written: dates in HTTP
-have no fractions. One that is younger is another prompt's."""
+"""Seconds after the end of a prompt in which one of its files may have been written: dates in HTTP
+have no fractions. A file that was written later is another prompt's."""
 
 
-async def are_its_own(kept: KeptEntry, entries: KeptEntries, cluster: Cluster) -> bool:
-    """False if a file is gone, or was written after the prompt of ``kept`` had ended: then it is
-    forgotten. True without a question if they were looked at since the last trouble. Raises
-    UnavailableError (503) if the instance, which has just lacked the entry, does not say."""
+async def stands_in(
+    kept: KeptEntry, answered: Container[Instance], entries: KeptEntries, cluster: Cluster
+) -> bool:
+    """Whether ``kept`` is to be shown, which the answers of ``answered`` lack; the rule is in
+    ``kept_entries.py``.
+
+    Its instance is asked for its files if they are not proven. If one is gone, or was written after
+    the prompt had ended, the entry is forgotten. Raises UnavailableError (503) if the instance does
+    not tell.
+    """
     at = kept.instance
-    if at is None or entries.is_sure(kept):
+    if at is None or at not in answered:
+        return True
+    if not kept.may_be_lost(at):
+        return False
+    if entries.is_proven(kept, at):
         return True
     asked_at = cluster.clock.monotonic()
     try:
@@ -37,7 +48,7 @@ async def are_its_own(kept: KeptEntry, entries: KeptEntries, cluster: Cluster) -
     if not all(same):
         entries.delete([kept.prompt_id])
         return False
-    entries.found_same(kept, asked_at)
+    entries.prove(kept, asked_at)
     return True
 
 

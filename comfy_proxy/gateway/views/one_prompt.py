@@ -41,7 +41,7 @@ from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.jobs import prefixed_text
 from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntry
-from comfy_proxy.gateway.views.kept_files import are_its_own
+from comfy_proxy.gateway.views.kept_files import stands_in
 from comfy_proxy.gateway.views.owner import Asking, PromptOwners, Told, away
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.json_scanner import Shape
@@ -52,10 +52,10 @@ from comfy_proxy.ledger.transit import MAX_LOOKS
 class OnePrompt:
     """Answers as the instance that has the prompt.
 
-    Of one that ended at no instance as if one had it (``own_history``), and of one whose instance
-    cannot be asked, or has lost it, by what was kept of it (``keeper``). While only an instance
-    that cannot be asked knows how a prompt ended, it is 503: ``{}`` and 404 would say that it is
-    lost.
+    For a prompt that ended at no instance the answer is made here (``own_history``). For one whose
+    instance cannot be asked, or has lost it, it is what was kept (``keeper``). While only an
+    instance that cannot be asked knows how a prompt ended the answer is 503: ``{}`` or 404 would
+    say that the prompt is lost.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class OnePrompt:
         }
 
     async def history(self, request: web.Request, match: Match) -> web.StreamResponse:
-        """``GET /history/{id}``: its entry; ``{}`` while it has none, and if nobody knows it.
+        """``GET /history/{id}``: the entry of that prompt; ``{}`` while there is none, and if
+        nobody knows the prompt.
 
         Raises UnavailableError while only an instance that is away has it.
         """
@@ -98,11 +99,10 @@ class OnePrompt:
         if (own := self._own_history.entry(prompt_id)) is not None:
             return await self._shown(request, OwnEntry(prompt_id=prompt_id, entry=own))
         kept = self._kept.find(prompt_id)
-        if kept is not None and kept.instance is None:
-            return await self._shown(request, kept)
-        at = None if kept is None else kept.instance
-        if kept is not None and at and not await self._cluster.health_checker.answers(at):
-            return await self._shown(request, kept, [at])
+        if kept is not None:
+            at = kept.instance
+            if at is None or not await self._cluster.health_checker.answers(at):
+                return await self._shown(request, kept, [at] if at else [])
         asking = self._asking(f"/history/{quote(prompt_id, safe='')}", KEPT)
         asked_at = self._cluster.clock.monotonic()
         try:
@@ -113,7 +113,7 @@ class OnePrompt:
             return await self._shown(request, kept, self._cluster.instances)
         if _entries(told.answer):
             return await self._read(request, prompt_id, told, asked_at)
-        if kept is not None and await self._stands_in(kept, told.asked):
+        if kept is not None and await stands_in(kept, told.asked, self._kept, self._cluster):
             return await self._shown(request, kept, unasked(self._cluster, told.asked))
         if (owner := self._owners.ended_away(prompt_id, told.asked)) is not None:
             raise away(owner)
@@ -122,7 +122,7 @@ class OnePrompt:
     async def _read(
         self, request: web.Request, prompt_id: str, told: Told[ScannedAnswer], asked_at: float
     ) -> web.StreamResponse:
-        """The entry in the history of an instance, which was asked at ``asked_at``."""
+        """Answer with the entry that an instance, which was asked at ``asked_at``, has told."""
         instance, answer, entries = told.instance, told.answer, _entries(told.answer)
         if any(is_first_try(one, instance, self._second_tries) for one in entries):
             return await native.reply_pieces(request, [b"{}"], answer)
@@ -137,20 +137,13 @@ class OnePrompt:
         texts = [entry.numbered(self._numbers) for entry in shown]
         return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
 
-    async def _stands_in(self, kept: KeptEntry, asked: Container[Instance]) -> bool:
-        """Whether it is to be shown, which none of ``asked`` has."""
-        if not kept.stands_in(asked):
-            return False
-        at = kept.instance
-        return at is None or at not in asked or await are_its_own(kept, self._kept, self._cluster)
-
     async def _shown(
         self,
         request: web.Request,
         entry: OwnEntry | KeptEntry,
         missing: Sequence[Instance] = (),
     ) -> web.StreamResponse:
-        """An entry that is here; ``missing`` could not be asked for it."""
+        """Answer with an entry that is kept here; ``missing`` could not be asked for it."""
         headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
         like = Answer(status=200, headers=headers, body=b"")
         name_missing(like, missing)
@@ -160,9 +153,9 @@ class OnePrompt:
     async def job(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``GET /api/jobs/{id}``: ComfyUI's own job (2026).
 
-        A prompt on its way between two instances is a waiting job. If it has arrived before it was
-        asked for there, all are asked again, up to MAX_LOOKS times. Raises UnavailableError while
-        only an instance that is away can tell of it.
+        A prompt on its way between two instances is a waiting job. If it arrived somewhere while
+        the instances were asked all are asked again, up to MAX_LOOKS times. Raises UnavailableError
+        while only an instance that is away can tell of it.
         """
         prompt_id = match.variables["prompt_id"]
         asking = self._asking(f"/api/jobs/{quote(prompt_id, safe='')}", JOB)
@@ -195,7 +188,7 @@ class OnePrompt:
         if (own := self._own_history.entry(prompt_id)) is not None:
             return failed_job(own)
         kept = self._kept.find(prompt_id)
-        if kept is not None and await self._stands_in(kept, asked):
+        if kept is not None and await stands_in(kept, asked, self._kept, self._cluster):
             return kept.whole_job(self._numbers)
         if (owner := self._owners.ended_away(prompt_id, asked)) is not None:
             raise away(owner)

@@ -1,7 +1,7 @@
-"""Who has a prompt: the owner on record, else whoever says that it has it.
+"""Which instance has a prompt: its owner on record, else the one that says that it has the prompt.
 
-An owner is not on record after a restart of the proxy, nor if the prompt did not come through it.
-Whoever is found to have the prompt is recorded as its owner from then on.
+No owner is on record of a prompt that did not come through the proxy, or came before a restart of
+it without a STATE_FILE. The instance that is found to have the prompt is its owner from then on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from comfy_proxy.ledger.events import Found
 from comfy_proxy.ledger.ledger import Ledger
 
 AWAY_RETRY_S: Final = 5
-"""Seconds after which a client is to ask again for what an instance that is away has alone."""
+"""Seconds (``Retry-After``) after which a client is to ask again for what only an instance that is
+away has."""
 
 A = TypeVar("A", Answer, ScannedAnswer)
 Asking = Callable[[list[Instance]], Awaitable[dict[Instance, A]]]
@@ -53,9 +54,8 @@ class PromptOwners:
         return owner
 
     async def runner(self, prompt_id: str) -> Instance | None:
-        """Who runs the prompt by its ``/queue``; None if nobody does. All instances are asked.
-
-        Raises NoHealthyInstanceError.
+        """The instance whose ``/queue`` says that it runs the prompt; None if none does. All are
+        asked. Raises NoHealthyInstanceError if none answers.
         """
         asking = partial(ask_queue, cluster=self._cluster)
         queues = await answers_of_all(self._cluster, asking)
@@ -66,12 +66,12 @@ class PromptOwners:
         return None
 
     async def find(self, prompt_id: str, asking: Asking[A], found: Callable[[A], Any]) -> Told[A]:
-        """The instance whose answer is ``found``, and that answer.
+        """The first instance whose answer is ``found``, and that answer.
 
-        The owner on record is asked first; the others hear of it only if the owner does not have
-        it, or does not answer; one at which it was given up is not asked at all. If nobody has it:
-        any of the answers, one with status 200 before others. Raises NoHealthyInstanceError if
-        nobody answers.
+        The owner on record is asked first, and the others only if the owner does not have the
+        prompt or does not answer; an instance at which it was given up is not asked. If none has
+        the prompt this is any of the answers, one with status 200 before others. Raises
+        NoHealthyInstanceError if none answers.
         """
         owner = await self.known(prompt_id)
         others = [
@@ -96,8 +96,8 @@ class PromptOwners:
         return Told(instance, answer, frozenset(answers))
 
     def ended_away(self, prompt_id: str, asked: Container[Instance]) -> Instance | None:
-        """The owner on record of a prompt that has ended, if it is none of those that were asked:
-        that nobody has the prompt says nothing then."""
+        """The owner on record of a prompt that is not known to go on, if the owner is none of
+        ``asked``: that none of those has the prompt does not mean that nobody has it."""
         owner, prompt = self._ledger.owner(prompt_id), self._ledger.find(prompt_id)
         last = None if prompt is None else prompt.attempt
         goes_on = prompt is not None and (last is None or last.end is None)

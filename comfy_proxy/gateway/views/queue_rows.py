@@ -1,8 +1,8 @@
 """Entries of the queue as they are shown: those of instances, and those that only we know.
 
-An instance that cannot be asked still has what it had. What of it came through us is in the ledger
-and is shown from there, so that no prompt is missing from a queue and no sum falls because an
-instance is away. What others gave that instance directly nobody can tell meanwhile.
+An instance that cannot be asked still has its prompts. Those that came through the proxy are in the
+ledger and are shown from there, so that no prompt is missing from a queue and no sum falls because
+an instance is away. Prompts that others gave that instance directly are not shown meanwhile.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from comfy_proxy.ledger.states import State
 from comfy_proxy.lenient_json import decoded, dumps_exact, loads_exact
 
 MAX_GRAPH_BYTES = 64 * 2**20
-"""Bytes of all bodies that are read for one answer. Beyond it the entries of the other prompts are
-shown with an empty graph: their places and ids are what a queue is asked for."""
+"""Bytes of all bodies that are read for one answer. Beyond them the other prompts are shown with an
+empty graph: a queue is asked for places and ids mostly."""
 _SECRETS = ("auth_token_comfy_org", "api_key_comfy_org")
-"""Of ``extra_data``; ComfyUI does not show them either."""
+"""Keys of ``extra_data`` that are not shown, as ComfyUI does not show them."""
 
 
 class Bodies(Protocol):
@@ -83,10 +83,8 @@ class LedgerRows:
         self._unread = unread
 
     def at(self, instances: Iterable[Instance]) -> list[Prompt]:
-        """Those that wait or run at these instances, those of our own jobs included.
-
-        Also what seems to have ended there: until its history can be read it would be nowhere.
-        """
+        """The prompts that wait or run at these instances, those of our own jobs included, and
+        those that have ended there while no history that can be read has them."""
         return [
             prompt
             for instance in instances
@@ -95,10 +93,8 @@ class LedgerRows:
         ]
 
     async def entries(self, prompts: Iterable[Prompt]) -> list[list[Any]]:
-        """``[number, id, graph, extra_data, outputs]`` for each, as ComfyUI would write it.
-
-        Which nodes give out is left empty. Of a prompt of our own jobs the graph is empty too.
-        """
+        """``[number, id, graph, extra_data, outputs]`` for each, as ComfyUI would write it, except
+        that ``outputs`` is empty, and for a prompt of our own jobs ``graph`` too."""
         entries, read = [], 0
         for prompt in tuple(prompts):
             if prompt.queue_entry is not None and extra_data(prompt.queue_entry):
@@ -113,7 +109,7 @@ class LedgerRows:
         return entries
 
     def runs(self, prompt: Prompt) -> bool:
-        """Whether it runs where it is, as far as is known."""
+        """Whether ``prompt`` is shown as running: it has ended, or runs as far as is known."""
         if prompt.ended:
             return True
         instance = prompt.instance

@@ -41,14 +41,14 @@ async def restarted(proxy: Any, worker: EmbeddedWorker, *, keep_files: bool) -> 
     instance.socket_lost()
     await recover(proxy, worker)
     disks = proxy.app[GATEWAY].files.disks
-    await until(lambda: instance not in disks._unsure and disks._tasks[instance].done())
+    await until(lambda: instance not in disks._unsure and not disks._looks.busy)
 
 
 async def test_a_name_from_before_an_empty_disk_is_not_anothers_picture(
     proxy: Any, workers: Workers
 ) -> None:
-    """ComfyUI gives the name once more. Who was told it before gets ComfyUI's 404 for a file that
-    is gone, who is told it now gets the own picture."""
+    """ComfyUI gives the name again. A client that was told it before gets ComfyUI's 404 for a file
+    that is gone; one that is told it now gets its own picture."""
     before = await made(proxy, workers[1], color=0xFF0000)
     assert (await seen(proxy, before))[0] == 200
     await restarted(proxy, workers[1], keep_files=False)
@@ -64,7 +64,7 @@ async def test_a_name_from_before_an_empty_disk_is_not_anothers_picture(
 async def test_a_graph_that_names_a_result_of_before_is_refused(
     proxy: Any, workers: Workers
 ) -> None:
-    """Not run with somebody else's picture."""
+    """It is not run with another client's picture."""
     before = await made(proxy, workers[1], color=0xFF0000)
     await restarted(proxy, workers[1], keep_files=False)
     await made(proxy, workers[1], color=0x00FF00)
@@ -95,7 +95,7 @@ async def test_each_empty_disk_is_another_one(proxy: Any, workers: Workers) -> N
 
 
 async def test_a_disk_with_its_files_is_the_same_one(proxy: Any, workers: Workers) -> None:
-    """Also if somebody has deleted one of them."""
+    """Also if one of the files was deleted."""
     before = await made(proxy, workers[1], color=1)
     gone = await made(proxy, workers[1], color=2)
     for file in workers[1].folders.base.rglob(gone["filename"]):
@@ -120,7 +120,7 @@ async def test_while_it_does_not_say_it_is_asked_again(proxy: Any, workers: Work
     await workers[1].kill()
     instance.socket_lost()
     disks.heard(instance)
-    await disks._tasks[instance]
+    await disks._looks.over(instance)
     assert instance.mark == "2"
     assert instance in disks._unsure
     await restarted(proxy, workers[1], keep_files=False)
@@ -134,7 +134,7 @@ async def test_what_is_no_mark_is_nobodys(proxy: Any, mark: str) -> None:
 
 
 async def test_a_later_mark_is_of_an_earlier_proxy(proxy: Any) -> None:
-    """One without a STATE_FILE has forgotten how often a disk was emptied."""
+    """A proxy without a STATE_FILE has forgotten how often a disk was emptied."""
     disks = proxy.app[GATEWAY].files.disks
     assert disks.of("2.3") is proxy.app[CLUSTER].instances[1]
     assert (await get(proxy, "/queue"))["queue_running"] == []

@@ -89,7 +89,8 @@ async def fenced(proxy: TestClient[Any, Any], worker: WorkerProcess) -> None:
 async def test_what_waits_and_runs_at_an_instance_that_hangs_ends_elsewhere(
     proxy: TestClient[Any, Any], pair: Pair, listens: bool
 ) -> None:
-    """Under the same ids; once it goes on again it has nothing of them, and nobody hears of it."""
+    """Under the same ids. When the instance goes on it ends them there, and no client hears of
+    that."""
     async with listening(proxy) as listener:
         fields = {"client_id": listener.client_id} if listens else {}
         prompt_ids = await placed(proxy, pair, fields)
@@ -110,7 +111,8 @@ async def test_what_waits_and_runs_at_an_instance_that_hangs_ends_elsewhere(
 async def test_what_went_on_elsewhere_is_deleted_though_no_answer_comes(
     pair: Pair, start_proxy: Start
 ) -> None:
-    """Of an instance whose answers are lost; else it would run there as well."""
+    """An instance whose answers alone are lost acts on the deletion; else it would run the prompt
+    as well."""
     async with forwarding(pair[0].url) as (network,):
         proxy = await start_proxy(network.url, pair[1].url, health_failure_threshold=1)
         instance = proxy.app[CLUSTER].instances[0]
@@ -128,7 +130,7 @@ async def test_what_went_on_elsewhere_is_deleted_though_no_answer_comes(
 async def test_while_one_hangs_reads_and_uploads_do_without_it(
     proxy: TestClient[Any, Any], pair: Pair
 ) -> None:
-    """Whichever it is; a read takes part of a second, which the benchmark measures."""
+    """Whichever instance hangs. A read takes part of a second, which the benchmark measures."""
     for worker in pair:
         worker.freeze()
         for path in ("/queue", "/history", "/prompt", "/system_stats", "/settings"):
@@ -142,8 +144,8 @@ async def test_while_one_hangs_reads_and_uploads_do_without_it(
 
 
 async def test_one_that_hangs_is_removed_by_force(pair: Pair, start_proxy: Start) -> None:
-    """Nobody waits for it: what waits and runs there goes elsewhere, though HANG_TIMEOUT is never;
-    and it is told once what runs elsewhere."""
+    """The removal waits for no answer. What waits and runs there goes elsewhere, though
+    HANG_TIMEOUT is never, and the instance is told once what to end."""
     http = await start_proxy(*(one.url for one in pair), hang_timeout_s=0.0)
     await until(lambda: all(one.check_ok for one in http.app[CLUSTER].instances))
     async with listening(http) as listener:

@@ -110,7 +110,7 @@ async def test_one_that_was_deleted_before_it_was_to_move_ends(
     instance = instance_of(proxy, workers[0])
     await until(lambda: instance.prompts.queue_remaining == 1)
     await until(lambda: len(gateway.ledger.at(instance)) == 2)
-    await until(lambda: all(looker.done() for looker in gateway.reconciler._lookers.values()))
+    await until(lambda: not gateway.reconciler._lookers.busy)
     held.go.set()
     await until(lambda: held.prompts[0].ended)
     await interrupt(proxy, blocker)

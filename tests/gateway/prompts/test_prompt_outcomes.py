@@ -218,7 +218,7 @@ async def test_nobody_looks_after_the_end(proxy: TestClient) -> None:
     accepted(gateway.ledger, "p", instance)
     await gateway.reconciler.close()
     gateway.ledger.apply(events.Deleted(prompt_ids=["p"]))
-    assert all(looker.done() for looker in gateway.reconciler._lookers.values())
+    assert not gateway.reconciler._lookers.busy
 
 
 async def test_a_cached_prompt_teaches_no_estimate(
@@ -283,7 +283,7 @@ async def test_one_that_is_over_before_its_answer_is_known(
     await until(lambda: sum(len(worker.executed) for worker in workers) > before)
     await until(lambda: not any(worker.queue_remaining for worker in workers))
     await until(lambda: not any(one.prompts.queue_remaining for one in gateway.cluster.instances))
-    await until(lambda: all(looker.done() for looker in gateway.reconciler._lookers.values()))
+    await until(lambda: not gateway.reconciler._lookers.busy)
     for worker in workers:
         worker.faults.clear()
     await posting

@@ -48,7 +48,7 @@ async def test_it_has_not_ended_because_an_earlier_one_has(
     await until(lambda: gateway.ledger.find(other) is None)
     instance = instance_of(proxy, only)
     await until(lambda: instance.prompts.queue_remaining == 2)
-    await until(lambda: all(looker.done() for looker in gateway.reconciler._lookers.values()))
+    await until(lambda: not gateway.reconciler._lookers.busy)
     assert gateway.ledger.find("again") is not None
     await only.kill()
     await show(proxy, workers[1])

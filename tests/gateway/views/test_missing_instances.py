@@ -60,8 +60,8 @@ async def kept(gateway: Gateway, second: FakeInstance, *names: str) -> None:
 
 
 async def read(gateway: Gateway) -> None:
-    for reader in tuple(gateway.views.keeper._readers.values()):
-        await reader
+    for instance in gateway.cluster.instances:
+        await gateway.views.keeper._readers.over(instance)
 
 
 async def answer_of(client: Any, path: str) -> tuple[Any, str | None]:

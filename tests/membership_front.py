@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prompts_front import Http, Json
+from prompt_client import Http, Json
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
