@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from prompts_front import Http, Json
+from aiohttp.test_utils import TestClient
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER
+
+Http = TestClient[Any, Any]
+Json = dict[str, Any]
 
 
 async def add(http: Http, worker: EmbeddedWorker | str, status: int = 201, **fields: Any) -> Json:
