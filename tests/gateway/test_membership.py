@@ -28,6 +28,7 @@ from prompts_front import (
 
 from comfy_proxy.cluster import membership
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.instance_settings import parse_instance
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
@@ -266,6 +267,21 @@ async def test_an_address_or_a_name_is_there_once(
     assert body["details"]["field"] == "name"
     await add(http, third, name="middle")
     await add(http, third, status=409)
+
+
+async def test_the_proxy_itself_is_no_instance(proxy: Http) -> None:
+    """What is sent to one comes back for ever: 409, and one that is configured gets nothing."""
+    url = str(proxy.make_url("/"))
+    body = await add(proxy, url, status=409)
+    assert body["details"]["field"] == "url"
+    assert len(instances(proxy)) == 2
+    cluster = proxy.app[CLUSTER]
+    itself = cluster.membership.add(parse_instance(url))
+    assert not await cluster.health_checker.check(itself)
+    assert not itself.healthy
+    itself.breaker.sign_of_life()
+    assert not await cluster.health_checker.check(itself)
+    await ended(proxy, await post(proxy))
 
 
 @pytest.mark.parametrize(
