@@ -12,8 +12,9 @@ answers alone are lost, takes it up, and one that hangs finds it first when it g
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from typing import Final
 from weakref import WeakSet
 
@@ -99,12 +100,14 @@ class Zombies:
                 self._tell(instance), name=f"delete at {instance.host}", context=untraced()
             )
 
-    def _remove(self, prompt_ids: Iterable[str], instance: Instance) -> None:
+    def _remove(self, prompt_ids: Collection[str], instance: Instance) -> None:
         left = self._left[instance]
         if left and not left.difference(prompt_ids):
             instance.draining -= 1
             self._cluster.scheduler.door.open()
         left.difference_update(prompt_ids)
+        if untold := self._untold.get(instance):  # told late it would be of what is there anew
+            untold[:] = [one for one in untold if one in left]
 
     async def _tell(self, instance: Instance) -> None:
         """Have what was given up deleted, whether or not anybody listens now: one that hangs does
@@ -126,13 +129,14 @@ class Zombies:
             telling.cancel()
         left = self._left[instance]
         while left:
-            prompt_ids = sorted(left)
+            prompt_ids = frozenset(left)
+            given_up = partial(left.intersection, prompt_ids)  # less what is sent there meanwhile
             try:
                 async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
-                    await self._end(prompt_ids, instance)
+                    await self._end(given_up, instance)
                     if instance in self._unsure:
                         await sleep(self._cluster.clock, IN_HAND_S)
-                        await self._end(prompt_ids, instance)
+                        await self._end(given_up, instance)
                         self._unsure.discard(instance)
             except TimeoutError:
                 logger.debug("{} is busy with what was given up there", instance.host)
@@ -146,25 +150,27 @@ class Zombies:
         """Have one that has left end them, as far as it does within FENCE_TIMEOUT_S."""
         try:
             async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
-                await self._end(prompt_ids, instance)
+                await self._end(lambda: prompt_ids, instance)
         except (InstanceError, TimeoutError) as error:
             logger.info("{} does not let go of what was there: {!r}", instance.host, error)
 
-    async def _end(self, prompt_ids: list[str], instance: Instance) -> None:
-        """In this order: what waits must not begin in the moment in which what runs is ended."""
+    async def _end(self, given_up: Callable[[], Collection[str]], instance: Instance) -> None:
+        """In this order: what waits must not begin in the moment in which what runs is ended.
+
+        ``given_up`` is asked before each step: one that is taken there again is left alone.
+        """
         client = self._cluster.clients[instance]
-        await client.post("queue", {"delete": prompt_ids})
+        await client.post("queue", {"delete": sorted(given_up())})
         pause_s = _FIRST_PAUSE_S
-        while running := set((await client.queue(fresh=True)).running).intersection(prompt_ids):
+        while running := set((await client.queue(fresh=True)).running).intersection(given_up()):
             for prompt_id in running:
                 await client.interrupt(prompt_id)
             # Its entry is written when it has ended, and is to go as well.
             await sleep(self._cluster.clock, pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        await client.post("history", {"delete": prompt_ids})
-        logger.info(
-            "{} has let go of {} prompts that were given up", instance.host, len(prompt_ids)
-        )
+        ended = sorted(given_up())
+        await client.post("history", {"delete": ended})
+        logger.info("{} has let go of {} prompts that were given up", instance.host, len(ended))
 
 
 def _is_given_up(end: End | None) -> bool:
