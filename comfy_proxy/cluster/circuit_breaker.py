@@ -97,6 +97,12 @@ class CircuitBreaker:
         elif self.closed and self.consecutive_failures >= self._failure_threshold:
             self._open(f"{self.consecutive_failures} consecutive failures, the last: {reason}")
 
+    def begin_open(self) -> None:
+        """Nothing is known of the instance yet: it is not used before its first check succeeds,
+        which may be made at once. Nobody is told of it, for there was nothing before."""
+        self.state = CircuitState.OPEN
+        self.sign_of_life()
+
     def sign_of_life(self) -> None:
         """The instance may have returned: end the cooldown, so that the next check is a trial."""
         self._opened_at = -math.inf

@@ -93,7 +93,9 @@ class Membership:
     # --- joining -----------------------------------------------------------------------------
 
     def add(self, url: URL, name: str | None = None) -> Instance:
-        """It joins now, whether or not it answers; its first check is under way.
+        """It joins now, whether or not it answers; its first check is under way, and before that
+        has passed nothing is sent there: it may hang, or be no ComfyUI, and what goes to all
+        instances would wait for it.
 
         Raises MembershipError if its address or name is another one's, or if the proxy was started
         with one instance alone.
@@ -109,6 +111,7 @@ class Membership:
         logger.bind(instance=instance.host).warning(
             "instance {} ({}) is added", instance.host, label(instance)
         )
+        instance.breaker.begin_open()
         self._roster.add(instance)
         return instance
 

@@ -163,3 +163,15 @@ async def test_one_final_failure_opens_it(breaker: CircuitBreaker, told: Told) -
     """What proves that nothing will ever work there needs no row of failures."""
     breaker.record_failure("it is the proxy itself", final=True)
     assert told == [(CLOSED, OPEN, "it is the proxy itself")]
+
+
+async def test_one_that_begins_open_is_closed_by_its_first_check(
+    breaker: CircuitBreaker, told: Told
+) -> None:
+    """That check is not put off by a cooldown."""
+    breaker.begin_open()
+    assert not breaker.closed
+    assert told == []
+    assert breaker.begin_trial()
+    breaker.record_success(trial=True)
+    assert breaker.closed

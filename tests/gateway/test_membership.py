@@ -92,6 +92,7 @@ async def test_one_that_does_not_answer_joins_all_the_same(
     await third.restart()
     for name in ("1", "2"):
         await drain(proxy, name)
+    instances(proxy)[2].breaker.sign_of_life()
     assert await proxy.app[CLUSTER].health_checker.check(instances(proxy)[2])
     await ended(proxy, prompt_id := await post(proxy))
     assert third.started == [prompt_id]
@@ -267,6 +268,19 @@ async def test_an_address_or_a_name_is_there_once(
     assert body["details"]["field"] == "name"
     await add(http, third, name="middle")
     await add(http, third, status=409)
+
+
+async def test_nobody_waits_for_one_that_has_never_answered(
+    proxy: Http, third: EmbeddedWorker
+) -> None:
+    """It hangs from the moment on in which it joins: what goes to all goes to the others."""
+    third.faults.hang = ("/",)
+    newcomer = proxy.app[CLUSTER].membership.add(parse_instance(third.url))
+    assert (newcomer.check_ok, newcomer.healthy) == (None, False)
+    for path in ("/queue", "/history", "/object_info", "/system_stats"):
+        await get(proxy, path)
+    await ended(proxy, await post(proxy))
+    assert third.submitted == []
 
 
 async def test_the_proxy_itself_is_no_instance(proxy: Http) -> None:
