@@ -45,7 +45,8 @@ class Disks:
         makers.on_made.append(self._note)
         self._unsure: WeakSet[Instance] = WeakSet()
         self._tasks = ByInstance[asyncio.Task[None]]()
-        self._former: dict[str, str] = {}  # marks of those that have left, by their numbers
+        # Of those that have left, by their numbers: who comes back may have another disk by then.
+        self._former: dict[str, tuple[str, list[FileName]]] = {}
         cluster.instances.each(self._joined)
         cluster.instances.on_removed += (cancelling(self._tasks), self._left)
         self.on_new: list[Callable[[Instance], None]] = []
@@ -84,10 +85,13 @@ class Disks:
             )
 
     def _joined(self, instance: Instance) -> None:
-        instance.mark = self._former.pop(instance.id, instance.mark)
+        instance.mark, files = self._former.pop(instance.id, (instance.mark, []))
+        if files:
+            self._made[instance].extend(files)
+            self.interrupted(instance)
 
     def _left(self, instance: Instance) -> None:
-        self._former[instance.id] = instance.mark
+        self._former[instance.id] = instance.mark, list(self._made[instance])
 
     def _note(self, made: Made) -> None:
         """Its own record of each instance: of a name that several have made, ``Makers`` knows the
