@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Final
 
 from loguru import logger
-from yarl import URL
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.drains import label
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.instance_settings import canonical
+from comfy_proxy.state.by_url import ByUrl
 from comfy_proxy.state.store import StateStore
 
 DRAINED: Final = "drained"
@@ -31,9 +30,9 @@ class DrainedInstances:
         """Drain those that were, before anything is sent anywhere, and write what changes from then
         on. One that the configuration no longer has is forgotten: whoever puts it back there wants
         it to work."""
-        by_url = {canonical(one.url): one for one in self._cluster.instances}
+        by_url = ByUrl(self._cluster.instances)
         for url, _ in await self._store.entries(DRAINED):
-            instance = by_url.get(canonical(URL(url, encoded=True)))
+            instance = by_url.get(url)
             if instance is None or url != str(instance.url):
                 self._store.delete(DRAINED, url)
             if instance is None:

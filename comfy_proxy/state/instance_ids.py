@@ -19,8 +19,8 @@ from loguru import logger
 from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.instance_settings import canonical
 from comfy_proxy.state import sqlite_rows
+from comfy_proxy.state.by_url import usual
 from comfy_proxy.state.store import StateStore
 
 ID: Final = "instance-id"
@@ -39,7 +39,7 @@ def known_ids(path: Path) -> dict[str, str]:
     try:
         with closing(sqlite3.connect(path, timeout=_TIMEOUT_S)) as database:
             known = sqlite_rows.entries(database, ID)
-            return {_usual(url): value.decode().partition(".")[0] for url, value in known}
+            return {usual(url): value.decode().partition(".")[0] for url, value in known}
     except (sqlite3.Error, ValueError) as error:
         logger.warning("STATE_FILE {} does not say which instance is which: {}", path, error)
         return {}
@@ -47,7 +47,7 @@ def known_ids(path: Path) -> dict[str, str]:
 
 def ids_for(urls: Sequence[URL], known: Mapping[str, str]) -> dict[URL, str]:
     """A number for each of ``urls``, which are in the order of the configuration."""
-    spelt = {url: _usual(str(url)) for url in urls}
+    spelt = {url: usual(str(url)) for url in urls}
     ids = {url: known[text] for url, text in spelt.items() if text in known}
     taken = set(known.values())
     for place, url in enumerate(urls, start=1):
@@ -61,10 +61,10 @@ def ids_for(urls: Sequence[URL], known: Mapping[str, str]) -> dict[URL, str]:
 async def restore_marks(store: StateStore, instances: Iterable[Instance]) -> None:
     """Give each the mark that its results had last."""
     known = {url: value.decode() for url, value in await store.entries(ID)}
-    usual = {_usual(url): mark for url, mark in known.items()}
+    spelt = {usual(url): mark for url, mark in known.items()}
     for instance in instances:
         url = str(instance.url)
-        mark = known.get(url) or usual.get(_usual(url), "")
+        mark = known.get(url) or spelt.get(usual(url), "")
         if mark.partition(".")[0] == instance.id:
             instance.mark = mark
 
@@ -72,7 +72,3 @@ async def restore_marks(store: StateStore, instances: Iterable[Instance]) -> Non
 def keep_mark(store: StateStore, instance: Instance) -> None:
     """Write it down."""
     store.put(ID, str(instance.url), instance.mark.encode())
-
-
-def _usual(url: str) -> str:
-    return str(canonical(URL(url, encoded=True)))
