@@ -7,7 +7,10 @@ the first one is instance 1.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Mapping
+from contextlib import suppress
+from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
 from yarl import URL
@@ -18,7 +21,11 @@ MAX_NAME: Final = 64
 
 _PREFIXES = ("COMFYUI_HOST_", "COMFYUI_NAME_")
 _NUMBERED = re.compile(r"COMFYUI_(?:HOST|NAME)_([1-9][0-9]{0,3})")
-_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?")
+"""A host name as name servers take it, or an address with its zone."""
+_NUMERIC = re.compile(r"(?:0[xX][0-9A-Fa-f]+|[0-9]+)(?:\.(?:0[xX][0-9A-Fa-f]+|[0-9]+)){0,3}")
+"""IPv4 as the C library reads it: ``127.1`` and ``0x7f.1`` are ``127.0.0.1``."""
 
 
 def is_numbered(name: str) -> bool:
@@ -32,13 +39,18 @@ def parse_instance(text: str) -> URL:
     Raises ValueError with the reason.
     """
     text = text.strip()
-    url = URL(text if "://" in text else f"http://{text}")
+    try:
+        url = URL(text if "://" in text else f"http://{text}")
+    except UnicodeError:
+        raise ValueError(f"{text[:100]!r}: that is no host name") from None
     if url.scheme not in ("http", "https"):
         raise ValueError(f"{text!r}: the scheme must be http or https")
     if url.raw_user is not None or url.raw_password is not None:
         raise ValueError("a user name or password in the address is not supported")
     if not url.host:
         raise ValueError(f"{text!r}: there is no host in it")
+    if not _can_be_looked_up(url.raw_host or ""):
+        raise ValueError(f"{text[:100]!r}: that is no host name")
     if url.query_string or url.fragment:
         raise ValueError(f"{text!r}: a query or fragment makes no sense here")
     if url.port == 0:
@@ -48,10 +60,33 @@ def parse_instance(text: str) -> URL:
 
 def canonical(url: URL) -> URL:
     """The same for all spellings of one instance's address."""
-    plain = url.with_port(url.port)
-    if url.host in _LOOPBACK_NAMES:  # all of them are this machine: one instance, not three
-        return plain.with_host("localhost")
-    return plain
+    plain, host = url.with_port(url.port), _canonical_host(url.host or "")
+    if host in _LOOPBACK_NAMES:  # all of them are this machine: one instance, not three
+        host = "localhost"
+    return plain.with_host(host)
+
+
+def _canonical_host(host: str) -> str:
+    """Without the dot of a full name; an address in its usual form."""
+    host = host.rstrip(".")
+    if _NUMERIC.fullmatch(host):
+        with suppress(OSError):
+            return socket.inet_ntoa(socket.inet_aton(host))
+    with suppress(ValueError):
+        address = ip_address(host)
+        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        return str(mapped or address)
+    return host
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """False for what a name server is never asked: Python itself refuses to, by a UnicodeError
+    that is no error of the network."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return bool(host.strip(".")) and _HOST.fullmatch(host) is not None
 
 
 def name_problem(name: str) -> str | None:

@@ -15,6 +15,7 @@ from yarl import URL
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.membership import MembershipError
 from comfy_proxy.errors import InvalidFieldError, NotFoundError, RequestError
 from comfy_proxy.instance_settings import name_problem, parse_instance
 from comfy_proxy.jobs.negotiation import wait_seconds
@@ -47,12 +48,16 @@ async def _one(request: web.Request) -> web.Response:
 
 
 async def _add(request: web.Request) -> web.Response:
-    """Add an instance. It is checked before the answer, and has joined whether or not it
-    answers."""
+    """Add an instance. It is checked before the answer, and has joined whether or not it answers;
+    but not if the answer is our own."""
     url, name = await _newcomer(request)
     cluster = request.app[CLUSTER]
     instance = cluster.membership.add(url, name)
     await cluster.health_checker.check(instance)
+    if instance.is_proxy and not instance.left:
+        await cluster.membership.remove(instance, force=True)
+        message = "That is the address of this proxy itself."
+        raise MembershipError(message, details={"field": "url"})
     answer = _answer(request, instance, status=201)
     answer.headers[hdrs.LOCATION] = f"/api/instances/{instance.id}"
     return answer

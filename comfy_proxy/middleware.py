@@ -19,6 +19,7 @@ from loguru import logger
 
 from comfy_proxy import open_streams, security
 from comfy_proxy.bodies import ClientGoneError
+from comfy_proxy.cluster.self_check import refuse_own
 from comfy_proxy.cors import AllowedOrigins
 from comfy_proxy.counted_response import send_if_large
 from comfy_proxy.errors import MethodNotAllowedError, NotOursError
@@ -134,6 +135,7 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
+        refuse_own(request.headers, request.app[CLUSTER].connections.mark)
         refused = security.check(request, request.app[SETTINGS])
         answer = refused or await _ours_or_forwarded(request, handler)
         # A large answer is sent here only if no middleware of the host comes after: they must be

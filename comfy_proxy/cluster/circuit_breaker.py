@@ -87,14 +87,21 @@ class CircuitBreaker:
             self.consecutive_failures = 0
             self._change(CircuitState.CLOSED, "a check succeeded")
 
-    def record_failure(self, reason: str, *, trial: bool = False) -> None:
-        """An exchange failed for ``reason`` (words for the log); ``trial`` as above."""
+    def record_failure(self, reason: str, *, trial: bool = False, final: bool = False) -> None:
+        """An exchange failed for ``reason`` (words for the log); ``trial`` as above. ``final``: one
+        such failure is enough to open the circuit."""
         self.consecutive_failures += 1
         # A late failure of an older request must not end the trial: its success would be ignored.
-        if self.state is CircuitState.HALF_OPEN and trial:
+        if (self.state is CircuitState.HALF_OPEN and trial) or (self.closed and final):
             self._open(reason)
         elif self.closed and self.consecutive_failures >= self._failure_threshold:
             self._open(f"{self.consecutive_failures} consecutive failures, the last: {reason}")
+
+    def begin_open(self) -> None:
+        """Nothing is known of the instance yet: it is not used before its first check succeeds,
+        which may be made at once. Nobody is told of it, for there was nothing before."""
+        self.state = CircuitState.OPEN
+        self.sign_of_life()
 
     def sign_of_life(self) -> None:
         """The instance may have returned: end the cooldown, so that the next check is a trial."""

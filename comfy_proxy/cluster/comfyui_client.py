@@ -17,7 +17,7 @@ from urllib.parse import quote
 import aiohttp
 
 from comfy_proxy.clock import Clock
-from comfy_proxy.cluster import answer_bodies
+from comfy_proxy.cluster import answer_bodies, self_check
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_answers import read_accepted, rejection
@@ -96,9 +96,12 @@ class ComfyUIClient:
             async with (
                 self._clock.timeout(timeout_s),
                 session.get(
-                    self.instance.url / "system_stats", allow_redirects=False, headers=_HEADERS
+                    self.instance.url / "system_stats",
+                    allow_redirects=False,
+                    headers={**_HEADERS, self_check.HEADER: self._connections.mark},
                 ) as response,
             ):
+                self_check.require_other(response.status, self.instance.host)
                 _require_ok(response, self.instance.host)
                 stats = _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
         if not isinstance(stats, dict) or "system" not in stats:

@@ -17,6 +17,7 @@ off while it did what was asked. So what a request is decides which connection i
 from __future__ import annotations
 
 import ssl
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -91,6 +92,7 @@ class ConnectionManager:
         self._fresh_sessions: dict[Instance, aiohttp.ClientSession] = {}
         self._pools: dict[Instance, WebSocketPool] = {}
         self.on_wait: list[Callable[[PoolWait], None]] = []
+        self.mark = uuid.uuid4().hex  # on each check: whom it comes back to is its own instance
         self.client_prefix = ""  # of the client ids of jobs' sockets; set it before the start
 
     def __repr__(self) -> str:

@@ -26,6 +26,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.lateness import Lateness
 from comfy_proxy.cluster.roster import ByInstance, Roster
+from comfy_proxy.cluster.self_check import ItselfError
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError
 from comfy_proxy.observers import tell
 from comfy_proxy.tracing import untraced
@@ -157,7 +158,7 @@ class HealthChecker:
             duration_s = await self._in_time(instance)
         except InstanceError as error:
             self._checked[instance] = self._clock.monotonic()
-            instance.check_failed(error.message)
+            instance.check_failed(error.message, final=isinstance(error, ItselfError))
             logger.debug("check of {} failed: {}", instance.host, error.message)
             return False
         except BaseException:  # cancelled: else the circuit would stay HALF_OPEN for good

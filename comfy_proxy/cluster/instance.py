@@ -44,7 +44,8 @@ class Instance:
     has nothing to do, or restarts it; ``drained`` is set by an operator alone (``drains.py``), and
     neither undoes the other. ``prompts`` is what it has to do, ``signs`` when it spoke last and was
     in trouble. ``leaving``: it is to be removed as soon as it is empty; ``left``: it was removed,
-    and is a member no more (``roster.py``). ``kept_by`` are all that keep something of it.
+    and is a member no more (``roster.py``). ``is_proxy``: it is this proxy (``self_check.py``).
+    ``kept_by`` are all that keep something of it.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Instance:
         self.last_error: str | None = None
         self.last_error_at: datetime | None = None
         self.draining = 0
-        self.drained = self.leaving = self.left = False
+        self.drained = self.leaving = self.left = self.is_proxy = False
         self.kept_by: WeakValueDictionary[int, Keeper] = WeakValueDictionary()
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
@@ -137,17 +138,21 @@ class Instance:
     def check_passed(self, duration_s: float) -> None:
         self.last_check = self.last_success = self._clock.now()
         self.signs.heard_at = self._clock.monotonic()
-        self.check_ok = True
+        self.check_ok, self.is_proxy = True, False
         self.response_time_s = duration_s
         self.last_error = self.last_error_at = None
         self.breaker.record_success(trial=True)
 
-    def check_failed(self, reason: str) -> None:
+    def check_failed(self, reason: str, *, final: bool = False) -> None:
+        """``final``: it is this proxy itself, whatever comes of other requests."""
+        self.is_proxy = final
         self.last_check = self._clock.now()
         self.check_ok = False
-        self.fault(reason, trial=True)
+        self.fault(reason, trial=True, final=final)
 
-    def fault(self, reason: str, *, broke: bool = False, trial: bool = False) -> None:
+    def fault(
+        self, reason: str, *, broke: bool = False, trial: bool = False, final: bool = False
+    ) -> None:
         """A strike for ``reason``, unless a frame came just now: then the instance is only busy.
 
         ``broke``: a connection has ended; of those that end together one is a strike
@@ -159,13 +164,13 @@ class Instance:
             logger.debug("{}: another connection of those that broke: {}", self.host, reason)
             return
         self.signs.troubled()
-        if self.signs.alive_just_now:
+        if self.signs.alive_just_now and not final:
             logger.debug("{} is busy, not dead: {}", self.host, reason)
             if trial:
                 self.breaker.abandon_trial()
             return
         self.last_error, self.last_error_at = reason, self._clock.now()
-        self.breaker.record_failure(reason, trial=trial)
+        self.breaker.record_failure(reason, trial=trial, final=final)
         if self.healthy:
             strikes = self.breaker.consecutive_failures
             logger.bind(instance=self.host).warning(

@@ -100,7 +100,8 @@ class Membership:
 
     def add(self, url: URL, name: str | None = None) -> Instance:
         """Have the instance at ``url`` join now, whether or not it answers; its first check is
-        under way.
+        under way. Before that has passed nothing is sent there: it may hang, or be no ComfyUI, and
+        a request that goes to all instances would wait for it.
 
         Raises MembershipError if another instance has its address or name, or if the proxy was
         started with one instance alone.
@@ -116,6 +117,7 @@ class Membership:
         logger.bind(instance=instance.host).warning(
             "instance {} ({}) is added", instance.host, label(instance)
         )
+        instance.breaker.begin_open()
         self._roster.add(instance)
         return instance
 

@@ -12,6 +12,7 @@ from yarl import URL
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.instance_settings import canonical
 from comfy_proxy.settings import Settings
 
 
@@ -22,12 +23,12 @@ class Newcomers:
     def __init__(self, settings: Settings, clock: Clock, ids: Mapping[URL, str]) -> None:
         self._settings = settings
         self._clock = clock
-        self._ids = dict(ids)
+        self._ids = {canonical(url): number for url, number in ids.items()}
 
     def configured(self) -> tuple[Instance, ...]:
         """The instances of the configuration, in its order."""
         for number, url in enumerate(self._settings.instances, start=1):
-            self._ids.setdefault(url, str(number))
+            self._ids.setdefault(canonical(url), str(number))
         return tuple(
             self.make(url, self._settings.name_of(place))
             for place, url in enumerate(self._settings.instances)
@@ -37,7 +38,7 @@ class Newcomers:
         """The instance at ``url``; it is no member of the roster yet."""
         highest = max(map(int, self._ids.values()), default=0)
         return Instance(
-            id=self._ids.setdefault(url, str(highest + 1)),
+            id=self._ids.setdefault(canonical(url), str(highest + 1)),
             url=url,
             clock=self._clock,
             name=name,

@@ -14,7 +14,8 @@ when it goes on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 from weakref import WeakSet
 
@@ -93,7 +94,7 @@ class Zombies:
         self._untold[instance].add(prompt_id)
         self._telling.begin(instance)
 
-    def _remove(self, prompt_ids: Iterable[str], instance: Instance) -> None:
+    def _remove(self, prompt_ids: Collection[str], instance: Instance) -> None:
         left = self._left[instance]
         if left and not left.difference(prompt_ids):
             instance.draining -= 1
@@ -119,13 +120,14 @@ class Zombies:
             self._telling.cancel(instance)
         left = self._left[instance]
         while left:
-            prompt_ids = sorted(left)
+            prompt_ids = frozenset(left)
+            given_up = partial(left.intersection, prompt_ids)  # less what is sent there meanwhile
             try:
                 async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
-                    await self._end(prompt_ids, instance)
+                    await self._end(given_up, instance)
                     if instance in self._unsure:
                         await sleep(self._cluster.clock, IN_HAND_S)
-                        await self._end(prompt_ids, instance)
+                        await self._end(given_up, instance)
                         self._unsure.discard(instance)
             except TimeoutError:
                 logger.debug("{} is busy with what was given up there", instance.host)
@@ -139,26 +141,28 @@ class Zombies:
         """Have an instance that was removed end these; given up after FENCE_TIMEOUT_S."""
         try:
             async with self._cluster.clock.timeout(FENCE_TIMEOUT_S):
-                await self._end(prompt_ids, instance)
+                await self._end(lambda: prompt_ids, instance)
         except (InstanceError, TimeoutError) as error:
             logger.info("{} does not let go of what was there: {!r}", instance.host, error)
 
-    async def _end(self, prompt_ids: list[str], instance: Instance) -> None:
+    async def _end(self, given_up: Callable[[], Collection[str]], instance: Instance) -> None:
         """Delete what waits, interrupt what runs, then delete the entries. In this order: what
-        waits must not begin in the moment in which what runs is ended. Raises InstanceError."""
+        waits must not begin in the moment in which what runs is ended. Raises InstanceError.
+
+        ``given_up`` is asked before each step: a prompt that is taken there again is left alone.
+        """
         client = self._cluster.clients[instance]
-        await client.post("queue", {"delete": prompt_ids})
+        await client.post("queue", {"delete": sorted(given_up())})
         pause_s = _FIRST_PAUSE_S
-        while running := set((await client.queue(fresh=True)).running).intersection(prompt_ids):
+        while running := set((await client.queue(fresh=True)).running).intersection(given_up()):
             for prompt_id in running:
                 await client.interrupt(prompt_id)
             # Its entry is written when it has ended, and is to go as well.
             await sleep(self._cluster.clock, pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        await client.post("history", {"delete": prompt_ids})
-        logger.info(
-            "{} has let go of {} prompts that were given up", instance.host, len(prompt_ids)
-        )
+        ended = sorted(given_up())
+        await client.post("history", {"delete": ended})
+        logger.info("{} has let go of {} prompts that were given up", instance.host, len(ended))
 
 
 def _is_given_up(end: End | None) -> bool:

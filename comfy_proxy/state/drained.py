@@ -11,6 +11,7 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.drains import label
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.state.by_url import ByUrl
 from comfy_proxy.state.store import StateStore
 
 DRAINED: Final = "drained"
@@ -27,12 +28,15 @@ class DrainedInstances:
         """Drain the instances that were drained, before anything is sent anywhere, and write what
         changes from then on. One that the configuration no longer has is forgotten: an operator
         who puts it back there wants it to work."""
-        by_url = {str(one.url): one for one in self._cluster.instances}
+        by_url = ByUrl(self._cluster.instances)
         for url, _ in await self._store.entries(DRAINED):
-            if (instance := by_url.get(url)) is None:
+            instance = by_url.get(url)
+            if instance is None or url != str(instance.url):
                 self._store.delete(DRAINED, url)
+            if instance is None:
                 continue
             instance.drained = True
+            self._changed(instance)
             logger.bind(instance=instance.host).warning(
                 "instance {} ({}) is drained still: it gets no new work until it is resumed",
                 instance.host,
@@ -53,7 +57,7 @@ class DrainedInstances:
         self._store.delete(DRAINED, str(instance.url))
 
     def _changed(self, instance: Instance) -> None:
-        if instance.drained:
+        if instance.drained and not instance.left:  # its removal drained it, and is told after it
             self._store.put(DRAINED, str(instance.url), b"")
         else:
             self._store.delete(DRAINED, str(instance.url))

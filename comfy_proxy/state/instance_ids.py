@@ -20,6 +20,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.state import sqlite_rows
+from comfy_proxy.state.by_url import usual
 from comfy_proxy.state.store import StateStore
 
 ID: Final = "instance-id"
@@ -28,7 +29,8 @@ _TIMEOUT_S: Final = 2.0
 
 
 def known_ids(path: Path) -> dict[str, str]:
-    """URL → number, as the file tells; nothing if it is not there or cannot be read.
+    """URL in its usual spelling → number, as the file tells; nothing if it is not there or cannot
+    be read.
 
     Read when the application is made, because its parts are given their instances then.
     """
@@ -37,7 +39,7 @@ def known_ids(path: Path) -> dict[str, str]:
     try:
         with closing(sqlite3.connect(path, timeout=_TIMEOUT_S)) as database:
             known = sqlite_rows.entries(database, ID)
-            return {url: value.decode().partition(".")[0] for url, value in known}
+            return {usual(url): value.decode().partition(".")[0] for url, value in known}
     except (sqlite3.Error, ValueError) as error:
         logger.warning("STATE_FILE {} does not say which instance is which: {}", path, error)
         return {}
@@ -45,7 +47,8 @@ def known_ids(path: Path) -> dict[str, str]:
 
 def ids_for(urls: Sequence[URL], known: Mapping[str, str]) -> dict[URL, str]:
     """A number for each of ``urls``, which are in the order of the configuration."""
-    ids = {url: known[str(url)] for url in urls if str(url) in known}
+    spelt = {url: usual(str(url)) for url in urls}
+    ids = {url: known[text] for url, text in spelt.items() if text in known}
     taken = set(known.values())
     for place, url in enumerate(urls, start=1):
         if url not in ids:
@@ -58,8 +61,10 @@ def ids_for(urls: Sequence[URL], known: Mapping[str, str]) -> dict[URL, str]:
 async def restore_marks(store: StateStore, instances: Iterable[Instance]) -> None:
     """Give each instance the mark that its results had last."""
     known = {url: value.decode() for url, value in await store.entries(ID)}
+    spelt = {usual(url): mark for url, mark in known.items()}
     for instance in instances:
-        mark = known.get(str(instance.url), "")
+        url = str(instance.url)
+        mark = known.get(url) or spelt.get(usual(url), "")
         if mark.partition(".")[0] == instance.id:
             instance.mark = mark
 

@@ -14,11 +14,11 @@ from typing import Final
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
 from comfy_proxy.ledger.events import Found
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.state import kept_record
+from comfy_proxy.state.by_url import ByUrl
 from comfy_proxy.state.store import StateStore
 
 KEPT: Final = "kept-entry"
@@ -73,8 +73,7 @@ class KeptHistory:
             self._store.delete(KEPT, key)
 
 
-def several_by_url(cluster: Cluster) -> dict[str, Instance]:
+def several_by_url(cluster: Cluster) -> ByUrl:
     """The instances by their URLs; none if there is a single one. Clients speak to that directly,
     so the proxy does not hear what they delete in its history."""
-    several = len(cluster.instances) > 1
-    return {str(one.url): one for one in cluster.instances} if several else {}
+    return ByUrl(cluster.instances if len(cluster.instances) > 1 else ())

@@ -15,6 +15,7 @@ from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.makers import MAX_RECORDS, Made, Makers
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
+from comfy_proxy.state.by_url import ByUrl
 from comfy_proxy.state.store import StateStore
 
 MADE: Final = "made-file"
@@ -33,7 +34,7 @@ class KnownFiles:
 
     async def restore(self) -> None:
         """Record what the file tells, and write what is made from now on."""
-        by_url = {str(one.url): one for one in self._cluster.instances}
+        by_url = ByUrl(self._cluster.instances)
         for key, data in await self._store.entries(MADE):
             try:
                 type_, subfolder, filename = loads(key)

@@ -11,6 +11,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.lenient_json import dumps, loads
+from comfy_proxy.state.by_url import ByUrl
 from comfy_proxy.state.store import StateStore
 
 COSTS: Final = "costs"
@@ -31,7 +32,7 @@ class LearnedCosts:
     async def restore(self) -> None:
         """Take over what the file tells of instances that are still in the configuration."""
         clock, costs = self._cluster.clock, self._cluster.planner.costs
-        by_url = {str(one.url): one for one in self._cluster.instances}
+        by_url = ByUrl(self._cluster.instances)
         for _, data in await self._store.entries(COSTS):
             try:
                 saved = loads(data)

@@ -13,6 +13,7 @@ from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.ledger.prompt import ClientPost, Prompt, headers_by_instance
 from comfy_proxy.lenient_json import dumps, loads
+from comfy_proxy.state.by_url import ByUrl
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +61,7 @@ def read(data: bytes, body: bytes, instances: Sequence[Instance], clock: Clock) 
     document = prompt_body.document(body, record["charset"])
     if document is None or not isinstance(document.get("prompt"), dict):
         raise ValueError("Its body is missing, or another one.")
-    by_url = {str(one.url): one for one in instances}
+    by_url = ByUrl(instances)
     known = {by_url[url]: pairs for url, pairs in record["headers"].items() if url in by_url}
     others: list[list[str]] = next(iter(record["headers"].values()), [])
     post = ClientPost(

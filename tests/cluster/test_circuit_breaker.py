@@ -157,3 +157,21 @@ def test_repr_is_a_line_of_state(breaker: CircuitBreaker) -> None:
     """What a debugger shows is the state and the count."""
     open_it(breaker)
     assert repr(breaker) == "<CircuitBreaker open failures=3>"
+
+
+async def test_one_final_failure_opens_it(breaker: CircuitBreaker, told: Told) -> None:
+    """What proves that nothing will ever work there needs no row of failures."""
+    breaker.record_failure("it is the proxy itself", final=True)
+    assert told == [(CLOSED, OPEN, "it is the proxy itself")]
+
+
+async def test_one_that_begins_open_is_closed_by_its_first_check(
+    breaker: CircuitBreaker, told: Told
+) -> None:
+    """That check is not put off by a cooldown."""
+    breaker.begin_open()
+    assert not breaker.closed
+    assert told == []
+    assert breaker.begin_trial()
+    breaker.record_success(trial=True)
+    assert breaker.closed

@@ -28,6 +28,7 @@ from prompts_front import (
 
 from comfy_proxy.cluster import membership
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.instance_settings import parse_instance
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
@@ -92,6 +93,7 @@ async def test_one_that_does_not_answer_joins_all_the_same(
     await third.restart()
     for name in ("1", "2"):
         await drain(proxy, name)
+    instances(proxy)[2].breaker.sign_of_life()
     assert await proxy.app[CLUSTER].health_checker.check(instances(proxy)[2])
     await ended(proxy, prompt_id := await post(proxy))
     assert third.started == [prompt_id]
@@ -272,6 +274,34 @@ async def test_an_address_or_a_name_is_there_once(
     await add(http, third, status=409)
 
 
+async def test_nobody_waits_for_one_that_has_never_answered(
+    proxy: Http, third: EmbeddedWorker
+) -> None:
+    """It hangs from the moment on in which it joins: what goes to all goes to the others."""
+    third.faults.hang = ("/",)
+    newcomer = proxy.app[CLUSTER].membership.add(parse_instance(third.url))
+    assert (newcomer.check_ok, newcomer.healthy) == (None, False)
+    for path in ("/queue", "/history", "/object_info", "/system_stats"):
+        await get(proxy, path)
+    await ended(proxy, await post(proxy))
+    assert third.submitted == []
+
+
+async def test_the_proxy_itself_is_no_instance(proxy: Http) -> None:
+    """What is sent to one comes back for ever: 409, and one that is configured gets nothing."""
+    url = str(proxy.make_url("/"))
+    body = await add(proxy, url, status=409)
+    assert body["details"]["field"] == "url"
+    assert len(instances(proxy)) == 2
+    cluster = proxy.app[CLUSTER]
+    itself = cluster.membership.add(parse_instance(url))
+    assert not await cluster.health_checker.check(itself)
+    assert not itself.healthy
+    itself.breaker.sign_of_life()
+    assert not await cluster.health_checker.check(itself)
+    await ended(proxy, await post(proxy))
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -280,6 +310,12 @@ async def test_an_address_or_a_name_is_there_once(
         ({"url": "ftp://gpu:8188"}, "url"),
         ({"url": "user:secret@gpu:8188"}, "url"),
         ({"url": "gpu:0"}, "url"),
+        ({"url": "a" * 64 + ":8188"}, "url"),
+        ({"url": "gpu..example:8188"}, "url"),
+        ({"url": "gpu one:8188"}, "url"),
+        ({"url": ".:8188"}, "url"),
+        ({"url": "gpu\0:8188"}, "url"),
+        ({"url": "\ud800:8188"}, "url"),
         ({"url": "gpu:8188", "name": "3"}, "name"),
         ({"url": "gpu:8188", "name": "x" * 65}, "name"),
         ({"url": "gpu:8188", "name": ["x"]}, "name"),

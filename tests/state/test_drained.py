@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from job_client import kill, until
 from loguru import logger
+from membership_front import add, remove
 from prompt_client import get, graph, post
 from prompts_of_clients import interrupt, keep_busy, succeeded
 from restarting import Restarting
@@ -96,6 +97,21 @@ async def test_one_that_is_not_configured_any_more(proxy: Restarting) -> None:
     await change(proxy, "drain", "1")
     await proxy.restart(two)
     await proxy.restart(one, two)
+    assert set((await drained(proxy)).values()) == {False}
+
+
+@pytest.mark.parametrize("added", [True, False])
+async def test_one_that_was_removed_is_not_drained_when_it_is_back(
+    proxy: Restarting, added: bool
+) -> None:
+    """Whether it was added again or stands in the configuration still: its removal drained it for
+    no longer than it took."""
+    await proxy.start()
+    await remove(proxy.http, "2", force="true")
+    if added:
+        await add(proxy.http, proxy.workers[1])
+        assert set((await drained(proxy)).values()) == {False}
+    await proxy.restart()
     assert set((await drained(proxy)).values()) == {False}
 
 

@@ -26,3 +26,22 @@ async def test_one_that_was_added_has_its_number_after_a_restart(
         assert [one.id for one in instances(proxy.http)] == ["3", "1"]
         assert (await add(proxy.http, fourth))["id"] == "4"
         assert (await add(proxy.http, proxy.workers[1]))["id"] == "2"
+
+
+async def test_one_is_the_same_however_its_address_is_spelt(proxy: Restarting) -> None:
+    """Its number and its drain are those of the instance, when it is added again and after a
+    restart."""
+    two = proxy.workers[1]
+    other = f"localhost:{two.port}"
+    await proxy.start()
+    await remove(proxy.http, "2")
+    assert (await add(proxy.http, other))["id"] == "2"
+    async with proxy.http.post("/api/instances/2/drain") as answer:
+        assert answer.status == 200
+    await proxy.restart()
+    assert [(one.id, one.drained) for one in instances(proxy.http)] == [("1", False), ("2", True)]
+    assert instances(proxy.http)[1].host == two.host
+    async with proxy.http.post("/api/instances/2/resume") as answer:
+        assert answer.status == 200
+    await proxy.restart()
+    assert not any(one.drained for one in instances(proxy.http))

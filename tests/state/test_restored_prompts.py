@@ -44,6 +44,24 @@ async def test_a_client_that_comes_back(proxy: Restarting) -> None:
     await until(lambda: not living(proxy.http))
 
 
+async def test_an_address_that_is_spelt_otherwise_is_the_same_instance(proxy: Restarting) -> None:
+    """What runs and waits there is not sent elsewhere, what ended there is known still."""
+    await proxy.start()
+    await succeeded(proxy.http, done := await post(proxy.http, graph()))
+    await until(lambda: proxy.http.app[GATEWAY].views.kept.find(done) is not None)
+    await both_busy(proxy.http, proxy.workers)
+    waiting = [await post(proxy.http) for _ in range(4)]
+    await proxy.stop()
+    spelt = [f"localhost:{one.port}" for one in proxy.workers]
+    proxy.http = await proxy._start_proxy(*spelt, **proxy.settings)
+    assert proxy.http.app[GATEWAY].views.kept.find(done) is not None
+    await interrupt(*proxy.workers)
+    await succeeded(proxy.http, *waiting)
+    assert sorted(one for one in executed(proxy) if one in waiting) == sorted(waiting)
+    submitted = [one for worker in proxy.workers for one in worker.submitted]
+    assert sorted(submitted) == sorted(set(submitted))
+
+
 async def test_what_ended_meanwhile(proxy: Restarting) -> None:
     """Prompts that ended while the proxy was down are found to have ended, though others run and
     wait at their instance and no frame tells of them."""

@@ -93,8 +93,7 @@ class NodeStates:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Executed:
-    """A node of this client's prompt has results; ``output`` as the instance names its files.
-    ``prompt_id`` and ``node`` are None where the frame does not name them."""
+    """A node has results; ``output`` names files as the instance does. None: not named."""
 
     prompt_id: str | None
     node: str | None
@@ -104,18 +103,19 @@ class Executed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A prompt of this client is over; its history is there. ``data`` is that of the event."""
+    """A prompt is over; its history is there. ``data`` is that of the event. ``broadcast``: it was
+    interrupted and may be of nobody, which ComfyUI tells everybody."""
 
     prompt_id: str
     kind: str
     data: Mapping[str, Any] = field(repr=False)
     frame: Pass
+    broadcast: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Over:
-    """The last frame of a prompt, after :class:`Ended`: the instance works on nothing of it any
-    more."""
+    """The last frame of a prompt, after :class:`Ended`: its instance is done with it."""
 
     prompt_id: str
     frame: Pass
@@ -152,11 +152,10 @@ class FrameReader:
 
     ``prefixed`` puts the instance into the files of an output, or gives it back as it is.
 
-    What has become of a prompt is in the ledger. Kept here is only to whom frames belong that do
-    not name their prompt: to the one of which *this socket* was told last (``_last_prompt_id``,
-    None if it was not named), from its beginning until its end (``_last_runs``). The ledger cannot
-    tell that. It has no record of a prompt that the client sent to the instance past us, and it may
-    have read in the history that a prompt is over while its last pictures are still on the wire.
+    Kept here is only to whom frames belong that do not name their prompt: to the one of which *this
+    socket* was told last (``_last_prompt_id``, None if it was not named), from its beginning to its
+    end (``_last_runs``). The ledger has no record of what came past us, and may know from the
+    history that a prompt is over while its last pictures are still on the wire.
     """
 
     def __init__(self, prefixed: Callable[[Any], Any]) -> None:
@@ -213,9 +212,8 @@ class FrameReader:
             return _progress(kind, prompt_id, data, frame)
         if kind == "executed" and isinstance(data.get("output"), dict):
             return self._executed(text, data)
-        if kind in ENDS and isinstance(prompt_id, str) and self._is_of_last(prompt_id):
-            self._last_runs = False
-            return Ended(prompt_id=prompt_id, kind=kind, data=data, frame=frame)
+        if kind in ENDS and isinstance(prompt_id, str):
+            return self._ended(kind, prompt_id, data, frame)
         if kind.startswith(SCAN_KINDS):
             return Scan(kind=kind, data=data, text=text)
         if not kind.startswith(_OWN_KINDS):
@@ -231,11 +229,13 @@ class FrameReader:
         self._last_prompt_id = prompt_id if isinstance(prompt_id, str) else None
         return AtNode(prompt_id=self._last_prompt_id, node=str(node), frame=frame)
 
-    def _is_of_last(self, prompt_id: str) -> bool:
-        """Interrupts of prompts without a client_id are told to everybody, and end none here."""
-        return prompt_id == self._last_prompt_id or (
-            self._last_runs and self._last_prompt_id is None
-        )
+    def _ended(self, kind: str, prompt_id: str, data: Mapping[str, Any], frame: Pass) -> Ended:
+        """A socket that came in late may hear this of its own prompt, and nothing before."""
+        nameless = self._last_runs and self._last_prompt_id is None
+        broadcast = kind == "execution_interrupted"
+        if nameless or prompt_id == self._last_prompt_id:
+            self._last_runs = broadcast = False
+        return Ended(prompt_id=prompt_id, kind=kind, data=data, frame=frame, broadcast=broadcast)
 
     def _executed(self, text: str, data: Mapping[str, Any]) -> Executed:
         output = data["output"]

@@ -14,7 +14,7 @@ from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.client_feed import ClientFeed
-from comfy_proxy.gateway.events.frames import NOT_HEARD, Began, OfPrompt, Seen, message_kind
+from comfy_proxy.gateway.events.frames import NOT_HEARD, Began, Ended, OfPrompt, Seen, message_kind
 from comfy_proxy.gateway.events.missed_ends import MissedEnds
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.sums import QueueSum
@@ -138,6 +138,10 @@ class EventSession:
         instance = upstream.instance
         if isinstance(seen, Began):
             self.missed_ends.began(seen.prompt_id, instance)
+        if isinstance(seen, Ended) and seen.broadcast and not self.told.knows(seen.prompt_id):
+            prompt = self._ledger.find(seen.prompt_id)
+            if prompt is None or prompt.client_id != self.client_id:
+                seen = seen.frame
         if not self._booking.book(seen, instance):
             return
         shown = self.told.passed(seen, instance) if isinstance(seen, OfPrompt) else seen

@@ -83,6 +83,10 @@ class ToldPrompts:
                 self._told.popitem(last=False)
         return told
 
+    def knows(self, prompt_id: str) -> bool:
+        """Whether anything was told of that prompt, or is about to be."""
+        return prompt_id in self._told
+
     def begins_anew(self, prompt_id: str) -> None:
         """Another prompt is posted under that id."""
         self._told.pop(prompt_id, None)

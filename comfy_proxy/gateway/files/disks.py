@@ -47,7 +47,9 @@ class Disks:
         makers.on_made.append(self._note)
         self._unsure: WeakSet[Instance] = WeakSet()
         self._looks = InstanceTasks(cluster.instances, self._look, "disk of")
-        self._former: dict[str, str] = {}  # marks of those that have left, by their numbers
+        # Marks and files of instances that have left, by their numbers: one that comes back may
+        # have another disk by then.
+        self._former: dict[str, tuple[str, list[FileName]]] = {}
         cluster.instances.each(self._joined)
         cluster.instances.on_removed.append(self._left)
         self.on_new: list[Callable[[Instance], None]] = []
@@ -84,10 +86,13 @@ class Disks:
             self._looks.begin(instance)
 
     def _joined(self, instance: Instance) -> None:
-        instance.mark = self._former.pop(instance.id, instance.mark)
+        instance.mark, files = self._former.pop(instance.id, (instance.mark, []))
+        if files:
+            self._made[instance].extend(files)
+            self.interrupted(instance)
 
     def _left(self, instance: Instance) -> None:
-        self._former[instance.id] = instance.mark
+        self._former[instance.id] = instance.mark, list(self._made[instance])
 
     def _note(self, made: Made) -> None:
         """Remember the last files of each instance here: of a name that several instances have made

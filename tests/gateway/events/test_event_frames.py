@@ -149,13 +149,24 @@ def test_a_client_that_comes_in_mid_run_gets_the_rest() -> None:
     assert one.binary(PNG) is None
 
 
-def test_a_strangers_interrupt_passes_and_ends_nothing() -> None:
+def test_a_strangers_interrupt_is_marked_and_ends_nothing() -> None:
     """ComfyUI tells everybody of the interrupt of a prompt without client_id."""
     one = reader()
     one.text(text("execution_start", {"prompt_id": "p"}))
     other = text("execution_interrupted", {"prompt_id": "q"})
-    assert one.text(other) == Pass(data=other)
+    seen = one.text(other)
+    assert isinstance(seen, Ended)
+    assert (seen.broadcast, seen.frame) == (True, Pass(data=other))
     assert one.binary(PNG) == Pass(data=PNG)
+
+
+@pytest.mark.parametrize("kind", ["execution_success", "execution_error"])
+def test_a_socket_that_came_in_late_hears_the_end_of_an_own_prompt(kind: str) -> None:
+    """Of those ends ComfyUI tells the client of the prompt alone."""
+    end = text(kind, {"prompt_id": "p"})
+    assert reader().text(end) == Ended(
+        prompt_id="p", kind=kind, data={"prompt_id": "p"}, frame=Pass(data=end)
+    )
 
 
 def test_only_the_output_of_executed_is_rewritten() -> None:

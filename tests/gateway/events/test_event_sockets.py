@@ -323,3 +323,36 @@ async def test_a_stop_does_not_wait_for_a_handshake(
         instance.gate.set()
     with pytest.raises(aiohttp.ClientError):
         await waiting
+
+
+async def test_an_end_that_a_new_socket_tells_first_of_all_is_told_once(
+    instances: Instances, front: Any, one: ScriptedInstance
+) -> None:
+    """Its history was read while the old socket was broken or silent: that entry waits for the
+    frame, and is not given on top of it."""
+    client = await listen(front, "me")
+    wire = await one.wire()
+    cluster = front.app[CLUSTER]
+    instance = cluster.instances[0]
+    prompt = accepted(front.app[GATEWAY].ledger, "p", instance, "me")
+    entry = {"status": {"messages": [["execution_success", {"prompt_id": "p"}]]}, "outputs": {}}
+    sessions(front).end_learnt(prompt, entry, instance)
+    await wire.say("execution_success", prompt_id="p")
+    await client.until_type("execution_success")
+    [session] = sessions(front)._sessions.values()
+    assert session.told.of("p").ended
+
+
+async def test_interrupts_are_told_once_and_those_of_nobody_to_everybody(
+    front: Any, one: ScriptedInstance
+) -> None:
+    """What is the client's own is kept in mind, also if its socket has heard nothing before."""
+    client = await listen(front, "me")
+    wire = await one.wire()
+    accepted(front.app[GATEWAY].ledger, "p", front.app[CLUSTER].instances[0], "me")
+    for prompt_id in ("p", "nobodys"):
+        await wire.say("execution_interrupted", prompt_id=prompt_id)
+        await client.until_type("execution_interrupted", prompt_id=prompt_id)
+    [session] = sessions(front)._sessions.values()
+    assert session.told.of("p").ended
+    assert not session.told.knows("nobodys")

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from membership_front import add, remove
 from prompts_front import ended, get, graph, instance_of, post, recover, until
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
@@ -58,6 +59,21 @@ async def test_a_name_from_before_an_empty_disk_is_not_anothers_picture(
     status, picture = await seen(proxy, after)
     assert status == 200
     assert picture in _files(workers[1])
+    assert (await seen(proxy, before))[0] == 404
+
+
+async def test_one_that_was_removed_may_come_back_with_an_empty_disk(
+    proxy: Any, workers: Workers
+) -> None:
+    """As one that was away: an operator removes it to have its disk replaced."""
+    before = await made(proxy, workers[1], color=0xFF0000)
+    await remove(proxy, "2", force="true")
+    await workers[1].restart(keep_files=False)
+    await add(proxy, workers[1])
+    await until(lambda: instance_of(proxy, workers[1]).mark == "2.1")
+    after = await made(proxy, workers[1], color=0x00FF00)
+    assert after["filename"] == before["filename"]
+    assert after["subfolder"] == "@2.1"
     assert (await seen(proxy, before))[0] == 404
 
 
