@@ -98,7 +98,8 @@ def entries(database: sqlite3.Connection, kind: str) -> list[tuple[str, bytes]]:
     select = "SELECT key, value FROM entries WHERE kind = ? ORDER BY id"
     for key, value in database.execute(select, (kind,)):
         found.setdefault(key, bytearray()).extend(value)
-    return [(_text(key), bytes(value)) for key, value in found.items()]
+    texts = ((_text(key), value) for key, value in found.items())
+    return [(key, bytes(value)) for key, value in texts if key is not None]
 
 
 def batches(database: sqlite3.Connection, kind: str) -> list[list[str]]:
@@ -109,11 +110,13 @@ def batches(database: sqlite3.Connection, kind: str) -> list[list[str]]:
     """
     found: list[list[str]] = []
     room = 0
-    for key, size in database.execute(select, (kind,)):
+    for key_bytes, size in database.execute(select, (kind,)):
+        if (key := _text(key_bytes)) is None:
+            continue
         if not found or room < size or len(found[-1]) == BATCH_VALUES:
             found.append([])
             room = BATCH_BYTES
-        found[-1].append(_text(key))
+        found[-1].append(key)
         room -= size
     return found
 
@@ -137,5 +140,9 @@ def _bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def _text(key: bytes) -> str:
-    return key.decode("utf-8", "surrogatepass")
+def _text(key: bytes) -> str | None:
+    """None for a key that was not written here: its row is broken, and no reason not to start."""
+    try:
+        return key.decode("utf-8", "surrogatepass")
+    except ValueError:
+        return None

@@ -196,6 +196,19 @@ async def test_keys_of_clients_own_choice(path: Path) -> None:
         assert await value(store, "prompt", "\udce9") == b"1"
 
 
+async def test_a_row_whose_name_is_broken_is_passed_over(path: Path) -> None:
+    """The others are there: it is no reason not to start."""
+    async with opened(path) as store:
+        store.put("kind", "one", b"1")
+        store.put("kind", "two", b"2")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE entries SET key = ? WHERE key = ?", (b"\xff\xfe", b"one"))
+        database.commit()
+    async with opened(path) as store:
+        assert await store.entries("kind") == [("two", b"2")]
+        assert [batch async for batch in store.batches("kind")] == [[("two", b"2")]]
+
+
 async def test_a_file_that_is_damaged_later(path: Path, told: list[str]) -> None:
     """It is set aside, nobody waits for it, and the next start begins a new one."""
 

@@ -71,14 +71,14 @@ async def test_a_deletion_that_was_not_told_is_not_told_late(
     ledger.apply(events.GivenUp(prompt=two, ran=False))
     worker.breaks = True
     worker.gate.set()
-    await until(lambda: instance not in gateway.zombies._telling)
+    await until(lambda: not gateway.zombies._telling.busy)
     worker.breaks = False
     gateway.zombies.heard(instance)
     await until(lambda: not instance.draining)
     take(ledger, two, instance)
     worker.told.clear()
     ledger.apply(events.GivenUp(prompt=three, ran=False))
-    await until(lambda: instance not in gateway.zombies._telling)
+    await until(lambda: not gateway.zombies._telling.busy)
     assert worker.told == [("/queue", ["three"])]
 
 
@@ -90,7 +90,7 @@ async def test_one_that_is_sent_there_again_meanwhile_is_left_alone(
     one, two = (accepted(ledger, name, instance) for name in ("one", "two"))
     ledger.apply(events.GivenUp(prompt=one, ran=False))
     ledger.apply(events.GivenUp(prompt=two, ran=False))
-    await until(lambda: instance not in gateway.zombies._telling)
+    await until(lambda: not gateway.zombies._telling.busy)
     worker.gate.clear()
     worker.told.clear()
     gateway.zombies.heard(instance)
