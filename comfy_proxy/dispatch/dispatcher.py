@@ -55,7 +55,8 @@ class Dispatcher:
     """One for each application.
 
     ``durable`` is awaited before each POST: it returns when the ledger's note that the prompt is
-    sent outlives this process, if it is to.
+    sent outlives this process, if it is to. ``left_behind`` is told the id of each prompt that an
+    instance may have still although it is not wanted there, because it could not be told so.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Dispatcher:
         self._clock = clock
         self._turns = Turns(clock)
         self.durable: Callable[[Prompt], Awaitable[None]] = _in_memory
+        self.left_behind: Callable[[str, Instance], None] = _nobody
 
     async def prepare(
         self,
@@ -169,6 +171,10 @@ class Dispatcher:
             self._ledger.apply(
                 events.Accepted(prompt=prompt, prompt_id=receipt.prompt_id, number=receipt.number)
             )
+
+
+def _nobody(prompt_id: str, instance: Instance) -> None:
+    """Nobody ends it there."""
 
 
 async def _in_memory(prompt: Prompt) -> None:

@@ -49,7 +49,7 @@ class Zombies:
         self._cluster = cluster
         self._left = ByInstance[set[str]](lambda instance: set())
         self._unsure: WeakSet[Instance] = WeakSet()  # hung before they answered a POST /prompt
-        self._untold = ByInstance[list[str]]()
+        self._untold = ByInstance[set[str]](lambda instance: set())  # of what is left
         self._fences = InstanceTasks(cluster.instances, self._fence, "fence")
         self._telling = InstanceTasks(cluster.instances, self._tell, "delete at")
 
@@ -71,13 +71,18 @@ class Zombies:
         elif change.is_acceptance:
             self._remove([prompt.prompt_id], attempt.instance)  # it is there once more, and counts
 
+    def left_behind(self, prompt_id: str, instance: Instance) -> None:
+        """For ``Dispatcher.left_behind``: end that prompt there as soon as the instance answers."""
+        self._add(prompt_id, instance)
+        self._cluster.health_checker.look(instance)
+
     def heard(self, instance: Instance) -> None:
         """For ``health_checker.on_success``: ``instance`` answers, so it can be told."""
         if self._left[instance]:
             self._fences.begin(instance)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End what is under way, and begin nothing more."""
         await asyncio.gather(self._fences.close(), self._telling.close())
 
     def _add(self, prompt_id: str, instance: Instance) -> None:
@@ -85,7 +90,7 @@ class Zombies:
         if not left:
             instance.draining += 1  # no work before it has let go of this
         left.add(prompt_id)
-        self._untold.setdefault(instance, []).append(prompt_id)
+        self._untold[instance].add(prompt_id)
         self._telling.begin(instance)
 
     def _remove(self, prompt_ids: Iterable[str], instance: Instance) -> None:
@@ -94,12 +99,14 @@ class Zombies:
             instance.draining -= 1
             self._cluster.scheduler.door.open()
         left.difference_update(prompt_ids)
+        self._untold[instance].difference_update(prompt_ids)
 
     async def _tell(self, instance: Instance) -> None:
         """Send the deletion whether or not the instance answers now: one that hangs carries it out
         before anything else, and its late answer has it checked at once."""
         try:
-            while prompt_ids := self._untold.pop(instance, None):
+            while prompt_ids := sorted(self._untold[instance]):
+                self._untold[instance].clear()
                 await self._cluster.clients[instance].post("queue", {"delete": prompt_ids})
         except InstanceError as error:
             logger.debug("{} may not have heard what is given up: {!r}", instance.host, error)

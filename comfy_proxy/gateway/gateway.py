@@ -117,6 +117,7 @@ class Gateway:
 
     def _build_prompts(self, dispatcher: Dispatcher) -> None:
         cluster, ledger = self.cluster, self.ledger
+        dispatcher.left_behind = self.zombies.left_behind
         needs = Needs(
             self.inputs,
             self.events,
@@ -178,11 +179,12 @@ class Gateway:
 
     async def start(self) -> None:
         """Begin to listen: to loads, to instances that return."""
+        answered = self.cluster.health_checker.on_success
+        answered.append(self.zombies.heard)
         if not self.several:
             return
         heard = (self.state.heard, self.cluster.object_info.heard)
-        answered = self.cluster.health_checker.on_success
-        answered += (self.events.wake, *heard, self.failover.answered, self.zombies.heard)
+        answered += (self.events.wake, *heard, self.failover.answered)
         answered += (self.files.disks.heard, self.views.keeper.look)
         hung = HungPrompts(self.ledger)
         self.cluster.hangs.on_away.append(hung.away)

@@ -257,7 +257,9 @@ class PromptRun:
                 if self.prompt_id in (await self._client.queue()).running:
                     await self._client.interrupt(self.prompt_id)
         except (InstanceError, TimeoutError) as error:
-            logger.debug("{}: not withdrawn: {}", self.placement.instance.host, error)
+            instance = self.placement.instance
+            logger.debug("{}: not withdrawn: {}", instance.host, error)
+            self._dispatcher.left_behind(self.prompt_id, instance)
 
     async def _picture(self) -> bytes:
         execution = self.execution
