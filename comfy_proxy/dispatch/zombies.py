@@ -73,7 +73,7 @@ class Zombies:
             self._remove([prompt.prompt_id], attempt.instance)  # it is there once more, and counts
 
     def left_behind(self, prompt_id: str, instance: Instance) -> None:
-        """For ``Dispatcher.left_behind``: it is ended there as soon as the instance answers."""
+        """For ``Dispatcher.left_behind``: end that prompt there as soon as the instance answers."""
         self._add(prompt_id, instance)
         self._cluster.health_checker.look(instance)
 
@@ -83,7 +83,7 @@ class Zombies:
             self._fences.begin(instance)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End what is under way, and begin nothing more."""
         await asyncio.gather(self._fences.close(), self._telling.close())
 
     def _add(self, prompt_id: str, instance: Instance) -> None:
