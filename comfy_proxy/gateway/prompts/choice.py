@@ -48,7 +48,13 @@ class Choice:
             usable = [one for one in usable if one.healthy]
             if usable:
                 return self._best(usable, lacks)
-        raise NoHealthyInstanceError("No ComfyUI instance can be reached.", retry_after_s=5)
+        drained = any(one.healthy and one.drained for one in self._cluster.instances)
+        raise NoHealthyInstanceError(
+            "Every ComfyUI instance is drained or away."
+            if drained
+            else "No ComfyUI instance can be reached.",
+            retry_after_s=5,
+        )
 
     def _best(self, usable: list[Instance], lacks: Mapping[Instance, float]) -> Instance:
         """In this order: lacks least, can be heard, finishes it first as far as that is known, has

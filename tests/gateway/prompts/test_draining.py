@@ -91,7 +91,9 @@ async def test_with_all_of_them_drained_prompts_are_refused(
     for name in ("1", "2"):
         await change(proxy, "drain", name)
     async with proxy.post("/prompt", json={"prompt": graph()}) as answer:
-        assert (answer.status, (await answer.json())["code"]) == (503, "no_instance")
+        told = await answer.json()
+        assert (answer.status, told["code"]) == (503, "no_instance")
+        assert told["error"] == "Every ComfyUI instance is drained or away."
         assert int(answer.headers["Retry-After"]) > 0
     assert (await get(proxy, "/queue"))["queue_pending"] == []
     async with proxy.get("/health/ready") as answer:
