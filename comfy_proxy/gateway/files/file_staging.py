@@ -223,7 +223,11 @@ class FileStaging:
         """Put it there, where it was seen as ``found`` before."""
         self._files.holdings.discard(instance, file)
         # A hidden name in a folder is answered by 400, whether it is there or not.
-        await put(instance, self._cluster, file, content, overwrite=found.status != 404)
+        overwrite = found.status != 404
+        # One instance at a time: if they share the directory the second one must not compare its
+        # bytes with a half of them, and then keep both under two names.
+        async with self._locks(file):
+            await put(instance, self._cluster, file, content, overwrite=overwrite)
 
     async def _digest(self, instance: Instance, file: FileName) -> str | None:
         async with self._downloaded(instance, file) as present:

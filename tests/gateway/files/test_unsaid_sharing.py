@@ -3,6 +3,7 @@ no file is written over itself."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ import pytest
 from files_front import Front, front_over, picture
 from PIL import Image
 
-from comfy_proxy.gateway.files import file_holders
+from comfy_proxy.gateway.files import file_holders, file_staging
 from comfy_proxy.gateway.files.file_name import FileName
 
 RED, BLUE = picture("red"), picture("blue")
@@ -68,6 +69,29 @@ async def test_a_file_is_never_copied_onto_itself(front: Front, kind: str) -> No
             assert await front.gateway.staging.stage(file, instance, fresh=True)
     assert [len(worker.uploads) for worker in front.workers] == [2, 0]
     assert front.files(f"{kind}/x.png") == [BLUE, BLUE]
+
+
+async def test_two_instances_do_not_take_the_same_copy_at_once(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one would compare its bytes with a half of them, and keep them under a name of
+    their own beside it."""
+    front.write(1, "output/r.png", RED)
+    put, writing, at_once = file_staging.put, 0, 0
+
+    async def counted(*arguments: Any, **named: Any) -> None:
+        nonlocal writing, at_once
+        writing += 1
+        at_once = max(at_once, writing)
+        try:
+            await put(*arguments, **named)
+        finally:
+            writing -= 1
+
+    monkeypatch.setattr(file_staging, "put", counted)
+    assert await asyncio.gather(*(stage(front, number, COPY, fresh=True) for number in (1, 2)))
+    assert at_once == 1
+    assert on_disk(front) == {"output/r.png": RED, "output/@1/r.png": RED}
 
 
 async def test_a_copy_of_a_result_is_made_once(front: Front) -> None:
