@@ -33,4 +33,5 @@ def test_the_page_loads_without_an_error_that_a_direct_load_does_not_give(
     with proxy(servers, tmp_path) as url:
         proxied = load_twice(url, screenshots, "proxy")
     assert all(direct), "even a direct load has errors; were none seen, none could be compared"
-    assert [ours - theirs for ours, theirs in zip(proxied, direct, strict=True)] == [set(), set()]
+    known = set.union(*direct)  # Chromium asks for the favicon at one of the two loads
+    assert [ours - known for ours in proxied] == [set(), set()]
