@@ -131,6 +131,7 @@ async def test_frames_tell_about_the_instance(
     )
     await eventually(lambda: instance.prompts.external_jobs == 1)
     assert instance.signs.alive_just_now
+    await eventually(lambda: worker.started == ["theirs"])  # before, an interrupt meets nobody
     await cluster.clients[instance].interrupt("theirs")
     await eventually(lambda: instance.prompts.external_jobs == 0)
 
