@@ -161,34 +161,32 @@ class Verdict:
         """Whether ``run`` began in the moment in which its stopped instance went on, before the
         proxy could tell it anything. A run that does not end in that moment must have been
         interrupted."""
-        return (run.ended is None or run.ended < run.started + MOMENT_S) and any(
-            one.kind == "stop" and one.index == run.index
-            for one in self._troubles
-            if one.ended is None or one.begun <= run.started <= one.ended + MOMENT_S
-        )
+        is_short = run.ended is None or run.ended < run.started + MOMENT_S
+        return is_short and self._met(("stop",), [run.index], run.started - MOMENT_S, run.started)
 
     def _cut_off(self, run: Execution) -> bool:
         """Whether ``run`` began while each connection to its instance broke, so that the proxy
         could neither hear of it nor ask."""
-        return any(
-            one.kind == "break" and one.index == run.index and one.meets(run.started, run.started)
-            for one in self._troubles
-        )
+        return self._met(("break",), [run.index], run.started, run.started)
 
     def _lost_picture(self, run: Execution) -> bool:
         """Whether the sockets of its instance were lost or silent meanwhile: the frame with a job's
         picture is sent once, and to the socket that asked for it alone."""
-        return run.ended is not None and any(
-            one.kind in ("reset", "break", "silence")
-            and one.index == run.index
-            and one.meets(run.started - MOMENT_S, run.ended)
-            for one in self._troubles
+        kinds = ("reset", "break", "silence")
+        return run.ended is not None and self._met(
+            kinds, [run.index], run.started - MOMENT_S, run.ended
         )
 
     def _stopped(self, work: Work, run: Execution, *instances: int) -> bool:
         """Whether one of ``instances`` was stopped before ``run`` began."""
+        return self._met(("stop",), instances, work.posted, run.started)
+
+    def _met(
+        self, kinds: Sequence[str], instances: Sequence[int], begun: float, ended: float
+    ) -> bool:
+        """Whether one of ``instances`` had a trouble of these ``kinds`` between the two times."""
         return any(
-            one.kind == "stop" and one.index in instances and one.meets(work.posted, run.started)
+            one.kind in kinds and one.index in instances and one.meets(begun, ended)
             for one in self._troubles
         )
 
