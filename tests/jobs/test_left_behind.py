@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from forwarder import forwarding
 from job_client import JobClient, until, write_templates
+from past_the_proxy import interrupt, keep_busy
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER
@@ -30,31 +31,6 @@ def settings(tmp_path: Path) -> Iterator[dict[str, Any]]:
     }
 
 
-async def tell(worker: EmbeddedWorker, path: str, body: dict[str, Any]) -> None:
-    async with (
-        aiohttp.ClientSession(worker.url) as session,
-        session.post(path, json=body) as answer,
-    ):
-        assert answer.status == 200
-
-
-async def busy(worker: EmbeddedWorker) -> None:
-    """Somebody's prompt runs there."""
-    graph = {
-        "1": {
-            "class_type": "EmptyImage",
-            "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 1},
-        },
-        "2": {
-            "class_type": "TimedPass",
-            "inputs": {"image": ["1", 0], "seconds": 60, "salt": 1},
-        },
-        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
-    }
-    await tell(worker, "/prompt", {"prompt": graph})
-    await until(lambda: worker.started)
-
-
 async def waiting(worker: EmbeddedWorker) -> list[str]:
     async with aiohttp.ClientSession(worker.url) as session, session.get("/queue") as answer:
         return [row[1] for row in (await answer.json())["queue_pending"]]
@@ -65,7 +41,7 @@ async def test_what_a_job_has_left_behind_is_deleted_there_before_anything_else_
 ) -> None:
     """Else it would run there as well, for nobody."""
     async with forwarding(workers[0].url) as (network,):
-        await busy(workers[0])
+        await keep_busy(workers[0])
         jobs = JobClient(await start_proxy(network.url, workers[1].url, **settings))
         one, two = jobs.http.app[CLUSTER].instances
         two.drained = True
@@ -90,7 +66,7 @@ async def test_a_single_instance_gets_work_again_once_it_has_let_go(
     workers: Pair, start_proxy: Start, settings: dict[str, Any]
 ) -> None:
     async with forwarding(workers[0].url) as (network,):
-        await busy(workers[0])
+        await keep_busy(workers[0])
         jobs = JobClient(await start_proxy(network.url, **settings))
         [one] = jobs.http.app[CLUSTER].instances
         job_id = await jobs.submit()
@@ -100,6 +76,6 @@ async def test_a_single_instance_gets_work_again_once_it_has_let_go(
         workers[0].drop_connections()
         await until(lambda: one.draining)
         network.doomed = lambda piece: False
-        await tell(workers[0], "/interrupt", {})
+        await interrupt(workers[0])
         assert (await jobs.ends(job_id))["status"] == "completed"
         assert not one.draining

@@ -1,4 +1,4 @@
-"""What clients ask of the prompts that they have posted, and how a test keeps instances busy."""
+"""What clients ask of the prompts that they have posted."""
 
 from __future__ import annotations
 
@@ -62,24 +62,7 @@ async def both_busy(http: Http, workers: Sequence[EmbeddedWorker]) -> list[str]:
     return ids
 
 
-async def interrupt(*workers: EmbeddedWorker) -> None:
-    """End what runs there, past the proxy."""
-    async with aiohttp.ClientSession() as session:
-        for worker in workers:
-            async with session.post(f"{worker.url}/interrupt") as answer:
-                assert answer.status == 200
-
-
 async def succeeded(http: Http, *prompt_ids: str) -> None:
     """Return when all have; fails if one ends otherwise."""
     for prompt_id in prompt_ids:
         assert (await ended(http, prompt_id))["status"]["status_str"] == "success"
-
-
-async def keep_busy(*workers: EmbeddedWorker) -> None:
-    """Give each a prompt of a minute, past the proxy."""
-    async with aiohttp.ClientSession() as session:
-        for worker in workers:
-            async with session.post(f"{worker.url}/prompt", json={"prompt": graph(60.0)}) as answer:
-                prompt_id = (await answer.json())["prompt_id"]
-            await until(lambda worker=worker, prompt_id=prompt_id: prompt_id in worker.started)

@@ -10,8 +10,9 @@ import pytest
 from job_client import kill, until
 from loguru import logger
 from membership_front import add, remove
+from past_the_proxy import interrupt, keep_busy
 from prompt_client import get, graph, post
-from prompts_of_clients import interrupt, keep_busy, succeeded
+from prompts_of_clients import succeeded
 from restarting import Restarting
 
 from comfy_proxy.keys import CLUSTER

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 from job_client import kill, until
+from past_the_proxy import interrupt, keep_busy
 from prompt_client import get, graph, post
 from prompts_of_clients import (
     both_busy,
     ended,
     heard,
-    interrupt,
-    keep_busy,
     listening,
     living,
     place_of,
