@@ -3,7 +3,9 @@
 Each instance is checked at the start and then once every HEALTH_CHECK_INTERVAL, with jitter so that
 the checks of many proxies do not fall together. While somebody waits for an instance
 (:meth:`HealthChecker.demand`) those that failed are checked about once a second, the first time at
-once if their last check was longer ago: a pending job starts as soon as one returns.
+once if their last check was longer ago: a pending job starts as soon as one returns. An instance
+that fails a check is checked again each second for a while, whether or not anybody waits: prompts
+that another one takes wait for nobody, and it would be of no use until the next interval.
 
 A socket that fails in the background, and an instance that speaks although its circuit is open, are
 a reason for checks too (:meth:`HealthChecker.look`). The verdict is left to the checks: otherwise
@@ -34,8 +36,8 @@ from comfy_proxy.tracing import untraced
 DEMAND_INTERVAL_S = 1.0
 """Seconds from one check of a failed instance to the next while somebody waits for one."""
 MAX_LOOKS = 10
-"""Checks of one look, a second apart; then the regular checks go on alone. A failed check of a busy
-instance (PROTOCOL.md trap 8) is no strike, so its circuit need not open and end the look."""
+"""Further checks of an instance that begins to fail, a second apart; then the regular checks go on
+alone, and whoever waits for it (DEMAND_INTERVAL_S)."""
 QUEUE_TIMEOUT_S = 5.0
 """Seconds in which ``/queue`` must answer after a check. Beyond, the load stays as it was known
 until the next check: COMFYUI_TIMEOUT (60 s by default) would hold that one up."""
@@ -76,6 +78,7 @@ class HealthChecker:
         self._checked = ByInstance[float]()  # when each failed its last check
         # A check of one that leaves ends by itself: others may await it.
         self._looks = InstanceTasks(self._instances, self._look, "look at")
+        self._further = InstanceTasks(self._instances, self._check_on, "check further")
         self._watches = InstanceTasks(self._instances, self._watch, "health of")
         self._watching = False
         self._demanded = asyncio.Event()
@@ -94,7 +97,7 @@ class HealthChecker:
         checks = tuple(self._checks.values())
         for check in checks:
             check.cancel()
-        closing = self._watches.close(), self._looks.close()
+        closing = self._watches.close(), self._looks.close(), self._further.close()
         await asyncio.gather(*closing, *checks, return_exceptions=True)
 
     async def check(self, instance: Instance) -> bool:
@@ -130,12 +133,12 @@ class HealthChecker:
         return await self.check(instance)
 
     def look(self, instance: Instance) -> None:
-        """For ``instance.on_doubt``: check it now and every second until it is known how it is.
-
-        That is when a check passes or the circuit opens, and after MAX_LOOKS at the latest. Runs in
-        the background, and only between :meth:`start` and :meth:`close`. A new doubt begins anew.
+        """For ``instance.on_doubt``: check it now, and each second until a check passes, MAX_LOOKS
+        times at most. Runs in the background, and only between :meth:`start` and :meth:`close`. A
+        new doubt begins anew.
         """
         if self._watching:
+            self._further.cancel(instance)
             self._looks.cancel(instance)
             self._looks.begin(instance)
 
@@ -158,6 +161,8 @@ class HealthChecker:
             duration_s = await self._in_time(instance)
         except InstanceError as error:
             self._checked[instance] = self._clock.monotonic()
+            if self._watching and instance.check_ok is not False:
+                self._further.begin(instance)
             instance.check_failed(error.message, final=isinstance(error, ItselfError))
             logger.debug("check of {} failed: {}", instance.host, error.message)
             return False
@@ -190,13 +195,15 @@ class HealthChecker:
         return None
 
     async def _look(self, instance: Instance) -> None:
-        """Check until the instance answers or its circuit opens, MAX_LOOKS times at most."""
-        # A circuit that is open already may refuse the first check (its cooldown): then go on.
-        returning = not instance.healthy
+        # The circuit may refuse this check (its cooldown), and not those that follow.
+        if not await self.check(instance):
+            self._further.begin(instance)
+
+    async def _check_on(self, instance: Instance) -> None:
         for _ in range(MAX_LOOKS):
-            if await self.check(instance) or not (instance.healthy or returning):
-                return
             await sleep(self._clock, DEMAND_INTERVAL_S)
+            if await self.check(instance):
+                return
 
     async def _watch(self, instance: Instance) -> None:
         while True:

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from manual_clock import ManualClock
+from manual_clock import ManualClock, settle
 from rooms import make_job_prompts
 from yarl import URL
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.health_checker import DEMAND_INTERVAL_S
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.submit_once import SECOND_LOOK_S
@@ -35,6 +36,17 @@ async def eventually(condition: Callable[[], object]) -> None:
             if condition():
                 return
             await asyncio.sleep(0.001)
+
+
+async def left_alone(cluster: Cluster, clock: ManualClock) -> None:
+    """Let the further checks of those that have begun to fail go by: from then on they are checked
+    at the interval, and for whoever waits."""
+    checker = cluster.health_checker
+    await eventually(lambda: checker._further.busy)
+    while checker._further.busy:
+        await eventually(lambda: not checker._checks)
+        await clock.advance(DEMAND_INTERVAL_S)
+        await settle()
 
 
 async def second_look(clock: ManualClock) -> None:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 import pytest
-from cluster_harness import eventually, make_instance
+from cluster_harness import eventually, left_alone, make_instance
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.cluster.cluster import Cluster
@@ -234,7 +234,7 @@ async def test_starts_as_soon_as_one_answers(
     await worker.kill()
     cluster = await start_cluster(worker, health_check_interval_s=30.0)
     instance = cluster.instances[0]
-    await eventually(lambda: instance.check_ok is False and clock.waiting == 1)
+    await left_alone(cluster, clock)
     task = asyncio.create_task(place(cluster))
     for _ in range(5):
         await clock.advance(1.1)

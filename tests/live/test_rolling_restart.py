@@ -25,13 +25,13 @@ PATIENCE_S = 120.0
 
 
 class Load:
-    """Clients with a socket, and those of the job API; ``fetching`` are who has been told an end
-    and has not fetched the picture yet."""
+    """Clients with a socket, and those of the job API; ``unfetched`` are the colours of prompts
+    that are under way, or whose picture has not been fetched yet."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._colours = itertools.count(1)
-        self.fetching = 0
+        self.unfetched: set[int] = set()
         self.stopping = False
         self.pictures: list[str] = []
         self.jobs: list[str] = []
@@ -41,12 +41,12 @@ class Load:
         async with listening(self._client) as listener:
             while not self.stopping:
                 colour = next(self._colours)
+                self.unfetched.add(colour)
                 sent = graph(PROMPT_S, color=colour)
                 prompt_id = await post(self._client, sent, client_id=listener.client_id)
                 await when(partial(listener.over, prompt_id))
-                self.fetching += 1
                 await self._fetch(prompt_id, colour)
-                self.fetching -= 1
+                self.unfetched.remove(colour)
 
     async def _fetch(self, prompt_id: str, colour: int) -> None:
         entry = (await get(self._client, f"/history/{prompt_id}"))[prompt_id]
@@ -89,11 +89,14 @@ async def restart(client: Any, number: int, directory: Path, load: Load) -> None
     async with client.post(f"/api/instances/{number}/drain?wait=120") as answer:
         assert answer.status == 200
         assert (await answer.json())["empty"]
-    await when(lambda: not load.fetching)
+    of_before = set(load.unfetched)
+    await when(lambda: not of_before & load.unfetched)
     pid = int((directory / "server.pid").read_text())
     os.kill(pid, signal.SIGTERM)
-    await when(lambda: not _runs(pid))
-    start(directory)
+    try:
+        await when(lambda: not _runs(pid))
+    finally:  # a failure meanwhile is that of this test alone: others need the server
+        start(directory)
     await healthy(client, 1)
     await healthy(client, 2)
     async with client.post(f"/api/instances/{number}/resume") as answer:

@@ -114,6 +114,16 @@ def number_of(line: Line, key: Hashable) -> float | None:
     return number if low < number < high else None
 
 
+def kept_number(line: Line, number: float) -> float | None:
+    """The ``number`` that another instance gave a prompt, or this one before it was restarted, if
+    the prompt may keep it there.
+
+    None if this one has not given so high a number yet, as far as is known: ComfyUI would let all
+    later prompts overtake it, one after the other, until its own count is there.
+    """
+    return number if number <= line.counter < inf else None
+
+
 def _behind_its_own(line: Line, slot: Slot, now: float) -> int | None:
     """The index among those that wait before which it has its models loaded, behind all that use
     them; None if there is no place that it may have."""

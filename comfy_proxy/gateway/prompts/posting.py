@@ -10,6 +10,7 @@ from multidict import CIMultiDict
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.planning.joining import kept_number
 from comfy_proxy.cluster.prompt_answers import accepted_answer, read_accepted
 from comfy_proxy.cluster.prompt_lists import history_path, number_of
 from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES
@@ -57,13 +58,15 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
         yield body[at : at + _PIECE_BYTES]
 
 
-def numbered_body(prompt: Prompt, post: ClientPost, number: float) -> bytes:
-    """The body of ``post`` with the ``number`` that the prompt has, to keep its place in the order.
+def sent_body(prompt: Prompt, post: ClientPost, number: float | None) -> bytes:
+    """The body of ``post`` with a ``number``, if it is to have one, for its place in the order.
 
     As the last key, which wins over one of the client's; ``front`` counts without it only. So with
     the id that an instance gave it: its client knows it by that.
     """
-    body = prompt_body.with_last(post.body, post.charset, "number", number)
+    body = post.body
+    if number is not None:
+        body = prompt_body.with_last(body, post.charset, "number", number)
     if not prompt.renamed:
         return body
     return prompt_body.with_last(body, post.charset, "prompt_id", prompt.prompt_id)
@@ -73,7 +76,7 @@ class ClientOrder:
     """Fills :class:`comfy_proxy.dispatch.order.Order`: a client's prompt.
 
     A new one goes on byte for byte, unless it is given a place in the queue; one that was accepted
-    before keeps its number and its id.
+    before keeps its id, and its number if its client chose that or it means the same place there.
     """
 
     unsure = InstanceError
@@ -90,9 +93,9 @@ class ClientOrder:
         if self.prompt.reused and instance not in self._before:
             self._before[instance] = (await self._history(instance)).get(self.prompt.prompt_id)
         if number is None and self.prompt.accepted_at is not None:
-            number = self.prompt.number
+            number = self._number_of_before(instance)
         post = self._post
-        body = post.body if number is None else numbered_body(self.prompt, post, number)
+        body = sent_body(self.prompt, post, number)
         answer = await ask(
             instance,
             self._cluster,
@@ -105,6 +108,12 @@ class ClientOrder:
         if answer.status in GATEWAY_STATUSES:
             raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")
         return _receipt(answer, self.prompt)
+
+    def _number_of_before(self, instance: Instance) -> float | None:
+        number = self.prompt.number
+        if self.prompt.standing.fixed:
+            return number
+        return kept_number(self._cluster.planner.lines[instance], number)
 
     async def find(self, instance: Instance) -> Receipt[Answer] | None:
         """As if ``instance`` had just taken the prompt, if it has; None if it has not.

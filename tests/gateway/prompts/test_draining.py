@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import past_the_proxy
 from aiohttp.test_utils import TestClient
 from prompts_front import (
     LONG_S,
@@ -129,3 +130,25 @@ async def test_an_operator_and_a_reboot_do_not_undo_each_other(
     assert not takes_work(instance)
     drains.resume(instance)
     assert takes_work(instance)
+
+
+async def test_what_has_left_is_not_overtaken_by_all_that_comes_later(
+    proxy: TestClient, workers: Workers
+) -> None:
+    """The one that it left has numbered a hundred prompts, the one where it goes only a few: with
+    the number that it had, all that is posted from then on would run before it."""
+    _, fresh = workers
+    await change(proxy, "drain", "2")
+    await ended(proxy, *[await post(proxy) for _ in range(20)])
+    running = await post(proxy, graph(LONG_S))
+    moved = [await post(proxy, graph(0.01)) for _ in range(3)]
+    await past_the_proxy.keep_busy(fresh)
+    await change(proxy, "resume", "2")
+    await change(proxy, "drain", "1")
+    await until(lambda: set(moved) <= set(fresh.submitted))
+    later = [await post(proxy, graph(0.01)) for _ in range(3)]
+    await past_the_proxy.interrupt(fresh)
+    await ended(proxy, *moved, *later)
+    assert fresh.executed[-6:] == [*moved, *later]
+    await interrupt(proxy, running)
+    await ended(proxy, running)

@@ -16,7 +16,7 @@ from gateway_harness import unused_url
 from prompts_front import Workers, ended, get, graph, instance_of, pile_up, post, show, until
 
 from comfy_proxy.cluster.prompt_lists import history_path
-from comfy_proxy.gateway.prompts.posting import numbered_body
+from comfy_proxy.gateway.prompts.posting import sent_body
 from comfy_proxy.gateway.prompts.prompt_body import document, with_first, with_last
 from comfy_proxy.keys import GATEWAY
 
@@ -270,7 +270,7 @@ async def test_an_id_that_the_instance_gave_goes_along(
         gateway = http.app[GATEWAY]
         assert gateway.ledger.owner("a-b") is gateway.cluster.instances[0]
         prompt = gateway.ledger.find("a-b")
-        moved = numbered_body(prompt, prompt.post, 3).decode("utf-16")
+        moved = sent_body(prompt, prompt.post, 3).decode("utf-16")
     added = "" if asked == "a-b" else ', "prompt_id": "a-b"'
     assert moved == body.decode("utf-16")[:-1] + ', "number": 3' + added + "}"
 
