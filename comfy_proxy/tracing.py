@@ -35,6 +35,14 @@ class Trace:
         return self.traceparent.split("-")[1] if self.traceparent else None
 
     @property
+    def fields(self) -> Mapping[str, str]:
+        """Its ids as a log line has them. They need no redaction: they were checked when the
+        request came."""
+        if self.traceparent is None:
+            return {"request_id": self.request_id}
+        return {"request_id": self.request_id, "trace_id": self.traceparent.split("-")[1]}
+
+    @property
     def headers(self) -> Mapping[str, str]:
         """Headers for a request to an instance on behalf of this one."""
         headers = {"X-Request-ID": self.request_id}

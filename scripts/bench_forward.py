@@ -1,13 +1,14 @@
-"""The forwarding path beside nginx's and beside none, in one run.
+"""The forwarding path beside nginx's, a plain aiohttp proxy's and none, in one run.
 
 One upstream (bench_upstream.py) is asked directly, through nginx (Debian's, one worker, tuned for
-streaming, access log on) and through `comfy-proxy serve` (one process, uvloop, LOG_LEVEL=info;
-small GETs also with LOG_LEVEL=warn, which shows what the lines cost). In each round every kind of
-request meets every way once, in an order that turns: small JSON by GET at 16 and 64 connections,
-20 MB down and up, and 100 KB WebSocket frames down and up at four connections each.
+streaming, access log on), through the plain aiohttp proxy of bench_plain_proxy.py, and through
+`comfy-proxy serve` (one process, uvloop, LOG_LEVEL=info; small GETs also with LOG_LEVEL=error,
+which shows what the lines cost). In each round every kind of request meets every way once, in an
+order that turns: small JSON by GET at 1, 16 and 64 connections, 20 MB down and up, and 100 KB
+WebSocket frames down and up at four connections each.
 
 CPU is that of the way's own processes (children too) for each request; the upstream's own for the
-direct way. Ratios are of throughput, and of CPU, of the same round.
+direct way. Ratios are of throughput, of p99 and of CPU, of the same round.
 
 --logging leaves out the others and compares the proxy with itself: LOG_LEVEL=info, a line for each
 request in combined.log and on the console, beside LOG_LEVEL=error, no line at all.
@@ -43,8 +44,7 @@ from bench_load import (
 )
 
 HERE = Path(__file__).parent
-DIRECT, NGINX, PROXY, QUIET = "direct", "nginx", "proxy", "proxy, warn"
-SILENT = "proxy, error"
+DIRECT, NGINX, PLAIN, PROXY, SILENT = "direct", "nginx", "plain", "proxy", "proxy, error"
 START_TIMEOUT_S = 15
 
 
@@ -71,6 +71,7 @@ Table = dict[tuple[str, str], list[Figures]]
 
 def kinds(duration_s: int) -> dict[str, Load]:
     return {
+        "GET of small JSON, 1 connection": small_gets(1, duration_s),
         "GET of small JSON, 16 connections": small_gets(16, duration_s),
         "GET of small JSON, 64 connections": small_gets(64, duration_s),
         "20 MB down": closed_loop(download, duration_s),
@@ -115,7 +116,7 @@ def wait_for(port: int, path: str) -> None:
 @contextmanager
 def all_ways(folder: Path, *, logging: bool) -> Iterator[dict[str, Way]]:
     """The upstream with two addresses (two instances for the proxy), and who stands before it."""
-    one, two, nginx, proxy, quiet = free_ports(5)
+    one, two, nginx, plain, proxy, quiet = free_ports(6)
     template = string.Template((HERE / "bench_nginx.conf").read_text())
     configuration = folder / "nginx.conf"
     configuration.write_text(template.substitute(folder=folder, port=nginx, upstream=one))
@@ -147,11 +148,14 @@ def all_ways(folder: Path, *, logging: bool) -> Iterator[dict[str, Way]]:
             return
         # A path of nginx's before the configuration is read: its error log.
         command = ("nginx", "-e", str(folder / "nginx-start.log"), "-c", str(configuration))
+        plainly = (sys.executable, str(HERE / "bench_plain_proxy.py"), str(plain))
+        plainly = (*plainly, f"http://127.0.0.1:{one}")
         yield {
             DIRECT: start("upstream", one, "/small", *upstream),
             NGINX: start("nginx", nginx, "/small", *command),
+            PLAIN: start("plain", plain, "/small", *plainly),
             PROXY: serve("proxy", proxy, "info"),
-            QUIET: serve("quiet", quiet, "warn"),
+            SILENT: serve("quiet", quiet, "error"),
         }
 
 
@@ -170,7 +174,7 @@ def measure(ways: Mapping[str, Way], loads: Mapping[str, Load], rounds: int) -> 
     table: Table = {}
     for number in range(rounds):
         for kind, load in loads.items():
-            names = [name for name in ways if name != QUIET or "JSON" in kind]
+            names = [name for name in ways if name != SILENT or "JSON" in kind]
             turn = number % len(names)
             for name in names[turn:] + names[:turn]:
                 figures = measure_one(ways[name], load)
@@ -213,13 +217,14 @@ def report(table: Table) -> None:
             spread([row.cpu_us for row in rows], 0),
         ]
         print(f"| {kind} | {way} | {' | '.join(columns)} |")
-    print("\n| request | throughput: proxy/nginx | proxy/direct | CPU: proxy/nginx |")
-    print("|---|---|---|---|")
+    print("\n| request | throughput: proxy/plain | p99 | CPU | throughput: proxy/nginx | CPU |")
+    print("|---|---|---|---|---|---|")
     for kind, way in table:
         if way == PROXY:
             columns = [
+                *(ratio(table, kind, PROXY, PLAIN, one) for one in ("per_second", "p99_ms")),
+                ratio(table, kind, PROXY, PLAIN, "cpu_us"),
                 ratio(table, kind, PROXY, NGINX, "per_second"),
-                ratio(table, kind, PROXY, DIRECT, "per_second"),
                 ratio(table, kind, PROXY, NGINX, "cpu_us"),
             ]
             print(f"| {kind} | {' | '.join(columns)} |")

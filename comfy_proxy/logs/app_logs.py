@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from aiohttp import log as aiohttp_log
@@ -26,11 +25,12 @@ from aiohttp.http import HttpProcessingError
 from aiohttp.web_protocol import RequestPayloadError
 from loguru import logger
 
+from comfy_proxy.logs.access_log import AccessLog
 from comfy_proxy.logs.entry import LEVELS, Entry
 from comfy_proxy.logs.lines import Redaction
 from comfy_proxy.logs.log_writer import LogWriter
 from comfy_proxy.security import forms_of
-from comfy_proxy.tracing import TRACE, Trace, subject
+from comfy_proxy.tracing import TRACE, subject
 
 if TYPE_CHECKING:
     from comfy_proxy.metrics.records import RequestRecord
@@ -65,6 +65,7 @@ class AppLogs:
         self._settings = settings
         self.redaction = Redaction(forms_of(settings.api_keys))
         self._writer: LogWriter | None = None
+        self._access: AccessLog | None = None
         self._owns_process = False
         self._handler_id: int | None = None
         self._standard = _FromLogging(self)
@@ -95,6 +96,7 @@ class AppLogs:
             console=console,
             redaction=self.redaction,
         )
+        self._access = AccessLog(self._writer, self.redaction)
         self._writer.start()
         if owns_process:
             logger.remove()
@@ -118,6 +120,8 @@ class AppLogs:
                 source.setLevel(logging.NOTSET)
         if self._owns_process:
             logging.getLogger().removeHandler(self._standard)
+        if self._access is not None:
+            self._access.flush()
         self._writer.stop()
 
     def set_level(self, level: str) -> None:
@@ -150,10 +154,8 @@ class AppLogs:
     def record_request(self, request: RequestRecord) -> None:
         """The access log: a line for each request, faults of ours or an instance's as warnings."""
         level = "warn" if request.is_fault else "info"
-        if self._writer is not None and self.takes(level):
-            time_s, trace = time.time(), TRACE.get()
-            # Made in the writer's thread: on the event loop it would add to each request's time.
-            self._writer.put(partial(access_entry, request, level, time_s, trace))
+        if self._access is not None and self.takes(level):
+            self._access.record(request, level)
 
     def put(self, entry: Entry) -> None:
         """Log ``entry`` if its level is logged now."""
@@ -254,30 +256,6 @@ def configure_console(level: str) -> None:
     """Have loguru write readable lines on standard error, for the commands `check` and `demo`."""
     logger.remove()
     logger.add(sys.stderr, level=_TO_LOGURU[level], format=_FORMAT, diagnose=False)
-
-
-def access_entry(request: RequestRecord, level: str, time_s: float, trace: Trace | None) -> Entry:
-    """The line of one request. ``request.path`` is without the query, which may hold a key."""
-    return Entry(
-        time_s=time_s,
-        level=level,
-        message=f"{request.method} {request.path} {request.status}",
-        logger=f"{_OURS}.access",
-        fields={
-            "duration_ms": round(request.duration_s * 1000, 1),
-            "method": request.method,
-            "path": request.path,
-            "status": request.status,
-            "received_bytes": request.received_bytes,
-            "sent_bytes": request.sent_bytes,
-            "user_agent": request.user_agent,
-            "client": request.client,
-            "instance": request.instance,
-            "policy": request.policy,
-            "reason": request.reason,
-        },
-        trace=trace,
-    )
 
 
 def _nothing(record: Any) -> str:

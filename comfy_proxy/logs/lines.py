@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from comfy_proxy.lenient_json import NON_STR_KEYS, dumps
 from comfy_proxy.logs.entry import Entry
@@ -15,12 +15,26 @@ from comfy_proxy.logs.entry import Entry
 SERVICE = "comfy_proxy"
 Line = dict[str, Any]
 """Keys as in the files; values that JSON can hold, free of secrets."""
+
+
+class Finished(NamedTuple):
+    """A line as it is written: its level, its JSON, and the text for people, None where nobody
+    reads that; both without a line feed at their end."""
+
+    level: str
+    json: str
+    text: str | None
+
+
 MAX_TEXT = 8192
 """Characters of one value; of a longer one the middle is left out. A body does not belong in a
 log, and the end of a stack trace says what it was."""
 _LIMITS = {"message": 4096, "path": 1024, "user_agent": 256, "method": 64}
 """Characters of values that any client can choose, instead of MAX_TEXT: else anybody could push all
 other lines out of the files."""
+
+MAX_KNOWN = 1000
+"""Texts of which it is remembered what they are without secrets; then all are forgotten."""
 
 _NOT_DETAILS = {"timestamp", "level", "service", "message", "logger", "exception"}
 _NUMBERS = (bool, int, float)
@@ -45,8 +59,11 @@ class Redaction:
         self._hidden: set[str] = set()
         self.hide(secrets)
 
+        self._known: dict[tuple[str, str], str] = {}
+
     def hide(self, secrets: Iterable[str]) -> None:
         """Take these out too, from now on; what was hidden before stays hidden."""
+        self._known = {}
         self._hidden.update(secrets)
         secrets = self._hidden
         alternatives = "|".join(re.escape(one) for one in sorted(secrets, key=len, reverse=True))
@@ -69,6 +86,16 @@ class Redaction:
             text = _IMAGE_DATA.sub("<data>", text)
         return text
 
+    def field(self, name: str, text: str) -> str:
+        """As :meth:`text`, with the limit of that field of a line. The last MAX_KNOWN of these are
+        remembered: clients send the same again and again."""
+        known = self._known.get((name, text))
+        if known is None:
+            if len(self._known) >= MAX_KNOWN:
+                self._known = {}
+            known = self._known[name, text] = self.text(text, _LIMITS.get(name, MAX_TEXT))
+        return known
+
     def value(self, value: Any, limit: int = MAX_TEXT) -> Any:
         """``value`` for JSON: numbers and None as they are, all else as text of ``limit``."""
         if value is None or isinstance(value, _NUMBERS):
@@ -79,12 +106,12 @@ class Redaction:
 def line_of(entry: Entry, redaction: Redaction) -> Line:
     """The line for ``entry``, redacted; a field of the entry does not replace a key of the line."""
     line: Line = {
-        "timestamp": _time(entry.time_s),
+        "timestamp": time_text(entry.time_s),
         "level": entry.level,
         "service": SERVICE,
         "message": redaction.text(entry.message, _LIMITS["message"]),
         "logger": entry.logger,
-        **_context(entry),
+        **({} if entry.trace is None else entry.trace.fields),
     }
     for key, value in entry.fields.items():
         if value is not None and key not in line:
@@ -92,6 +119,12 @@ def line_of(entry: Entry, redaction: Redaction) -> Line:
     if entry.exception is not None:
         line["exception"] = redaction.text(stack_trace(entry.exception))
     return line
+
+
+def finished(line: Line, *, colours: bool | None) -> Finished:
+    """``line`` as it is written; ``colours`` of the text for people, None: there is none."""
+    text = None if colours is None else as_text(line, colours=colours)
+    return Finished(line["level"], as_json(line), text)
 
 
 def as_json(line: Line) -> str:
@@ -122,7 +155,8 @@ def stack_trace(error: BaseException) -> str:
     return "".join(traceback.format_exception(error)).rstrip()
 
 
-def _time(time_s: float) -> str:
+def time_text(time_s: float) -> str:
+    """Seconds since the epoch as ``2026-01-31T23:59:59.999Z``."""
     second, millisecond = divmod(int(time_s * 1000), 1000)
     return f"{_second(second)}.{millisecond:03}Z"
 
@@ -131,16 +165,6 @@ def _time(time_s: float) -> str:
 def _second(time_s: int) -> str:
     """The time as text, to the second; cached, because many lines share it."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-
-
-def _context(entry: Entry) -> Mapping[str, Any]:
-    """The ids of ``entry``. They need no redaction: they were checked when the request came."""
-    if entry.trace is None:
-        return {}
-    context = {"request_id": entry.trace.request_id}
-    if (trace_id := entry.trace.trace_id) is not None:
-        context["trace_id"] = trace_id
-    return context
 
 
 def _escaped(text: str) -> str:

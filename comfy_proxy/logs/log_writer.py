@@ -1,4 +1,7 @@
-"""The thread that formats and writes: the event loop only puts entries into a bounded queue."""
+"""The thread that writes: the event loop only puts entries into a bounded queue.
+
+It makes lines of them too, but for those that are made already: there are so many requests that
+their lines would hold up the event loop (``access_log.py``)."""
 
 from __future__ import annotations
 
@@ -6,29 +9,27 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TextIO
 
 from comfy_proxy.logs.console import Console
 from comfy_proxy.logs.entry import Entry
-from comfy_proxy.logs.lines import Line, Redaction, as_json, as_text, line_of
+from comfy_proxy.logs.line_maker import Item, LineMaker, count
+from comfy_proxy.logs.lines import Finished, Redaction
 from comfy_proxy.logs.log_file import LogFile
-from comfy_proxy.logs.suppressor import Suppressor
 
 MAX_QUEUE = 10_000
-"""Entries that may wait for the thread; further ones are dropped and counted."""
+"""Lines that may wait for the thread; further ones are dropped and counted."""
 MAX_BATCH = 200
-"""Entries of one batch, which is one write to each file; the next ones are the next batch."""
+"""Entries, or groups of lines that were made elsewhere, of one batch, which is one write to each
+file; the next ones are the next batch."""
 GATHER_S = 0.05
 """Seconds for which the first entry of a batch waits for more. A thread that wakes up for each line
 takes the interpreter from the event loop each time: that costs a request more than the line."""
 STOP_TIMEOUT_S = 5.0
 """Seconds that :meth:`LogWriter.stop` gives the thread; lines left then are dropped and counted."""
-
-Item = Entry | Callable[[], Entry] | None
-"""An entry, a function that the thread calls to make one, or None: write what is there and end."""
 
 
 class LogWriter:
@@ -43,22 +44,24 @@ class LogWriter:
         self, *, directory: Path | None, console: TextIO | None, redaction: Redaction
     ) -> None:
         self._console = Console(console) if console is not None else None
-        self._redaction = redaction
         self._combined = LogFile(directory / "combined.log") if directory else None
         self._errors = LogFile(directory / "error.log") if directory else None
-        self._suppressor = Suppressor()
-        self._queue: SimpleQueue[Item] = SimpleQueue()
+        self._maker = LineMaker(
+            redaction, colours=None if self._console is None else self._console.colours
+        )
+        self._queue: SimpleQueue[Item | None] = SimpleQueue()  # None: write what is there and end
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._told: set[str] = set()
-        self._refused = 0  # by put(), on any thread
-        self._failed = 0  # in our thread
+        self._put = self._refused = 0  # lines, on any thread
+        self._taken = self._failed = 0  # lines, in our thread
         self.written: Counter[str] = Counter()
 
     @property
     def dropped(self) -> int:
         """Lines lost since the start: the queue or the disk was full, or making a line failed."""
-        return self._refused + self._failed + sum(file.dropped for file in self._files)
+        files = sum(file.dropped for file in self._files)
+        return self._refused + self._failed + self._maker.failed + files
 
     @property
     def _files(self) -> list[LogFile]:
@@ -70,15 +73,35 @@ class LogWriter:
             self._thread = threading.Thread(target=self._run, name="comfy-proxy-log", daemon=True)
             self._thread.start()
 
-    def put(self, item: Entry | Callable[[], Entry]) -> None:
-        """Queue ``item`` to be written within moments; from any thread, and without waiting.
+    @property
+    def colours(self) -> bool | None:
+        """Whether lines for people have colours; None if there is no console."""
+        return self._maker.colours
 
-        Beyond MAX_QUEUE, and after :meth:`stop`, it is dropped and counted.
-        """
-        if self._stopping.is_set() or self._queue.qsize() >= MAX_QUEUE:
+    def takes(self, count: int) -> bool:
+        """Whether there is room for so many lines more; if not, one is counted as dropped. There
+        is none beyond MAX_QUEUE, and after :meth:`stop`."""
+        if self._stopping.is_set() or self._put - self._taken + count > MAX_QUEUE:
             self._refused += 1
-        else:
-            self._queue.put(item)
+            return False
+        return True
+
+    def put(self, entry: Entry) -> None:
+        """Queue ``entry`` to be written within moments, if there is room for it; from any thread,
+        and without waiting."""
+        if self.takes(1):
+            self._put += 1
+            self._queue.put(entry)
+
+    def put_lines(self, lines: Sequence[Finished]) -> None:
+        """As :meth:`put`, of lines for which there was room (:meth:`takes`)."""
+        if lines:
+            self._put += len(lines)
+            self._queue.put(lines)
+
+    def lost(self, count: int) -> None:
+        """So many lines could not be made: count them as dropped."""
+        self._refused += count
 
     def stop(self) -> None:
         """Write what is left and end; returns when that is done, or after STOP_TIMEOUT_S."""
@@ -87,7 +110,7 @@ class LogWriter:
             self._queue.put(None)
             self._thread.join(STOP_TIMEOUT_S)
             if self._thread.is_alive():
-                left = self._queue.qsize()
+                left = self._put - self._taken
                 self._refused += left
                 self._print([f"comfy-proxy: {left} lines of the log were not written in time"])
             self._thread = None
@@ -102,19 +125,20 @@ class LogWriter:
         while go_on:
             batch, go_on = self._next_batch()
             try:
-                self._write(self._unsuppressed(batch, end=not go_on))
+                now_s = time.monotonic() if go_on else float("inf")
+                self._write(self._maker.lines(batch, now_s))
             except Exception:  # whatever it was: the thread must go on, or nothing is logged again
-                self._failed += len(batch)
+                self._failed += sum(map(count, batch))
         for file in self._files:
             file.close()
 
-    def _next_batch(self) -> tuple[list[Entry], bool]:
-        """The next entries, none only if a summary may be due; with False at the end."""
-        batch: list[Entry] = []
+    def _next_batch(self) -> tuple[list[Item], bool]:
+        """The next items, none only if a summary may be due; with False at the end."""
+        batch: list[Item] = []
         while len(batch) < MAX_BATCH:
             try:
                 item = self._queue.get(
-                    block=not batch, timeout=1.0 if self._suppressor.pending else None
+                    block=not batch, timeout=1.0 if self._maker.pending else None
                 )
             except Empty:
                 break
@@ -122,44 +146,23 @@ class LogWriter:
                 return batch, False
             if not batch and self._queue.qsize() < MAX_BATCH:
                 self._stopping.wait(GATHER_S)
-            try:
-                batch.append(item if isinstance(item, Entry) else item())
-            except Exception:  # making one line failed; the next ones are written
-                self._failed += 1
+            batch.append(item)
+            self._taken += count(item)
         return batch, True
 
-    def _unsuppressed(self, batch: list[Entry], *, end: bool) -> list[Entry]:
-        now_s = time.monotonic()
-        entries = [one for entry in batch for one in self._suppressor.pass_on(entry, now_s)]
-        return entries + list(self._suppressor.due(float("inf") if end else now_s))
-
-    def _write(self, entries: list[Entry]) -> None:
-        lines = self._lines(entries)
+    def _write(self, lines: list[Finished]) -> None:
         if not lines:
             return
         all_written = True
         if self._combined is not None and self._errors is not None:
             now_s = time.monotonic()
-            all_written = self._combined.write([text for _, text in lines], now_s)
-            errors = [text for line, text in lines if line["level"] == "error"]
-            self._errors.write(errors, now_s)
+            all_written = self._combined.write([line.json for line in lines], now_s)
+            self._errors.write([line.json for line in lines if line.level == "error"], now_s)
             self._tell_of_failures()
         if all_written:
-            self.written.update(line["level"] for line, _ in lines)
+            self.written.update(line.level for line in lines)
         if self._console is not None:
-            colours = self._console.colours
-            self._console.write([as_text(line, colours=colours) for line, _ in lines])
-
-    def _lines(self, entries: list[Entry]) -> list[tuple[Line, str]]:
-        """Each entry as a line and its JSON; those that fail are counted and left out."""
-        lines = []
-        for entry in entries:
-            try:
-                line = line_of(entry, self._redaction)
-                lines.append((line, as_json(line)))
-            except Exception:
-                self._failed += 1
-        return lines
+            self._console.write([line.text for line in lines if line.text is not None])
 
     def _tell_of_failures(self) -> None:
         """Print a failure of the disk on the console, once until it changes."""

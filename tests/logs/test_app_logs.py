@@ -357,17 +357,6 @@ def test_an_overflow_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_a_line_that_cannot_be_made_is_not_the_last(tmp_path: Path) -> None:
-    """Whoever makes an entry in the thread may fail: the next ones are written."""
-    writer = LogWriter(directory=tmp_path, console=None, redaction=Redaction())
-    writer.start()
-    writer.put(_no_space)
-    writer.put(entry("after"))
-    writer.stop()
-    assert [line["message"] for line in lines(tmp_path / "combined.log")] == ["after"]
-    assert writer.dropped == 1
-
-
 class Unspeakable:
     def __str__(self) -> str:
         raise RuntimeError
