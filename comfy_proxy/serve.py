@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import signal
 import socket
@@ -58,6 +59,7 @@ def serve(load: Callable[[], Settings]) -> int:
     tls = server_context(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
     signals = Signals(app, load, tls)
     app.on_startup.insert(0, signals.listen)
+    app.on_startup.append(_freeze)
     try:
         return run(app, settings, tls)
     finally:
@@ -161,6 +163,11 @@ class Signals:
             timer.daemon = True
             timer.start()
             self._finishing.cancel()  # no effect if it is over: then the rest is cut off
+
+
+async def _freeze(app: web.Application) -> None:
+    gc.collect()
+    gc.freeze()
 
 
 def has_terminal() -> bool:

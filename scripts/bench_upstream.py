@@ -86,7 +86,7 @@ class Connection(asyncio.Protocol):
                 self._request(head, rest)
 
     def _request(self, head: bytes, rest: bytes) -> None:
-        if head.startswith((b"GET /small", b"GET /system_stats")):
+        if head.startswith((b"GET /small", b"GET /system_stats", b"GET /i18n")):
             self._transport.write(JSON_ANSWER)
         elif head.startswith(b"GET /download"):
             self._transport.write(LARGE_ANSWER)

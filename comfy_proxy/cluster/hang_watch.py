@@ -17,6 +17,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from comfy_proxy.cancel_scope import CancelScope
 from comfy_proxy.clock import Clock, Timer, sleep
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.roster import ByInstance, Roster
@@ -116,12 +117,12 @@ class Watched:
         self._watch = watch
         self._instance = instance
         self._replaceable = replaceable
-        self._timeout = asyncio.timeout(None)
+        self._scope = CancelScope()
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
+        self._scope.enter()
         self._timer = self._watch.begin(self._instance, self._begin)
         return self
 
@@ -132,11 +133,9 @@ class Watched:
         trace: TracebackType | None,
     ) -> None:
         self.answered()
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as hung:
+        if self._scope.left(kind):
             message = f"ComfyUI instance {self._instance.id} does not answer at the moment."
-            raise InstanceHangsError(message) from hung
+            raise InstanceHangsError(message) from error
 
     def answered(self) -> None:
         """The answer has begun: how long the rest of it takes is of no interest."""
@@ -152,4 +151,4 @@ class Watched:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self._timeout.reschedule(asyncio.get_running_loop().time())
+            self._scope.cancel()

@@ -8,10 +8,10 @@ run there, whoever gave them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import partial
+from types import TracebackType
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -177,46 +177,16 @@ class Instance:
                 "instance {}: failure {}: {}", self.host, strikes, reason
             )
 
-    @asynccontextmanager
-    async def attempt(self, kind: str, *, background: bool = False) -> AsyncIterator[None]:
-        """Around one exchange of the sort ``kind``: tells the breaker, then the observers.
+    def attempt(self, kind: str, *, background: bool = False) -> Attempting:
+        """To be entered around one exchange of the sort ``kind``: tells the breaker, then the
+        observers.
 
         An InstanceError raised inside is the instance's fault (if its ``strike`` is set); any other
         end, an error answer of ComfyUI's included, proves that it works. A client that went away
         proves nothing. ``background``: a socket that no prompt waits for. However many of those
         fail, none is a strike: the first one asks for checks (``on_doubt``), and those count.
         """
-        self.exchanges.begun()
-        started = self._clock.monotonic()
-        verdict, error = Verdict.OK, None
-        try:
-            yield
-        except InstanceError as caught:
-            error = caught.message
-            if caught.strike:
-                verdict = Verdict.INSTANCE_FAULT
-                if not background:
-                    self.fault(caught.message, broke=isinstance(caught, ConnectionBrokenError))
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            verdict = Verdict.CLIENT_GONE
-            raise
-        finally:
-            self.exchanges.ended()
-            if verdict is Verdict.OK:
-                self.breaker.record_success()
-            if background and verdict is not Verdict.CLIENT_GONE:
-                self.signs.background_socket(works=verdict is Verdict.OK)
-            elif verdict is Verdict.OK:
-                self.signs.answered()
-            record = Attempt(
-                instance=self.host,
-                kind=kind,
-                duration_s=self._clock.monotonic() - started,
-                verdict=verdict,
-                error=error,
-            )
-            tell(self.observers, record)
+        return Attempting(self, kind, background, self._clock)
 
     def _interrupted(self) -> None:
         """What was remembered of it may be wrong: it was away or restarted (PROTOCOL.md trap 5).
@@ -242,6 +212,53 @@ class Instance:
         )
         record = CircuitRecord(instance=self.host, old=old, new=new, reason=reason)
         tell(self.on_circuit, record)
+
+
+class Attempting:
+    """See :meth:`Instance.attempt`."""
+
+    __slots__ = ("_background", "_clock", "_instance", "_kind", "_started")
+
+    def __init__(self, instance: Instance, kind: str, background: bool, clock: Clock) -> None:
+        self._instance = instance
+        self._kind = kind
+        self._background = background
+        self._clock = clock
+
+    async def __aenter__(self) -> None:
+        self._instance.exchanges.begun()
+        self._started = self._clock.monotonic()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        verdict, message, instance = Verdict.OK, None, self._instance
+        if isinstance(error, InstanceError):
+            message = error.message
+            if error.strike:
+                verdict = Verdict.INSTANCE_FAULT
+                if not self._background:
+                    instance.fault(message, broke=isinstance(error, ConnectionBrokenError))
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit):
+            verdict = Verdict.CLIENT_GONE
+        instance.exchanges.ended()
+        if verdict is Verdict.OK:
+            instance.breaker.record_success()
+        if self._background and verdict is not Verdict.CLIENT_GONE:
+            instance.signs.background_socket(works=verdict is Verdict.OK)
+        elif verdict is Verdict.OK:
+            instance.signs.answered()
+        record = Attempt(
+            instance=instance.host,
+            kind=self._kind,
+            duration_s=self._clock.monotonic() - self._started,
+            verdict=verdict,
+            error=message,
+        )
+        tell(instance.observers, record)
 
 
 def takes_work(instance: Instance) -> bool:

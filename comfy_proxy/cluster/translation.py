@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 import aiohttp
 
@@ -21,28 +20,49 @@ class InstanceGoneError(InstanceUnreachableError):
     """An operator has removed the instance: nobody is to blame, and nobody is asked there."""
 
 
-@contextmanager
-def translated(name: str) -> Iterator[None]:
+class translated:  # noqa: N801 - reads as what it does: ``with translated(name)``
     """Around any exchange with an instance, which messages call ``name``.
 
     Raises InstanceTimeoutError, InstanceUnreachableError (no connection came about),
     ConnectionBrokenError (it ended too early) and InvalidAnswerError (what came is no HTTP). The
     cause stays known: see :func:`nothing_sent` and :func:`nobody_listens`.
     """
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as error:
-        raise InstanceTimeoutError(f"{name} did not accept a connection in time.") from error
-    except TimeoutError as error:
-        raise InstanceTimeoutError(f"{name} did not answer in time.") from error
-    except aiohttp.ClientConnectorCertificateError as error:
-        raise InstanceUnreachableError(f"{name} has a certificate that is not trusted.") from error
-    except (aiohttp.ClientConnectorError, ConnectionRefusedError) as error:
-        raise InstanceUnreachableError(f"{name} cannot be reached.") from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-        raise ConnectionBrokenError(f"The connection to {name} broke off.") from error
-    except aiohttp.ClientError as error:
-        raise InvalidAnswerError(f"{name} does not speak HTTP as ComfyUI does.") from error
+
+    __slots__ = ("_name",)
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None and (ours := of_instance(error, self._name)) is not None:
+            raise ours from error
+
+
+def of_instance(error: BaseException, name: str) -> InstanceError | None:
+    """What ``error`` says of the instance that messages call ``name``; None if it is none of those
+    that :class:`translated` knows."""
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return InstanceTimeoutError(f"{name} did not accept a connection in time.")
+        case TimeoutError():
+            return InstanceTimeoutError(f"{name} did not answer in time.")
+        case aiohttp.ClientConnectorCertificateError():
+            return InstanceUnreachableError(f"{name} has a certificate that is not trusted.")
+        case aiohttp.ClientConnectorError() | ConnectionRefusedError():
+            return InstanceUnreachableError(f"{name} cannot be reached.")
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
+            return ConnectionBrokenError(f"The connection to {name} broke off.")
+        case aiohttp.ClientError():
+            return InvalidAnswerError(f"{name} does not speak HTTP as ComfyUI does.")
+    return None
 
 
 def nothing_sent(error: InstanceError) -> bool:

@@ -8,42 +8,45 @@ to close the upstream request then, so it listens to the connection itself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from types import TracebackType
 
 from aiohttp import web
 
 from comfy_proxy.bodies import ClientGoneError
+from comfy_proxy.cancel_scope import CancelScope
 
 
-@asynccontextmanager
-async def while_connected(request: web.Request) -> AsyncIterator[None]:
+class while_connected:  # noqa: N801 - reads as what it does: ``async with while_connected(request)``
     """Run the body as long as the client's connection lasts.
 
     When it is lost the body is cancelled as by :func:`asyncio.timeout` (whose rules about other
-    cancellations hold) and ClientGoneError raised instead.
+    cancellations hold) and ClientGoneError raised instead; so it is if it was lost before.
     """
-    transport = request.transport
-    if transport is None or transport.is_closing():
-        raise ClientGoneError
-    listener = _listener(transport)
-    scope = asyncio.timeout(None)
-    try:
-        async with scope:
-            now = asyncio.get_running_loop().time()
 
-            def end() -> None:
-                scope.reschedule(now)
+    __slots__ = ("_listener", "_request", "_scope")
 
-            listener.on_lost.append(end)
-            try:
-                yield
-            finally:
-                listener.on_lost.remove(end)
-    except TimeoutError:
-        if scope.expired():
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+        self._scope = CancelScope()
+
+    async def __aenter__(self) -> None:
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            raise ClientGoneError
+        self._listener = _listener(transport)
+        self._scope.enter()
+        self._listener.on_lost.append(self._scope.cancel)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._listener.on_lost.remove(self._scope.cancel)
+        if self._scope.left(kind):
             raise ClientGoneError from None
-        raise
 
 
 def _listener(transport: asyncio.Transport) -> _Listener:

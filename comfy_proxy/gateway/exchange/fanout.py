@@ -21,7 +21,8 @@ from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import AnswerTooLargeError, InstanceError, NoHealthyInstanceError
-from comfy_proxy.gateway.exchange.forward import AUTO_HEADERS, told_apart
+from comfy_proxy.gateway.exchange.blame import told_apart
+from comfy_proxy.gateway.exchange.forward import AUTO_HEADERS
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.target import address
 from comfy_proxy.lenient_json import loads

@@ -8,8 +8,7 @@ What is repeated at the next instance is said in ``retries.py``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
@@ -21,7 +20,6 @@ from loguru import logger
 from comfy_proxy.bodies import ClientBody, ClientGoneError, SentBody
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import (
     ConnectionBrokenError,
     InstanceError,
@@ -30,6 +28,7 @@ from comfy_proxy.errors import (
     RequestError,
 )
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, abort, gone
+from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.client_watch import while_connected
 from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.headers import (
@@ -169,22 +168,6 @@ async def accounted(
     except _AnswerFaultError as fault:
         logger.warning("instance {}: {}", instance.host, fault.message)
         return fault.answer
-
-
-@contextmanager
-def told_apart(instance: Instance, body: ClientBody | None = None) -> Iterator[None]:
-    """Around an exchange with ``instance`` for a client, to which ``body`` is sent: who broke it?
-
-    Raises InstanceError, which names the instance by its number alone, as clients are to know it;
-    if the client's body could not be read, why it could not (RequestError or ClientGoneError).
-    """
-    try:
-        with translated(f"ComfyUI instance {instance.id}"):
-            yield
-    except InstanceError as error:
-        if body is not None and body.error is not None:
-            raise body.error from error
-        raise
 
 
 async def _answer_of(

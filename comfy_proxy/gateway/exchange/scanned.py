@@ -21,8 +21,8 @@ from comfy_proxy.cluster.prompt_lists import (
     read_history,
     read_queue,
 )
+from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, Head, answers_of_all, asked
-from comfy_proxy.gateway.exchange.forward import told_apart
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.pieces import Slice
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value

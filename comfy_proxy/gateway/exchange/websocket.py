@@ -29,13 +29,13 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.connection_manager import sent_once
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.context import SOCKETS, STOPPING
 from comfy_proxy.gateway.exchange.forward import (
     AUTO_HEADERS,
     accounted,
     forward,
     relay,
-    told_apart,
 )
 from comfy_proxy.gateway.exchange.headers import handshake_headers, websocket_headers
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic, counted

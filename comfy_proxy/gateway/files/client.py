@@ -16,8 +16,8 @@ import aiohttp
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, InstanceRefusedError
+from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.fanout import ask, asked
-from comfy_proxy.gateway.exchange.forward import told_apart
 from comfy_proxy.gateway.exchange.native import load
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, file_at, is_hidden
 from comfy_proxy.gateway.files.unlisted import unlist
