@@ -138,6 +138,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
     return tuple(networks)
 
 
+@lru_cache(maxsize=1024)
 def is_loopback(host: str) -> bool:
     """True for localhost, ``*.localhost`` (RFC 6761 6.3), 127.0.0.0/8 and ::1."""
     name = host.strip("[]").rstrip(".")

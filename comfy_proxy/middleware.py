@@ -51,6 +51,8 @@ _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes"
 _OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
 """The paths of our routes up to their first variable: ``/api/jobs`` for ``/api/jobs/{job_id}``."""
 
+_APP: web.RequestKey[web.Application] = web.RequestKey("comfy_proxy.app", web.Application)
+"""The application that carries the proxy; ``request.app`` is known while a handler runs only."""
 _ANSWER: web.RequestKey[web.StreamResponse] = web.RequestKey("comfy_proxy.answer")
 _BEGAN_AT: web.RequestKey[float] = web.RequestKey("comfy_proxy.began_at")
 """When the headers of the answer went out, in seconds of the monotonic clock."""
@@ -103,15 +105,18 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
     """See the module. Of exceptions only cancellation and aiohttp's redirects pass through."""
     if _belongs_to_host(request):
         return await handler(request)
-    request[REQUEST_ID] = _request_id(request, request.app[SETTINGS])
+    app = request.app
+    request[_APP] = app
+    request[REQUEST_ID] = _request_id(request, app[SETTINGS])
     traceparent = valid_traceparent(request.headers.get("traceparent"))
-    with request.app[LOGS].current(), traced(Trace(request[REQUEST_ID], traceparent)):
+    with app[LOGS].current(), traced(Trace(request[REQUEST_ID], traceparent)):
         return await _recorded(request, handler)
 
 
 async def _recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer, and tell the observers in one record what came of it."""
-    clock = request.app[CLUSTER].clock
+    app = request.app
+    clock = app[CLUSTER].clock
     started = clock.monotonic()
     answer: web.StreamResponse | None = None  # and stays so if we are cancelled
     try:
@@ -120,8 +125,8 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
         answer = redirect
         raise
     finally:
-        open_streams.forget(request)
-        now, observers = clock.monotonic(), request.app[REQUEST_OBSERVERS]
+        open_streams.forget(request, app)
+        now, observers = clock.monotonic(), app[REQUEST_OBSERVERS]
         record = request_record(
             request,
             answer,
@@ -134,13 +139,14 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    app = request.app
     try:
-        refuse_own(request.headers, request.app[CLUSTER].connections.mark)
-        refused = security.check(request, request.app[SETTINGS])
+        refuse_own(request.headers, app[CLUSTER].connections.mark)
+        refused = security.check(request, app[SETTINGS])
         answer = refused or await _ours_or_forwarded(request, handler)
         # A large answer is sent here only if no middleware of the host comes after: they must be
         # able to change an answer, which they cannot once its headers are out.
-        outermost = request.app.middlewares[0] is proxy_middleware
+        outermost = app.middlewares[0] is proxy_middleware
         return await send_if_large(request, answer) if outermost else answer
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:
@@ -151,15 +157,15 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             return _broken_off(request, error)
         if isinstance(error, ConnectionError) and request.transport is None:
             return gone(request)
-        return error_response(request, error, request.app[CLUSTER].instances)
+        return error_response(request, error, app[CLUSTER].instances)
 
 
 async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.StreamResponse:
     request[POLICY] = OURS
-    if _has_handler(request):
+    if handler is not _not_ours and _has_handler(request):
         try:
             return await handler(request)
-        except NotOursError:
+        except NotOursError:  # from behind a middleware of the host, which had its turn
             pass
     await _refuse_method(request)
     match = routes.match(request.method, target_path(request.raw_path))
@@ -252,15 +258,16 @@ async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> N
     if REQUEST_ID not in request:
         return
     request[_ANSWER] = answer
-    open_streams.note(request, answer)
-    found = request.config_dict  # a property that makes a new mapping at each access
-    request[_BEGAN_AT] = found[CLUSTER].clock.monotonic()
+    app = request[_APP]
+    settings = app[SETTINGS]
+    open_streams.note(request, answer, app)
+    request[_BEGAN_AT] = app[CLUSTER].clock.monotonic()
     answer.headers["X-Request-ID"] = request[REQUEST_ID]
     if isinstance(answer, ForwardedResponse):
         answer.drop_additions()
-    if found[SETTINGS].cors_origins:
+    if settings.cors_origins:
         answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
-    if root := root_path(request, found[SETTINGS]):  # last: all URLs above are without the root
+    if root := root_path(request, settings):  # last: all URLs above are without the root
         place_under(answer.headers, root)
 
 

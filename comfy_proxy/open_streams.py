@@ -25,9 +25,9 @@ REASON = b"your key or origin is not allowed any more"
 _ENDLESS = ("text/event-stream", "multipart/x-mixed-replace")
 
 
-def note(request: web.Request, answer: web.StreamResponse) -> None:
-    """``answer`` is about to begin: from now on :func:`end_unwelcome` finds it, if it has no end of
-    its own.
+def note(request: web.Request, answer: web.StreamResponse, app: web.Application) -> None:
+    """``answer`` of ``app`` is about to begin: from now on :func:`end_unwelcome` finds it, if it
+    has no end of its own.
 
     The keys may have changed while an instance prepared it. If the client may not come in any more
     its connection is cut, and ConnectionResetError raised, as if the client had left.
@@ -35,16 +35,16 @@ def note(request: web.Request, answer: web.StreamResponse) -> None:
     is_stream = answer.headers.get(hdrs.CONTENT_TYPE, "").lower().startswith(_ENDLESS)
     if not is_stream and answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
         return
-    if not _is_welcome(request, request.config_dict[SETTINGS]):
+    if not _is_welcome(request, app[SETTINGS]):
         _cut(request)
         raise ConnectionResetError("the client may not come in any more")
     if is_stream:
-        request.config_dict[EVENT_STREAMS][id(request)] = request
+        app[EVENT_STREAMS][id(request)] = request
 
 
-def forget(request: web.Request) -> None:
+def forget(request: web.Request, app: web.Application) -> None:
     """The answer to ``request`` has ended."""
-    request.config_dict[EVENT_STREAMS].pop(id(request), None)
+    app[EVENT_STREAMS].pop(id(request), None)
 
 
 def end_unwelcome(app: web.Application) -> None:

@@ -68,14 +68,19 @@ def valid_traceparent(header: str | None) -> str | None:
     return match[0]
 
 
-@contextmanager
-def traced(trace: Trace | None) -> Iterator[None]:
+class traced:  # noqa: N801 - reads as what it does: ``with traced(trace)``
     """Inside the block, and in tasks made there, everything is on behalf of ``trace``."""
-    token = TRACE.set(trace)
-    try:
-        yield
-    finally:
-        TRACE.reset(token)
+
+    __slots__ = ("_token", "_trace")
+
+    def __init__(self, trace: Trace | None) -> None:
+        self._trace = trace
+
+    def __enter__(self) -> None:
+        self._token = TRACE.set(self._trace)
+
+    def __exit__(self, *error: object) -> None:
+        TRACE.reset(self._token)
 
 
 @contextmanager

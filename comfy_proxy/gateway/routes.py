@@ -18,6 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from urllib.parse import unquote
 
 from comfy_proxy.request_path import normal_path
@@ -86,7 +87,7 @@ class Match:
 
     policy: Policy
     pattern: str
-    variables: dict[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 def _row(methods: str, pattern: str, policy: Policy, prefix: Prefix = Prefix.BOTH) -> Row:
@@ -212,6 +213,7 @@ def is_named(method: str, raw_path: str) -> bool:
     return match(method, raw_path) is not _ELSE
 
 
+@lru_cache(maxsize=1024)  # each request is matched several times, and most paths come again
 def match(method: str, raw_path: str) -> Match:
     """The row for a request; ``raw_path`` as it came, without the query.
 

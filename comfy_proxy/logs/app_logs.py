@@ -15,8 +15,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -142,14 +141,9 @@ class AppLogs:
                 Entry(time_s=time.time(), level="info", message=message, logger=__name__)
             )
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
+    def current(self) -> Current:
         """Lines logged inside the block, and in tasks made there, are this application's."""
-        token = _CURRENT.set(self)
-        try:
-            yield
-        finally:
-            _CURRENT.reset(token)
+        return Current(self)
 
     def record_request(self, request: RequestRecord) -> None:
         """The access log: a line for each request, faults of ours or an instance's as warnings."""
@@ -213,6 +207,21 @@ class AppLogs:
                 trace=TRACE.get(),
             )
         )
+
+
+class Current:
+    """See :meth:`AppLogs.current`."""
+
+    __slots__ = ("_logs", "_token")
+
+    def __init__(self, logs: AppLogs) -> None:
+        self._logs = logs
+
+    def __enter__(self) -> None:
+        self._token = _CURRENT.set(self._logs)
+
+    def __exit__(self, *error: object) -> None:
+        _CURRENT.reset(self._token)
 
 
 class _FromLogging(logging.Handler):

@@ -67,6 +67,11 @@ class Askers:
         asked.clear()
         asked.extend(later)
 
+    @property
+    def wait(self) -> bool:
+        """Whether any frame is remembered."""
+        return any(self._asked.values())
+
     def fitting(self, words: frozenset[str], client_id: str | None) -> Sequence[Instance]:
         """Who has asked for something that ``words`` names; several if that cannot be told.
 

@@ -238,11 +238,12 @@ class CustomRoutes:
     # --- what is said of it ------------------------------------------------------------------
 
     def _tell(self, question: Question, addressed: Addressed) -> None:
-        hosts = ", ".join(one.host for one in addressed.instances) or "the primary"
-        logger.debug("{} {} goes to {}: {}", question.method, question.path, hosts, addressed.rule)
+        logger.opt(lazy=True).debug("{}", partial(_told, question, addressed))
         changes = question.method not in (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS)
+        if addressed.how is not How.PRIMARY or not changes:
+            return
         path = f"{question.method} {question.path}"
-        if addressed.how is not How.PRIMARY or not changes or path in self._logged:
+        if path in self._logged:
             return
         self._logged[path] = None
         if len(self._logged) > MAX_TOLD_PATHS:
@@ -252,3 +253,8 @@ class CustomRoutes:
             " in ROUTES_FILE can say otherwise.",
             path,
         )
+
+
+def _told(question: Question, addressed: Addressed) -> str:
+    hosts = ", ".join(one.host for one in addressed.instances) or "the primary"
+    return f"{question.method} {question.path} goes to {hosts}: {addressed.rule}"

@@ -205,6 +205,8 @@ class Rules:
 
     def by_asker(self, question: Question) -> Addressed | None:
         """It answers a frame of a node that waits. Raises AmbiguousRequestError."""
+        if not self._askers.wait:
+            return None
         fitting = self._askers.fitting(question.telling, self._client_of(question))
         if not fitting:
             return None
