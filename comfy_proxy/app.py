@@ -19,9 +19,20 @@ from comfy_proxy.jobs import api
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.keys import CLUSTER, DASHBOARD, GATEWAY, JOBS, LOGS, METRICS, SHUTDOWN, STATE
+from comfy_proxy.keys import (
+    CLUSTER,
+    DASHBOARD,
+    GATEWAY,
+    JOBS,
+    LOGS,
+    LOOP_WATCH,
+    METRICS,
+    SHUTDOWN,
+    STATE,
+)
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.logs import AppLogs
+from comfy_proxy.loop_watch import LoopWatch
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
 from comfy_proxy.settings import Settings, load_settings
@@ -64,8 +75,10 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
         [*status.routes(), *instances_api.routes(), *dashboard.routes(), *api.routes()],
         settings,
     )
+    app[LOOP_WATCH] = LoopWatch(lambda: app[LOGS].takes("debug"))
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]
+    app[METRICS].loop_lags = app[LOOP_WATCH].lags
     app[DASHBOARD] = dashboard.make_feed(app)
     app.cleanup_ctx.append(_lifecycle)
     app.on_shutdown.append(_end_waiting)
@@ -85,6 +98,8 @@ async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
             with logs.current():
                 await room.start()
         with logs.current():
+            app[LOOP_WATCH].start()
+            begun.callback(app[LOOP_WATCH].close)
             await app[STATE].restore()
         begun.push_async_callback(_close, app[DASHBOARD], logs)
         yield

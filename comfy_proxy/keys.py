@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from comfy_proxy.gateway.gateway import Gateway
     from comfy_proxy.jobs.service import JobService
     from comfy_proxy.logs import AppLogs
+    from comfy_proxy.loop_watch import LoopWatch
     from comfy_proxy.metrics import Metrics
     from comfy_proxy.metrics.records import RequestRecord
     from comfy_proxy.settings import Settings
@@ -27,6 +28,7 @@ METRICS: web.AppKey[Metrics] = web.AppKey("comfy_proxy.metrics")
 LOGS: web.AppKey[AppLogs] = web.AppKey("comfy_proxy.logs")
 SHUTDOWN: web.AppKey[Shutdown] = web.AppKey("comfy_proxy.shutdown")
 STATE: web.AppKey[State] = web.AppKey("comfy_proxy.state")
+LOOP_WATCH: web.AppKey[LoopWatch] = web.AppKey("comfy_proxy.loop_watch")
 DASHBOARD: web.AppKey[Feed] = web.AppKey("comfy_proxy.dashboard")
 REQUEST_OBSERVERS: web.AppKey[list[Callable[[RequestRecord], None]]] = web.AppKey(
     "comfy_proxy.request_observers"

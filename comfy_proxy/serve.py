@@ -166,6 +166,11 @@ class Signals:
 
 
 async def _freeze(app: web.Application) -> None:
+    """What is there at the start stays: the garbage collector need not look at it again.
+
+    A collection of its oldest generation took 25 to 42 ms, in which nobody else had a turn. Only
+    here, where the process is ours: a host may want to find what it has lost.
+    """
     gc.collect()
     gc.freeze()
 

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 
 from comfy_proxy.clock import iso
 from comfy_proxy.cluster.instance import takes_work
-from comfy_proxy.keys import CLUSTER, JOBS, METRICS
+from comfy_proxy.keys import CLUSTER, JOBS, LOOP_WATCH, METRICS
 from comfy_proxy.lenient_json import dumps
 from comfy_proxy.metrics.exposition import wants_prometheus
 from comfy_proxy.metrics.live import InstanceState
@@ -50,6 +50,8 @@ async def _health(request: web.Request) -> web.Response:
             "processing": live.processing_jobs,
             "max_concurrent_jobs": live.max_concurrent_jobs,
         },
+        # Of the last minute: for so long nobody was answered.
+        "event_loop": {"worst_lag_seconds": round(request.app[LOOP_WATCH].worst_s(), 4)},
     }
     return _json(body, status=503 if degraded else 200)
 

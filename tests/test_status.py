@@ -35,6 +35,7 @@ async def test_healthy(watched: JobClient, workers: Pair) -> None:
     assert (status, body["status"], body["version"]) == (200, "healthy", __version__)
     assert set(body) == {
         "status", "timestamp", "uptime_seconds", "version", "comfyui_instances", "job_processing",
+            "event_loop",
     }  # fmt: skip
     assert body["timestamp"].endswith("Z")
     assert body["uptime_seconds"] >= 0

@@ -62,6 +62,7 @@ def families(figures: Figures) -> Iterator[Family]:
     yield from _models(figures, live)
     yield from _pools(figures, live)
     yield from _logs(figures)
+    yield from _loop(figures)
 
 
 def _jobs(figures: Figures, live: LiveState) -> Iterator[Family]:
@@ -246,6 +247,12 @@ def _logs(figures: Figures) -> Iterator[Family]:
     yield _counter("log_lines_dropped", "Log lines lost.", "", [((), dropped)])
     lines = [((level,), count) for level, count in logs.written.items()] if logs else []
     yield _counter("log_lines", "Log lines written.", "level", lines)
+
+
+def _loop(figures: Figures) -> Iterator[Family]:
+    lags = [((), figures.loop_lags)] if figures.loop_lags else []
+    text = "By how much a timer of the event loop fires late, a hundred times a second."
+    yield _histogram("event_loop_lag_seconds", text, "", lags)
 
 
 # --- building families -----------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from comfy_proxy.clock import Clock
+from comfy_proxy.metrics.durations import Histogram
 from comfy_proxy.metrics.http_figures import HttpFigures
 from comfy_proxy.metrics.instance_figures import InstanceFigures
 from comfy_proxy.metrics.job_figures import JobFigures
@@ -34,7 +35,7 @@ class Figures:
 
     ``instances`` are the ``host:port`` and ``job_types`` the workflows for which counters begin at
     0. ``live`` gives the state of the application when somebody asks. ``logs`` is None until the
-    application has logs.
+    application has logs; ``loop_lags`` until its event loop is watched.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Figures:
         self.started_at = clock.now()
         self.live = live
         self.logs: LogCounts | None = None
+        self.loop_lags: Histogram | None = None
         self.instances = InstanceFigures(instances)
         self.prompts = PromptFigures(self.instances.hosts)
         self.jobs = JobFigures(job_types, self.instances.hosts)

@@ -43,6 +43,7 @@ NAMES = (
     "instance_requests_total", "instance_request_duration_seconds", "pool_connections",
     "model_loads_total", "model_loads_avoided_total", "model_load_seconds_total", "models_loaded",
     "pool_waiting", "pool_wait_seconds", "log_lines_dropped_total", "log_lines_total",
+    "event_loop_lag_seconds",
 )  # fmt: skip
 
 
