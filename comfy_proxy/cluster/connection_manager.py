@@ -19,7 +19,7 @@ from __future__ import annotations
 import ssl
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import aiohttp
 from aiohttp import hdrs
@@ -44,6 +44,9 @@ NEXT_ADDRESS_S = 0.1
 """Seconds that one address of a host has for its answer before the next one is dialled beside it
 (RFC 8305 5 allows 0.1 to 2 s). It is the least, because a check has 300 ms in all."""
 _SAFE = (hdrs.METH_GET, hdrs.METH_HEAD)
+READ_BYTES: Final = 262_144
+"""Bytes of an answer's body that wait here before the instance is made to wait; at most twice as
+many. Large pieces cost less: with aiohttp's own 64 KiB 20 MB took a quarter more CPU."""
 T = TypeVar("T")
 
 
@@ -207,5 +210,6 @@ def _session(
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
         auto_decompress=False,
+        read_bufsize=READ_BYTES,
         middlewares=(sent_once,),
     )

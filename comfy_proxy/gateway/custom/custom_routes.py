@@ -63,7 +63,8 @@ class CustomRoutes:
         Raises AmbiguousRequestError (409), UnavailableError (503) if the only one who can answer is
         away, and what forwarding raises.
         """
-        asked = Question.of(request, self._cluster.settings, self._rules.marks)
+        rules = self._rules
+        asked = Question.of(request, self._cluster.settings, rules.marks, rules.for_all)
         if request.body_exists:
             async with while_connected(request):
                 question = await asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Callable, Container
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Self
@@ -46,9 +46,19 @@ class Question:
     query: list[Field] = field(default_factory=list)
 
     @classmethod
-    async def of(cls, request: web.Request, settings: Settings, marks: Container[str]) -> Self:
-        """``request``, its body received; ``marks`` are those of instances. Raises
-        RequestError, ClientGoneError, UnavailableError (no room for the body)."""
+    async def of(
+        cls,
+        request: web.Request,
+        settings: Settings,
+        marks: Container[str],
+        for_all: Callable[[str, str], bool],
+    ) -> Self:
+        """``request``, its body received; ``marks`` are those of instances.
+
+        A body that is too long to be read here, and is not ``for_all`` instances by its method and
+        path, is not received but passes through while it comes. Raises RequestError,
+        ClientGoneError, UnavailableError (no room for the body).
+        """
         target = client_target(request, settings)
         made = cls(
             request=request,
@@ -58,6 +68,9 @@ class Question:
         )
         if request.body_exists:
             made.body = UploadBody(request)
+            too_long = (request.content_length or 0) > MAX_READ_BYTES
+            if too_long and not for_all(request.method, made.path):
+                return made
             await made.body.receive()
             if made.body.size is not None and made.body.size <= MAX_READ_BYTES:
                 raw = b"".join([piece async for piece in made.body.chunks()])

@@ -123,6 +123,11 @@ class Rules:
                 return found
         return Addressed(how=How.PRIMARY, rule="nothing tells whom it concerns")
 
+    def for_all(self, method: str, path: str) -> bool:
+        """Whether a request may be one for all instances, whatever its body says."""
+        row = self._rows.find(method, path)
+        return method == hdrs.METH_PUT or (row is not None and row.to is To.BROADCAST)
+
     # --- 1 -----------------------------------------------------------------------------------
 
     def by_row(self, question: Question) -> Addressed | None:

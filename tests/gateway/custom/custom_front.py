@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -35,6 +36,7 @@ class Pack:
         self.dies = False
         self.memory: dict[str, bytes] = {}
         self.asked: list[tuple[str, str, bytes]] = []
+        self.begun = asyncio.Event()  # the head of a request has come
         app = web.Application(client_max_size=0)
         app.router.add_get("/ws_of_pack", self._socket)
         app.router.add_route("*", "/memory/{id}", self._memory)
@@ -47,6 +49,7 @@ class Pack:
         return [f"{method} {path}" for method, path, _ in self.asked]
 
     async def _note(self, request: web.Request) -> bytes:
+        self.begun.set()
         body = await request.read()
         self.asked.append((request.method, request.raw_path, body))
         return body

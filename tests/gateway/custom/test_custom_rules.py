@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from custom_front import CustomFront, custom_front
 from manual_clock import ManualClock
 
+from comfy_proxy.gateway.custom.fields import MAX_READ_BYTES
 from comfy_proxy.gateway.files.file_name import file_at
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.prompt import End
@@ -309,6 +311,27 @@ async def test_a_get_that_ends_the_process_ends_no_other(front: CustomFront, pat
     assert (status, error["code"]) == (502, "instance_unreachable")
     assert front.two.paths == []
     assert len(front.one.paths) == 1
+
+
+async def test_a_body_that_is_too_long_to_be_read_passes_while_it_comes(
+    front: CustomFront,
+) -> None:
+    """Nothing is kept of it here; one for all instances is, as each is to have it."""
+    length = MAX_READ_BYTES + 1
+
+    async def body(last: asyncio.Event) -> AsyncIterator[bytes]:
+        yield bytes(length - 1)
+        await last.wait()
+        yield b"."
+
+    headers = {"Content-Length": str(length)}
+    asked = front.ask("POST", "/pack/load", data=body(front.one.begun), headers=headers)
+    assert await asked == (200, "one")
+    now = asyncio.Event()
+    now.set()
+    assert await front.ask("PUT", "/pack/load", data=body(now), headers=headers) == (200, "one")
+    for pack, times in ((front.one, 2), (front.two, 1)):
+        assert [len(body) for _, _, body in pack.asked] == [length] * times
 
 
 async def test_a_change_that_concerns_nobody_known_is_the_primarys(front: CustomFront) -> None:
