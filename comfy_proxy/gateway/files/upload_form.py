@@ -43,7 +43,7 @@ class UploadBody:
     def __init__(self, request: web.Request) -> None:
         self.rest = ClientBody(request.content)
         self.whole = False
-        self._stored = StoredBytes()
+        self._stored = StoredBytes(hashed=False)  # its picture is, when the form is read
 
     async def receive(self) -> None:
         """Read up to the limit. Raises RequestError, ClientGoneError, UnavailableError; then what
