@@ -28,7 +28,7 @@ MIN_FINISHED = 10
 def snapshot(jobs: JobService, metrics: Metrics, errors: RecentErrors) -> dict[str, Any]:
     """The ``data`` of a ``state`` event: a JSON object, times ISO 8601, durations in seconds."""
     live = metrics.live()
-    outcomes, prompts = metrics.jobs.outcomes(), metrics.prompts.at_instance(None)
+    outcomes, prompts = metrics.jobs.outcomes(), metrics.prompts.in_all()
     healthy = all(instance.healthy for instance in live.instances)
     running = jobs.processor.running
     return {

@@ -24,7 +24,7 @@ class InstanceFigures:
     """Counts since the start for each of ``hosts``, the ``host:port`` of the instances."""
 
     def __init__(self, hosts: Iterable[str]) -> None:
-        self.hosts: dict[str, None] = {}
+        self.hosts: dict[str, dict[str, None]] = {}  # each with the kinds of its exchanges
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self.attempt_histograms: defaultdict[tuple[str, str], Histogram] = defaultdict(
             partial(Histogram, REQUEST_BOUNDS_S)
@@ -40,7 +40,7 @@ class InstanceFigures:
         """Count there from now on; a second time does nothing."""
         if host in self.hosts:
             return
-        self.hosts[host] = None
+        self.hosts[host] = {}
         self.pool_waits[host] = Durations()
         self.pool_histograms[host] = Histogram(WAIT_BOUNDS_S)
         # A counter that begins at nought shows its first event as a rise.
@@ -62,6 +62,7 @@ class InstanceFigures:
         if (attempt.instance, kind) not in self.attempt_histograms:
             # All verdicts begin at 0 together: the first fault is a rise that rate() sees.
             self.attempts.update({(attempt.instance, kind, verdict): 0 for verdict in Verdict})
+            self.hosts[attempt.instance][kind] = None
         self.attempts[attempt.instance, kind, attempt.verdict] += 1
         self.attempt_histograms[attempt.instance, kind].record(attempt.duration_s)
 
@@ -82,10 +83,11 @@ class InstanceFigures:
     def requests_json(self, host: str) -> dict[str, dict[str, Any]]:
         """By kind of exchange: the number of each verdict, and the mean duration in seconds."""
         result: dict[str, dict[str, Any]] = {}
-        for (where, kind, verdict), count in self.attempts.items():
-            if where == host:
-                result.setdefault(kind, {})[str(verdict)] = count
-        for kind, counts in result.items():
+        for kind in self.hosts[host]:
+            counts = {str(verdict): self.attempts[host, kind, verdict] for verdict in Verdict}
             histogram = self.attempt_histograms[host, kind]
-            counts["mean_seconds"] = round(histogram.total_s / histogram.count, 6)
+            result[kind] = {
+                **counts,
+                "mean_seconds": round(histogram.total_s / histogram.count, 6),
+            }
         return result

@@ -127,8 +127,12 @@ class JobFigures:
     def outcomes(self, *, type: str | None = None, instance: str | None = None) -> dict[str, int]:  # noqa: A002
         """How many jobs ended with each outcome: of all, of one ``type``, at one ``instance``."""
         result = {str(outcome): 0 for outcome in Outcome}
+        if type is None and instance is not None:  # each of 300 is asked for, and not each of all
+            for end in Outcome:
+                result[end] = sum(self.finished[name, end, instance] for name in self.accepted)
+            return result
         for (job_type, outcome, host), count in self.finished.items():
-            if (type is None or type == job_type) and (instance is None or instance == host):
+            if type in (None, job_type) and instance in (None, host):
                 result[outcome] += count
         return result
 

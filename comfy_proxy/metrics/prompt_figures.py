@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
 
 from comfy_proxy.metrics.durations import DURATION_BOUNDS_S, Durations, Histogram
 from comfy_proxy.metrics.gone import GONE, drop, fold
 from comfy_proxy.metrics.records import Outcome, PromptEnd, PromptEvent, PromptRecord
+
+T = TypeVar("T")
 
 
 class PromptFigures:
@@ -68,17 +70,30 @@ class PromptFigures:
     def totals(self) -> dict[str, Any]:
         """The JSON of all of them."""
         return {
-            **self.at_instance(None),
+            **self.in_all(),
             "processing_time": self.processing.as_json(),
             "waiting_time": self.waiting.as_json(),
         }
 
-    def at_instance(self, host: str | None) -> dict[str, int | None]:
-        """The counts of one instance, of all for None; those of ends are None if not known."""
-        counts: Counter[str] = Counter()
-        for counter in (self.events, self.ends):
-            for (what, where), count in counter.items():
-                if host in (None, where):
-                    counts[what] += count
-        ends = {str(end): counts[end] if self.ends_known else None for end in Outcome}
-        return {**{str(event): counts[event] for event in PromptEvent}, **ends}
+    def at_instance(self, host: str) -> dict[str, int | None]:
+        """The counts of one instance; those of ends are None if not known."""
+        events = {event: self.events[event, host] for event in PromptEvent}
+        return self._counts(events, {end: self.ends[end, host] for end in Outcome})
+
+    def in_all(self) -> dict[str, int | None]:
+        """The counts of all instances together, those that have left as well."""
+        return self._counts(_summed(self.events), _summed(self.ends))
+
+    def _counts(
+        self, events: Mapping[PromptEvent, int], ends: Mapping[Outcome, int]
+    ) -> dict[str, int | None]:
+        told = {str(end): ends.get(end, 0) if self.ends_known else None for end in Outcome}
+        return {**{str(event): events.get(event, 0) for event in PromptEvent}, **told}
+
+
+def _summed(counter: Counter[tuple[T, str]]) -> Counter[T]:
+    """Over all instances."""
+    counts: Counter[T] = Counter()
+    for (what, _), count in counter.items():
+        counts[what] += count
+    return counts
