@@ -1,7 +1,7 @@
 """What is known of each instance's ``/object_info`` at this moment, and how fresh it is. No I/O.
 
-The one place where the answers are kept, for clients' prompts and for our own jobs: another form of
-keeping them (bytes with an index, say) is a change of this file and of ``catalog.py`` alone.
+The one place where the answers are kept, for clients' prompts and for our own jobs: as bytes with
+an index (``class_table.py``), which instances that answer the same share.
 """
 
 from __future__ import annotations
@@ -113,8 +113,9 @@ class Documents:
         if document is None:
             return None
         others = (self.whole(other) for other in self._known if other != instance)
-        catalogs = [one.catalog for one in others if one]
-        return document.catalog.missing_for(graph, catalogs, self.changes.input_folders)
+        catalogs = {id(one.catalog): one.catalog for one in others if one}
+        elsewhere = [one for one in catalogs.values() if one is not document.catalog]
+        return document.catalog.missing_for(graph, elsewhere, self.changes.input_folders)
 
     # --- what is learnt ----------------------------------------------------------------
 
