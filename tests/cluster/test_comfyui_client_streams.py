@@ -14,6 +14,7 @@ from manual_clock import ManualClock
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient, OutputFile
+from comfy_proxy.cluster.object_info.single_classes import class_info
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
     AnswerTooLargeError,
@@ -39,7 +40,7 @@ async def test_endless_answer(
     monkeypatch.setattr(answer_bodies, "MAX_JSON_BYTES", 4096)
     worker.faults.answers = {"/object_info": "endless"}
     with pytest.raises(AnswerTooLargeError, match="4096"):
-        await client_of(cluster).node_info("LoadImage")
+        await class_info(client_of(cluster), "LoadImage")
     assert cluster.instances[0].breaker.consecutive_failures == 0
 
 

@@ -7,7 +7,7 @@ all that is the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from itertools import chain
 from typing import Any
 
@@ -71,13 +71,14 @@ class NodeCatalog(Classes):
     def missing_for(
         self,
         graph: Mapping[str, Any],
-        elsewhere: Sequence[NodeCatalog],
+        elsewhere: Iterable[NodeCatalog],
         folders: Set[str] = frozenset(),
     ) -> list[str]:
         """What ``graph`` (node id → node) names and is not here, each once; ``[]``: nothing.
 
         Node classes by name, chosen values (model files) as ``Class.input: value``. ``elsewhere``:
-        the other instances' catalogs, and ``folders``: see :meth:`NodeClass.lacks`. What is no node
+        the other instances' catalogs, gone through when they are needed, and ``folders``: see
+        :meth:`NodeClass.lacks`. What is no node
         is passed over.
         """
         missing: dict[str, None] = {}
@@ -111,5 +112,5 @@ class NodeCatalog(Classes):
         return self._listing
 
 
-def _others(name: str, elsewhere: Sequence[NodeCatalog]) -> Callable[[], list[NodeClass]]:
+def _others(name: str, elsewhere: Iterable[NodeCatalog]) -> Callable[[], list[NodeClass]]:
     return lambda: [one for other in elsewhere if (one := other.get(name)) is not None]

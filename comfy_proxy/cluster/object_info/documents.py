@@ -6,7 +6,7 @@ an index (``class_table.py``), which instances that answer the same share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,6 +69,22 @@ class Answer:
     asked: Asked
 
 
+class _Others:
+    """The catalogs of the other instances, each once, as often as somebody goes through them: they
+    are needed for few graphs, and there may be 300."""
+
+    def __init__(self, known: ByInstance[Document], mine: NodeCatalog) -> None:
+        self._known = known
+        self._mine = mine
+
+    def __iter__(self) -> Iterator[NodeCatalog]:
+        seen = {id(self._mine)}
+        for document in self._known.values():
+            if document.whole is not None and id(document.catalog) not in seen:
+                seen.add(id(document.catalog))
+                yield document.catalog
+
+
 class Documents:
     """Instance → what is known of it."""
 
@@ -112,10 +128,8 @@ class Documents:
         document = self.whole(instance)
         if document is None:
             return None
-        others = (self.whole(other) for other in self._known if other != instance)
-        catalogs = {id(one.catalog): one.catalog for one in others if one}
-        elsewhere = [one for one in catalogs.values() if one is not document.catalog]
-        return document.catalog.missing_for(graph, elsewhere, self.changes.input_folders)
+        others = _Others(self._known, document.catalog)
+        return document.catalog.missing_for(graph, others, self.changes.input_folders)
 
     # --- what is learnt ----------------------------------------------------------------
 

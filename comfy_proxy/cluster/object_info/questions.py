@@ -19,10 +19,13 @@ from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.changes import FolderLists
+from comfy_proxy.cluster.object_info.class_table import ClassTable
+from comfy_proxy.cluster.object_info.digests import digest_of
 from comfy_proxy.cluster.object_info.documents import Answer, Document, Documents
 from comfy_proxy.cluster.object_info.folder_lists import folder_lists
-from comfy_proxy.cluster.object_info.reading import CatalogReader, digest_of
+from comfy_proxy.cluster.object_info.reading import CatalogReader
 from comfy_proxy.cluster.object_info.shared_tasks import SharedTasks
+from comfy_proxy.cluster.object_info.single_classes import class_info
 from comfy_proxy.errors import InstanceError, InstanceRefusedError, InvalidAnswerError
 
 _CONCURRENT_REQUESTS = 4
@@ -133,16 +136,18 @@ class Questions:
         """``refusable``: a class that the instance refuses counts as not asked for."""
         asked = self._documents.now(instance)
         limit = asyncio.Semaphore(_CONCURRENT_REQUESTS)
-        infos: dict[str, dict[str, Any] | None] = {}
+        found: dict[str, ClassTable | None] = {}
 
         async def one(name: str) -> None:
             async with limit:
                 try:
-                    infos[name] = await self._clients[instance].node_info(name)
+                    body = await class_info(self._clients[instance], name)
                 except InstanceRefusedError as error:  # a slash in its name, say
                     if not refusable:
                         raise
                     logger.debug("{} is not asked again: {}", name, error.message)
+                    return
+                found[name] = await self._reader.read_one(body, name, instance)
 
         tasks = [asyncio.create_task(one(name)) for name in names]
         try:
@@ -151,6 +156,5 @@ class Questions:
             for task in tasks:  # after a failure the others are of no use
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        answered = tuple(name for name in names if name in infos)
-        found = {name: info for name in answered if (info := infos[name]) is not None}
-        return Answer(names=answered, catalog=NodeCatalog.from_json(found), asked=asked)
+        answered = {name: found[name] for name in names if name in found}
+        return Answer(names=tuple(answered), catalog=NodeCatalog(None, answered), asked=asked)

@@ -31,6 +31,7 @@ Steps = Generator[int, None, None]
 
 class TableMaker:
     """Makes ``table`` of the text ``body``: go through :meth:`steps`, then it is done.
+    ``members`` counts what is no class too.
 
     ``before`` is a table that may have many of the same classes. ``source`` is named in the log.
     """
@@ -42,14 +43,13 @@ class TableMaker:
         self._names = list(self._before)
         self._expected = 0  # the place in `before` of the class that probably comes next
         self._source = source
-        self._members = 0
+        self.members = 0
         self._end = 0  # of the last member
         self._is_native = True
         self._done = 0  # bytes since the last step ended
 
     def steps(self) -> Steps:
-        """Raises ValueError for a text that is no JSON object, or one of which no member is a
-        class; an empty object has no classes."""
+        """Raises ValueError for a text that is no whole JSON object."""
         at = _end_of(_BLANKS, self._body, 0)
         if self._body[at : at + 1] != b"{":
             raise ValueError("is no JSON object")
@@ -57,7 +57,7 @@ class TableMaker:
         while self._body[(at := _end_of(BETWEEN, self._body, at)) : at + 1] == b'"':
             at = self._take_over(at) or (yield from self._read(at))
             self._end = at
-            self._members += 1
+            self.members += 1
             if self._done >= STEP_BYTES:
                 yield self._done
                 self._done = 0
@@ -68,10 +68,8 @@ class TableMaker:
             self._body
         ):
             raise ValueError("is no JSON object")
-        if self._members and not len(self.table):
-            raise ValueError("has no node classes")
-        self._is_native &= self._body[self._end :] == (b"}" if self._members else b"{}")
-        is_all = self._members == len(self.table)  # none was left out, none is there twice
+        self._is_native &= self._body[self._end :] == (b"}" if self.members else b"{}")
+        is_all = self.members == len(self.table)  # none was left out, none is there twice
         self.table.is_native = self._is_native and is_all and self._body.isascii()
 
     def _take_over(self, at: int) -> int | None:
@@ -107,7 +105,7 @@ class TableMaker:
 
     def _look_around(self, name_start: int, start: int) -> None:
         """Whether ComfyUI itself would write it so, with these blanks."""
-        between = b", " if self._members else b"{"
+        between = b", " if self.members else b"{"
         self._is_native &= self._body[self._end : name_start] == between
         self._is_native &= self._body[start - 3 : start] == b'": '
 

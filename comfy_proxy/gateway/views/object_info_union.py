@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
-from comfy_proxy.cluster.object_info.node_class import united_text
+from comfy_proxy.cluster.object_info.node_class import NodeClass, united_text
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 GZIP_LEVEL = 6
-STEP_BYTES = 65_536
-"""Bytes of the union after which a step ends, as they are copied; it takes 0.2 ms. A byte of a
+STEP_BYTES = 32_768
+"""Bytes of the union after which a step ends, as they are copied; it takes up to 1 ms. A byte of a
 class that is united counts as UNITED of them: it is read and written."""
 UNITED = 16
+ASKED = 200  # bytes as which it counts to ask one catalog for one class
 _LONG_BYTES = 2**20
 """So much is joined, compressed and digested in a thread: these do not hold the lock."""
 
@@ -89,17 +90,18 @@ class Union:
 
     def steps(self, pieces: list[bytes]) -> Iterator[int]:
         """Appends the text of the whole to ``pieces``; yields the bytes that a step counts for."""
-        names = dict.fromkeys(name for one in self._different for name in one)
-        first, done = True, 0
-        step = [b"{"]
+        names: dict[str, None] = {}
+        for document in self._different:
+            names.update(dict.fromkeys(document))
+            yield len(document)
+        step, done, between = [b"{"], 0, b""
         for name in names:
-            united_before = len(self._united)
-            member = self._member(name)
-            if member is None:
+            if (member := self._member(name)) is None:
                 continue
-            step.append(member if first else b", " + member)
-            first = False
-            done += len(member) * (UNITED if len(self._united) > united_before else 1)
+            step += (between, member)
+            between = b", "
+            done += len(member) * (UNITED if name in self._united else 1)
+            done += ASKED * len(self._different)
             if done >= STEP_BYTES:
                 pieces.append(b"".join(step))
                 step.clear()
@@ -109,22 +111,23 @@ class Union:
 
     def _member(self, name: str) -> bytes | None:
         """``"name": {…}``; None if no instance has that class."""
-        said = [text for one in self._different if (text := one.text(name)) is not None]
-        if not said:
+        tables = {id(table): table for one in self._different if name in (table := one.where(name))}
+        said = dict.fromkeys(table.text(name) for table in tables.values())
+        texts = [text for text in said if text is not None]
+        if not texts:
             return None
-        text = said[0]
-        if any(other != text for other in said):
-            text = self._of_different(name, said)
+        text = texts[0]
+        if len(texts) > 1:
+            text = self._of_different(name, texts)
         elif not text.isascii():  # ComfyUI writes escapes, and a client may not read other bytes
             text = dumps_exact(loads_exact(text))
         return b"%s: %s" % (dumps_exact(name), text)
 
-    def _of_different(self, name: str, said: Sequence[bytes]) -> bytes:
-        digest = hashlib.blake2b(b"\0".join(said), digest_size=16).digest()
+    def _of_different(self, name: str, texts: Sequence[bytes]) -> bytes:
+        digest = hashlib.blake2b(b"\0".join(texts), digest_size=16).digest()
         known = self._united.get(name) or self._before.get(name)
         if known is None or known[0] != digest:
-            found = (one.get(name) for one in self._different)
-            known = digest, united_text([one for one in found if one is not None])
+            known = digest, united_text([NodeClass(name, loads_exact(text)) for text in texts])
         self._united[name] = known
         return known[1]
 

@@ -99,14 +99,14 @@ WHOLE = json.dumps({"A": {"input": {"required": {"x": ["INT"]}}}, "B": {"n": 'q"
     "body",
     [
         *("", " ", "[]", "3", '"x"', "null", "<html>"),
-        *('{"A": 1}', "{]", '{"A"', '{"A" }', "{3: {}}"),
+        *("{]", '{"A"', "{3: {}}", '{"A": {}]'),
         *(WHOLE[:length] for length in range(1, len(WHOLE))),
         *(WHOLE + "x", WHOLE + "{}", WHOLE + "}"),
     ],
 )  # fmt: skip
 def test_what_is_no_document_is_told(body: str) -> None:
     """Neither HTML nor an answer that broke off becomes a list of classes."""
-    with pytest.raises(ValueError, match=r"JSON object|no node classes"):
+    with pytest.raises(ValueError, match="JSON object"):
         made(body)
 
 

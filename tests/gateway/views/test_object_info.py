@@ -46,17 +46,19 @@ class Room:
 
     def _count(self, instance: Instance) -> None:
         client = self.gateway.cluster.clients[instance]
-        whole, part = client.object_info, client.node_info
+        whole, part = client.object_info, client.body
 
         async def object_info() -> bytes:
             self.asked.append(f"{instance.id} *")
             return await whole()
 
-        async def node_info(class_name: str) -> Any:
-            self.asked.append(f"{instance.id} {class_name}")
-            return await part(class_name)
+        async def body(path: str) -> bytes:
+            kind, _, name = path.partition("/")
+            if kind == "object_info":
+                self.asked.append(f"{instance.id} {name}")
+            return await part(path)
 
-        client.object_info, client.node_info = object_info, node_info  # type: ignore[method-assign]
+        client.object_info, client.body = object_info, body  # type: ignore[method-assign]
 
     async def get(self, path: str = "/object_info", **headers: str) -> aiohttp.ClientResponse:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
