@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from large_object_info import large_object_info, recorded
 
 from comfy_proxy.cluster.object_info import class_table, inputs
@@ -20,7 +22,8 @@ from comfy_proxy.lenient_json import loads_exact
 
 def made(body: bytes | str, before: ClassTable | None = None) -> ClassTable:
     """The table of that text."""
-    maker = TableMaker(body.encode() if isinstance(body, str) else body, before, "test")
+    text = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else body
+    maker = TableMaker(text, before, "test")
     for _ in maker.steps():
         pass
     return maker.table
@@ -116,6 +119,29 @@ def test_only_what_comfyui_would_write_is_native(separators: tuple[str, str]) ->
     table = made(json.dumps(recorded(), separators=separators))
     assert table.is_native is (separators == (", ", ": "))
     assert list(table) == list(recorded())
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+SEPARATORS = st.sampled_from([(", ", ": "), (",", ":"), ("\n,", " :\t")])
+
+
+@given(st.dictionaries(st.text(), VALUES), st.dictionaries(st.text(), VALUES), SEPARATORS)
+def test_any_json_is_cut_where_json_cuts_it(
+    first: dict[str, Any], second: dict[str, Any], separators: tuple[str, str]
+) -> None:
+    """The objects among the members are the classes, whatever is in them and was there before."""
+    before = made(json.dumps(first, separators=separators))
+    for document in (first, second, {**second, **first}):
+        table = made(json.dumps(document, separators=separators, ensure_ascii=False), before)
+        classes = {name: info for name, info in document.items() if isinstance(info, dict)}
+        assert list(table) == list(classes)
+        for name, info in classes.items():
+            text = (table.text(name) or b"").decode("utf-8", "surrogatepass")
+            assert text == json.dumps(info, separators=separators, ensure_ascii=False)
 
 
 def test_a_changed_document_is_read_where_it_changed() -> None:
