@@ -16,7 +16,7 @@ from collections.abc import Iterator, Set
 from comfy_proxy.cluster.object_info.node_class import NodeClass
 from comfy_proxy.lenient_json import loads_exact
 
-KEPT_BYTES = 2 * 2**20
+KEPT_BYTES = 4 * 2**20
 """Bytes of text of the classes that are kept as objects, for each table; they take some eight times
 that. Beyond, the one that was asked for the longest ago is dropped, and read again when it is asked
 for: 20 µs for one of ordinary size. One that is longer than that is kept alone."""

@@ -92,12 +92,16 @@ class TableMaker:
         start = _end_of(BETWEEN, self._body, name_end)
         end = yield from _value_end(self._body, start)
         self._look_around(at, start)
-        self._done += end - at
         name = _name(self._body[at:name_end])
         node_class = None if name is None else _node_class(name, self._body[start:end])
         if name is None or node_class is None:
             logger.debug("{} of {} is no node class", name, self._source)
+            self._done += end - at
             return end
+        self._done += end - at
+        if self._done >= STEP_BYTES:  # what is to be noted of a long list is a step of its own
+            yield self._done
+            self._done = 0
         self.table.add(node_class, at, start, end)
         if (number := self._before.number(name)) is not None:
             self._expected = number + 1

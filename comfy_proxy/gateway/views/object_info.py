@@ -61,7 +61,7 @@ class MergedObjectInfo:
             return await forward_balanced(request, self._cluster)
         union = self._of(documents)
         if node_class is not None:
-            return _response(request, union.one(node_class))
+            return _response(request, await union.one(node_class))
         compressed = accepts_gzip(request)
         async with self._making:
             text = await (union.gzipped() if compressed else union.whole())

@@ -13,6 +13,7 @@ import gzip
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
@@ -25,8 +26,10 @@ STEP_BYTES = 32_768
 class that is united counts as UNITED of them: it is read and written."""
 UNITED = 16
 ASKED = 200  # bytes as which it counts to ask one catalog for one class
-_LONG_BYTES = 2**20
-"""So much is joined, compressed and digested in a thread: these do not hold the lock."""
+LONG_BYTES = 2**20
+"""So much is joined, compressed and digested in a thread: these do not hold the lock. A class of
+which so much is said is united in one too: 50 ms for lists of 20,000 files, in which it holds the
+lock for 10 ms at once."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,8 +72,8 @@ class Union:
             body = self._different[0].native if len(self._different) == 1 else None
             if body is None:
                 pieces: list[bytes] = []
-                for _ in self.steps(pieces):
-                    await asyncio.sleep(0)
+                for step in self.steps(pieces):
+                    await (asyncio.sleep(0) if isinstance(step, int) else asyncio.to_thread(step))
                 body = await _apart(sum(map(len, pieces)), b"".join, pieces)
             self._whole = await _apart(len(body), _text, body)
         return self._whole
@@ -83,25 +86,29 @@ class Union:
             self._gzipped = Text(body=body, etag=f"{whole.etag}-gzip", coding="gzip")
         return self._gzipped
 
-    def one(self, name: str) -> Text:
+    async def one(self, name: str) -> Text:
         """One class; ``{}`` for an unknown one, as ComfyUI answers."""
-        member = self._member(name)
-        return _text(b"{}" if member is None else b"{%s}" % member)
+        texts = self._said(name)
+        if not texts:
+            return _text(b"{}")
+        return _text(b"{%s}" % await _apart(sum(map(len, texts)), self._member, name, texts))
 
-    def steps(self, pieces: list[bytes]) -> Iterator[int]:
-        """Appends the text of the whole to ``pieces``; yields the bytes that a step counts for."""
+    def steps(self, pieces: list[bytes]) -> Iterator[int | Callable[[], object]]:
+        """Appends the text of the whole to ``pieces``; yields the bytes that a step counts for, or
+        long work that is to be done in a thread before the next step."""
         names: dict[str, None] = {}
         for document in self._different:
             names.update(dict.fromkeys(document))
             yield len(document)
         step, done, between = [b"{"], 0, b""
         for name in names:
-            if (member := self._member(name)) is None:
-                continue
+            texts = self._said(name)
+            if len(texts) > 1 and sum(map(len, texts)) >= LONG_BYTES:
+                yield partial(self._of_different, name, texts)
+            member = self._member(name, texts)
             step += (between, member)
             between = b", "
-            done += len(member) * (UNITED if name in self._united else 1)
-            done += ASKED * len(self._different)
+            done += len(member) * (UNITED if len(texts) > 1 else 1) + ASKED * len(self._different)
             if done >= STEP_BYTES:
                 pieces.append(b"".join(step))
                 step.clear()
@@ -109,13 +116,14 @@ class Union:
                 done = 0
         pieces.append(b"".join((*step, b"}")))
 
-    def _member(self, name: str) -> bytes | None:
-        """``"name": {…}``; None if no instance has that class."""
+    def _said(self, name: str) -> list[bytes]:
+        """What the instances say of that class, each text once; nothing if none has it."""
         tables = {id(table): table for one in self._different if name in (table := one.where(name))}
-        said = dict.fromkeys(table.text(name) for table in tables.values())
-        texts = [text for text in said if text is not None]
-        if not texts:
-            return None
+        texts = dict.fromkeys(table.text(name) for table in tables.values())
+        return [text for text in texts if text is not None]
+
+    def _member(self, name: str, texts: Sequence[bytes]) -> bytes:
+        """``"name": {…}``, of what is said of it."""
         text = texts[0]
         if len(texts) > 1:
             text = self._of_different(name, texts)
@@ -134,7 +142,7 @@ class Union:
 
 async def _apart(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """What ``work`` gives for ``args``, in a thread if that is work for many bytes."""
-    if size < _LONG_BYTES:
+    if size < LONG_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
 
