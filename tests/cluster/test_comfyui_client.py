@@ -169,6 +169,18 @@ async def test_class_info(client: ComfyUIClient, answers: aioresponses) -> None:
     assert await class_info(client, "Nope") == b"{}"
 
 
+async def test_a_list_that_is_not_read_must_begin_as_json(
+    client: ComfyUIClient, answers: aioresponses
+) -> None:
+    """The page of a login is no list of files, and counts as a fault of the instance."""
+    answers.get(f"{GPU}/models/loras", body=' ["a"]')
+    answers.get(f"{GPU}/models/loras", body="<html>")
+    assert await client.body("models/loras") == b' ["a"]'
+    with pytest.raises(InvalidAnswerError):
+        await client.body("models/loras")
+    assert client.instance.breaker.consecutive_failures == 1
+
+
 async def test_class_info_with_odd_names(client: ComfyUIClient, answers: aioresponses) -> None:
     """A file name that is no UTF-8, and limits that no float has, come as they are."""
     info = {"input": {"required": {"image": [["caf\udce9.png"], {"min": -(2**64), "x": 1e999}]}}}

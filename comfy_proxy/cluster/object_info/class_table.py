@@ -82,17 +82,16 @@ class ClassTable:
     def listing_folders(self, folders: Set[str]) -> Iterator[str]:
         """The names of the classes that choose from the input directory's folders, by those known.
 
-        Only such are read that list a text of the same hash as one of ``folders``.
+        ComfyUI has no mark for such an input: it is one if a known folder is among its choices.
+        They are compared by their hashes of 64 bits; one that is the same by chance would cost a
+        question.
         """
         hashes = set(map(hash, folders))
         if hashes.isdisjoint(self._choices):
             return
         for name, number in self._numbers.items():
-            listed = self._choices[self._choices_from[number] : self._choices_to[number]]
-            if hashes.isdisjoint(listed):
-                continue
-            node_class = self.get(name)
-            if node_class is not None and node_class.lists_folders(folders):
+            first, end = self._choices_from[number], self._choices_to[number]
+            if first < end and not hashes.isdisjoint(self._choices[first:end]):
                 yield name
 
     # --- for its maker -------------------------------------------------------------------

@@ -54,12 +54,8 @@ class NodeClass:
             for _, _, spec in inputs.specs(self._info)
         )
 
-    def lists_folders(self, folders: Set[str]) -> bool:
-        """True if an input chooses from the input directory's folders; ``folders`` are known."""
-        return any(inputs.lists_folders(spec, folders) for _, _, spec in inputs.specs(self._info))
-
     def texts(self) -> Iterator[str]:
-        """All texts that its inputs let choose from."""
+        """All texts that its inputs let choose from; what else is listed is no name of a folder."""
         for _, _, spec in inputs.specs(self._info):
             for item in inputs.choices(spec) or ():
                 if isinstance(item, str):
