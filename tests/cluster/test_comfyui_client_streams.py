@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -14,6 +15,7 @@ from manual_clock import ManualClock
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient, OutputFile
+from comfy_proxy.cluster.object_info.single_classes import class_info
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import (
     AnswerTooLargeError,
@@ -39,8 +41,25 @@ async def test_endless_answer(
     monkeypatch.setattr(answer_bodies, "MAX_JSON_BYTES", 4096)
     worker.faults.answers = {"/object_info": "endless"}
     with pytest.raises(AnswerTooLargeError, match="4096"):
-        await client_of(cluster).node_info("LoadImage")
+        await class_info(client_of(cluster), "LoadImage")
     assert cluster.instances[0].breaker.consecutive_failures == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 2**20 - 1, 2**20, 3 * 2**20 + 7])
+async def test_a_body_of_any_length_comes_whole(
+    connected: Callable[..., Awaitable[Cluster]], size: int
+) -> None:
+    """Long ones are put together in blocks, and by a thread."""
+    text = b'{"A": "' + bytes(32 + at % 64 for at in range(97)) * (size // 97 + 1)
+
+    async def object_info(_: web.Request) -> web.Response:
+        return web.Response(body=io.BytesIO(text[:size]))
+
+    app = web.Application()
+    app.router.add_get("/object_info", object_info)
+    async with TestServer(app) as server:
+        cluster = await connected(f"127.0.0.1:{server.port}")
+        assert await client_of(cluster).object_info() == text[:size]
 
 
 async def test_endless_text_that_is_no_json(cluster: Cluster, worker: EmbeddedWorker) -> None:

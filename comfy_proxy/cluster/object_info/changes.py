@@ -10,7 +10,6 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.comfyui_client import UPLOAD_SUBFOLDER
@@ -34,14 +33,14 @@ class News:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FolderLists:
-    """What an instance lists at one moment. What it did not list is not here.
+    """What an instance lists at one moment, as digests. What it did not list is not here.
 
     ``models``: the files by the name of their folder. ``inputs``: the files directly in the input
     directory, and what a class says that lists the folders in it.
     """
 
-    models: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    inputs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    models: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    inputs: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
 
 class Changes:
@@ -96,5 +95,5 @@ class Changes:
         self._listed.pop(instance, None)
 
 
-def _differ(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def _differ(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> bool:
     return any(before.get(name) != listed for name, listed in after.items())

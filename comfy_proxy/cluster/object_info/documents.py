@@ -1,12 +1,12 @@
 """What is known of each instance's ``/object_info`` at this moment, and how fresh it is. No I/O.
 
-The one place where the answers are kept, for clients' prompts and for our own jobs: another form of
-keeping them (bytes with an index, say) is a change of this file and of ``catalog.py`` alone.
+The one place where the answers are kept, for clients' prompts and for our own jobs: as bytes with
+an index (``class_table.py``), which instances that answer the same share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -69,6 +69,22 @@ class Answer:
     asked: Asked
 
 
+class _Others:
+    """The catalogs of the other instances, each once, as often as somebody goes through them: they
+    are needed for few graphs, and there may be 300."""
+
+    def __init__(self, known: ByInstance[Document], mine: NodeCatalog) -> None:
+        self._known = known
+        self._mine = mine
+
+    def __iter__(self) -> Iterator[NodeCatalog]:
+        seen = {id(self._mine)}
+        for document in self._known.values():
+            if document.whole is not None and id(document.catalog) not in seen:
+                seen.add(id(document.catalog))
+                yield document.catalog
+
+
 class Documents:
     """Instance → what is known of it."""
 
@@ -112,9 +128,8 @@ class Documents:
         document = self.whole(instance)
         if document is None:
             return None
-        others = (self.whole(other) for other in self._known if other != instance)
-        catalogs = [one.catalog for one in others if one]
-        return document.catalog.missing_for(graph, catalogs, self.changes.input_folders)
+        others = _Others(self._known, document.catalog)
+        return document.catalog.missing_for(graph, others, self.changes.input_folders)
 
     # --- what is learnt ----------------------------------------------------------------
 

@@ -13,6 +13,8 @@ from urllib.parse import quote
 
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.object_info.changes import FolderLists
+from comfy_proxy.cluster.object_info.digests import digest_of
+from comfy_proxy.cluster.object_info.single_classes import class_info
 from comfy_proxy.errors import InstanceRefusedError
 
 MAX_FOLDERS: Final = 200
@@ -31,35 +33,43 @@ async def folder_lists(
     ``folder_class`` is a class that lists the folders of the input directory, if one is known.
     Raises InstanceError; a list that is refused is left out.
     """
-    names = known.models if known else await _or_none(client, "models")
+    names = known.models if known else await _names(client)
     models = {
         name: listed
-        for name in _folders(names or ())
-        if (listed := await _or_none(client, f"models/{quote(name, safe='')}")) is not None
+        for name in _folders(names)
+        if (listed := await _listed(client, f"models/{quote(name, safe='')}")) is not None
     }
     inputs = {}
-    if (listed := await _or_none(client, _INPUTS)) is not None:
+    if (listed := await _listed(client, _INPUTS)) is not None:
         inputs[_INPUTS] = listed
     if folder_class is not None and (info := await _info(client, folder_class)) is not None:
         inputs[folder_class] = info
     return FolderLists(models=models, inputs=inputs)
 
 
-def _folders(names: Any) -> list[str]:
+async def _names(client: ComfyUIClient) -> Iterable[Any]:
+    try:
+        names = await client.json("GET", "models")
+    except InstanceRefusedError:
+        return ()
+    return names if isinstance(names, Iterable) else ()
+
+
+def _folders(names: Iterable[Any]) -> list[str]:
     usable = (name for name in names if isinstance(name, str) and name.isprintable())
     return [name for name in usable if name and name not in _NO_MODELS][:MAX_FOLDERS]
 
 
-async def _or_none(client: ComfyUIClient, path: str) -> Any:
+async def _listed(client: ComfyUIClient, path: str) -> bytes | None:
+    """The digest of a list: it may be one of 100,000 files, and is not read but compared."""
     try:
-        listed = await client.json("GET", path)
+        return await digest_of(await client.body(path))
     except InstanceRefusedError:
         return None
-    return listed if isinstance(listed, Iterable) else None
 
 
-async def _info(client: ComfyUIClient, class_name: str) -> Any:
+async def _info(client: ComfyUIClient, class_name: str) -> bytes | None:
     try:
-        return await client.node_info(class_name)
+        return await digest_of(await class_info(client, class_name))
     except InstanceRefusedError:  # a slash in its name, say
         return None

@@ -8,7 +8,7 @@ pictures) is written in two ways: ``[["a", "b"], {…}]`` or ``["COMBO", {"optio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 NodeInfo = Mapping[str, Any]
@@ -57,17 +57,6 @@ def is_upload(spec: Any) -> bool:
     options = _options(spec)
     marked = any(value and name.endswith("_upload") for name, value in options.items())
     return marked or "remote" in options
-
-
-def lists_folders(spec: Any, folders: Set[str]) -> bool:
-    """True if the choices are folders of the input directory, of which ``folders`` are known.
-
-    ComfyUI has no mark for such an input: it is one if a known folder is among its choices.
-    """
-    try:
-        return not folders.isdisjoint(choices(spec) or ())
-    except TypeError:  # a choice that is a list or an object: no folder is among such
-        return False
 
 
 def names_file(spec: Any) -> bool:

@@ -7,7 +7,6 @@ built (measured), so all who want it share one request.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -20,11 +19,13 @@ from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.changes import FolderLists
+from comfy_proxy.cluster.object_info.class_table import ClassTable
+from comfy_proxy.cluster.object_info.digests import digest_of
 from comfy_proxy.cluster.object_info.documents import Answer, Document, Documents
 from comfy_proxy.cluster.object_info.folder_lists import folder_lists
-from comfy_proxy.cluster.object_info.reading import read_catalog
+from comfy_proxy.cluster.object_info.reading import CatalogReader
 from comfy_proxy.cluster.object_info.shared_tasks import SharedTasks
-from comfy_proxy.cluster.roster import ByInstance
+from comfy_proxy.cluster.object_info.single_classes import class_info
 from comfy_proxy.errors import InstanceError, InstanceRefusedError, InvalidAnswerError
 
 _CONCURRENT_REQUESTS = 4
@@ -53,7 +54,7 @@ class Questions:
         self._clients = clients
         self._documents = documents
         self._tasks = tasks
-        self._folder_classes = ByInstance[tuple[NodeCatalog, int, str | None]]()
+        self._reader = CatalogReader()
 
     def whole(self, instance: Instance) -> asyncio.Task[Document]:
         """All classes."""
@@ -91,23 +92,15 @@ class Questions:
         """Its lists of models and inputs, from which it is seen what has changed there."""
         changes = self._documents.changes
         document = self._documents.whole(instance)
-        listing = None if document is None else self._folder_class(instance, document.catalog)
+        listing = (
+            None if document is None else document.catalog.that_lists_folders(changes.input_folders)
+        )
         known = changes.listed(instance)
         return self._tasks.join(
             (_FOLDERS, instance),
             lambda: folder_lists(self._clients[instance], known, listing),
             partial(changes.seen, instance),
         )
-
-    def _folder_class(self, instance: Instance, catalog: NodeCatalog) -> str | None:
-        """A class that lists the input directory's folders; found once for each catalog, since all
-        choices of all classes have to be gone through."""
-        folders = self._documents.changes.input_folders
-        searched = self._folder_classes.get(instance)
-        if searched is None or searched[0] is not catalog or searched[1] != len(folders):
-            searched = catalog, len(folders), catalog.that_lists_folders(folders)
-            self._folder_classes[instance] = searched
-        return searched[2]
 
     def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Begin ``work``; it ends with the cache at the latest."""
@@ -130,28 +123,31 @@ class Questions:
                     await asyncio.shield(self.folders(instance))
         asked = self._documents.now(instance)
         body = await self._clients[instance].object_info()
-        digest = hashlib.blake2b(body).digest()
+        digest = await digest_of(body)
         known = self._documents.get(instance)
         if known is not None and known.digest == digest:
             catalog = known.catalog
         else:
-            catalog = await read_catalog(body, instance)
+            before = None if known is None else known.catalog
+            catalog = await self._reader.read(body, digest, before, instance)
         return Document(catalog=catalog, whole=asked, ours=asked, lists=asked, digest=digest)
 
     async def _ask(self, instance: Instance, names: Sequence[str], *, refusable: bool) -> Answer:
         """``refusable``: a class that the instance refuses counts as not asked for."""
         asked = self._documents.now(instance)
         limit = asyncio.Semaphore(_CONCURRENT_REQUESTS)
-        infos: dict[str, dict[str, Any] | None] = {}
+        found: dict[str, ClassTable | None] = {}
 
         async def one(name: str) -> None:
             async with limit:
                 try:
-                    infos[name] = await self._clients[instance].node_info(name)
+                    body = await class_info(self._clients[instance], name)
                 except InstanceRefusedError as error:  # a slash in its name, say
                     if not refusable:
                         raise
                     logger.debug("{} is not asked again: {}", name, error.message)
+                    return
+                found[name] = await self._reader.read_one(body, name, instance)
 
         tasks = [asyncio.create_task(one(name)) for name in names]
         try:
@@ -160,6 +156,5 @@ class Questions:
             for task in tasks:  # after a failure the others are of no use
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        answered = tuple(name for name in names if name in infos)
-        found = {name: info for name in answered if (info := infos[name]) is not None}
-        return Answer(names=answered, catalog=NodeCatalog.from_json(found), asked=asked)
+        answered = {name: found[name] for name in names if name in found}
+        return Answer(names=tuple(answered), catalog=NodeCatalog(None, answered), asked=asked)

@@ -13,8 +13,9 @@ from hashlib import blake2b
 from math import log, prod
 from typing import Any, Final
 
-from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.inputs import FILE_INPUTS
+from comfy_proxy.cluster.object_info.node_class import NodeClass
 
 MODEL_EXTENSIONS: Final = frozenset(
     (

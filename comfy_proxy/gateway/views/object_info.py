@@ -1,7 +1,8 @@
 """``/object_info`` of all instances as one, from the cache: made once, answered often.
 
 Classes of the first instance in its order, then those that only others have; choices (model files,
-pictures) united in the same way. Where all agree it is byte for byte what each of them answers.
+pictures) united in the same way. Where all agree it is byte for byte what each of them answers
+(``object_info_union.py``).
 What is known of an instance is used while it is healthy; until one could be asked the primary
 answers itself. Two things are added to the native answer: an ``ETag`` (304 for who has it already)
 and gzip for who accepts it, each with an ETag of its own.
@@ -10,11 +11,7 @@ and gzip for who accepts it, each with an ETag of its own.
 from __future__ import annotations
 
 import asyncio
-import gzip
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from aiohttp import hdrs, web
 from loguru import logger
@@ -22,10 +19,11 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
-from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass, united_text
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.gateway.views.object_info_union import Text, Union
 
 PATIENCE_S = 10.0
 """Seconds that a client waits for an instance that was never asked, or for its lists of uploads.
@@ -33,75 +31,6 @@ After that the answer has what is known of that instance, or does without it."""
 HURRY_S = 1.0
 """The same if no upload is known of: a file may have been put there by hand, that is all. What an
 instance answers later is in the next answer."""
-GZIP_LEVEL = 6
-
-Member = tuple[tuple[NodeClass, ...], str]
-"""A class as the instances have it, and what it is in the union: ``"name": {…}``."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Text:
-    """A body to send, with its strong ETag; ``coding`` is its Content-Encoding."""
-
-    body: bytes = field(repr=False)
-    etag: str
-    coding: str | None = None
-
-
-class Union:
-    """The union of some catalogs as JSON, each class on its own, and put together when asked for.
-
-    ``before`` is the previous one: classes that have not changed since are taken from it.
-    """
-
-    def __init__(self, documents: Sequence[NodeCatalog], before: Union | None = None) -> None:
-        self.documents = tuple(documents)
-        known: Mapping[str, Member] = before._classes if before else {}
-        names = dict.fromkeys(name for document in self.documents for name in document)
-        self._classes: dict[str, Member] = {name: self._one(name, known) for name in names}
-        self._whole: Text | None = None
-        self._gzipped: Text | None = None
-
-    def is_of(self, documents: Sequence[NodeCatalog]) -> bool:
-        """True if it was made of these very objects: documents are never changed."""
-        return len(documents) == len(self.documents) and all(
-            mine is theirs for mine, theirs in zip(self.documents, documents, strict=True)
-        )
-
-    def whole(self) -> Text:
-        """All classes."""
-        if self._whole is None:
-            self._whole = _text(", ".join(member for _, member in self._classes.values()))
-        return self._whole
-
-    def gzipped(self) -> Text:
-        """All classes, compressed."""
-        if self._gzipped is None:
-            whole = self.whole()
-            body = gzip.compress(whole.body, GZIP_LEVEL, mtime=0)
-            self._gzipped = Text(body=body, etag=f"{whole.etag}-gzip", coding="gzip")
-        return self._gzipped
-
-    def one(self, name: str) -> Text:
-        """One class; ``{}`` for an unknown one, as ComfyUI answers."""
-        return _text(self._classes[name][1] if name in self._classes else "")
-
-    def _one(self, name: str, known: Mapping[str, Member]) -> Member:
-        classes = tuple(
-            one for document in self.documents if (one := document.get(name)) is not None
-        )
-        if name in known:
-            before, member = known[name]
-            if len(before) == len(classes) and all(
-                a is b for a, b in zip(before, classes, strict=True)
-            ):
-                return classes, member
-        return classes, f"{json.dumps(name)}: {united_text(classes)}"
-
-
-def _text(members: str) -> Text:
-    body = f"{{{members}}}".encode()
-    return Text(body=body, etag=hashlib.blake2b(body, digest_size=16).hexdigest())
 
 
 class MergedObjectInfo:
@@ -130,12 +59,12 @@ class MergedObjectInfo:
         documents = await self._documents()
         if not documents:
             return await forward_balanced(request, self._cluster)
-        union = await self._made(documents)
+        union = self._of(documents)
         if node_class is not None:
-            return _response(request, union.one(node_class))
+            return _response(request, await union.one(node_class))
         compressed = accepts_gzip(request)
         async with self._making:
-            text = await asyncio.to_thread(union.gzipped if compressed else union.whole)
+            text = await (union.gzipped() if compressed else union.whole())
         answer = _response(request, text)
         answer.headers[hdrs.VARY] = hdrs.ACCEPT_ENCODING
         return answer
@@ -157,11 +86,10 @@ class MergedObjectInfo:
             logger.debug("/object_info of {} is not fresh: {!r}", instance.host, error)
             return self._cache.known(instance)
 
-    async def _made(self, documents: Sequence[NodeCatalog]) -> Union:
-        async with self._making:
-            if self._union is None or not self._union.is_of(documents):
-                self._union = await asyncio.to_thread(Union, documents, self._union)
-            return self._union
+    def _of(self, documents: Sequence[NodeCatalog]) -> Union:
+        if self._union is None or not self._union.is_of(documents):
+            self._union = Union(documents, self._union)
+        return self._union
 
 
 def accepts_gzip(request: web.Request) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import json
 from typing import Any
+from urllib.parse import unquote
 
 from cluster_harness import make_instance
 from manual_clock import ManualClock
@@ -43,20 +44,27 @@ class FakeClient:
         await self._answer()
         return body
 
-    async def node_info(self, class_name: str) -> dict[str, Any] | None:
-        self.asked.append(class_name)
-        info = copy.deepcopy(self.classes.get(class_name))
-        await self._answer()
-        return info
-
-    async def json(self, _method: str, path: str) -> Any:
-        """A list of files, without the gate; one that it has not is refused."""
+    async def body(self, path: str) -> bytes:
+        """A list of files, without the gate; one that it has not is refused. Or a single class."""
+        kind, _, class_name = path.partition("/")
+        if kind == "object_info":
+            return await self._class(unquote(class_name))
         self.looked.append(path)
         if self.failure is not None:
             raise self.failure
         if path not in self.lists:
             raise InstanceRefusedError("404")
-        return copy.deepcopy(self.lists[path])
+        return json.dumps(self.lists[path]).encode()
+
+    async def json(self, _method: str, path: str) -> Any:
+        return json.loads(await self.body(path))
+
+    async def _class(self, name: str) -> bytes:
+        self.asked.append(name)
+        known = {name: self.classes[name]} if name in self.classes else {}
+        body = json.dumps(known).encode()
+        await self._answer()
+        return body
 
     async def _answer(self) -> None:
         await self.gate.wait()

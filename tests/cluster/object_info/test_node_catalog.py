@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.cluster.object_info.catalog import NodeCatalog, NodeClass
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.inputs import united
+from comfy_proxy.cluster.object_info.node_class import NodeClass
 
 
 def node_class(**inputs: Any) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from cluster_harness import make_instance
+from large_object_info import large_object_info
 from manual_clock import ManualClock, settle
 from object_info_harness import CATALOG, Setting, graph, node_class
 
@@ -18,6 +20,7 @@ from comfy_proxy.cluster.object_info.cache import (
     ObjectInfoCache,
 )
 from comfy_proxy.cluster.object_info.capabilities import Capabilities
+from comfy_proxy.cluster.object_info.table_maker import STEP_BYTES, Steps, TableMaker
 from comfy_proxy.errors import InstanceUnreachableError, InvalidAnswerError
 
 
@@ -84,6 +87,40 @@ async def test_a_refresh_that_brings_the_same_keeps_the_same_object(one: Setting
     await settle()
     assert len(one.client.asked) == 2
     assert await one.cache.of(one.instance) is before
+
+
+async def test_instances_that_answer_the_same_share_it(one: Setting) -> None:
+    """It is read once and kept once, also where the answers come at the same moment."""
+    first, second = await asyncio.gather(*map(one.cache.of, one.instances))
+    assert first is second
+    one.clients[one.instances[1]].classes["New"] = node_class()
+    one.cache.forget(one.instances[1])
+    other = await one.cache.of(one.instances[1])
+    assert list(other) == [*first, "New"]
+
+
+async def test_the_loop_has_its_turns_while_a_large_answer_is_read(one: Setting) -> None:
+    """Hundreds of them, and no more work between two of them for two answers than for one."""
+    bodies = {instance: large_object_info(n) for n, instance in enumerate(one.instances)}
+    for instance, client in one.clients.items():
+        client.object_info = AsyncMock(return_value=bodies[instance])  # type: ignore[method-assign]
+    at_turn: list[int] = []
+    step = TableMaker.steps
+
+    def counted(maker: TableMaker) -> Steps:
+        for size in step(maker):
+            at_turn.append(turns)
+            yield size
+
+    turns = 0
+    with patch.object(TableMaker, "steps", counted):
+        reading = asyncio.gather(*map(one.cache.of, one.instances))
+        while not reading.done():
+            turns += 1
+            await asyncio.sleep(0)
+    assert len(at_turn) > len(bodies[one.instance]) / (2 * STEP_BYTES)
+    assert len(set(at_turn)) == len(at_turn)
+    assert [len(catalog) for catalog in await reading] == [6_000, 6_000]
 
 
 async def test_an_instance_that_works_is_left_alone_for_longer(one: Setting) -> None:

@@ -16,14 +16,12 @@ from rooms_harness import Client, answering, gateway_over
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
-from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.policies import POLICIES
 from comfy_proxy.gateway.routes import Policy
-from comfy_proxy.gateway.views.object_info import MergedObjectInfo, Union
+from comfy_proxy.gateway.views.object_info import MergedObjectInfo
 
-RECORDED = Path(__file__).parents[4] / "shared" / "comfyui" / "object_info.json"
 PLAIN = {"Accept-Encoding": "identity"}
 
 
@@ -48,17 +46,19 @@ class Room:
 
     def _count(self, instance: Instance) -> None:
         client = self.gateway.cluster.clients[instance]
-        whole, part = client.object_info, client.node_info
+        whole, part = client.object_info, client.body
 
         async def object_info() -> bytes:
             self.asked.append(f"{instance.id} *")
             return await whole()
 
-        async def node_info(class_name: str) -> Any:
-            self.asked.append(f"{instance.id} {class_name}")
-            return await part(class_name)
+        async def body(path: str) -> bytes:
+            kind, _, name = path.partition("/")
+            if kind == "object_info":
+                self.asked.append(f"{instance.id} {name}")
+            return await part(path)
 
-        client.object_info, client.node_info = object_info, node_info  # type: ignore[method-assign]
+        client.object_info, client.body = object_info, body  # type: ignore[method-assign]
 
     async def get(self, path: str = "/object_info", **headers: str) -> aiohttp.ClientResponse:
         names = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -251,24 +251,3 @@ async def test_an_instance_that_restarted_is_asked_again(room: Room) -> None:
     room.cache.forget(room.gateway.cluster.instances[1])
     await room.get()
     assert sorted(room.asked) == ["1 *", "2 *", "2 *"]
-
-
-def test_classes_that_did_not_change_are_not_written_again() -> None:
-    """After an upload one member is written, all others are taken over."""
-    infos: list[dict[str, Any]] = [{"A": {"n": 1}, "B": {"n": 2}}, {"C": {"n": 3}}]
-    documents = [NodeCatalog.from_json(one) for one in infos]
-    before = Union(documents)
-    news = documents[0].with_news(["A"], NodeCatalog.from_json({"A": {"n": 9}}))
-    after = Union([news, documents[1]], before)
-    assert after._classes["B"][1] is before._classes["B"][1]
-    assert after.whole().body == b'{"A": {"n": 9}, "B": {"n": 2}, "C": {"n": 3}}'
-    assert after.is_of(after.documents)
-    assert not after.is_of(documents)
-
-
-@pytest.mark.skipif(not RECORDED.exists(), reason="the recording is not on this machine")
-def test_a_real_document_comes_out_as_it_went_in() -> None:
-    """800 classes of a real ComfyUI, limits of 64 bits included, as ``json.dumps`` writes them."""
-    document = json.loads(RECORDED.read_bytes())
-    catalog = NodeCatalog.from_json(document)
-    assert Union([catalog, catalog]).whole().body == json.dumps(document).encode()

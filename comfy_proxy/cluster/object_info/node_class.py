@@ -1,0 +1,94 @@
+"""One node class as one instance describes it: what it lets choose from, which inputs are files.
+
+A value that is made when somebody asks for the class, and kept by its table while it is asked for
+(``class_table.py``): the JSON of all classes as objects is what the garbage collector stumbles on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import dataclass, field
+
+from comfy_proxy.cluster.object_info import inputs
+from comfy_proxy.lenient_json import dumps_exact
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClass:
+    """One class as one instance describes it. Two are equal if they say the same."""
+
+    name: str
+    _info: inputs.NodeInfo = field(repr=False)
+
+    def choices(self, input_name: str) -> tuple[str, ...] | None:
+        """The values that an input lets choose from (model files, methods), as text.
+
+        None if it is no such input, or the class has no input of that name.
+        """
+        for _, name, spec in inputs.specs(self._info):
+            if name == input_name and (listed := inputs.choices(spec)) is not None:
+                return tuple(str(item) for item in listed)
+        return None
+
+    def file_inputs(self) -> tuple[str, ...]:
+        """The names of the inputs whose values name files of the instance's directories."""
+        marked = (name for _, name, spec in inputs.specs(self._info) if inputs.names_file(spec))
+        return tuple(dict.fromkeys((*inputs.FILE_INPUTS.get(self.name, ()), *marked)))
+
+    def chooses(self, input_name: str) -> bool | None:
+        """True if the input chooses from a list, be it empty, that is not one of clients' files.
+
+        None if the class describes no input of that name: some take more than they tell.
+        """
+        spec = inputs.spec_of(self._info, input_name)
+        if spec is None:
+            return None
+        is_file = inputs.is_upload(spec) or inputs.names_file(spec)
+        known_file = input_name in inputs.FILE_INPUTS.get(self.name, ())
+        return inputs.choices(spec) is not None and not is_file and not known_file
+
+    def lists_uploads(self) -> bool:
+        """True if an upload changes what the instance says of this class."""
+        return any(
+            inputs.is_upload(spec) and inputs.choices(spec) is not None
+            for _, _, spec in inputs.specs(self._info)
+        )
+
+    def texts(self) -> Iterator[str]:
+        """All texts that its inputs let choose from; what else is listed is no name of a folder."""
+        for _, _, spec in inputs.specs(self._info):
+            for item in inputs.choices(spec) or ():
+                if isinstance(item, str):
+                    yield item
+
+    def lacks(
+        self,
+        input_name: str,
+        value: str,
+        elsewhere: Callable[[], Sequence[NodeClass]],
+        folders: Set[str] = frozenset(),
+    ) -> bool:
+        """True if the input chooses from a list in which ``value`` is missing; uploads never are,
+        nor are the ``folders`` that files were uploaded to.
+
+        With an EMPTY list only if a class of ``elsewhere``, the same one at other instances, lists
+        the value: some classes list nothing and take anything, and a folder may be empty here.
+        ``elsewhere`` is called in that case alone: of 300 instances each would be read.
+        """
+        spec = inputs.spec_of(self._info, input_name)
+        listed = inputs.choices(spec)
+        if listed is None or value in listed or value in folders or inputs.is_upload(spec):
+            return False
+        return bool(listed) or any(
+            value in (inputs.choices(inputs.spec_of(other._info, input_name)) or ())
+            for other in elsewhere()
+        )
+
+
+def united_text(classes: Sequence[NodeClass]) -> bytes:
+    """One class as several instances describe it, as the JSON text of its description.
+
+    The first one's, with everybody's choices: in its order, then what only others have. Where all
+    agree it is what the first one's instance writes.
+    """
+    return dumps_exact(inputs.united([one._info for one in classes]))
