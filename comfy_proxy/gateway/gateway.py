@@ -25,6 +25,7 @@ from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.staging import InputStaging
 from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.files.view import FileView
+from comfy_proxy.gateway.frontend.first_page import FirstPage
 from comfy_proxy.gateway.prompts.failover import Failover
 from comfy_proxy.gateway.prompts.hung_prompts import HungPrompts
 from comfy_proxy.gateway.prompts.intake import PromptIntake
@@ -58,6 +59,7 @@ class Gateway:
     def __init__(self, cluster: Cluster, ledger: Ledger, dispatcher: Dispatcher) -> None:
         self.cluster = cluster
         self.ledger = ledger
+        self.first_page = FirstPage(cluster)
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
         self.files = FileHolders(cluster)
         self.staging = FileStaging(self.files)
@@ -235,6 +237,7 @@ class Gateway:
     async def close(self) -> None:
         """End what :meth:`start` and the requests since have begun."""
         await self.intake.close()
+        await self.first_page.close()
         await self.custom.close()
         await self.log_subscriptions.close()
         await self.failover.close()
