@@ -59,7 +59,6 @@ class Gateway:
     def __init__(self, cluster: Cluster, ledger: Ledger, dispatcher: Dispatcher) -> None:
         self.cluster = cluster
         self.ledger = ledger
-        self.first_page = FirstPage(cluster)
         self.object_info = MergedObjectInfo(cluster, cluster.object_info)
         self.files = FileHolders(cluster)
         self.staging = FileStaging(self.files)
@@ -145,6 +144,7 @@ class Gateway:
         )
 
     def _build_views(self) -> None:
+        self.first_page = FirstPage(self.cluster)
         self.views = PromptViews(
             self.cluster,
             self.ledger,

@@ -28,6 +28,7 @@ from comfy_proxy.gateway.frontend.kept import Kept
 from comfy_proxy.gateway.frontend.packing import Packing
 from comfy_proxy.gateway.frontend.text_exchange import Shelf, TextExchange, Wanted
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.metrics.live import StaticTextTotals
 
 
 class FirstPage:
@@ -57,6 +58,11 @@ class FirstPage:
             made=static_text.is_made(match),
         )
         return partial(self._answer, wanted)
+
+    @property
+    def totals(self) -> StaticTextTotals:
+        """What became of requests since the start, for the metrics."""
+        return StaticTextTotals(**self.shelf.answers, saved_bytes=self.shelf.saved_bytes)
 
     async def close(self) -> None:
         """End what is being packed."""
