@@ -38,6 +38,17 @@ _OF_ONE_BODY = (
     "Digest",
     "Repr-Digest",
 )
+_OF_BODIES = frozenset(
+    {
+        "content-encoding",
+        "content-language",
+        "content-length",
+        "content-location",
+        "content-range",
+        "content-type",
+    }
+)
+"""What a 304 does not tell, and what stays as it was told with the body (RFC 9110 15.4.5)."""
 _MAY_VARY = {"accept-encoding", "origin"}
 _KEEPS_OUT = {"private", "no-transform"}
 _DIRECTIVE = re.compile(r"\s*,\s*")
@@ -73,7 +84,7 @@ def whole(entry: Entry, newer: CIMultiDict[str] | None = None) -> web.StreamResp
     it is of today (RFC 9111 4.3.4)."""
     headers = CIMultiDict(entry.headers)
     for name, values in _by_name(_shared(newer or CIMultiDict())):
-        if not name.lower().startswith("content-"):
+        if name.lower() not in _OF_BODIES:
             headers.popall(name, None)
             headers.extend((name, value) for value in values)
     return WholeAnswer(entry.body, status=200, reason="OK", headers=headers)
@@ -82,7 +93,7 @@ def whole(entry: Entry, newer: CIMultiDict[str] | None = None) -> web.StreamResp
 def unchanged(headers: CIMultiDict[str], tag: str | None) -> web.StreamResponse:
     """304 with the tag of what the client has; None if it asked by a date."""
     result = _shared(headers)
-    for name in [name for name in result if name.lower().startswith("content-")]:
+    for name in [name for name in result if name.lower() in _OF_BODIES]:
         result.popall(name, None)
     if tag is not None:
         result[hdrs.ETAG] = tag

@@ -29,7 +29,8 @@ def text(seed: str = "a", size: int = 20_000) -> bytes:
 
 @dataclass
 class File:
-    """One file. ``headers`` come with each 200; ``etag`` as it stands on the wire."""
+    """One file. ``headers`` come with each 200, ``of_304`` with each 304, which tells no version
+    unless it ``says_what``. ``etag`` as it stands on the wire."""
 
     body: bytes
     etag: str | None = '"18ec1f1c-feb0"'
@@ -38,6 +39,7 @@ class File:
     headers: dict[str, str] = field(default_factory=dict)
     control: str | None = "no-store"
     says_what: bool = True
+    of_304: dict[str, str] = field(default_factory=dict)
 
     def heads(self) -> dict[str, str]:
         found = {hdrs.ETAG: self.etag, hdrs.LAST_MODIFIED: self.changed}
@@ -79,7 +81,9 @@ class Site:
             headers = {hdrs.CACHE_CONTROL: "no-store", hdrs.ETAG: '"x"'}
             return web.Response(status=self.refusal or 404, body=REFUSAL, headers=headers)
         if self._is_old(request, file):
-            return web.Response(status=304, headers=file.heads() if file.says_what else {})
+            return web.Response(
+                status=304, headers=file.of_304 | (file.heads() if file.says_what else {})
+            )
         headers = file.heads() | file.headers | {hdrs.CONTENT_TYPE: file.kind}
         part: Any = request.http_range
         if hdrs.RANGE in request.headers:

@@ -271,6 +271,24 @@ async def test_head_tells_what_get_would(harness: Harness) -> None:
         assert answer.status == 304
 
 
+async def test_headers_are_those_of_today(harness: Harness) -> None:
+    """What an instance says with its 304 takes the place of what it said with the body."""
+    site = Site()
+    site.file.headers = {"Content-Security-Policy": "default-src 'self'", "X-Pack": "1"}
+    site.file.of_304 = {"Content-Security-Policy": "default-src 'none'", "Content-Type": "a/b"}
+    proxy = await front(harness, site)
+    await get(proxy)
+    answer, body = await get(proxy)
+    assert answer.status == 200
+    assert gzip.decompress(body) == site.file.body
+    assert answer.headers.getall("Content-Security-Policy") == ["default-src 'none'"]
+    assert answer.headers["Content-Type"] == "application/javascript"
+    assert answer.headers["X-Pack"] == "1"
+    reload, _ = await get(proxy, If_None_Match=TAG)
+    assert reload.headers["Content-Security-Policy"] == "default-src 'none'"
+    assert "Content-Type" not in reload.headers
+
+
 async def test_what_became_of_requests_is_counted(harness: Harness) -> None:
     """Packed, sent as kept, left at the client; a HEAD saves nothing."""
     site = Site()

@@ -209,6 +209,40 @@ Script = Callable[[RawServer, asyncio.StreamReader, asyncio.StreamWriter], Any]
 HEAD = b'HTTP/1.1 200 OK\r\nContent-Type: text/css\r\nETag: "1"\r\nContent-Length: 20000\r\n\r\n'
 
 
+async def test_another_instance_has_another_version(harness: Harness) -> None:
+    """The first one dies after its file was kept: the second one's is sent, and kept beside it."""
+
+    async def once(server: RawServer, _: asyncio.StreamReader, writer: Any) -> None:
+        if len(server.heads) > 1:
+            writer.transport.abort()
+            return
+        writer.write(HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + b"x" * 20_000)
+
+    site, first = Site(), await harness.raw(once)
+    proxy = await harness.proxy(first.url, await harness.upstream(site.answer))
+    answer, body = await get(proxy)
+    assert (answer.headers["ETag"], gzip.decompress(body)) == ('W/"1-gzip"', b"x" * 20_000)
+    answer, body = await get(proxy, If_None_Match='W/"1-gzip"')
+    assert answer.status == 200
+    assert answer.headers["ETag"] == 'W/"18ec1f1c-feb0-gzip"'
+    assert gzip.decompress(body) == site.file.body
+    assert [entry.key.version for entry in shelf(proxy).kept.versions(SCRIPT, "gzip")] == [
+        "1",
+        "18ec1f1c-feb0",
+    ]
+
+
+async def test_head_of_what_is_not_packed_tells_its_own_length(harness: Harness) -> None:
+    """And no body."""
+    site = Site()
+    site.file.body = b"let x;"
+    proxy = await front(harness, site)
+    async with proxy.client.head(SCRIPT, headers={"Accept-Encoding": "gzip"}) as answer:
+        assert await answer.read() == b""
+        assert answer.headers["Content-Length"] == "6"
+        assert answer.headers["ETag"] == site.file.etag
+
+
 async def test_an_instance_that_dies_in_the_middle_is_passed_over(harness: Harness) -> None:
     """Nothing was sent before the whole was read: another one answers, and nothing is kept."""
 
