@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -27,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_forward import free_ports
 from chromium import Log, chromium
 from selenium.common.exceptions import JavascriptException
 from selenium.webdriver import Chrome
@@ -106,7 +106,8 @@ def loads(url: str) -> tuple[Load, Load]:
 @contextmanager
 def proxy(instances: Sequence[str]) -> Iterator[str]:
     """A proxy before them, which is ready; its URL."""
-    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     hosts = {f"COMFYUI_HOST_{number}": url for number, url in enumerate(instances, start=1)}
     with tempfile.TemporaryDirectory() as logs:
         own = {"PORT": str(port), "LOG_DIRECTORY": logs, "HEALTH_CHECK_TIMEOUT": "2000"}
