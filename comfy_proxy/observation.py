@@ -12,7 +12,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import JobCancelledError
 from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.keys import CLUSTER, JOBS, REQUEST_OBSERVERS
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, REQUEST_OBSERVERS
 from comfy_proxy.metrics import Metrics
 from comfy_proxy.metrics.live import InstanceState, LiveState
 from comfy_proxy.metrics.records import JobRecord, Outcome
@@ -78,6 +78,7 @@ def live_state(app: web.Application) -> LiveState:
         max_concurrent_jobs=jobs.processor.max_concurrent,
         instances=tuple(_instance_state(one, cluster) for one in cluster.instances),
         sockets=app[ALL_TRAFFIC].totals,
+        static_text=app[GATEWAY].first_page.totals,
     )
 
 

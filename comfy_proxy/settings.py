@@ -86,6 +86,7 @@ class Settings:
     log_directory: Path | None = Path("logs")
     host: str = "127.0.0.1"
     port: int = 3000
+    compress: bool = True
     default_mode: str = "async"
     cors_origins: tuple[str, ...] = ()
     api_keys: tuple[str, ...] = ()
@@ -183,6 +184,8 @@ VARIABLES: tuple[Variable, ...] = (
          "where `combined.log` and `error.log` are written"),
     _row("HOST", "host", str.strip, "127.0.0.1", "address on which the proxy listens"),
     _row("PORT", "port", integer(0, 65535), "3000", "port on which the proxy listens"),
+    _row("COMPRESS", "compress", true_or_false, "true",
+         "`false` if the frontend's scripts and styles are to go out as ComfyUI sends them"),
     _row("DEFAULT_MODE", "default_mode", one_of("async", "sync"), "async",
          "`sync` where old clients send no mode"),
     _row("CORS_ORIGINS", "cors_origins", parse_origins, "none",

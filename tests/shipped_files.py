@@ -77,6 +77,23 @@ def read_dockerfile(path: Path) -> list[tuple[str, list[str]]]:
     return instructions
 
 
+def read_nginx(path: Path) -> list[str]:
+    """The words of nginx's directives, with ``{``, ``}`` and ``;``, in turn.
+
+    Raises ValueError where a block or a directive is not ended; what they mean only nginx knows.
+    """
+    text = re.sub(r"(?m)(?:^|\s)#.*$", "", path.read_text(encoding="utf-8"))
+    words = re.findall(r'"[^"]*"|[{};]|[^\s{};]+', text)
+    depth = 0
+    for before, word in zip(["", *words], words, strict=False):
+        depth += {"{": 1, "}": -1}.get(word, 0)
+        if depth < 0 or (word == "}" and before not in ("", ";", "{", "}")):
+            raise ValueError(f"{path}: {before} {word}")
+    if depth or words[-1] not in (";", "}"):
+        raise ValueError(f"{path}: not ended")
+    return words
+
+
 def setup_cfg() -> configparser.ConfigParser:
     """The project's metadata, requirements and entry points."""
     read = configparser.ConfigParser(interpolation=None)

@@ -25,6 +25,7 @@ LAYERS = (
     "dispatch",
     "gateway.routes",
     "gateway.exchange",
+    "gateway.frontend",
     "gateway.files",
     "gateway.custom",
     "gateway.state",

@@ -20,6 +20,7 @@ from shipped_files import (
     is_setting,
     read_dockerfile,
     read_json,
+    read_nginx,
     read_unit,
     read_yaml,
     setup_cfg,
@@ -43,6 +44,7 @@ READERS = {
     ".json": read_json,
     ".toml": lambda path: tomllib.loads(path.read_text(encoding="utf-8")),
     ".service": read_unit,
+    ".conf": read_nginx,
     "Dockerfile": read_dockerfile,
 }
 

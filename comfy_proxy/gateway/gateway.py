@@ -25,6 +25,7 @@ from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.staging import InputStaging
 from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.files.view import FileView
+from comfy_proxy.gateway.frontend.first_page import FirstPage
 from comfy_proxy.gateway.prompts.failover import Failover
 from comfy_proxy.gateway.prompts.hung_prompts import HungPrompts
 from comfy_proxy.gateway.prompts.intake import PromptIntake
@@ -143,6 +144,7 @@ class Gateway:
         )
 
     def _build_views(self) -> None:
+        self.first_page = FirstPage(self.cluster)
         self.views = PromptViews(
             self.cluster,
             self.ledger,
@@ -235,6 +237,7 @@ class Gateway:
     async def close(self) -> None:
         """End what :meth:`start` and the requests since have begun."""
         await self.intake.close()
+        await self.first_page.close()
         await self.custom.close()
         await self.log_subscriptions.close()
         await self.failover.close()

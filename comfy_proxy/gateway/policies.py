@@ -20,7 +20,9 @@ Answer = Callable[[web.Request, Match], Awaitable[web.StreamResponse]]
 def _primary(gateway: Gateway) -> Answer:
     async def answer(request: web.Request, match: Match) -> web.StreamResponse:
         """The first healthy instance answers, HTTP or WebSocket."""
-        send = forward_websocket if is_websocket_upgrade(request) else None
+        send = gateway.first_page.forwarder(request, match)
+        if is_websocket_upgrade(request):
+            send = forward_websocket
         return await forward_balanced(request, gateway.cluster, send)
 
     return answer

@@ -56,6 +56,7 @@ def families(figures: Figures) -> Iterator[Family]:
     yield from _jobs(figures, live)
     yield from _prompts(figures)
     yield from _http(figures)
+    yield from _static_text(live)
     yield from _sockets(live)
     yield from _instances(figures)
     yield from _instances_now(live)
@@ -138,6 +139,16 @@ def _http(figures: Figures) -> Iterator[Family]:
     received, sent = "Bytes of request bodies and frames.", "Bytes of answers' bodies and frames."
     yield _counter("http_received_bytes", received, "policy", _one(http.received))
     yield _counter("http_sent_bytes", sent, "policy", _one(http.sent))
+
+
+def _static_text(live: LiveState) -> Iterator[Family]:
+    text = live.static_text
+    yield _counter(
+        "static_text_answers", "Answers with the frontend's text, by where it came from.", "how",
+        [(("packed",), text.packed), (("kept",), text.kept), (("unchanged",), text.unchanged)],
+    )  # fmt: skip
+    saved = "Bytes of the frontend's text that were not sent, as it was compressed."
+    yield _counter("static_text_saved_bytes", saved, "", [((), text.saved_bytes)])
 
 
 def _sockets(live: LiveState) -> Iterator[Family]:

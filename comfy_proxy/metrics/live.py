@@ -61,6 +61,17 @@ class SocketTotals:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StaticTextTotals:
+    """The frontend's text, since the start: bodies that were packed for a request, sent as they
+    were kept, left at the client (304), and the bytes that packing has saved."""
+
+    packed: int = 0
+    kept: int = 0
+    unchanged: int = 0
+    saved_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LiveState:
     """The whole application now."""
 
@@ -70,6 +81,7 @@ class LiveState:
     max_concurrent_jobs: int
     instances: tuple[InstanceState, ...]
     sockets: SocketTotals
+    static_text: StaticTextTotals = StaticTextTotals()
 
 
 class LogCounts(Protocol):

@@ -19,6 +19,7 @@ from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.hang_watch import HangWatch
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.load_balancer import LoadBalancer
+from comfy_proxy.gateway.frontend.first_page import FirstPage
 from comfy_proxy.gateway.views.features import Features, UploadLimits
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.metrics.records import Attempt
@@ -177,7 +178,7 @@ class Harness:
         # One instance as far as policies go: these tests are about forwarding itself.
         features = Features(cluster, UploadLimits(cluster))
         app[GATEWAY] = SimpleNamespace(  # type: ignore[misc]
-            cluster=cluster, several=False, features=features
+            cluster=cluster, several=False, features=features, first_page=FirstPage(cluster)
         )
         app.cleanup_ctx.append(cluster.running)
         register(app, list(routes), cluster.settings)

@@ -21,6 +21,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.errors import InstanceError
+from comfy_proxy.gateway.exchange.accept_encoding import accepts_gzip
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.object_info_union import Text, Union
@@ -90,19 +91,6 @@ class MergedObjectInfo:
         if self._union is None or not self._union.is_of(documents):
             self._union = Union(documents, self._union)
         return self._union
-
-
-def accepts_gzip(request: web.Request) -> bool:
-    """True if the client takes gzip (RFC 9110 12.5.3); one that says nothing gets none."""
-    weights: dict[str, float] = {}
-    for part in ",".join(request.headers.getall(hdrs.ACCEPT_ENCODING, [])).split(","):
-        coding, _, parameters = part.partition(";")
-        name, _, value = parameters.strip().partition("=")
-        try:
-            weights[coding.strip().lower()] = float(value) if name.lower() == "q" else 1.0
-        except ValueError:
-            weights[coding.strip().lower()] = 0.0
-    return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
 def _response(request: web.Request, text: Text) -> web.Response:
