@@ -8,7 +8,7 @@ import aiohttp
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.exchange.forward import told_apart
+from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.frontend.budget import Budget
 from comfy_proxy.gateway.frontend.codings import CODINGS
 from comfy_proxy.gateway.frontend.kept import Key

@@ -17,7 +17,8 @@ from multidict import CIMultiDict
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.exchange.forward import AUTO_HEADERS, relay, told_apart
+from comfy_proxy.gateway.exchange.blame import told_apart
+from comfy_proxy.gateway.exchange.forward import AUTO_HEADERS, relay
 from comfy_proxy.gateway.exchange.headers import request_headers, response_headers
 from comfy_proxy.gateway.exchange.target import instance_url
 from comfy_proxy.gateway.frontend import answering, versions
