@@ -81,14 +81,16 @@ class Gateway:
             made_files=self.made_files,
             askers=self.askers,
             connected=self._client_connected,
+            everywhere=self.log_subscriptions.wanted,
             prefixed=self.files.storage.prefixed,
             limits=self.upload_limits,
         )
+        self.clients = self.log_subscriptions.clients = self.events.clients
         self.spool = PromptSpool()
         self.zombies = Zombies(cluster)
-        self.own_history = OwnHistory(cluster.clock, self.events.tell)
+        self.own_history = OwnHistory(cluster.clock, self.clients.tell)
         self.reconciler = Reconciler(
-            cluster, self.ledger, made_files=self.made_files, listeners=self.events
+            cluster, self.ledger, made_files=self.made_files, listeners=self.clients
         )
         self._build_views()
         self._watch_ledger()
@@ -120,7 +122,7 @@ class Gateway:
         dispatcher.left_behind = self.zombies.left_behind
         needs = Needs(
             self.inputs,
-            self.events,
+            self.clients,
             cluster.graph_support,
             cluster.planner,
             told=self.told,
@@ -166,7 +168,7 @@ class Gateway:
             rows=self.rows,
             askers=self.askers,
             asking=self.asking,
-            clients=self.events,
+            clients=self.clients,
         )
         return CustomRoutes(
             self.cluster, rules, self.told, Restarts(self.cluster.drains, self.cluster.clock)
@@ -184,7 +186,7 @@ class Gateway:
         if not self.several:
             return
         heard = (self.state.heard, self.cluster.object_info.heard)
-        answered += (self.events.wake, *heard, self.failover.answered)
+        answered += (self.events.shared.wake, self.clients.wake, *heard, self.failover.answered)
         answered += (self.files.disks.heard, self.views.keeper.look)
         hung = HungPrompts(self.ledger)
         self.cluster.hangs.on_away.append(hung.away)
@@ -236,6 +238,7 @@ class Gateway:
         """End what :meth:`start` and the requests since have begun."""
         await self.intake.close()
         await self.custom.close()
+        await self.events.close()
         await self.log_subscriptions.close()
         await self.failover.close()
         await self.zombies.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakSet
 
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import told_by_frame
 from comfy_proxy.cluster.roster import ByInstance
@@ -133,3 +134,11 @@ class FrameBooking:
         if running is None or running.client_id != self._client_id:
             return None
         return running.prompt_id
+
+
+def shared_booking(
+    cluster: Cluster, ledger: Ledger, made_files: MadeFiles, askers: Askers
+) -> FrameBooking:
+    """For frames that ComfyUI sends to everybody: what their nodes ask, anybody may answer."""
+    second_tries = SecondTries.of(cluster, ledger)
+    return FrameBooking("", ledger, made_files, second_tries, askers)

@@ -1,6 +1,7 @@
 """What waits to be written to one client: bounded, in order, previews the first to go.
 
-One writer task for each client: a slow browser fills its own outbox and delays nobody else.
+While anything waits one task writes it: a slow browser fills its own outbox and delays nobody else.
+A client for which nothing waits has no task, and nothing to keep frames in.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from aiohttp import web
+from loguru import logger
 
 from comfy_proxy.gateway.events.frames import Pass
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
@@ -31,11 +33,16 @@ class OutboxFullError(Exception):
 
 
 class Outbox:
-    """Frames for one WebSocket; :meth:`run` writes them until cancelled.
+    """Frames for one WebSocket, written from :meth:`put_first` to :meth:`end`.
 
     ``total`` is of all clients; ``on_full`` is called if this one has to go because it holds most
     of that, and ``on_stuck`` if what is being written to it has to go too.
     """
+
+    __slots__ = (
+        *("_bytes", "_frames", "_on_full", "_on_stuck", "_open", "_previews", "_total"),
+        *("_writer", "_writing", "_ws", "moved_at", "traffic"),
+    )
 
     def __init__(
         self,
@@ -51,15 +58,16 @@ class Outbox:
         self._total = total or OutboxSum()
         self._on_full = on_full
         self._on_stuck = on_stuck
-        self._frames: deque[Pass] = deque()
+        self._frames: deque[Pass] | None = None
         self._bytes = 0
         self._writing = 0
         self._previews = 0
         self.moved_at = 0.0
-        self._filled = asyncio.Event()
+        self._open = False
+        self._writer: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Outbox {len(self._frames)} frames, {self._bytes} bytes>"
+        return f"<Outbox {len(self._frames or ())} frames, {self._bytes} bytes>"
 
     @property
     def held(self) -> int:
@@ -68,9 +76,10 @@ class Outbox:
 
     def put_first(self, frame: Pass) -> None:
         """Before everything that waits: the greeting."""
-        self._frames.appendleft(frame)
+        self._kept().appendleft(frame)
         self._count(frame, 1)
-        self._filled.set()
+        self._open = True
+        self._write_on()
 
     def put(self, frame: Pass) -> None:
         """Raises OutboxFullError; nothing is put in then."""
@@ -83,9 +92,9 @@ class Outbox:
             self._drop_previews()
             if self._full_with(frame):
                 raise OutboxFullError
-        self._frames.append(frame)
+        self._kept().append(frame)
         self._count(frame, 1)
-        self._filled.set()
+        self._write_on()
         self._total.make_room()
 
     def give_way(self) -> None:
@@ -102,19 +111,38 @@ class Outbox:
     def clear(self) -> None:
         """Forget what waits."""
         freed, self._bytes = self._bytes, 0
-        self._frames.clear()
+        self._frames = None
         self._previews = 0
         self._total.changed(self, -freed)
 
-    async def run(self) -> None:
-        """Write in order. Ends with ConnectionError when the client has gone."""
+    async def end(self) -> None:
+        """Write no more, and let go of what is being written."""
+        self._open = False
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+
+    def _kept(self) -> deque[Pass]:
+        if self._frames is None:
+            self._frames = deque()
+        return self._frames
+
+    def _write_on(self) -> None:
+        if self._open and self._writer is None:
+            self._writer = asyncio.create_task(self._write_all(), name=f"writer of {id(self)}")
+
+    async def _write_all(self) -> None:
+        """In order, until nothing waits or the client has gone."""
         try:
-            while True:
-                while self._frames:
-                    await self._write(self._frames.popleft())
-                self._filled.clear()
-                await self._filled.wait()
+            while self._frames:
+                await self._write(self._frames.popleft())
+        except ConnectionError:
+            self._open = False
+            self.clear()
+            logger.debug("a client has gone while it was written to")
         finally:
+            self._frames = self._frames or None
+            self._writer = None
             self._note_written()
 
     async def _write(self, frame: Pass) -> None:
@@ -147,7 +175,7 @@ class Outbox:
         self._total.changed(self, sign * len(frame.data))
 
     def _drop_previews(self) -> None:
-        if not self._previews:
+        if not self._previews or self._frames is None:
             return
         self._frames = deque(frame for frame in self._frames if not frame.droppable)
         left = sum(len(frame.data) for frame in self._frames)

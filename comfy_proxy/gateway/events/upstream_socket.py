@@ -1,4 +1,4 @@
-"""One instance's socket for one client: connected, read, and connected again behind its back.
+"""One socket to one instance: connected, read, and connected again behind its client's back.
 
 ComfyUI keeps one socket a clientId, and when an old one ends, the entry of the new one goes with it
 (PROTOCOL.md trap 2). So no two sockets of a clientId may ever overlap at an instance: a new one is
@@ -15,10 +15,10 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 from loguru import logger
 
 from comfy_proxy.clock import wait_for_event
@@ -27,8 +27,8 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.events.frames import FrameReader, Seen, Status
-from comfy_proxy.gateway.exchange.headers import websocket_headers
-from comfy_proxy.security import query_without_key
+from comfy_proxy.gateway.events.upstream_client import UpstreamClient
+from comfy_proxy.tracing import untraced
 
 DIAL_TIMEOUT_S = 30.0
 """Seconds for a check that is due before the handshake, and the handshake itself. Beyond it the
@@ -40,39 +40,6 @@ HEARTBEAT_S = 60.0
 """Seconds between our pings; no answer within half of that: the socket is given up."""
 _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 5.0
-
-
-class UpstreamClient(Protocol):
-    """The client for which an upstream socket is: what the socket asks it and tells it."""
-
-    @property
-    def client_id(self) -> str:
-        """Under which the instance is to know the socket."""
-
-    @property
-    def first_message(self) -> str | None:
-        """The client's feature flags, which count as the first message of a socket only; None if
-        it has sent none."""
-
-    @property
-    def farewell(self) -> tuple[int, bytes]:
-        """The code and the reason with which the socket is to be closed."""
-
-    @property
-    def deaf(self) -> bool:
-        """True if the client is sent nothing any more."""
-
-    def take(self, upstream: UpstreamSocket, seen: Seen) -> None:
-        """What a frame says, in the order in which they came."""
-
-    def connected(self, instance: Instance) -> None:
-        """A new socket is there, its first frame read."""
-
-    def lost(self, instance: Instance) -> None:
-        """A socket that was there has ended."""
-
-    def away(self, instance: Instance) -> None:
-        """An attempt to connect has failed, and not because the instance is busy."""
 
 
 class UpstreamSocket:
@@ -111,10 +78,16 @@ class UpstreamSocket:
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
-    def start(self, request: web.Request, predecessor: UpstreamSocket | None) -> None:
-        """Connect, read, and connect again whenever the socket ends, until :meth:`close`."""
+    @property
+    def is_connected(self) -> bool:
+        """False as well while its first frame is being taken."""
+        return self.connected.is_set()
+
+    def start(self, predecessor: UpstreamSocket | None = None) -> None:
+        """Connect, when the predecessor has ended, read, and connect again whenever the socket
+        ends, until :meth:`close`."""
         self._task = asyncio.create_task(
-            self._run(request, predecessor), name=f"events of {self.instance.host}"
+            self._run(predecessor), name=f"events of {self.instance.host}", context=untraced()
         )
 
     async def send(self, data: str | bytes) -> None:
@@ -176,7 +149,7 @@ class UpstreamSocket:
         if _ended_in_silence(self._ws):
             self.confirmed = False
 
-    async def _run(self, request: web.Request, predecessor: UpstreamSocket | None) -> None:
+    async def _run(self, predecessor: UpstreamSocket | None) -> None:
         try:
             if predecessor is not None:
                 await predecessor.close()
@@ -184,7 +157,7 @@ class UpstreamSocket:
                 predecessor = None  # a chain of all that ever were is not to stay in memory
             backoff_s = _FIRST_BACKOFF_S
             while not self._ending:
-                if await self._connect(request):
+                if await self._connect():
                     backoff_s = _FIRST_BACKOFF_S
                     assert self._ws is not None
                     while (seen := _seen(await self._ws.receive(), self._reader)) is not False:
@@ -196,7 +169,7 @@ class UpstreamSocket:
         finally:
             await self._hang_up()
 
-    async def _connect(self, request: web.Request) -> bool:
+    async def _connect(self) -> bool:
         """One attempt; True if the socket is there and its first ``status`` was read.
 
         While the circuit of the instance is open no client dials it: they share one check.
@@ -207,7 +180,7 @@ class UpstreamSocket:
             async with self.instance.attempt("ws", background=True):
                 with translated(self.instance.host):
                     async with self._cluster.clock.timeout(DIAL_TIMEOUT_S):
-                        await self._open(request)
+                        await self._open()
         except InstanceError as error:
             logger.debug("events of {}: {}", self.instance.host, error.message)
             self.failures += 1
@@ -228,18 +201,17 @@ class UpstreamSocket:
                 return  # busy, not dead (PROTOCOL.md trap 8): what waits there still does
         self._client.away(self.instance)
 
-    async def _open(self, request: web.Request) -> None:
+    async def _open(self) -> None:
         if not self.confirmed:
             await self._cluster.clients[self.instance].check(DIAL_TIMEOUT_S)
             self.confirmed = True
         session = self._cluster.connections.fresh_session(self.instance)
-        query = query_without_key(request.query, self._cluster.settings.api_keys)
-        query["clientId"] = self._client.client_id
+        query, headers = self._client.handshake(self.instance)
         self._reader = FrameReader(self._prefixed)  # what ran before may have ended unheard
         self._introduced = False
         self._ws = await session.ws_connect(
             (self.instance.url / "ws").with_query(query),
-            headers=websocket_headers(request, self.instance, self._cluster.settings),
+            headers=headers,
             heartbeat=HEARTBEAT_S,
             max_msg_size=0,
             compress=0,

@@ -233,14 +233,14 @@ async def test_ready_says_whether_the_socket_is_there(
     one = instances[0][1]
     one.gate.clear()
     client = await listen(front, "me")
-    assert await gateway.events.ready("stranger", instance) is True
-    assert await gateway.events.ready("me", instance) is False
+    assert await gateway.clients.ready("stranger", instance) is True
+    assert await gateway.clients.ready("me", instance) is False
     one.gate.set()
     await one.wire()
-    assert await gateway.events.ready("me", instance) is True
+    assert await gateway.clients.ready("me", instance) is True
     await client.ws.close()
     await until(lambda: len(gateway.events) == 0)
-    assert await gateway.events.ready("me", instance) is True
+    assert await gateway.clients.ready("me", instance) is True
 
 
 async def test_ready_follows_the_client_to_its_newest_socket(
@@ -252,7 +252,7 @@ async def test_ready_follows_the_client_to_its_newest_socket(
     one = instances[0][1]
     one.gate.clear()
     await listen(front, "me")
-    ready = asyncio.create_task(gateway.events.ready("me", instance))
+    ready = asyncio.create_task(gateway.clients.ready("me", instance))
     await one.asked.wait()
     await listen(front, "me")
     one.gate.set()

@@ -283,8 +283,8 @@ async def test_a_prompt_waits_for_the_socket_that_is_on_its_way(
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one.gate.clear()
     await listen(front, "me")
-    await gateway.events.ready("stranger", instance)
-    ready = asyncio.create_task(gateway.events.ready("me", instance))
+    await gateway.clients.ready("stranger", instance)
+    ready = asyncio.create_task(gateway.clients.ready("me", instance))
     await one.asked.wait()
     assert not ready.done()
     one.gate.set()

@@ -156,7 +156,7 @@ async def test_a_socket_that_speaks_tells_its_own_ends(
     gateway = front.app[GATEWAY]
     prompt_id = await post(front, colour(1, "SaveImageWebsocket", 0.1), "me")
     prompt = gateway.ledger.find(prompt_id)
-    gateway.events.end_learnt(prompt, {"status": {}, "outputs": {}}, first(front))
+    gateway.clients.end_learnt(prompt, {"status": {}, "outputs": {}}, first(front))
     await client.until_end_of(prompt_id)
     assert client.binaries
     assert kinds(client, prompt_id).count("execution_success") == 1
@@ -172,7 +172,7 @@ async def test_the_next_start_proves_that_an_end_was_missed(
     gateway = front.app[GATEWAY]
     prompt = Prompt(prompt_id="missed", post=client_post("me"))
     entry = {"status": {"messages": [["execution_success", {"prompt_id": "missed"}]]}}
-    gateway.events.end_learnt(prompt, entry, first(front))
+    gateway.clients.end_learnt(prompt, entry, first(front))
     prompt_id = await post(front, colour(1), "me")
     await client.until_end_of(prompt_id)
     ids = [one["data"]["prompt_id"] for one in client.texts if "prompt_id" in one["data"]]
@@ -188,7 +188,7 @@ async def test_a_client_that_left_is_told_nothing(front: Any, workers: Workers) 
     prompt_id = await post(front, colour(1), "me")
     prompt = gateway.ledger.find(prompt_id)
     if prompt is not None:
-        gateway.events.end_learnt(prompt, {"status": {}, "outputs": {}}, first(front))
+        gateway.clients.end_learnt(prompt, {"status": {}, "outputs": {}}, first(front))
     [session] = gateway.events._sessions.values()
     workers[0].faults.silent_sockets = False
     await client.ws.close()
