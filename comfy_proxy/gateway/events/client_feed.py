@@ -55,6 +55,7 @@ class ClientFeed:
         self._told_sum = self.queues.total
         self._outbox.put_first(Pass(data=status_frame(self._told_sum, self._client_id)))
         self._greeted = True
+        self._outbox.begin()
 
     def status_changed(self) -> None:
         """Tell the client how many prompts wait or run, on all instances."""

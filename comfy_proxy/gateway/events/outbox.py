@@ -33,7 +33,7 @@ class OutboxFullError(Exception):
 
 
 class Outbox:
-    """Frames for one WebSocket, written from :meth:`put_first` to :meth:`end`.
+    """Frames for one WebSocket, written from :meth:`begin` to :meth:`end`.
 
     ``total`` is of all clients; ``on_full`` is called if this one has to go because it holds most
     of that, and ``on_stuck`` if what is being written to it has to go too.
@@ -78,7 +78,6 @@ class Outbox:
         """Before everything that waits: the greeting."""
         self._kept().appendleft(frame)
         self._count(frame, 1)
-        self._open = True
         self._write_on()
 
     def put(self, frame: Pass) -> None:
@@ -114,6 +113,12 @@ class Outbox:
         self._frames = None
         self._previews = 0
         self._total.changed(self, -freed)
+
+    def begin(self) -> None:
+        """Write what waits, and what comes."""
+        self._open = True
+        if self._frames:
+            self._write_on()
 
     async def end(self) -> None:
         """Write no more, and let go of what is being written."""

@@ -94,11 +94,13 @@ class Owner(Protocol):
 
 
 class OwnSockets:
-    """An :class:`UpstreamClient` for one client; ``queues`` is the sum that it is told."""
+    """An :class:`UpstreamClient` for one client; ``queues`` is the sum that it is told, ``flags``
+    are an instance's feature flags, as it sent them last."""
 
     def __init__(self, owner: Owner, common: Surroundings) -> None:
         cluster = common.cluster
         self.queues = OwnSum(common.shared.queues)
+        self.flags: str | None = None
         self.upstreams = Upstreams(self, cluster, common.prefixed)
         self._owner = owner
         self._common = common
@@ -171,6 +173,7 @@ class OwnSockets:
                 else:
                     feed.status_changed()
             case Flags(text=text):
+                self.flags = text
                 feed.answer_flags(text, self._common.limits.in_flags)
             case Scan() | None:
                 return

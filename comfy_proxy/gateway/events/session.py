@@ -143,7 +143,10 @@ class EventSession:
 
     def answer_flags(self) -> None:
         """Tell the client an instance's feature flags, if it waits for them and they are known."""
-        if self.feed.flags_due and (text := self._common.shared.flags()) is not None:
+        text = self._common.shared.flags()
+        if text is None and self.own is not None:
+            text = self.own.flags
+        if text is not None:
             self.feed.answer_flags(text, self._common.limits.in_flags)
 
     # --- its end -----------------------------------------------------------------------------

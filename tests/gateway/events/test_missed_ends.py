@@ -8,7 +8,16 @@ from typing import Any
 
 import aiohttp
 import pytest
-from events_harness import Listener, checked, colour, listen, post, until, upstreams_to
+from events_harness import (
+    Listener,
+    checked,
+    colour,
+    listen,
+    listen_itself,
+    post,
+    until,
+    upstreams_to,
+)
 from ledger_front import client_post
 
 from comfy_proxy.cluster.instance import Instance
@@ -71,7 +80,7 @@ async def until_idle(direct: aiohttp.ClientSession) -> None:
 
 async def test_a_silent_socket_is_found_and_replaced(front: Any, workers: Workers) -> None:
     """HTTP answers, no frame comes: the end is told from the history, the next one by frames."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     [before] = upstreams_to(front, first(front))
     socket = before._ws
     workers[0].faults.silent_sockets = True
@@ -168,7 +177,7 @@ async def test_the_next_start_proves_that_an_end_was_missed(
 ) -> None:
     """The socket is new since: the end is told before that start, however long it has."""
     monkeypatch.setattr("comfy_proxy.gateway.events.missed_ends.SILENCE_S", 3600.0)
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     gateway = front.app[GATEWAY]
     prompt = Prompt(prompt_id="missed", post=client_post("me"))
     entry = {"status": {"messages": [["execution_success", {"prompt_id": "missed"}]]}}
@@ -193,7 +202,7 @@ async def test_a_client_that_left_is_told_nothing(front: Any, workers: Workers) 
     workers[0].faults.silent_sockets = False
     await client.ws.close()
     await until(lambda: len(gateway.events) == 0)
-    assert session.missed_ends._waited_for == {}
+    assert session.own.missed_ends._waited_for == {}
 
 
 async def test_the_last_frame_after_an_end_is_given_when_the_socket_breaks(

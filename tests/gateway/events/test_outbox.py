@@ -44,11 +44,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 async def sent(box: Outbox, socket: Socket, count: int) -> list[str | bytes]:
     """What arrives when everything is read."""
     socket.open.set()
-    task = asyncio.create_task(box.run())
+    box.begin()
     await settle()
     assert len(socket.sent) >= count
-    task.cancel()
-    await asyncio.wait([task])
+    await box.end()
     return socket.sent
 
 
@@ -114,3 +113,17 @@ def test_one_large_frame_alone_always_fits() -> None:
     box, _ = box_and_socket()
     box.put(Pass(data=b"x" * 1000))
     assert repr(box) == "<Outbox 1 frames, 1000 bytes>"
+
+
+async def test_while_nothing_waits_there_is_no_task() -> None:
+    """Most clients only look on."""
+    box, socket = box_and_socket()
+    before = asyncio.all_tasks()
+    socket.open.set()
+    box.begin()
+    for data in "ab":
+        box.put(Pass(data=data))
+        assert len(asyncio.all_tasks() - before) == 1
+        await settle()
+        assert asyncio.all_tasks() == before
+    assert socket.sent == ["a", "b"]
