@@ -8,7 +8,7 @@ shared sockets tell everybody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,7 +63,8 @@ class Surroundings:
     """What all clients have in common.
 
     ``prefixed`` puts an instance into the files of an output; ``connected`` is told of each new
-    socket of a client (its id) at an instance; ``waiting`` is what waits for all clients.
+    socket of a client (its id) at an instance; ``waiting`` is what waits for all clients. ``ended``
+    is called with the session of one that has left.
     """
 
     cluster: Cluster
@@ -75,6 +76,7 @@ class Surroundings:
     limits: FlagLimits
     waiting: OutboxSum
     shared: SharedSockets
+    ended: Callable[[Any], Awaitable[None]]
 
 
 class Owner(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from aiohttp import WSCloseCode, WSMsgType, hdrs, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, hdrs, web
+from aiohttp.http_websocket import WSMessageTextBytes
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events.client_feed import ClientFeed
@@ -14,6 +15,7 @@ from comfy_proxy.gateway.events.frames import Pass
 from comfy_proxy.gateway.events.own_sockets import OwnSockets, Surroundings
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.gateway.events.upstream_socket import UpstreamSocket
+from comfy_proxy.gateway.exchange.client_socket import ClientSocket
 from comfy_proxy.gateway.exchange.context import STOPPING
 
 GOODBYE_TIMEOUT_S = 2.0
@@ -28,9 +30,9 @@ _UNSENDABLE = (0, 1005, 1006, 1015)
 """No code at all, and those that must not be on the wire (RFC 6455 7.4.1)."""
 
 
-def new_socket() -> web.WebSocketResponse[bool]:
+def new_socket() -> ClientSocket:
     """For one client. As in ComfyUI a message of it has at most 4 MiB, aiohttp's default."""
-    return web.WebSocketResponse(compress=False, timeout=GOODBYE_TIMEOUT_S)
+    return ClientSocket(timeout=GOODBYE_TIMEOUT_S)
 
 
 class EventSession:
@@ -53,7 +55,7 @@ class EventSession:
         self,
         client_id: str,
         request: web.Request,
-        ws: web.WebSocketResponse[bool],
+        ws: ClientSocket,
         common: Surroundings,
     ) -> None:
         self.client_id = client_id
@@ -83,17 +85,25 @@ class EventSession:
         """True if this client is sent nothing any more."""
         return self.feed.muted or self._over or self._ending
 
-    async def run(self) -> web.WebSocketResponse[bool]:
-        """Serve the client until it leaves."""
+    async def greet(self) -> bool:
+        """Complete the handshake; False if the client has gone."""
         try:
             await self._ws.prepare(self.request)
         except ConnectionError:
-            return self._ws
+            return False
         self.feed.greet()
+        return True
+
+    async def run(self) -> None:
+        """Serve the client until it leaves: pass its messages on, and say goodbye if it has to go.
+
+        Idle clients wait in here, all of them: what it holds it holds as often.
+        """
         try:
             if not self._ending:
                 async with asyncio.timeout(None) as self._reading:
-                    await self._read()
+                    while await self._take(await self._ws.receive()):
+                        pass
         except TimeoutError:
             if not self._ending:
                 raise
@@ -101,7 +111,10 @@ class EventSession:
             self._reading = None
         if self._ending:
             await self._say_goodbye()
-        return self._ws
+
+    async def ended(self) -> None:
+        """The client has left."""
+        await self._common.ended(self)
 
     # --- its sockets at the instances ----------------------------------------------------------
 
@@ -205,21 +218,20 @@ class EventSession:
 
     # --- what it says ------------------------------------------------------------------------
 
-    async def _read(self) -> None:
-        """Pass the client's messages on until it closes."""
-        while True:
-            message = await self._ws.receive()
-            if message.type is WSMsgType.CLOSE and message.data not in _UNSENDABLE:
-                self.farewell = message.data, (message.extra or "").encode()
-            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                return
-            self.feed.traffic.to_instance(message.data)
-            if not self._spoken and (kind := message_kind(message.data)) is not NOT_HEARD:
-                self._spoken = True
-                if kind == "feature_flags":
-                    await self._introduce(message.data)
-                    continue
-            await self._send(message.data)
+    async def _take(self, message: WSMessage | WSMessageTextBytes) -> bool:
+        """Pass a message on; False if it was the last."""
+        if message.type is WSMsgType.CLOSE and message.data not in _UNSENDABLE:
+            self.farewell = message.data, (message.extra or "").encode()
+        if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+            return False
+        self.feed.traffic.to_instance(message.data)
+        if not self._spoken and (kind := message_kind(message.data)) is not NOT_HEARD:
+            self._spoken = True
+            if kind == "feature_flags":
+                await self._introduce(message.data)
+                return True
+        await self._send(message.data)
+        return True
 
     async def _introduce(self, flags: str) -> None:
         """Its feature flags: each socket of its own begins with them, and one answer comes back."""

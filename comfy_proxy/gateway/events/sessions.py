@@ -25,7 +25,7 @@ from comfy_proxy.gateway.events.unknown_prompts import UnknownPrompts
 from comfy_proxy.gateway.exchange.context import SOCKETS
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
-from comfy_proxy.gateway.exchange.socket_traffic import counted
+from comfy_proxy.gateway.exchange.socket_traffic import begin_counting, end_counting
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.ledger.ledger import Ledger
@@ -75,6 +75,7 @@ class EventSessions:
             limits=limits,
             waiting=OutboxSum(cluster.clock),
             shared=self.shared,
+            ended=self._ended,
         )
         self.corrections = SumCorrections(self._sessions, self.shared)
         self._endings: set[asyncio.Task[None]] = set()
@@ -102,7 +103,7 @@ class EventSessions:
         await self.shared.close()
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
-        """Serve the client's socket; returns when the client has left.
+        """The client's socket, which is served once all handlers have returned.
 
         What is no WebSocket handshake is forwarded: the instance tells what is wrong with it.
         """
@@ -111,20 +112,30 @@ class EventSessions:
             return await forward_balanced(request, self._cluster)
         client_id = request.query.get("clientId") or uuid.uuid4().hex
         session = EventSession(client_id, request, ws, self._common)
-        sockets = request.config_dict.get(SOCKETS, {})
-        sockets[session] = request
+        request.config_dict[SOCKETS][session] = request
+        served = False
         try:
             if not await self.shared.reached(lambda: session.deaf):
                 raise NoHealthyInstanceError(
                     "No ComfyUI instance takes a WebSocket.", retry_after_s=5
                 )
             self.open(session)
-            with counted(request, session.feed.traffic):
-                return await session.run()
+            begin_counting(request, session.feed.traffic)
+            served = await session.greet()
         finally:
-            ending = self.close_session(session)
-            ending.add_done_callback(lambda _ending: sockets.pop(session, None))
-            await asyncio.shield(ending)
+            if not served:
+                await session.ended()
+        ws.serve_later(session)
+        return ws
+
+    async def _ended(self, session: EventSession) -> None:
+        """The client has left."""
+        request = session.request
+        end_counting(request, session.feed.traffic)
+        ending = self.close_session(session)
+        sockets = request.config_dict[SOCKETS]
+        ending.add_done_callback(lambda _ending: sockets.pop(session, None))
+        await asyncio.shield(ending)
 
     def open(self, session: EventSession) -> None:
         """Make ``session`` the one of its clientId, with sockets of its own where it has prompts
