@@ -75,17 +75,7 @@ class Gateway:
         self.asking = AskingNodes(ledger)
         self.told = Told(cluster.clock)
         self.log_subscriptions = LogSubscriptions(cluster)
-        self.events = EventSessions(
-            cluster,
-            self.ledger,
-            made_files=self.made_files,
-            askers=self.askers,
-            connected=self._client_connected,
-            everywhere=self.log_subscriptions.wanted,
-            prefixed=self.files.storage.prefixed,
-            limits=self.upload_limits,
-        )
-        self.clients = self.log_subscriptions.clients = self.events.clients
+        self._build_events()
         self.spool = PromptSpool()
         self.zombies = Zombies(cluster)
         self.own_history = OwnHistory(cluster.clock, self.clients.tell)
@@ -97,6 +87,20 @@ class Gateway:
         self.strangers = Strangers(cluster, self.ledger)
         self._build_prompts(dispatcher)
         self.custom = self._custom_routes()
+
+    def _build_events(self) -> None:
+        self.events = EventSessions(
+            self.cluster,
+            self.ledger,
+            made_files=self.made_files,
+            askers=self.askers,
+            connected=self._client_connected,
+            everywhere=self.log_subscriptions.wanted,
+            prefixed=self.files.storage.prefixed,
+            limits=self.upload_limits,
+        )
+        self.clients = self.log_subscriptions.clients = self.events.clients
+        self.events.start()
 
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is

@@ -130,7 +130,8 @@ class ScriptedInstance:
     """``wires`` are sockets in the name of clients, ``shared`` those of the proxy's own, which have
     no request that they are of. ``greeting`` is what a new socket gets first; ``gate`` holds up
     handshakes of clients' sockets while cleared, ``shared_gate`` those of the others, ``end`` the
-    answer to close frames, ``still`` that to checks, of which ``questions`` came.
+    answer to close frames, ``still`` that to checks, of which ``questions`` came. ``open`` counts
+    the clients' sockets that are open, ``open_at`` those that were when a path was asked for.
     """
 
     def __init__(self) -> None:
@@ -146,6 +147,7 @@ class ScriptedInstance:
         self.dialled = 0
         self.open = 0
         self.most_open = 0
+        self.open_at: dict[str, int] = {}
         self.wires: asyncio.Queue[Wire] = asyncio.Queue()
         self.shared: asyncio.Queue[Wire] = asyncio.Queue()
         self.shared_gate = asyncio.Event()
@@ -159,6 +161,7 @@ class ScriptedInstance:
             await self.still.wait()
             return web.json_response({"system": {}})
         if request.path != "/ws" or "upgrade" not in request.headers.get("Connection", "").lower():
+            self.open_at[request.path] = self.open
             return web.json_response({})
         if "x-request-id" not in request.headers:
             self.shared_asked.set()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.gateway.events.client_messages import answer_flags
 from comfy_proxy.gateway.events.frames import Flags, Pass, Scan, Seen, Status, frame_of
 from comfy_proxy.gateway.events.scan_frames import ScanFrames
 from comfy_proxy.gateway.events.session import EventSession
@@ -46,7 +47,8 @@ class Everybody:
                 self._on_status(instance)
             case Flags():
                 for session in self._sessions.values():
-                    session.answer_flags()
+                    if session.feed.flags_due:
+                        answer_flags(session)
             case Scan(kind=kind, data=data, text=text):
                 self.scans.take(kind, data, text, instance)
             case _:

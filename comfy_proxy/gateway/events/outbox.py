@@ -76,7 +76,8 @@ class Outbox:
 
     def put_first(self, frame: Pass) -> None:
         """Before everything that waits: the greeting."""
-        self._kept().appendleft(frame)
+        self._frames = self._frames or deque()
+        self._frames.appendleft(frame)
         self._count(frame, 1)
         self._write_on()
 
@@ -91,7 +92,8 @@ class Outbox:
             self._drop_previews()
             if self._full_with(frame):
                 raise OutboxFullError
-        self._kept().append(frame)
+        self._frames = self._frames or deque()
+        self._frames.append(frame)
         self._count(frame, 1)
         self._write_on()
         self._total.make_room()
@@ -126,11 +128,6 @@ class Outbox:
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.wait([self._writer])
-
-    def _kept(self) -> deque[Pass]:
-        if self._frames is None:
-            self._frames = deque()
-        return self._frames
 
     def _write_on(self) -> None:
         if self._open and self._writer is None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from aiohttp import WSCloseCode, WSMessage, WSMsgType, hdrs, web
-from aiohttp.http_websocket import WSMessageTextBytes
+from aiohttp import WSCloseCode, hdrs, web
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events.client_feed import ClientFeed
-from comfy_proxy.gateway.events.client_messages import NOT_HEARD, message_kind
+from comfy_proxy.gateway.events.client_messages import take
 from comfy_proxy.gateway.events.frames import Pass
 from comfy_proxy.gateway.events.own_sockets import OwnSockets, Surroundings
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
@@ -23,11 +22,6 @@ GOODBYE_TIMEOUT_S = 2.0
 DRAIN_TIMEOUT_S = 10.0
 """Seconds that a client that reads too slowly has to read up to its close frame. Beyond it the
 connection is cut. It is longer than for others because what was written already comes before it."""
-SEND_TIMEOUT_S = 1.0
-"""Seconds that a client's message waits for its new sockets at the instances. Beyond it the message
-goes to those that are there."""
-_UNSENDABLE = (0, 1005, 1006, 1015)
-"""No code at all, and those that must not be on the wire (RFC 6455 7.4.1)."""
 
 
 def new_socket() -> ClientSocket:
@@ -42,12 +36,13 @@ class EventSession:
     ``client_id`` is the client's own, or made for one that has none (its ``sid``); ``told`` is what
     it has been told of its prompts. ``farewell`` is the code and reason with which its sockets at
     the instances end; ``first_message`` its feature flags, if it began with them; ``everywhere``:
-    it needs a socket at each instance, also at those that join later.
+    it needs a socket at each instance, also at those that join later; ``has_spoken``: it has sent a
+    message that counts.
     """
 
     __slots__ = (
-        *("_common", "_ending", "_goodbye", "_over", "_reading", "_spoken", "_ws"),
-        *("client_id", "everywhere", "farewell", "feed", "first_message", "own", "request"),
+        *("_ending", "_goodbye", "_over", "_reading", "_ws", "client_id", "common"),
+        *("everywhere", "farewell", "feed", "first_message", "has_spoken", "own", "request"),
         *("signature", "told"),
     )
 
@@ -75,10 +70,10 @@ class EventSession:
             waiting=common.waiting,
         )
         self._ws = ws
-        self._common = common
+        self.common = common
         self._goodbye: tuple[int, bytes] = WSCloseCode.GOING_AWAY, STOPPING
         self._reading: asyncio.Timeout | None = None
-        self._ending = self._over = self._spoken = False
+        self._ending = self._over = self.has_spoken = False
 
     @property
     def deaf(self) -> bool:
@@ -102,7 +97,7 @@ class EventSession:
         try:
             if not self._ending:
                 async with asyncio.timeout(None) as self._reading:
-                    while await self._take(await self._ws.receive()):
+                    while await take(self, await self._ws.receive()):
                         pass
         except TimeoutError:
             if not self._ending:
@@ -110,11 +105,14 @@ class EventSession:
         finally:
             self._reading = None
         if self._ending:
-            await self._say_goodbye()
+            slow = WSCloseCode.TRY_AGAIN_LATER, b"too slow", DRAIN_TIMEOUT_S
+            usual = *self._goodbye, GOODBYE_TIMEOUT_S
+            if not await self._ws.goodbye(*(slow if self.feed.traffic.too_slow else usual)):
+                self._cut()
 
     async def ended(self) -> None:
         """The client has left."""
-        await self._common.ended(self)
+        await self.common.ended(self)
 
     # --- its sockets at the instances ----------------------------------------------------------
 
@@ -142,7 +140,7 @@ class EventSession:
     def needed(self) -> OwnSockets:
         """What those sockets need, made if there is none of them yet."""
         if self.own is None:
-            self.own = OwnSockets(self, self._common)
+            self.own = OwnSockets(self, self.common)
         return self.own
 
     def hears_itself(self, instance: Instance) -> bool:
@@ -153,14 +151,6 @@ class EventSession:
         """What the shared socket to ``instance`` tells everybody."""
         if self.own is None or self.own.takes_shared(frame, instance):
             self.feed.put(frame)
-
-    def answer_flags(self) -> None:
-        """Tell the client an instance's feature flags, if it waits for them and they are known."""
-        text = self._common.shared.flags()
-        if text is None and self.own is not None:
-            text = self.own.flags
-        if text is not None:
-            self.feed.answer_flags(text, self._common.limits.in_flags)
 
     # --- its end -----------------------------------------------------------------------------
 
@@ -176,7 +166,7 @@ class EventSession:
         if code == WSCloseCode.GOING_AWAY and self.own is not None:
             self.own.upstreams.abandon()
         self._end()
-        self._common.shared.look_again()
+        self.common.shared.look_again()
 
     async def close(self) -> None:
         """End the sockets to the instances; after it their clientId may be used again."""
@@ -198,63 +188,10 @@ class EventSession:
         if self.own is not None:
             self.own.upstreams.look_again()
 
-    async def _say_goodbye(self) -> None:
-        """Close; one that does not read as far as that is cut off."""
-        code, reason, timeout_s = (
-            (WSCloseCode.TRY_AGAIN_LATER, b"too slow", DRAIN_TIMEOUT_S)
-            if self.feed.traffic.too_slow
-            else (*self._goodbye, GOODBYE_TIMEOUT_S)
-        )
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ws.close(code=code, message=reason)
-        except TimeoutError:
-            self._cut()
-
     def _cut(self) -> None:
         self._end()
         if self.request.transport is not None:
             self.request.transport.abort()
-
-    # --- what it says ------------------------------------------------------------------------
-
-    async def _take(self, message: WSMessage | WSMessageTextBytes) -> bool:
-        """Pass a message on; False if it was the last."""
-        if message.type is WSMsgType.CLOSE and message.data not in _UNSENDABLE:
-            self.farewell = message.data, (message.extra or "").encode()
-        if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-            return False
-        self.feed.traffic.to_instance(message.data)
-        if not self._spoken and (kind := message_kind(message.data)) is not NOT_HEARD:
-            self._spoken = True
-            if kind == "feature_flags":
-                await self._introduce(message.data)
-                return True
-        await self._send(message.data)
-        return True
-
-    async def _introduce(self, flags: str) -> None:
-        """Its feature flags: each socket of its own begins with them, and one answer comes back."""
-        self.first_message = flags
-        if self.own is not None:
-            await self.own.upstreams.introduce()
-        await self._common.limits.learn()
-        self.feed.flags_due = True
-        self.answer_flags()
-
-    async def _send(self, data: str | bytes) -> None:
-        """A message for a custom node: to all instances, as nobody knows where that listens."""
-        upstreams = self.needed().upstreams
-        if not self.everywhere:
-            self.everywhere = True
-            self.begin(self._common.cluster.instances, None)
-            joining = (
-                upstreams.joined(one.instance, SEND_TIMEOUT_S)
-                for one in upstreams
-                if one.instance.healthy and not one.attempted
-            )
-            await asyncio.gather(*joining)
-        await upstreams.send(data)
 
 
 def signature(request: web.Request) -> tuple[object, ...]:

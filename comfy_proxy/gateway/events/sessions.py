@@ -58,12 +58,9 @@ class EventSessions:
         self.clients = ConnectedClients(self._sessions, cluster.clock)
         self._unknown = UnknownPrompts(cluster, ledger, self._sessions)
         self._everybody = Everybody(self._sessions, cluster.clock, self._unknown.look)
+        booking = shared_booking(cluster, ledger, made_files, askers)
         self.shared = SharedSockets(
-            cluster,
-            ledger,
-            audience=self._everybody,
-            booking=shared_booking(cluster, ledger, made_files, askers),
-            prefixed=prefixed,
+            cluster, ledger, audience=self._everybody, booking=booking, prefixed=prefixed
         )
         self._common = Surroundings(
             cluster=cluster,
@@ -79,8 +76,11 @@ class EventSessions:
         )
         self.corrections = SumCorrections(self._sessions, self.shared)
         self._endings: set[asyncio.Task[None]] = set()
-        cluster.instances.each(self._joined)
-        cluster.instances.on_removed.append(self._removed)
+
+    def start(self) -> None:
+        """Begin to hear of instances that join and leave."""
+        self._cluster.instances.each(self._joined)
+        self._cluster.instances.on_removed.append(self._removed)
 
     def _joined(self, instance: Instance) -> None:
         """Who needs a socket at each instance has it there too."""

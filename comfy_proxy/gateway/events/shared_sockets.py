@@ -53,14 +53,8 @@ class Audience(Protocol):
 
 
 class SharedSockets:
-    """An :class:`UpstreamClient` for everybody; ``queues`` is the sum that its sockets tell.
-
-    ``booking`` puts on record what they tell; ``prefixed`` puts an instance into the files of an
-    output.
-    """
-
-    first_message: Final = FEATURE_FLAGS
-    farewell: Final = (int(WSCloseCode.GOING_AWAY), b"")
+    """``queues`` is the sum that they tell. ``booking`` puts on record what they tell; ``prefixed``
+    puts an instance into the files of an output."""
 
     def __init__(
         self,
@@ -72,13 +66,9 @@ class SharedSockets:
         prefixed: Callable[[Any, Instance], Any],
     ) -> None:
         self.queues = QueueSum(ledger)
-        self.deaf = False
         self._cluster = cluster
-        self._ledger = ledger
-        self._audience = audience
-        self._booking = booking
-        self._upstreams = Upstreams(self, cluster, prefixed)
-        self._flags = ByInstance[str]()
+        self._listener = _Listener(self.queues, ledger, audience, booking)
+        self._upstreams = Upstreams(self._listener, cluster, prefixed)
         self._doubts = ByInstance[Timer]()
         self._started = False
         self._joined = False
@@ -90,10 +80,22 @@ class SharedSockets:
         """The socket there; None if there is none yet."""
         return self._upstreams.get(instance)
 
+    def flags(self) -> str | None:
+        """An instance's feature flags, as it sent them: of those that are connected the first one's
+        that has any."""
+        known = self._listener.flags
+        for instance in self._cluster.instances:
+            upstream = self._upstreams.get(instance)
+            if instance in known and upstream is not None and upstream.is_connected:
+                return known[instance]
+        return None
+
     async def reached(self, gone: Callable[[], bool]) -> bool:
         """Begin, if that was not done; True as soon as any instance has a socket, False if none
         takes one, or ``gone()``."""
-        self._start()
+        if not self._started and not self._listener.deaf:
+            self._started = True
+            self._cluster.instances.each(self._add)
         sockets = self._upstreams
         await sockets.until(
             lambda: (
@@ -122,35 +124,16 @@ class SharedSockets:
         if (upstream := self._upstreams.get(instance)) is not None:
             upstream.retry.set()
 
-    def flags(self) -> str | None:
-        """An instance's feature flags, as it sent them: of those that are connected the first one's
-        that has any."""
-        for instance in self._cluster.instances:
-            upstream = self._upstreams.get(instance)
-            if upstream is not None and upstream.is_connected and instance in self._flags:
-                return self._flags[instance]
-        return None
+    def queue_lost(self, instance: Instance, *, hung: bool = True) -> bool:
+        """What its frames told is old if none can come; nobody is told. True if so.
 
-    async def close(self) -> None:
-        """End them; none is begun any more."""
-        self.deaf = True
-        for timer in self._doubts.values():
-            timer.cancel()
-        self._upstreams.abandon()
-        await self._upstreams.close()
-
-    # --- who joins and leaves ------------------------------------------------------------------
-
-    def _start(self) -> None:
-        if not self._started and not self.deaf:
-            self._started = True
-            self._cluster.instances.each(self._add)
-
-    def _add(self, instance: Instance) -> None:
-        if not self.deaf:
-            self.queues.joined(instance)
-            self._upstreams.open(instance)
-            instance.prompts.on_load.append(lambda: self._load_told(instance))
+        ``hung``: it counts as well if frames are not to be expected, because its circuit is open.
+        """
+        upstream = self._upstreams.get(instance)
+        if upstream is None or (upstream.is_connected and (instance.healthy or not hung)):
+            return False
+        self.queues.unheard(instance)
+        return True
 
     def removed(self, instance: Instance) -> None:
         """``instance`` has left."""
@@ -160,7 +143,19 @@ class SharedSockets:
         if (upstream := self._upstreams.remove(instance)) is not None:
             self._cluster.spawn(upstream.close(), context=untraced())
 
-    # --- a silent socket -----------------------------------------------------------------------
+    async def close(self) -> None:
+        """End them; none is begun any more."""
+        self._listener.deaf = True
+        for timer in self._doubts.values():
+            timer.cancel()
+        self._upstreams.abandon()
+        await self._upstreams.close()
+
+    def _add(self, instance: Instance) -> None:
+        if not self._listener.deaf:
+            self.queues.joined(instance)
+            self._upstreams.open(instance)
+            instance.prompts.on_load.append(lambda: self._load_told(instance))
 
     def _load_told(self, instance: Instance) -> None:
         """Somebody was told how long the queue of ``instance`` is. If that is not what the socket
@@ -179,11 +174,27 @@ class SharedSockets:
 
     def _is_wrong(self, instance: Instance) -> bool:
         upstream = self._upstreams.get(instance)
-        if upstream is None or not upstream.is_connected or self.deaf:
+        if upstream is None or not upstream.is_connected or self._listener.deaf:
             return False
         return self.queues[instance].remaining != instance.prompts.queue_remaining
 
-    # --- what they tell ------------------------------------------------------------------------
+
+class _Listener:
+    """An :class:`UpstreamClient` for everybody. ``flags`` are the instances' feature flags, as they
+    were sent; ``deaf``: the application ends."""
+
+    first_message: Final = FEATURE_FLAGS
+    farewell: Final = (int(WSCloseCode.GOING_AWAY), b"")
+
+    def __init__(
+        self, queues: QueueSum, ledger: Ledger, audience: Audience, booking: FrameBooking
+    ) -> None:
+        self.flags = ByInstance[str]()
+        self.deaf = False
+        self._queues = queues
+        self._ledger = ledger
+        self._audience = audience
+        self._booking = booking
 
     def handshake(self, instance: Instance) -> tuple[Query, CIMultiDict[str]]:
         """A clientId that nobody has or can guess, new for each socket."""
@@ -197,9 +208,9 @@ class SharedSockets:
         if not self._booking.book(seen, instance):
             return
         if isinstance(seen, Flags):
-            self._flags[instance] = seen.text
+            self.flags[instance] = seen.text
         if isinstance(seen, Status):
-            self.queues.told(instance, seen.queue_remaining)
+            self._queues.told(instance, seen.queue_remaining)
             if not upstream.is_connected:
                 self._audience.greeted(instance)
                 return
@@ -211,24 +222,13 @@ class SharedSockets:
 
     def lost(self, instance: Instance) -> None:
         """It may be another process when it is back."""
-        self._flags.pop(instance, None)
+        self.flags.pop(instance, None)
 
     def away(self, instance: Instance) -> None:
         """Nothing waits there, unless it may go on elsewhere."""
         if not self._ledger.doubtful(instance):
-            self.queues.unheard(instance)
+            self._queues.unheard(instance)
         self._audience.lost(instance)
-
-    def queue_lost(self, instance: Instance, *, hung: bool = True) -> bool:
-        """What its frames told is old if none can come; nobody is told. True if so.
-
-        ``hung``: it counts as well if frames are not to be expected, because its circuit is open.
-        """
-        upstream = self._upstreams.get(instance)
-        if upstream is None or (upstream.is_connected and (instance.healthy or not hung)):
-            return False
-        self.queues.unheard(instance)
-        return True
 
     def _is_nobodys(self, prompt_id: str) -> bool:
         """ComfyUI tells everybody how a prompt without a client_id was interrupted."""

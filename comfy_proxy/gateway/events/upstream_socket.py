@@ -48,7 +48,8 @@ class UpstreamSocket:
     ``prefixed`` puts the instance into the files of an output; ``on_attempt`` is called when an
     attempt to connect has succeeded or failed. ``attempted`` is True from the first of these on;
     ``failures`` counts those that failed. ``confirmed``: the instance knows that its last socket
-    has ended. ``heard_at`` is when a frame came last (monotonic seconds).
+    has ended. ``is_connected`` is False as well while its first frame is being taken. ``heard_at``
+    is when a frame came last (monotonic seconds).
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class UpstreamSocket:
         self.failures = 0
         self.confirmed = True
         self.heard_at = -math.inf
-        self.connected = asyncio.Event()
+        self.is_connected = False
         self.retry = asyncio.Event()
         self._client = client
         self._cluster = cluster
@@ -77,11 +78,6 @@ class UpstreamSocket:
         self._ending = False
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-
-    @property
-    def is_connected(self) -> bool:
-        """False as well while its first frame is being taken."""
-        return self.connected.is_set()
 
     def start(self, predecessor: UpstreamSocket | None = None) -> None:
         """Connect, when the predecessor has ended, read, and connect again whenever the socket
@@ -114,20 +110,20 @@ class UpstreamSocket:
         """
         if self._closing is None:
             self._ending = True
-            self.connected.clear()
+            self.is_connected = False
             self._closing = asyncio.create_task(self._end(), name=f"end {self.instance.host}")
         await asyncio.shield(self._closing)
 
     async def renew(self) -> None:
         """Nothing comes on it though it should: end it, and connect again."""
-        if self.connected.is_set() and not self._ending:
+        if self.is_connected and not self._ending:
             logger.info("events of {}: silent, and connected again", self.instance.host)
             await self._hang_up()
 
     def abandon(self) -> None:
         """The proxy goes down, nobody comes after: do not wait for a handshake."""
         self._ending = True
-        self.connected.clear()
+        self.is_connected = False
         if self._task is not None:
             self._task.cancel()
 
@@ -187,11 +183,11 @@ class UpstreamSocket:
             await self._failed(error)
         else:
             if not self._ending:
-                self.connected.set()
+                self.is_connected = True
                 self._client.connected(self.instance)
         self.attempted = True
         self._on_attempt()
-        return self.connected.is_set()
+        return self.is_connected
 
     async def _failed(self, error: InstanceError) -> None:
         await self._hang_up()
@@ -232,7 +228,7 @@ class UpstreamSocket:
 
     def _lost(self) -> None:
         """Its prompts may well run on: the sum keeps them until a new attempt has failed."""
-        self.connected.clear()
+        self.is_connected = False
         if self._ws is not None and _ended_in_silence(self._ws):
             self.confirmed = False
         if not self._ending:

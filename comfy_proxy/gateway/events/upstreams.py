@@ -68,10 +68,8 @@ class Upstreams:
         upstream = self.open(instance)
         failures = upstream.failures
         upstream.retry.set()
-        await self.until(
-            lambda: upstream.connected.is_set() or upstream.failures > failures, timeout_s
-        )
-        return upstream.connected.is_set()
+        await self.until(lambda: upstream.is_connected or upstream.failures > failures, timeout_s)
+        return upstream.is_connected
 
     def hears(self, instance: Instance, since: float) -> bool:
         """Whether what happened at ``instance`` at ``since`` (monotonic) has been told on the
@@ -79,7 +77,7 @@ class Upstreams:
         if (upstream := self._sockets.get(instance)) is None:
             return False
         in_time = self._cluster.clock.monotonic() - since < SILENCE_S
-        return upstream.connected.is_set() and (in_time or upstream.heard_at >= since - TOLERANCE_S)
+        return upstream.is_connected and (in_time or upstream.heard_at >= since - TOLERANCE_S)
 
     def look_again(self) -> None:
         """A socket has come or not, or the client is deaf: who waits may have waited enough."""

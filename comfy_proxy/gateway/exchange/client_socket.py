@@ -8,6 +8,7 @@ returns it as soon as the client is greeted, and aiohttp serves it when it "send
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Protocol
@@ -71,6 +72,15 @@ class ClientSocket(web.WebSocketResponse[bool]):
                     if self.on_end is not None:
                         self.on_end()
         await super().write_eof()
+
+    async def goodbye(self, code: int, reason: bytes, timeout_s: float) -> bool:
+        """Close it; False if the client has not read as far as that in ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.close(code=code, message=reason)
+        except TimeoutError:
+            return False
+        return True
 
     def _restore_context(self) -> None:
         """aiohttp has made a task for this request alone: nobody else sees these values."""

@@ -87,9 +87,7 @@ async def test_a_blip_is_one_strike_however_many_browsers_are_open(
     assert instance.failing
     assert strikes_of_sockets(instance, told) <= 1
     await workers[0].restart()
-    await until(
-        lambda: all(upstream.connected.is_set() for upstream in upstreams_to(front, instance))
-    )
+    await until(lambda: all(upstream.is_connected for upstream in upstreams_to(front, instance)))
     await until(lambda: not instance.failing)
     await workers[1].kill()
     for number, client in enumerate(clients[:3]):
@@ -256,4 +254,4 @@ async def test_ready_follows_the_client_to_its_newest_socket(
     await listen(front, "me")
     one.gate.set()
     assert await ready is True
-    assert upstreams_to(front, instance)[0].connected.is_set()
+    assert upstreams_to(front, instance)[0].is_connected

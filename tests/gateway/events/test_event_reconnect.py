@@ -173,7 +173,7 @@ async def test_one_that_is_down_joins_later(workers: Any, start_proxy: Callable[
     cluster = front.app[CLUSTER]
     upstream = sessions(front).shared.get(cluster.instances[1])
     await cluster.health_checker.check(cluster.instances[1])
-    await until(upstream.connected.is_set)
+    await until(lambda: upstream.is_connected)
     await workers[0].kill()
     await hears(client, front, "me", 2)
 

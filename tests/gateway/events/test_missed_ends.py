@@ -93,9 +93,9 @@ async def test_a_silent_socket_is_found_and_replaced(front: Any, workers: Worker
     assert output["output"]["images"][0]["subfolder"] == "@1"
     await client.until_sum(0)
     assert client.texts[-1]["type"] == "status"
-    await until(lambda: not before.connected.is_set())
+    await until(lambda: not before.is_connected)
     workers[0].faults.clear()
-    await until(lambda: before.connected.is_set())
+    await until(lambda: before.is_connected)
     assert before._ws is not socket
     prompt_id = await post(front, colour(2), "me")
     await client.until_end_of(prompt_id)
@@ -129,7 +129,7 @@ async def test_an_end_in_the_gap_of_a_broken_socket(front: Any, workers: Workers
     workers[0].drop_connections()
     await client.until_end_of(prompt_id)
     workers[0].faults.clear()
-    await until(lambda: upstreams_to(front, first(front))[0].connected.is_set())
+    await until(lambda: upstreams_to(front, first(front))[0].is_connected)
     prompt_id_2 = await post(front, colour(2), "me")
     await client.until_end_of(prompt_id_2)
     ends = ["executed", "execution_success", "executing"]
@@ -147,7 +147,7 @@ async def test_an_end_before_the_socket_was_there_again(front: Any, workers: Wor
     [upstream] = upstreams_to(front, instance)
     workers[0].faults.hang = ("/ws", "/queue", "/history")
     workers[0].drop_connections()
-    await until(lambda: not upstream.connected.is_set())
+    await until(lambda: not upstream.is_connected)
     async with front.post("/interrupt", json={}) as answer:
         assert answer.status == 200
     workers[0].faults.clear()
