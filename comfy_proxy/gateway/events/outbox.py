@@ -78,7 +78,7 @@ class Outbox:
         """Before everything that waits: the greeting."""
         self._frames = self._frames or deque()
         self._frames.appendleft(frame)
-        self._count(frame, 1)
+        self._count(frame)
         self._write_on()
 
     def put(self, frame: Pass) -> None:
@@ -94,7 +94,7 @@ class Outbox:
                 raise OutboxFullError
         self._frames = self._frames or deque()
         self._frames.append(frame)
-        self._count(frame, 1)
+        self._count(frame)
         self._write_on()
         self._total.make_room()
 
@@ -148,9 +148,9 @@ class Outbox:
             self._note_written()
 
     async def _write(self, frame: Pass) -> None:
-        self._writing = len(frame.data)  # before it is counted out: it is held until it is gone
-        self._total.changed(self, self._writing)
-        self._count(frame, -1)
+        self._writing = len(frame.data)  # it is held until it is gone, so the sum is the same
+        self._bytes -= self._writing
+        self._previews -= frame.droppable
         if isinstance(frame.data, str):
             await self._ws.send_str(frame.data)
         else:
@@ -159,6 +159,8 @@ class Outbox:
         self.traffic.to_client(frame.data)
 
     def _note_written(self) -> None:
+        if not self._writing:
+            return
         written, self._writing = self._writing, 0
         self.moved_at = self._total.clock.monotonic()
         self._total.changed(self, -written)
@@ -169,12 +171,13 @@ class Outbox:
             return False
         return self.held + len(frame.data) > MAX_BYTES or len(self._frames) >= MAX_FRAMES
 
-    def _count(self, frame: Pass, sign: int) -> None:
+    def _count(self, frame: Pass) -> None:
+        """One more that waits."""
         if not self.held:
             self.moved_at = self._total.clock.monotonic()
-        self._bytes += sign * len(frame.data)
-        self._previews += sign * frame.droppable
-        self._total.changed(self, sign * len(frame.data))
+        self._bytes += len(frame.data)
+        self._previews += frame.droppable
+        self._total.changed(self, len(frame.data))
 
     def _drop_previews(self) -> None:
         if not self._previews or self._frames is None:

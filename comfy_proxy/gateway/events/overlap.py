@@ -19,13 +19,16 @@ class Overlap:
     """Of one client at one instance, from the handshake of its own socket on."""
 
     def __init__(self) -> None:
-        self._ahead: dict[str | bytes, int] = {}
+        self._ahead: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Overlap {len(self._ahead)} frames>"
 
     def is_told(self, data: str | bytes, *, by_own: bool) -> bool:
-        """Whether the other socket has told that frame already; if not, this one does."""
+        """Whether the other socket has told that frame already; if not, this one does. Of binary
+        frames none is told by the shared socket."""
+        if isinstance(data, bytes):
+            return False
         before = self._ahead.pop(data, 0)  # how often the own socket was ahead with it
         after = before + (1 if by_own else -1)
         if after:

@@ -181,7 +181,7 @@ class OwnSockets:
                 return
             case _:
                 frame = frame_of(seen)
-                overlap = self._overlaps.get(instance)
+                overlap = self._overlaps.get(instance) if self._overlaps else None
                 if overlap is None or not overlap.is_told(frame.data, by_own=True):
                     feed.put(frame)
 
