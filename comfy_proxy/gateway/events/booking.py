@@ -20,6 +20,7 @@ from comfy_proxy.gateway.events.frames import (
     Flags,
     NodeStates,
     Over,
+    Pass,
     Progress,
     Scan,
     Seen,
@@ -59,6 +60,8 @@ class FrameBooking:
         """What a frame of ``instance`` says; to be called in the order of the frames. False if it
         is not for the client: it tells the end of a prompt that is to run once more, or of an
         attempt that was given up."""
+        if type(seen) is Pass:  # as most are, and the large ones: it names no prompt
+            return not (self._stale and instance in self._stale)
         if self._is_stale(seen, instance):
             return False
         match seen:

@@ -53,9 +53,8 @@ class ClientFeed:
     def greet(self) -> None:
         """Put ``status`` with the ``sid`` before all that waits already, as ComfyUI does."""
         self._told_sum = self.queues.total
-        self._outbox.put_first(Pass(data=status_frame(self._told_sum, self._client_id)))
         self._greeted = True
-        self._outbox.begin()
+        self._outbox.begin(Pass(data=status_frame(self._told_sum, self._client_id)))
 
     def status_changed(self) -> None:
         """Tell the client how many prompts wait or run, on all instances."""

@@ -22,6 +22,7 @@ from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
 _PREVIEW_IMAGE = 1
 _PREVIEW_IMAGE_WITH_METADATA = 4
 _JPEG = 1
+_HEAD = struct.Struct(">II")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +180,7 @@ class FrameReader:
 
     def binary(self, payload: bytes) -> Pass | None:
         """A binary frame, or None if it is of somebody else's prompt."""
-        event, second = struct.unpack(">II", payload[:8].ljust(8, b"\0"))
+        event, second = _HEAD.unpack_from(payload if len(payload) >= 8 else payload.ljust(8, b"\0"))
         if event == _PREVIEW_IMAGE_WITH_METADATA:
             return self._with_metadata(payload, second)
         if not self._last_runs:

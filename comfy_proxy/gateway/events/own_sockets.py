@@ -153,6 +153,10 @@ class OwnSockets:
         instance, told = upstream.instance, self._owner.told
         if instance not in self.queues:
             self._begin(instance)
+        if type(seen) is Pass and not self._overlaps:  # the way of pictures is to be short
+            if self._booking.book(seen, instance):
+                self._owner.feed.put(seen)
+            return
         if isinstance(seen, Began):
             self.missed_ends.began(seen.prompt_id, instance)
         if isinstance(seen, Ended) and seen.broadcast and not told.knows(seen.prompt_id):
