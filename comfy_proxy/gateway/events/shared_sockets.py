@@ -91,21 +91,25 @@ class SharedSockets:
         return None
 
     async def reached(self, gone: Callable[[], bool]) -> bool:
-        """Begin, if that was not done; True as soon as any instance has a socket, False if none
-        takes one, or ``gone()``."""
+        """True as soon as any instance has a socket; False if none takes one, or ``gone()``. Begins
+        them, or has them tried again now, if none is there."""
         if not self._started and not self._listener.deaf:
             self._started = True
             self._cluster.instances.each(self._add)
         sockets = self._upstreams
-        await sockets.until(
-            lambda: (
-                gone()
-                or any(one.is_connected for one in sockets)
-                or all(one.attempted for one in sockets)
-            ),
-            CONNECT_TIMEOUT_S,
-        )
-        if gone() or not any(one.is_connected for one in sockets):
+        if not self._any_connected():
+            failures = {one: one.failures for one in sockets}
+            for one in sockets:
+                one.retry.set()
+            await sockets.until(
+                lambda: (
+                    gone()
+                    or self._any_connected()
+                    or all(one.failures > failures.get(one, 0) for one in sockets)
+                ),
+                CONNECT_TIMEOUT_S,
+            )
+        if gone() or not self._any_connected():
             return False
         if not self._joined:
             await sockets.until(
@@ -114,6 +118,9 @@ class SharedSockets:
             )
             self._joined = True
         return not gone()
+
+    def _any_connected(self) -> bool:
+        return any(one.is_connected for one in self._upstreams)
 
     def look_again(self) -> None:
         """Who waits for an instance may have gone."""

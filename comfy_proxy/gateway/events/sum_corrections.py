@@ -12,6 +12,7 @@ from comfy_proxy.gateway.events.shared_sockets import SharedSockets
 from comfy_proxy.gateway.events.sums import ToldQueue
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
+from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import Ending, State
 
 _TOLD: Final = (Ending.SUCCESS, Ending.ERROR, Ending.INTERRUPTED)
@@ -38,12 +39,7 @@ class SumCorrections:
             return
         match change.event:
             case events.Sent(instance=instance, prompt=prompt):
-                self._shared.queues.sent(instance)
-                for queue in self._own_queues(instance):
-                    queue.sent()
-                client = self._sessions.get(prompt.client_id or "")
-                if client is not None and prompt.accepted_at is None:
-                    client.told.begins_anew(prompt.prompt_id)
+                self._sent(prompt, instance)
             case events.Refused(instance=instance):
                 self._shared.queues.refused(instance)
                 for queue in self._own_queues(instance):
@@ -53,6 +49,16 @@ class SumCorrections:
                         session.feed.sum_corrected()
         if change.old is State.MOVING and change.new not in (State.MOVING, State.SUBMITTING):
             self.status_changed()  # no frame of an instance tells that it moves no longer
+
+    def _sent(self, prompt: Prompt, instance: Instance) -> None:
+        self._shared.queues.sent(instance)
+        for queue in self._own_queues(instance):
+            queue.sent()
+        if (client := self._sessions.get(prompt.client_id or "")) is not None:
+            # It may have come since it was looked for, and nobody has waited for its socket.
+            client.listen_at(instance)
+            if prompt.accepted_at is None:
+                client.told.begins_anew(prompt.prompt_id)
 
     def _own_queues(self, instance: Instance) -> list[ToldQueue]:
         """As the clients' own sockets there tell it."""

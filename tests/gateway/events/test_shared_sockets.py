@@ -270,6 +270,32 @@ def _queue(remaining: int) -> Json:
     return {"status": {"exec_info": {"queue_remaining": remaining}}}
 
 
+async def test_who_comes_while_no_socket_is_there_does_not_wait_for_the_next_attempt(
+    front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All instances were away for a moment; attempts have become rare meanwhile."""
+    monkeypatch.setattr(upstream_socket, "_FIRST_BACKOFF_S", 3600.0)
+    await listen(front, "me")
+    shared = front.app[GATEWAY].events.shared
+    for _, instance in instances:
+        (await instance.shared_wire()).drop()
+    cluster = front.app[CLUSTER]
+    await until(lambda: not any(shared.get(at).is_connected for at in cluster.instances))
+    await listen(front, "later")
+
+
+async def test_a_client_that_comes_while_its_prompt_is_sent_hears_it(
+    front: Any, one: ScriptedInstance
+) -> None:
+    """Nobody listened when the instance was chosen; the prompt waited its turn since."""
+    client = await listen(front, "me")
+    ledger, (instance, _) = front.app[GATEWAY].ledger, front.app[CLUSTER].instances
+    accepted(ledger, "p", instance, "me")
+    wire = await one.wire()
+    await wire.say("execution_start", prompt_id="p")
+    await client.until_type("execution_start")
+
+
 # --- from the shared socket to a client's own ----------------------------------------------------
 
 
