@@ -99,8 +99,8 @@ class ConnectedClients:
         if session is None or session.deaf:
             return
         upstreams = session.needed().upstreams
-        new = [one for one in instances if upstreams.get(one) is None]
+        new = [one for one in instances if (at := upstreams.get(one)) is None or not at.attempted]
         for instance in new:
             session.listen_at(instance)
-        new = [one for one in new if one.healthy]
-        await asyncio.gather(*(self.ready(client_id, one) for one in new))
+        waited_for = (self.ready(client_id, one) for one in new if one.healthy)
+        await asyncio.gather(*waited_for)

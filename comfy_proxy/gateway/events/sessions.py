@@ -57,7 +57,7 @@ class EventSessions:
         self._sessions: dict[str, EventSession] = {}
         self.clients = ConnectedClients(self._sessions, cluster.clock)
         self._unknown = UnknownPrompts(cluster, ledger, self._sessions)
-        self._everybody = Everybody(self._sessions, cluster.clock, self._unknown.look)
+        self._everybody = Everybody(self._sessions, cluster.clock, self._unknown.told)
         booking = shared_booking(cluster, ledger, made_files, askers)
         self.shared = SharedSockets(
             cluster, ledger, audience=self._everybody, booking=booking, prefixed=prefixed
@@ -146,8 +146,7 @@ class EventSessions:
         if old is not None:
             old.mute()
         session.begin(self._wanted(client_id), old)
-        for instance in self._cluster.instances:
-            self._unknown.look(instance)
+        self._unknown.look()
 
     def _wanted(self, client_id: str) -> Iterable[Instance]:
         """Where a client that comes now needs a socket at once."""

@@ -16,6 +16,7 @@ from comfy_proxy.clock import sleep
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.instance_tasks import InstanceTasks
+from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.events.session import EventSession
 from comfy_proxy.gateway.exchange.scanned import ask_queue
@@ -34,16 +35,28 @@ class UnknownPrompts:
         self._cluster = cluster
         self._ledger = ledger
         self._sessions = sessions
+        self._counts = ByInstance[int]()
         self._lookers = InstanceTasks(cluster.instances, self._look, "clients of prompts at")
 
     def __repr__(self) -> str:
         return f"<UnknownPrompts {self._lookers}>"
 
-    def look(self, instance: Instance) -> None:
-        """``instance`` has told how long its queue is, or there is a new client."""
-        known = len(self._ledger.at(instance)) + len(self._ledger.submitting(instance))
-        if instance.prompts.queue_remaining > known:
+    def told(self, instance: Instance) -> None:
+        """``instance`` has told how long its queue is: there may be more of them."""
+        before, self._counts[instance] = self._counts.get(instance, 0), self._count(instance)
+        if self._counts.get(instance, 0) > before:
             self._lookers.wake(instance)
+
+    def look(self) -> None:
+        """There is a new client: any of them may be its own."""
+        for instance in self._cluster.instances:
+            if self._count(instance):
+                self._lookers.wake(instance)
+
+    def _count(self, instance: Instance) -> int:
+        """How many wait or run there that the ledger does not know."""
+        known = len(self._ledger.at(instance)) + len(self._ledger.submitting(instance))
+        return max(0, instance.prompts.queue_remaining - known)
 
     async def close(self) -> None:
         """Look no more."""
