@@ -155,6 +155,10 @@ class ScriptedInstance:
         self.shared_asked = asyncio.Event()
         self.asked = asyncio.Event()
 
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """By ``handler``, whatever that is at the moment."""
+        return await self.handler(request)
+
     async def handler(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/system_stats":
             self.questions += not self.still.is_set()
@@ -213,7 +217,7 @@ async def scripted(count: int = 2) -> AsyncIterator[list[tuple[str, ScriptedInst
         for _ in range(count):
             instance = ScriptedInstance()
             app = web.Application()
-            app.router.add_route("*", "/{path:.*}", instance.handler)
+            app.router.add_route("*", "/{path:.*}", instance.handle)
             server = await stack.enter_async_context(TestServer(app, shutdown_timeout=0.1))
             result.append((f"http://127.0.0.1:{server.port}", instance))
         yield result
