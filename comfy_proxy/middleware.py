@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable
+from functools import partial
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -26,6 +27,7 @@ from comfy_proxy.errors import MethodNotAllowedError, NotOursError
 from comfy_proxy.forwarded import place_under, root_path
 from comfy_proxy.gateway import policies, routes
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, abort, gone
+from comfy_proxy.gateway.exchange.client_socket import ClientSocket
 from comfy_proxy.gateway.exchange.context import POLICY, REQUEST_ID, SOCKETS
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC, AllTraffic
@@ -114,10 +116,9 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 
 async def _recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer, and tell the observers in one record what came of it."""
-    app = request.app
-    clock = app[CLUSTER].clock
-    started = clock.monotonic()
+    """Answer, and tell the observers in one record what came of it; of a client's WebSocket when
+    that has ended."""
+    started = request.app[CLUSTER].clock.monotonic()
     answer: web.StreamResponse | None = None  # and stays so if we are cancelled
     try:
         answer = await _answer(request, handler)
@@ -125,17 +126,26 @@ async def _recorded(request: web.Request, handler: Handler) -> web.StreamRespons
         answer = redirect
         raise
     finally:
-        open_streams.forget(request, app)
-        now, observers = clock.monotonic(), app[REQUEST_OBSERVERS]
-        record = request_record(
-            request,
-            answer,
-            request.get(_ANSWER),
-            duration_s=now - started,
-            first_byte_s=request.get(_BEGAN_AT, now) - started,
-        )
-        tell(observers, record)
+        if isinstance(answer, ClientSocket) and answer.is_waiting:
+            answer.on_end = partial(_record, request, answer, started)
+        else:
+            _record(request, answer, started)
     return answer
+
+
+def _record(request: web.Request, answer: web.StreamResponse | None, started: float) -> None:
+    """It is over: tell the observers."""
+    app = request[_APP]
+    open_streams.forget(request, app)
+    now, observers = app[CLUSTER].clock.monotonic(), app[REQUEST_OBSERVERS]
+    record = request_record(
+        request,
+        answer,
+        request.get(_ANSWER),
+        duration_s=now - started,
+        first_byte_s=request.get(_BEGAN_AT, now) - started,
+    )
+    tell(observers, record)
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -147,6 +157,10 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         # A large answer is sent here only if no middleware of the host comes after: they must be
         # able to change an answer, which they cannot once its headers are out.
         outermost = app.middlewares[0] is proxy_middleware
+        if isinstance(answer, ClientSocket) and not (
+            outermost and len(request.match_info.apps) < 2
+        ):
+            await answer.write_eof()  # a host's middleware is to see its end
         return await send_if_large(request, answer) if outermost else answer
     except Exception as error:
         if isinstance(error, web.HTTPException) and error.status < 400:

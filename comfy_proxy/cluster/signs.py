@@ -60,8 +60,9 @@ class Signs:
 
     def frame_seen(self) -> None:
         """A frame has come from it, on whichever socket (a job's or a client's)."""
-        self._last_frame_at = self._clock.monotonic()
-        self.answered()
+        self._last_frame_at = self.heard_at = self._clock.monotonic()
+        if not self._breaker.closed:
+            self.answered()
 
     def answered(self) -> None:
         """It has spoken: if its circuit is open ask for a check, which may close it.

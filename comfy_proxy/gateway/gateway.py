@@ -76,26 +76,32 @@ class Gateway:
         self.asking = AskingNodes(ledger)
         self.told = Told(cluster.clock)
         self.log_subscriptions = LogSubscriptions(cluster)
-        self.events = EventSessions(
-            cluster,
-            self.ledger,
-            made_files=self.made_files,
-            askers=self.askers,
-            connected=self._client_connected,
-            prefixed=self.files.storage.prefixed,
-            limits=self.upload_limits,
-        )
+        self._build_events()
         self.spool = PromptSpool()
         self.zombies = Zombies(cluster)
-        self.own_history = OwnHistory(cluster.clock, self.events.tell)
+        self.own_history = OwnHistory(cluster.clock, self.clients.tell)
         self.reconciler = Reconciler(
-            cluster, self.ledger, made_files=self.made_files, listeners=self.events
+            cluster, self.ledger, made_files=self.made_files, listeners=self.clients
         )
         self._build_views()
         self._watch_ledger()
         self.strangers = Strangers(cluster, self.ledger)
         self._build_prompts(dispatcher)
         self.custom = self._custom_routes()
+
+    def _build_events(self) -> None:
+        self.events = EventSessions(
+            self.cluster,
+            self.ledger,
+            made_files=self.made_files,
+            askers=self.askers,
+            connected=self._client_connected,
+            everywhere=self.log_subscriptions.wanted,
+            prefixed=self.files.storage.prefixed,
+            limits=self.upload_limits,
+        )
+        self.clients = self.log_subscriptions.clients = self.events.clients
+        self.events.start()
 
     def _watch_ledger(self) -> None:
         """Who hears of changes, in this order: an entry of the history is there before its end is
@@ -121,7 +127,7 @@ class Gateway:
         dispatcher.left_behind = self.zombies.left_behind
         needs = Needs(
             self.inputs,
-            self.events,
+            self.clients,
             cluster.graph_support,
             cluster.planner,
             told=self.told,
@@ -168,7 +174,7 @@ class Gateway:
             rows=self.rows,
             askers=self.askers,
             asking=self.asking,
-            clients=self.events,
+            clients=self.clients,
         )
         return CustomRoutes(
             self.cluster, rules, self.told, Restarts(self.cluster.drains, self.cluster.clock)
@@ -186,7 +192,7 @@ class Gateway:
         if not self.several:
             return
         heard = (self.state.heard, self.cluster.object_info.heard)
-        answered += (self.events.wake, *heard, self.failover.answered)
+        answered += (self.events.shared.wake, self.clients.wake, *heard, self.failover.answered)
         answered += (self.files.disks.heard, self.views.keeper.look)
         hung = HungPrompts(self.ledger)
         self.cluster.hangs.on_away.append(hung.away)
@@ -239,6 +245,7 @@ class Gateway:
         await self.intake.close()
         await self.first_page.close()
         await self.custom.close()
+        await self.events.close()
         await self.log_subscriptions.close()
         await self.failover.close()
         await self.zombies.close()

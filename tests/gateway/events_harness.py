@@ -127,8 +127,11 @@ class Wire:
 
 
 class ScriptedInstance:
-    """``greeting`` is what a new socket gets first; ``gate`` holds up handshakes while cleared,
-    ``end`` the answer to close frames, ``still`` that to checks, of which ``questions`` came.
+    """``wires`` are sockets in the name of clients, ``shared`` those of the proxy's own, which have
+    no request that they are of. ``greeting`` is what a new socket gets first; ``gate`` holds up
+    handshakes of clients' sockets while cleared, ``shared_gate`` those of the others, ``end`` the
+    answer to close frames, ``still`` that to checks, of which ``questions`` came. ``open`` counts
+    the clients' sockets that are open, ``open_at`` those that were when a path was asked for.
     """
 
     def __init__(self) -> None:
@@ -144,8 +147,17 @@ class ScriptedInstance:
         self.dialled = 0
         self.open = 0
         self.most_open = 0
+        self.open_at: dict[str, int] = {}
         self.wires: asyncio.Queue[Wire] = asyncio.Queue()
+        self.shared: asyncio.Queue[Wire] = asyncio.Queue()
+        self.shared_gate = asyncio.Event()
+        self.shared_gate.set()
+        self.shared_asked = asyncio.Event()
         self.asked = asyncio.Event()
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """By ``handler``, whatever that is at the moment."""
+        return await self.handler(request)
 
     async def handler(self, request: web.Request) -> web.StreamResponse:
         if request.path == "/system_stats":
@@ -153,41 +165,48 @@ class ScriptedInstance:
             await self.still.wait()
             return web.json_response({"system": {}})
         if request.path != "/ws" or "upgrade" not in request.headers.get("Connection", "").lower():
+            self.open_at[request.path] = self.open
             return web.json_response({})
         if "x-request-id" not in request.headers:
-            return await self._pool_socket(request)
+            self.shared_asked.set()
+            await self.shared_gate.wait()
+            return await self._socket(request, self.shared)
         self.dialled += 1
         self.asked.set()
         await self.gate.wait()
-        ws = web.WebSocketResponse(max_msg_size=0, autoclose=False, autoping=self.answers_pings)
-        await ws.prepare(request)
-        wire = Wire(ws, request)
         self.open += 1
         self.most_open = max(self.most_open, self.open)
         try:
-            for text in self.greeting:
-                await ws.send_str(text)
-            self.wires.put_nowait(wire)
-            async for message in ws:
-                wire.heard.put_nowait(message.data)
-            await self.end.wait()
-            await ws.close()
+            return await self._socket(request, self.wires)
         finally:
             self.open -= 1
+
+    async def _socket(self, request: web.Request, to: asyncio.Queue[Wire]) -> web.StreamResponse:
+        ws = web.WebSocketResponse(max_msg_size=0, autoclose=False, autoping=self.answers_pings)
+        await ws.prepare(request)
+        wire = Wire(ws, request)
+        try:
+            for text in self.greeting:
+                await ws.send_str(text)
+            to.put_nowait(wire)
+            async for message in ws:
+                wire.heard.put_nowait(message.data)
+            if to is self.wires:
+                await self.end.wait()
+            await ws.close()
+        finally:
             wire.ended.set()
         return ws
 
-    async def _pool_socket(self, request: web.Request) -> web.StreamResponse:
-        ws = web.WebSocketResponse()
-        await ws.prepare(request)
-        await ws.send_str(status_frame(0, "pool"))
-        await ws.receive()
-        return ws
-
     async def wire(self) -> Wire:
-        """The next socket that has been greeted."""
+        """The next socket of a client that has been greeted."""
         async with asyncio.timeout(LONG_S):
             return await self.wires.get()
+
+    async def shared_wire(self) -> Wire:
+        """The next socket of the proxy's own that has been greeted: the one for all clients."""
+        async with asyncio.timeout(LONG_S):
+            return await self.shared.get()
 
 
 @asynccontextmanager
@@ -198,7 +217,7 @@ async def scripted(count: int = 2) -> AsyncIterator[list[tuple[str, ScriptedInst
         for _ in range(count):
             instance = ScriptedInstance()
             app = web.Application()
-            app.router.add_route("*", "/{path:.*}", instance.handler)
+            app.router.add_route("*", "/{path:.*}", instance.handle)
             server = await stack.enter_async_context(TestServer(app, shutdown_timeout=0.1))
             result.append((f"http://127.0.0.1:{server.port}", instance))
         yield result
@@ -208,8 +227,23 @@ def _remaining(frame: Json) -> int:
     return int(frame["data"]["status"]["exec_info"]["queue_remaining"])
 
 
+async def listen_itself(front: Any, client_id: str | None = None, path: str = "/ws") -> Any:
+    """As :func:`listen`, and the client has a socket of its own at each instance, as if a prompt of
+    it had gone there."""
+    listener = await listen(front, client_id, path)
+    await has_its_own(front, listener.texts[0]["data"]["sid"])
+    return listener
+
+
+async def has_its_own(front: Any, client_id: str) -> None:
+    await front.app[GATEWAY].clients.attend(client_id, front.app[CLUSTER].instances)
+
+
 def upstreams_to(front: Any, instance: Instance) -> list[Any]:
-    return [one.upstreams[instance] for one in front.app[GATEWAY].events._sessions.values()]
+    """The clients' own sockets there."""
+    sessions = front.app[GATEWAY].events._sessions.values()
+    own = [one.own.upstreams.get(instance) for one in sessions if one.own is not None]
+    return [one for one in own if one is not None]
 
 
 async def checked(front: Any) -> None:

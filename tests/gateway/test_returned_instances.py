@@ -14,7 +14,7 @@ from prompts_front import graph, instance_of, png, post, until, upload
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.keys import CLUSTER
+from comfy_proxy.keys import CLUSTER, GATEWAY
 
 Workers = tuple[EmbeddedWorker, EmbeddedWorker]
 MANY = 8
@@ -157,16 +157,19 @@ async def test_who_waits_shares_one_check(
 async def test_an_open_page_does_not_dial_the_dead(
     proxy: Any, workers: Workers, dials: Counter[Instance]
 ) -> None:
-    """The sockets of all clients wait for one check, which is made while any of them waits."""
+    """The sockets of all clients wait for one check, which is made while any of them waits: those
+    of their own, and the one for all."""
     second = await given_up(proxy, workers[1])
     sockets: list[str] = []
     second.observers.append(lambda attempt: sockets.append(attempt.kind))
     dials.clear()
     clients = [await proxy.ws_connect(f"/ws?clientId={number}") for number in range(MANY)]
+    for number in range(MANY):
+        await proxy.app[GATEWAY].clients.attend(f"{number}", [second])
     await until(lambda: dials[second] >= 2)
     assert "ws" not in sockets
     await workers[1].restart()
-    await until(lambda: sockets.count("ws") >= MANY)
+    await until(lambda: sockets.count("ws") > MANY)
     for client in clients:
         await client.close()
 

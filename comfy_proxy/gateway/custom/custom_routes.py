@@ -73,6 +73,7 @@ class CustomRoutes:
         try:
             addressed = self._rules.decide(question)
             self._tell(question, addressed)
+            await self._rules.listen(question, addressed)
             return await self._answered(question, addressed)
         finally:
             question.close()

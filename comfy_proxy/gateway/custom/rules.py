@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -80,6 +80,9 @@ class Clients(Protocol):
         """The id of the client with the address and the User-Agent of ``request``; None if none or
         several have one."""
 
+    async def attend(self, client_id: str | None, instances: Iterable[Instance]) -> None:
+        """Have the client hear on sockets of its own what ``instances`` tell it."""
+
 
 class Rules:
     """The rules over one cluster; ``rows`` are the user's and ours. Asks nobody."""
@@ -127,6 +130,15 @@ class Rules:
         """Whether a request may be one for all instances, whatever its body says."""
         row = self._rows.find(method, path)
         return method == hdrs.METH_PUT or (row is not None and row.to is To.BROADCAST)
+
+    async def listen(self, question: Question, addressed: Addressed) -> None:
+        """Have the client hear who is asked first: a node's route may answer it on its socket."""
+        asked: Sequence[Instance] = [one for one in self._cluster.instances if one.healthy][:1]
+        if addressed.how in (How.ONE, How.ALL):
+            asked = addressed.instances
+        elif addressed.how is How.FIRST_FOUND:
+            asked = [one for one in addressed.instances if one.healthy][:1]
+        await self._clients.attend(self.client_of(question), asked)
 
     # --- 1 -----------------------------------------------------------------------------------
 
@@ -212,7 +224,7 @@ class Rules:
         """It answers a frame of a node that waits. Raises AmbiguousRequestError."""
         if not self._askers.wait:
             return None
-        fitting = self._askers.fitting(question.telling, self._client_of(question))
+        fitting = self._askers.fitting(question.telling, self.client_of(question))
         if not fitting:
             return None
         self._asking.answered(fitting, question.telling)
@@ -223,13 +235,13 @@ class Rules:
         """Who runs a prompt of this client; nobody if two do."""
         if question.method in (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_PUT):
             return None  # whoever reads, or tells all, need not be at one
-        client_id = self._client_of(question)
+        client_id = self.client_of(question)
         runners = [] if client_id is None else self._runners(client_id)
         if len(runners) != 1:
             return None
         return Addressed(how=How.ONE, rule="a prompt of this client runs", instances=runners)
 
-    def _client_of(self, question: Question) -> str | None:
+    def client_of(self, question: Question) -> str | None:
         """By what it names, else by its address and User-Agent."""
         if (named := question.field(*_CLIENT_FIELDS)) is not None:
             return named

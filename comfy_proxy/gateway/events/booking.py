@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from weakref import WeakSet
 
+from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import told_by_frame
 from comfy_proxy.cluster.roster import ByInstance
@@ -19,6 +20,7 @@ from comfy_proxy.gateway.events.frames import (
     Flags,
     NodeStates,
     Over,
+    Pass,
     Progress,
     Scan,
     Seen,
@@ -58,6 +60,8 @@ class FrameBooking:
         """What a frame of ``instance`` says; to be called in the order of the frames. False if it
         is not for the client: it tells the end of a prompt that is to run once more, or of an
         attempt that was given up."""
+        if type(seen) is Pass:  # as most are, and the large ones: it names no prompt
+            return not (self._stale and instance in self._stale)
         if self._is_stale(seen, instance):
             return False
         match seen:
@@ -133,3 +137,11 @@ class FrameBooking:
         if running is None or running.client_id != self._client_id:
             return None
         return running.prompt_id
+
+
+def shared_booking(
+    cluster: Cluster, ledger: Ledger, made_files: MadeFiles, askers: Askers
+) -> FrameBooking:
+    """For frames that ComfyUI sends to everybody: what their nodes ask, anybody may answer."""
+    second_tries = SecondTries.of(cluster, ledger)
+    return FrameBooking("", ledger, made_files, second_tries, askers)

@@ -7,85 +7,54 @@ from collections.abc import Callable
 from aiohttp import web
 from loguru import logger
 
-from comfy_proxy.clock import Clock
-from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.events.frames import Flags, Pass, Scan, Seen, Status, status_frame
+from comfy_proxy.gateway.events.frames import Pass, status_frame
 from comfy_proxy.gateway.events.outbox import Outbox, OutboxFullError
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
-from comfy_proxy.gateway.events.scan_frames import ScanFrames
-from comfy_proxy.gateway.events.sums import QueueSum
+from comfy_proxy.gateway.events.sums import Sum
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic
 
 
 class ClientFeed:
-    """Frames for the socket ``ws`` of ``client_id``; :meth:`run` writes them until cancelled.
+    """Frames for the socket ``ws`` of ``client_id``, written from :meth:`greet` to :meth:`end`.
 
-    ``queues`` is the sum that the client is told. ``in_flags`` makes of one instance's feature
-    flags those of all. ``on_overflow`` is called once if the client reads too slowly: what waits
-    is then thrown away, and nothing more is put in; ``on_stuck`` if its connection has to be cut at
-    once. ``waiting`` is what waits for all clients. ``muted``: the client is sent nothing any more.
+    ``queues`` is the sum that the client is told. ``on_overflow`` is called once if the client
+    reads too slowly: what waits is then thrown away, and nothing more is put in; ``on_stuck`` if
+    its connection has to be cut at once. ``waiting`` is what waits for all clients. ``muted``: the
+    client is sent nothing any more. ``flags_due``: it has asked for feature flags, and was not
+    answered.
     """
+
+    __slots__ = (
+        *("_client_id", "_greeted", "_on_overflow", "_outbox", "_told_sum"),
+        *("flags_due", "muted", "queues", "traffic"),
+    )
 
     def __init__(
         self,
         client_id: str,
         ws: web.WebSocketResponse[bool],
-        queues: QueueSum,
+        queues: Sum,
         *,
-        clock: Clock,
-        in_flags: Callable[[str], str],
         on_overflow: Callable[[], None],
         on_stuck: Callable[[], None] = lambda: None,
         waiting: OutboxSum | None = None,
     ) -> None:
         self.traffic = SocketTraffic()
         self.queues = queues
-        self.scans = ScanFrames(lambda text: self.put(Pass(data=text)), clock)
-        self.muted = False
+        self.muted = self.flags_due = False
         self._client_id = client_id
-        self._in_flags = in_flags
         self._on_overflow = on_overflow
         self._outbox = Outbox(
             ws, self.traffic, total=waiting, on_full=self._too_slow, on_stuck=on_stuck
         )
         self._told_sum = 0
         self._greeted = False
-        self._flags_answered = False
 
     def greet(self) -> None:
         """Put ``status`` with the ``sid`` before all that waits already, as ComfyUI does."""
         self._told_sum = self.queues.total
-        self._outbox.put_first(Pass(data=status_frame(self._told_sum, self._client_id)))
         self._greeted = True
-
-    async def run(self) -> None:
-        """Write what is put in, until the client has gone."""
-        try:
-            await self._outbox.run()
-        except ConnectionError:
-            logger.debug("client {} has gone", self._client_id)
-
-    def take(self, seen: Seen, instance: Instance, *, is_greeting: bool) -> None:
-        """What ``instance`` sent. ``is_greeting``: it is the first frame of a socket there."""
-        match seen:
-            case Status(queue_remaining=remaining):
-                self.queues.told(instance, remaining)
-                if is_greeting:  # the client has had its own
-                    self.sum_corrected()
-                else:
-                    self.status_changed()
-            case Flags(text=text):
-                if not self._flags_answered:
-                    self._flags_answered = True
-                    self.put(Pass(data=self._in_flags(text)))
-            case Scan(kind=kind, data=data, text=text):
-                self.scans.take(kind, data, text, instance)
-            case Pass():
-                self.put(seen)
-            case None:
-                return
-            case _:
-                self.put(seen.frame)
+        self._outbox.begin(Pass(data=status_frame(self._told_sum, self._client_id)))
 
     def status_changed(self) -> None:
         """Tell the client how many prompts wait or run, on all instances."""
@@ -97,6 +66,13 @@ class ClientFeed:
         """What the client was told last may be wrong, and no frame of an instance will tell."""
         if self.queues.total != self._told_sum:
             self.status_changed()
+
+    def answer_flags(self, text: str, in_flags: Callable[[str], str]) -> None:
+        """An instance's feature flags, if the client waits for them; ``in_flags`` makes of them
+        those of all instances."""
+        if self.flags_due:
+            self.flags_due = False
+            self.put(Pass(data=in_flags(text)))
 
     def put(self, frame: Pass) -> None:
         """Send a frame after all that waits."""
@@ -111,6 +87,10 @@ class ClientFeed:
         """The client has left: forget what waits for it."""
         self.muted = True
         self._outbox.clear()
+
+    async def end(self) -> None:
+        """Write no more."""
+        await self._outbox.end()
 
     def _too_slow(self) -> None:
         self.traffic.too_slow = True

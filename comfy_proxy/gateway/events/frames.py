@@ -1,10 +1,10 @@
 """One instance's frames, as a client of several instances is to see them. Pure, no I/O.
 
-A client has one socket here and one at each instance, under the same clientId. Of what comes back
-``status`` is summed (``sums.py``), scans are told once (``scan_frames.py``), feature flags are
-answered once, files in ``executed`` carry their instance, and binary frames of prompts without a
-client_id (ComfyUI sends them to EVERY socket) are kept from those whom they do not concern. All
-else passes as it came.
+A client has one socket here. The frames come on a socket at each instance, its own or one for all
+clients (``shared_sockets.py``). Of them ``status`` is summed (``sums.py``), scans are told once
+(``scan_frames.py``), feature flags are answered once, files in ``executed`` carry their instance,
+and binary frames of prompts without a client_id (ComfyUI sends them to EVERY socket) are kept from
+those whom they do not concern. All else passes as it came.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from comfy_proxy.cluster.prompt_outcomes import ENDS, cached_nodes
@@ -21,6 +22,7 @@ from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
 _PREVIEW_IMAGE = 1
 _PREVIEW_IMAGE_WITH_METADATA = 4
 _JPEG = 1
+_HEAD = struct.Struct(">II")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,7 +180,7 @@ class FrameReader:
 
     def binary(self, payload: bytes) -> Pass | None:
         """A binary frame, or None if it is of somebody else's prompt."""
-        event, second = struct.unpack(">II", payload[:8].ljust(8, b"\0"))
+        event, second = _HEAD.unpack_from(payload if len(payload) >= 8 else payload.ljust(8, b"\0"))
         if event == _PREVIEW_IMAGE_WITH_METADATA:
             return self._with_metadata(payload, second)
         if not self._last_runs:
@@ -272,29 +274,20 @@ def share(data: Mapping[str, Any]) -> float:
     return min(1.0, max(0.0, value / most))
 
 
+def frame_of(seen: Pass | OfPrompt | Custom) -> Pass:
+    """What the client is to get of it."""
+    return seen if isinstance(seen, Pass) else seen.frame
+
+
 def event_frame(kind: str, data: Mapping[str, Any]) -> str:
     """A text frame as ComfyUI writes it."""
     return dumps_exact({"type": kind, "data": data}).decode()
 
 
+@lru_cache(maxsize=64)  # all clients are told the same sum: one text for all of them
 def status_frame(queue_remaining: int, sid: str | None = None) -> str:
     """``status`` as ComfyUI writes it; ``sid`` in the first one of a socket only."""
     data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": queue_remaining}}}
     if sid is not None:
         data["sid"] = sid
     return event_frame("status", data)
-
-
-NOT_HEARD = object()
-"""The kind of what ComfyUI does not count as a message: binary, no JSON, no JSON object."""
-
-
-def message_kind(data: str | bytes) -> object:
-    """``type`` of a client's message, as ComfyUI reads it; or NOT_HEARD."""
-    if isinstance(data, bytes):
-        return NOT_HEARD
-    try:
-        message = loads(data)
-    except ValueError:
-        return NOT_HEARD
-    return message.get("type") if isinstance(message, dict) else NOT_HEARD

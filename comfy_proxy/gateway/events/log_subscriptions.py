@@ -1,14 +1,16 @@
 """``PATCH /internal/logs/subscribe``: the frontend's log panel hears all instances.
 
-ComfyUI forgets a subscription when the client's socket ends, so it is repeated at each new socket
-to an instance for as long as the client wants it.
+The lines come on the client's own socket at each instance, so it gets one there before it
+subscribes. ComfyUI forgets a subscription when that socket ends, so it is repeated at each new one
+for as long as the client wants it.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
 
 from aiohttp import web
 from loguru import logger
@@ -27,8 +29,17 @@ MAX_ID: Final = 1_024
 more the oldest is not repeated any more."""
 
 
+class Clients(Protocol):
+    """The clients that have a socket here: ``clients.py``."""
+
+    async def attend(self, client_id: str | None, instances: Iterable[Instance]) -> None:
+        """Have the client hear on sockets of its own what ``instances`` tell it."""
+
+
 class LogSubscriptions:
-    """Those of all clients; :meth:`close` at the end."""
+    """Those of all clients; :meth:`close` at the end. ``clients`` is set before the start."""
+
+    clients: Clients
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -39,11 +50,18 @@ class LogSubscriptions:
         """The policy ``subscription``: all instances are told, the first one's answer is the
         client's. Raises NoHealthyInstanceError."""
         body = await native.read_body(request)
+        match body.json:
+            case {"clientId": str(client_id), "enabled": enabled} if enabled:
+                await self.clients.attend(client_id, self._cluster.instances)
         answers = await ask_all(self._cluster, request.method, match.pattern, **body.options)
         first = next(iter(answers.values()))
         if first.status < 400:
             self._note(body.json)
         return native.relayed(first)
+
+    def wanted(self, client_id: str) -> bool:
+        """Whether that client has subscribed: it is to have a socket at each instance."""
+        return client_id in self._wanted
 
     def connected(self, client_id: str, instance: Instance) -> None:
         """The client has a new socket at ``instance``."""

@@ -18,6 +18,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import ENDS, messages_of
 from comfy_proxy.gateway.events.client_feed import ClientFeed
 from comfy_proxy.gateway.events.frames import Pass, event_frame
+from comfy_proxy.gateway.events.sums import OwnSum
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.gateway.events.upstreams import SILENCE_S, Upstreams
 
@@ -44,12 +45,14 @@ class MissedEnds:
         told: ToldPrompts,
         feed: ClientFeed,
         upstreams: Upstreams,
+        queues: OwnSum,
         prefixed: Callable[[Any, Instance], Any],
     ) -> None:
         self._cluster = cluster
         self._told = told
         self._feed = feed
         self._upstreams = upstreams
+        self._queues = queues
         self._prefixed = prefixed
         self._waited_for: dict[str, _Waited] = {}
 
@@ -60,7 +63,7 @@ class MissedEnds:
         """The history of ``instance`` has the ``entry`` of that prompt."""
         if self._told.of(prompt_id).ended:
             self._feed.sum_corrected()
-        elif self._upstreams[instance].connected.is_set():
+        elif (upstream := self._upstreams.get(instance)) is not None and upstream.is_connected:
             self._wait(prompt_id, entry, instance, 1)
         else:
             self._give(prompt_id, entry, instance)
@@ -107,15 +110,16 @@ class MissedEnds:
 
         def check() -> None:
             del self._waited_for[prompt_id]
-            upstream = self._upstreams[instance]
-            speaks = upstream.heard_at > began_at and upstream.connected.is_set()
+            upstream = self._upstreams.get(instance)
+            speaks = upstream and upstream.heard_at > began_at and upstream.is_connected
             if self._told.of(prompt_id).ended:
                 return
             if speaks and waits < MAX_WAITS:
                 self._wait(prompt_id, entry, instance, waits + 1)
                 return
-            if not speaks:
-                self._feed.queues.untold(instance)
+            if upstream is not None and not speaks:
+                if (queue := self._queues.get(instance)) is not None:
+                    queue.unheard()
                 self._cluster.spawn(upstream.renew())
             self._give(prompt_id, entry, instance)
 

@@ -1,16 +1,21 @@
 """What waits to be written to one client: bounded, in order, previews the first to go.
 
-One writer task for each client: a slow browser fills its own outbox and delays nobody else.
+What a connection takes at once is written at once. While anything waits one task writes it: a slow
+browser fills its own outbox and delays nobody else. A client for which nothing waits has no task,
+and nothing to keep frames in.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from aiohttp import web
+from loguru import logger
 
+from comfy_proxy.gateway.events.begun import Begun, begin
 from comfy_proxy.gateway.events.frames import Pass
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.exchange.socket_traffic import SocketTraffic
@@ -31,11 +36,16 @@ class OutboxFullError(Exception):
 
 
 class Outbox:
-    """Frames for one WebSocket; :meth:`run` writes them until cancelled.
+    """Frames for one WebSocket, written from :meth:`begin` to :meth:`end`.
 
     ``total`` is of all clients; ``on_full`` is called if this one has to go because it holds most
     of that, and ``on_stuck`` if what is being written to it has to go too.
     """
+
+    __slots__ = (
+        *("_bytes", "_frames", "_on_full", "_on_stuck", "_open", "_previews", "_total"),
+        *("_writer", "_writing", "_ws", "moved_at", "traffic"),
+    )
 
     def __init__(
         self,
@@ -51,29 +61,27 @@ class Outbox:
         self._total = total or OutboxSum()
         self._on_full = on_full
         self._on_stuck = on_stuck
-        self._frames: deque[Pass] = deque()
+        self._frames: deque[Pass] | None = None
         self._bytes = 0
         self._writing = 0
         self._previews = 0
         self.moved_at = 0.0
-        self._filled = asyncio.Event()
+        self._open = False
+        self._writer: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Outbox {len(self._frames)} frames, {self._bytes} bytes>"
+        return f"<Outbox {len(self._frames or ())} frames, {self._bytes} bytes>"
 
     @property
     def held(self) -> int:
         """Bytes that wait, with the frame that is being written."""
         return self._bytes + self._writing
 
-    def put_first(self, frame: Pass) -> None:
-        """Before everything that waits: the greeting."""
-        self._frames.appendleft(frame)
-        self._count(frame, 1)
-        self._filled.set()
-
     def put(self, frame: Pass) -> None:
         """Raises OutboxFullError; nothing is put in then."""
+        if self._open and self._writer is None:
+            self._write_at_once(frame)
+            return
         if frame.droppable and self.held + len(frame.data) > PREVIEW_BYTES:
             self._drop_previews()
             if self.held > PREVIEW_BYTES:
@@ -83,9 +91,20 @@ class Outbox:
             self._drop_previews()
             if self._full_with(frame):
                 raise OutboxFullError
-        self._frames.append(frame)
-        self._count(frame, 1)
-        self._filled.set()
+        self._keep(frame)
+
+    def _keep(self, frame: Pass, *, first: bool = False) -> None:
+        if not self.held:
+            self.moved_at = self._total.clock.monotonic()
+        self._frames = self._frames or deque()
+        if first:
+            self._frames.appendleft(frame)
+        else:
+            self._frames.append(frame)
+        self._bytes += len(frame.data)
+        self._previews += frame.droppable
+        self._total.changed(self, len(frame.data))
+        self._write_on()
         self._total.make_room()
 
     def give_way(self) -> None:
@@ -102,33 +121,77 @@ class Outbox:
     def clear(self) -> None:
         """Forget what waits."""
         freed, self._bytes = self._bytes, 0
-        self._frames.clear()
+        self._frames = None
         self._previews = 0
         self._total.changed(self, -freed)
 
-    async def run(self) -> None:
-        """Write in order. Ends with ConnectionError when the client has gone."""
+    def begin(self, greeting: Pass | None = None) -> None:
+        """Write what waits, the greeting before it, and what comes."""
+        self._open = True
+        if greeting is not None:
+            self._keep(greeting, first=True)
+        elif self._frames:
+            self._write_on()
+
+    async def end(self) -> None:
+        """Write no more, and let go of what is being written."""
+        self._open = False
+        if self._writer is not None:
+            self._writer.cancel()
+            await asyncio.wait([self._writer])
+
+    def _write_at_once(self, frame: Pass) -> None:
+        """Nothing waits: a task is needed only if the connection does not take it as it is."""
         try:
-            while True:
-                while self._frames:
-                    await self._write(self._frames.popleft())
-                self._filled.clear()
-                await self._filled.wait()
+            begun = begin(_sending(self._ws, frame.data))
+        except ConnectionError:
+            self._gone()
+            return
+        if begun is None:
+            self.traffic.to_client(frame.data)
+            return
+        self._writing = len(frame.data)
+        self.moved_at = self._total.clock.monotonic()
+        self._total.changed(self, self._writing)
+        self._write_on(begun, frame)
+        self._total.make_room()
+
+    def _write_on(self, begun: Begun | None = None, frame: Pass | None = None) -> None:
+        if self._open and self._writer is None:
+            self._writer = asyncio.create_task(self._write_all(begun, frame))
+
+    async def _write_all(self, begun: Begun | None, frame: Pass | None) -> None:
+        """In order, what is being written first, until nothing waits or the client has gone."""
+        try:
+            if begun is not None and frame is not None:
+                await begun
+                self._note_written(frame)
+            while self._frames:
+                frame = self._frames.popleft()
+                self._writing = len(frame.data)  # held until it is gone: the sum is the same
+                self._bytes -= self._writing
+                self._previews -= frame.droppable
+                await _sending(self._ws, frame.data)
+                self._note_written(frame)
+        except ConnectionError:
+            self._gone()
         finally:
+            self._frames = self._frames or None
+            self._writer = None
             self._note_written()
 
-    async def _write(self, frame: Pass) -> None:
-        self._writing = len(frame.data)  # before it is counted out: it is held until it is gone
-        self._total.changed(self, self._writing)
-        self._count(frame, -1)
-        if isinstance(frame.data, str):
-            await self._ws.send_str(frame.data)
-        else:
-            await self._ws.send_bytes(frame.data)
-        self._note_written()
-        self.traffic.to_client(frame.data)
+    def _gone(self) -> None:
+        """The client has left while it was written to."""
+        self._open = False
+        self.clear()
+        logger.debug("a client has gone while it was written to")
 
-    def _note_written(self) -> None:
+    def _note_written(self, frame: Pass | None = None) -> None:
+        """``frame`` was written, or what was being written is given up."""
+        if frame is not None:
+            self.traffic.to_client(frame.data)
+        if not self._writing:
+            return
         written, self._writing = self._writing, 0
         self.moved_at = self._total.clock.monotonic()
         self._total.changed(self, -written)
@@ -139,15 +202,8 @@ class Outbox:
             return False
         return self.held + len(frame.data) > MAX_BYTES or len(self._frames) >= MAX_FRAMES
 
-    def _count(self, frame: Pass, sign: int) -> None:
-        if not self.held:
-            self.moved_at = self._total.clock.monotonic()
-        self._bytes += sign * len(frame.data)
-        self._previews += sign * frame.droppable
-        self._total.changed(self, sign * len(frame.data))
-
     def _drop_previews(self) -> None:
-        if not self._previews:
+        if not self._previews or self._frames is None:
             return
         self._frames = deque(frame for frame in self._frames if not frame.droppable)
         left = sum(len(frame.data) for frame in self._frames)
@@ -155,3 +211,7 @@ class Outbox:
         self.traffic.previews_dropped += self._previews
         self._previews = 0
         self._total.changed(self, -freed)
+
+
+def _sending(ws: web.WebSocketResponse[bool], data: str | bytes) -> Coroutine[Any, Any, None]:
+    return ws.send_str(data) if isinstance(data, str) else ws.send_bytes(data)

@@ -1,20 +1,19 @@
-"""``assets.seed.*`` frames of all instances, as a client is to see them: one scan, told once.
+"""``assets.seed.*`` frames of all instances, as clients are to see them: one scan, told once.
 
 Each instance scans its own directories and tells every socket of it: ``started`` and a
 ``…_complete`` for each of its two phases, ``progress`` in between, and an end. Often all of them do
 it for the same reason (a look at ``/object_info``, a client's order), at once or one shortly after
-the other. Such scans are one for the client: it is told of the one that began first, and of the end
-when the last of them has ended and no other has begun for ``QUIET_S``. So when it looks at the list
-after the end, everything is there.
+the other. Such scans are one for the clients: they are told of the one that began first, and of the
+end when the last of them has ended and no other has begun for ``QUIET_S``. So when one looks at the
+list after the end, everything is there.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from comfy_proxy.clock import Clock, wait_for_event
+from comfy_proxy.clock import Clock, Timer
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.roster import ByInstance
 
@@ -27,51 +26,51 @@ _ONCE = frozenset({"started", "fast_complete", "enrich_complete"})
 
 
 class ScanFrames:
-    """For one client, over its sockets at all instances; ``put`` sends it a frame (its text).
-
-    :meth:`run` tells the ends, until cancelled.
-    """
+    """For all clients, over the shared sockets; ``put`` sends each of them a frame (its text)."""
 
     def __init__(self, put: Callable[[str], None], clock: Clock) -> None:
         self._put = put
         self._clock = clock
         self._scanning = ByInstance[None]()
         self._told: set[tuple[str, str]] = set()
-        self._end: str | None = None
-        self._changed = asyncio.Event()
+        self._ending: Timer | None = None
+
+    def __repr__(self) -> str:
+        return f"<ScanFrames {len(self._scanning)} instances scan>"
 
     def take(self, kind: str, data: Mapping[str, Any], text: str, instance: Instance) -> None:
         """A frame of ``instance``; ``text`` is all of it."""
         step = kind.removeprefix(PREFIX)
+        self.close()
         if step in _ENDS:
             self._scanning.pop(instance, None)
-            self._end = None if self._scanning else text
+            if not self._scanning:
+                self._ending = self._clock.call_later(QUIET_S, lambda: self._end(text))
         else:
-            self._end = None
             self._scanning.setdefault(instance)
             if next(iter(self._scanning)) is instance and self._is_new(step, data):
                 self._put(text)
-        self._changed.set()
 
     def lost(self, instance: Instance) -> None:
         """Its socket has ended or is a new one: the end of a scan may have been missed."""
         self._scanning.pop(instance, None)
-        if not self._scanning and self._end is None:
+        if not self._scanning and self._ending is None:
             self._told.clear()
 
-    async def run(self) -> None:
-        """Tell each end when it is quiet."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            if self._end is None or await wait_for_event(self._clock, self._changed, QUIET_S):
-                continue
-            text, self._end = self._end, None
-            self._told.clear()
-            self._put(text)
+    def close(self) -> None:
+        """Tell no end that is due."""
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+
+    def _end(self, text: str) -> None:
+        """It is quiet."""
+        self._ending = None
+        self._told.clear()
+        self._put(text)
 
     def _is_new(self, step: str, data: Mapping[str, Any]) -> bool:
-        """False for a step of this scan that the client has heard of already."""
+        """False for a step of this scan that was told already."""
         key = step, str(data.get("phase"))
         if step in _ONCE and key in self._told:
             return False

@@ -14,7 +14,6 @@ both instances. The client is told what a single ComfyUI would have told:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,9 +66,11 @@ class ToldPrompts:
     """By prompt id, for one client; kept when a newer socket of it takes the place of an older
     one."""
 
+    __slots__ = ("_ledger", "_told")  # each idle client has one
+
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._told: OrderedDict[str, ToldPrompt] = OrderedDict()
+        self._told: dict[str, ToldPrompt] = {}
 
     def __repr__(self) -> str:
         return f"<ToldPrompts {len(self._told)}>"
@@ -80,7 +81,7 @@ class ToldPrompts:
         if told is None:
             told = self._told[prompt_id] = ToldPrompt()
             if len(self._told) > MAX_PROMPTS:
-                self._told.popitem(last=False)
+                del self._told[next(iter(self._told))]
         return told
 
     def knows(self, prompt_id: str) -> bool:

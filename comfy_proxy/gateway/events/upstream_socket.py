@@ -1,4 +1,4 @@
-"""One instance's socket for one client: connected, read, and connected again behind its back.
+"""One socket to one instance: connected, read, and connected again behind its client's back.
 
 ComfyUI keeps one socket a clientId, and when an old one ends, the entry of the new one goes with it
 (PROTOCOL.md trap 2). So no two sockets of a clientId may ever overlap at an instance: a new one is
@@ -15,10 +15,10 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import aiohttp
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 from loguru import logger
 
 from comfy_proxy.clock import wait_for_event
@@ -27,8 +27,8 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.events.frames import FrameReader, Seen, Status
-from comfy_proxy.gateway.exchange.headers import websocket_headers
-from comfy_proxy.security import query_without_key
+from comfy_proxy.gateway.events.upstream_client import UpstreamClient
+from comfy_proxy.tracing import untraced
 
 DIAL_TIMEOUT_S = 30.0
 """Seconds for a check that is due before the handshake, and the handshake itself. Beyond it the
@@ -42,46 +42,14 @@ _FIRST_BACKOFF_S = 0.25
 _LONGEST_BACKOFF_S = 5.0
 
 
-class UpstreamClient(Protocol):
-    """The client for which an upstream socket is: what the socket asks it and tells it."""
-
-    @property
-    def client_id(self) -> str:
-        """Under which the instance is to know the socket."""
-
-    @property
-    def first_message(self) -> str | None:
-        """The client's feature flags, which count as the first message of a socket only; None if
-        it has sent none."""
-
-    @property
-    def farewell(self) -> tuple[int, bytes]:
-        """The code and the reason with which the socket is to be closed."""
-
-    @property
-    def deaf(self) -> bool:
-        """True if the client is sent nothing any more."""
-
-    def take(self, upstream: UpstreamSocket, seen: Seen) -> None:
-        """What a frame says, in the order in which they came."""
-
-    def connected(self, instance: Instance) -> None:
-        """A new socket is there, its first frame read."""
-
-    def lost(self, instance: Instance) -> None:
-        """A socket that was there has ended."""
-
-    def away(self, instance: Instance) -> None:
-        """An attempt to connect has failed, and not because the instance is busy."""
-
-
 class UpstreamSocket:
     """A socket to ``instance`` in the name of ``client``, from :meth:`start` to :meth:`close`.
 
     ``prefixed`` puts the instance into the files of an output; ``on_attempt`` is called when an
     attempt to connect has succeeded or failed. ``attempted`` is True from the first of these on;
     ``failures`` counts those that failed. ``confirmed``: the instance knows that its last socket
-    has ended. ``heard_at`` is when a frame came last (monotonic seconds).
+    has ended. ``is_connected`` is False as well while its first frame is being taken. ``heard_at``
+    is when a frame came last (monotonic seconds).
     """
 
     def __init__(
@@ -98,7 +66,7 @@ class UpstreamSocket:
         self.failures = 0
         self.confirmed = True
         self.heard_at = -math.inf
-        self.connected = asyncio.Event()
+        self.is_connected = False
         self.retry = asyncio.Event()
         self._client = client
         self._cluster = cluster
@@ -111,10 +79,11 @@ class UpstreamSocket:
         self._task: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
 
-    def start(self, request: web.Request, predecessor: UpstreamSocket | None) -> None:
-        """Connect, read, and connect again whenever the socket ends, until :meth:`close`."""
+    def start(self, predecessor: UpstreamSocket | None = None) -> None:
+        """Connect, when the predecessor has ended, read, and connect again whenever the socket
+        ends, until :meth:`close`."""
         self._task = asyncio.create_task(
-            self._run(request, predecessor), name=f"events of {self.instance.host}"
+            self._run(predecessor), name=f"events of {self.instance.host}", context=untraced()
         )
 
     async def send(self, data: str | bytes) -> None:
@@ -141,20 +110,20 @@ class UpstreamSocket:
         """
         if self._closing is None:
             self._ending = True
-            self.connected.clear()
+            self.is_connected = False
             self._closing = asyncio.create_task(self._end(), name=f"end {self.instance.host}")
         await asyncio.shield(self._closing)
 
     async def renew(self) -> None:
         """Nothing comes on it though it should: end it, and connect again."""
-        if self.connected.is_set() and not self._ending:
+        if self.is_connected and not self._ending:
             logger.info("events of {}: silent, and connected again", self.instance.host)
             await self._hang_up()
 
     def abandon(self) -> None:
         """The proxy goes down, nobody comes after: do not wait for a handshake."""
         self._ending = True
-        self.connected.clear()
+        self.is_connected = False
         if self._task is not None:
             self._task.cancel()
 
@@ -176,7 +145,7 @@ class UpstreamSocket:
         if _ended_in_silence(self._ws):
             self.confirmed = False
 
-    async def _run(self, request: web.Request, predecessor: UpstreamSocket | None) -> None:
+    async def _run(self, predecessor: UpstreamSocket | None) -> None:
         try:
             if predecessor is not None:
                 await predecessor.close()
@@ -184,7 +153,7 @@ class UpstreamSocket:
                 predecessor = None  # a chain of all that ever were is not to stay in memory
             backoff_s = _FIRST_BACKOFF_S
             while not self._ending:
-                if await self._connect(request):
+                if await self._connect():
                     backoff_s = _FIRST_BACKOFF_S
                     assert self._ws is not None
                     while (seen := _seen(await self._ws.receive(), self._reader)) is not False:
@@ -196,7 +165,7 @@ class UpstreamSocket:
         finally:
             await self._hang_up()
 
-    async def _connect(self, request: web.Request) -> bool:
+    async def _connect(self) -> bool:
         """One attempt; True if the socket is there and its first ``status`` was read.
 
         While the circuit of the instance is open no client dials it: they share one check.
@@ -207,18 +176,18 @@ class UpstreamSocket:
             async with self.instance.attempt("ws", background=True):
                 with translated(self.instance.host):
                     async with self._cluster.clock.timeout(DIAL_TIMEOUT_S):
-                        await self._open(request)
+                        await self._open()
         except InstanceError as error:
             logger.debug("events of {}: {}", self.instance.host, error.message)
             self.failures += 1
             await self._failed(error)
         else:
             if not self._ending:
-                self.connected.set()
+                self.is_connected = True
                 self._client.connected(self.instance)
         self.attempted = True
         self._on_attempt()
-        return self.connected.is_set()
+        return self.is_connected
 
     async def _failed(self, error: InstanceError) -> None:
         await self._hang_up()
@@ -228,18 +197,17 @@ class UpstreamSocket:
                 return  # busy, not dead (PROTOCOL.md trap 8): what waits there still does
         self._client.away(self.instance)
 
-    async def _open(self, request: web.Request) -> None:
+    async def _open(self) -> None:
         if not self.confirmed:
             await self._cluster.clients[self.instance].check(DIAL_TIMEOUT_S)
             self.confirmed = True
         session = self._cluster.connections.fresh_session(self.instance)
-        query = query_without_key(request.query, self._cluster.settings.api_keys)
-        query["clientId"] = self._client.client_id
+        query, headers = self._client.handshake(self.instance)
         self._reader = FrameReader(self._prefixed)  # what ran before may have ended unheard
         self._introduced = False
         self._ws = await session.ws_connect(
             (self.instance.url / "ws").with_query(query),
-            headers=websocket_headers(request, self.instance, self._cluster.settings),
+            headers=headers,
             heartbeat=HEARTBEAT_S,
             max_msg_size=0,
             compress=0,
@@ -260,7 +228,7 @@ class UpstreamSocket:
 
     def _lost(self) -> None:
         """Its prompts may well run on: the sum keeps them until a new attempt has failed."""
-        self.connected.clear()
+        self.is_connected = False
         if self._ws is not None and _ended_in_silence(self._ws):
             self.confirmed = False
         if not self._ending:

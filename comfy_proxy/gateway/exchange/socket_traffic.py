@@ -61,12 +61,23 @@ TRAFFIC: web.RequestKey[SocketTraffic] = web.RequestKey("comfy_proxy.traffic", S
 @contextmanager
 def counted(request: web.Request, traffic: SocketTraffic) -> Iterator[None]:
     """While entered, ``traffic`` is an open WebSocket of the application; ``request`` keeps it."""
-    request[TRAFFIC] = traffic
-    everything = request.config_dict.get(ALL_TRAFFIC) or AllTraffic()
-    everything.begin(traffic)
+    begin_counting(request, traffic)
     try:
         yield
     finally:
+        end_counting(request, traffic)
+
+
+def begin_counting(request: web.Request, traffic: SocketTraffic) -> None:
+    """``traffic`` is an open WebSocket of the application now; ``request`` keeps it."""
+    request[TRAFFIC] = traffic
+    if (everything := request.config_dict.get(ALL_TRAFFIC)) is not None:
+        everything.begin(traffic)
+
+
+def end_counting(request: web.Request, traffic: SocketTraffic) -> None:
+    """It is open no longer."""
+    if (everything := request.config_dict.get(ALL_TRAFFIC)) is not None:
         everything.end(traffic)
 
 

@@ -12,7 +12,7 @@ from comfy_proxy.cluster.planning.joining import result_of_line
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.gateway.custom.asking_nodes import AskingNodes
 from comfy_proxy.gateway.custom.told import Told
-from comfy_proxy.gateway.events.sessions import EventSessions
+from comfy_proxy.gateway.events.clients import ConnectedClients
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import InputStaging
 from comfy_proxy.ledger.prompt import Prompt
@@ -24,7 +24,7 @@ class Needs:
     def __init__(
         self,
         inputs: InputStaging,
-        sessions: EventSessions,
+        clients: ConnectedClients,
         support: GraphSupport,
         planner: Planner,
         *,
@@ -35,7 +35,7 @@ class Needs:
         self._asking = asking
         self._planner = planner
         self._inputs = inputs
-        self._sessions = sessions
+        self._clients = clients
         self._support = support
 
     async def lacks(self, prompt: Prompt, instance: Instance) -> float:
@@ -98,12 +98,12 @@ class Needs:
         return decide(chosen, figures, self._planner, only=only)
 
     async def ready(self, prompt: Prompt, instance: Instance) -> bool:
-        """Wait for its client's socket at ``instance``; False if it cannot be there now."""
-        return await self._sessions.ready(prompt.client_id, instance)
+        """Have its client's socket at ``instance``; False if it cannot be there now."""
+        return await self._clients.ready(prompt.client_id, instance)
 
     def listens(self, client_id: str) -> bool:
         """Whether a client of that id has a socket here."""
-        return self._sessions.listens(client_id)
+        return self._clients.listens(client_id)
 
 
 def _graph(prompt: Prompt) -> Mapping[str, Any]:

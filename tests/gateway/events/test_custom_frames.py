@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from events_harness import ScriptedInstance, listen, scripted, until
+from events_harness import ScriptedInstance, has_its_own, listen, scripted, until
 
 from comfy_proxy.gateway.events.frames import Custom, FrameReader, Pass, event_frame
 from comfy_proxy.keys import GATEWAY
@@ -45,6 +45,7 @@ async def test_the_node_that_asked_gets_the_reply(front: Any, instances: Instanc
     """Through the socket on which it asked; the client gets the frame as it came."""
     _, (_, two) = instances
     async with await front.ws_connect("/ws", params={"clientId": "me"}) as ws:
+        await has_its_own(front, "me")
         wire = await two.wire()
         await wire.say("choose-picture", id="picture-17")
         while (message := await ws.receive_json())["type"] != "choose-picture":
@@ -68,7 +69,7 @@ async def test_a_client_is_known_by_address_and_user_agent_if_there_is_one(front
             original = gateway.custom.answer
 
             async def answer(request: Any, match: Any) -> Any:
-                self.said.append(gateway.events.only_like(request))
+                self.said.append(gateway.clients.only_like(request))
                 return await original(request, match)
 
             gateway.custom.answer = answer

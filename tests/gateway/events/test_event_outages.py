@@ -14,6 +14,7 @@ from events_harness import (
     colour,
     hears,
     listen,
+    listen_itself,
     post,
     scripted,
     until,
@@ -21,7 +22,7 @@ from events_harness import (
 )
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.events import upstream_socket, upstreams
+from comfy_proxy.gateway.events import upstream_socket
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.metrics.records import Attempt, Verdict
 
@@ -77,7 +78,7 @@ async def test_a_blip_is_one_strike_however_many_browsers_are_open(
     monkeypatch.setattr("comfy_proxy.cluster.health_checker.DEMAND_INTERVAL_S", 60.0)
     front = await start_proxy(*workers)
     instance = front.app[CLUSTER].instances[0]
-    clients = [await listen(front, f"browser {number}") for number in range(BROWSERS)]
+    clients = [await listen_itself(front, f"browser {number}") for number in range(BROWSERS)]
     await post(front, colour(1), "browser 0")  # the job pool listens too
     await checked(front)
     told = faults_at(instance)
@@ -86,9 +87,7 @@ async def test_a_blip_is_one_strike_however_many_browsers_are_open(
     assert instance.failing
     assert strikes_of_sockets(instance, told) <= 1
     await workers[0].restart()
-    await until(
-        lambda: all(upstream.connected.is_set() for upstream in upstreams_to(front, instance))
-    )
+    await until(lambda: all(upstream.is_connected for upstream in upstreams_to(front, instance)))
     await until(lambda: not instance.failing)
     await workers[1].kill()
     for number, client in enumerate(clients[:3]):
@@ -136,7 +135,7 @@ async def test_an_instance_without_sockets_is_checked_once(
     told = faults_at(instance)
     workers[0].faults.answers = {"/ws": "500"}
     for number in range(BROWSERS):
-        await listen(front, f"browser {number}")
+        await listen_itself(front, f"browser {number}")
     await until(lambda: told["ws"] > 100)
     assert passed.count(instance) <= 1
     assert instance.healthy
@@ -227,34 +226,32 @@ async def test_ready_says_whether_the_socket_is_there(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """True when it has come, and for a client without one; False for one that is only dialling."""
-    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
-    monkeypatch.setattr("comfy_proxy.gateway.events.sessions.READY_TIMEOUT_S", 0.02)
+    monkeypatch.setattr("comfy_proxy.gateway.events.clients.READY_TIMEOUT_S", 0.02)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one = instances[0][1]
     one.gate.clear()
     client = await listen(front, "me")
-    assert await gateway.events.ready("stranger", instance) is True
-    assert await gateway.events.ready("me", instance) is False
+    assert await gateway.clients.ready("stranger", instance) is True
+    assert await gateway.clients.ready("me", instance) is False
     one.gate.set()
     await one.wire()
-    assert await gateway.events.ready("me", instance) is True
+    assert await gateway.clients.ready("me", instance) is True
     await client.ws.close()
     await until(lambda: len(gateway.events) == 0)
-    assert await gateway.events.ready("me", instance) is True
+    assert await gateway.clients.ready("me", instance) is True
 
 
 async def test_ready_follows_the_client_to_its_newest_socket(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A page that is loaded again while its prompt waits for the socket."""
-    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one = instances[0][1]
     one.gate.clear()
     await listen(front, "me")
-    ready = asyncio.create_task(gateway.events.ready("me", instance))
+    ready = asyncio.create_task(gateway.clients.ready("me", instance))
     await one.asked.wait()
     await listen(front, "me")
     one.gate.set()
     assert await ready is True
-    assert upstreams_to(front, instance)[0].connected.is_set()
+    assert upstreams_to(front, instance)[0].is_connected

@@ -18,12 +18,13 @@ from events_harness import (
     colour,
     hears,
     listen,
+    listen_itself,
     post,
     scripted,
     until,
 )
 
-from comfy_proxy.gateway.events import upstream_socket, upstreams
+from comfy_proxy.gateway.events import clients, shared_sockets, upstream_socket
 from comfy_proxy.gateway.events.frames import status_frame
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
@@ -69,11 +70,12 @@ async def test_a_lost_socket_is_replaced_without_a_dip(
     front: Any, one: ScriptedInstance, way: str
 ) -> None:
     """The client is told nothing; its feature flags are sent first again."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     await client.ws.send_str(FLAGS)
     wire = await one.wire()
     assert await wire.next() == FLAGS
     await wire.say("feature_flags", a=1)
+    await client.until_type("feature_flags")
     await wire.status(2)
     await client.until_sum(2)
     one.greeting = [status_frame(2, "me")]
@@ -95,7 +97,7 @@ async def test_a_lost_socket_is_replaced_without_a_dip(
 
 async def test_what_ran_before_a_restart_is_forgotten(front: Any, one: ScriptedInstance) -> None:
     """Pictures of strangers do not pass as those of a prompt that died with the instance."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     wire = await one.wire()
     await wire.say("execution_start", prompt_id="p")
     await client.until_type("execution_start")
@@ -155,9 +157,8 @@ async def test_an_instance_that_ends_sockets_at_once_is_no_connection(
 
     one.handler = refuse  # type: ignore[method-assign]
     client = await listen(front, "me")
-    upstream = sessions(front)._sessions["me"].upstreams[cluster.instances[1]]
-    assert upstream.connected.is_set()
-    wire = await two.wire()
+    assert sessions(front).shared.get(cluster.instances[1]).is_connected
+    wire = await two.shared_wire()
     await wire.status(1)
     await client.until_sum(1)
 
@@ -170,9 +171,9 @@ async def test_one_that_is_down_joins_later(workers: Any, start_proxy: Callable[
     await hears(client, front, "me", 1)
     await workers[1].restart()
     cluster = front.app[CLUSTER]
-    upstream = sessions(front)._sessions["me"].upstreams[cluster.instances[1]]
+    upstream = sessions(front).shared.get(cluster.instances[1])
     await cluster.health_checker.check(cluster.instances[1])
-    await until(upstream.connected.is_set)
+    await until(lambda: upstream.is_connected)
     await workers[0].kill()
     await hears(client, front, "me", 2)
 
@@ -182,13 +183,12 @@ async def test_a_slow_handshake_is_neither_repeated_nor_waited_for(
 ) -> None:
     """An instance whose loop stands still (PROTOCOL.md trap 8) joins when it goes on; the
     other serves."""
-    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.02)
+    monkeypatch.setattr(clients, "READY_TIMEOUT_S", 0.02)
     one.gate.clear()
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     assert one.dialled == 1
     await client.ws.close()
-    renewed = asyncio.create_task(listen(front, "me"))
-    client = await renewed
+    client = await listen_itself(front, "me")
     assert one.dialled == 1
     one.gate.set()
     await until(lambda: one.dialled == 2 and one.open == 1)
@@ -197,6 +197,20 @@ async def test_a_slow_handshake_is_neither_repeated_nor_waited_for(
     await wire.status(4)
     await client.until_sum(4)
     assert one.most_open == 1
+
+
+async def test_nobody_waits_for_an_instance_that_another_one_has_joined_without(
+    front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first client waits a moment for it, those that come later not at all."""
+    monkeypatch.setattr(shared_sockets, "JOIN_TIMEOUT_S", 0.02)
+    one.shared_gate.clear()
+    await listen(front, "first")
+    monkeypatch.setattr(shared_sockets, "JOIN_TIMEOUT_S", 3600.0)
+    client = await listen(front, "second")
+    one.shared_gate.set()
+    await (await one.shared_wire()).status(1)
+    await client.until_sum(1)
 
 
 # --- the client's side ---------------------------------------------------------------------------
@@ -208,12 +222,12 @@ async def test_at_no_time_has_an_instance_two_sockets_of_one_id(
     """Connects at the same moment, ends in between: one after the other, confirmed."""
 
     async def visit(number: int) -> None:
-        client = await listen(front, "me")
+        client = await listen_itself(front, "me")
         if number % 2:
             await client.ws.close()
 
     await asyncio.gather(*(visit(number) for number in range(8)))
-    last = await listen(front, "me")
+    last = await listen_itself(front, "me")
     await until(lambda: one.open == two.open == 1)
     assert one.most_open == two.most_open == 1
     wire = await one.wire()
@@ -227,28 +241,22 @@ async def test_a_newer_socket_that_comes_to_nothing_leaves_the_old_one_hearing(
     front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With all instances out of reach for a moment the page needs no reload."""
-    old = await listen(front, "me")
-    monkeypatch.setattr(upstreams, "CONNECT_TIMEOUT_S", 0.05)
+    old = await listen_itself(front, "me")
+    monkeypatch.setattr(shared_sockets, "CONNECT_TIMEOUT_S", 0.05)
+    one = instances[0][1]
+    wires = [await instance.wire() for _, instance in instances]
+    shared = sessions(front).shared
     for _, instance in instances:
-        await instance.wire()
-        instance.gate.clear()
+        instance.shared_gate.clear()
+        (await instance.shared_wire()).drop()
+    cluster = front.app[CLUSTER]
+    await until(lambda: not any(shared.get(at).is_connected for at in cluster.instances))
     with pytest.raises(aiohttp.WSServerHandshakeError) as caught:
         await front.ws_connect("/ws?clientId=me")
     assert caught.value.status == 503
     for _, instance in instances:
-        instance.gate.set()
-    one = instances[0][1]
-    await until(
-        lambda: all(
-            upstream.connected.is_set()
-            for session in sessions(front)._sessions.values()
-            for upstream in session.upstreams
-        )
-    )
-    wire = await one.wire()
-    while not one.wires.empty():  # the newer one's, if it came as far as that
-        wire = await one.wire()
-    await wire.status(2)
+        instance.shared_gate.set()
+    await wires[0].status(2)
     await old.until_sum(2)
     assert one.most_open == 1
     await old.ws.close()
@@ -258,46 +266,43 @@ async def test_a_newer_socket_that_comes_to_nothing_leaves_the_old_one_hearing(
 async def test_a_client_that_leaves_during_the_handshake_leaves_nothing(
     front: Any, instances: Instances
 ) -> None:
-    """Cancelled while it waits for the instances: their sockets end, its record too."""
+    """Cancelled while it waits for the instances: its record ends, and the next one is served."""
     for _, instance in instances:
-        instance.gate.clear()
+        instance.shared_gate.clear()
     waiting = asyncio.create_task(front.ws_connect("/ws?clientId=me"))
     for _, instance in instances:
-        await instance.asked.wait()
+        await instance.shared_asked.wait()
     waiting.cancel()
     await asyncio.wait([waiting])
-    for _, instance in instances:
-        instance.gate.set()
-        wire = await instance.wire()
-        async with asyncio.timeout(10):
-            await wire.ended.wait()
     await until(lambda: len(sessions(front)) == 0)
+    for _, instance in instances:
+        instance.shared_gate.set()
+    await listen(front, "me")
+    assert len(sessions(front)) == 1
 
 
 async def test_a_prompt_waits_for_the_socket_that_is_on_its_way(
-    front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
+    front: Any, one: ScriptedInstance
 ) -> None:
     """So that not even a cached prompt ends unheard (PROTOCOL.md trap 1); not for ever, and
     nobody's not."""
-    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     gateway, instance = front.app[GATEWAY], front.app[CLUSTER].instances[0]
     one.gate.clear()
     await listen(front, "me")
-    await gateway.events.ready("stranger", instance)
-    ready = asyncio.create_task(gateway.events.ready("me", instance))
+    await gateway.clients.ready("stranger", instance)
+    ready = asyncio.create_task(gateway.clients.ready("me", instance))
     await one.asked.wait()
     assert not ready.done()
     one.gate.set()
     await ready
-    assert sessions(front)._sessions["me"].upstreams[instance].connected.is_set()
+    assert sessions(front)._sessions["me"].own.upstreams.get(instance).is_connected
 
 
 async def test_a_new_socket_waits_for_the_confirmed_end_of_the_old_one(
-    front: Any, one: ScriptedInstance, monkeypatch: pytest.MonkeyPatch
+    front: Any, one: ScriptedInstance
 ) -> None:
     """Else the old one's end would take the new one's entry along (PROTOCOL.md trap 2)."""
-    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
-    await listen(front, "me")
+    await listen_itself(front, "me")
     one.end.clear()
     await listen(front, "me")
     assert one.dialled == 1

@@ -15,13 +15,15 @@ from aiohttp import WSMsgType
 from events_harness import (
     FLAGS,
     ScriptedInstance,
+    has_its_own,
     listen,
+    listen_itself,
     scripted,
     until,
 )
 from ledger_front import accepted
 
-from comfy_proxy.gateway.events import outbox, outbox_sum, upstreams
+from comfy_proxy.gateway.events import outbox, outbox_sum, shared_sockets
 from comfy_proxy.gateway.events import session as event_session
 from comfy_proxy.keys import CLUSTER, GATEWAY
 from comfy_proxy.ledger.events import MoveBegan, Stayed
@@ -64,16 +66,16 @@ async def test_the_greeting_has_the_sum_and_the_sid(
     path: str,
     client_id: str | None,
 ) -> None:
-    """One ``status`` and nothing else; the same clientId and other parameters at both."""
+    """One ``status`` and nothing else; sockets of its own have its clientId and parameters."""
     one.greeting = [json.dumps({"type": "status", "data": _queue(2) | {"sid": "x"}})]
     two.greeting = [json.dumps({"type": "status", "data": _queue(3) | {"sid": "y"}})]
     client = await listen(front, client_id, f"{path}?token=t")
-    wires = await one.wire(), await two.wire()
     (greeting,) = client.frames
     sid = greeting["data"].pop("sid")
     assert sid == client_id or (not client_id and len(sid) == 32)
     assert greeting == {"type": "status", "data": _queue(5)}
-    for wire in wires:
+    await has_its_own(front, sid)
+    for wire in (await one.wire(), await two.wire()):
         assert dict(wire.request.query) == {"clientId": sid, "token": "t"}
 
 
@@ -82,7 +84,7 @@ async def test_the_token_of_a_socket_stays_here(
 ) -> None:
     """A key in the query opens the client's socket and goes to no instance; other tokens do."""
     front = await start_proxy(*(url for url, _ in instances), api_keys=("s3cret&key",))
-    client = await listen(front, "me", "/ws?token=s3cret%26key&token=other&a=1")
+    client = await listen_itself(front, "me", "/ws?token=s3cret%26key&token=other&a=1")
     for wire in (await one.wire(), await two.wire()):
         assert list(wire.request.query.items()) == [
             ("token", "other"),
@@ -97,10 +99,15 @@ def _queue(remaining: int) -> dict[str, Any]:
     return {"status": {"exec_info": {"queue_remaining": remaining}}}
 
 
-async def test_every_status_is_the_sum(front: Any, one: Any, two: Any) -> None:
-    """Each change of either queue is told, without a sid."""
+@pytest.mark.parametrize("own", [False, True])
+async def test_every_status_is_the_sum(front: Any, one: Any, two: Any, own: bool) -> None:
+    """Each change of either queue is told once, without a sid, whichever sockets tell it."""
     client = await listen(front, "me")
-    first, second = await one.wire(), await two.wire()
+    first, second = await one.shared_wire(), await two.shared_wire()
+    if own:
+        await has_its_own(front, "me")
+        await first.status(7)
+        first, second = await one.wire(), await two.wire()
     for wire, remaining, total in ((first, 2, 2), (second, 1, 3), (first, 1, 2), (second, 0, 1)):
         await wire.status(remaining)
         assert (await client.until_sum(total))["data"].keys() == {"status"}
@@ -110,7 +117,7 @@ async def test_every_status_is_the_sum(front: Any, one: Any, two: Any) -> None:
 async def test_a_prompt_on_its_way_is_part_of_the_sum(front: Any, one: Any, two: Any) -> None:
     """It counts as long as neither instance shows it."""
     client = await listen(front, "me")
-    first, second = await one.wire(), await two.wire()
+    first, second = await one.shared_wire(), await two.shared_wire()
     await first.status(2)
     await client.until_sum(2)
     ledger, (instance, _) = front.app[GATEWAY].ledger, front.app[CLUSTER].instances
@@ -127,7 +134,7 @@ async def test_a_prompt_on_its_way_is_part_of_the_sum(front: Any, one: Any, two:
 
 async def test_feature_flags_go_first_and_are_answered_once(front: Any, one: Any, two: Any) -> None:
     """Garbage before them does not count, as in ComfyUI; what comes after is forwarded too."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     wires = await one.wire(), await two.wire()
     for data in ("no json", "[" * 100_000, "[1]"):
         await client.ws.send_str(data)
@@ -146,7 +153,7 @@ async def test_feature_flags_go_first_and_are_answered_once(front: Any, one: Any
 
 async def test_frames_arrive_as_they_are_and_in_order(front: Any, one: Any, two: Any) -> None:
     """Text and binary, 20 MB too (PROTOCOL.md trap 23), odd ones too."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     wire = await one.wire()
     large = PNG + bytes(range(256)) * 80_000
     await wire.say("execution_start", prompt_id="p")
@@ -165,7 +172,7 @@ async def test_frames_arrive_as_they_are_and_in_order(front: Any, one: Any, two:
 
 async def test_the_clients_close_code_reaches_the_instances(front: Any, one: Any) -> None:
     """As if it had closed the instance's socket itself."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     wire = await one.wire()
     await client.ws.close(code=4001, message=b"enough")
     async with asyncio.timeout(10):
@@ -177,7 +184,7 @@ async def test_the_clients_close_code_reaches_the_instances(front: Any, one: Any
 @pytest.mark.parametrize("kind", ["huge", "not utf-8", "reserved bits"])
 async def test_a_client_that_breaks_the_protocol_is_closed(front: Any, one: Any, kind: str) -> None:
     """With ComfyUI's own codes; nothing of it stays behind."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     await one.wire()
     too_large = b"\x81\xff" + (4 * 2**20 + 1).to_bytes(8) + bytes(4)
     sent = {"huge": too_large, "not utf-8": b"\x81\x81\0\0\0\0\xff", "reserved bits": b"\xf1\x80"}
@@ -228,7 +235,7 @@ async def test_a_slow_client_is_disconnected_and_delays_nobody(
     """Its previews go first; it is closed with 1013; all that it was sent comes before that."""
     monkeypatch.setattr(outbox, "MAX_BYTES", 4 * 2**20)
     monkeypatch.setattr(outbox, "PREVIEW_BYTES", 2**20)
-    slow, quick = await listen(front, "slow"), await listen(front, "quick")
+    slow, quick = await listen_itself(front, "slow"), await listen_itself(front, "quick")
     wires = {}
     for _ in range(2):
         wire = await one.wire()
@@ -254,7 +261,7 @@ async def test_a_client_that_does_not_read_at_all_is_cut_off(
     """Nothing of it stays behind, though it never takes the close frame."""
     monkeypatch.setattr(outbox, "MAX_BYTES", 4 * 2**20)
     monkeypatch.setattr(event_session, "DRAIN_TIMEOUT_S", 0.05)
-    slow = await listen(front, "slow")
+    slow = await listen_itself(front, "slow")
     wire = await one.wire()
     slow.ws._conn.protocol.pause_reading()
     await wire.say("execution_start", prompt_id="p")
@@ -271,8 +278,8 @@ async def test_clients_that_do_not_read_go_and_the_others_stay(
     """What waits for all together is bounded; who reads gets everything."""
     monkeypatch.setattr(outbox_sum, "MAX_SUM_BYTES", 4 * 2**20)
     monkeypatch.setattr(event_session, "DRAIN_TIMEOUT_S", 0.05)
-    slow = [await listen(front, name) for name in "abc"]
-    quick = await listen(front, "quick")
+    slow = [await listen_itself(front, name) for name in "abc"]
+    quick = await listen_itself(front, "quick")
     wires = {}
     for _ in range(4):
         wire = await one.wire()
@@ -298,7 +305,7 @@ async def test_the_proxy_stops_with_1001(
     """Whoever is connected is told, deaf ones too; no task and no socket stays."""
     before = asyncio.all_tasks()
     front = await start_proxy(*(url for url, _ in instances))
-    clients = [await listen(front, name) for name in ("a", "b", "a")]
+    clients = [await listen_itself(front, name) for name in ("a", "b", "a")]
     codes = [asyncio.create_task(client.until_closed()) for client in clients]
     await front.server.close()
     assert [await code for code in codes] == [1001, 1001, 1001]
@@ -313,14 +320,14 @@ async def test_a_stop_does_not_wait_for_a_handshake(
     """Neither for one that a client waits for nor for one in the background."""
     front = await start_proxy(*(url for url, _ in instances))
     for _, instance in instances:
-        instance.gate.clear()
+        instance.shared_gate.clear()
     waiting = asyncio.create_task(front.ws_connect("/ws?clientId=a"))
     for _, instance in instances:
-        await instance.asked.wait()
-    async with asyncio.timeout(upstreams.CONNECT_TIMEOUT_S / 2):
+        await instance.shared_asked.wait()
+    async with asyncio.timeout(shared_sockets.CONNECT_TIMEOUT_S / 2):
         await front.server.close()
     for _, instance in instances:
-        instance.gate.set()
+        instance.shared_gate.set()
     with pytest.raises(aiohttp.ClientError):
         await waiting
 
@@ -330,13 +337,13 @@ async def test_an_end_that_a_new_socket_tells_first_of_all_is_told_once(
 ) -> None:
     """Its history was read while the old socket was broken or silent: that entry waits for the
     frame, and is not given on top of it."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     wire = await one.wire()
     cluster = front.app[CLUSTER]
     instance = cluster.instances[0]
     prompt = accepted(front.app[GATEWAY].ledger, "p", instance, "me")
     entry = {"status": {"messages": [["execution_success", {"prompt_id": "p"}]]}, "outputs": {}}
-    sessions(front).end_learnt(prompt, entry, instance)
+    front.app[GATEWAY].clients.end_learnt(prompt, entry, instance)
     await wire.say("execution_success", prompt_id="p")
     await client.until_type("execution_success")
     [session] = sessions(front)._sessions.values()
@@ -347,7 +354,7 @@ async def test_interrupts_are_told_once_and_those_of_nobody_to_everybody(
     front: Any, one: ScriptedInstance
 ) -> None:
     """What is the client's own is kept in mind, also if its socket has heard nothing before."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     wire = await one.wire()
     accepted(front.app[GATEWAY].ledger, "p", front.app[CLUSTER].instances[0], "me")
     for prompt_id in ("p", "nobodys"):

@@ -12,7 +12,9 @@ from events_harness import (
     ScriptedInstance,
     checked,
     colour,
+    has_its_own,
     listen,
+    listen_itself,
     post,
     scripted,
     until,
@@ -21,7 +23,7 @@ from events_harness import (
 from ledger_front import client_post
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.events import upstream_socket, upstreams
+from comfy_proxy.gateway.events import upstream_socket
 from comfy_proxy.gateway.events.frames import status_frame
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
@@ -61,7 +63,7 @@ async def test_an_accepted_prompt_is_in_the_sum_before_its_frame(
     """
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
-    one, two = await instances[0][1].wire(), await instances[1][1].wire()
+    one, two = await instances[0][1].shared_wire(), await instances[1][1].shared_wire()
     assert (await counted(gateway, first, _answer(200))).status == 200
     await two.status(1)
     await client.until_sum(2)
@@ -80,7 +82,7 @@ async def test_a_frame_that_comes_before_the_200_is_not_counted_twice(
     """As it usually is."""
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
-    wire = await instances[0][1].wire()
+    wire = await instances[0][1].shared_wire()
 
     async def answering() -> Any:
         await wire.status(1)
@@ -99,7 +101,7 @@ async def test_a_frame_that_tells_of_something_else_does_not_end_it(
     """Another prompt ended there while this one was on its way."""
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
-    one, two = await instances[0][1].wire(), await instances[1][1].wire()
+    one, two = await instances[0][1].shared_wire(), await instances[1][1].shared_wire()
     await one.status(1)
     await client.until_sum(1)
 
@@ -121,7 +123,7 @@ async def test_a_refused_prompt_leaves_the_sum_again(
     """Also if a sum with it was told meanwhile: no frame of the instance would ever mend it."""
     gateway, (first, _) = front.app[GATEWAY], front.app[CLUSTER].instances
     client = await listen(front, "me")
-    two = await instances[1][1].wire()
+    two = await instances[1][1].shared_wire()
 
     async def answering() -> Any:
         await two.status(0)
@@ -229,47 +231,58 @@ async def test_prompts_that_go_on_elsewhere_never_leave_the_sum(
 
 
 async def test_what_waits_at_a_busy_instance_is_in_the_greeting(
-    front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
+    front: Any, instances: Instances
 ) -> None:
     """Its loop stands still (PROTOCOL.md trap 8) and it takes no socket yet: what it told
     last still holds."""
-    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.02)
     await checked(front)
     one = instances[0][1]
     first = await listen(front, "first")
-    wire = await one.wire()
+    wire = await one.shared_wire()
     await wire.status(3)
     await first.until_sum(3)
-    one.gate.clear()
+    one.shared_gate.clear()
+    wire.drop()
+    await wire.ended.wait()
     second = await listen(front, "second")
     assert second.sums == [3]
-    one.greeting = [status_frame(1, "second")]
-    one.gate.set()
+    one.greeting = [status_frame(1, "shared")]
+    one.shared_gate.set()
     await second.until_sum(1)
 
 
+@pytest.mark.parametrize("own", [False, True])
 async def test_a_socket_lost_in_silence_keeps_the_sum_until_the_circuit_opens(
-    front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch
+    front: Any, instances: Instances, monkeypatch: pytest.MonkeyPatch, own: bool
 ) -> None:
     """Busy is not dead: only a refusal, or the health checks, say that nothing waits there."""
     await checked(front)
     instance, one = front.app[CLUSTER].instances[0], instances[0][1]
     client = await listen(front, "me")
-    wire = await one.wire()
+    shared = wire = await one.shared_wire()
+    upstream = front.app[GATEWAY].events.shared.get(instance)
+    if own:
+        await has_its_own(front, "me")
+        wire = await one.wire()
+        (upstream,) = upstreams_to(front, instance)
+        await shared.status(2)
     await wire.status(2)
     await client.until_sum(2)
-    (upstream,) = upstreams_to(front, instance)
     monkeypatch.setattr(upstream_socket, "DIAL_TIMEOUT_S", 0.02)
     one.gate.clear()
+    one.shared_gate.clear()
     wire.drop()
+    shared.drop()
     await until(lambda: upstream.failures > 3)
-    await (await instances[1][1].wire()).say("marker")
+    two = instances[1][1]
+    await (await (two.wire() if own else two.shared_wire())).say("marker")
     await client.until_type("marker")
     assert client.sums == [0, 2]
     for _ in range(3):
         instance.fault("silent")
     await client.until_sum(0)
     one.gate.set()
+    one.shared_gate.set()
 
 
 async def test_a_silent_instance_must_answer_before_the_next_handshake(
@@ -279,21 +292,22 @@ async def test_a_silent_instance_must_answer_before_the_next_handshake(
     would be undone by it, and the client deaf for good (PROTOCOL.md trap 2).
     """
     monkeypatch.setattr(upstream_socket, "CLOSE_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(upstreams, "JOIN_TIMEOUT_S", 0.0)
     await checked(front)
     one = instances[0][1]
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     await one.wire()
     one.end.clear()
     one.still.clear()
     await client.ws.close()
     await listen(front, "me")
+    itself = asyncio.create_task(has_its_own(front, "me"))
     await until(lambda: one.questions == 1)
     assert one.dialled == 1
     one.end.set()
     one.still.set()
     await one.wire()
     assert (one.dialled, one.open) == (2, 1)
+    await itself
 
 
 async def test_an_unanswered_ping_is_such_a_silence(
@@ -306,8 +320,8 @@ async def test_an_unanswered_ping_is_such_a_silence(
     front = await start_proxy(*(url for url, _ in instances))
     await checked(front)
     one.still.clear()
-    await listen(front, "me")
-    await until(lambda: one.questions == 1)
+    await listen_itself(front, "me")
+    await until(lambda: one.questions)  # of either socket there
     assert one.dialled == 1
     one.still.set()
     await until(lambda: one.dialled > 1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from events_harness import ScriptedInstance, listen, until
+from events_harness import ScriptedInstance, listen, listen_itself, until
 
 from comfy_proxy.gateway.events import upstream_socket
 
@@ -63,11 +63,13 @@ async def subscribe(front: Any, enabled: bool, **more: str) -> int:
 async def test_it_is_told_to_all_and_repeated_at_a_new_socket(
     front: Any, pair: list[tuple[str, Logging]]
 ) -> None:
-    """ComfyUI forgets it with the socket."""
+    """ComfyUI forgets it with the socket, and takes none without: the client has its own before."""
     (_, one), (_, two) = pair
     listener = await listen(front, "me")
-    wire, _ = await two.wire(), await one.wire()
+    assert (one.open, two.open) == (0, 0)
     assert await subscribe(front, True) == 200
+    assert (one.open, two.open) == (1, 1)
+    wire, _ = await two.wire(), await one.wire()
     on = {"clientId": "me", "enabled": True}
     assert one.subscribed == two.subscribed == [on]
     wire.drop()
@@ -88,7 +90,7 @@ async def test_what_was_refused_is_not_repeated(
     (_, one), (_, two) = pair
     one.status = 400
     assert await subscribe(front, True) == 400
-    listener = await listen(front, "me")
+    listener = await listen_itself(front, "me")
     await two.wire()
     assert len(two.subscribed) == 1
     await listener.ws.close()

@@ -8,7 +8,16 @@ from typing import Any
 
 import aiohttp
 import pytest
-from events_harness import Listener, checked, colour, listen, post, until, upstreams_to
+from events_harness import (
+    Listener,
+    checked,
+    colour,
+    listen,
+    listen_itself,
+    post,
+    until,
+    upstreams_to,
+)
 from ledger_front import client_post
 
 from comfy_proxy.cluster.instance import Instance
@@ -71,7 +80,7 @@ async def until_idle(direct: aiohttp.ClientSession) -> None:
 
 async def test_a_silent_socket_is_found_and_replaced(front: Any, workers: Workers) -> None:
     """HTTP answers, no frame comes: the end is told from the history, the next one by frames."""
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     [before] = upstreams_to(front, first(front))
     socket = before._ws
     workers[0].faults.silent_sockets = True
@@ -84,9 +93,9 @@ async def test_a_silent_socket_is_found_and_replaced(front: Any, workers: Worker
     assert output["output"]["images"][0]["subfolder"] == "@1"
     await client.until_sum(0)
     assert client.texts[-1]["type"] == "status"
-    await until(lambda: not before.connected.is_set())
+    await until(lambda: not before.is_connected)
     workers[0].faults.clear()
-    await until(lambda: before.connected.is_set())
+    await until(lambda: before.is_connected)
     assert before._ws is not socket
     prompt_id = await post(front, colour(2), "me")
     await client.until_end_of(prompt_id)
@@ -120,7 +129,7 @@ async def test_an_end_in_the_gap_of_a_broken_socket(front: Any, workers: Workers
     workers[0].drop_connections()
     await client.until_end_of(prompt_id)
     workers[0].faults.clear()
-    await until(lambda: upstreams_to(front, first(front))[0].connected.is_set())
+    await until(lambda: upstreams_to(front, first(front))[0].is_connected)
     prompt_id_2 = await post(front, colour(2), "me")
     await client.until_end_of(prompt_id_2)
     ends = ["executed", "execution_success", "executing"]
@@ -138,7 +147,7 @@ async def test_an_end_before_the_socket_was_there_again(front: Any, workers: Wor
     [upstream] = upstreams_to(front, instance)
     workers[0].faults.hang = ("/ws", "/queue", "/history")
     workers[0].drop_connections()
-    await until(lambda: not upstream.connected.is_set())
+    await until(lambda: not upstream.is_connected)
     async with front.post("/interrupt", json={}) as answer:
         assert answer.status == 200
     workers[0].faults.clear()
@@ -156,7 +165,7 @@ async def test_a_socket_that_speaks_tells_its_own_ends(
     gateway = front.app[GATEWAY]
     prompt_id = await post(front, colour(1, "SaveImageWebsocket", 0.1), "me")
     prompt = gateway.ledger.find(prompt_id)
-    gateway.events.end_learnt(prompt, {"status": {}, "outputs": {}}, first(front))
+    gateway.clients.end_learnt(prompt, {"status": {}, "outputs": {}}, first(front))
     await client.until_end_of(prompt_id)
     assert client.binaries
     assert kinds(client, prompt_id).count("execution_success") == 1
@@ -168,11 +177,11 @@ async def test_the_next_start_proves_that_an_end_was_missed(
 ) -> None:
     """The socket is new since: the end is told before that start, however long it has."""
     monkeypatch.setattr("comfy_proxy.gateway.events.missed_ends.SILENCE_S", 3600.0)
-    client = await listen(front, "me")
+    client = await listen_itself(front, "me")
     gateway = front.app[GATEWAY]
     prompt = Prompt(prompt_id="missed", post=client_post("me"))
     entry = {"status": {"messages": [["execution_success", {"prompt_id": "missed"}]]}}
-    gateway.events.end_learnt(prompt, entry, first(front))
+    gateway.clients.end_learnt(prompt, entry, first(front))
     prompt_id = await post(front, colour(1), "me")
     await client.until_end_of(prompt_id)
     ids = [one["data"]["prompt_id"] for one in client.texts if "prompt_id" in one["data"]]
@@ -188,12 +197,12 @@ async def test_a_client_that_left_is_told_nothing(front: Any, workers: Workers) 
     prompt_id = await post(front, colour(1), "me")
     prompt = gateway.ledger.find(prompt_id)
     if prompt is not None:
-        gateway.events.end_learnt(prompt, {"status": {}, "outputs": {}}, first(front))
+        gateway.clients.end_learnt(prompt, {"status": {}, "outputs": {}}, first(front))
     [session] = gateway.events._sessions.values()
     workers[0].faults.silent_sockets = False
     await client.ws.close()
     await until(lambda: len(gateway.events) == 0)
-    assert session.missed_ends._waited_for == {}
+    assert session.own.missed_ends._waited_for == {}
 
 
 async def test_the_last_frame_after_an_end_is_given_when_the_socket_breaks(

@@ -19,7 +19,7 @@ class Socket:
     def __init__(self) -> None:
         self.sent: list[str | bytes] = []
         self.open = asyncio.Event()
-        self.idle = asyncio.Event()
+        self.gone = False
 
     async def send_str(self, data: str) -> None:
         assert isinstance(data, str)
@@ -31,6 +31,8 @@ class Socket:
 
     async def _send(self, data: str | bytes) -> None:
         await self.open.wait()
+        if self.gone:
+            raise ConnectionResetError
         self.sent.append(data)
 
 
@@ -44,11 +46,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 async def sent(box: Outbox, socket: Socket, count: int) -> list[str | bytes]:
     """What arrives when everything is read."""
     socket.open.set()
-    task = asyncio.create_task(box.run())
+    box.begin()
     await settle()
     assert len(socket.sent) >= count
-    task.cancel()
-    await asyncio.wait([task])
+    await box.end()
     return socket.sent
 
 
@@ -66,7 +67,7 @@ async def test_frames_are_written_in_order_the_greeting_first() -> None:
     box, socket = box_and_socket()
     for data in ("a", b"b", "c"):
         box.put(Pass(data=data))
-    box.put_first(Pass(data="greeting"))
+    box.begin(Pass(data="greeting"))
     assert await sent(box, socket, 4) == ["greeting", "a", b"b", "c"]
 
 
@@ -114,3 +115,49 @@ def test_one_large_frame_alone_always_fits() -> None:
     box, _ = box_and_socket()
     box.put(Pass(data=b"x" * 1000))
     assert repr(box) == "<Outbox 1 frames, 1000 bytes>"
+
+
+async def test_what_is_taken_at_once_needs_no_task() -> None:
+    """Most clients only look on, and take what they are sent."""
+    box, socket = box_and_socket()
+    before = asyncio.all_tasks()
+    socket.open.set()
+    box.begin()
+    for data in ("a", b"b"):
+        box.put(Pass(data=data))
+    assert socket.sent == ["a", b"b"]
+    assert asyncio.all_tasks() == before
+    assert box.held == 0
+
+
+async def test_what_is_not_is_written_by_one_task_and_in_order() -> None:
+    """It ends when nothing waits any more."""
+    box, socket = box_and_socket()
+    before = asyncio.all_tasks()
+    box.begin()
+    for data in "abc":
+        box.put(Pass(data=data))
+    assert len(asyncio.all_tasks() - before) == 1
+    assert box.held == 3
+    await settle()
+    socket.open.set()
+    await settle()
+    assert socket.sent == ["a", "b", "c"]
+    assert box.held == 0
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_client_that_leaves_while_it_is_written_to_holds_nothing() -> None:
+    """Neither what was being written nor what waits behind it."""
+    box, socket = box_and_socket()
+    box.begin()
+    for data in "abc":
+        box.put(Pass(data=data))
+    await settle()
+    socket.gone = True
+    socket.open.set()
+    await settle()
+    assert box.held == 0
+    box.put(Pass(data="late"))
+    await box.end()
+    assert socket.sent == []

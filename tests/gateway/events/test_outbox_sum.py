@@ -73,14 +73,13 @@ async def test_what_is_being_written_counts_until_it_is_gone(
     """A client that takes nothing is cut at once where its frame is what is too much."""
     stuck, other = Client(total), Client(total)
     stuck.put(60)
-    writing = asyncio.create_task(stuck.box.run())
+    stuck.box.begin()
     await settle()
     assert total.bytes == 60
     await clock.advance(1.0)
     other.put(60)
     assert (stuck.told, other.told, total.bytes) == (["stuck"], [], 60)
-    writing.cancel()
-    await asyncio.wait([writing])
+    await stuck.box.end()
     assert total.bytes == 60
 
 
@@ -90,8 +89,6 @@ async def test_one_alone_is_left_to_its_own_bound(total: OutboxSum) -> None:
     alone.put(1000)
     assert (alone.told, total.bytes) == ([], 1000)
     alone.open.set()
-    writing = asyncio.create_task(alone.box.run())
+    alone.box.begin()
     await settle()
     assert total.bytes == 0
-    writing.cancel()
-    await asyncio.wait([writing])

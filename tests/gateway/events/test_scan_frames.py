@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -51,12 +49,8 @@ class Client:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
-    client = Client()
-    task = asyncio.create_task(client.frames.run())
-    yield client
-    task.cancel()
-    await asyncio.wait([task])
+def client() -> Client:
+    return Client()
 
 
 async def test_a_scan_is_told_as_it_is(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""The sum of one client's sockets while prompts move: never too low, too high for a moment only."""
+"""The sum of the queues while prompts move: never too low, too high for a moment only."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from manual_clock import ManualClock
 from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.events.sums import UntoldArrivals
+from comfy_proxy.gateway.events.sums import OwnSum, QueueSum, ToldQueue
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
@@ -41,51 +41,71 @@ def answered(ledger: Ledger, prompt: Prompt) -> None:
 
 def test_a_frame_with_more_tells_of_it(ledger: Ledger, target: Instance) -> None:
     """The frame came before the answer: it counts no longer, also after the answer."""
-    arrivals = UntoldArrivals(ledger)
-    arrivals.sent(target)
-    arrivals.told(target, 1)
-    assert arrivals.total == 0
-    arrivals.told(target, 1)
-    assert arrivals.total == 0
+    queue = ToldQueue(target, ledger)
+    queue.sent()
+    queue.told(1)
+    assert queue.untold == 0
+    queue.told(1)
+    assert queue.untold == 0
 
 
 def test_a_frame_with_no_more_does_not_end_it(
     ledger: Ledger, moving: Prompt, target: Instance
 ) -> None:
     """Something ended there meanwhile: the arrival is still to be told."""
-    arrivals = UntoldArrivals(ledger)
-    arrivals.told(target, 0)
-    assert arrivals.total == 1
+    queue = ToldQueue(target, ledger)
+    queue.told(0)
+    assert queue.untold == 1
 
 
 def test_the_next_frame_after_the_answer_ends_it(
     ledger: Ledger, moving: Prompt, target: Instance
 ) -> None:
     """An arrival and an end at once show as one unchanged number."""
-    arrivals = UntoldArrivals(ledger)
-    arrivals.told(target, 0)
+    queue = ToldQueue(target, ledger)
+    queue.told(0)
     answered(ledger, moving)
-    assert arrivals.total == 1
-    arrivals.told(target, 0)
-    assert arrivals.total == 0
+    assert queue.untold == 1
+    queue.told(0)
+    assert queue.untold == 0
 
 
 def test_a_refusal_ends_it(ledger: Ledger, moving: Prompt, target: Instance) -> None:
     """A prompt that was not taken is nowhere again, and never counts less than nothing."""
-    arrivals = UntoldArrivals(ledger)
-    arrivals.refused(target)
-    arrivals.refused(target)
-    assert arrivals.total == 0
+    queue = ToldQueue(target, ledger)
+    queue.refused()
+    queue.refused()
+    assert queue.untold == 0
 
 
-def test_a_new_client_counts_what_is_arriving(
+def test_a_new_socket_counts_what_is_arriving(
     ledger: Ledger, moving: Prompt, target: Instance
 ) -> None:
     """Its first frame may be older than the arrival."""
-    assert UntoldArrivals(ledger).total == 1
+    assert ToldQueue(target, ledger).untold == 1
     assert ledger.transit.nowhere == 0
     ledger.apply(events.Refused(prompt=moving, instance=target))
-    assert UntoldArrivals(ledger).total == 0
+    assert ToldQueue(target, ledger).untold == 0
     assert ledger.transit.nowhere == 1
     take(ledger, moving, target)
     assert ledger.transit.nowhere == 0
+
+
+def test_a_clients_own_socket_goes_on_from_the_shared_one(ledger: Ledger, target: Instance) -> None:
+    """The sum is the same in that moment, and each tells for itself from then on."""
+    shared = QueueSum(ledger)
+    shared.joined(target)
+    shared.told(target, 2)
+    shared.sent(target)
+    own = OwnSum(shared)
+    assert own.total == shared.total == 3
+    own.begin(target)
+    assert own.total == 3
+    queue = own.get(target)
+    assert queue is not None
+    queue.told(3)
+    assert (own.total, shared.total) == (3, 3)
+    queue.told(1)
+    assert (own.total, shared.total) == (1, 3)
+    own.removed(target)
+    assert own.total == 3

@@ -64,6 +64,7 @@ async def start(pair: Pair, start_proxy: Callable[..., Any]) -> AsyncIterator[Ca
                 await stack.enter_async_context(server)
                 urls.append(f"http://127.0.0.1:{server.port}")
             proxy = await start_proxy(*urls, **settings)
+            stack.push_async_callback(proxy.close)  # first: it has sockets open at the servers
             await checked(proxy)
             return proxy
 
@@ -78,17 +79,19 @@ async def _features(proxy: Any, path: str = "/features") -> Any:
 
 
 async def _flags(proxy: Any, instances: Pair) -> Any:
-    """What the websocket's answer says; each instance answers with its own."""
+    """What the websocket's answer says; each instance answers with its own, to the socket for all
+    clients where there are several."""
     client = await listen(proxy, "me")
     await client.ws.send_str(FLAGS)
-    wires = [await instance.wire() for instance in instances]
+    several = len(instances) > 1
+    wires = [await (one.shared_wire() if several else one.wire()) for one in instances]
     for instance, wire in zip(instances, wires, strict=True):
         assert json.loads(await wire.next())["type"] == "feature_flags"
         await wire.say("feature_flags", **instance.features)
     frame = await client.until_type("feature_flags")
     await client.ws.close()
-    for wire in wires:  # a server that is being closed would not read the close frame
-        await wire.ended.wait()
+    for wire in () if several else wires:
+        await wire.ended.wait()  # a server that is being closed would not read the close frame
     return frame["data"]
 
 
