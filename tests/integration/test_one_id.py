@@ -102,7 +102,7 @@ async def test_a_client_s_prompt_is_followed_by_its_id(
     body = {"prompt": graph(), "prompt_id": prompt_id}
     async with jobs.http.post("/prompt", json=body, headers=IDS) as answer:
         assert answer.status == 200
-    await until(lambda: jobs.http.app[METRICS].prompts.at_instance(None)["completed"])
+    await until(lambda: jobs.http.app[METRICS].prompts.in_all()["completed"])
     await jobs.http.close()
     combined = lines(tmp_path / "logs" / "combined.log")
     told = [line for line in combined if line.get("prompt_id") == prompt_id]

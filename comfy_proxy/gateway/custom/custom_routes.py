@@ -64,7 +64,7 @@ class CustomRoutes:
         away, and what forwarding raises.
         """
         rules = self._rules
-        asked = Question.of(request, self._cluster.settings, rules.marks, rules.for_all)
+        asked = Question.of(request, self._cluster.settings, rules.marks, rules.rows.for_all)
         if request.body_exists:
             async with while_connected(request):
                 question = await asked

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from aiohttp import hdrs
+
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.gateway.routes import Prefix, is_named, pattern_of
 from comfy_proxy.request_path import normal_path
@@ -84,6 +86,12 @@ class Rows:
             if method in row.methods and pattern.fullmatch(path):
                 return row
         return None
+
+    def for_all(self, method: str, path: str) -> bool:
+        """Whether a request may be one for all instances, whatever its body says; ``path`` as for
+        :meth:`find`. A PUT always may (RFC 9110 9.2.2)."""
+        found = self.find(method, path)
+        return method == hdrs.METH_PUT or (found is not None and found.to is To.BROADCAST)
 
 
 def row(methods: str, path: str, to: To, why: str) -> CustomRow:

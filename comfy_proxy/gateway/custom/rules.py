@@ -102,7 +102,7 @@ class Rules:
         self._ledger = ledger
         self._files = files
         self.marks = files.disks
-        self._rows = rows
+        self.rows = rows
         self._askers = askers
         self._asking = asking
         self._clients = clients
@@ -126,11 +126,6 @@ class Rules:
                 return found
         return Addressed(how=How.PRIMARY, rule="nothing tells whom it concerns")
 
-    def for_all(self, method: str, path: str) -> bool:
-        """Whether a request may be one for all instances, whatever its body says."""
-        row = self._rows.find(method, path)
-        return method == hdrs.METH_PUT or (row is not None and row.to is To.BROADCAST)
-
     async def listen(self, question: Question, addressed: Addressed) -> None:
         """Have the client hear who is asked first: a node's route may answer it on its socket."""
         asked: Sequence[Instance] = [one for one in self._cluster.instances if one.healthy][:1]
@@ -144,7 +139,7 @@ class Rules:
 
     def by_row(self, question: Question) -> Addressed | None:
         """What a row says; ``by_file`` and ``by_prompt`` only if one is named, else the primary."""
-        row = self._rows.find(question.method, question.path)
+        row = self.rows.find(question.method, question.path)
         if row is None:
             return None
         rule = f"row {row.path} ({row.to}{': ' if row.why else ''}{row.why})"

@@ -242,7 +242,7 @@ async def test_a_cached_prompt_teaches_no_estimate(
 def test_with_one_instance_nobody_knows(clock: Any) -> None:
     """Its prompts pass unread: null, which is not nought."""
     figures = PromptFigures(["gpu:8188"])
-    assert figures.at_instance(None) == {
+    assert figures.in_all() == {
         "forwarded": 0, "moved": 0, "passed_over": 0,
         "completed": None, "failed": None, "cancelled": None,
     }  # fmt: skip
