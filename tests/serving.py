@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 import tempfile
 from collections import Counter
@@ -18,6 +17,7 @@ from typing import IO, Any
 
 import aiohttp
 from child_signals import listen_to_all
+from kept_ports import kept_port
 
 from comfy_proxy.tls import client_context
 
@@ -78,13 +78,6 @@ class Served:
         return code
 
 
-def free_port() -> int:
-    """One on which nobody listens now."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
 @asynccontextmanager
 async def serving(
     *hosts: str,
@@ -98,9 +91,8 @@ async def serving(
     ``trusted`` is its certificate, if it has one.
     """
     options = [] if config is None else ["--config", str(config)]
-    port = int(environ.get("PORT", "0")) or free_port()
     own = {f"COMFYUI_HOST_{number}": host for number, host in enumerate(hosts, start=1)}
-    own |= {"HOST": "127.0.0.1", "PORT": str(port), "LOG_DIRECTORY": str(logs)}
+    own |= {"HOST": "127.0.0.1", "LOG_DIRECTORY": str(logs)}
     own |= {"HEALTH_CHECK_TIMEOUT": "2000"}  # the next check would be half a minute later
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFYUI_")}
     answers: Counter[tuple[str, str]] = Counter()
@@ -111,6 +103,9 @@ async def serving(
     trace = aiohttp.TraceConfig()
     trace.on_request_end.append(answered)
     async with AsyncExitStack() as stack:
+        # Held until the end: the kernel gives a port that is merely free to others, too.
+        port = int(environ.get("PORT", "0")) or stack.enter_context(kept_port())
+        own["PORT"] = str(port)
         http = await stack.enter_async_context(
             aiohttp.ClientSession(
                 trace_configs=[trace],

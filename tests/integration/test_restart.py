@@ -166,7 +166,9 @@ async def test_all_that_was_accepted_ends_after_a_kill(proxy: Proxy) -> None:
     assert not proxy.served.text("error.log")
 
 
-async def test_what_ran_at_the_kill_is_not_computed_twice(proxy: Proxy, pair: Pair) -> None:
+async def test_what_ran_at_the_kill_is_not_computed_twice(
+    proxy: Proxy, pair: Pair, tmp_path: Path
+) -> None:
     """A job's prompt that runs is let run to its end; the job then takes what ComfyUI has in its
     cache, at that instance."""
     pictures = [noise() for _ in range(2)]
@@ -176,6 +178,7 @@ async def test_what_ran_at_the_kill_is_not_computed_twice(proxy: Proxy, pair: Pa
     ]
     for job_id in jobs:
         await began(proxy, job_id)
+    await in_the_file(proxy, tmp_path / "copy", PLACED_JOBS, number=2)
     await proxy.kill()
     await proxy.start()
     for job_id, picture in zip(jobs, pictures, strict=True):
@@ -207,7 +210,7 @@ async def test_the_history_of_an_instance_that_dies_with_the_proxy(
     """Both are killed: the next proxy shows what both instances have said."""
     prompts = [await proxy.prompt(0, number) for number in range(PROMPTS)]
     before = {prompt_id: await proxy.end(prompt_id) for prompt_id in prompts}
-    await in_the_file(proxy, tmp_path / "copy", number=PROMPTS)
+    await in_the_file(proxy, tmp_path / "copy", KEPT_ENTRIES, number=PROMPTS)
     await proxy.kill()
     await pair[0].kill()
     await proxy.start()
@@ -219,14 +222,19 @@ async def test_the_history_of_an_instance_that_dies_with_the_proxy(
         )
 
 
-async def in_the_file(proxy: Proxy, copy: Path, *, number: int) -> None:
-    """Return when the file holds so many entries of histories."""
+KEPT_ENTRIES = "kind = 'kept-entry'"
+PLACED_JOBS = """kind = 'job' AND instr(CAST(value AS TEXT), '"prompt_id":"') > 0"""
+"""What a file holds, in SQL: entries of histories; jobs of which an instance has a prompt."""
+
+
+async def in_the_file(proxy: Proxy, copy: Path, where: str, *, number: int) -> None:
+    """Return when the file holds so many rows of that sort; it is written a moment later."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(proxy.directory / "state", copy)
             with closing(sqlite3.connect(copy / "proxy.sqlite")) as database:
-                select = "SELECT COUNT(*) FROM entries WHERE kind = 'kept-entry'"
+                select = f"SELECT COUNT(*) FROM entries WHERE {where}"
                 if database.execute(select).fetchone() == (number,):
                     return
             await asyncio.sleep(0.02)
