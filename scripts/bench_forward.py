@@ -18,16 +18,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
 import statistics
 import string
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +38,10 @@ from bench_load import (
     small_gets,
     upload,
 )
+from bench_processes import free_ports, process, wait_for
 
 HERE = Path(__file__).parent
 DIRECT, NGINX, PLAIN, PROXY, SILENT = "direct", "nginx", "plain", "proxy", "proxy, error"
-START_TIMEOUT_S = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,38 +75,6 @@ def kinds(duration_s: int) -> dict[str, Load]:
         "100 KB frames down": closed_loop(frame_down, duration_s, upgrade=True),
         "100 KB frames up": closed_loop(frame_up, duration_s, upgrade=True),
     }
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-@contextmanager
-def process(command: Sequence[str], log: Path, **environ: str) -> Iterator[int]:
-    """Its pid; what it prints goes into ``log``."""
-    with log.open("wb") as output:
-        running = subprocess.Popen(
-            command, stdout=output, stderr=output, env={**os.environ, **environ}
-        )
-    try:
-        yield running.pid
-    finally:
-        running.terminate()
-        running.wait()
-
-
-def wait_for(port: int, path: str) -> None:
-    """Until ``path`` is answered with 200. Exits with a message if it never is."""
-    last = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < last:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}"):
-            return
-        time.sleep(0.05)
-    sys.exit(f"nothing answers {path} at port {port}")
 
 
 @contextmanager

@@ -18,20 +18,19 @@ import gc
 import json
 import os
 import resource
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp import web
+from bench_processes import free_ports, wait_for
 
 from comfy_proxy import serve
 from comfy_proxy.app import create_app
@@ -180,31 +179,13 @@ def run(seconds: float, folder: Path, *, change_all: bool) -> None:
             stack.callback(running.terminate)
 
         begin("instances", one, two, *(["all"] if change_all else []))
-        wait_for(one, "/system_stats")
+        wait_for(one, "/system_stats", START_S)
         begin("proxy", seconds, results["proxy"], **settings)
         begin("idle", seconds, results["idle"])
-        wait_for(port, "/health/live")
+        wait_for(port, "/health/live", START_S)
         asked = asyncio.run(_asked(f"http://127.0.0.1:{port}/object_info", seconds + WARM_UP_S))
         figures = {name: json.loads(_written(path)) for name, path in results.items()}
     report(figures, list(asked), seconds)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
-def wait_for(port: int, path: str) -> None:
-    """Until ``path`` is answered with 200. Exits with a message if it never is."""
-    last = time.monotonic() + START_S
-    while time.monotonic() < last:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}"):
-            return
-        time.sleep(0.05)
-    sys.exit(f"nothing answers {path} at port {port}")
 
 
 async def _asked(url: str, seconds: float) -> Iterator[tuple[list[float], int]]:

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from bench_forward import free_ports, process
 from bench_load import cpu_seconds
+from bench_processes import free_ports, process
 
 HERE = Path(__file__).parent
 IN_ONE_PROCESS = 100

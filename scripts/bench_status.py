@@ -26,9 +26,11 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from bench_forward import free_ports, spread, wait_for
-from bench_jobs import PICTURE, TEMPLATE
+from bench_forward import spread
+from bench_jobs import PICTURE
+from bench_processes import free_ports, wait_for
 from loguru import logger
+from timed_workflow import write_workflows
 
 from comfy_proxy import setup
 from comfy_proxy.embedded.process import WorkerProcess
@@ -180,7 +182,8 @@ class Run:
 
 async def measure(rounds: int, folder: Path) -> list[Times]:
     (port,) = free_ports(1)
-    (folder / "timed.json").write_text(json.dumps(TEMPLATE))
+    workflows = folder / "workflows"
+    write_workflows(workflows)
     async with AsyncExitStack() as stack:
         workers = [
             await stack.enter_async_context(
@@ -192,7 +195,7 @@ async def measure(rounds: int, folder: Path) -> list[Times]:
             "COMFYUI_HOST_1": workers[0].host,
             "COMFYUI_HOST_2": workers[1].host,
             "LOG_DIRECTORY": str(folder / "logs"),
-            "WORKFLOW_DIRECTORY": str(folder),
+            "WORKFLOW_DIRECTORY": str(workflows),
         }
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, __file__, "host", str(port)), env=os.environ | environ
