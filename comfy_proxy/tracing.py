@@ -38,9 +38,9 @@ class Trace:
     def fields(self) -> Mapping[str, str]:
         """Its ids as a log line has them. They need no redaction: they were checked when the
         request came."""
-        if self.traceparent is None:
+        if (trace_id := self.trace_id) is None:
             return {"request_id": self.request_id}
-        return {"request_id": self.request_id, "trace_id": self.traceparent.split("-")[1]}
+        return {"request_id": self.request_id, "trace_id": trace_id}
 
     @property
     def headers(self) -> Mapping[str, str]:

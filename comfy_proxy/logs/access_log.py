@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from comfy_proxy.logs.lines import SERVICE, Finished, Line, Redaction, finished, time_text
+from comfy_proxy.logs.lines import Finished, Line, Redaction, finished, head
 from comfy_proxy.logs.log_writer import LogWriter
 from comfy_proxy.tracing import TRACE, Trace
 
@@ -87,15 +87,7 @@ def access_line(
     """The line of one request. ``request.path`` is without the query, which may hold a key."""
     method = redaction.field("method", request.method)
     path = redaction.field("path", request.path)
-    line: Line = {
-        "timestamp": time_text(time_s),
-        "level": level,
-        "service": SERVICE,
-        "message": f"{method} {path} {request.status}",
-        "logger": LOGGER,
-    }
-    if trace is not None:
-        line |= trace.fields
+    line = head(time_s, level, f"{method} {path} {request.status}", LOGGER, trace)
     line["duration_ms"] = round(request.duration_s * 1000, 1)
     line["method"], line["path"], line["status"] = method, path, request.status
     line["received_bytes"], line["sent_bytes"] = request.received_bytes, request.sent_bytes

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from comfy_proxy.lenient_json import NON_STR_KEYS, dumps
 from comfy_proxy.logs.entry import Entry
+from comfy_proxy.tracing import Trace
 
 SERVICE = "comfy_proxy"
 Line = dict[str, Any]
@@ -103,16 +104,24 @@ class Redaction:
         return self.text(value if isinstance(value, str) else str(value), limit)
 
 
+def head(time_s: float, level: str, message: str, logger: str, trace: Trace | None) -> Line:
+    """What every line begins with; ``message`` is free of secrets."""
+    line: Line = {
+        "timestamp": time_text(time_s),
+        "level": level,
+        "service": SERVICE,
+        "message": message,
+        "logger": logger,
+    }
+    if trace is not None:
+        line |= trace.fields
+    return line
+
+
 def line_of(entry: Entry, redaction: Redaction) -> Line:
     """The line for ``entry``, redacted; a field of the entry does not replace a key of the line."""
-    line: Line = {
-        "timestamp": time_text(entry.time_s),
-        "level": entry.level,
-        "service": SERVICE,
-        "message": redaction.text(entry.message, _LIMITS["message"]),
-        "logger": entry.logger,
-        **({} if entry.trace is None else entry.trace.fields),
-    }
+    message = redaction.text(entry.message, _LIMITS["message"])
+    line = head(entry.time_s, entry.level, message, entry.logger, entry.trace)
     for key, value in entry.fields.items():
         if value is not None and key not in line:
             line[key] = redaction.value(value, _LIMITS.get(key, MAX_TEXT))

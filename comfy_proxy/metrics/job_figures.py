@@ -124,17 +124,20 @@ class JobFigures:
         self.errors[job.type, code] += 1
         return code
 
-    def outcomes(self, *, type: str | None = None, instance: str | None = None) -> dict[str, int]:  # noqa: A002
-        """How many jobs ended with each outcome: of all, of one ``type``, at one ``instance``."""
+    def outcomes(self, type: str | None = None) -> dict[str, int]:  # noqa: A002
+        """How many jobs ended with each outcome: of all, or of one ``type``."""
         result = {str(outcome): 0 for outcome in Outcome}
-        if type is None and instance is not None:  # each of 300 is asked for, and not each of all
-            for end in Outcome:
-                result[end] = sum(self.finished[name, end, instance] for name in self.accepted)
-            return result
-        for (job_type, outcome, host), count in self.finished.items():
-            if type in (None, job_type) and instance in (None, host):
+        for (job_type, outcome, _), count in self.finished.items():
+            if type in (None, job_type):
                 result[outcome] += count
         return result
+
+    def outcomes_at(self, host: str) -> dict[str, int]:
+        """How many jobs ended at one instance with each outcome."""
+        return {
+            str(end): sum(self.finished[name, end, host] for name in self.accepted)
+            for end in Outcome
+        }
 
     def errors_by_code(self, type: str | None = None) -> Counter[str]:  # noqa: A002
         result: Counter[str] = Counter()
@@ -157,7 +160,7 @@ class JobFigures:
     def of_type(self, job_type: str) -> dict[str, Any]:
         """The JSON of one type."""
         return {
-            **_summary(self.accepted[job_type], self.outcomes(type=job_type)),
+            **_summary(self.accepted[job_type], self.outcomes(job_type)),
             "retries": self.retries[job_type],
             "moves": self.moves[job_type],
             "errors_by_kind": dict(self.errors_by_code(job_type)),
@@ -168,7 +171,7 @@ class JobFigures:
 
     def at_instance(self, host: str) -> dict[str, Any]:
         """The JSON of the jobs that ended at one instance."""
-        outcomes = self.outcomes(instance=host)
+        outcomes = self.outcomes_at(host)
         return {
             "processed": outcomes["completed"] + outcomes["failed"],
             **outcomes,

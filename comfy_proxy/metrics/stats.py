@@ -56,7 +56,7 @@ def job_statistics(figures: Figures) -> dict[str, Any]:
         },
         "by_type": {name: count for name, count in jobs.accepted.items() if count},
         "by_instance": {
-            host: sum(jobs.outcomes(instance=host).values()) for host in figures.instances.hosts
+            host: sum(jobs.outcomes_at(host).values()) for host in figures.instances.hosts
         },
         "average_processing_time_seconds": rounded(jobs.processing.all.mean_s),
         "average_waiting_time_seconds": rounded(jobs.waiting.all.mean_s),
