@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from events_harness import ScriptedInstance, has_its_own, listen, scripted, until
+from events_harness import ScriptedInstance, has_its_own, listen, until
 
 from comfy_proxy.gateway.events.frames import Custom, FrameReader, Pass, event_frame
 from comfy_proxy.keys import GATEWAY
 
 Instances = list[tuple[str, ScriptedInstance]]
-
-
-@pytest.fixture
-async def instances() -> AsyncIterator[Instances]:
-    async with scripted() as result:
-        yield result
-
-
-@pytest.fixture
-async def front(instances: Instances, start_proxy: Callable[..., Any]) -> Any:
-    return await start_proxy(*(url for url, _ in instances))
 
 
 @pytest.mark.parametrize(

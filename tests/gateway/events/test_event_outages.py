@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,6 @@ from events_harness import (
     listen,
     listen_itself,
     post,
-    scripted,
     until,
     upstreams_to,
 )
@@ -37,17 +36,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to connect again follow one another quickly."""
     monkeypatch.setattr(upstream_socket, "_FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(upstream_socket, "_LONGEST_BACKOFF_S", 0.02)
-
-
-@pytest.fixture
-async def instances() -> AsyncIterator[Instances]:
-    async with scripted() as result:
-        yield result
-
-
-@pytest.fixture
-async def front(instances: Instances, start_proxy: Start) -> Any:
-    return await start_proxy(*(url for url, _ in instances))
 
 
 def faults_at(instance: Instance) -> Counter[str]:

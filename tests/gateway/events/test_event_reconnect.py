@@ -6,7 +6,7 @@ PROTOCOL.md trap 2 says why.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -20,7 +20,6 @@ from events_harness import (
     listen,
     listen_itself,
     post,
-    scripted,
     until,
 )
 
@@ -35,27 +34,6 @@ Instances = list[tuple[str, ScriptedInstance]]
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first attempt to connect again comes at once."""
     monkeypatch.setattr(upstream_socket, "_FIRST_BACKOFF_S", 0.01)
-
-
-@pytest.fixture
-async def instances() -> AsyncIterator[Instances]:
-    async with scripted() as result:
-        yield result
-
-
-@pytest.fixture
-async def front(instances: Instances, start_proxy: Callable[..., Any]) -> Any:
-    return await start_proxy(*(url for url, _ in instances))
-
-
-@pytest.fixture
-def one(instances: Instances) -> ScriptedInstance:
-    return instances[0][1]
-
-
-@pytest.fixture
-def two(instances: Instances) -> ScriptedInstance:
-    return instances[1][1]
 
 
 def sessions(front: Any) -> Any:

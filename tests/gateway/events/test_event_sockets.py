@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -30,27 +30,6 @@ from comfy_proxy.ledger.events import MoveBegan, Stayed
 
 Instances = list[tuple[str, ScriptedInstance]]
 PNG = struct.pack(">II", 1, 2)
-
-
-@pytest.fixture
-async def instances() -> AsyncIterator[Instances]:
-    async with scripted() as result:
-        yield result
-
-
-@pytest.fixture
-async def front(instances: Instances, start_proxy: Callable[..., Any]) -> Any:
-    return await start_proxy(*(url for url, _ in instances))
-
-
-@pytest.fixture
-def one(instances: Instances) -> ScriptedInstance:
-    return instances[0][1]
-
-
-@pytest.fixture
-def two(instances: Instances) -> ScriptedInstance:
-    return instances[1][1]
 
 
 def sessions(front: Any) -> Any:

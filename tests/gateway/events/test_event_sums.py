@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -16,7 +16,6 @@ from events_harness import (
     listen,
     listen_itself,
     post,
-    scripted,
     until,
     upstreams_to,
 )
@@ -42,17 +41,6 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to connect again follow one another quickly."""
     monkeypatch.setattr(upstream_socket, "_FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(upstream_socket, "_LONGEST_BACKOFF_S", 0.02)
-
-
-@pytest.fixture
-async def instances() -> AsyncIterator[Instances]:
-    async with scripted() as result:
-        yield result
-
-
-@pytest.fixture
-async def front(instances: Instances, start_proxy: Start) -> Any:
-    return await start_proxy(*(url for url, _ in instances))
 
 
 async def test_an_accepted_prompt_is_in_the_sum_before_its_frame(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -20,7 +20,6 @@ from events_harness import (
     hears,
     listen,
     post,
-    scripted,
     until,
     upstreams_to,
 )
@@ -40,27 +39,6 @@ LOOKERS = 200
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts to connect again follow one another quickly."""
     monkeypatch.setattr(upstream_socket, "_FIRST_BACKOFF_S", 0.01)
-
-
-@pytest.fixture
-async def instances() -> AsyncIterator[Instances]:
-    async with scripted() as result:
-        yield result
-
-
-@pytest.fixture
-async def front(instances: Instances, start_proxy: Start) -> Any:
-    return await start_proxy(*(url for url, _ in instances))
-
-
-@pytest.fixture
-def one(instances: Instances) -> ScriptedInstance:
-    return instances[0][1]
-
-
-@pytest.fixture
-def two(instances: Instances) -> ScriptedInstance:
-    return instances[1][1]
 
 
 def is_type(kind: str) -> Callable[[Any], bool]:
