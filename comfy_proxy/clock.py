@@ -44,8 +44,7 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's own time."""
 
-    def monotonic(self) -> float:
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -34,9 +34,18 @@ class AllowedOrigins:
         origins: Collection[str],
     ) -> None:
         self._config = aiohttp_cors.CorsConfig(app, defaults={})
+        # It adds its headers by a signal of the application, at a fifteenth of what a forwarded
+        # request costs, also where no origin is allowed.
+        self._add_headers = app.on_response_prepare.pop()
         self.replace(origins)
         for resource in resources:
             self._config.add(resource)
+
+    async def add_headers(self, request: web.Request, answer: web.StreamResponse) -> None:
+        """Add CORS headers to an answer that is about to begin; all its other headers are there,
+        because those that a page may read are named."""
+        if self._config.defaults:
+            await self._add_headers(request, answer)
 
     def replace(self, origins: Collection[str]) -> None:
         """These and no others are allowed from now on: all resources share one mapping."""

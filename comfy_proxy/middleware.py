@@ -28,7 +28,7 @@ from comfy_proxy.forwarded import place_under, root_path
 from comfy_proxy.gateway import policies, routes
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, abort, gone
 from comfy_proxy.gateway.exchange.client_socket import ClientSocket
-from comfy_proxy.gateway.exchange.context import POLICY, REQUEST_ID, SOCKETS
+from comfy_proxy.gateway.exchange.context import CONTEXT, SOCKETS, RequestContext
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC, AllTraffic
 from comfy_proxy.gateway.exchange.target import target_path
@@ -41,7 +41,7 @@ from comfy_proxy.request_path import normal_path
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
 from comfy_proxy.shutdown import Shutdown
-from comfy_proxy.tracing import Trace, traced, valid_traceparent
+from comfy_proxy.tracing import Trace, valid_traceparent
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
 """The resources that we registered, the catch-all included; any other one is the host's."""
@@ -53,11 +53,6 @@ _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes"
 _OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
 """The paths of our routes up to their first variable: ``/api/jobs`` for ``/api/jobs/{job_id}``."""
 
-_APP: web.RequestKey[web.Application] = web.RequestKey("comfy_proxy.app", web.Application)
-"""The application that carries the proxy; ``request.app`` is known while a handler runs only."""
-_ANSWER: web.RequestKey[web.StreamResponse] = web.RequestKey("comfy_proxy.answer")
-_BEGAN_AT: web.RequestKey[float] = web.RequestKey("comfy_proxy.began_at")
-"""When the headers of the answer went out, in seconds of the monotonic clock."""
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SHARED_PATH = re.compile(r"/api/jobs(/[^/]+(/cancel)?)?")
@@ -96,7 +91,7 @@ def register(
     app[_OUR_PREFIXES] = frozenset(
         resource.canonical.partition("{")[0].rstrip("/") or "/" for resource in ours.resources()
     )
-    app.on_response_prepare.append(_finish_headers)  # before CORS, which exposes what it finds
+    app.on_response_prepare.append(partial(_finish_headers, app))
     app.on_shutdown.append(_end_sockets)
     app[ORIGINS] = AllowedOrigins(app, resources, settings.cors_origins)
     app.middlewares.append(proxy_middleware)
@@ -105,55 +100,51 @@ def register(
 @web.middleware
 async def proxy_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """See the module. Of exceptions only cancellation and aiohttp's redirects pass through."""
-    if _belongs_to_host(request):
-        return await handler(request)
     app = request.app
-    request[_APP] = app
-    request[REQUEST_ID] = _request_id(request, app[SETTINGS])
+    if _belongs_to_host(request.match_info, app):
+        return await handler(request)
+    context = request[CONTEXT] = RequestContext(_request_id(request, app[SETTINGS]))
     traceparent = valid_traceparent(request.headers.get("traceparent"))
-    with app[LOGS].current(), traced(Trace(request[REQUEST_ID], traceparent)):
-        return await _recorded(request, handler)
+    with app[LOGS].current(Trace(context.id, traceparent)):
+        return await _recorded(request, app, handler)
 
 
-async def _recorded(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def _recorded(
+    request: web.Request, app: web.Application, handler: Handler
+) -> web.StreamResponse:
     """Answer, and tell the observers in one record what came of it; of a client's WebSocket when
     that has ended."""
-    started = request.app[CLUSTER].clock.monotonic()
+    started = app[CLUSTER].clock.monotonic()
     answer: web.StreamResponse | None = None  # and stays so if we are cancelled
     try:
-        answer = await _answer(request, handler)
+        answer = await _answer(request, app, handler)
     except web.HTTPException as redirect:
         answer = redirect
         raise
     finally:
         if isinstance(answer, ClientSocket) and answer.is_waiting:
-            answer.on_end = partial(_record, request, answer, started)
+            answer.on_end = partial(_record, request, app, answer, started)
         else:
-            _record(request, answer, started)
+            _record(request, app, answer, started)
     return answer
 
 
-def _record(request: web.Request, answer: web.StreamResponse | None, started: float) -> None:
+def _record(
+    request: web.Request, app: web.Application, answer: web.StreamResponse | None, started: float
+) -> None:
     """It is over: tell the observers."""
-    app = request[_APP]
     open_streams.forget(request, app)
     now, observers = app[CLUSTER].clock.monotonic(), app[REQUEST_OBSERVERS]
-    record = request_record(
-        request,
-        answer,
-        request.get(_ANSWER),
-        duration_s=now - started,
-        first_byte_s=request.get(_BEGAN_AT, now) - started,
-    )
-    tell(observers, record)
+    tell(observers, request_record(request, answer, started=started, ended=now))
 
 
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    app = request.app
+async def _answer(
+    request: web.Request, app: web.Application, handler: Handler
+) -> web.StreamResponse:
     try:
         refuse_own(request.headers, app[CLUSTER].connections.mark)
         refused = security.check(request, app[SETTINGS])
-        answer = refused or await _ours_or_forwarded(request, handler)
+        answer = refused or await _ours_or_forwarded(request, app, handler)
         # A large answer is sent here only if no middleware of the host comes after: they must be
         # able to change an answer, which they cannot once its headers are out.
         outermost = app.middlewares[0] is proxy_middleware
@@ -167,36 +158,40 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         if isinstance(error, ClientGoneError):
             return gone(request)
-        if _ANSWER in request:  # the headers are out: no other answer can be given
-            return _broken_off(request, error)
+        if (begun := request[CONTEXT].begun) is not None:  # no other answer can be given
+            return _broken_off(request, begun, error)
         if isinstance(error, ConnectionError) and request.transport is None:
             return gone(request)
         return error_response(request, error, app[CLUSTER].instances)
 
 
-async def _ours_or_forwarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    request[POLICY] = OURS
+async def _ours_or_forwarded(
+    request: web.Request, app: web.Application, handler: Handler
+) -> web.StreamResponse:
+    context = request[CONTEXT]
+    context.policy = OURS
     if handler is not _not_ours and _has_handler(request):
         try:
             return await handler(request)
         except NotOursError:  # from behind a middleware of the host, which had its turn
             pass
-    await _refuse_method(request)
+    if _may_be_ours(request, app):
+        await _refuse_method(request, app)
     match = routes.match(request.method, target_path(request.raw_path))
-    request[POLICY] = match.policy
+    context.policy = match.policy
     if match.policy is routes.Policy.SCHEDULED:
-        request.app[SHUTDOWN].check_open()
-    return await policies.answer(request, match, request.app[GATEWAY])
+        app[SHUTDOWN].check_open()
+    return await policies.answer(request, match, app[GATEWAY])
 
 
-async def _refuse_method(request: web.Request) -> None:
+async def _refuse_method(request: web.Request, app: web.Application) -> None:
     """405 with Allow (RFC 9110 15.5.6) if the path is ours alone and only the method is not."""
-    if not _may_be_ours(request) or _SHARED_PATH.fullmatch(normal_path(request.rel_url.raw_path)):
+    if _SHARED_PATH.fullmatch(normal_path(request.rel_url.raw_path)):
         return
-    match = await request.app[_OUR_ROUTES].resolve(request)
+    match = await app[_OUR_ROUTES].resolve(request)
     refusal = match.http_exception
     if isinstance(refusal, web.HTTPMethodNotAllowed):
-        preflights = set() if request.app[SETTINGS].cors_origins else {hdrs.METH_OPTIONS}
+        preflights = set() if app[SETTINGS].cors_origins else {hdrs.METH_OPTIONS}
         allowed = set(refusal.allowed_methods) - preflights
         raise MethodNotAllowedError(request.method, sorted(allowed))
     if refusal is None and not _has_handler(request) and match.route.resource is not None:
@@ -204,12 +199,12 @@ async def _refuse_method(request: web.Request) -> None:
         raise MethodNotAllowedError(request.method, sorted(methods))
 
 
-def _may_be_ours(request: web.Request) -> bool:
+def _may_be_ours(request: web.Request, app: web.Application) -> bool:
     """False if none of our routes has this path.
 
     Most forwarded requests end here: the router need not look for a route a second time.
     """
-    prefixes = request.app[_OUR_PREFIXES]
+    prefixes = app[_OUR_PREFIXES]
     path = normal_path(request.rel_url.raw_path)
     while path not in prefixes:
         if path == "/":
@@ -218,12 +213,11 @@ def _may_be_ours(request: web.Request) -> bool:
     return True
 
 
-def _belongs_to_host(request: web.Request) -> bool:
+def _belongs_to_host(match: web.UrlMappingMatchInfo, app: web.Application) -> bool:
     """A route of the host application, or anything inside a sub-application of it."""
-    match = request.match_info
-    if match.apps[-1] is not request.app:
+    if match.apps[-1] is not app:
         return True
-    return match.http_exception is None and match.route.resource not in request.app[OUR_RESOURCES]
+    return match.http_exception is None and match.route.resource not in app[OUR_RESOURCES]
 
 
 def _has_handler(request: web.Request) -> bool:
@@ -243,15 +237,16 @@ async def _not_ours(request: web.Request) -> web.StreamResponse:
     raise NotOursError
 
 
-def _broken_off(request: web.Request, error: Exception) -> web.StreamResponse:
-    """Our handler failed with its answer half sent: cut the connection.
+def _broken_off(
+    request: web.Request, answer: web.StreamResponse, error: Exception
+) -> web.StreamResponse:
+    """Our handler failed with its ``answer`` half sent: cut the connection.
 
     Otherwise the client could take what it has for the whole answer.
     """
     if isinstance(error, ConnectionError):
         return gone(request)
-    logger.opt(exception=error).error("{} failed in mid-answer", request[REQUEST_ID])
-    answer = request[_ANSWER]
+    logger.opt(exception=error).error("{} failed in mid-answer", request[CONTEXT].id)
     abort(request, answer)
     return answer
 
@@ -267,22 +262,23 @@ def _request_id(request: web.Request, settings: Settings) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-async def _finish_headers(request: web.Request, answer: web.StreamResponse) -> None:
-    """The last word on the headers of every answer that is not the host's."""
-    if REQUEST_ID not in request:
-        return
-    request[_ANSWER] = answer
-    app = request[_APP]
-    settings = app[SETTINGS]
-    open_streams.note(request, answer, app)
-    request[_BEGAN_AT] = app[CLUSTER].clock.monotonic()
-    answer.headers["X-Request-ID"] = request[REQUEST_ID]
-    if isinstance(answer, ForwardedResponse):
-        answer.drop_additions()
-    if settings.cors_origins:
-        answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
-    if root := root_path(request, settings):  # last: all URLs above are without the root
-        place_under(answer.headers, root)
+async def _finish_headers(
+    app: web.Application, request: web.Request, answer: web.StreamResponse
+) -> None:
+    """The last word on the headers of every answer that is not the host's; ``app`` carries us."""
+    if (context := request.get(CONTEXT)) is not None:
+        settings = app[SETTINGS]
+        context.begun = answer
+        open_streams.note(request, answer, app)
+        context.begun_at = app[CLUSTER].clock.monotonic()
+        answer.headers["X-Request-ID"] = context.id
+        if isinstance(answer, ForwardedResponse):
+            answer.drop_additions()
+        if settings.cors_origins:
+            answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
+        if root := root_path(request, settings):  # last: all URLs above are without the root
+            place_under(answer.headers, root)
+    await app[ORIGINS].add_headers(request, answer)  # it names all headers that are there
 
 
 async def _end_sockets(app: web.Application) -> None:

@@ -6,29 +6,23 @@ from aiohttp import hdrs, web
 
 from comfy_proxy.counted_response import CountedResponse
 from comfy_proxy.gateway.exchange.answers import CLIENT_CLOSED_REQUEST
-from comfy_proxy.gateway.exchange.context import INSTANCE, POLICY, REASON, REQUEST_ID
-from comfy_proxy.gateway.exchange.socket_traffic import TRAFFIC
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.metrics.records import RequestRecord
 
 _WITHOUT_BODY = (204, 304)
-_REFUSED = "other"  # the policy of a request that was refused before it had one
 
 
 def request_record(
-    request: web.Request,
-    answer: web.StreamResponse | None,
-    begun: web.StreamResponse | None,
-    *,
-    duration_s: float,
-    first_byte_s: float,
+    request: web.Request, answer: web.StreamResponse | None, *, started: float, ended: float
 ) -> RequestRecord:
-    """The record of ``request``, made when our middleware ends; durations in seconds.
+    """The record of ``request``, made when our middleware ends.
 
     ``answer`` is what aiohttp will send, or has sent; None if the client left before there was one.
-    ``begun`` is the answer whose headers are out already, None if none are. An answer that aiohttp
-    has yet to send is counted as sent in full.
+    An answer that aiohttp has yet to send is counted as sent in full. ``started`` and ``ended`` are
+    seconds of the monotonic clock.
     """
-    traffic = request.get(TRAFFIC)
+    context = request[CONTEXT]
+    begun, traffic = context.begun, context.traffic
     if begun is None and request.transport is None:
         answer = None  # nobody is left to send it to
     if traffic is not None:  # a WebSocket ends when its client leaves, however that is told us
@@ -36,20 +30,21 @@ def request_record(
     else:
         received = request.content.total_raw_bytes if request.body_exists else 0
         sent = _sent_bytes(request, answer, begun)
+    first_byte_at = ended if context.begun_at is None else context.begun_at
     return RequestRecord(
         method=request.method,
         path=request.rel_url.raw_path,
-        policy=str(request.get(POLICY, _REFUSED)),  # an enum could not be a key of our JSON
+        policy=str(context.policy),  # an enum could not be a key of our JSON
         status=CLIENT_CLOSED_REQUEST if answer is None else answer.status,
-        duration_s=duration_s,
-        first_byte_s=None if begun is None and answer is None else first_byte_s,
+        duration_s=ended - started,
+        first_byte_s=None if begun is None and answer is None else first_byte_at - started,
         received_bytes=received,
         sent_bytes=sent,
         user_agent=request.headers.get(hdrs.USER_AGENT),
         client=request.remote,
-        instance=request.get(INSTANCE),
-        request_id=request[REQUEST_ID],
-        reason=request.get(REASON),
+        instance=context.instance,
+        request_id=context.id,
+        reason=context.reason,
     )
 
 

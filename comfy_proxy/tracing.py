@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
-from dataclasses import dataclass
 from types import MappingProxyType
+from typing import NamedTuple
 
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
@@ -20,8 +20,7 @@ _TRACEPARENT = re.compile(
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """The request on whose behalf something is done.
 
     ``traceparent`` is the client's own header, None if it sent none or an invalid one.

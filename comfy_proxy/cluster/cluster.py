@@ -159,6 +159,9 @@ class Cluster:
 
         As :meth:`LoadBalancer.primary`. Raises NoHealthyInstanceError.
         """
+        for instance in self.instances:  # nearly always the first one
+            if instance.healthy and not instance.drained and instance not in exclude:
+                return instance
         await self.healthy(one for one in self.instances if one not in exclude)
         return self.load_balancer.primary(exclude)
 

@@ -262,18 +262,20 @@ class ComfyUIClient:
         """One exchange; ``path`` is encoded. ``whole``: the timeout is for the body too."""
         options["headers"] = {**_HEADERS, **trace_headers(), **(headers or {})}
         url = self.instance.url.joinpath(path.lstrip("/"), encoded=True)
-        async with self.instance.attempt(path.lstrip("/").partition("/")[0]):
-            with translated(self.instance.host):
-                async with AsyncExitStack() as exchange:
-                    async with AsyncExitStack() as head:
-                        timeout = self._clock.timeout(self._timeout_s + extra_s)
-                        await (exchange if whole else head).enter_async_context(timeout)
-                        response = await exchange.enter_async_context(
-                            await self._connections.request(
-                                self.instance, method, url, allow_redirects=False, **options
-                            )
+        with (
+            self.instance.attempt(path.lstrip("/").partition("/")[0]),
+            translated(self.instance.host),
+        ):
+            async with AsyncExitStack() as exchange:
+                async with AsyncExitStack() as head:
+                    timeout = self._clock.timeout(self._timeout_s + extra_s)
+                    await (exchange if whole else head).enter_async_context(timeout)
+                    response = await exchange.enter_async_context(
+                        await self._connections.request(
+                            self.instance, method, url, allow_redirects=False, **options
                         )
-                    yield response
+                    )
+                yield response
 
 
 def _require_ok(response: aiohttp.ClientResponse, host: str) -> None:

@@ -121,12 +121,12 @@ class Watched:
         self._timer: Timer | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> Self:
         self._scope.enter()
         self._timer = self._watch.begin(self._instance, self._begin)
         return self
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,

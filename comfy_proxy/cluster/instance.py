@@ -99,7 +99,7 @@ class Instance:
 
     @property
     def healthy(self) -> bool:
-        return self.breaker.closed and not self.left
+        return self.breaker.state is CircuitState.CLOSED and not self.left
 
     @property
     def failing(self) -> bool:
@@ -225,11 +225,11 @@ class Attempting:
         self._background = background
         self._clock = clock
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         self._instance.exchanges.begun()
         self._started = self._clock.monotonic()
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,

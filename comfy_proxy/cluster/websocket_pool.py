@@ -243,10 +243,9 @@ class WebSocketPool:
         self._require_open()
         client_id = f"{self._client_prefix}{uuid.uuid4().hex}"
         url = self._instance.url / "ws" % {"clientId": client_id}
-        async with self._instance.attempt("ws", background=background):
-            with translated(self._instance.host):
-                async with self._clock.timeout(HANDSHAKE_TIMEOUT_S):
-                    ws = await self._open(url)
+        with self._instance.attempt("ws", background=background), translated(self._instance.host):
+            async with self._clock.timeout(HANDSHAKE_TIMEOUT_S):
+                ws = await self._open(url)
         socket = PromptSocket(self._instance, ws, client_id)
         socket.on_end(self._ended)
         logger.debug("websocket to {} is open: {}", self._instance.host, self.state)

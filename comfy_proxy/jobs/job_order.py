@@ -36,7 +36,7 @@ class JobOrder:
 
     async def post(self, instance: Instance, number: float | None) -> Receipt[None]:
         """Raises PromptRejectedError with ComfyUI's own words, InstanceError."""
-        async with self._hang_watch.over(instance, replaceable=True):
+        with self._hang_watch.over(instance, replaceable=True):
             prompt_id, number = await self._client.submit(
                 self._graph.prompt,
                 prompt_id=self.prompt.prompt_id,

@@ -215,7 +215,7 @@ class JobRun:
         instance = placement.instance
         try:
             hang_watch = self._cluster.hang_watch
-            async with hang_watch.over(instance, replaceable=True):
+            with hang_watch.over(instance, replaceable=True):
                 plan = await self._plan(instance)
             if self.job.status is JobStatus.PENDING:
                 self._manager.update_job_status(
@@ -224,7 +224,7 @@ class JobRun:
                     instance=instance.host,
                     placement=placement.decision,
                 )
-            async with hang_watch.over(instance, replaceable=True):
+            with hang_watch.over(instance, replaceable=True):
                 graph = plan.build(await self._upload(instance))
             tracker = Tracker(self.job, placement, self._manager)
             self._prompt = self._prompts.prompt_of(

@@ -268,7 +268,7 @@ class PromptRun:
         if execution.picture is not None:
             return execution.picture
         if execution.files:
-            async with self._hang_watch.over(self.placement.instance, replaceable=False):
+            with self._hang_watch.over(self.placement.instance, replaceable=False):
                 return await self._client.view(execution.files[0])
         if execution.graph.by_frame:
             raise ResultFrameLostError("The frame with the picture was lost.")

@@ -29,13 +29,15 @@ from comfy_proxy.logs.entry import LEVELS, Entry
 from comfy_proxy.logs.lines import Redaction
 from comfy_proxy.logs.log_writer import LogWriter
 from comfy_proxy.security import forms_of
-from comfy_proxy.tracing import TRACE, subject
+from comfy_proxy.tracing import TRACE, Trace, subject
 
 if TYPE_CHECKING:
     from comfy_proxy.metrics.records import RequestRecord
     from comfy_proxy.settings import Settings
 
 _TO_LOGURU = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
+_AT = {level: frozenset(LEVELS[: index + 1]) for index, level in enumerate(LEVELS)}
+"""Level → those that are written then."""
 _OURS = "comfy_proxy"
 _AIOHTTP = (  # its access log is not among them: ours has a line for each request
     aiohttp_log.client_logger,
@@ -141,9 +143,10 @@ class AppLogs:
                 Entry(time_s=time.time(), level="info", message=message, logger=__name__)
             )
 
-    def current(self) -> Current:
-        """Lines logged inside the block, and in tasks made there, are this application's."""
-        return Current(self)
+    def current(self, trace: Trace | None = None) -> Current:
+        """Lines logged inside the block, and in tasks made there, are this application's, and
+        everything is on behalf of ``trace``, or of nobody."""
+        return Current(self, trace)
 
     def record_request(self, request: RequestRecord) -> None:
         """The access log: a line for each request, faults of ours or an instance's as warnings."""
@@ -158,7 +161,7 @@ class AppLogs:
 
     def takes(self, level: str) -> bool:
         """Whether lines of that level are written now."""
-        return LEVELS.index(level) <= LEVELS.index(self.level)
+        return level in _AT[self.level]
 
     def is_mine(self) -> bool:
         """Whether a line that is logged in this context belongs to this application."""
@@ -212,16 +215,19 @@ class AppLogs:
 class Current:
     """See :meth:`AppLogs.current`."""
 
-    __slots__ = ("_logs", "_token")
+    __slots__ = ("_logs", "_logs_token", "_trace", "_trace_token")
 
-    def __init__(self, logs: AppLogs) -> None:
+    def __init__(self, logs: AppLogs, trace: Trace | None) -> None:
         self._logs = logs
+        self._trace = trace
 
     def __enter__(self) -> None:
-        self._token = _CURRENT.set(self._logs)
+        self._logs_token = _CURRENT.set(self._logs)
+        self._trace_token = TRACE.set(self._trace)
 
     def __exit__(self, *error: object) -> None:
-        _CURRENT.reset(self._token)
+        TRACE.reset(self._trace_token)
+        _CURRENT.reset(self._logs_token)
 
 
 class _FromLogging(logging.Handler):

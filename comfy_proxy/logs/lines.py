@@ -147,8 +147,11 @@ def as_text(line: Line, *, colours: bool) -> str:
     A stack trace follows on lines of its own.
     """
     message = _escaped(line["message"])
-    details = [(key, str(value)) for key, value in line.items() if key not in _NOT_DETAILS]
-    shown = _escaped(" ".join([f"{key}={text}" for key, text in details if text not in message]))
+    details: list[str] = []
+    for key, value in line.items():
+        if key not in _NOT_DETAILS and (text := str(value)) not in message:
+            details.append(f"{key}={text}")
+    shown = _escaped(" ".join(details))
     time, level = line["timestamp"], f"{line['level']:<5}"
     if colours:
         time, shown = f"{_GREY}{time}{_RESET}", f"{_GREY}{shown}{_RESET}" if shown else ""

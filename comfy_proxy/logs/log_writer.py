@@ -1,7 +1,7 @@
 """The thread that writes: the event loop only puts entries into a bounded queue.
 
-It makes lines of them too, but for those that are made already: there are so many requests that
-their lines would hold up the event loop (``access_log.py``)."""
+It makes lines of them too, but for those of requests, which are made already: there are so many
+that the thread would hold up the event loop (``access_log.py``)."""
 
 from __future__ import annotations
 

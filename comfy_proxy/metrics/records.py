@@ -1,12 +1,14 @@
 """What the parts of the proxy tell their observers: a frozen record of each thing that is over.
 
-An ``instance`` is a ``host:port``; durations (``…_s``) are in seconds.
+An ``instance`` is a ``host:port``; durations (``…_s``) are in seconds. What each forwarded request
+makes is a named tuple, which takes a third of the time of a frozen dataclass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from comfy_proxy.request_path import normal_path
 
@@ -23,8 +25,7 @@ class Verdict(StrEnum):
     CLIENT_GONE = "client_gone"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One exchange with an instance; ``kind`` is its sort, like ``ws``, ``error`` why it failed."""
 
     instance: str
@@ -117,8 +118,7 @@ class PromptEnd:
     message: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RequestRecord:
+class RequestRecord(NamedTuple):
     """One request that was answered.
 
     ``path`` is as it came, without the query (which may hold a key). ``duration_s`` is to the end

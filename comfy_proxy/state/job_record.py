@@ -52,7 +52,7 @@ def written(job: Job) -> bytes:
         "status": str(job.status),
         "error": None if job.error is None else asdict(job.error),
         "placement": None if job.placement is None else asdict(job.placement),
-        "trace": None if job.trace is None else asdict(job.trace),
+        "trace": None if job.trace is None else job.trace._asdict(),
         "request": {
             "workflow": request.workflow,
             "parameters": request.parameters,

@@ -41,7 +41,7 @@ class Site:
         """An exchange that waits for ever."""
 
         async def exchange() -> None:
-            async with self.watch.over(instance, replaceable=replaceable):
+            with self.watch.over(instance, replaceable=replaceable):
                 await asyncio.Event().wait()
 
         return asyncio.create_task(exchange())
@@ -80,7 +80,7 @@ async def test_at_one_that_failed_its_last_check_nobody_waits_at_first(site: Sit
 
 
 async def test_what_answers_in_time_costs_no_check(site: Site) -> None:
-    async with site.watch.over(site.one, replaceable=True):
+    with site.watch.over(site.one, replaceable=True):
         pass
     await site.clock.advance(60)
     assert site.checked == []
@@ -89,7 +89,7 @@ async def test_what_answers_in_time_costs_no_check(site: Site) -> None:
 
 async def test_an_answer_that_has_begun_may_take_any_time(site: Site) -> None:
     site.silent = {site.one}
-    async with site.watch.over(site.one, replaceable=True) as watched:
+    with site.watch.over(site.one, replaceable=True) as watched:
         watched.answered()
         await site.clock.advance(600)
     assert site.checked == []
@@ -147,7 +147,7 @@ async def test_what_is_given_up_is_no_strike_beside_the_check(site: Site) -> Non
     site.silent = {site.one}
 
     async def exchange() -> None:
-        async with site.watch.over(site.one, replaceable=True), site.one.attempt("ask"):
+        with site.watch.over(site.one, replaceable=True), site.one.attempt("ask"):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(exchange())

@@ -85,7 +85,7 @@ async def test_verdicts(
     instance.fault("one strike before")
 
     async def exchange() -> None:
-        async with instance.attempt("view"):
+        with instance.attempt("view"):
             if error is not None:
                 raise error
 
@@ -104,7 +104,7 @@ async def test_attempt_is_timed_on_the_clock(instance: Instance, clock: ManualCl
     """The record of an attempt says how long it took."""
     told: list[Attempt] = []
     instance.observers.append(told.append)
-    async with instance.attempt("prompt"):
+    with instance.attempt("prompt"):
         await clock.advance(2.5)
     assert (told[0].duration_s, told[0].error) == (2.5, None)
 

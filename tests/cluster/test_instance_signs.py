@@ -25,10 +25,9 @@ def instance(clock: ManualClock) -> Instance:
 
 async def socket(instance: Instance, *, works: bool) -> None:
     """One handshake in the background."""
-    with suppress(InstanceUnreachableError):
-        async with instance.attempt("ws", background=True):
-            if not works:
-                raise InstanceUnreachableError("refused")
+    with suppress(InstanceUnreachableError), instance.attempt("ws", background=True):
+        if not works:
+            raise InstanceUnreachableError("refused")
 
 
 async def test_sockets_in_the_background_are_no_strikes(instance: Instance) -> None:
@@ -70,9 +69,8 @@ async def test_a_socket_that_opens_questions_an_open_circuit(instance: Instance)
 
 async def broken(instance: Instance) -> None:
     """A request whose connection ends before its answer."""
-    with suppress(ConnectionBrokenError):
-        async with instance.attempt("view"):
-            raise ConnectionBrokenError("broke off")
+    with suppress(ConnectionBrokenError), instance.attempt("view"):
+        raise ConnectionBrokenError("broke off")
 
 
 async def test_connections_that_break_together_are_one_strike(
@@ -93,9 +91,8 @@ async def test_a_refused_dial_counts_whatever_broke_before(instance: Instance) -
     """Nobody listens there: that is known of each, and no matter of one moment."""
     await broken(instance)
     for _ in range(2):
-        with suppress(InstanceUnreachableError):
-            async with instance.attempt("view"):
-                raise InstanceUnreachableError("refused")
+        with suppress(InstanceUnreachableError), instance.attempt("view"):
+            raise InstanceUnreachableError("refused")
     assert not instance.healthy
 
 
@@ -111,10 +108,9 @@ async def test_one_that_was_given_up_and_speaks_is_checked(
         if sign == "frame":
             instance.frame_seen()
             return
-        with suppress(InstanceRefusedError):
-            async with instance.attempt("view"):
-                if sign == "refusal":
-                    raise InstanceRefusedError("500")
+        with suppress(InstanceRefusedError), instance.attempt("view"):
+            if sign == "refusal":
+                raise InstanceRefusedError("500")
 
     await speak()
     assert asked == []
@@ -136,7 +132,6 @@ async def test_a_cancelled_socket_tells_nothing(instance: Instance) -> None:
     """Whoever wanted it has gone."""
     asked: list[Instance] = []
     instance.on_doubt.append(asked.append)
-    with pytest.raises(asyncio.CancelledError):
-        async with instance.attempt("ws", background=True):
-            raise asyncio.CancelledError
+    with pytest.raises(asyncio.CancelledError), instance.attempt("ws", background=True):
+        raise asyncio.CancelledError
     assert asked == []

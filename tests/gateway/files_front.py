@@ -19,7 +19,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import CONTEXT, RequestContext
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.gateway import Gateway
@@ -139,7 +139,7 @@ def _app(gateway: Gateway) -> web.Application:
     }
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        request[REQUEST_ID] = "test"
+        request[CONTEXT] = RequestContext("test")
         found = match(request.method, request.rel_url.raw_path)
         try:
             if answer := answers.get(found.policy):

@@ -12,7 +12,7 @@ from rooms import make_gateway
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.errors import ComfyProxyError
-from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import CONTEXT, RequestContext
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import match
@@ -40,7 +40,7 @@ async def answering(function: PolicyFunction, gateway: Gateway) -> AsyncIterator
     """A client of an application in which ``function`` answers every request."""
 
     async def handler(request: web.Request) -> web.StreamResponse:
-        request[REQUEST_ID] = "test"
+        request[CONTEXT] = RequestContext("test")
         found = match(request.method, request.rel_url.raw_path)
         app[HANDLERS].append(request)
         try:

@@ -12,7 +12,7 @@ from gateway_harness import Harness, Proxy, until_still, unused_url
 from loguru import logger
 
 from comfy_proxy.errors import InvalidFieldError, NotOursError, PayloadTooLargeError, QueueFullError
-from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.keys import REQUEST_OBSERVERS
 from comfy_proxy.metrics.records import RequestRecord
 
@@ -92,7 +92,7 @@ async def test_the_hosts_routes_are_untouched(harness: Harness) -> None:
     """No id, no JSON, no checks, no CORS: as if we were not there; also in sub-applications."""
 
     async def host(request: web.Request) -> web.Response:
-        assert REQUEST_ID not in request
+        assert CONTEXT not in request
         raise web.HTTPGone(text="host's")
 
     sub = web.Application()

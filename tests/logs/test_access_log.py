@@ -1,19 +1,19 @@
-"""A line for each request, made on the event loop in small groups, and written by the thread."""
+"""A line for each request, made on the event loop, gathered, and written by the thread."""
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from job_client import until
 from log_entries import entry, lines
 from request_example import request_record
 
 from comfy_proxy.logs import access_log, log_writer
-from comfy_proxy.logs.access_log import LINES_AT_ONCE, AccessLog
+from comfy_proxy.logs.access_log import AccessLog
 from comfy_proxy.logs.lines import Redaction
 from comfy_proxy.logs.log_writer import LogWriter
 from comfy_proxy.tracing import Trace, traced
@@ -40,28 +40,26 @@ def paths(directory: Path) -> list[str]:
     return [line["path"] for line in lines(directory / "combined.log")]
 
 
-async def test_others_have_a_turn_between_a_few_lines(
+async def test_lines_are_gathered(
     writer: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """However many requests there were: no group is larger than LINES_AT_ONCE, and the loop turns
-    once at least from one to the next."""
+    """The thread wakes up once for all requests of a moment, and has them in their order."""
     monkeypatch.setattr(access_log, "GATHER_S", 0.0)
-    log, turns = AccessLog(writer, Redaction()), 0
+    log = AccessLog(writer, Redaction())
     for number in range(100):
         log.record(request_record(path=f"/{number}"), "info")
     assert writer.groups == []
-    while sum(writer.groups) < 100:
-        await asyncio.sleep(0)
-        turns += 1
-    assert max(writer.groups) == LINES_AT_ONCE
-    assert turns >= len(writer.groups)
+    await until(lambda: writer.groups)
+    log.record(request_record(path="/100"), "info")
+    log.flush()
+    assert writer.groups == [100, 1]
     writer.start()
     writer.stop()
-    assert paths(tmp_path) == [f"/{number}" for number in range(100)]
+    assert paths(tmp_path) == [f"/{number}" for number in range(101)]
 
 
-async def test_what_is_not_made_yet_is_made_at_the_end(writer: Kept, tmp_path: Path) -> None:
-    """With the ids of its request, whatever is logged when it is made."""
+async def test_what_is_gathered_is_written_at_the_end(writer: Kept, tmp_path: Path) -> None:
+    """With the ids of its request."""
     log = AccessLog(writer, Redaction())
     with traced(Trace("r1", f"00-{1:032x}-{1:016x}-01")):
         log.record(request_record(path="/last"), "info")
@@ -72,7 +70,7 @@ async def test_what_is_not_made_yet_is_made_at_the_end(writer: Kept, tmp_path: P
     assert (line["path"], line["request_id"], line["trace_id"]) == ("/last", "r1", f"{1:032x}")
 
 
-def test_without_an_event_loop_a_line_is_made_at_once(writer: Kept) -> None:
+def test_without_an_event_loop_nothing_is_gathered(writer: Kept) -> None:
     """A host may have ended its loop."""
     AccessLog(writer, Redaction()).record(request_record(), "info")
     assert writer.groups == [1]
@@ -92,7 +90,7 @@ def test_a_line_that_cannot_be_made_takes_no_other_with_it(writer: Kept, tmp_pat
 async def test_an_overflow_is_counted(
     writer: Kept, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Requests whose line is not made yet count as well."""
+    """Lines that are being gathered count as well."""
     monkeypatch.setattr(log_writer, "MAX_QUEUE", 10)
     log = AccessLog(writer, Redaction())
     for _ in range(8):

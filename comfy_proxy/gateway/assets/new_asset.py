@@ -30,7 +30,7 @@ from comfy_proxy.gateway.assets.asking import AssetAsking, best_refusal, lacks_a
 from comfy_proxy.gateway.assets.marks import marked
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.client_watch import while_connected
-from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.target import client_target
@@ -70,7 +70,7 @@ class NewAssets:
     async def upload(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``POST /api/assets``. What an instance was told is finished even if the client leaves."""
         body = UploadBody(request)
-        async with while_connected(request):
+        with while_connected(request):
             await body.receive()
             work = self._uploads.begin(self._upload(request, body))
             instance, answer = await asyncio.shield(work)
@@ -162,7 +162,7 @@ class NewAssets:
         headers = request_headers(request, instance, settings)
         if body.size is not None:
             headers[hdrs.CONTENT_LENGTH] = str(body.size)
-        request[INSTANCE] = instance.host
+        request[CONTEXT].instance = instance.host
         answer = await ask(
             instance,
             self._cluster,

@@ -31,7 +31,7 @@ from comfy_proxy.gateway.custom.rules import Addressed, How, Rules
 from comfy_proxy.gateway.custom.told import Told
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.client_watch import while_connected
-from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.fanout import Answer, ask, nobody_answers
 from comfy_proxy.gateway.exchange.first_found import first_found
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced, forward_unless
@@ -66,7 +66,7 @@ class CustomRoutes:
         rules = self._rules
         asked = Question.of(request, self._cluster.settings, rules.marks, rules.rows.for_all)
         if request.body_exists:
-            async with while_connected(request):
+            with while_connected(request):
                 question = await asked
         else:
             question = await asked
@@ -168,7 +168,7 @@ class CustomRoutes:
         if not healthy:
             raise nobody_answers()
         primary, *others = healthy
-        async with while_connected(question.request):
+        with while_connected(question.request):
             answers = await self._asked(question, addressed, others)
         done = [one for one in others if one in answers and answers[one].status < 400]
 
@@ -194,7 +194,7 @@ class CustomRoutes:
             self._told.note(question.words, done)
         if answer is not None:
             return answer
-        question.request[INSTANCE] = done[0].host
+        question.request[CONTEXT].instance = done[0].host
         return native.relayed(answers[done[0]])
 
     async def _asked(

@@ -173,10 +173,9 @@ class UpstreamSocket:
         try:
             if not await self._cluster.healthy([self.instance]):
                 raise InstanceUnreachableError(f"{self.instance.host} is away.")
-            async with self.instance.attempt("ws", background=True):
-                with translated(self.instance.host):
-                    async with self._cluster.clock.timeout(DIAL_TIMEOUT_S):
-                        await self._open()
+            with self.instance.attempt("ws", background=True), translated(self.instance.host):
+                async with self._cluster.clock.timeout(DIAL_TIMEOUT_S):
+                    await self._open()
         except InstanceError as error:
             logger.debug("events of {}: {}", self.instance.host, error.message)
             self.failures += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from aiohttp import hdrs, web
 
@@ -19,16 +20,21 @@ def chosen_coding(request: web.Request, offered: Sequence[str]) -> str | None:
     """
     if hdrs.ACCEPT_ENCODING not in request.headers:
         return None
-    weights = _weights(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING)))
-    others = weights.get("*", 0.0)
-    best = max(offered, key=lambda coding: weights.get(coding, others))
-    weight = weights.get(best, others)
-    return best if weight > 0 and weight >= weights.get("identity", 0.0) else None
+    return _chosen(",".join(request.headers.getall(hdrs.ACCEPT_ENCODING)), tuple(offered))
 
 
 def accepts_gzip(request: web.Request) -> bool:
     """True if the client takes gzip; one that says nothing gets none."""
     return chosen_coding(request, ("gzip",)) is not None
+
+
+@lru_cache(maxsize=256)  # a browser says the same with each of its requests
+def _chosen(text: str, offered: tuple[str, ...]) -> str | None:
+    weights = _weights(text)
+    others = weights.get("*", 0.0)
+    best = max(offered, key=lambda coding: weights.get(coding, others))
+    weight = weights.get(best, others)
+    return best if weight > 0 and weight >= weights.get("identity", 0.0) else None
 
 
 def _weights(text: str) -> dict[str, float]:

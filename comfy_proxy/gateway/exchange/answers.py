@@ -11,7 +11,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
 from comfy_proxy.counted_response import LARGE, CountedResponse
-from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import CONTEXT
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's number, for the log alone: the client never sees it."""
@@ -97,6 +97,6 @@ def gone(request: web.Request) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.abort()
     answer = web.Response(status=CLIENT_CLOSED_REQUEST, reason="Client Closed Request")
-    answer.headers["X-Request-ID"] = request[REQUEST_ID]
+    answer.headers["X-Request-ID"] = request[CONTEXT].id
     answer.force_close()
     return answer

@@ -17,7 +17,7 @@ from comfy_proxy.bodies import ClientGoneError
 from comfy_proxy.cancel_scope import CancelScope
 
 
-class while_connected:  # noqa: N801 - reads as what it does: ``async with while_connected(request)``
+class while_connected:  # noqa: N801 - reads as what it does: ``with while_connected(request)``
     """Run the body as long as the client's connection lasts.
 
     When it is lost the body is cancelled as by :func:`asyncio.timeout` (whose rules about other
@@ -30,7 +30,7 @@ class while_connected:  # noqa: N801 - reads as what it does: ``async with while
         self._request = request
         self._scope = CancelScope()
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ClientGoneError
@@ -38,7 +38,7 @@ class while_connected:  # noqa: N801 - reads as what it does: ``async with while
         self._scope.enter()
         self._listener.on_lost.append(self._scope.cancel)
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,

@@ -3,31 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from aiohttp import WSCloseCode, web
 
 from comfy_proxy.cluster.instance import Instance
 
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("comfy_proxy.request_id", str)
-"""The id in ``X-Request-ID``, in errors and in the log."""
-
-INSTANCE: web.RequestKey[str] = web.RequestKey("comfy_proxy.instance", str)
-"""``host`` of the instance that was asked last, for the access log."""
-
-POLICY: web.RequestKey[str] = web.RequestKey("comfy_proxy.policy", str)
-"""Who was to answer: ``ours``, or the policy of its row in ``routes.py``."""
-
-
-REASON: web.RequestKey[str] = web.RequestKey("comfy_proxy.reason", str)
-"""Why it was answered with an error, for the access log: the error's own words."""
-
 USER_HEADER = "comfy-user"
 """Which user of ``--multi-user`` a client is."""
 
-USER_AT: web.RequestKey[Callable[[Instance, str], str]] = web.RequestKey("comfy_proxy.user_at")
-"""What an instance calls the user whom the client names: each has ids of its own."""
+WITHOUT_POLICY: Final = "other"
+"""The policy of a request that was refused before it had one."""
 
+
+class Traffic(Protocol):
+    """What went through a WebSocket, in bytes of its frames."""
+
+    received_bytes: int
+    sent_bytes: int
+
+
+@dataclass(slots=True, eq=False)
+class RequestContext:
+    """What is known of one request while it is answered.
+
+    One object under one key: an application's own key for each of these costs a request two calls
+    at each look, and an exception where there is nothing.
+    """
+
+    id: str
+    """The id in ``X-Request-ID``, in errors and in the log."""
+    app: web.Application | None = None
+    """That which carries the proxy; ``request.app`` is known while a handler runs only."""
+    policy: str = WITHOUT_POLICY
+    """Who was to answer: ``ours``, or the policy of its row in ``routes.py``."""
+    instance: str | None = None
+    """``host`` of the instance that was asked last, for the access log."""
+    reason: str | None = None
+    """Why it was answered with an error, for the access log: the error's own words."""
+    user_at: Callable[[Instance, str], str] | None = None
+    """What an instance calls the user whom the client names: each has ids of its own."""
+    traffic: Traffic | None = None
+    """Of the WebSocket that the request has become."""
+    begun: web.StreamResponse | None = None
+    """The answer whose headers are out, or about to go."""
+    begun_at: float | None = None
+    """When they went, in seconds of the monotonic clock."""
+
+
+CONTEXT: web.RequestKey[RequestContext] = web.RequestKey("comfy_proxy.context", RequestContext)
+"""Of every request that is not the host's."""
 
 STOPPING: Final = b"the proxy is stopping"
 """Why a WebSocket is closed, unless there is another reason."""

@@ -12,7 +12,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import ComfyProxyError, MethodNotAllowedError, UnauthorizedError
-from comfy_proxy.gateway.exchange.context import REASON, REQUEST_ID
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.lenient_json import dumps
 
 MUCH_UNREAD = 1_048_576
@@ -34,7 +34,7 @@ def error_response(
     elif isinstance(error, ComfyProxyError):
         answer = _of_ours(request, error, tuple(instances))
     else:
-        logger.opt(exception=error).error("{} failed", request[REQUEST_ID])
+        logger.opt(exception=error).error("{} failed", request[CONTEXT].id)
         answer = _json(request, 500, "Internal error.", "internal_error", {})
     if request.body_exists and request.content.exception() is not None:
         # aiohttp's server would read the broken body once more, and log that as a fault of ours.
@@ -48,7 +48,7 @@ def error_response(
 def _of_ours(
     request: web.Request, error: ComfyProxyError, instances: Sequence[Instance]
 ) -> web.Response:
-    request[REASON] = f"{error.code}: {error.message}"
+    request[CONTEXT].reason = f"{error.code}: {error.message}"
     message, details = (
         _without_addresses(one, instances) for one in (error.message, error.details)
     )
@@ -98,7 +98,7 @@ def _json(
         "error": message,
         "code": code,
         "details": details,
-        "request_id": request[REQUEST_ID],
+        "request_id": request[CONTEXT].id,
     }
     return web.Response(
         status=status, body=dumps(body, default=str), content_type="application/json"

@@ -77,18 +77,17 @@ async def ask(
     and what ``client_body`` raises.
     """
     hang_watch = cluster.hang_watch.over(instance, replaceable=replaceable)
-    async with hang_watch, instance.attempt(kind):
-        with told_apart(instance, client_body):
-            async with (
-                _in_time(cluster, timeout_s),
-                asked(instance, cluster, method, path, **options) as response,
-            ):
-                return Answer(
-                    status=response.status,
-                    reason=sendable(response.reason or ""),
-                    headers=response_headers(response, instance, cluster.settings),
-                    body=await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES),
-                )
+    with hang_watch, instance.attempt(kind), told_apart(instance, client_body):
+        async with (
+            _in_time(cluster, timeout_s),
+            asked(instance, cluster, method, path, **options) as response,
+        ):
+            return Answer(
+                status=response.status,
+                reason=sendable(response.reason or ""),
+                headers=response_headers(response, instance, cluster.settings),
+                body=await answer_bodies.read(response, answer_bodies.MAX_JSON_BYTES),
+            )
 
 
 @asynccontextmanager

@@ -30,7 +30,7 @@ from comfy_proxy.errors import (
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, abort, gone
 from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.client_watch import while_connected
-from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.headers import (
     failing_handshake,
     request_headers,
@@ -142,7 +142,7 @@ async def forward_unless(
         finally:
             upstream.close()  # a finished answer has given its connection back already
 
-    async with cluster.hang_watch.over(instance, replaceable=replaceable) as watched:
+    with cluster.hang_watch.over(instance, replaceable=replaceable) as watched:
         return await accounted(request, instance, "forward", exchange)
 
 
@@ -159,9 +159,9 @@ async def accounted(
     request: web.Request, instance: Instance, kind: str, exchange: Callable[[], Awaitable[T]]
 ) -> T | web.StreamResponse:
     """Run ``exchange`` as one attempt of ``instance``, for as long as the client is there."""
-    request[INSTANCE] = instance.host
+    request[CONTEXT].instance = instance.host
     try:
-        async with while_connected(request), instance.attempt(kind):
+        with while_connected(request), instance.attempt(kind):
             return await exchange()
     except ClientGoneError:
         return gone(request)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -14,7 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.forwarded import PREFIX, is_believed
-from comfy_proxy.gateway.exchange.context import REQUEST_ID, USER_AT, USER_HEADER
+from comfy_proxy.gateway.exchange.context import CONTEXT, USER_HEADER
 from comfy_proxy.navigation import is_cross_site
 from comfy_proxy.security import COOKIE_NAME, bearer_token, is_key, without_key
 from comfy_proxy.settings import Settings
@@ -48,9 +49,10 @@ def request_headers(
         headers.popall(hdrs.AUTHORIZATION, None)  # the operator gave credentials of their own
     _drop_judged(headers)
     _add_forwarded(headers, request, settings)
-    headers["X-Request-ID"] = request[REQUEST_ID]
-    if USER_AT in request:
-        headers[USER_HEADER] = request[USER_AT](instance, headers[USER_HEADER])
+    context = request[CONTEXT]
+    headers["X-Request-ID"] = context.id
+    if context.user_at is not None:
+        headers[USER_HEADER] = context.user_at(instance, headers[USER_HEADER])
     return _each_in_one_spelling(headers)
 
 
@@ -112,6 +114,8 @@ def failing_handshake(request: web.Request) -> CIMultiDict[str]:
     Only the instance can say in its own words what is wrong with it. Other upgrades (h2c) end here.
     """
     headers: CIMultiDict[str] = CIMultiDict()
+    if hdrs.UPGRADE not in request.headers:
+        return headers
     wanted = tokens(request.headers, hdrs.UPGRADE)
     if request.method == hdrs.METH_GET and "websocket" in wanted:
         headers[hdrs.UPGRADE] = "websocket"
@@ -151,13 +155,20 @@ def _decode(raw: bytes) -> str:
 def _end_to_end(message: web.Request | aiohttp.ClientResponse) -> CIMultiDict[str]:
     """All headers that are not for one hop, names spelt as on the wire."""
     named = tokens(message.headers, hdrs.CONNECTION)
-    result: CIMultiDict[str] = CIMultiDict()
-    for raw_name, raw_value in message.raw_headers:
-        name = raw_name.decode("ascii", "replace")
-        lower = name.lower()
-        if lower not in _HOP_BY_HOP and lower not in named and not lower.startswith("proxy-"):
-            result.add(name, _decode(raw_value))
-    return result
+    kept = [
+        (name, _decode(raw_value))
+        for raw_name, raw_value in message.raw_headers
+        if (name := _end_to_end_name(raw_name)) and not (named and name.lower() in named)
+    ]
+    return CIMultiDict(kept)
+
+
+@lru_cache(maxsize=1024)  # few names, in every message
+def _end_to_end_name(raw_name: bytes) -> str:
+    """The name as text; empty for one that is never for more than one hop."""
+    name = raw_name.decode("ascii", "replace")
+    lower = name.lower()
+    return "" if lower in _HOP_BY_HOP or lower.startswith("proxy-") else name
 
 
 def _each_in_one_spelling(headers: CIMultiDict[str]) -> CIMultiDict[str]:

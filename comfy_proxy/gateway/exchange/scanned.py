@@ -78,22 +78,21 @@ async def ask_scanned(
         return cluster.clock.timeout(timeout_s)
 
     hang_watch = cluster.hang_watch.over(instance, replaceable=replaceable)
-    async with hang_watch as watched, instance.attempt("ask"):
-        with told_apart(instance):
-            async with asked(
-                instance, cluster, "GET", path, head_timeout_s=timeout_s, fresh=fresh
-            ) as response:
-                watched.answered()
-                pieces = answer_bodies.pieces(response, answer_bodies.MAX_SCANNED_BYTES, silence)
-                is_read = response.status == 200
-                await _take(pieces, scanner if is_read else None, text, keep=keep or not is_read)
-                return ScannedAnswer(
-                    status=response.status,
-                    reason=sendable(response.reason or ""),
-                    headers=response_headers(response, instance, cluster.settings),
-                    text=text,
-                    root=_list_or_object(scanner) if response.status == 200 else None,
-                )
+    with hang_watch as watched, instance.attempt("ask"), told_apart(instance):
+        async with asked(
+            instance, cluster, "GET", path, head_timeout_s=timeout_s, fresh=fresh
+        ) as response:
+            watched.answered()
+            pieces = answer_bodies.pieces(response, answer_bodies.MAX_SCANNED_BYTES, silence)
+            is_read = response.status == 200
+            await _take(pieces, scanner if is_read else None, text, keep=keep or not is_read)
+            return ScannedAnswer(
+                status=response.status,
+                reason=sendable(response.reason or ""),
+                headers=response_headers(response, instance, cluster.settings),
+                text=text,
+                root=_list_or_object(scanner) if response.status == 200 else None,
+            )
 
 
 async def _take(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.metrics.live import SocketTotals
 
 
@@ -54,8 +55,6 @@ class AllTraffic:
 
 
 ALL_TRAFFIC: web.AppKey[AllTraffic] = web.AppKey("comfy_proxy.all_traffic")
-TRAFFIC: web.RequestKey[SocketTraffic] = web.RequestKey("comfy_proxy.traffic", SocketTraffic)
-"""Of the WebSocket that a request has become."""
 
 
 @contextmanager
@@ -70,7 +69,7 @@ def counted(request: web.Request, traffic: SocketTraffic) -> Iterator[None]:
 
 def begin_counting(request: web.Request, traffic: SocketTraffic) -> None:
     """``traffic`` is an open WebSocket of the application now; ``request`` keeps it."""
-    request[TRAFFIC] = traffic
+    request[CONTEXT].traffic = traffic
     if (everything := request.config_dict.get(ALL_TRAFFIC)) is not None:
         everything.begin(traffic)
 

@@ -14,7 +14,6 @@ from comfy_proxy.security import without_key
 from comfy_proxy.settings import Settings
 
 _ASCII = "".join(map(chr, range(128)))
-_AFTER_PATH = re.compile("[?#]")
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
 
@@ -56,6 +55,8 @@ def request_target(raw_path: str) -> str:
 
     Raises RequestError for ``*`` and the authority form: they name no resource of an instance.
     """
+    if raw_path.startswith("/") and raw_path.isascii():
+        return raw_path  # as nearly always
     target = raw_path
     if match := _ABSOLUTE_FORM.match(raw_path):
         target = raw_path[match.end() :]
@@ -73,7 +74,7 @@ def target_path(raw_path: str) -> str:
 
     Raises RequestError as :func:`request_target` does.
     """
-    return _AFTER_PATH.split(request_target(raw_path), maxsplit=1)[0]
+    return request_target(raw_path).partition("#")[0].partition("?")[0]
 
 
 def quoted(text: str, safe: str = "") -> str:

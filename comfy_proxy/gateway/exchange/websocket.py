@@ -27,7 +27,7 @@ import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType, hdrs, web
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.connection_manager import sent_once
+from comfy_proxy.cluster.connection_manager import SentOnce
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.context import SOCKETS, STOPPING
@@ -124,7 +124,8 @@ def _dialler(session: aiohttp.ClientSession, answers: _Handshake) -> aiohttp.Cli
         timeout=session.timeout,
         auto_decompress=False,
         skip_auto_headers=AUTO_HEADERS,
-        middlewares=(sent_once, answers),
+        middlewares=(answers,),
+        response_class=SentOnce,
     )
 
 

@@ -108,17 +108,16 @@ async def download(instance: Instance, cluster: Cluster, file: FileName) -> Stor
         return cluster.clock.timeout(LOOK_TIMEOUT_S)
 
     try:
-        async with instance.attempt("download"):
-            with told_apart(instance):
-                async with (
-                    cluster.clock.timeout(LOOK_TIMEOUT_S + MAX_FILE_BYTES / 2**20),
-                    asked(instance, cluster, "GET", "/view", params=_query(file)) as response,
-                ):
-                    if response.status != 200:
-                        return None
-                    pieces = answer_bodies.pieces(response, MAX_FILE_BYTES, silence)
-                    async for piece in pieces:
-                        await content.write(piece)
+        with instance.attempt("download"), told_apart(instance):
+            async with (
+                cluster.clock.timeout(LOOK_TIMEOUT_S + MAX_FILE_BYTES / 2**20),
+                asked(instance, cluster, "GET", "/view", params=_query(file)) as response,
+            ):
+                if response.status != 200:
+                    return None
+                pieces = answer_bodies.pieces(response, MAX_FILE_BYTES, silence)
+                async for piece in pieces:
+                    await content.write(piece)
         return await content.finish()
     except BaseException:
         content.close()

@@ -30,7 +30,7 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.client_watch import while_connected
-from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.target import client_target
@@ -73,7 +73,7 @@ class Uploads:
         """See the module. What the instances were told is finished even if the client leaves."""
         body = UploadBody(request)
         work = _Upload(request, body, self, is_mask=match.pattern == MASK_PATTERN)
-        async with while_connected(request):
+        with while_connected(request):
             await body.receive()
             posted = await asyncio.shield(self.begin(work.run()))
         self._note_asset(posted)
@@ -216,7 +216,7 @@ class _Upload:
         headers = request_headers(self._request, instance, settings)
         if self._body.size is not None:
             headers[hdrs.CONTENT_LENGTH] = str(self._body.size)
-        self._request[INSTANCE] = instance.host
+        self._request[CONTEXT].instance = instance.host
         answer = await ask(
             instance,
             self._cluster,

@@ -73,7 +73,7 @@ class FirstPage:
     ) -> web.StreamResponse:
         """What to answer for ``instance``, or its own answer, sent already. Raises InstanceError if
         that did not come whole: nothing was sent then, and another instance can be asked."""
-        async with cluster.hang_watch.over(instance, replaceable=True) as watched:
+        with cluster.hang_watch.over(instance, replaceable=True) as watched:
             exchange = TextExchange(
                 self.shelf, wanted, request, instance, cluster, began=watched.answered
             )

@@ -14,7 +14,7 @@ from comfy_proxy.client_identity import client_of
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.charsets import body_charset
-from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
@@ -70,7 +70,7 @@ class PromptIntake:
             prompt, post = await self._prompt(request, body, document)
             submitting = self._submissions.submit(prompt, post)
             instance, answer = await asyncio.shield(self._begin(submitting))
-        request[INSTANCE] = instance.host
+        request[CONTEXT].instance = instance.host
         return native.relayed(answer)
 
     async def close(self) -> None:

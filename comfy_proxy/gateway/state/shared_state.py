@@ -28,7 +28,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange import native
-from comfy_proxy.gateway.exchange.context import INSTANCE, USER_AT, USER_HEADER
+from comfy_proxy.gateway.exchange.context import CONTEXT, USER_HEADER
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.forward import forward, forward_balanced
 from comfy_proxy.gateway.routes import Match
@@ -82,7 +82,7 @@ class SharedState:
             return
         if self._late is None or self._late.done():
             await self._know_users()
-        request[USER_AT] = self.users.at
+        request[CONTEXT].user_at = self.users.at
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Answer ``/users``, ``/settings``, ``/userdata`` and what is below them."""
@@ -233,5 +233,5 @@ class SharedState:
 
 
 def _answer(request: web.Request, reply: Answer, instance: Instance) -> web.StreamResponse:
-    request[INSTANCE] = instance.host
+    request[CONTEXT].instance = instance.host
     return native.relayed(reply)

@@ -22,7 +22,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.gateway.exchange import native
-from comfy_proxy.gateway.exchange.context import INSTANCE
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade, request_headers
@@ -155,7 +155,7 @@ def _limit(features: Any) -> float | None:
 
 async def _asked(request: web.Request, instance: Instance, cluster: Cluster) -> Answer:
     """What ``instance`` says to this client; whole and uncompressed, since it may be changed."""
-    request[INSTANCE] = instance.host
+    request[CONTEXT].instance = instance.host
     target = client_target(request, cluster.settings)
     headers = request_headers(request, instance, cluster.settings)
     return await ask(instance, cluster, "GET", target, headers=headers)

@@ -78,11 +78,9 @@ class MergedObjectInfo:
     async def _document(self, instance: Instance) -> NodeCatalog | None:
         try:
             wanted = self._cache.lacks_uploads(instance)
-            async with (
-                self._cluster.hang_watch.over(instance, replaceable=True),
-                self._cluster.clock.timeout(PATIENCE_S if wanted else HURRY_S),
-            ):
-                return await self._cache.with_uploads(instance)
+            with self._cluster.hang_watch.over(instance, replaceable=True):
+                async with self._cluster.clock.timeout(PATIENCE_S if wanted else HURRY_S):
+                    return await self._cache.with_uploads(instance)
         except (InstanceError, TimeoutError) as error:
             logger.debug("/object_info of {} is not fresh: {!r}", instance.host, error)
             return self._cache.known(instance)

@@ -16,7 +16,7 @@ from views_harness import front, get
 
 from comfy_proxy.gateway.assets import lists, twins
 from comfy_proxy.gateway.assets.asking import AssetAsking
-from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import CONTEXT, RequestContext
 from comfy_proxy.gateway.gateway import Gateway
 
 Json = dict[str, Any]
@@ -329,7 +329,7 @@ async def test_what_is_kept_of_users_is_bounded(
     for user in ("", "u1", "u2", "u3", "u1"):
         headers = {"comfy-user": user}
         request = make_mocked_request("GET", "/", headers=headers, transport=transport)
-        request[REQUEST_ID] = "test"
+        request[CONTEXT] = RequestContext("test")
         hidden = await known.hidden(request, gateway.cluster.instances)
         assert [len(entries) for entries in hidden.values()] == [0, 3]
         assert repr(known) == "<AssetTwins 6 entries>"

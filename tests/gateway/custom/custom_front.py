@@ -15,7 +15,7 @@ from rooms import make_gateway
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.exchange.context import REQUEST_ID
+from comfy_proxy.gateway.exchange.context import CONTEXT, RequestContext
 from comfy_proxy.gateway.exchange.error_answers import error_response
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Policy, match
@@ -132,7 +132,7 @@ async def custom_front(**settings: Any) -> AsyncIterator[CustomFront]:
 
 def _app(gateway: Gateway) -> web.Application:
     async def handle(request: web.Request) -> web.StreamResponse:
-        request[REQUEST_ID] = "test"
+        request[CONTEXT] = RequestContext("test")
         found = match(request.method, request.rel_url.raw_path)
         assert found.policy is Policy.CUSTOM
         try:

@@ -560,7 +560,7 @@ async def test_watching_lets_other_timeouts_through(harness: Harness) -> None:
 
     async def handler(request: web.Request) -> web.Response:
         try:
-            async with while_connected(request):
+            with while_connected(request):
                 raise TimeoutError
         except TimeoutError as error:
             seen.append(type(error))
