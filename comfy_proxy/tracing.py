@@ -30,16 +30,12 @@ class Trace(NamedTuple):
     traceparent: str | None = None
 
     @property
-    def trace_id(self) -> str | None:
-        return self.traceparent.split("-")[1] if self.traceparent else None
-
-    @property
     def fields(self) -> Mapping[str, str]:
         """Its ids as a log line has them. They need no redaction: they were checked when the
         request came."""
-        if (trace_id := self.trace_id) is None:
+        if self.traceparent is None:
             return {"request_id": self.request_id}
-        return {"request_id": self.request_id, "trace_id": trace_id}
+        return {"request_id": self.request_id, "trace_id": self.traceparent.split("-")[1]}
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -25,7 +25,7 @@ TRACEPARENT = f"00-{TRACE_ID}-00f067aa0ba902b7-01"
 def test_a_traceparent_of_w3c_is_valid(header: str) -> None:
     """Version 00, and later ones, which may be longer."""
     assert valid_traceparent(header) == header
-    assert Trace("r", header).trace_id == TRACE_ID
+    assert Trace("r", header).fields["trace_id"] == TRACE_ID
 
 
 @pytest.mark.parametrize(

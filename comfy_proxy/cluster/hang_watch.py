@@ -109,20 +109,22 @@ class HangWatch:
         return any(one.healthy and not one.failing for one in others)
 
 
-class Watched:
+class Watched(CancelScope):
     """See :meth:`HangWatch.over`. An exchange that ends within SILENCE_S costs a timer, and no
     check unless the last one failed."""
 
+    __slots__ = ("_checks", "_instance", "_replaceable", "_timer", "_watch")
+
     def __init__(self, watch: HangWatch, instance: Instance, *, replaceable: bool) -> None:
+        super().__init__()
         self._watch = watch
         self._instance = instance
         self._replaceable = replaceable
-        self._scope = CancelScope()
         self._timer: Timer | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._checks: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
-        self._scope.enter()
+        self.enter()
         self._timer = self._watch.begin(self._instance, self._begin)
         return self
 
@@ -133,7 +135,7 @@ class Watched:
         trace: TracebackType | None,
     ) -> None:
         self.answered()
-        if self._scope.left(kind):
+        if self.left(kind):
             message = f"ComfyUI instance {self._instance.id} does not answer at the moment."
             raise InstanceHangsError(message) from error
 
@@ -141,14 +143,14 @@ class Watched:
         """The answer has begun: how long the rest of it takes is of no interest."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        if self._checks is not None:
+            self._checks.cancel()
 
     def _begin(self, since: float) -> None:
         watching = self._watch.until_hung(self._instance, since, replaceable=self._replaceable)
-        self._task = asyncio.create_task(watching, context=untraced())
-        self._task.add_done_callback(self._end)
+        self._checks = asyncio.create_task(watching, context=untraced())
+        self._checks.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is None:
-            self._scope.cancel()
+            self.cancel()

@@ -70,7 +70,13 @@ def access_line(
     line["duration_ms"] = round(request.duration_s * 1000, 1)
     line["method"], line["path"], line["status"] = method, path, request.status
     line["received_bytes"], line["sent_bytes"] = request.received_bytes, request.sent_bytes
-    for name in ("user_agent", "client", "instance", "policy", "reason"):
-        if (value := getattr(request, name)) is not None:
-            line[name] = redaction.field(name, value)
+    if request.user_agent is not None:
+        line["user_agent"] = redaction.field("user_agent", request.user_agent)
+    if request.client is not None:
+        line["client"] = redaction.field("client", request.client)
+    if request.instance is not None:
+        line["instance"] = request.instance
+    line["policy"] = request.policy
+    if request.reason is not None:
+        line["reason"] = redaction.field("reason", request.reason)
     return line

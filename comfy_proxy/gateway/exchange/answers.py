@@ -32,9 +32,11 @@ class ForwardedResponse(CountedResponse):
             name for name in (hdrs.SERVER, hdrs.CONTENT_TYPE) if name not in self.headers
         ]
 
-    def hold_head(self) -> None:
-        """Have the headers leave together with the first bytes of the body: one system call."""
+    async def send_whole(self, request: web.Request, body: bytes) -> None:
+        """Send headers and ``body``, which may be empty, together: one system call."""
         self._send_headers_immediately = False
+        await self.prepare(request)
+        await self.write_eof(body)
 
     def drop_additions(self) -> None:
         """Undo what aiohttp added while it prepared the headers."""

@@ -17,26 +17,26 @@ from comfy_proxy.bodies import ClientGoneError
 from comfy_proxy.cancel_scope import CancelScope
 
 
-class while_connected:  # noqa: N801 - reads as what it does: ``with while_connected(request)``
+class while_connected(CancelScope):  # noqa: N801 - reads as what it does: ``with while_connected(request)``
     """Run the body as long as the client's connection lasts.
 
     When it is lost the body is cancelled as by :func:`asyncio.timeout` (whose rules about other
     cancellations hold) and ClientGoneError raised instead; so it is if it was lost before.
     """
 
-    __slots__ = ("_listener", "_request", "_scope")
+    __slots__ = ("_listener", "_request")
 
     def __init__(self, request: web.Request) -> None:
+        super().__init__()
         self._request = request
-        self._scope = CancelScope()
 
     def __enter__(self) -> None:
         transport = self._request.transport
         if transport is None or transport.is_closing():
             raise ClientGoneError
         self._listener = _listener(transport)
-        self._scope.enter()
-        self._listener.on_lost.append(self._scope.cancel)
+        self.enter()
+        self._listener.on_lost.append(self.cancel)
 
     def __exit__(
         self,
@@ -44,8 +44,8 @@ class while_connected:  # noqa: N801 - reads as what it does: ``with while_conne
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._listener.on_lost.remove(self._scope.cancel)
-        if self._scope.left(kind):
+        self._listener.on_lost.remove(self.cancel)
+        if self.left(kind):
             raise ClientGoneError from None
 
 

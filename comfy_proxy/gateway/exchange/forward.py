@@ -108,7 +108,7 @@ async def forward(
     """
 
     found = await forward_unless(
-        request, instance, cluster, _never, target=target, body=body, replaceable=replaceable
+        request, instance, cluster, None, target=target, body=body, replaceable=replaceable
     )
     assert found is not None
     return found
@@ -118,7 +118,7 @@ async def forward_unless(
     request: web.Request,
     instance: Instance,
     cluster: Cluster,
-    refuse: Callable[[aiohttp.ClientResponse], bool],
+    refuse: Callable[[aiohttp.ClientResponse], bool] | None,
     *,
     target: str | None = None,
     body: SentBody | None = None,
@@ -131,11 +131,11 @@ async def forward_unless(
         upstream = await _answer_of(request, instance, cluster, target, body)
         watched.answered()
         try:
-            if refuse(upstream):
+            if refuse is not None and refuse(upstream):
                 return None
             if upstream.status == 101:
                 raise RequestError("This is not a WebSocket handshake of version 13.")
-            if upstream.status == 200 and is_prompt(request):
+            if upstream.status == 200 and request.method == "POST" and is_prompt(request):
                 cluster.prompt_forwarded(instance)
                 cluster.tell_prompt(PromptEvent.FORWARDED, instance, None)
             return await relay(request, upstream, instance, cluster)
@@ -144,10 +144,6 @@ async def forward_unless(
 
     with cluster.hang_watch.over(instance, replaceable=replaceable) as watched:
         return await accounted(request, instance, "forward", exchange)
-
-
-def _never(upstream: aiohttp.ClientResponse) -> bool:
-    return False
 
 
 def is_prompt(request: web.Request) -> bool:
@@ -230,17 +226,16 @@ async def relay(
     )
     if request.version < HttpVersion11 and hdrs.CONTENT_LENGTH not in answer.headers:
         answer.force_close()  # the end of the connection is the end of the body
-    is_whole = upstream.content.is_eof()  # a small body comes together with its head
-    if is_whole:
-        answer.hold_head()
-    await _to_client(answer.prepare(request))
-    rest = b""
-    if request.method != hdrs.METH_HEAD:
-        rest = await _read(upstream, instance, request, answer)
-        while rest and not is_whole:
-            await _to_client(answer.write(rest))
-            rest = await _read(upstream, instance, request, answer)
-    await _to_client(answer.write_eof(rest))
+    source = upstream.content
+    if source.is_eof() and source.exception() is None:  # a small body comes with its head
+        body = b"" if request.method == hdrs.METH_HEAD else source.read_nowait()
+        await _to_client(answer.send_whole(request, body))
+    else:
+        await _to_client(answer.prepare(request))
+        if request.method != hdrs.METH_HEAD:
+            while piece := await _read(upstream, instance, request, answer):
+                await _to_client(answer.write(piece))
+        await _to_client(answer.write_eof())
     if upstream.status in _GATEWAY_FAULTS:
         raise _AnswerFaultError(f"answered {upstream.status}", answer)
     return answer

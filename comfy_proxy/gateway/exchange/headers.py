@@ -6,7 +6,7 @@ Everything is a CIMultiDict from end to end, so that a header that comes twice s
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import lru_cache
 
 import aiohttp
@@ -23,6 +23,10 @@ from comfy_proxy.settings import Settings
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
+_REQUEST_ENDS = _HOP_BY_HOP | {"host", "expect", "origin", PREFIX.lower()}
+"""``Expect``: the server answered 100 Continue before any handler ran, that hop is done (RFC 9110
+10.1.1). ``Origin`` see :func:`_drop_judged`, ``X-Forwarded-Prefix`` :func:`_add_forwarded`."""
+_RESPONSE_ENDS = _HOP_BY_HOP | {"x-request-id"}
 _VIA = "1.1 comfy-proxy"
 _FETCH_SITE = "Sec-Fetch-Site"
 # aiohttp refuses to write these (header injection); RFC 9110 5.5 has a recipient put a space.
@@ -38,9 +42,7 @@ def request_headers(
     credentials and what a browser says of the page are taken out, and the user gets the id that
     the instance has for them. ``Host`` is left to aiohttp: it is the instance's.
     """
-    headers = _end_to_end(request)
-    # The server answered 100 Continue before any handler ran: that hop is done (RFC 9110 10.1.1).
-    _drop(headers, (hdrs.HOST, hdrs.EXPECT))
+    headers = _end_to_end(request, _request_name)
     if body_was_decoded(request):
         _drop(headers, (hdrs.CONTENT_ENCODING, hdrs.CONTENT_LENGTH))
     if settings.api_keys:
@@ -71,8 +73,7 @@ def response_headers(
     ``Access-Control-*`` is the instance's unless ``CORS_ORIGINS`` is set: then ours replaces it
     (aiohttp-cors asserts that nobody answered before it).
     """
-    headers = _end_to_end(upstream)
-    headers.popall("X-Request-ID", None)
+    headers = _end_to_end(upstream, _response_name)
     if settings.cors_origins:
         _drop(headers, [name for name in headers if name.lower().startswith("access-control-")])
     if hdrs.LOCATION in headers:
@@ -152,23 +153,34 @@ def _decode(raw: bytes) -> str:
     return text if text.isprintable() else _CONTROL_CHARACTERS.sub(" ", text)
 
 
-def _end_to_end(message: web.Request | aiohttp.ClientResponse) -> CIMultiDict[str]:
-    """All headers that are not for one hop, names spelt as on the wire."""
+def _end_to_end(
+    message: web.Request | aiohttp.ClientResponse, name_of: Callable[[bytes], str]
+) -> CIMultiDict[str]:
+    """All headers that are not for one hop, names spelt as on the wire; ``name_of`` gives the name,
+    or nothing for a header that never crosses."""
     named = tokens(message.headers, hdrs.CONNECTION)
     kept = [
         (name, _decode(raw_value))
         for raw_name, raw_value in message.raw_headers
-        if (name := _end_to_end_name(raw_name)) and not (named and name.lower() in named)
+        if (name := name_of(raw_name)) and not (named and name.lower() in named)
     ]
     return CIMultiDict(kept)
 
 
 @lru_cache(maxsize=1024)  # few names, in every message
-def _end_to_end_name(raw_name: bytes) -> str:
-    """The name as text; empty for one that is never for more than one hop."""
+def _request_name(raw_name: bytes) -> str:
+    return _name(raw_name, _REQUEST_ENDS)
+
+
+@lru_cache(maxsize=1024)
+def _response_name(raw_name: bytes) -> str:
+    return _name(raw_name, _RESPONSE_ENDS)
+
+
+def _name(raw_name: bytes, ends: Collection[str]) -> str:
     name = raw_name.decode("ascii", "replace")
     lower = name.lower()
-    return "" if lower in _HOP_BY_HOP or lower.startswith("proxy-") else name
+    return "" if lower in ends or lower.startswith("proxy-") else name
 
 
 def _each_in_one_spelling(headers: CIMultiDict[str]) -> CIMultiDict[str]:
@@ -219,7 +231,6 @@ def _drop_judged(headers: CIMultiDict[str]) -> None:
     newer versions. Nothing is put in their place: an instance, or a custom node's own check, is
     never told that a request was of its own page when it was not.
     """
-    headers.popall(hdrs.ORIGIN, None)
     if is_cross_site(headers):
         headers.popall(_FETCH_SITE)
 
@@ -234,11 +245,9 @@ def _add_forwarded(headers: CIMultiDict[str], request: web.Request, settings: Se
     if not is_believed(request, settings):
         claims = [name for name in headers if name.lower().startswith("x-forwarded-")]
         _drop(headers, [*claims, hdrs.FORWARDED])
-    headers.popall(PREFIX, None)
-    hops = [*headers.popall("X-Forwarded-For", []), request.remote]
-    known = [hop for hop in hops if hop]
-    if known:
-        headers["X-Forwarded-For"] = ", ".join(known)
+    hops = [hop for hop in (*headers.popall("X-Forwarded-For", ()), request.remote) if hop]
+    if hops:
+        headers["X-Forwarded-For"] = ", ".join(hops)
     headers.setdefault("X-Forwarded-Proto", request.scheme)
     if host := request.headers.get(hdrs.HOST):
         headers.setdefault("X-Forwarded-Host", host)
