@@ -26,6 +26,8 @@ GATHER_S: Final = 0.05
 each time takes the interpreter lock once instead of once a line."""
 
 LOGGER: Final = "comfy_proxy.access"
+_TOLD: Final = frozenset({"method", "path", "status"})
+"""What the message of a line consists of."""
 
 
 class AccessLog:
@@ -43,7 +45,7 @@ class AccessLog:
             return
         try:
             line = access_line(request, level, time.time(), TRACE.get(), self._redaction)
-            self._lines.append(finished(line, colours=self._writer.colours))
+            self._lines.append(finished(line, colours=self._writer.colours, told=_TOLD))
         except Exception:  # whatever a client has sent: its answer is not to fail for its line
             self._writer.lost(1)
             return

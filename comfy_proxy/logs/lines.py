@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -130,9 +130,10 @@ def line_of(entry: Entry, redaction: Redaction) -> Line:
     return line
 
 
-def finished(line: Line, *, colours: bool | None) -> Finished:
-    """``line`` as it is written; ``colours`` of the text for people, None: there is none."""
-    text = None if colours is None else as_text(line, colours=colours)
+def finished(line: Line, *, colours: bool | None, told: Collection[str] | None = None) -> Finished:
+    """``line`` as it is written; ``colours`` of the text for people, None: there is none. ``told``
+    as of :func:`as_text`."""
+    text = None if colours is None else as_text(line, colours=colours, told=told)
     return Finished(line["level"], as_json(line), text)
 
 
@@ -141,16 +142,19 @@ def as_json(line: Line) -> str:
     return dumps(line, option=NON_STR_KEYS, default=str).decode()
 
 
-def as_text(line: Line, *, colours: bool) -> str:
-    """The line for people: values that the message names are not repeated behind it.
+def as_text(line: Line, *, colours: bool, told: Collection[str] | None = None) -> str:
+    """The line for people: values that the message names are not repeated behind it. These are
+    those of the keys in ``told``; if that is None they are looked for.
 
     A stack trace follows on lines of its own.
     """
     message = _escaped(line["message"])
     details: list[str] = []
     for key, value in line.items():
-        if key not in _NOT_DETAILS and (text := str(value)) not in message:
-            details.append(f"{key}={text}")
+        if key not in _NOT_DETAILS and (
+            key not in told if told is not None else str(value) not in message
+        ):
+            details.append(f"{key}={value}")
     shown = _escaped(" ".join(details))
     time, level = line["timestamp"], f"{line['level']:<5}"
     if colours:

@@ -240,7 +240,7 @@ class CustomRoutes:
     # --- what is said of it ------------------------------------------------------------------
 
     def _tell(self, question: Question, addressed: Addressed) -> None:
-        logger.opt(lazy=True).debug("{}", partial(_told, question, addressed))
+        logger.debug("{} {} goes to {}", question.method, question.path, addressed)
         changes = question.method not in (hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS)
         if addressed.how is not How.PRIMARY or not changes:
             return
@@ -255,8 +255,3 @@ class CustomRoutes:
             " in ROUTES_FILE can say otherwise.",
             path,
         )
-
-
-def _told(question: Question, addressed: Addressed) -> str:
-    hosts = ", ".join(one.host for one in addressed.instances) or "the primary"
-    return f"{question.method} {question.path} goes to {hosts}: {addressed.rule}"

@@ -20,6 +20,7 @@ from comfy_proxy.gateway.files.instance_prefix import split_prefix
 _FOLDER_KEYS: Final = ("folder", "dir", "path")
 """A value that is nothing but a mark (``@2``) counts as one under a key with one of these in its
 name; else it may be anything that begins with @."""
+_NOBODY: Final[frozenset[str]] = frozenset()
 _SUBFOLDER: Final = re.compile(r"(?P<key>[?&]subfolder=)(?P<value>[^&#]*)")
 
 
@@ -35,6 +36,8 @@ class Unmarked:
 
 def unmarked(target: str, read: Fields | None, known: Container[str]) -> Unmarked:
     """The request for ``target`` with the body ``read``, without the marks that are ``known``."""
+    if read is None and "@" not in target and "40" not in target:  # %40, or %2540 in a URL in it
+        return Unmarked(owners=_NOBODY, target=target)
     marks, raw = Marks(known), None
     path, mark, query = target.partition("?")
     target = changed_query(f"{marks.taken_out_of_path(path)}{mark}{query}", marks.taken_out)

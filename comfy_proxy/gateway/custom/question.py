@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Self
 from urllib.parse import unquote
@@ -17,7 +17,6 @@ from comfy_proxy.gateway.custom.fields import (
     MAX_READ_BYTES,
     MAX_TEXT,
     Field,
-    Fields,
     body_fields,
     is_telling,
     query_fields,
@@ -36,14 +35,17 @@ LONG_BYTES: Final = 32 * 2**10
 class Question:
     """What the client asks for. ``target`` is the path with its query, as they came; ``body`` is
     kept here until :meth:`close`, so that it can be sent to several; None if there is none.
-    ``unmarked`` is what the instance gets whose names it has."""
+    ``unmarked`` is what the instance gets whose names it has. ``path`` is encoded, in the form by
+    which routes are told apart. ``fields`` are those of the query, then of the body as far as it
+    can be read."""
 
     request: web.Request
     target: str
+    path: str
     unmarked: Unmarked
+    fields: list[Field]
     body: UploadBody | None = None
-    read: Fields | None = None
-    query: list[Field] = field(default_factory=list)
+    _words: frozenset[str] | None = None
 
     @classmethod
     async def of(
@@ -63,8 +65,9 @@ class Question:
         made = cls(
             request=request,
             target=target,
+            path=normal_path(target.partition("?")[0]),
             unmarked=unmarked(target, None, marks),
-            query=query_fields(target),
+            fields=query_fields(target),
         )
         if request.body_exists:
             made.body = UploadBody(request)
@@ -79,8 +82,9 @@ class Question:
         return made
 
     def _read(self, raw: bytes, marks: Container[str]) -> None:
-        self.read = body_fields(raw, self.request.headers.get(hdrs.CONTENT_TYPE, ""))
-        self.unmarked = unmarked(self.target, self.read, marks)
+        read = body_fields(raw, self.request.headers.get(hdrs.CONTENT_TYPE, ""))
+        self.fields += read.fields
+        self.unmarked = unmarked(self.target, read, marks)
 
     def close(self) -> None:
         if self.body is not None:
@@ -96,25 +100,17 @@ class Question:
         return self.request.method
 
     @property
-    def path(self) -> str:
-        """Encoded, in the form by which routes are told apart."""
-        return normal_path(self.target.partition("?")[0])
-
-    @property
     def segments(self) -> list[str]:
         """Of the path, decoded; the first ones, as of fields."""
         segments = self.path.split("/", MAX_FIELDS)[:MAX_FIELDS]
         return [unquote(one) for one in segments if 0 < len(one) <= MAX_TEXT]
 
     @property
-    def fields(self) -> list[Field]:
-        """Of the query, then of the body as far as it can be read."""
-        return [*self.query, *(self.read.fields if self.read is not None else ())]
-
-    @property
     def words(self) -> frozenset[str]:
         """Every value that it names anywhere."""
-        return frozenset([*self.segments, *(value for _, value in self.fields)])
+        if self._words is None:
+            self._words = frozenset([*self.segments, *(value for _, value in self.fields)])
+        return self._words
 
     @property
     def telling(self) -> frozenset[str]:
@@ -124,7 +120,10 @@ class Question:
 
     def field(self, *names: str) -> str | None:
         """The first field of one of these names."""
-        return next((value for name, value in self.fields if name in names), None)
+        for name, value in self.fields:
+            if name in names:
+                return value
+        return None
 
 
 class KeptBody:

@@ -62,6 +62,10 @@ class Addressed:
     target: str | None = None
     raw: bytes | None = None
 
+    def __str__(self) -> str:
+        hosts = ", ".join(one.host for one in self.instances) or "the primary"
+        return f"{hosts}: {self.rule}"
+
 
 class AmbiguousRequestError(RequestError):
     """Several instances could be meant, and each would do something else."""
@@ -172,6 +176,8 @@ class Rules:
     def by_mark(self, question: Question) -> Addressed | None:
         """A name that we gave comes back: to its instance, by the name that it has there."""
         sent = question.unmarked
+        if not sent.owners:
+            return None
         owners = [owner for one in sorted(sent.owners) if (owner := self.marks.of(one)) is not None]
         if not owners:
             return None
@@ -186,6 +192,8 @@ class Rules:
 
     def by_file(self, question: Question) -> Addressed | None:
         """It names a file that one instance has told it made, by its name or its path there."""
+        if not question.fields:
+            return None
         named: dict[str, str] = {}
         for name, value in question.fields:
             named.setdefault(name, value)
