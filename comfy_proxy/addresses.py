@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import unquote
 
@@ -18,7 +18,20 @@ from comfy_proxy.cluster.localhost import is_localhost
 
 Network = IPv4Network | IPv6Network
 
-LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+class Networks(tuple[Network, ...]):
+    """Networks that remember their hash, which :func:`is_in` needs several times a request:
+    ``ipaddress`` works it out anew each time, at ten times the cost of the answer."""
+
+    @cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+LOOPBACK = Networks((ip_network("127.0.0.0/8"), ip_network("::1/128")))
 SHARED_ORIGINS = ("null", "file://")
 """What pages without an address of their own send as ``Origin``: sandboxed frames, ``data:`` URLs
 and local files (``null``), local files in some web views (``file://``). It tells nobody apart."""
@@ -120,7 +133,7 @@ def _is_plain(segment: str) -> bool:
 # --- networks -----------------------------------------------------------------------------
 
 
-def parse_networks(text: str) -> tuple[Network, ...]:
+def parse_networks(text: str) -> Networks:
     """A comma list of addresses and networks (``10.0.0.7``, ``10.0.0.0/8``, ``fd00::/8``).
 
     ``loopback`` stands for 127.0.0.0/8 and ::1, ``none`` for no network at all. Raises ValueError
@@ -135,7 +148,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
                 networks.append(ip_network(part))
             except ValueError as error:
                 raise ValueError(f"{error}; addresses and networks are named") from None
-    return tuple(networks)
+    return Networks(networks)
 
 
 @lru_cache(maxsize=1024)

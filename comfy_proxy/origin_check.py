@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from functools import lru_cache
 
 from aiohttp import hdrs, web
 from yarl import URL
@@ -49,6 +50,7 @@ def check_host(request: web.Request, settings: Settings) -> None:
         )
 
 
+@lru_cache(maxsize=256)
 def split_host(host: str) -> tuple[str, str]:
     """``Host`` → (name in lower case, port or ""); ("?", "") for a text that is no host.
 
