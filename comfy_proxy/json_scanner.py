@@ -49,6 +49,8 @@ def _nested(depth: int) -> bytes:
     return rb"[\[{](?>(?:" + inner + rb")*)[\]}]"
 
 
+FLAT_VALUE = rb'(?>[^\s,:\[\]{}"]++|' + _STRING + rb"|" + _nested(2) + rb")"
+"""A value that has brackets up to three deep, as a pattern."""
 SKIPPED = re.compile(rb"(?>(?:" + _FLAT + rb"|" + _nested(2) + rb")*)", re.DOTALL)
 IN_STRING = re.compile(_UNQUOTED, re.DOTALL)
 BETWEEN = re.compile(rb"[\s,:]*+")

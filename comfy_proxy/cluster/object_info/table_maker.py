@@ -3,7 +3,7 @@
 A thread would hold the interpreter lock meanwhile, and with it the loop. Most of an answer is known
 already, be it from the one before or from another instance: a member that is the same byte for byte
 is taken over without being looked into. The rest is scanned for its ends, and read once, class by
-class, for what the index tells of all.
+class, for what the index tells of all. A step is ``STEP_BYTES`` of text.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ from loguru import logger
 
 from comfy_proxy.cluster.object_info.class_table import ClassTable
 from comfy_proxy.cluster.object_info.node_class import NodeClass
-from comfy_proxy.json_scanner import BETWEEN, IN_SCALAR, IN_STRING, MAX_LEAF_BYTES, SKIPPED
+from comfy_proxy.json_listing import STEP_BYTES, end_of, value_end
+from comfy_proxy.json_scanner import BETWEEN, IN_STRING, MAX_LEAF_BYTES
 from comfy_proxy.lenient_json import loads, loads_exact
 
-STEP_BYTES = 16_384
-"""Bytes of text after which a step ends; it takes up to 1 ms. One class is read at once, however
-long it is: 13 ms for a megabyte, which is a list of 20,000 files."""
 _COMPARED = 16
 """So many bytes that are only compared count as one that is scanned and read."""
 _BLANKS = re.compile(rb"\s*+")
@@ -50,11 +48,11 @@ class TableMaker:
 
     def steps(self) -> Steps:
         """Raises ValueError for a text that is no whole JSON object."""
-        at = _end_of(_BLANKS, self._body, 0)
+        at = end_of(_BLANKS, self._body, 0)
         if self._body[at : at + 1] != b"{":
             raise ValueError("is no JSON object")
         at += 1
-        while self._body[(at := _end_of(BETWEEN, self._body, at)) : at + 1] == b'"':
+        while self._body[(at := end_of(BETWEEN, self._body, at)) : at + 1] == b'"':
             at = self._take_over(at) or (yield from self._read(at))
             self._end = at
             self.members += 1
@@ -64,7 +62,7 @@ class TableMaker:
         self._finish(at)
 
     def _finish(self, at: int) -> None:
-        if self._body[at : at + 1] != b"}" or _end_of(BETWEEN, self._body, at + 1) < len(
+        if self._body[at : at + 1] != b"}" or end_of(BETWEEN, self._body, at + 1) < len(
             self._body
         ):
             raise ValueError("is no JSON object")
@@ -88,9 +86,9 @@ class TableMaker:
 
     def _read(self, at: int) -> Generator[int, None, int]:
         """The end of the member at ``at``, which is noted if it is a class."""
-        name_end = _end_of(IN_STRING, self._body, at + 1) + 1
-        start = _end_of(BETWEEN, self._body, name_end)
-        end = yield from _value_end(self._body, start)
+        name_end = end_of(IN_STRING, self._body, at + 1) + 1
+        start = end_of(BETWEEN, self._body, name_end)
+        end = yield from value_end(self._body, start)
         self._look_around(at, start)
         name = _name(self._body[at:name_end])
         node_class = None if name is None else _node_class(name, self._body[start:end])
@@ -112,38 +110,6 @@ class TableMaker:
         between = b", " if self.members else b"{"
         self._is_native &= self._body[self._end : name_start] == between
         self._is_native &= self._body[start - 3 : start] == b'": '
-
-
-def _end_of(pattern: re.Pattern[bytes], text: bytes, at: int, limit: int | None = None) -> int:
-    """Where a match that begins at ``at`` ends; the patterns here match nothing too."""
-    found = pattern.match(text, at, len(text) if limit is None else limit)
-    assert found is not None
-    return found.end()
-
-
-def _value_end(text: bytes, at: int) -> Generator[int, None, int]:
-    """The end of the value that begins at ``at``; beyond the text if it is cut off."""
-    if text[at : at + 1] == b'"':
-        return _end_of(IN_STRING, text, at + 1) + 1
-    if text[at : at + 1] not in (b"{", b"["):
-        return _end_of(IN_SCALAR, text, at)
-    depth, begin = 0, at
-    while at < len(text):
-        byte = text[at : at + 1]
-        if byte in (b"{", b"["):
-            depth += 1
-        elif byte in (b"}", b"]"):
-            depth -= 1
-            if not depth:
-                return at + 1
-        elif byte == b'"':  # of a string that goes on beyond the step, and is not long as a rule
-            at = _end_of(IN_STRING, text, at + 1)
-        at += 1
-        if at >= begin + STEP_BYTES:
-            yield at - begin
-            begin = at
-        at = _end_of(SKIPPED, text, at, begin + STEP_BYTES)
-    return at
 
 
 def _name(text: bytes) -> str | None:
