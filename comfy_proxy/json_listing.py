@@ -11,7 +11,7 @@ import re
 from collections.abc import Generator, Iterator
 from typing import Any, Final
 
-from comfy_proxy.json_scanner import BETWEEN, FLAT_VALUE, IN_SCALAR, IN_STRING, SKIPPED
+from comfy_proxy.json_scanner import BETWEEN, IN_SCALAR, IN_STRING, SKIPPED, STRING, nested
 from comfy_proxy.lenient_json import loads_exact
 
 STEP_BYTES: Final = 16_384
@@ -20,6 +20,8 @@ item that is longer is a step of its own for whoever reads it."""
 Span = tuple[int, int]
 """Where an item begins and ends, in bytes of the text."""
 
+FLAT_VALUE: Final = rb'(?>[^\s,:\[\]{}"]++|' + STRING + rb"|" + nested(2) + rb")"
+"""A value that has brackets up to three deep, as a pattern."""
 _BLANKS = re.compile(rb"\s*+")
 _ITEM = re.compile(rb"\s*+(" + FLAT_VALUE + rb")\s*+,", re.DOTALL)
 _COMMA, _CLOSING, _OPENING = b",", b"]", (b"{", b"[")

@@ -11,8 +11,8 @@ import re
 from collections.abc import Generator, Iterator
 from typing import Any, Final, TypeVar
 
-from comfy_proxy.json_listing import STEP_BYTES, end_of
-from comfy_proxy.json_scanner import FLAT_VALUE, IN_SCALAR, IN_STRING, JsonScanner
+from comfy_proxy.json_listing import FLAT_VALUE, STEP_BYTES, end_of
+from comfy_proxy.json_scanner import IN_SCALAR, IN_STRING, JsonScanner
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 T = TypeVar("T")
@@ -51,7 +51,12 @@ def loads_long(text: bytes) -> Any:
 
 def dumps_long(data: Any) -> bytes:
     """As ``dumps_exact``, for a thread: no long list is written in one step."""
-    return b"".join(_written(data, _DEPTH))
+    return b"".join(written(data))
+
+
+def written(data: Any) -> Iterator[bytes]:
+    """The same in pieces."""
+    return _written(data, _DEPTH)
 
 
 def at_once(steps: Steps[T]) -> T:

@@ -40,6 +40,7 @@ from comfy_proxy.errors import (
     ResultError,
 )
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
+from comfy_proxy.json_steps import feed
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 from comfy_proxy.observers import tell
 from comfy_proxy.tracing import trace_headers
@@ -240,7 +241,7 @@ class ComfyUIClient:
             _require_ok(response, self.instance.host)
             limit = answer_bodies.MAX_SCANNED_BYTES
             async for piece in answer_bodies.pieces(response, limit, self._silence):
-                scanner.feed(piece)
+                await feed(scanner, piece)
                 if scanner.failed:
                     break
             root = scanner.result()

@@ -62,9 +62,7 @@ class TableMaker:
         self._finish(at)
 
     def _finish(self, at: int) -> None:
-        if self._body[at : at + 1] != b"}" or end_of(BETWEEN, self._body, at + 1) < len(
-            self._body
-        ):
+        if self._body[at : at + 1] != b"}" or end_of(BETWEEN, self._body, at + 1) < len(self._body):
             raise ValueError("is no JSON object")
         self._is_native &= self._body[self._end :] == (b"}" if self.members else b"{}")
         is_all = self.members == len(self.table)  # none was left out, none is there twice

@@ -21,11 +21,13 @@ from comfy_proxy.cluster.prompt_lists import (
     read_history,
     read_queue,
 )
+from comfy_proxy.full_collections import QUIET_BYTES, NoFullCollection
 from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, Head, answers_of_all, asked
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.pieces import Slice
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
+from comfy_proxy.json_steps import feed
 from comfy_proxy.stored_bytes import StoredBytes
 
 MEMORY_BYTES = 4 * 2**20
@@ -35,10 +37,12 @@ MEMORY_BYTES = 4 * 2**20
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScannedAnswer(Head):
     """What one instance said. ``root`` is what was found in it; None if it has not status 200 or
-    is no JSON object or array. ``text`` is empty if it was not to be kept."""
+    is no JSON object or array. ``text`` is empty if it was not to be kept. With a long one there is
+    no full garbage collection (``quiet``)."""
 
     text: StoredBytes = field(repr=False)
     root: Value | None = field(repr=False)
+    quiet: NoFullCollection | None = field(default=None, repr=False)
 
     @property
     def body(self) -> Slice:
@@ -86,26 +90,34 @@ async def ask_scanned(
                 watched.answered()
                 pieces = answer_bodies.pieces(response, answer_bodies.MAX_SCANNED_BYTES, silence)
                 is_read = response.status == 200
-                await _take(pieces, scanner if is_read else None, text, keep=keep or not is_read)
+                quiet = await _take(
+                    pieces, scanner if is_read else None, text, keep=keep or not is_read
+                )
                 return ScannedAnswer(
                     status=response.status,
                     reason=sendable(response.reason or ""),
                     headers=response_headers(response, instance, cluster.settings),
                     text=text,
                     root=_list_or_object(scanner) if response.status == 200 else None,
+                    quiet=quiet,
                 )
 
 
 async def _take(
     pieces: AsyncIterator[bytes], scanner: JsonScanner | None, text: StoredBytes, *, keep: bool
-) -> None:
+) -> NoFullCollection | None:
     """Each piece goes where it is wanted."""
+    quiet, came = None, 0
     async for piece in pieces:
+        came += len(piece)
+        if quiet is None and came > QUIET_BYTES:
+            quiet = NoFullCollection()
         if scanner is not None:
-            scanner.feed(piece)
+            await feed(scanner, piece)
         if keep:
             await text.write(piece)
     await text.finish()
+    return quiet
 
 
 def _list_or_object(scanner: JsonScanner) -> Value | None:

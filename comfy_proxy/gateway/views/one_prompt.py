@@ -39,9 +39,9 @@ from comfy_proxy.gateway.views.history_entries import (
 )
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
-from comfy_proxy.gateway.views.jobs import prefixed_text
 from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntry
 from comfy_proxy.gateway.views.kept_files import stands_in
+from comfy_proxy.gateway.views.listed_jobs import prefixed_text
 from comfy_proxy.gateway.views.owner import Asking, PromptOwners, Told, away
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.json_scanner import Shape
