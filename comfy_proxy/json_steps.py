@@ -19,7 +19,7 @@ T = TypeVar("T")
 Steps = Generator[int, None, T]
 """Yields after each step how many bytes it went through."""
 
-MANY: Final = 1_000
+MANY: Final = 200
 """Items of a list that are written at once, at most."""
 _BLANKS = re.compile(rb"\s*+")
 _VALUE = re.compile(FLAT_VALUE, re.DOTALL)
@@ -51,12 +51,19 @@ def loads_long(text: bytes) -> Any:
 
 def dumps_long(data: Any) -> bytes:
     """As ``dumps_exact``, for a thread: no long list is written in one step."""
-    return b"".join(written(data))
+    return b"".join(_written(data, _DEPTH))
 
 
-def written(data: Any) -> Iterator[bytes]:
-    """The same in pieces."""
-    return _written(data, _DEPTH)
+async def written_in_turns(data: Any) -> list[bytes]:
+    """The same in pieces; between two steps the event loop has its turn."""
+    pieces, done = [], 0
+    for piece in _written(data, _DEPTH):
+        pieces.append(piece)
+        done += len(piece)
+        if done >= STEP_BYTES:
+            done = 0
+            await asyncio.sleep(0)
+    return pieces
 
 
 def at_once(steps: Steps[T]) -> T:

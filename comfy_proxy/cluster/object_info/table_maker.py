@@ -9,7 +9,9 @@ class, for what the index tells of all. A step is ``STEP_BYTES`` of text.
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Generator
+from itertools import islice
 
 from loguru import logger
 
@@ -17,8 +19,11 @@ from comfy_proxy.cluster.object_info.class_table import ClassTable
 from comfy_proxy.cluster.object_info.node_class import NodeClass
 from comfy_proxy.json_listing import STEP_BYTES, end_of, value_end
 from comfy_proxy.json_scanner import BETWEEN, IN_STRING, MAX_LEAF_BYTES
+from comfy_proxy.json_steps import loads_in_steps
 from comfy_proxy.lenient_json import loads, loads_exact
 
+NOTED = 2_000
+"""Choices of a class that are noted at once."""
 _COMPARED = 16
 """So many bytes that are only compared count as one that is scanned and read."""
 _BLANKS = re.compile(rb"\s*+")
@@ -89,16 +94,20 @@ class TableMaker:
         end = yield from value_end(self._body, start)
         self._look_around(at, start)
         name = _name(self._body[at:name_end])
-        node_class = None if name is None else _node_class(name, self._body[start:end])
+        node_class = None
+        if name is not None:
+            node_class = yield from _node_class(name, self._body[start:end])
         if name is None or node_class is None:
             logger.debug("{} of {} is no node class", name, self._source)
             self._done += end - at
             return end
         self._done += end - at
-        if self._done >= STEP_BYTES:  # what is to be noted of a long list is a step of its own
-            yield self._done
-            self._done = 0
-        self.table.add(node_class, at, start, end)
+        choices, texts = array("q"), map(hash, node_class.texts())
+        while some := tuple(islice(texts, NOTED)):
+            choices.extend(some)
+            if len(some) == NOTED:
+                yield STEP_BYTES
+        self.table.add(node_class, at, start, end, choices)
         if (number := self._before.number(name)) is not None:
             self._expected = number + 1
         return end
@@ -119,9 +128,9 @@ def _name(text: bytes) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _node_class(name: str, text: bytes) -> NodeClass | None:
+def _node_class(name: str, text: bytes) -> Generator[int, None, NodeClass | None]:
     try:
-        info = loads_exact(text)
+        info = loads_exact(text) if len(text) <= STEP_BYTES else (yield from loads_in_steps(text))
     except ValueError:
         return None
     return NodeClass(name, info) if isinstance(info, dict) else None

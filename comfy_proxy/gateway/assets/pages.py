@@ -15,6 +15,7 @@ from comfy_proxy.gateway.assets.cursor import is_cursor
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.json_listing import Listing
 from comfy_proxy.json_scanner import ANY, JsonScanner
+from comfy_proxy.json_steps import feed
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 MAX_PAGE = 500
@@ -53,7 +54,7 @@ async def read_page(answer: Answer) -> AssetPage | None:
     quiet, assets = NoFullCollection.for_bytes(len(text)), []
     try:
         for spans in listing.steps():
-            assets += [_asset(text[start:end]) for start, end in spans]
+            assets += [await _asset(text[start:end]) for start, end in spans]
             if quiet is not None:
                 await asyncio.sleep(0)
     except ValueError:
@@ -82,12 +83,12 @@ def asset_text(asset: Any) -> bytes:
     return b"{%s}" % b", ".join(members)
 
 
-def _asset(text: bytes) -> Any:
+async def _asset(text: bytes) -> Any:
     """Raises ValueError."""
     if len(text) < LONG_BYTES:
         return loads_exact(text)
     scanner = JsonScanner({ANY: {}})
-    scanner.feed(text)
+    await feed(scanner, text)
     root = scanner.result()
     if root is None or not root.is_object:
         return loads_exact(text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from comfy_proxy.cluster import answer_bodies
@@ -76,11 +77,8 @@ async def ask_scanned(
     :meth:`HangWatch.over`, ``fresh`` as of :meth:`ConnectionManager.request`. Raises InstanceError;
     UnavailableError if the disk is full.
     """
-    scanner, text = JsonScanner(shape), StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False)
-
-    def silence() -> Any:
-        return cluster.clock.timeout(timeout_s)
-
+    text = StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False)
+    silence = partial(cluster.clock.timeout, timeout_s)
     hang_watch = cluster.hang_watch.over(instance, replaceable=replaceable)
     async with hang_watch as watched, instance.attempt("ask"):
         with told_apart(instance):
@@ -89,16 +87,14 @@ async def ask_scanned(
             ) as response:
                 watched.answered()
                 pieces = answer_bodies.pieces(response, answer_bodies.MAX_SCANNED_BYTES, silence)
-                is_read = response.status == 200
-                quiet = await _take(
-                    pieces, scanner if is_read else None, text, keep=keep or not is_read
-                )
+                scanner = JsonScanner(shape) if response.status == 200 else None
+                quiet = await _take(pieces, scanner, text, keep=keep or scanner is None)
                 return ScannedAnswer(
                     status=response.status,
                     reason=sendable(response.reason or ""),
                     headers=response_headers(response, instance, cluster.settings),
                     text=text,
-                    root=_list_or_object(scanner) if response.status == 200 else None,
+                    root=_list_or_object(scanner),
                     quiet=quiet,
                 )
 
@@ -120,8 +116,8 @@ async def _take(
     return quiet
 
 
-def _list_or_object(scanner: JsonScanner) -> Value | None:
-    root = scanner.result()
+def _list_or_object(scanner: JsonScanner | None) -> Value | None:
+    root = None if scanner is None else scanner.result()
     return None if root is None or root.members is None else root
 
 

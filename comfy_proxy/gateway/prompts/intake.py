@@ -17,7 +17,6 @@ from comfy_proxy.gateway.exchange.charsets import body_charset
 from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
 from comfy_proxy.gateway.prompts.posted import PostedPrompts
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, prompt_headers
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
@@ -95,14 +94,9 @@ class PromptIntake:
     ) -> tuple[Prompt, ClientPost]:
         cluster = self._cluster
         prompt_id, charset = document.get("prompt_id"), body_charset(request)
-        if "prompt_id" not in document:
+        if "prompt_id" not in document:  # a large one has got its own
             prompt_id = str(uuid.uuid4())
-            if len(body) <= LARGE_BYTES:
-                body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
-            else:
-                body = await asyncio.to_thread(
-                    prompt_body.with_first, body, charset, "prompt_id", prompt_id
-                )
+            body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
         client_id = document.get("client_id")
         post = ClientPost(
             path=client_target(request, cluster.settings),

@@ -24,7 +24,7 @@ from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.latest_answers import LatestAnswers
-from comfy_proxy.json_steps import MANY, written
+from comfy_proxy.json_steps import MANY, written_in_turns
 
 LISTS = (
     "/internal/files/{directory_type}",
@@ -57,7 +57,7 @@ class MergedFileLists:
         like = answers[next(iter(lists or answers))]
         if not lists:
             return native.relayed(like)
-        pieces = list(written(await _united(lists.values())))
+        pieces = await written_in_turns(await _united(lists.values()))
         return await native.reply_pieces(request, pieces, like)
 
     async def system_stats(self, request: web.Request, match: Match) -> web.StreamResponse:

@@ -193,8 +193,10 @@ class MergedJobs:
             for entry in entries
         ]
         jobs += [failed_job(entry) for entry in self._own_history.entries().values()]
-        kept, known = self._kept.standing_in(answered), absent.keys() | found.keys()
-        jobs += [one.job() for one in kept if one.prompt_id not in known]
+        kept = self._kept.standing_in(answered)
+        jobs += [
+            one.job() for one in kept if one.prompt_id not in absent and one.prompt_id not in found
+        ]
         return [job for job in jobs if page.wants(job)]
 
 

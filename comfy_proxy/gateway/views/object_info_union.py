@@ -14,10 +14,11 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.node_class import NodeClass, united_text
+from comfy_proxy.json_steps import loads_long
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 GZIP_LEVEL = 6
@@ -135,9 +136,13 @@ class Union:
         digest = hashlib.blake2b(b"\0".join(texts), digest_size=16).digest()
         known = self._united.get(name) or self._before.get(name)
         if known is None or known[0] != digest:
-            known = digest, united_text([NodeClass(name, loads_exact(text)) for text in texts])
+            known = digest, united_text([NodeClass(name, _loads(text)) for text in texts])
         self._united[name] = known
         return known[1]
+
+
+def _loads(text: bytes) -> Any:
+    return loads_exact(text) if len(text) <= STEP_BYTES else loads_long(text)
 
 
 async def _apart(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
