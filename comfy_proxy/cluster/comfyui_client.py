@@ -39,6 +39,7 @@ from comfy_proxy.errors import (
     PromptRejectedError,
     ResultError,
 )
+from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
 from comfy_proxy.json_steps import feed
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
@@ -239,8 +240,10 @@ class ComfyUIClient:
         scanner = JsonScanner(shape)
         async with self._request("GET", path, whole=False, fresh=fresh) as response:
             _require_ok(response, self.instance.host)
-            limit = answer_bodies.MAX_SCANNED_BYTES
+            limit, quiet, came = answer_bodies.MAX_SCANNED_BYTES, None, 0
             async for piece in answer_bodies.pieces(response, limit, self._silence):
+                came += len(piece)
+                quiet = quiet or NoFullCollection.for_bytes(came)
                 await feed(scanner, piece)
                 if scanner.failed:
                     break

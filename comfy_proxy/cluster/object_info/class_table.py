@@ -87,7 +87,7 @@ class ClassTable:
         question.
         """
         hashes = set(map(hash, folders))
-        if hashes.isdisjoint(self._choices):
+        if not hashes or hashes.isdisjoint(self._choices):
             return
         for name, number in self._numbers.items():
             first, end = self._choices_from[number], self._choices_to[number]

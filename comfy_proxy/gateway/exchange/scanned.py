@@ -7,10 +7,11 @@ The time of such an answer is not bounded, but the silence within it is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.cluster import Cluster
@@ -22,7 +23,7 @@ from comfy_proxy.cluster.prompt_lists import (
     read_history,
     read_queue,
 )
-from comfy_proxy.full_collections import QUIET_BYTES, NoFullCollection
+from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, Head, answers_of_all, asked
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
@@ -30,6 +31,8 @@ from comfy_proxy.gateway.exchange.pieces import Slice
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
 from comfy_proxy.json_steps import feed
 from comfy_proxy.stored_bytes import StoredBytes
+
+T = TypeVar("T")
 
 MEMORY_BYTES = 4 * 2**20
 """How much of one answer is kept in memory; a longer one is in a temporary file."""
@@ -106,8 +109,7 @@ async def _take(
     quiet, came = None, 0
     async for piece in pieces:
         came += len(piece)
-        if quiet is None and came > QUIET_BYTES:
-            quiet = NoFullCollection()
+        quiet = quiet or NoFullCollection.for_bytes(came)
         if scanner is not None:
             await feed(scanner, piece)
         if keep:
@@ -146,7 +148,7 @@ async def ask_queue(
     answer = await ask_scanned(
         instance, cluster, "/queue", QUEUE, timeout_s=timeout_s, keep=False, fresh=fresh
     )
-    return read_queue(answer.root)
+    return await _read(answer, read_queue)
 
 
 async def ask_history(
@@ -164,7 +166,11 @@ async def ask_history(
     answer = await ask_scanned(
         instance, cluster, path, HISTORY_WITH_NODES, timeout_s=timeout_s, keep=False, fresh=fresh
     )
-    entries = read_history(answer.root)
+    return await _read(answer, _history_data)
+
+
+def _history_data(root: Value | None) -> dict[str, Any] | None:
+    entries = read_history(root)
     if entries is None:
         return None
     return {
@@ -172,3 +178,8 @@ async def ask_history(
         for entry in entries
         if entry.prompt_id is not None
     }
+
+
+async def _read(answer: ScannedAnswer, read: Callable[[Value | None], T]) -> T:
+    """What ``read`` makes of it; in a thread if it is long."""
+    return read(answer.root) if answer.quiet is None else await asyncio.to_thread(read, answer.root)

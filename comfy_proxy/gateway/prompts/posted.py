@@ -13,10 +13,13 @@ from typing import Any, BinaryIO, Final
 
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import UnavailableError
+from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES, outline
 from comfy_proxy.stored_bytes import StoredBytes
 
+QUIET_BYTES: Final = 256 * 2**10
+"""Of a body. While a longer one is read there is no full garbage collection."""
 MAX_LARGE_IN_MEMORY: Final = 2
 """Large bodies that are in memory at once, each until an instance has taken it; the next ones wait
 in their files."""
@@ -40,11 +43,12 @@ class PostedPrompts:
 
         Raises as ClientBody, and UnavailableError if the disk takes no large one.
         """
-        stored = StoredBytes(memory_bytes=LARGE_BYTES, hashed=False)
+        stored, quiet = StoredBytes(memory_bytes=LARGE_BYTES, hashed=False), None
         try:
             async for piece in content:
                 await stored.write(piece)
             await stored.finish()
+            quiet = NoFullCollection() if stored.size > QUIET_BYTES else None
             if stored.in_memory:
                 body = await stored.read()
                 yield body, prompt_body.document(body, charset)
@@ -59,6 +63,7 @@ class PostedPrompts:
                 yield body, document
         finally:
             stored.close()
+            del quiet
 
     async def _outline(self, stored: StoredBytes, charset: str) -> dict[str, Any] | None:
         if not prompt_body.is_utf_8(charset):

@@ -21,7 +21,7 @@ from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.gateway.prompts.hung_prompts import is_paid
+from comfy_proxy.gateway.prompts.hung_prompts import is_paid_in_turns
 from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
 from comfy_proxy.ledger.prompt import ClientPost, Prompt
 from comfy_proxy.lenient_json import dumps_exact
@@ -103,7 +103,7 @@ class ClientOrder:
             post.path,
             **sent(body, post.headers[instance]),
             timeout_s=SUBMIT_TIMEOUT_S,
-            replaceable=not is_paid(post.body),
+            replaceable=not await is_paid_in_turns(post.body),
         )
         if answer.status in GATEWAY_STATUSES:
             raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")

@@ -106,7 +106,9 @@ class Union:
             texts = self._said(name)
             if len(texts) > 1 and sum(map(len, texts)) >= LONG_BYTES:
                 yield partial(self._of_different, name, texts)
-            member = self._member(name, texts)
+                member = _named(name, self._united[name][1])  # without a digest of it once more
+            else:
+                member = self._member(name, texts)
             step += (between, member)
             between = b", "
             done += len(member) * (UNITED if len(texts) > 1 else 1) + ASKED * len(self._different)
@@ -130,7 +132,7 @@ class Union:
             text = self._of_different(name, texts)
         elif not text.isascii():  # ComfyUI writes escapes, and a client may not read other bytes
             text = dumps_exact(loads_exact(text))
-        return b"%s: %s" % (dumps_exact(name), text)
+        return _named(name, text)
 
     def _of_different(self, name: str, texts: Sequence[bytes]) -> bytes:
         digest = hashlib.blake2b(b"\0".join(texts), digest_size=16).digest()
@@ -139,6 +141,10 @@ class Union:
             known = digest, united_text([NodeClass(name, _loads(text)) for text in texts])
         self._united[name] = known
         return known[1]
+
+
+def _named(name: str, text: bytes) -> bytes:
+    return b"%s: %s" % (dumps_exact(name), text)
 
 
 def _loads(text: bytes) -> Any:
