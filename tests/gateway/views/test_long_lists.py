@@ -14,7 +14,7 @@ from views_harness import front
 from comfy_proxy.json_listing import STEP_BYTES
 from comfy_proxy.json_scanner import JsonScanner
 
-COUNT = 6_000
+COUNT = 12_000
 LONGEST = 2 * STEP_BYTES
 """What is read or written at once is a step, and at most as much again for what it ends with."""
 OUTPUT = {"filename": "a.png", "subfolder": "", "type": "output", "nodeId": "9"}
