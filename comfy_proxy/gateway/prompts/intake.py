@@ -18,13 +18,13 @@ from comfy_proxy.gateway.exchange.context import INSTANCE
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.posted import PostedPrompts
-from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, prompt_headers
+from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, post_headers
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, Prompt, headers_by_instance
+from comfy_proxy.ledger.prompt import ClientPost, Prompt
 
 T = TypeVar("T")
 
@@ -101,9 +101,7 @@ class PromptIntake:
         post = ClientPost(
             path=client_target(request, cluster.settings),
             client_id=client_id if isinstance(client_id, str) else None,
-            headers=headers_by_instance(
-                (one, prompt_headers(request, one, cluster.settings)) for one in cluster.instances
-            ),
+            headers=post_headers(request, cluster.instances, cluster.settings),
             body=body,
             charset=charset,
             placed=bool(document.get("front")) or "number" in document,
