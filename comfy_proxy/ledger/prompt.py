@@ -55,9 +55,9 @@ class ClientPost:
     """The ``POST /prompt`` of a client, as it is sent to instances.
 
     ``path`` is the client's own, encoded, with its query; ``headers`` differ where an instance has
-    credentials, or knows the user by another id. ``body`` is in ``charset``. ``placed``: the client chose its place in the queue, by
-    ``number`` or ``front``. Both ``body`` and ``graph`` are empty while the body is
-    in a file.
+    credentials, or knows the user by another id. ``body`` is in ``charset``. ``placed``: the client
+    chose its place in the queue, by ``number`` or ``front``. Both ``body`` and ``graph`` are empty
+    while the body is in a file.
     """
 
     path: str
