@@ -144,7 +144,7 @@ def proxy(seconds: float, result: Path) -> None:
     async def begin(_: web.Application) -> None:
         measuring.append(asyncio.create_task(measured(seconds, result)))
 
-    app.on_startup.append(begin)
+    app.on_startup.extend([serve.freeze, begin])
     serve.run(app, settings)
 
 
