@@ -9,6 +9,7 @@ younger generations are collected meanwhile as ever; what is in cycles waits a l
 from __future__ import annotations
 
 import gc
+import threading
 from typing import ClassVar, Final, Self
 
 QUIET_BYTES: Final = 2**20
@@ -20,14 +21,16 @@ NEVER: Final = 1_000_000_000
 class NoFullCollection:
     """There is none from the beginning of the first of these to the end of the last."""
 
+    _lock: ClassVar[threading.RLock] = threading.RLock()  # the last one may end in any thread
     _there: ClassVar[int] = 0
     _thresholds: ClassVar[tuple[int, int, int]] = (0, 0, 0)
 
     def __init__(self) -> None:
-        if not NoFullCollection._there:
-            NoFullCollection._thresholds = gc.get_threshold()
-            gc.set_threshold(*NoFullCollection._thresholds[:2], NEVER)
-        NoFullCollection._there += 1
+        with NoFullCollection._lock:
+            if not NoFullCollection._there:
+                NoFullCollection._thresholds = gc.get_threshold()
+                gc.set_threshold(*NoFullCollection._thresholds[:2], NEVER)
+            NoFullCollection._there += 1
 
     @classmethod
     def for_bytes(cls, size: int) -> Self | None:
@@ -35,6 +38,7 @@ class NoFullCollection:
         return cls() if size > QUIET_BYTES else None
 
     def __del__(self) -> None:
-        NoFullCollection._there -= 1
-        if not NoFullCollection._there:
-            gc.set_threshold(*NoFullCollection._thresholds)
+        with NoFullCollection._lock:
+            NoFullCollection._there -= 1
+            if not NoFullCollection._there:
+                gc.set_threshold(*NoFullCollection._thresholds)

@@ -109,7 +109,7 @@ class MergedHistory:
         for prompt_id in self._first_tries(answers):
             ordered.pop(prompt_id, None)
         numbered = await self._numbered(page(ordered, max_items, offset))
-        return await native.reply_pieces(request, [b"{", *listed(numbered), b"}"], like)
+        return await native.reply_pieces(request, [b"{", *await listed(numbered), b"}"], like)
 
     def _in_order(
         self, answers: Mapping[Instance, ScannedAnswer]

@@ -109,7 +109,7 @@ class MergedJobs:
         texts = await self._texts(shown)
         pieces = [
             b'{"jobs": [',
-            *parts.listed(texts),
+            *await parts.listed(texts),
             b'], "pagination": ',
             dumps_exact(told),
             b"}",

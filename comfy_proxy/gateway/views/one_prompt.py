@@ -135,7 +135,7 @@ class OnePrompt:
                 await self._keeper.shown(entry, answer, instance, asked_at)
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
-        return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
+        return await native.reply_pieces(request, [b"{", *await listed(texts), b"}"], answer)
 
     async def _shown(
         self,
