@@ -39,17 +39,17 @@ PART_BYTES = 200  # counted for one Value
 # A group is repeated as (?>(?:…)*) and not as (?:…)*+, which means the same: Python before 3.11.5
 # does not go back to where a last, failed repetition of (?:…)*+ began (gh-106052).
 _UNQUOTED = rb'[^"\\]*+(?>(?:\\.[^"\\]*+)*)'
-_STRING = rb'"' + _UNQUOTED + rb'"'
-_FLAT = rb'[^"\[\]{}]++|' + _STRING
+STRING = rb'"' + _UNQUOTED + rb'"'
+_FLAT = rb'[^"\[\]{}]++|' + STRING
 
 
-def _nested(depth: int) -> bytes:
+def nested(depth: int) -> bytes:
     """What contains brackets up to ``depth`` deep: most of a graph is stepped over at once."""
-    inner = _FLAT if depth == 0 else _FLAT + rb"|" + _nested(depth - 1)
+    inner = _FLAT if depth == 0 else _FLAT + rb"|" + nested(depth - 1)
     return rb"[\[{](?>(?:" + inner + rb")*)[\]}]"
 
 
-SKIPPED = re.compile(rb"(?>(?:" + _FLAT + rb"|" + _nested(2) + rb")*)", re.DOTALL)
+SKIPPED = re.compile(rb"(?>(?:" + _FLAT + rb"|" + nested(2) + rb")*)", re.DOTALL)
 IN_STRING = re.compile(_UNQUOTED, re.DOTALL)
 BETWEEN = re.compile(rb"[\s,:]*+")
 IN_SCALAR = re.compile(rb'[^\s,:\[\]{}"]*+')

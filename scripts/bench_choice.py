@@ -45,7 +45,7 @@ from comfy_proxy.cluster.planning.model_lists import ModelFile
 from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.gateway.prompts.uneven import Uneven
-from comfy_proxy.ledger.prompt import Attempt, ClientPost, Prompt
+from comfy_proxy.ledger.prompt import Attempt, ClientPost, PostHeaders, Prompt
 from comfy_proxy.ledger.states import State
 from comfy_proxy.settings import parse_instance
 
@@ -235,7 +235,9 @@ class Waiting:
 
     def comes(self, instance: Instance, what: Work) -> None:
         """A client's prompt waits there from now on."""
-        post = ClientPost(path="/prompt", client_id="client", headers={}, body=b"", graph={})
+        post = ClientPost(
+            path="/prompt", client_id="client", headers=PostHeaders({}), body=b"", graph={}
+        )
         attempt = Attempt(instance=instance, generation=0, sent_at=0.0, accepted_at=0.0)
         prompt = Prompt(
             prompt_id=str(self.bench.random.random()),

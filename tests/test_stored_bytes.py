@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from comfy_proxy import stored_bytes
 from comfy_proxy.stored_bytes import BATCH_BYTES, ClosedError, StoredBytes
 
 
@@ -81,4 +82,25 @@ async def test_a_file_goes_with_its_bytes(directory: Path) -> None:
         await stored.finish()
     assert len(files_in(directory)) == 1
     del stored
+    assert files_in(directory) == []
+
+
+async def test_a_large_file_is_removed_in_a_thread(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pages are given back one by one, and the event loop goes on meanwhile."""
+    monkeypatch.setattr(stored_bytes, "LARGE_BYTES", 1000)
+    removed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    loop, remove = asyncio.get_running_loop(), stored_bytes.os.unlink
+
+    def unlink(path: str) -> None:
+        remove(path)
+        loop.call_soon_threadsafe(removed.set_result, threading.get_ident())
+
+    monkeypatch.setattr(stored_bytes.os, "unlink", unlink)
+    stored = StoredBytes(memory_bytes=0)
+    await stored.write(b"x" * 1001)
+    await stored.finish()
+    stored.close()
+    assert await removed != threading.get_ident()
     assert files_in(directory) == []

@@ -43,12 +43,14 @@ async def pieces(
         limit,
         lambda: AnswerTooLargeError(f"An answer of {host} is longer than {limit} bytes."),
     )
-    while True:
-        async with silence():
+    while not response.content.at_eof():
+        if response.content.is_eof():  # all is here: there is nothing to wait for
             piece = await body.readany()
-        if not piece:
-            return
-        yield piece
+        else:
+            async with silence():
+                piece = await body.readany()
+        if piece:
+            yield piece
 
 
 async def read(

@@ -39,7 +39,9 @@ from comfy_proxy.errors import (
     PromptRejectedError,
     ResultError,
 )
+from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
+from comfy_proxy.json_steps import feed
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 from comfy_proxy.observers import tell
 from comfy_proxy.tracing import trace_headers
@@ -238,9 +240,11 @@ class ComfyUIClient:
         scanner = JsonScanner(shape)
         async with self._request("GET", path, whole=False, fresh=fresh) as response:
             _require_ok(response, self.instance.host)
-            limit = answer_bodies.MAX_SCANNED_BYTES
+            limit, quiet, came = answer_bodies.MAX_SCANNED_BYTES, None, 0
             async for piece in answer_bodies.pieces(response, limit, self._silence):
-                scanner.feed(piece)
+                came += len(piece)
+                quiet = quiet or NoFullCollection.for_bytes(came)
+                await feed(scanner, piece)
                 if scanner.failed:
                     break
             root = scanner.result()

@@ -5,13 +5,14 @@ A job is a JSON object; all but what is named here is passed on as it came.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comfy_proxy.cluster.prompt_lists import extra_data, finite
 from comfy_proxy.cluster.prompt_outcomes import ENDS, messages_of
+from comfy_proxy.json_listing import Listing, Span
 from comfy_proxy.json_scanner import TEXT, Shape, Value
+from comfy_proxy.lenient_json import loads_exact
 
 Job = dict[str, Any]
 _READ = ("id", "execution_end_time", "execution_error", "outputs", "preview_output")
@@ -26,37 +27,47 @@ _PROGRESS = ("pending", "in_progress")
 """Statuses in the order in which a job has them; all others come after these."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JobPage:
-    """A page of an instance's list, and how many jobs there are on all pages. An odd item, which
-    has no id, hides no other: it is left out and not counted."""
+class JobList:
+    """The page in an answer to ``GET /api/jobs``, read a few jobs at a time: it may be of 50 MB.
 
-    jobs: list[Job]
-    total: int
+    After :meth:`steps`, ``total`` is how many jobs there are on all pages. An odd item, which has
+    no id, hides no other: it is left out and not counted.
+    """
 
+    def __init__(self, text: bytes) -> None:
+        self.total = 0
+        self._text = text
 
-def read_jobs(answer: Any) -> JobPage | None:
-    """The page in an answer to ``GET /api/jobs``; None if there is none in it."""
-    match answer:
-        case {"jobs": [*items], "pagination": {"total": int() as total}}:
-            jobs = [one for one in items if isinstance(one, dict) and _has_id(one)]
-            return JobPage(jobs=jobs, total=total - len(items) + len(jobs))
-    return None
+    def steps(self) -> Iterator[list[tuple[Job, Span]]]:
+        """The jobs of each step, and where each of them stands in the text.
+
+        Raises ValueError, at the end at the latest, if there is no page in it.
+        """
+        listing, left_out = Listing(self._text, "jobs"), 0
+        for spans in listing.steps():
+            read = [(loads_exact(self._text[start:end]), (start, end)) for start, end in spans]
+            jobs = [(one, span) for one, span in read if isinstance(one, dict) and _has_id(one)]
+            left_out += len(read) - len(jobs)
+            yield jobs
+        match listing.rest:
+            case {"pagination": {"total": int() as total}} if listing.found:
+                self.total = total - left_out
+            case _:
+                raise ValueError("is no page of jobs")
 
 
 def _has_id(job: Job) -> bool:
     return isinstance(job.get("id"), str)
 
 
-def jobs_answer(jobs: list[Job], *, offset: int, limit: int | None, total: int) -> dict[str, Any]:
-    """The answer to ``GET /api/jobs``: ``jobs`` is the page that begins at ``offset``."""
-    pagination = {
+def pagination(shown: int, *, offset: int, limit: int | None, total: int) -> dict[str, Any]:
+    """What an answer to ``GET /api/jobs`` tells of a page of ``shown`` jobs from ``offset`` on."""
+    return {
         "offset": offset,
         "limit": limit,
         "total": total,
-        "has_more": offset + len(jobs) < total,
+        "has_more": offset + shown < total,
     }
-    return {"jobs": jobs, "pagination": pagination}
 
 
 def read_job(root: Value | None) -> Job:
@@ -170,9 +181,9 @@ def progress(job: Job) -> int:
     return _PROGRESS.index(status) if status in _PROGRESS else len(_PROGRESS)
 
 
-def in_order(jobs: Iterable[Job], *, by_duration: bool, ascending: bool) -> list[Job]:
-    """As ComfyUI sorts them, by creation or by how long they took; ties stay as they are."""
-    return sorted(jobs, key=_duration if by_duration else _created, reverse=not ascending)
+def place(job: Job, *, by_duration: bool) -> float:
+    """What ComfyUI sorts jobs by: when they were created, or how long they took."""
+    return _duration(job) if by_duration else _created(job)
 
 
 def _created(job: Job) -> float:

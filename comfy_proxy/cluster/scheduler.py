@@ -140,6 +140,8 @@ class Scheduler:
             self._offer(prompt, busy, heir)
         if len(self.door):
             return
+        if not any(one.placements for one in self._load_balancer.instances):
+            return  # no job waits anywhere
         loads = {one: _load_after_moves(one) for one in self._load_balancer.instances}
         by_load = sorted(loads, key=loads.__getitem__)
         targets = {i: loads[i] for i in by_load if i.available and not i.failing}

@@ -6,7 +6,7 @@ Only :meth:`Ledger.apply` writes these fields, ``body`` and ``graph`` apart (see
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,19 +29,25 @@ _ENDINGS: Mapping[Outcome, Ending] = {
 }
 
 
-class _HeadersByInstance(ByInstance[Mapping[str, str]]):
-    def __missing__(self, instance: Instance) -> Mapping[str, str]:
-        return next(iter(self.values()), {})
+_NONE: ByInstance[Mapping[str, str]] = ByInstance()
 
 
-def headers_by_instance(
-    pairs: Iterable[tuple[Instance, Mapping[str, str]]],
-) -> Mapping[Instance, Mapping[str, str]]:
-    """The headers for each of these; one that joins later is sent those for the first."""
-    headers = _HeadersByInstance()
-    for instance, own in pairs:
-        headers[instance] = own
-    return headers
+class PostHeaders:
+    """The headers of a client's post for each instance: ``common``, and its ``own`` for one that
+    differs. One that joins later is sent the common ones."""
+
+    __slots__ = ("common", "own")
+
+    def __init__(
+        self, common: Mapping[str, str], own: Mapping[Instance, Mapping[str, str]] = _NONE
+    ) -> None:
+        self.common = common
+        self.own = ByInstance[Mapping[str, str]]() if own else _NONE
+        for instance, headers in own.items():
+            self.own[instance] = headers
+
+    def __getitem__(self, instance: Instance) -> Mapping[str, str]:
+        return self.own.get(instance, self.common)
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -49,14 +55,14 @@ class ClientPost:
     """The ``POST /prompt`` of a client, as it is sent to instances.
 
     ``path`` is the client's own, encoded, with its query; ``headers`` differ where an instance has
-    credentials. ``body`` is in ``charset``. ``placed``: the client chose its place in the queue, by
-    ``number`` or ``front``. Both ``body`` and ``graph`` are empty while the body is
-    in a file.
+    credentials, or knows the user by another id. ``body`` is in ``charset``. ``placed``: the client
+    chose its place in the queue, by ``number`` or ``front``. Both ``body`` and ``graph`` are empty
+    while the body is in a file.
     """
 
     path: str
     client_id: str | None
-    headers: Mapping[Instance, Mapping[str, str]] = field(repr=False)
+    headers: PostHeaders = field(repr=False)
     body: bytes = field(repr=False)
     charset: str = "utf-8"
     placed: bool = False

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from multidict import CIMultiDict
 
@@ -11,9 +12,12 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.ledger.prompt import ClientPost, Prompt, headers_by_instance
+from comfy_proxy.ledger.prompt import ClientPost, PostHeaders, Prompt
 from comfy_proxy.lenient_json import dumps, loads
 from comfy_proxy.state.by_url import ByUrl
+
+_COMMON: Final = ""
+"""In place of an address: the headers for all that have none of their own. They come first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +50,8 @@ def written(prompt: Prompt, post: ClientPost) -> bytes:
         "charset": post.charset,
         "placed": post.placed,
         "headers": {
-            str(one.url): list(map(list, headers.items())) for one, headers in post.headers.items()
+            _COMMON: _pairs(post.headers.common),
+            **{str(one.url): _pairs(headers) for one, headers in post.headers.own.items()},
         },
     }
     return dumps(record)
@@ -67,7 +72,9 @@ def read(data: bytes, body: bytes, instances: Sequence[Instance], clock: Clock) 
     post = ClientPost(
         path=record["path"],
         client_id=record["client_id"],
-        headers=headers_by_instance((one, _headers(known.get(one, others))) for one in instances),
+        headers=PostHeaders(
+            _headers(others), {one: _headers(pairs) for one, pairs in known.items()}
+        ),
         body=body,
         charset=record["charset"],
         placed=record["placed"],
@@ -90,6 +97,10 @@ def read(data: bytes, body: bytes, instances: Sequence[Instance], clock: Clock) 
     return ReadPrompt(
         prompt=prompt, at=by_url.get(record["at"]), accepted=accepted_time is not None
     )
+
+
+def _pairs(headers: Mapping[str, str]) -> list[list[str]]:
+    return [[name, value] for name, value in headers.items()]
 
 
 def _headers(pairs: Iterable[Sequence[str]]) -> CIMultiDict[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -17,10 +18,15 @@ from comfy_proxy.cluster.prompt_answers import (
     read_length,
     rejection,
 )
-from comfy_proxy.cluster.prompt_jobs import jobs_answer, progress, read_jobs
+from comfy_proxy.cluster.prompt_jobs import Job, JobList, pagination, progress
 from comfy_proxy.cluster.prompt_lists import extra_data, number_of
 
 ODD: list[Any] = [None, [], {}, "text", 3, {"jobs": {}}, {"exec_info": []}]
+
+
+def read_jobs(answer: Any) -> tuple[list[Job], int]:
+    jobs = JobList(json.dumps(answer).encode())
+    return [job for some in jobs.steps() for job, _ in some], jobs.total
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -29,7 +35,8 @@ def test_an_odd_answer_tells_nothing(odd: Any) -> None:
     assert read_accepted(odd) == Accepted(prompt_id=None, number=None)
     assert read_length(odd) is None
     assert read_cancelled(odd) is False
-    assert read_jobs(odd) is None
+    with pytest.raises(ValueError, match=r"JSON|page"):
+        read_jobs(odd)
     assert number_of(odd) == 0
 
 
@@ -38,18 +45,15 @@ def test_what_is_answered_here_reads_as_comfyuis_own() -> None:
     assert read_accepted(accepted_answer("a", 1.5)) == Accepted(prompt_id="a", number=1.5)
     assert read_length(length_answer(7)) == 7
     assert [read_cancelled(cancelled_answer(told)) for told in (True, False)] == [True, False]
-    page = read_jobs(jobs_answer([{"id": "a"}], offset=1, limit=1, total=3))
-    assert page is not None
-    assert (page.jobs, page.total) == ([{"id": "a"}], 3)
-    assert jobs_answer([], offset=3, limit=1, total=3)["pagination"]["has_more"] is False
+    told = pagination(1, offset=1, limit=1, total=3)
+    assert read_jobs({"jobs": [{"id": "a"}], "pagination": told}) == ([{"id": "a"}], 3)
+    assert pagination(0, offset=3, limit=1, total=3)["has_more"] is False
 
 
 def test_an_odd_job_hides_no_other() -> None:
     """It is left out, and not counted."""
     answer = {"jobs": [None, {"id": 1}, {"id": "a"}], "pagination": {"total": 10}}
-    page = read_jobs(answer)
-    assert page is not None
-    assert (page.jobs, page.total) == ([{"id": "a"}], 8)
+    assert read_jobs(answer) == ([{"id": "a"}], 8)
 
 
 def test_a_job_gets_on() -> None:

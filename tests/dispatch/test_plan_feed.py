@@ -16,7 +16,7 @@ from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.dispatch.plan_feed import PlanFeed
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, End, PostHeaders, Prompt
 from comfy_proxy.ledger.states import Ending
 
 A = work("a")
@@ -45,7 +45,9 @@ class Bench:
         self.ledger.apply(event)
 
     def received(self, prompt_id: str = "p", what: Work | None = A, **post: Any) -> Prompt:
-        client = ClientPost(path="", client_id="me", headers={}, body=b"", graph={}, **post)
+        client = ClientPost(
+            path="", client_id="me", headers=PostHeaders({}), body=b"", graph={}, **post
+        )
         prompt = Prompt(prompt_id=prompt_id, post=client, work=what)
         self.apply(events.Received(prompt=prompt))
         return prompt

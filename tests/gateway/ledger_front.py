@@ -8,11 +8,13 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, PostHeaders, Prompt
 
 
 def client_post(client_id: str | None = None, body: bytes = b"{}") -> ClientPost:
-    return ClientPost(path="/prompt", client_id=client_id, headers={}, body=body, graph={})
+    return ClientPost(
+        path="/prompt", client_id=client_id, headers=PostHeaders({}), body=body, graph={}
+    )
 
 
 def accepted(

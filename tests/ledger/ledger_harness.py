@@ -11,7 +11,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, End, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, End, PostHeaders, Prompt
 from comfy_proxy.ledger.states import Ending
 
 SUCCESS = End(ending=Ending.SUCCESS)
@@ -50,7 +50,9 @@ class Bench:
         return self.one, self.two
 
     def received(self, prompt_id: str = "a") -> Prompt:
-        post = ClientPost(path="/prompt", client_id=None, headers={}, body=b"{}", graph={})
+        post = ClientPost(
+            path="/prompt", client_id=None, headers=PostHeaders({}), body=b"{}", graph={}
+        )
         prompt = Prompt(prompt_id=prompt_id, post=post)
         self.ledger.apply(events.Received(prompt=prompt))
         return prompt

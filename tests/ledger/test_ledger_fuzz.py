@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ledger_harness import SUCCESS, Bench
 
 from comfy_proxy.ledger import events
-from comfy_proxy.ledger.prompt import Attempt, ClientPost, End, Prompt, is_open
+from comfy_proxy.ledger.prompt import Attempt, ClientPost, End, PostHeaders, Prompt, is_open
 from comfy_proxy.ledger.states import TRANSITIONS, Ending, IllegalTransitionError, State
 
 IDS = ("a", "b", "c")
@@ -109,7 +109,7 @@ class Fuzz(Bench):
         if kind in _BY_INSTANCE:
             return [_BY_INSTANCE[kind](self, instance)]
         if kind == "received":
-            post = ClientPost(path="", client_id=None, headers={}, body=b"", graph={})
+            post = ClientPost(path="", client_id=None, headers=PostHeaders({}), body=b"", graph={})
             self.prompts.append(Prompt(prompt_id=which, post=post))
             return [events.Received(prompt=self.prompts[-1])]
         if kind == "later":

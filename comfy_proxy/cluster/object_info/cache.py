@@ -67,6 +67,15 @@ class ObjectInfoCache:
         document = self.documents.whole(instance)
         return None if document is None else document.catalog
 
+    def now(self, instance: Instance) -> NodeCatalog | None:
+        """As :meth:`known`, for somebody who wants them: a little old ones are asked for anew in
+        the background, and nobody waits for that."""
+        document = self.documents.whole(instance)
+        if document is None:
+            return None
+        self._refresh_if_older(instance, document.whole, STALE_S)
+        return document.catalog
+
     def richest(self) -> NodeCatalog | None:
         """The known catalog with the most classes; None if none is known. Asks nobody."""
         known = (self.known(instance) for instance in self._instances)
@@ -92,11 +101,10 @@ class ObjectInfoCache:
 
         Raises InstanceError when it was never asked and does not answer.
         """
-        document = self.documents.whole(instance)
-        if document is None:
+        catalog = self.now(instance)
+        if catalog is None:
             return (await asyncio.shield(self.questions.whole(instance))).catalog
-        self._refresh_if_older(instance, document.whole, STALE_S)
-        return document.catalog
+        return catalog
 
     async def with_uploads(self, instance: Instance) -> NodeCatalog:
         """As :meth:`of`, with every upload that is known of and with the files that the instance

@@ -87,7 +87,7 @@ class ClassTable:
         question.
         """
         hashes = set(map(hash, folders))
-        if hashes.isdisjoint(self._choices):
+        if not hashes or hashes.isdisjoint(self._choices):
             return
         for name, number in self._numbers.items():
             first, end = self._choices_from[number], self._choices_to[number]
@@ -96,11 +96,14 @@ class ClassTable:
 
     # --- for its maker -------------------------------------------------------------------
 
-    def add(self, node_class: NodeClass, name_start: int, start: int, end: int) -> None:
-        """``start:end`` of the body is what is said of that class. Of several with one name the
-        last one counts, in the place of the first, as ``json`` has it."""
+    def add(
+        self, node_class: NodeClass, name_start: int, start: int, end: int, choices: array[int]
+    ) -> None:
+        """``start:end`` of the body is what is said of that class, ``choices`` are the hashes of
+        its texts. Of several with one name the last one counts, in the place of the first, as
+        ``json`` has it."""
         first = len(self._choices)
-        self._choices.extend(map(hash, node_class.texts()))
+        self._choices += choices
         self._put(node_class.name, (name_start, start, end), node_class.lists_uploads(), first)
 
     def add_same(self, name: str, other: ClassTable, number: int, name_start: int) -> None:

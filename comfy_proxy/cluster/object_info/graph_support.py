@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -60,6 +61,29 @@ class GraphSupport:
             return None
         work = work_of(graph, self._cache.richest())
         return work if len(work.models) <= MAX_MODELS else None
+
+    async def lacks_of(
+        self, graph: Mapping[str, Any], instances: Iterable[Instance]
+    ) -> dict[Instance, float]:
+        """As :meth:`lacks`, of each. Those that say the same are looked through once, and only who
+        must be asked has a task of its own: of 300 each would take 40 ms."""
+        found: dict[Instance, float | None] = {}
+        missing_in: dict[int, list[str]] = {}  # catalogs that are kept meanwhile, by their places
+        for instance in instances:
+            catalog = self._cache.now(instance)
+            if catalog is None:
+                found[instance] = None
+                continue
+            missing = missing_in.get(id(catalog))
+            if missing is None:
+                missing = self._cache.missing_for(graph, instance) or []
+                missing_in[id(catalog)] = missing
+            is_open = missing and self._is_to_look(missing, instance)
+            found[instance] = None if is_open else len(missing)
+        unknown = [instance for instance, lacking in found.items() if lacking is None]
+        told = await asyncio.gather(*(self.lacks(graph, one) for one in unknown))
+        learnt = dict(zip(unknown, told, strict=True))
+        return {one: learnt[one] if known is None else known for one, known in found.items()}
 
     async def lacks(self, graph: Mapping[str, Any], instance: Instance) -> float:
         """How many node classes and model files of ``graph`` (node id → node) it lacks.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from comfy_proxy.cluster.object_info import inputs
-from comfy_proxy.lenient_json import dumps_exact
+from comfy_proxy.json_steps import dumps_long
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,4 +91,4 @@ def united_text(classes: Sequence[NodeClass]) -> bytes:
     The first one's, with everybody's choices: in its order, then what only others have. Where all
     agree it is what the first one's instance writes.
     """
-    return dumps_exact(inputs.united([one._info for one in classes]))
+    return dumps_long(inputs.united([one._info for one in classes]))

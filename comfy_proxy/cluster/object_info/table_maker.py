@@ -3,24 +3,27 @@
 A thread would hold the interpreter lock meanwhile, and with it the loop. Most of an answer is known
 already, be it from the one before or from another instance: a member that is the same byte for byte
 is taken over without being looked into. The rest is scanned for its ends, and read once, class by
-class, for what the index tells of all.
+class, for what the index tells of all. A step is ``STEP_BYTES`` of text.
 """
 
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Generator
+from itertools import islice
 
 from loguru import logger
 
 from comfy_proxy.cluster.object_info.class_table import ClassTable
 from comfy_proxy.cluster.object_info.node_class import NodeClass
-from comfy_proxy.json_scanner import BETWEEN, IN_SCALAR, IN_STRING, MAX_LEAF_BYTES, SKIPPED
+from comfy_proxy.json_listing import STEP_BYTES, end_of, value_end
+from comfy_proxy.json_scanner import BETWEEN, IN_STRING, MAX_LEAF_BYTES
+from comfy_proxy.json_steps import loads_in_steps
 from comfy_proxy.lenient_json import loads, loads_exact
 
-STEP_BYTES = 16_384
-"""Bytes of text after which a step ends; it takes up to 1 ms. One class is read at once, however
-long it is: 13 ms for a megabyte, which is a list of 20,000 files."""
+NOTED = 2_000
+"""Choices of a class that are noted at once."""
 _COMPARED = 16
 """So many bytes that are only compared count as one that is scanned and read."""
 _BLANKS = re.compile(rb"\s*+")
@@ -50,11 +53,11 @@ class TableMaker:
 
     def steps(self) -> Steps:
         """Raises ValueError for a text that is no whole JSON object."""
-        at = _end_of(_BLANKS, self._body, 0)
+        at = end_of(_BLANKS, self._body, 0)
         if self._body[at : at + 1] != b"{":
             raise ValueError("is no JSON object")
         at += 1
-        while self._body[(at := _end_of(BETWEEN, self._body, at)) : at + 1] == b'"':
+        while self._body[(at := end_of(BETWEEN, self._body, at)) : at + 1] == b'"':
             at = self._take_over(at) or (yield from self._read(at))
             self._end = at
             self.members += 1
@@ -64,9 +67,7 @@ class TableMaker:
         self._finish(at)
 
     def _finish(self, at: int) -> None:
-        if self._body[at : at + 1] != b"}" or _end_of(BETWEEN, self._body, at + 1) < len(
-            self._body
-        ):
+        if self._body[at : at + 1] != b"}" or end_of(BETWEEN, self._body, at + 1) < len(self._body):
             raise ValueError("is no JSON object")
         self._is_native &= self._body[self._end :] == (b"}" if self.members else b"{}")
         is_all = self.members == len(self.table)  # none was left out, none is there twice
@@ -88,21 +89,25 @@ class TableMaker:
 
     def _read(self, at: int) -> Generator[int, None, int]:
         """The end of the member at ``at``, which is noted if it is a class."""
-        name_end = _end_of(IN_STRING, self._body, at + 1) + 1
-        start = _end_of(BETWEEN, self._body, name_end)
-        end = yield from _value_end(self._body, start)
+        name_end = end_of(IN_STRING, self._body, at + 1) + 1
+        start = end_of(BETWEEN, self._body, name_end)
+        end = yield from value_end(self._body, start)
         self._look_around(at, start)
         name = _name(self._body[at:name_end])
-        node_class = None if name is None else _node_class(name, self._body[start:end])
+        node_class = None
+        if name is not None:
+            node_class = yield from _node_class(name, self._body[start:end])
         if name is None or node_class is None:
             logger.debug("{} of {} is no node class", name, self._source)
             self._done += end - at
             return end
         self._done += end - at
-        if self._done >= STEP_BYTES:  # what is to be noted of a long list is a step of its own
-            yield self._done
-            self._done = 0
-        self.table.add(node_class, at, start, end)
+        choices, texts = array("q"), map(hash, node_class.texts())
+        while some := tuple(islice(texts, NOTED)):
+            choices.extend(some)
+            if len(some) == NOTED:
+                yield STEP_BYTES
+        self.table.add(node_class, at, start, end, choices)
         if (number := self._before.number(name)) is not None:
             self._expected = number + 1
         return end
@@ -114,38 +119,6 @@ class TableMaker:
         self._is_native &= self._body[start - 3 : start] == b'": '
 
 
-def _end_of(pattern: re.Pattern[bytes], text: bytes, at: int, limit: int | None = None) -> int:
-    """Where a match that begins at ``at`` ends; the patterns here match nothing too."""
-    found = pattern.match(text, at, len(text) if limit is None else limit)
-    assert found is not None
-    return found.end()
-
-
-def _value_end(text: bytes, at: int) -> Generator[int, None, int]:
-    """The end of the value that begins at ``at``; beyond the text if it is cut off."""
-    if text[at : at + 1] == b'"':
-        return _end_of(IN_STRING, text, at + 1) + 1
-    if text[at : at + 1] not in (b"{", b"["):
-        return _end_of(IN_SCALAR, text, at)
-    depth, begin = 0, at
-    while at < len(text):
-        byte = text[at : at + 1]
-        if byte in (b"{", b"["):
-            depth += 1
-        elif byte in (b"}", b"]"):
-            depth -= 1
-            if not depth:
-                return at + 1
-        elif byte == b'"':  # of a string that goes on beyond the step, and is not long as a rule
-            at = _end_of(IN_STRING, text, at + 1)
-        at += 1
-        if at >= begin + STEP_BYTES:
-            yield at - begin
-            begin = at
-        at = _end_of(SKIPPED, text, at, begin + STEP_BYTES)
-    return at
-
-
 def _name(text: bytes) -> str | None:
     """The name that is written so; None for one that is too long or cannot be read."""
     try:
@@ -155,9 +128,9 @@ def _name(text: bytes) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _node_class(name: str, text: bytes) -> NodeClass | None:
+def _node_class(name: str, text: bytes) -> Generator[int, None, NodeClass | None]:
     try:
-        info = loads_exact(text)
+        info = loads_exact(text) if len(text) <= STEP_BYTES else (yield from loads_in_steps(text))
     except ValueError:
         return None
     return NodeClass(name, info) if isinstance(info, dict) else None

@@ -11,7 +11,8 @@ are asked one after the other, that other requests come in between, and no direc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
@@ -20,6 +21,8 @@ from loguru import logger
 
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.errors import InstanceError, InstanceRefusedError
+from comfy_proxy.json_listing import Listing
+from comfy_proxy.lenient_json import loads
 
 LISTED_EXTENSIONS: Final = (
     *(".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl"),
@@ -48,13 +51,9 @@ async def model_files(client: ComfyUIClient) -> dict[str, ModelFile]:
     try:
         for folder in _folders(await client.json("GET", _ROUTE)):
             try:
-                listed = await client.json("GET", f"{_ROUTE}/{quote(folder, safe='')}")
+                await _note(await client.body(f"{_ROUTE}/{quote(folder, safe='')}"), folder, found)
             except InstanceRefusedError as error:  # this folder alone
                 logger.debug("the models in {} are not known: {}", folder, error.message)
-                continue
-            for name, size in _sizes(listed).items():
-                if len(found) < MAX_FILES:
-                    found.setdefault(name, ModelFile(folder, size))
     except InstanceError as error:
         logger.debug("{} does not list its models: {}", client.instance.host, error.message)
     return found
@@ -80,13 +79,19 @@ def _folders(answer: Any) -> list[str]:
     return names
 
 
-def _sizes(answer: Any) -> Mapping[str, int]:
-    sizes: dict[str, int] = {}
-    for entry in answer if isinstance(answer, list) else ():
-        name, size = _member(entry, "name"), _member(entry, "size")
-        if isinstance(name, str) and isinstance(size, int) and size >= 0:
-            sizes.setdefault(uniform(name), size)
-    return sizes
+async def _note(body: bytes, folder: str, found: dict[str, ModelFile]) -> None:
+    """Add what ``body`` lists to ``found``, in steps: it may have megabytes. What is no list has
+    nothing."""
+    with suppress(ValueError):
+        for spans in Listing(body).steps():
+            for start, end in spans:
+                entry = loads(body[start:end])
+                name, size = _member(entry, "name"), _member(entry, "size")
+                if isinstance(name, str) and isinstance(size, int) and size >= 0:
+                    if len(found) >= MAX_FILES:
+                        return
+                    found.setdefault(uniform(name), ModelFile(folder, size))
+            await asyncio.sleep(0)
 
 
 def _member(entry: Any, key: str) -> Any:

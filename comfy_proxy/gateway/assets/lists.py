@@ -24,7 +24,7 @@ from comfy_proxy.gateway.assets.asking import AssetAsking
 from comfy_proxy.gateway.assets.cursor import Cursor, Order
 from comfy_proxy.gateway.assets.filters import Filters, without_paging
 from comfy_proxy.gateway.assets.marks import marked
-from comfy_proxy.gateway.assets.pages import MAX_PAGE
+from comfy_proxy.gateway.assets.pages import MAX_PAGE, asset_text
 from comfy_proxy.gateway.assets.streams import AssetStream, Refusal, Shown, merged
 from comfy_proxy.gateway.assets.twins import MANY, AssetTwins, Entries
 from comfy_proxy.gateway.exchange import native
@@ -32,6 +32,8 @@ from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
+from comfy_proxy.json_listing import STEP_BYTES
+from comfy_proxy.lenient_json import dumps_exact
 
 DEFAULT_LIMIT = 20
 _SORTS = ("name", "created_at", "updated_at", "size", "last_access_time")
@@ -68,11 +70,8 @@ class MergedAssets:
             return native.relayed(refusal.answer)
         for instance, asset in shown.assets:
             self._owners.record(asset.get("id") if isinstance(asset, dict) else None, instance)
-        answers = {stream.instance: stream.answer for stream in having}
-        return await native.off_loop(
-            answers,
-            lambda: native.reply(self._body(wanted, having, shown, total), having[0].answer),
-        )
+        pieces = await self._pieces(wanted, having, shown, total)
+        return await native.reply_pieces(request, pieces, having[0].answer)
 
     def _streams(self, request: web.Request, wanted: _Wanted) -> list[AssetStream]:
         passed = None if wanted.cursor is None else wanted.order.passed(wanted.cursor.last)
@@ -133,16 +132,23 @@ class MergedAssets:
             await stream.advance()
         return found
 
-    def _body(
+    async def _pieces(
         self, wanted: _Wanted, streams: list[AssetStream], shown: Shown, total: int
-    ) -> dict[str, Any]:
-        assets = [marked(asset, instance, self._storage) for instance, asset in shown.assets]
-        body = {"assets": assets, "total": max(total, 0), "has_more": shown.has_more}
+    ) -> list[bytes]:
+        texts, done = [], 0
+        for instance, asset in shown.assets:
+            texts.append(asset_text(marked(asset, instance, self._storage)))
+            done += len(texts[-1])
+            if done >= STEP_BYTES:
+                done = 0
+                await asyncio.sleep(0)
+        rest: dict[str, Any] = {"total": max(total, 0), "has_more": shown.has_more}
         if shown.has_more and wanted.has_cursors:
             pages = {stream.instance.id: stream.place for stream in streams}
             cursor = Cursor(order=wanted.order, last=shown.last, pages=pages)
-            body["next_cursor"] = cursor.text()
-        return body
+            rest["next_cursor"] = cursor.text()
+        assets = [piece for text in texts for piece in (b", ", text)][1:]
+        return [b'{"assets": [', *assets, b"], ", dumps_exact(rest)[1:]]
 
 
 class _Wanted:

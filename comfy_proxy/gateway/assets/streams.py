@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
@@ -13,7 +12,6 @@ from comfy_proxy.gateway.assets.asking import lacks_assets
 from comfy_proxy.gateway.assets.cursor import Key, Order
 from comfy_proxy.gateway.assets.pages import MAX_PAGE, AssetPage, read_page
 from comfy_proxy.gateway.assets.twins import Entries
-from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
 
 Asking = Callable[[Mapping[str, str]], Awaitable[Answer]]
@@ -77,7 +75,7 @@ class AssetStream:
         """
         while self._at >= len(self._assets) and (place := self._next_place()) is not None:
             answer = await self._ask(place)
-            page = await native.off_loop({self.instance: answer}, partial(read_page, answer))
+            page = await read_page(answer)
             if page is None:
                 self._not_a_page(answer)
                 return

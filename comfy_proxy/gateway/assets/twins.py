@@ -29,7 +29,6 @@ from aiohttp import web
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.assets.asking import AssetAsking
 from comfy_proxy.gateway.assets.pages import MAX_PAGE, AssetPage, read_page
-from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.context import USER_HEADER
 from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES
@@ -198,7 +197,7 @@ class AssetTwins:
         query = {"tags_any": ",".join(self._kinds), "sort": "updated_at", "order": "desc", **place}
         path = f"/api/assets?{urlencode(query)}"
         answer: Answer = await self._asking.one(request, instance, "GET", path)
-        return await native.off_loop({instance: answer}, partial(read_page, answer))
+        return await read_page(answer)
 
     def _forget(self, instance: Instance) -> None:
         for key in [key for key in self._known if key[0] is instance]:

@@ -68,11 +68,18 @@ class AskingNodes:
     def lacks(self, prompt: Prompt, instance: Instance) -> int:
         """1 if ``prompt`` would ask at ``instance`` while another one of its client waits or runs
         elsewhere that asks too, and none is there; else 0."""
+        where = self.elsewhere(prompt)
+        return int(bool(where) and instance not in where)
+
+    def elsewhere(self, prompt: Prompt) -> frozenset[Instance]:
+        """Where others of its client wait or run that ask, if ``prompt`` would ask too: it lacks 1
+        at all instances but these. Nowhere if none of these is up."""
         others = self._prompts.get(prompt.client_id or "")
         if not others or not self._asks(prompt):
-            return 0
-        where = {one.target or one.instance for one in others if one is not prompt}
-        return int(any(one is not None and one.healthy for one in where) and instance not in where)
+            return frozenset()
+        places = {one.target or one.instance for one in others if one is not prompt}
+        where = frozenset(one for one in places if one is not None)
+        return where if any(one.healthy for one in where) else frozenset()
 
     def _keep(self, prompt: Prompt) -> None:
         if prompt.client_id and self._asks(prompt):

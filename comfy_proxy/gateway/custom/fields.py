@@ -15,6 +15,8 @@ from typing import Any, Final
 from urllib.parse import unquote_plus
 
 from comfy_proxy.gateway.exchange.target import quoted
+from comfy_proxy.json_listing import STEP_BYTES
+from comfy_proxy.json_steps import dumps_long, loads_long
 from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
 
 MAX_READ_BYTES: Final = 1 << 20
@@ -78,13 +80,15 @@ def body_fields(raw: bytes, content_type: str) -> Fields:
     if kind == "multipart/form-data":
         return _of_parts(raw, content_type)
     try:
-        document = loads(raw)
+        document = loads(raw) if len(raw) <= STEP_BYTES else loads_long(raw)
     except ValueError:
         return Fields(change=lambda change: raw)
 
     def changed(change: Change) -> bytes:
         try:
-            return dumps_exact(_changed_json("", loads_exact(raw), change))
+            if len(raw) <= STEP_BYTES:
+                return dumps_exact(_changed_json("", loads_exact(raw), change))
+            return dumps_long(_changed_json("", loads_long(raw), change))
         except (RecursionError, ValueError):
             return raw  # so deep that no node wants it: it is the instance's to refuse
 

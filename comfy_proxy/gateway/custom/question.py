@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 
 from comfy_proxy.bodies import ClientBody
+from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.custom.fields import (
     MAX_FIELDS,
     MAX_READ_BYTES,
@@ -78,7 +79,12 @@ class Question:
             if made.body.size is not None and made.body.size <= MAX_READ_BYTES:
                 raw = b"".join([piece async for piece in made.body.chunks()])
                 read = partial(made._read, raw, marks)
-                await asyncio.to_thread(read) if len(raw) > LONG_BYTES else read()
+                if len(raw) <= LONG_BYTES:
+                    read()
+                else:
+                    quiet = NoFullCollection()
+                    await asyncio.to_thread(read)
+                    del quiet
         return made
 
     def _read(self, raw: bytes, marks: Container[str]) -> None:

@@ -25,6 +25,8 @@ MAX_LENGTH: Final = 256
 _LONG: Final = 16
 _MODEL_ENDINGS: Final = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 """Files that every instance has, or of which it tells that it has them."""
+ToldWord = tuple[str, str, frozenset[Instance]]
+"""Class and input of a word in a graph, and who was told it."""
 
 
 def may_be_id(word: str) -> bool:
@@ -76,16 +78,15 @@ class Told:
     def lacks(self, graph: Mapping[str, Any], instance: Instance, classes: NodeCatalog) -> int:
         """How many words of ``graph`` were told to others, one of which is up, and not to
         ``instance``. What an input chooses from a list, by ``classes``, is no such word."""
+        return lacking(self.named_in(graph), instance, classes)
+
+    def named_in(self, graph: Mapping[str, Any]) -> list[ToldWord]:
+        """The words of ``graph`` that instances were told of which one is up: for :func:`lacking`,
+        of each instance."""
         if not self._told:
-            return 0
-        count = 0
-        for class_name, input_name, word in _words(graph):
-            where = self._where(word)
-            if not where or instance in where or not any(one.healthy for one in where):
-                continue
-            node_class = classes.get(class_name)
-            count += node_class is None or not node_class.chooses(input_name)
-        return count
+            return []
+        words = ((name, key, self._where(word)) for name, key, word in _words(graph))
+        return [word for word in words if any(one.healthy for one in word[2])]
 
     def _where(self, word: str) -> frozenset[Instance]:
         known = self._told.get(word)
@@ -101,6 +102,17 @@ class Told:
     def _keep(self, word: str, where: frozenset[Instance], now: float) -> None:
         self._told[word] = where, now
         self._told.move_to_end(word)
+
+
+def lacking(words: Iterable[ToldWord], instance: Instance, classes: NodeCatalog) -> int:
+    """How many of ``words`` were not told to ``instance``; see :meth:`Told.lacks`."""
+    count = 0
+    for class_name, input_name, where in words:
+        if instance in where:
+            continue
+        node_class = classes.get(class_name)
+        count += node_class is None or not node_class.chooses(input_name)
+    return count
 
 
 def _words(graph: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

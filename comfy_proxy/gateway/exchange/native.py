@@ -27,6 +27,7 @@ from comfy_proxy.gateway.exchange.fanout import Answer, Head
 from comfy_proxy.gateway.exchange.headers import body_was_decoded
 from comfy_proxy.gateway.exchange.pieces import Piece
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
+from comfy_proxy.json_steps import in_turns, loads_in_steps
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 MAX_BODY_BYTES = 2**20
@@ -35,6 +36,10 @@ it takes up to ten milliseconds of the event loop, and 16 MiB up to 1.3 s."""
 
 LONG_BYTES = 256 * 2**10
 """Takes some ten milliseconds to be read, marked and written."""
+
+MANY_BYTES = 2**20
+"""More are not joined but sent as they are: to join 10 MB takes 8 ms, and to have them written
+another 10."""
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Head)
@@ -45,6 +50,16 @@ def load(answer: Answer) -> Any:
     """The JSON of an answer with status 200; None for any other and for what is no JSON."""
     try:
         return loads_exact(answer.body) if answer.status == 200 else None
+    except ValueError:
+        return None
+
+
+async def read_long(answer: Answer) -> Any:
+    """As :func:`load`; a long one in steps, between which others have their turn."""
+    if len(answer.body) < LONG_BYTES or answer.status != 200:
+        return load(answer)
+    try:
+        return await in_turns(loads_in_steps(answer.body))
     except ValueError:
         return None
 
@@ -73,16 +88,17 @@ def reply(data: Any, like: Head) -> web.StreamResponse:
 async def reply_pieces(
     request: web.Request, pieces: Sequence[Piece], like: Head
 ) -> web.StreamResponse:
-    """As :func:`reply`, of JSON in pieces; what is on a disk is sent from there, and was sent."""
+    """As :func:`reply`, of JSON in pieces; what is on a disk is sent from there, and was sent; so
+    is what has MANY_BYTES, as fast as the client reads."""
     headers = _headers(like)
-    if parts.in_memory(pieces):
+    if parts.in_memory(pieces) and parts.length(pieces) < MANY_BYTES:
         return _whole(parts.joined(pieces), like, headers)
     return await _streamed(request, pieces, like, headers)
 
 
 async def relayed_scanned(request: web.Request, answer: ScannedAnswer) -> web.StreamResponse:
     """``answer`` as it came."""
-    if parts.in_memory([answer.body]):
+    if parts.in_memory([answer.body]) and len(answer.body) < MANY_BYTES:
         return _whole(parts.joined([answer.body]), answer, answer.headers.copy())
     return await _streamed(request, [answer.body], answer, answer.headers.copy())
 

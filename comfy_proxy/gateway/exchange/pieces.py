@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
+
+AT_ONCE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +40,17 @@ class Slice:
 Piece = bytes | Slice
 
 
-def listed(items: Iterable[Iterable[Piece]]) -> Iterator[Piece]:
-    """The pieces of all items, with a comma and a blank between two items, as ComfyUI writes it."""
+async def listed(items: Iterable[Iterable[Piece]]) -> list[Piece]:
+    """The pieces of all items, with a comma and a blank between two items, as ComfyUI writes it.
+    Others have their turn after AT_ONCE items."""
+    pieces: list[Piece] = []
     for index, item in enumerate(items):
         if index:
-            yield b", "
-        yield from item
+            pieces.append(b", ")
+            if index % AT_ONCE == 0:
+                await asyncio.sleep(0)
+        pieces += item
+    return pieces
 
 
 def length(pieces: Iterable[Piece]) -> int:

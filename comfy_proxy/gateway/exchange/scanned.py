@@ -7,9 +7,11 @@ The time of such an answer is not bounded, but the silence within it is.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.cluster import Cluster
@@ -21,12 +23,16 @@ from comfy_proxy.cluster.prompt_lists import (
     read_history,
     read_queue,
 )
+from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.fanout import ASK_TIMEOUT_S, Head, answers_of_all, asked
 from comfy_proxy.gateway.exchange.headers import response_headers, sendable
 from comfy_proxy.gateway.exchange.pieces import Slice
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
+from comfy_proxy.json_steps import feed
 from comfy_proxy.stored_bytes import StoredBytes
+
+T = TypeVar("T")
 
 MEMORY_BYTES = 4 * 2**20
 """How much of one answer is kept in memory; a longer one is in a temporary file."""
@@ -35,10 +41,12 @@ MEMORY_BYTES = 4 * 2**20
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScannedAnswer(Head):
     """What one instance said. ``root`` is what was found in it; None if it has not status 200 or
-    is no JSON object or array. ``text`` is empty if it was not to be kept."""
+    is no JSON object or array. ``text`` is empty if it was not to be kept. With a long one there is
+    no full garbage collection (``quiet``)."""
 
     text: StoredBytes = field(repr=False)
     root: Value | None = field(repr=False)
+    quiet: NoFullCollection | None = field(default=None, repr=False)
 
     @property
     def body(self) -> Slice:
@@ -72,11 +80,8 @@ async def ask_scanned(
     :meth:`HangWatch.over`, ``fresh`` as of :meth:`ConnectionManager.request`. Raises InstanceError;
     UnavailableError if the disk is full.
     """
-    scanner, text = JsonScanner(shape), StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False)
-
-    def silence() -> Any:
-        return cluster.clock.timeout(timeout_s)
-
+    text = StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False)
+    silence = partial(cluster.clock.timeout, timeout_s)
     hang_watch = cluster.hang_watch.over(instance, replaceable=replaceable)
     with hang_watch as watched, instance.attempt("ask"), told_apart(instance):
         async with asked(
@@ -84,31 +89,36 @@ async def ask_scanned(
         ) as response:
             watched.answered()
             pieces = answer_bodies.pieces(response, answer_bodies.MAX_SCANNED_BYTES, silence)
-            is_read = response.status == 200
-            await _take(pieces, scanner if is_read else None, text, keep=keep or not is_read)
+            scanner = JsonScanner(shape) if response.status == 200 else None
+            quiet = await _take(pieces, scanner, text, keep=keep or scanner is None)
             return ScannedAnswer(
                 status=response.status,
                 reason=sendable(response.reason or ""),
                 headers=response_headers(response, instance, cluster.settings),
                 text=text,
-                root=_list_or_object(scanner) if response.status == 200 else None,
+                root=_list_or_object(scanner),
+                quiet=quiet,
             )
 
 
 async def _take(
     pieces: AsyncIterator[bytes], scanner: JsonScanner | None, text: StoredBytes, *, keep: bool
-) -> None:
+) -> NoFullCollection | None:
     """Each piece goes where it is wanted."""
+    quiet, came = None, 0
     async for piece in pieces:
+        came += len(piece)
+        quiet = quiet or NoFullCollection.for_bytes(came)
         if scanner is not None:
-            scanner.feed(piece)
+            await feed(scanner, piece)
         if keep:
             await text.write(piece)
     await text.finish()
+    return quiet
 
 
-def _list_or_object(scanner: JsonScanner) -> Value | None:
-    root = scanner.result()
+def _list_or_object(scanner: JsonScanner | None) -> Value | None:
+    root = None if scanner is None else scanner.result()
     return None if root is None or root.members is None else root
 
 
@@ -137,7 +147,7 @@ async def ask_queue(
     answer = await ask_scanned(
         instance, cluster, "/queue", QUEUE, timeout_s=timeout_s, keep=False, fresh=fresh
     )
-    return read_queue(answer.root)
+    return await _read(answer, read_queue)
 
 
 async def ask_history(
@@ -155,7 +165,11 @@ async def ask_history(
     answer = await ask_scanned(
         instance, cluster, path, HISTORY_WITH_NODES, timeout_s=timeout_s, keep=False, fresh=fresh
     )
-    entries = read_history(answer.root)
+    return await _read(answer, _history_data)
+
+
+def _history_data(root: Value | None) -> dict[str, Any] | None:
+    entries = read_history(root)
     if entries is None:
         return None
     return {
@@ -163,3 +177,8 @@ async def ask_history(
         for entry in entries
         if entry.prompt_id is not None
     }
+
+
+async def _read(answer: ScannedAnswer, read: Callable[[Value | None], T]) -> T:
+    """What ``read`` makes of it; in a thread if it is long."""
+    return read(answer.root) if answer.quiet is None else await asyncio.to_thread(read, answer.root)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import Final
 from urllib.parse import quote, unquote_plus
 
 from aiohttp import web
@@ -13,6 +15,10 @@ from comfy_proxy.errors import RequestError
 from comfy_proxy.security import without_key
 from comfy_proxy.settings import Settings
 
+KNOWN: Final = 1024
+SHORT: Final = 128
+"""So many addresses are kept, of targets with so many characters at most: `/queue` of 300 instances
+is asked again and again, and what a URL was asked once it knows the second time."""
 _ASCII = "".join(map(chr, range(128)))
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
@@ -36,13 +42,21 @@ def address(instance: Instance, target: str) -> URL:
     It travels as the path of an already encoded URL: yarl then keeps ``%2F``, ``..``, ``//`` and a
     bare ``?`` as they are.
     """
-    base = instance.url
+    if len(target) > SHORT:
+        return _address(instance.url, target)
+    return _known_address(instance.url, target)
+
+
+def _address(base: URL, target: str) -> URL:
     return URL.build(
         scheme=base.scheme,
         authority=base.raw_authority,
         path=base.raw_path.rstrip("/") + target,
         encoded=True,
     )
+
+
+_known_address = lru_cache(maxsize=KNOWN)(_address)
 
 
 def client_target(request: web.Request, settings: Settings) -> str:

@@ -11,7 +11,7 @@ the files directly in the directory), so such files stay where they are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
@@ -104,11 +104,20 @@ class InputStaging:
             return False
         return any(self._files.known_to_hold(file, other) for other in self._files.healthy())
 
-    def held(self, graph: Mapping[str, Any], instance: Instance) -> int:
-        """How many of the files in ``graph`` it has, as far as is known; asks nobody."""
-        return sum(
-            self._files.known_to_hold(file, instance) for file in self.files_in(graph, instance)
-        )
+    def held_by(
+        self, graph: Mapping[str, Any], instances: Iterable[Instance]
+    ) -> dict[Instance, int]:
+        """How many of the files in ``graph`` each has, as far as is known; asks nobody."""
+        files_by: dict[int, list[FileName]] = {}  # by the classes, which many have in common
+        held = {}
+        for instance in instances:
+            key = id(self._node_info(instance))
+            if key not in files_by:
+                files_by[key] = self.files_in(graph, instance)
+            held[instance] = sum(
+                self._files.known_to_hold(file, instance) for file in files_by[key]
+            )
+        return held
 
 
 def cannot_be_found(file: FileName) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from loguru import logger
 
@@ -42,9 +42,9 @@ class Choice:
         Raises NoHealthyInstanceError if no instance is left.
         """
         while usable := await self._usable():
-            lacks = await self._lacks_of(usable)
+            lacks = await self._needs.lacks_of(self._prompt, usable)
             if able := await self._able_but_silent(min(lacks.values())):
-                usable, lacks = able, await self._lacks_of(able)
+                usable, lacks = able, await self._needs.lacks_of(self._prompt, able)
             usable = [one for one in usable if one.healthy]
             if usable:
                 return self._best(usable, lacks)
@@ -65,8 +65,7 @@ class Choice:
         able = self._needs.finish_first(self._prompt, able)
         lightest = min(one.load for one in able)
         able = [one for one in able if one.load == lightest]
-        held = {one: self._needs.held(self._prompt, one) for one in able}
-        chosen = [one for one in able if held[one] == max(held.values())]
+        chosen = set(self._needs.holding_most(self._prompt, able))
         best = self._cluster.load_balancer.get_available_instance(
             accepts=lambda candidate: candidate in chosen
         )
@@ -92,11 +91,6 @@ class Choice:
             lambda: self._needs.why(prompt, best, heard, only=only),
         )
 
-    async def _lacks_of(self, instances: Iterable[Instance]) -> dict[Instance, float]:
-        asked = list(instances)
-        lacking = await asyncio.gather(*(self._needs.lacks(self._prompt, one) for one in asked))
-        return dict(zip(asked, lacking, strict=True))
-
     async def _able_but_silent(self, least: float) -> list[Instance]:
         """Who missed one check and lacks less than ``least`` nodes or files, if it answers now.
 
@@ -106,7 +100,7 @@ class Choice:
         silent = [one for one in self.silent - self.failed if one.healthy]
         if least < 1 or not silent:
             return []
-        lacks = await self._lacks_of(silent)
+        lacks = await self._needs.lacks_of(self._prompt, silent)
         return await self._found_again([one for one in silent if lacks[one] < least])
 
     async def _usable(self) -> list[Instance]:

@@ -17,15 +17,14 @@ from comfy_proxy.gateway.exchange.charsets import body_charset
 from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
 from comfy_proxy.gateway.prompts.posted import PostedPrompts
-from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, prompt_headers
+from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, post_headers
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, Prompt, headers_by_instance
+from comfy_proxy.ledger.prompt import ClientPost, Prompt
 
 T = TypeVar("T")
 
@@ -95,21 +94,14 @@ class PromptIntake:
     ) -> tuple[Prompt, ClientPost]:
         cluster = self._cluster
         prompt_id, charset = document.get("prompt_id"), body_charset(request)
-        if "prompt_id" not in document:
+        if "prompt_id" not in document:  # a large one has got its own
             prompt_id = str(uuid.uuid4())
-            if len(body) <= LARGE_BYTES:
-                body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
-            else:
-                body = await asyncio.to_thread(
-                    prompt_body.with_first, body, charset, "prompt_id", prompt_id
-                )
+            body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
         client_id = document.get("client_id")
         post = ClientPost(
             path=client_target(request, cluster.settings),
             client_id=client_id if isinstance(client_id, str) else None,
-            headers=headers_by_instance(
-                (one, prompt_headers(request, one, cluster.settings)) for one in cluster.instances
-            ),
+            headers=post_headers(request, cluster.instances, cluster.settings),
             body=body,
             charset=charset,
             placed=bool(document.get("front")) or "number" in document,

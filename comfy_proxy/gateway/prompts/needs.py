@@ -11,7 +11,7 @@ from comfy_proxy.cluster.planning.decision import MAKER, Decision, decide
 from comfy_proxy.cluster.planning.joining import result_of_line
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.gateway.custom.asking_nodes import AskingNodes
-from comfy_proxy.gateway.custom.told import Told
+from comfy_proxy.gateway.custom.told import Told, lacking
 from comfy_proxy.gateway.events.clients import ConnectedClients
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.staging import InputStaging
@@ -41,19 +41,32 @@ class Needs:
     async def lacks(self, prompt: Prompt, instance: Instance) -> float:
         """How many of its node classes, model files and of what custom routes were told
         ``instance`` lacks; one more if its client is asked elsewhere, a half if nobody can say."""
+        return (await self.lacks_of(prompt, [instance]))[instance]
+
+    async def lacks_of(
+        self, prompt: Prompt, instances: Sequence[Instance]
+    ) -> dict[Instance, float]:
+        """As :meth:`lacks`, of each; what is the same for all is looked for once."""
         graph = _graph(prompt)
-        lacking = await self._support.lacks(graph, instance)
-        lacking += self._told.lacks(graph, instance, self._support.node_info(instance))
-        return lacking + self._asking.lacks(prompt, instance)
+        lacks = await self._support.lacks_of(graph, instances)
+        if words := self._told.named_in(graph):
+            for one in instances:
+                lacks[one] += lacking(words, one, self._support.node_info(one))
+        if where := self._asking.elsewhere(prompt):
+            for one in instances:
+                lacks[one] += one not in where
+        return lacks
 
     async def stage(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:
         """Bring the files that it names; False if it must not run there: ``instance`` has another
         file under one of these names. ``fresh``: what ``instance`` holds is asked again."""
         return await self._inputs.stage(_graph(prompt), instance, fresh=fresh)
 
-    def held(self, prompt: Prompt, instance: Instance) -> int:
-        """How many of the files that it names ``instance`` has, as far as is known."""
-        return self._inputs.held(_graph(prompt), instance)
+    def holding_most(self, prompt: Prompt, instances: Sequence[Instance]) -> list[Instance]:
+        """Those that have most of the files that it names, as far as is known."""
+        held = self._inputs.held_by(_graph(prompt), instances)
+        most = max(held.values(), default=0)
+        return [one for one in instances if held[one] == most]
 
     def files(self, prompt: Prompt, instance: Instance) -> list[FileName]:
         """The files that it names, by the node classes of ``instance``."""

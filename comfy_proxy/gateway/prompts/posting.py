@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp import hdrs, web
@@ -17,13 +17,14 @@ from comfy_proxy.cluster.submit_once import GATEWAY_STATUSES
 from comfy_proxy.dispatch.order import Receipt
 from comfy_proxy.errors import InstanceError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.fanout import Answer, ask
 from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
 from comfy_proxy.gateway.prompts import prompt_body
-from comfy_proxy.gateway.prompts.hung_prompts import is_paid
+from comfy_proxy.gateway.prompts.hung_prompts import is_paid_in_turns
 from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
-from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, PostHeaders, Prompt
 from comfy_proxy.lenient_json import dumps_exact
 from comfy_proxy.settings import Settings
 
@@ -41,6 +42,20 @@ def prompt_headers(
     headers = request_headers(request, instance, settings)
     headers.popall(hdrs.CONTENT_LENGTH, None)
     return headers
+
+
+def post_headers(
+    request: web.Request, instances: Sequence[Instance], settings: Settings
+) -> PostHeaders:
+    """The client's headers for each of ``instances``, made once for all that get the same."""
+    plain = next((one for one in instances if one.url.raw_user is None), instances[0])
+    differing: Iterable[Instance] = ()
+    if request[CONTEXT].user_at is not None:
+        differing = instances
+    elif hdrs.AUTHORIZATION in request.headers:
+        differing = (one for one in instances if one.url.raw_user is not None)
+    own = {one: prompt_headers(request, one, settings) for one in differing}
+    return PostHeaders(prompt_headers(request, plain, settings), own)
 
 
 def sent(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -103,7 +118,7 @@ class ClientOrder:
             post.path,
             **sent(body, post.headers[instance]),
             timeout_s=SUBMIT_TIMEOUT_S,
-            replaceable=not is_paid(post.body),
+            replaceable=not await is_paid_in_turns(post.body),
         )
         if answer.status in GATEWAY_STATUSES:
             raise InstanceUnreachableError(f"{instance.host} answered {answer.status} to a prompt.")

@@ -20,6 +20,8 @@ from comfy_proxy.ledger.states import State
 MAX_HEIRS: Final = 16
 """So many instances at most are asked to take over what waits at one that is to run empty. Beyond
 them it stays there, and runs there: of hundreds each may lack what it needs, and each is asked."""
+MIN_LOAD: Final = 2
+"""Prompts at an instance from which on one that waits there may be moved to one with none."""
 
 
 class Uneven:
@@ -33,6 +35,8 @@ class Uneven:
         """Who gives and who takes: one is to run empty, or one runs low (one prefetched prompt is
         kept) while two wait."""
         yield from self._leaving()
+        if all(one.load < MIN_LOAD for one in self._cluster.instances):
+            return  # as nearly always: of hundreds nothing more is worked out
         healthy = [one for one in self._cluster.instances if one.healthy]
         loads = dict(sorted(((one, one.load) for one in healthy), key=lambda pair: pair[1]))
         low = {one: load for one, load in loads.items() if load <= 1 and takes_work(one)}

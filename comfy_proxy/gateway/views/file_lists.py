@@ -8,14 +8,13 @@ model file with a path index the same name under another index is another file.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from functools import partial
+import asyncio
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
@@ -25,6 +24,7 @@ from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.latest_answers import LatestAnswers
+from comfy_proxy.json_steps import MANY, written_in_turns
 
 LISTS = (
     "/internal/files/{directory_type}",
@@ -52,7 +52,13 @@ class MergedFileLists:
     async def entries(self, request: web.Request, match: Match) -> web.StreamResponse:
         """The union of the lists."""
         answers = await self._latest.to(client_target(request, self._cluster.settings))
-        return await native.off_loop(answers, partial(_united, answers))
+        lists = {one: await native.read_long(answer) for one, answer in answers.items()}
+        lists = {one: listed for one, listed in lists.items() if isinstance(listed, list)}
+        like = answers[next(iter(lists or answers))]
+        if not lists:
+            return native.relayed(like)
+        pieces = await written_in_turns(await _united(lists.values()))
+        return await native.reply_pieces(request, pieces, like)
 
     async def system_stats(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``GET /system_stats``: the primary's, with the devices of all instances behind its own.
@@ -91,20 +97,15 @@ def _is_away(error: InstanceError) -> bool:
     return isinstance(error, InstanceUnreachableError | InstanceTimeoutError)
 
 
-def _united(answers: Mapping[Instance, Answer]) -> web.StreamResponse:
-    like, lists = native.usable(answers, _list)
-    if not lists:
-        return native.relayed(like)
+async def _united(lists: Iterable[list[Any]]) -> list[Any]:
+    """Each entry once, in the order in which they come."""
     united: dict[Hashable, Any] = {}
-    for listed in lists.values():
-        for entry in listed:
-            united.setdefault(_key(entry), entry)
-    return native.reply(list(united.values()), like)
-
-
-def _list(answer: Answer) -> list[Any] | None:
-    data = native.load(answer)
-    return data if isinstance(data, list) else None
+    for listed in lists:
+        for at in range(0, len(listed), MANY):
+            for entry in listed[at : at + MANY]:
+                united.setdefault(_key(entry), entry)
+            await asyncio.sleep(0)
+    return list(united.values())
 
 
 def _with_devices(answer: Answer) -> dict[str, Any] | None:

@@ -101,17 +101,19 @@ class MergedHistory:
         like, ordered, made = await native.off_loop(answers, partial(self._in_order, answers))
         if ordered is None:
             return await native.relayed_scanned(request, like)
-        self._made_files.note(made)
+        for at in range(0, len(made), ENTRIES_AT_ONCE):
+            self._made_files.note(made[at : at + ENTRIES_AT_ONCE])
+            await asyncio.sleep(0)
         for instance in answers:
             self._ends_seen(ordered, instance)
         for prompt_id in self._first_tries(answers):
             ordered.pop(prompt_id, None)
         numbered = await self._numbered(page(ordered, max_items, offset))
-        return await native.reply_pieces(request, [b"{", *listed(numbered), b"}"], like)
+        return await native.reply_pieces(request, [b"{", *await listed(numbered), b"}"], like)
 
     def _in_order(
         self, answers: Mapping[Instance, ScannedAnswer]
-    ) -> tuple[ScannedAnswer, Entries | None, list[ToldOutputs | None]]:
+    ) -> tuple[ScannedAnswer, Entries | None, list[ToldOutputs]]:
         """All entries by their ends, None if nobody gave any, and what they tell of files.
 
         Reads only, a thread may do it.
@@ -119,7 +121,7 @@ class MergedHistory:
         made: list[ToldOutputs | None] = []
         like, histories = native.usable(answers, lambda answer: read_history(answer.root))
         if not histories:
-            return like, None, made
+            return like, None, []
         name_missing(like, unasked(self._cluster, histories))
         dated: list[tuple[float, AnyEntry]] = [
             ((own := OwnEntry(prompt_id=key, entry=entry)).ended_ms or 0.0, own)
@@ -141,7 +143,9 @@ class MergedHistory:
         shown_by: Entries = {
             one.prompt_id if one.prompt_id is not None else one: one for _, one in dated
         }
-        return like, shown_by, made
+        told_of = [one for one in made if one is not None]
+        told_of.sort(key=lambda one: one.ended_s or 0.0)
+        return like, shown_by, told_of
 
     def _first_tries(self, answers: Mapping[Instance, ScannedAnswer]) -> list[Hashable]:
         """Who seems to have ended, but runs once more."""

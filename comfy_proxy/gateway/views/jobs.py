@@ -9,10 +9,12 @@ its history; a header names it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Container, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from aiohttp import web
@@ -21,35 +23,37 @@ from multidict import MultiDict
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import (
-    OUTPUTS,
     Job,
-    JobPage,
+    JobList,
     failed_job,
-    in_order,
-    in_turn,
-    jobs_answer,
+    pagination,
     pending_job,
-    progress,
-    read_jobs,
     running_job,
 )
 from comfy_proxy.dispatch.second_tries import SecondTries
+from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.exchange import native
+from comfy_proxy.gateway.exchange import pieces as parts
 from comfy_proxy.gateway.exchange.fanout import Answer, ask_all
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.missing import name_missing, unasked
 from comfy_proxy.gateway.exchange.pieces import Piece
-from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
-from comfy_proxy.gateway.views.history_entries import OwnEntries, is_given_up, prefixed
+from comfy_proxy.gateway.views.history_entries import OwnEntries, is_given_up
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
+from comfy_proxy.gateway.views.listed_jobs import ListedJob, OwnJob, ReadPage
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
+from comfy_proxy.json_listing import STEP_BYTES
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.transit import MAX_LOOKS
+from comfy_proxy.lenient_json import dumps_exact
+
+JOBS_AT_ONCE: Final = 1_000
+"""Jobs that are put together before others have their turn: half a millisecond."""
 
 
 class MergedJobs:
@@ -86,11 +90,11 @@ class MergedJobs:
         for looks_left in reversed(range(MAX_LOOKS)):
             with self._ledger.transit.watch() as moved:
                 answers = await ask_all(self._cluster, "GET", f"/api/jobs?{page.of_each()}")
-                read = partial(native.usable, answers, _jobs_in)
-                like, pages = await native.off_loop(answers, read)
-                found, total = self._join(pages)
+                pages = await self._read(answers, by_duration=page.by_duration)
+                found, total = await self._join(pages)
             if not pages or any(answer.status == 400 for answer in answers.values()):
-                return native.relayed(_refusal(answers, like))
+                return native.relayed(_refusal(answers, next(iter(answers.values()))))
+            like = answers[next(iter(pages))]
             absent = [prompt for id_, prompt in moved.items() if id_ not in found]
             if not looks_left or all(prompt.in_transit for prompt in absent):
                 break  # else one has arrived since: it is at its place now
@@ -100,34 +104,83 @@ class MergedJobs:
         name_missing(like, missing)
         absent = [prompt for prompt in absent if not prompt.ended and not prompt.deleted]
         own = await self._own(page, found, [*absent, *self._known.at(missing)], answered)
-        body = page.cut([*found.values(), *own], total + len(own))
-        return native.reply(body, like)
+        listed = [OwnJob.of(job, by_duration=page.by_duration) for job in own]
+        shown, told = page.cut([*found.values(), *listed], total + len(own))
+        texts = await self._texts(shown)
+        pieces = [
+            b'{"jobs": [',
+            *await parts.listed(texts),
+            b'], "pagination": ',
+            dumps_exact(told),
+            b"}",
+        ]
+        return await native.reply_pieces(request, pieces, like)
 
-    def _join(self, pages: Mapping[Instance, JobPage]) -> tuple[dict[str, Job], int]:
+    async def _read(
+        self, answers: Mapping[Instance, Answer], *, by_duration: bool
+    ) -> dict[Instance, ReadPage]:
+        """What each instance lists that gave a page."""
+        pages = {}
+        for instance, answer in answers.items():
+            if answer.status != 200:
+                continue
+            jobs = JobList(answer.body)
+            page = ReadPage(quiet=NoFullCollection.for_bytes(len(answer.body)))
+            with suppress(ValueError):
+                for some in jobs.steps():
+                    self._made_files.jobs_read([job for job, _ in some], instance)
+                    for job, span in some:
+                        if self._is_on_its_way(job, instance):
+                            page.left_out += 1
+                        else:
+                            listed = ListedJob.of(job, by_duration=by_duration)
+                            listed.place_in(answer.body, span, instance)
+                            page.jobs.append(listed)
+                    await asyncio.sleep(0)
+                page.total = jobs.total - page.left_out
+                pages[instance] = page
+        return pages
+
+    def _is_on_its_way(self, job: Job, instance: Instance) -> bool:
+        """It has not ended at ``instance``, whatever that says: it goes on, or is at another."""
+        is_first = self._second_tries.job_goes_on(job, instance)
+        return is_first or is_given_up(job["id"], instance, self._ledger)
+
+    async def _join(self, pages: Mapping[Instance, ReadPage]) -> tuple[dict[str, ListedJob], int]:
         """All jobs by id, and how many there are on all pages.
 
         An id that two instances show (it moved meanwhile) is one job, and has got as far as it
         shows.
         """
         total = sum(page.total for page in pages.values())
-        found: dict[str, Job] = {}
-        for instance, page in pages.items():
-            self._made_files.jobs_read(page.jobs, instance)
-            for job in page.jobs:
-                is_first = self._second_tries.job_goes_on(job, instance)
-                if is_first or is_given_up(job["id"], instance, self._ledger):
-                    total -= 1  # it has not ended: it is on its way, or at another one
-                    continue
-                other = found.get(job["id"])
+        found: dict[str, ListedJob] = {}
+        for page in pages.values():
+            for number, job in enumerate(page.jobs, 1):
+                other = found.get(job.id)
                 total -= other is not None
-                if other is None or progress(other) < progress(job):
-                    found[job["id"]] = prefixed_job(job, instance, self._storage)
+                if other is None or other.progress < job.progress:
+                    found[job.id] = job
+                if number % JOBS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
         return found, total
+
+    async def _texts(self, shown: Iterable[ListedJob]) -> list[list[Piece]]:
+        """As clients see them; what is not changed is passed on as it came."""
+        texts: list[list[Piece]] = []
+        done = 0
+        for job in shown:
+            text = job.shown(self._storage)
+            texts.append([text])
+            done += len(text)
+            if done >= STEP_BYTES:
+                done = 0
+                await asyncio.sleep(0)
+        return texts
 
     async def _own(
         self,
         page: _Page,
-        found: Mapping[str, Job],
+        found: Mapping[str, ListedJob],
         prompts: Iterable[Prompt],
         answered: Container[Instance],
     ) -> list[Job]:
@@ -140,8 +193,10 @@ class MergedJobs:
             for entry in entries
         ]
         jobs += [failed_job(entry) for entry in self._own_history.entries().values()]
-        kept, known = self._kept.standing_in(answered), absent.keys() | found.keys()
-        jobs += [one.job() for one in kept if one.prompt_id not in known]
+        kept = self._kept.standing_in(answered)
+        jobs += [
+            one.job() for one in kept if one.prompt_id not in absent and one.prompt_id not in found
+        ]
         return [job for job in jobs if page.wants(job)]
 
 
@@ -184,37 +239,23 @@ class _Page:
         statuses = _names(self.query.get("status", "").lower())
         return not statuses or job["status"] in statuses
 
-    def cut(self, jobs: list[Job], total: int) -> dict[str, Any]:
-        """The body of the answer; ties stay in the order of ``jobs``."""
-        by_duration = self.query.get("sort_by", "").lower() == "execution_duration"
-        ascending = self.query.get("sort_order", "").lower() == "asc"
-        jobs = in_order(jobs, by_duration=by_duration, ascending=ascending)
+    @property
+    def by_duration(self) -> bool:
+        """Sorted by how long they took, and not by when they were created."""
+        return self.query.get("sort_by", "").lower() == "execution_duration"
+
+    def cut(self, jobs: list[ListedJob], total: int) -> tuple[list[ListedJob], dict[str, Any]]:
+        """The jobs to show, and what is told of the page; ties stay in the order of ``jobs``."""
+        descending = self.query.get("sort_order", "").lower() != "asc"
+        jobs.sort(key=attrgetter("place"), reverse=descending)
         end = None if self.limit is None else self.offset + self.limit
-        shown = [in_turn(job) for job in jobs[self.offset : end]]
-        return jobs_answer(shown, offset=self.offset, limit=self.limit, total=total)
-
-
-def prefixed_text(answer: ScannedAnswer, instance: Instance, storage: SharedStorage) -> list[Piece]:
-    """The job in an answer scanned for JOB, with the instance in the names of its outputs."""
-    assert answer.root is not None
-    places = [answer.root.get(name.encode()) for name in OUTPUTS]
-    changes = [change for one in places if (change := prefixed(one, instance, storage))]
-    return answer.body.replaced(sorted(changes))
-
-
-def prefixed_job(job: Job, instance: Instance, storage: SharedStorage) -> Job:
-    """``job`` with the instance in the names of its outputs."""
-    named = {key: job[key] for key in OUTPUTS if key in job}
-    return {**job, **{key: storage.prefixed(value, instance) for key, value in named.items()}}
+        shown = jobs[self.offset : end]
+        return shown, pagination(len(shown), offset=self.offset, limit=self.limit, total=total)
 
 
 def _refusal(answers: Mapping[Instance, Answer], like: Answer) -> Answer:
     """The answer to relay: that of the first instance which has the route, if there is one."""
     return next((answer for answer in answers.values() if answer.status == 400), like)
-
-
-def _jobs_in(answer: Answer) -> JobPage | None:
-    return read_jobs(native.load(answer))
 
 
 def _names(text: str) -> list[str]:

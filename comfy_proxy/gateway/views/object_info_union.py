@@ -14,10 +14,11 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.node_class import NodeClass, united_text
+from comfy_proxy.json_steps import loads_long
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 GZIP_LEVEL = 6
@@ -105,7 +106,9 @@ class Union:
             texts = self._said(name)
             if len(texts) > 1 and sum(map(len, texts)) >= LONG_BYTES:
                 yield partial(self._of_different, name, texts)
-            member = self._member(name, texts)
+                member = _named(name, self._united[name][1])  # without a digest of it once more
+            else:
+                member = self._member(name, texts)
             step += (between, member)
             between = b", "
             done += len(member) * (UNITED if len(texts) > 1 else 1) + ASKED * len(self._different)
@@ -129,15 +132,23 @@ class Union:
             text = self._of_different(name, texts)
         elif not text.isascii():  # ComfyUI writes escapes, and a client may not read other bytes
             text = dumps_exact(loads_exact(text))
-        return b"%s: %s" % (dumps_exact(name), text)
+        return _named(name, text)
 
     def _of_different(self, name: str, texts: Sequence[bytes]) -> bytes:
         digest = hashlib.blake2b(b"\0".join(texts), digest_size=16).digest()
         known = self._united.get(name) or self._before.get(name)
         if known is None or known[0] != digest:
-            known = digest, united_text([NodeClass(name, loads_exact(text)) for text in texts])
+            known = digest, united_text([NodeClass(name, _loads(text)) for text in texts])
         self._united[name] = known
         return known[1]
+
+
+def _named(name: str, text: bytes) -> bytes:
+    return b"%s: %s" % (dumps_exact(name), text)
+
+
+def _loads(text: bytes) -> Any:
+    return loads_exact(text) if len(text) <= STEP_BYTES else loads_long(text)
 
 
 async def _apart(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -39,9 +39,9 @@ from comfy_proxy.gateway.views.history_entries import (
 )
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
-from comfy_proxy.gateway.views.jobs import prefixed_text
 from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntry
 from comfy_proxy.gateway.views.kept_files import stands_in
+from comfy_proxy.gateway.views.listed_jobs import prefixed_text
 from comfy_proxy.gateway.views.owner import Asking, PromptOwners, Told, away
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
 from comfy_proxy.json_scanner import Shape
@@ -135,7 +135,7 @@ class OnePrompt:
                 await self._keeper.shown(entry, answer, instance, asked_at)
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
-        return await native.reply_pieces(request, [b"{", *listed(texts), b"}"], answer)
+        return await native.reply_pieces(request, [b"{", *await listed(texts), b"}"], answer)
 
     async def _shown(
         self,

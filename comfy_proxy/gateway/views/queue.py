@@ -62,9 +62,9 @@ class MergedQueue:
             return await native.relayed_scanned(request, found)
         pieces = [
             b'{"queue_running": [',
-            *listed([row.text] for row in found.running),
+            *await listed([row.text] for row in found.running),
             b'], "queue_pending": [',
-            *listed([row.text] for row in found.pending),
+            *await listed([row.text] for row in found.pending),
             b"]}",
         ]
         return await native.reply_pieces(request, pieces, found.like)

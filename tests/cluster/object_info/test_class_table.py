@@ -16,7 +16,8 @@ from large_object_info import large_object_info, recorded
 from comfy_proxy.cluster.object_info import class_table, inputs
 from comfy_proxy.cluster.object_info.class_table import ClassTable
 from comfy_proxy.cluster.object_info.node_class import NodeClass
-from comfy_proxy.cluster.object_info.table_maker import STEP_BYTES, TableMaker
+from comfy_proxy.cluster.object_info.table_maker import TableMaker
+from comfy_proxy.json_listing import STEP_BYTES
 from comfy_proxy.lenient_json import loads_exact
 
 

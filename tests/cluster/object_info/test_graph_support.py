@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import pytest
 from manual_clock import settle
@@ -56,6 +57,28 @@ async def test_one_that_was_never_asked_is_asked_after_a_check(
     assert support.node_info(one.instance) == CATALOG
     assert checks.checked == [one.instance]
     assert one.client.asked == ["*"]
+
+
+async def test_those_that_say_the_same_are_looked_through_once(
+    one: Setting, support: GraphSupport, checks: Checks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 300 each would cost as much; who is not known yet is asked, and nobody else."""
+    assert await support.lacks_of(TWO_MISSING, one.instances) == dict.fromkeys(one.instances, 2)
+    assert checks.checked == one.instances
+    looked: list[Instance] = []
+    look = one.cache.missing_for
+
+    def counted(graph: Mapping[str, Any], instance: Instance) -> list[str] | None:
+        looked.append(instance)
+        return look(graph, instance)
+
+    monkeypatch.setattr(one.cache, "missing_for", counted)
+    found = await support.lacks_of(graph("Invert"), one.instances)
+    assert found == dict.fromkeys(one.instances, 0)
+    assert looked == one.instances[:1]
+    one.cache.forget(one.instances[1])
+    await support.lacks_of(graph("Invert"), one.instances)
+    assert checks.checked == [*one.instances, one.instances[1]]
 
 
 async def test_one_that_fails_its_check_is_not_asked(

@@ -20,8 +20,9 @@ from comfy_proxy.cluster.object_info.cache import (
     ObjectInfoCache,
 )
 from comfy_proxy.cluster.object_info.capabilities import Capabilities
-from comfy_proxy.cluster.object_info.table_maker import STEP_BYTES, Steps, TableMaker
+from comfy_proxy.cluster.object_info.table_maker import Steps, TableMaker
 from comfy_proxy.errors import InstanceUnreachableError, InvalidAnswerError
+from comfy_proxy.json_listing import STEP_BYTES
 
 
 async def test_all_who_want_it_share_one_request(one: Setting) -> None:

@@ -16,6 +16,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.planning.model_files import REFRESH_S, ModelFiles
 from comfy_proxy.cluster.planning.model_lists import MAX_FOLDERS
 from comfy_proxy.errors import InstanceRefusedError, InstanceTimeoutError
+from comfy_proxy.lenient_json import dumps_exact
 
 ROUTE = "experiment/models"
 
@@ -63,6 +64,9 @@ class FakeClient:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def body(self, path: str) -> bytes:
+        return dumps_exact(await self.json("GET", path))
 
 
 class Bench:

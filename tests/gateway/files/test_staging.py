@@ -46,7 +46,7 @@ async def stage(front: Front, number: int, *names: str, **options: Any) -> None:
 
 
 def holds(front: Front, number: int, *names: str) -> int:
-    return inputs(front).held(graph(*names), front.instances[number - 1])
+    return inputs(front).held_by(graph(*names), front.instances)[front.instances[number - 1]]
 
 
 class Requests:

@@ -50,11 +50,13 @@ class FakeNeeds:
         self._planner = cluster.planner
         self.lacking = dict.fromkeys(cluster.instances, 0.0)
 
-    async def lacks(self, prompt: Prompt, instance: Instance) -> float:
-        return self.lacking[instance]
+    async def lacks_of(
+        self, prompt: Prompt, instances: Sequence[Instance]
+    ) -> dict[Instance, float]:
+        return {one: self.lacking[one] for one in instances}
 
-    def held(self, prompt: Prompt, instance: Instance) -> int:
-        return 0
+    def holding_most(self, prompt: Prompt, instances: Sequence[Instance]) -> list[Instance]:
+        return list(instances)
 
     def finish_first(self, prompt: Prompt, instances: Sequence[Instance]) -> list[Instance]:
         return list(instances)

@@ -14,7 +14,7 @@ from comfy_proxy.errors import PromptLostError
 from comfy_proxy.gateway.prompts import spool as spool_module
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.keys import CLUSTER, GATEWAY
-from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, PostHeaders, Prompt
 from comfy_proxy.lenient_json import dumps
 
 
@@ -23,7 +23,7 @@ def prompt(number: int) -> Prompt:
     post = ClientPost(
         path="/prompt",
         client_id=None,
-        headers={},
+        headers=PostHeaders({}),
         body=dumps(document),
         graph=document["prompt"],
     )

@@ -28,7 +28,7 @@ from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.views import history_keeper, kept_entries
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.ledger import events
-from comfy_proxy.ledger.prompt import ClientPost, End, JobRef, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, End, JobRef, PostHeaders, Prompt
 from comfy_proxy.ledger.states import Ending
 
 GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8}}}
@@ -37,7 +37,9 @@ GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8}}}
 def posted(gateway: Gateway, prompt_id: str, number: int = 0, **more: Any) -> Prompt:
     """A prompt with a body, taken by the second instance."""
     body = json.dumps({"prompt": GRAPH, "client_id": "c", **more}).encode()
-    post = ClientPost(path="/prompt", client_id="c", headers={}, body=body, graph=GRAPH)
+    post = ClientPost(
+        path="/prompt", client_id="c", headers=PostHeaders({}), body=body, graph=GRAPH
+    )
     prompt = Prompt(prompt_id=prompt_id, post=post)
     gateway.ledger.apply(events.Received(prompt=prompt))
     second = gateway.cluster.instances[1]

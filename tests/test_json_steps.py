@@ -1,0 +1,139 @@
+"""json_listing.py, json_steps.py, full_collections.py: long JSON, a few kilobytes at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import random
+from typing import Any
+
+import pytest
+
+from comfy_proxy.full_collections import NEVER, QUIET_BYTES, NoFullCollection
+from comfy_proxy.json_listing import STEP_BYTES, Listing
+from comfy_proxy.json_scanner import ANY, JsonScanner
+from comfy_proxy.json_steps import (
+    MANY,
+    at_once,
+    dumps_long,
+    feed,
+    in_turns,
+    loads_in_steps,
+    loads_long,
+    written_in_turns,
+)
+
+LONG_LIST = [{"name": f"m{number}", "at": [number, {"x": [[[]]]}]} for number in range(5_000)]
+
+
+def odd(chance: random.Random, depth: int) -> Any:
+    """Any JSON, with all that ComfyUI writes: NaN, large numbers, lone surrogates, brackets."""
+    kind = chance.randrange(8 if depth else 4)
+    if kind == 0:
+        return chance.choice([True, None, float("nan"), 1e9, -3, 2**70, [], {}])
+    if kind == 1:
+        letters = 'ab"\\{}[],: \n\u00e9\ud800'
+        return "".join(chance.choices(letters, k=chance.choice([0, 3, 40])))
+    if kind in (2, 3):
+        return chance.randrange(1000)
+    count = chance.choice([0, 1, 3, 8])
+    if kind in (4, 5):
+        return [odd(chance, depth - 1) for _ in range(count)]
+    return {str(odd(chance, 0)): odd(chance, depth - 1) for _ in range(count)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_read_and_written_as_at_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the JSON, with steps so short that nearly all is cut."""
+    for name in ("json_listing", "json_steps"):
+        monkeypatch.setattr(f"comfy_proxy.{name}.STEP_BYTES", 48)
+    chance = random.Random(seed)
+    for _ in range(50):
+        value = odd(chance, 6)
+        text = json.dumps(value, indent=chance.choice([None, 1])).encode()
+        assert json.dumps(loads_long(text)) == json.dumps(value)
+        assert dumps_long(value) == json.dumps(value).encode()
+        whole = json.dumps({"a": value, "list": [value, 1, value], "z": [value]}).encode()
+        listing = Listing(whole, "list")
+        items = [json.loads(whole[a:b]) for some in listing.steps() for a, b in some]
+        assert json.dumps(items) == json.dumps([value, 1, value])
+        assert json.dumps(listing.rest) == json.dumps({"a": value, "z": [value]})
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[1,]", b"[1 2]", b"[1", b'{"a" 1}', b'{"a": 1,}', b"[1] 2", b"{1: 2}", b"nope"]
+)
+def test_what_is_no_json_is_refused(text: bytes) -> None:
+    """As json.loads does."""
+    with pytest.raises(ValueError, match=r"."):
+        loads_long(text)
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    """And ends nothing but the reading of it."""
+    with pytest.raises(ValueError, match="deep"):
+        loads_long(b"[" * 100_000)
+
+
+def test_no_step_goes_through_more_than_a_few_kilobytes() -> None:
+    """Of a list as of an object, and of the objects in a list."""
+    text = json.dumps(LONG_LIST).encode()
+    assert len(list(loads_in_steps(text))) > len(text) / STEP_BYTES - 1
+    steps = [some for some in Listing(text).steps() if some]
+    assert max(some[-1][1] - some[0][0] for some in steps) <= STEP_BYTES
+    assert sum(map(len, steps)) == len(LONG_LIST)
+
+
+async def test_others_have_their_turn_while_it_is_read_and_written() -> None:
+    """Once for each step."""
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    text = json.dumps(LONG_LIST).encode()
+    task = asyncio.create_task(other())
+    assert await in_turns(loads_in_steps(text)) == LONG_LIST
+    read = turns
+    pieces = await written_in_turns(LONG_LIST)
+    written = turns - read
+    task.cancel()
+    assert read >= len(text) // STEP_BYTES
+    assert b"".join(pieces) == text
+    assert written >= len(LONG_LIST) // MANY // 2
+
+
+async def test_a_scanner_gets_long_pieces_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much has come at once."""
+    fed: list[int] = []
+    scan = JsonScanner.feed
+    monkeypatch.setattr(
+        JsonScanner, "feed", lambda self, piece: (fed.append(len(piece)), scan(self, piece))[1]
+    )
+    text, scanner = json.dumps(LONG_LIST).encode(), JsonScanner({ANY: {}})
+    await feed(scanner, text)
+    root = scanner.result()
+    assert root is not None
+    assert len(root.members or ()) == len(LONG_LIST)
+    assert max(fed) <= STEP_BYTES
+    assert sum(fed) == len(text)
+
+
+def test_no_full_collection_while_a_long_answer_is_there() -> None:
+    """From the first to the last of them; then as before."""
+    before = gc.get_threshold()
+    assert NoFullCollection.for_bytes(QUIET_BYTES) is None
+    first, second = NoFullCollection(), NoFullCollection.for_bytes(QUIET_BYTES + 1)
+    del first
+    assert gc.get_threshold() == (*before[:2], NEVER)
+    del second
+    assert gc.get_threshold() == before
+
+
+def test_at_once_is_the_same() -> None:
+    """Without a pause."""
+    assert at_once(loads_in_steps(b'{"a": [1, 2]}')) == {"a": [1, 2]}
