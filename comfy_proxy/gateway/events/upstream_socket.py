@@ -26,7 +26,8 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
-from comfy_proxy.gateway.events.frames import FrameReader, Seen, Status
+from comfy_proxy.gateway.events.frame_reader import FrameReader
+from comfy_proxy.gateway.events.frames import Seen, Status
 from comfy_proxy.gateway.events.upstream_client import UpstreamClient
 from comfy_proxy.tracing import untraced
 
