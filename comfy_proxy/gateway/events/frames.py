@@ -9,12 +9,19 @@ those whom they do not concern. All else passes as it came.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from comfy_proxy.lenient_json import dumps_exact
+
+_TEXT, _BINARY = 0x81, 0x82
+"""The first byte of a WebSocket frame that is the whole message."""
+_LONG = 126
+"""From so many bytes on the length has two bytes of its own."""
+_SHORT_HEAD, _LONG_HEAD = struct.Struct("!BB"), struct.Struct("!BBH")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,6 +44,21 @@ class Pass:
 
     data: str | bytes
     droppable: bool = False
+    _wire: bytes | None = field(default=None, init=False, repr=False, compare=False)
+
+    def wire(self) -> bytes:
+        """As it goes over a connection, head and all (RFC 6455, 5.2); made once for all clients.
+
+        For frames up to 65,535 bytes (``batch.KEPT_BYTES`` are less): the length has two bytes.
+        """
+        if self._wire is None:
+            is_text = isinstance(self.data, str)
+            payload = self.data.encode() if isinstance(self.data, str) else self.data
+            first, size = _TEXT if is_text else _BINARY, len(payload)
+            short = size < _LONG
+            head = _SHORT_HEAD.pack(first, size) if short else _LONG_HEAD.pack(first, _LONG, size)
+            self._wire = head + payload
+        return self._wire
 
 
 @dataclass(kw_only=True, slots=True)
@@ -156,7 +178,13 @@ def event_frame(kind: str, data: Mapping[str, Any]) -> str:
     return dumps_exact({"type": kind, "data": data}).decode()
 
 
-@lru_cache(maxsize=64)  # all clients are told the same sum: one text for all of them
+@lru_cache(maxsize=64)  # all clients are told the same sum: one frame for all of them
+def told_status(queue_remaining: int) -> Pass:
+    """``status`` as it is told to all clients."""
+    return Pass(data=status_frame(queue_remaining))
+
+
+@lru_cache(maxsize=64)
 def status_frame(queue_remaining: int, sid: str | None = None) -> str:
     """``status`` as ComfyUI writes it; ``sid`` in the first one of a socket only."""
     data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": queue_remaining}}}

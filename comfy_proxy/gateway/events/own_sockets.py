@@ -103,7 +103,7 @@ class OwnSockets:
         cluster = common.cluster
         self.queues = OwnSum(common.shared.queues)
         self.flags: str | None = None
-        self.upstreams = Upstreams(self, cluster, common.prefixed)
+        self.upstreams = Upstreams(self, cluster, common.prefixed, common.shared.batch)
         self._owner = owner
         self._common = common
         self._booking = FrameBooking(
