@@ -55,7 +55,7 @@ def all_ways(
         def serve(name: str, port: int, **environ: str) -> int:
             return start(
                 name,
-                *(sys.executable, "-m", "comfy_proxy", "serve"),
+                *(sys.executable, "-P", "-m", "comfy_proxy", "serve"),  # of PYTHONPATH alone
                 **environ,
                 COMFYUI_HOST_1=f"127.0.0.1:{ports[0]}",
                 COMFYUI_HOST_2=f"127.0.0.1:{ports[1]}",

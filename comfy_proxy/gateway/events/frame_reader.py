@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from comfy_proxy.cluster.prompt_outcomes import ENDS, cached_nodes
 from comfy_proxy.gateway.events.frames import (
@@ -35,6 +37,15 @@ _OWN_KINDS = ("execution_", "progress", "executing", "executed", "logs", "assets
 """With these the kinds of ComfyUI's own frames begin."""
 
 
+_STATES = re.compile(r'\{"type": "progress_state", "data": \{"prompt_id": "([^"\\]+)", "nodes": \{')
+"""How ``progress_state`` begins as ComfyUI writes it; spelt otherwise it is read as all else is."""
+READ_ONCE: Final = 1_024, 1_048_576
+"""Characters of a text frame whose JSON is remembered, least and most: a broadcast comes on the
+shared socket and on each client's own. Shorter ones are read as fast as they are found."""
+_READ_LATELY: Final = deque[tuple[str, Any]](maxlen=8)
+"""Those that came last, of whatever socket: what is in one depends on its text alone."""
+
+
 class FrameReader:
     """Reads the frames of one socket to one instance, in their order.
 
@@ -53,8 +64,10 @@ class FrameReader:
 
     def text(self, text: str) -> Seen:
         """A text frame; what cannot be understood passes as it is."""
+        if states := _STATES.match(text):
+            return NodeStates(prompt_id=states[1], frame=Pass(data=text))
         try:
-            message = loads(text)
+            message = _message(text)
             kind, data = message["type"], message["data"]
             if kind == "status":
                 return Status(queue_remaining=int(data["status"]["exec_info"]["queue_remaining"]))
@@ -89,6 +102,8 @@ class FrameReader:
     def _event(self, text: str, kind: str, data: Mapping[str, Any]) -> Seen:
         frame = Pass(data=text)
         prompt_id = data.get("prompt_id")
+        if kind in ("progress", "progress_state") and isinstance(prompt_id, str):
+            return _progress(kind, prompt_id, data, frame)
         if kind == "execution_start" and isinstance(prompt_id, str):
             self._last_prompt_id, self._last_runs = prompt_id, True
             return Began(prompt_id=prompt_id, frame=frame)
@@ -96,8 +111,6 @@ class FrameReader:
             return Cached(prompt_id=prompt_id, nodes=cached_nodes(data), frame=frame)
         if kind == "executing":
             return self._executing(data, frame)
-        if kind in ("progress", "progress_state") and isinstance(prompt_id, str):
-            return _progress(kind, prompt_id, data, frame)
         if kind == "executed" and isinstance(data.get("output"), dict):
             return self._executed(text, data)
         if kind in ENDS and isinstance(prompt_id, str):
@@ -127,7 +140,8 @@ class FrameReader:
 
     def _executed(self, text: str, data: Mapping[str, Any]) -> Executed:
         output = data["output"]
-        if self._prefixed(output) != output:
+        names_files = '"filename"' in text or "\\u00" in text  # a name may be spelt with escapes
+        if names_files and self._prefixed(output) != output:
             message = loads_exact(text)
             message["data"]["output"] = self._prefixed(message["data"]["output"])
             text = dumps_exact(message).decode()
@@ -142,11 +156,21 @@ class FrameReader:
 
 def _progress(kind: str, prompt_id: str, data: Mapping[str, Any], frame: Pass) -> Seen:
     if kind == "progress_state":
-        states = data.get("nodes")
-        if not isinstance(states, dict):
-            return frame
-        return NodeStates(prompt_id=prompt_id, states=states, frame=frame)
+        is_known = isinstance(data.get("nodes"), dict)
+        return NodeStates(prompt_id=prompt_id, frame=frame) if is_known else frame
     node, done = data.get("node"), share(data)
     if not isinstance(node, str):
         return frame
     return Progress(prompt_id=prompt_id, node=node, done=done, frame=frame)
+
+
+def _message(text: str) -> Any:
+    """The JSON of ``text``, not to be changed: read once if it comes on several sockets."""
+    if not READ_ONCE[0] <= len(text) <= READ_ONCE[1]:
+        return loads(text)
+    for known, message in _READ_LATELY:
+        if known == text:
+            return message
+    message = loads(text)
+    _READ_LATELY.append((text, message))
+    return message

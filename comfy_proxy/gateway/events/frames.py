@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from comfy_proxy.lenient_json import dumps_exact
+from comfy_proxy.lenient_json import dumps_exact, loads
 
 _TEXT, _BINARY = 0x81, 0x82
 """The first byte of a WebSocket frame that is the whole message."""
@@ -100,11 +100,20 @@ class Progress:
 
 @dataclass(kw_only=True, slots=True)
 class NodeStates:
-    """How far the nodes of a prompt are that run or have run, as ComfyUI names them."""
+    """How far the nodes of a prompt are that run or have run, as ComfyUI names them. Of a workflow
+    with many nodes it is by far the largest frame, and told at each step of one: so they are only
+    read if anybody asks."""
 
     prompt_id: str
-    states: Mapping[str, Any] = field(repr=False)
     frame: Pass
+
+    def states(self) -> Mapping[str, Any]:
+        """By node; none where the frame cannot be read."""
+        try:
+            nodes = loads(self.frame.data)["data"]["nodes"]
+        except (KeyError, TypeError, ValueError):
+            return {}
+        return nodes if isinstance(nodes, dict) else {}
 
 
 @dataclass(kw_only=True, slots=True)

@@ -164,8 +164,7 @@ class UpstreamSocket:
                     received = Received(self._ws, self._batch)
                     try:
                         while (seen := _seen(await received, self._reader)) is not False:
-                            self.instance.frame_seen()
-                            self._take(seen)
+                            self._take(seen, self.instance.frame_seen())
                     finally:
                         self._batch.write()
                     self._lost()
@@ -225,13 +224,13 @@ class UpstreamSocket:
         await self.introduce()
         if (seen := _seen(await self._ws.receive(), self._reader)) is False:
             raise InstanceUnreachableError(f"{self.instance.host} ended the socket at once.")
-        self._take(seen)
+        self._take(seen, self._cluster.clock.monotonic())
 
-    def _take(self, seen: Any) -> None:
+    def _take(self, seen: Any, now: float) -> None:
         if self._ending:
             return
-        self.heard_at = self._cluster.clock.monotonic()
-        if isinstance(seen, Status):
+        self.heard_at = now
+        if type(seen) is Status:
             self.instance.prompts.observed(seen.queue_remaining)
         self._client.take(self, seen)
 
