@@ -61,10 +61,25 @@ def status(_: str) -> bytes:
     return event("status", {"status": {"exec_info": {"queue_remaining": 3}}})
 
 
-def large_text(prompt_id: str) -> bytes:
-    """What a node shows: many numbers, one output."""
-    output = {"text": [f"{number / 7:.12f}" for number in range(LARGE // 18)]}
+def states(prompt_id: str) -> bytes:
+    """How far each node of a large workflow is: told at each step of one of them."""
+    ids = {"prompt_id": prompt_id, "parent_node_id": None}
+    nodes = {
+        node: {"value": 1.0, "max": 1.0, "state": "finished", "node_id": node, **ids}
+        for node in map(str, range(LARGE // 190))
+    }
+    return event("progress_state", {"prompt_id": prompt_id, "nodes": nodes})
+
+
+def shown_text(prompt_id: str) -> bytes:
+    """What a node shows: a text of many lines."""
+    output = {"text": ["\n".join(f"line {number}" for number in range(LARGE // 12))]}
     return event("executed", {"node": "7", "output": output, "prompt_id": prompt_id})
+
+
+def large_broadcast(_: str) -> bytes:
+    """A custom node's own, for everybody."""
+    return event("custom.graph", {"points": [[one, one / 7] for one in range(LARGE // 30)]})
 
 
 def told(_: str) -> bytes:
@@ -78,8 +93,10 @@ KINDS = {
     "progress, 1 client, own": Kind(make=progress, clients=1, own=True),
     "progress, 20 clients, own": Kind(make=progress, clients=20, own=True),
     "status, 1 client, own": Kind(make=status, clients=1, own=True),
-    "100 KB of text, 1 client, own": Kind(make=large_text, clients=1, own=True),
+    "progress_state of 100 KB, 1 client, own": Kind(make=states, clients=1, own=True),
+    "executed of 100 KB, 1 client, own": Kind(make=shown_text, clients=1, own=True),
     "custom text, 20 clients, broadcast": Kind(make=told, clients=20, own=False),
+    "custom of 100 KB, 20 clients, broadcast": Kind(make=large_broadcast, clients=20, own=False),
     "status, 20 clients, broadcast": Kind(make=status, clients=20, own=False),
 }
 
