@@ -140,8 +140,7 @@ class FrameReader:
 
     def _executed(self, text: str, data: Mapping[str, Any]) -> Executed:
         output = data["output"]
-        names_files = '"filename"' in text or "\\u00" in text  # a name may be spelt with escapes
-        if names_files and self._prefixed(output) != output:
+        if self._prefixed(output) != output:
             message = loads_exact(text)
             message["data"]["output"] = self._prefixed(message["data"]["output"])
             text = dumps_exact(message).decode()

@@ -78,7 +78,7 @@ def test_odd_data_in_metadata_and_outputs() -> None:
     assert one.binary(theirs) is None
     own = with_metadata(prompt_id="p", image_type="image/jpeg", x=float("nan"))
     assert one.binary(own) == Pass(data=own, droppable=True)
-    output = {"text": ["\ud800", float("inf"), 2**70], "filename": "x.png"}
+    output = {"text": ["\ud800", float("inf"), 2**70]}
     seen = one.text(text("executed", {"prompt_id": "p", "output": output}))
     assert isinstance(seen, Executed)
     marked = {"prompt_id": "p", "output": {**output, "marked": True}}

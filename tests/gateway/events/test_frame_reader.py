@@ -10,6 +10,7 @@ import pytest
 from comfy_proxy.gateway.events import frame_reader
 from comfy_proxy.gateway.events.frame_reader import READ_ONCE, FrameReader
 from comfy_proxy.gateway.events.frames import Custom, Executed, NodeStates, Pass, event_frame
+from comfy_proxy.gateway.files.instance_prefix import prefix_outputs
 from comfy_proxy.lenient_json import loads
 
 
@@ -28,7 +29,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def reader() -> FrameReader:
-    return FrameReader(lambda output: {**output, "marked": True})
+    return FrameReader(lambda output: prefix_outputs(output, "1"))
 
 
 NODES = {"1": {"value": 1, "max": 2, "state": "running"}}
@@ -99,30 +100,22 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(kept) <= 8
 
 
-@pytest.mark.parametrize(
-    ("output", "is_marked"),
-    [
-        ({"images": [{"filename": "x.png", "type": "output"}]}, True),
-        ({"text": ["many words"]}, False),
-    ],
-)
-def test_files_are_marked_where_one_is_named(output: Any, is_marked: bool) -> None:
-    """Each with its instance; a text without any passes byte for byte."""
-    data = {"node": "1", "prompt_id": "p", "output": output}
-    text = event_frame("executed", data)
-    seen = reader().text(text)
-    assert isinstance(seen, Executed)
-    marked = event_frame("executed", {**data, "output": {**output, "marked": True}})
-    assert seen.frame == Pass(data=marked if is_marked else text)
-    assert seen.output == output
-
-
-def test_a_file_is_found_however_its_name_is_spelt() -> None:
+def test_files_are_marked_however_their_names_are_spelt() -> None:
     """JSON may write any letter as an escape."""
     text = (
         '{"type": "executed", "data": {"node": "1", "prompt_id": "p", "output":'
-        ' {"images": [{"\\u0066ilename": "x.png"}]}}}'
+        ' {"images": [{"\\u0066ilename": "x.png", "type": "temp"}]}}}'
     )
     seen = reader().text(text)
     assert isinstance(seen, Executed)
-    assert json.loads(str(seen.frame.data))["data"]["output"]["marked"]
+    (file,) = json.loads(str(seen.frame.data))["data"]["output"]["images"]
+    assert file == {"filename": "x.png", "subfolder": "@1", "type": "temp"}
+
+
+def test_an_output_without_files_passes_byte_for_byte() -> None:
+    """However large."""
+    output = {"text": ["words\n" * READ_ONCE[0]]}
+    text = event_frame("executed", {"node": "1", "prompt_id": "p", "output": output})
+    seen = reader().text(text)
+    assert isinstance(seen, Executed)
+    assert (seen.frame, seen.output) == (Pass(data=text), output)
