@@ -169,10 +169,13 @@ OfPrompt = Began | Cached | AtNode | Progress | NodeStates | Executed | Ended | 
 Seen = Status | Flags | Pass | OfPrompt | Custom | Scan | None
 
 
+_NUMBER = int | float  # made once: it is asked for each frame
+
+
 def share(data: Mapping[str, Any]) -> float:
     """``value`` of ``max``, from 0 to 1; 0 if that cannot be told."""
     value, most = data.get("value"), data.get("max")
-    if not isinstance(value, int | float) or not isinstance(most, int | float) or most <= 0:
+    if not isinstance(value, _NUMBER) or not isinstance(most, _NUMBER) or most <= 0:
         return 0.0
     return min(1.0, max(0.0, value / most))
 
