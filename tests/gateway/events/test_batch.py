@@ -288,3 +288,18 @@ async def test_a_burst_reaches_each_client_as_it_was_sent(
         assert frame["data"]["number"] == number
     assert looker.binaries == []
     assert all(frame["type"] != "mine" for frame in looker.texts)
+
+
+async def test_the_last_words_of_a_socket_are_told_at_its_end(
+    front: Any, one: ScriptedInstance
+) -> None:
+    """Its close frame comes together with them, and nothing is waited for in between."""
+    client = await listen_itself(front, "me")
+    wire = await one.wire()
+    one.gate.clear()
+    for number in range(3):
+        await wire.say("mine", number=number)
+    closing = asyncio.create_task(wire.ws.close())
+    for number in range(3):
+        assert (await client.until_type("mine"))["data"] == {"number": number}
+    await closing
