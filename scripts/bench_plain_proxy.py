@@ -1,7 +1,8 @@
 """The plain aiohttp proxy of the benchmarks: what aiohttp costs where nothing is decided at all.
 
 Each request goes to one upstream by one pooled session, each answer and each WebSocket frame back
-as it comes: no check, no id, no log line, no retry. usage: bench_plain_proxy.py PORT UPSTREAM_URL
+as it comes: no check, no id, no log line, no retry. A WebSocket at /bare has no upstream at all: it
+is greeted, and what it says is read. usage: bench_plain_proxy.py PORT UPSTREAM_URL
 """
 
 from __future__ import annotations
@@ -60,6 +61,15 @@ async def _pass_frames(request: web.Request, url: str) -> web.WebSocketResponse[
     return client
 
 
+async def bare(request: web.Request) -> web.WebSocketResponse[bool]:
+    client = web.WebSocketResponse(compress=False)
+    await client.prepare(request)
+    await client.send_str("{}")
+    async for _ in client:
+        pass
+    return client
+
+
 Socket = web.WebSocketResponse[bool] | aiohttp.ClientWebSocketResponse[bool]
 
 
@@ -88,6 +98,7 @@ async def session(app: web.Application) -> AsyncIterator[None]:
 async def main(port: int, upstream: str) -> None:
     app = web.Application(client_max_size=0)
     app[UPSTREAM] = upstream
+    app.router.add_get("/bare", bare)
     app.router.add_route("*", "/{path:.*}", pass_on)
     app.cleanup_ctx.append(session)
     runner = web.AppRunner(app, access_log=None)

@@ -126,9 +126,9 @@ class Instance:
 
     # --- what is learnt ----------------------------------------------------------------
 
-    def frame_seen(self) -> None:
-        """A frame has come from it, on whichever socket (a job's or a client's)."""
-        self.signs.frame_seen()
+    def frame_seen(self) -> float:
+        """A frame has come from it, on whichever socket (a job's or a client's). Returns when."""
+        return self.signs.frame_seen()
 
     def socket_lost(self) -> None:
         """A WebSocket ended: frames from before it prove no life any more."""

@@ -58,11 +58,12 @@ class Signs:
 
     # --- life ----------------------------------------------------------------------------
 
-    def frame_seen(self) -> None:
-        """A frame has come from it, on whichever socket (a job's or a client's)."""
-        self._last_frame_at = self.heard_at = self._clock.monotonic()
+    def frame_seen(self) -> float:
+        """A frame has come from it, on whichever socket (a job's or a client's). Returns when."""
+        now = self._last_frame_at = self.heard_at = self._clock.monotonic()
         if not self._breaker.closed:
             self.answered()
+        return now
 
     def answered(self) -> None:
         """It has spoken: if its circuit is open ask for a check, which may close it.

@@ -49,8 +49,10 @@ class Books:
 
     def find(self, prompt_id: str) -> Prompt | None:
         """The accepted prompt of that id that has not ended."""
-        prompts = self._live.get(prompt_id, ())
-        return next((one for one in prompts if one.accepted_at is not None), None)
+        for one in self._live.get(prompt_id, ()):  # asked for each frame: no generator
+            if one.accepted_at is not None:
+                return one
+        return None
 
     def at(self, instance: Instance, prompt_id: str) -> Prompt | None:
         """The prompt of that id that is there, or is being sent there."""

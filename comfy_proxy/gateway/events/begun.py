@@ -15,11 +15,11 @@ class Begun:
 
     __slots__ = ("_doing", "_waits_for")
 
-    def __init__(self, doing: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    def __init__(self, doing: Coroutine[Any, Any, Any], waits_for: Any) -> None:
         self._doing = doing
         self._waits_for = waits_for
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         waits_for = self._waits_for
         try:
             while True:
@@ -29,8 +29,8 @@ class Begun:
                     waits_for = self._doing.throw(error)
                 else:
                     waits_for = self._doing.send(None)
-        except StopIteration:
-            return
+        except StopIteration as done:
+            return done.value
 
 
 def begin(doing: Coroutine[Any, Any, None]) -> Begun | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from weakref import WeakSet
-
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import told_by_frame
@@ -17,14 +15,12 @@ from comfy_proxy.gateway.events.frames import (
     Custom,
     Ended,
     Executed,
-    Flags,
     NodeStates,
+    OfPrompt,
     Over,
     Pass,
     Progress,
-    Scan,
     Seen,
-    Status,
 )
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events
@@ -54,7 +50,7 @@ class FrameBooking:
         self._second_tries = second_tries
         self._askers = askers
         self._first_tries = ByInstance[set[str]](lambda instance: set())
-        self._stale: WeakSet[Instance] = WeakSet()
+        self._stale = ByInstance[None]()
 
     def book(self, seen: Seen, instance: Instance) -> bool:
         """What a frame of ``instance`` says; to be called in the order of the frames. False if it
@@ -64,6 +60,8 @@ class FrameBooking:
             return not (self._stale and instance in self._stale)
         if self._is_stale(seen, instance):
             return False
+        if type(seen) is Progress or type(seen) is NodeStates:  # nothing is noted of them
+            return True
         match seen:
             case Over(prompt_id=prompt_id) if prompt_id in self._first_tries[instance]:
                 self._first_tries[instance].discard(prompt_id)
@@ -75,25 +73,17 @@ class FrameBooking:
                 return True
 
     def _is_stale(self, seen: Seen, instance: Instance) -> bool:
-        match seen:
-            case Status() | Flags() | Custom() | Scan() | None:
-                return False
-            case (
-                Began(prompt_id=str(prompt_id))
-                | Cached(prompt_id=str(prompt_id))
-                | AtNode(prompt_id=str(prompt_id))
-                | Progress(prompt_id=str(prompt_id))
-                | NodeStates(prompt_id=str(prompt_id))
-                | Executed(prompt_id=str(prompt_id))
-                | Ended(prompt_id=str(prompt_id))
-                | Over(prompt_id=str(prompt_id))
-            ):
-                if is_elsewhere(self._ledger, prompt_id, instance):
-                    self._stale.add(instance)
-                    return True
-                self._stale.discard(instance)
-                return False
-        return instance in self._stale  # it names no prompt, so it is of the one named last
+        if not isinstance(seen, OfPrompt):
+            return False
+        prompt_id = seen.prompt_id
+        if prompt_id is None:  # it is of the one named last
+            return instance in self._stale
+        if is_elsewhere(self._ledger, prompt_id, instance):
+            self._stale[instance] = None
+            return True
+        if self._stale:
+            self._stale.pop(instance, None)
+        return False
 
     def _ended(self, prompt_id: str, end: End, instance: Instance) -> bool:
         """Whether it worked is no matter of the frame; the ledger has heard of its nodes."""

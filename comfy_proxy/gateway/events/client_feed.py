@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
 from loguru import logger
 
-from comfy_proxy.gateway.events.frames import Pass, status_frame
+from comfy_proxy.gateway.events.batch import Batch
+from comfy_proxy.gateway.events.frames import Pass, status_frame, told_status
 from comfy_proxy.gateway.events.outbox import Outbox, OutboxFullError
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.sums import Sum
@@ -19,9 +21,9 @@ class ClientFeed:
 
     ``queues`` is the sum that the client is told. ``on_overflow`` is called once if the client
     reads too slowly: what waits is then thrown away, and nothing more is put in; ``on_stuck`` if
-    its connection has to be cut at once. ``waiting`` is what waits for all clients. ``muted``: the
-    client is sent nothing any more. ``flags_due``: it has asked for feature flags, and was not
-    answered.
+    its connection has to be cut at once. ``waiting`` is what waits for all clients, ``batch`` what
+    is written together. ``muted``: the client is sent nothing any more. ``flags_due``: it has asked
+    for feature flags, and was not answered.
     """
 
     __slots__ = (
@@ -38,6 +40,7 @@ class ClientFeed:
         on_overflow: Callable[[], None],
         on_stuck: Callable[[], None] = lambda: None,
         waiting: OutboxSum | None = None,
+        batch: Batch | None = None,
     ) -> None:
         self.traffic = SocketTraffic()
         self.queues = queues
@@ -45,22 +48,28 @@ class ClientFeed:
         self._client_id = client_id
         self._on_overflow = on_overflow
         self._outbox = Outbox(
-            ws, self.traffic, total=waiting, on_full=self._too_slow, on_stuck=on_stuck
+            ws,
+            self.traffic,
+            total=waiting,
+            batch=batch,
+            on_full=self._too_slow,
+            on_stuck=on_stuck,
         )
         self._told_sum = 0
         self._greeted = False
 
-    def greet(self) -> None:
-        """Put ``status`` with the ``sid`` before all that waits already, as ComfyUI does."""
+    def greet(self, transport: asyncio.Transport | None = None) -> None:
+        """Put ``status`` with the ``sid`` before all that waits already, as ComfyUI does.
+        ``transport`` is the socket's."""
         self._told_sum = self.queues.total
         self._greeted = True
-        self._outbox.begin(Pass(data=status_frame(self._told_sum, self._client_id)))
+        self._outbox.begin(Pass(data=status_frame(self._told_sum, self._client_id)), transport)
 
     def status_changed(self) -> None:
         """Tell the client how many prompts wait or run, on all instances."""
         if self._greeted:  # the greeting has the sum of its moment
             self._told_sum = self.queues.total
-            self.put(Pass(data=status_frame(self._told_sum)))
+            self.put(told_status(self._told_sum))
 
     def sum_corrected(self) -> None:
         """What the client was told last may be wrong, and no frame of an instance will tell."""

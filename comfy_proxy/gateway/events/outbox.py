@@ -1,8 +1,8 @@
 """What waits to be written to one client: bounded, in order, previews the first to go.
 
-What a connection takes at once is written at once. While anything waits one task writes it: a slow
-browser fills its own outbox and delays nobody else. A client for which nothing waits has no task,
-and nothing to keep frames in.
+What a connection takes at once is written at once, and what came together as one (``batch.py``).
+While anything waits one task writes it: a slow browser fills its own outbox and delays nobody else.
+A client for which nothing waits has no task, and nothing to keep frames in.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 from loguru import logger
 
+from comfy_proxy.gateway.events.batch import Batch, Kept
 from comfy_proxy.gateway.events.begun import Begun, begin
 from comfy_proxy.gateway.events.frames import Pass
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
@@ -38,13 +39,13 @@ class OutboxFullError(Exception):
 class Outbox:
     """Frames for one WebSocket, written from :meth:`begin` to :meth:`end`.
 
-    ``total`` is of all clients; ``on_full`` is called if this one has to go because it holds most
-    of that, and ``on_stuck`` if what is being written to it has to go too.
+    ``total`` and ``batch`` are of all clients; ``on_full`` is called if this one has to go because
+    it holds most of that, and ``on_stuck`` if what is being written to it has to go too.
     """
 
     __slots__ = (
-        *("_bytes", "_frames", "_on_full", "_on_stuck", "_open", "_previews", "_total"),
-        *("_writer", "_writing", "_ws", "moved_at", "traffic"),
+        *("_batch", "_bytes", "_frames", "_kept", "_on_full", "_on_stuck", "_open"),
+        *("_previews", "_total", "_transport", "_writer", "_writing", "_ws", "moved_at", "traffic"),
     )
 
     def __init__(
@@ -53,6 +54,7 @@ class Outbox:
         traffic: SocketTraffic | None = None,
         *,
         total: OutboxSum | None = None,
+        batch: Batch | None = None,
         on_full: Callable[[], None] = lambda: None,
         on_stuck: Callable[[], None] = lambda: None,
     ) -> None:
@@ -61,6 +63,9 @@ class Outbox:
         self._total = total or OutboxSum()
         self._on_full = on_full
         self._on_stuck = on_stuck
+        self._batch = batch or Batch()
+        self._kept: Kept | None = None
+        self._transport: asyncio.Transport | None = None
         self._frames: deque[Pass] | None = None
         self._bytes = 0
         self._writing = 0
@@ -79,17 +84,57 @@ class Outbox:
 
     def put(self, frame: Pass) -> None:
         """Raises OutboxFullError; nothing is put in then."""
+        if self._open and self._writer is None and self._transport is not None:
+            if self._batch.collects:
+                if self._kept is None:
+                    self._kept = Kept()
+                    self._batch.add(self)
+                if self._kept.takes(frame):
+                    return
+            if self._kept is not None:
+                self.write_kept()
+        self._put_now(frame)
+
+    def write_kept(self) -> None:
+        """See ``batch.Keeper``."""
+        kept, self._kept = self._kept, None
+        if kept is None or not self._open or self._transport is None:
+            return
+        if kept.write(self._ws, self._transport):
+            for frame in kept.frames:
+                self.traffic.to_client(frame.data)
+            return
+        try:
+            for frame in kept.frames:
+                self._put_now(frame)
+        except OutboxFullError:
+            self._on_full()
+
+    def _put_now(self, frame: Pass) -> None:
+        """If nothing waits a task is needed only for what the connection does not take as it is."""
         if self._open and self._writer is None:
-            self._write_at_once(frame)
+            try:
+                begun = begin(_sending(self._ws, frame.data))
+            except ConnectionError:
+                self._gone()
+                return
+            if begun is None:
+                self.traffic.to_client(frame.data)
+                return
+            self._writing = len(frame.data)
+            self.moved_at = self._total.clock.monotonic()
+            self._total.changed(self, self._writing)
+            self._write_on(begun, frame)
+            self._total.make_room()
             return
         if frame.droppable and self.held + len(frame.data) > PREVIEW_BYTES:
             self._drop_previews()
             if self.held > PREVIEW_BYTES:
                 self.traffic.previews_dropped += 1
                 return
-        if self._full_with(frame):
+        if _is_full(self._frames, self.held, frame):
             self._drop_previews()
-            if self._full_with(frame):
+            if _is_full(self._frames, self.held, frame):
                 raise OutboxFullError
         self._keep(frame)
 
@@ -121,13 +166,17 @@ class Outbox:
     def clear(self) -> None:
         """Forget what waits."""
         freed, self._bytes = self._bytes, 0
-        self._frames = None
+        self._frames = self._kept = None
         self._previews = 0
         self._total.changed(self, -freed)
 
-    def begin(self, greeting: Pass | None = None) -> None:
-        """Write what waits, the greeting before it, and what comes."""
+    def begin(
+        self, greeting: Pass | None = None, transport: asyncio.Transport | None = None
+    ) -> None:
+        """Write what waits, the greeting before it, and what comes; small frames to ``transport``
+        itself, which is that of the socket."""
         self._open = True
+        self._transport = transport
         if greeting is not None:
             self._keep(greeting, first=True)
         elif self._frames:
@@ -139,22 +188,6 @@ class Outbox:
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.wait([self._writer])
-
-    def _write_at_once(self, frame: Pass) -> None:
-        """Nothing waits: a task is needed only if the connection does not take it as it is."""
-        try:
-            begun = begin(_sending(self._ws, frame.data))
-        except ConnectionError:
-            self._gone()
-            return
-        if begun is None:
-            self.traffic.to_client(frame.data)
-            return
-        self._writing = len(frame.data)
-        self.moved_at = self._total.clock.monotonic()
-        self._total.changed(self, self._writing)
-        self._write_on(begun, frame)
-        self._total.make_room()
 
     def _write_on(self, begun: Begun | None = None, frame: Pass | None = None) -> None:
         if self._open and self._writer is None:
@@ -196,12 +229,6 @@ class Outbox:
         self.moved_at = self._total.clock.monotonic()
         self._total.changed(self, -written)
 
-    def _full_with(self, frame: Pass) -> bool:
-        """One frame alone always fits, whatever its size."""
-        if not self._frames:
-            return False
-        return self.held + len(frame.data) > MAX_BYTES or len(self._frames) >= MAX_FRAMES
-
     def _drop_previews(self) -> None:
         if not self._previews or self._frames is None:
             return
@@ -211,6 +238,13 @@ class Outbox:
         self.traffic.previews_dropped += self._previews
         self._previews = 0
         self._total.changed(self, -freed)
+
+
+def _is_full(waiting: deque[Pass] | None, held: int, frame: Pass) -> bool:
+    """One frame alone always fits, whatever its size."""
+    if not waiting:
+        return False
+    return held + len(frame.data) > MAX_BYTES or len(waiting) >= MAX_FRAMES
 
 
 def _sending(ws: web.WebSocketResponse[bool], data: str | bytes) -> Coroutine[Any, Any, None]:

@@ -27,8 +27,10 @@ from comfy_proxy.gateway.events.frames import (
     Began,
     Ended,
     Flags,
+    NodeStates,
     OfPrompt,
     Pass,
+    Progress,
     Scan,
     Seen,
     Status,
@@ -46,6 +48,9 @@ from comfy_proxy.gateway.exchange.headers import websocket_headers
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.security import query_without_key
+
+_MOST = (Pass, Progress, NodeStates)
+"""Pictures, and how far a prompt is: hundreds for each, and nothing is to be done but tell them."""
 
 
 class FlagLimits(Protocol):
@@ -103,7 +108,7 @@ class OwnSockets:
         cluster = common.cluster
         self.queues = OwnSum(common.shared.queues)
         self.flags: str | None = None
-        self.upstreams = Upstreams(self, cluster, common.prefixed)
+        self.upstreams = Upstreams(self, cluster, common.prefixed, common.shared.batch)
         self._owner = owner
         self._common = common
         self._booking = FrameBooking(
@@ -153,9 +158,11 @@ class OwnSockets:
         instance, told = upstream.instance, self._owner.told
         if instance not in self.queues:
             self._begin(instance)
-        if type(seen) is Pass and not self._overlaps:  # the way of pictures is to be short
+        if isinstance(seen, _MOST) and not self._overlaps:  # their way is to be short
             if self._booking.book(seen, instance):
-                self._owner.feed.put(seen)
+                passed = seen if isinstance(seen, Pass) else told.passed(seen, instance)
+                if passed is not None:
+                    self._owner.feed.put(frame_of(passed))
             return
         if isinstance(seen, Began):
             self.missed_ends.began(seen.prompt_id, instance)

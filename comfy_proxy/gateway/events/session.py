@@ -68,6 +68,7 @@ class EventSession:
             on_overflow=self._end,
             on_stuck=self._cut,
             waiting=common.waiting,
+            batch=common.shared.batch,
         )
         self._ws = ws
         self.common = common
@@ -86,7 +87,7 @@ class EventSession:
             await self._ws.prepare(self.request)
         except ConnectionError:
             return False
-        self.feed.greet()
+        self.feed.greet(self.request.transport)
         return True
 
     async def run(self) -> None:

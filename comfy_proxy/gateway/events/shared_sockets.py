@@ -24,6 +24,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.comfyui_frames import FEATURE_FLAGS
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.roster import ByInstance
+from comfy_proxy.gateway.events.batch import Batch
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.frames import Ended, Flags, Seen, Status
 from comfy_proxy.gateway.events.sums import QueueSum
@@ -54,7 +55,8 @@ class Audience(Protocol):
 
 class SharedSockets:
     """``queues`` is the sum that they tell. ``booking`` puts on record what they tell; ``prefixed``
-    puts an instance into the files of an output."""
+    puts an instance into the files of an output. ``batch`` is for what all clients are told, on
+    whatever sockets it came."""
 
     def __init__(
         self,
@@ -65,10 +67,11 @@ class SharedSockets:
         booking: FrameBooking,
         prefixed: Callable[[Any, Instance], Any],
     ) -> None:
+        self.batch = Batch()
         self.queues = QueueSum(ledger)
         self._cluster = cluster
         self._listener = _Listener(self.queues, ledger, audience, booking)
-        self._upstreams = Upstreams(self._listener, cluster, prefixed)
+        self._upstreams = Upstreams(self._listener, cluster, prefixed, self.batch)
         self._doubts = ByInstance[Timer]()
         self._started = False
         self._joined = False

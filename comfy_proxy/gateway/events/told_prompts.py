@@ -52,7 +52,7 @@ class ToldPrompt:
     again: bool = False
     outputs: set[str] = field(default_factory=set)
     progress: dict[str, float] = field(default_factory=dict)
-    states: dict[str, Any] = field(default_factory=dict)
+    states: NodeStates | None = None
     ended_at: Instance | None = None
     over: bool = False
     given: bool = False
@@ -121,15 +121,15 @@ class ToldPrompts:
         told = self.of(prompt_id)
         if told.given:
             return None
-        match seen:
-            case Began():
-                return seen if self._starts(prompt_id, told) else None
+        match seen:  # most frames are of the first two
             case Progress(node=node, done=done):
                 known = told.progress.get(node, 0.0)
                 told.progress[node] = max(done, known) if told.again else done
                 return None if told.again and done < known else seen
             case NodeStates():
                 return _ahead(seen, told)
+            case Began():
+                return seen if self._starts(prompt_id, told) else None
             case _:
                 _note(seen, told, instance)
                 return seen
@@ -153,26 +153,27 @@ def _note(seen: OfPrompt, told: ToldPrompt, instance: Instance) -> None:
         case Ended():
             told.ended_at = instance
             told.progress.clear()
-            told.states.clear()
+            told.states = None
         case Over():
             told.over = True
 
 
 def _ahead(seen: NodeStates, told: ToldPrompt) -> NodeStates:
     """``seen`` with each node that is behind what was told as it was told."""
-    if not told.again:
-        told.states = dict(seen.states)
+    known, told.states = told.states, seen
+    if not told.again or known is None:
         return seen
-    states = {**told.states, **seen.states}
-    for node, before in told.states.items():
+    now, earlier = seen.states(), known.states()
+    states = {**earlier, **now}
+    for node, before in earlier.items():
         if _place(states[node]) < _place(before):
             states[node] = before
-    told.states = states
-    if states == seen.states:
+    if states == now:
         return seen
     data = {"prompt_id": seen.prompt_id, "nodes": states}
     frame = Pass(data=event_frame("progress_state", data))
-    return NodeStates(prompt_id=seen.prompt_id, states=states, frame=frame)
+    told.states = NodeStates(prompt_id=seen.prompt_id, frame=frame)
+    return told.states
 
 
 def _place(state: Any) -> tuple[int, float]:

@@ -26,7 +26,9 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.translation import translated
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
-from comfy_proxy.gateway.events.frames import FrameReader, Seen, Status
+from comfy_proxy.gateway.events.batch import Batch, Received
+from comfy_proxy.gateway.events.frame_reader import FrameReader
+from comfy_proxy.gateway.events.frames import Seen, Status
 from comfy_proxy.gateway.events.upstream_client import UpstreamClient
 from comfy_proxy.tracing import untraced
 
@@ -45,7 +47,8 @@ _LONGEST_BACKOFF_S = 5.0
 class UpstreamSocket:
     """A socket to ``instance`` in the name of ``client``, from :meth:`start` to :meth:`close`.
 
-    ``prefixed`` puts the instance into the files of an output; ``on_attempt`` is called when an
+    ``prefixed`` puts the instance into the files of an output; ``batch`` is of all clients;
+    ``on_attempt`` is called when an
     attempt to connect has succeeded or failed. ``attempted`` is True from the first of these on;
     ``failures`` counts those that failed. ``confirmed``: the instance knows that its last socket
     has ended. ``is_connected`` is False as well while its first frame is being taken. ``heard_at``
@@ -59,6 +62,7 @@ class UpstreamSocket:
         cluster: Cluster,
         *,
         prefixed: Callable[[Any, Instance], Any],
+        batch: Batch,
         on_attempt: Callable[[], None],
     ) -> None:
         self.instance = instance
@@ -71,6 +75,7 @@ class UpstreamSocket:
         self._client = client
         self._cluster = cluster
         self._prefixed = lambda output: prefixed(output, instance)
+        self._batch = batch
         self._on_attempt = on_attempt
         self._reader = FrameReader(self._prefixed)
         self._ws: aiohttp.ClientWebSocketResponse[bool] | None = None
@@ -156,9 +161,12 @@ class UpstreamSocket:
                 if await self._connect():
                     backoff_s = _FIRST_BACKOFF_S
                     assert self._ws is not None
-                    while (seen := _seen(await self._ws.receive(), self._reader)) is not False:
-                        self.instance.frame_seen()
-                        self._take(seen)
+                    received = Received(self._ws, self._batch)
+                    try:
+                        while (seen := _seen(await received, self._reader)) is not False:
+                            self._take(seen, self.instance.frame_seen())
+                    finally:
+                        self._batch.write()
                     self._lost()
                 await self._pause(backoff_s)
                 backoff_s = min(2 * backoff_s, _LONGEST_BACKOFF_S)
@@ -215,13 +223,13 @@ class UpstreamSocket:
         await self.introduce()
         if (seen := _seen(await self._ws.receive(), self._reader)) is False:
             raise InstanceUnreachableError(f"{self.instance.host} ended the socket at once.")
-        self._take(seen)
+        self._take(seen, self._cluster.clock.monotonic())
 
-    def _take(self, seen: Any) -> None:
+    def _take(self, seen: Any, now: float) -> None:
         if self._ending:
             return
-        self.heard_at = self._cluster.clock.monotonic()
-        if isinstance(seen, Status):
+        self.heard_at = now
+        if type(seen) is Status:
             self.instance.prompts.observed(seen.queue_remaining)
         self._client.take(self, seen)
 

@@ -9,6 +9,7 @@ from typing import Any
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.roster import ByInstance
+from comfy_proxy.gateway.events.batch import Batch
 from comfy_proxy.gateway.events.upstream_client import UpstreamClient
 from comfy_proxy.gateway.events.upstream_socket import UpstreamSocket
 
@@ -20,7 +21,8 @@ TOLERANCE_S = 0.1
 
 
 class Upstreams:
-    """``client`` is told what they hear; ``prefixed`` puts an instance into the files of an output.
+    """``client`` is told what they hear; ``prefixed`` puts an instance into the files of an output;
+    ``batch`` is of all clients.
 
     A client that is deaf waits for nothing: whoever waits for a socket of it is let go.
     """
@@ -30,10 +32,12 @@ class Upstreams:
         client: UpstreamClient,
         cluster: Cluster,
         prefixed: Callable[[Any, Instance], Any],
+        batch: Batch,
     ) -> None:
         self._client = client
         self._cluster = cluster
         self._prefixed = prefixed
+        self._batch = batch
         self._changed = asyncio.Event()
         self._sockets = ByInstance[UpstreamSocket]()
 
@@ -52,6 +56,7 @@ class Upstreams:
                 instance,
                 self._cluster,
                 prefixed=self._prefixed,
+                batch=self._batch,
                 on_attempt=self.look_again,
             )
             if not instance.left:

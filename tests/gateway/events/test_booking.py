@@ -13,7 +13,8 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
-from comfy_proxy.gateway.events.frames import FrameReader, event_frame
+from comfy_proxy.gateway.events.frame_reader import FrameReader
+from comfy_proxy.gateway.events.frames import event_frame
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import End, Prompt

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from events_harness import ScriptedInstance, has_its_own, listen, until
 
-from comfy_proxy.gateway.events.frames import Custom, FrameReader, Pass, event_frame
+from comfy_proxy.gateway.events.frame_reader import FrameReader
+from comfy_proxy.gateway.events.frames import Custom, Pass, event_frame
 from comfy_proxy.keys import GATEWAY
 
 Instances = list[tuple[str, ScriptedInstance]]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from comfy_proxy.gateway.events.frame_reader import FrameReader
 from comfy_proxy.gateway.events.frames import (
     Began,
     Ended,
     Executed,
     Flags,
-    FrameReader,
     Pass,
     Status,
     status_frame,

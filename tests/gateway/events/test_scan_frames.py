@@ -10,7 +10,8 @@ from manual_clock import ManualClock
 from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.gateway.events.frames import FrameReader, Pass, Scan
+from comfy_proxy.gateway.events.frame_reader import FrameReader
+from comfy_proxy.gateway.events.frames import Pass, Scan
 from comfy_proxy.gateway.events.scan_frames import QUIET_S, ScanFrames
 
 ONE, TWO = (

@@ -12,7 +12,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.events import told_prompts
-from comfy_proxy.gateway.events.frames import FrameReader
+from comfy_proxy.gateway.events.frame_reader import FrameReader
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
