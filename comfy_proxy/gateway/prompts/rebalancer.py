@@ -16,6 +16,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.graph_support import UNKNOWN_LACK
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.decision import moved
 from comfy_proxy.cluster.planning.planner import Planner
@@ -192,10 +193,14 @@ class Rebalancer:
     async def _is_able(self, prompt: Prompt, idle: Instance) -> bool:
         try:
             async with self._spool.holding(prompt):
-                return await self._needs.lacks(prompt, idle) == 0
+                lacking = await self._needs.lacks(prompt, idle)
         except PromptLostError:  # it has ended, or its file is gone: it stays where it is
             self._stay(prompt)
             return False
+        if lacking == UNKNOWN_LACK:  # it has not told: that it can run it may be known in a moment
+            self._counted_on.discard(idle)
+            self._cluster.health_checker.look(idle)
+        return lacking == 0
 
     def _stay(self, prompt: Prompt) -> None:
         """It is not tried again; the next one may go."""

@@ -25,6 +25,7 @@ from prompts_front import (
 )
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.graph_support import UNKNOWN_LACK
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER, GATEWAY
 
@@ -89,6 +90,31 @@ async def test_the_target_fails(proxy: TestClient, workers: Workers, fault: str)
     await interrupt(proxy, blocker)
     await ended(proxy, blocker, *waiting)
     total(workers, [blocker, *waiting])
+
+
+async def test_the_target_does_not_tell_what_it_can_run(
+    proxy: TestClient, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for its classes it fails, and a moment later it does not: what waits behind a long
+    prompt moves then, and not with the next check of its interval (30 s)."""
+    blocker, waiting = await pile_up(proxy, workers, 2)
+    workers[1].faults.answers = {"/object_info": "500"}
+    support, told = proxy.app[CLUSTER].graph_support, []
+    lacks = support.lacks
+
+    async def noted(*of: Any) -> float:
+        told.append(await lacks(*of))
+        workers[1].faults.clear()
+        return told[-1]
+
+    monkeypatch.setattr(support, "lacks", noted)
+    await show(proxy, workers[1])
+    await until(lambda: told)
+    assert told[0] == UNKNOWN_LACK
+    await ended(proxy, waiting)
+    assert waiting in workers[1].executed
+    await interrupt(proxy, blocker)
+    await ended(proxy, blocker)
 
 
 async def test_the_target_dies(proxy: TestClient, workers: Workers) -> None:
