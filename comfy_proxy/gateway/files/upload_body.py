@@ -1,0 +1,196 @@
+"""The body of an upload, kept as it came: received first, or passed on to instances while it comes.
+
+A :class:`PassedBody` has one reader of what the client sends (:meth:`~UploadBody.receive`), which
+only keeps it. Everybody else follows what is kept: each sender from the first byte, however many
+there are one after the other, and the reader of the form. So a sender that is cut off, because its
+instance has died, takes nothing along, and an instance that reads slowly makes nobody wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from functools import partial
+from typing import BinaryIO, Final, Self
+
+from aiohttp import hdrs, web
+from aiohttp.helpers import parse_mimetype
+
+from comfy_proxy.bodies import ClientBody
+from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
+from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
+
+PASSED_BYTES: Final = 2**20
+"""A body of at least so many bytes (1 MiB) is passed on while it comes. A shorter one is received
+first: it is here within milliseconds, and an instance is asked only about what is whole."""
+_MAX_BOUNDARY: Final = 70
+"""Characters of a boundary (RFC 2046 5.1.1). aiohttp reads no form with a longer one."""
+
+
+class UploadBody:
+    """The request's body, for any number of readers unless it is larger than what we keep.
+
+    Of one that is larger the rest is still with the client (``whole`` is False): then it can be
+    read once, to be passed on to an instance, whose answer is probably 413.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self.rest = ClientBody(request.content)
+        self.whole = False
+        self._stored = StoredBytes(hashed=False)  # its picture is, when the form is read
+
+    async def receive(self) -> None:
+        """Read up to the limit. Raises RequestError, ClientGoneError, UnavailableError; then what
+        was stored is closed."""
+        try:
+            async for chunk in self.rest:
+                self._comes(chunk)
+                await self._stored.write(chunk)
+                if self._stored.size > MAX_STORED_BYTES:
+                    break
+            else:
+                self.whole = True
+            await self._stored.finish()
+        except BaseException:
+            self.close()
+            raise
+
+    def _comes(self, chunk: bytes) -> None:
+        """``chunk`` is the next to be stored, before anybody else has his turn."""
+
+    @property
+    def size(self) -> int | None:
+        """In bytes; None if the client may send any number."""
+        return self._stored.size if self.whole else None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it can be sent once more from the beginning, to another instance."""
+        return self.whole
+
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        """What is stored, byte for byte as it came."""
+        return self._stored.chunks()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """All of it, byte for byte as it came, to be sent to an instance."""
+        async for chunk in self._stored.chunks():
+            yield chunk
+        if not self.whole:
+            async for chunk in self.rest:
+                yield chunk
+
+    def close(self) -> None:
+        self._stored.close()
+
+
+class PassedBody(UploadBody):
+    """One that is sent while it comes; :meth:`receive` runs beside the senders.
+
+    What ends the form is held back from every instance until :meth:`release`: its last delimiter
+    with what follows, and at any time as many bytes as may belong to it. ComfyUI writes no file
+    before it has read that. Until then, whoever cuts a sender off has written nothing; and of
+    several forms the one that is released first is written first.
+
+    Whoever follows waits without end if :meth:`receive` fails, and is to be cancelled.
+    """
+
+    def __init__(self, request: web.Request, boundary: bytes, length: int) -> None:
+        super().__init__(request)
+        self._length = length
+        self._delimiter = b"--" + boundary + b"--"
+        self._tail = b""
+        self._passable = 0
+        self._is_held = False  # the delimiter is there: from it on nothing passes
+        self._released = False
+        self._news = asyncio.Event()
+
+    @classmethod
+    def of(cls, request: web.Request) -> Self | None:
+        """The body of ``request``; None if it is to be received first.
+
+        That is one that is short, or longer than what we keep, or of unknown length, or of which it
+        is not plain where the form in it ends.
+        """
+        length = request.content_length or 0
+        kind = parse_mimetype(request.headers.get(hdrs.CONTENT_TYPE, ""))
+        boundary = kind.parameters.get("boundary", "")
+        is_form = (kind.type, kind.subtype) == ("multipart", "form-data")
+        if not is_form or not boundary.isascii() or not 0 < len(boundary) <= _MAX_BOUNDARY:
+            return None
+        if hdrs.CONTENT_ENCODING in request.headers:
+            return None
+        if not PASSED_BYTES <= length <= MAX_STORED_BYTES:
+            return None
+        return cls(request, boundary.encode(), length)
+
+    async def receive(self) -> None:
+        """As :meth:`UploadBody.receive`; what has come is told to those that follow."""
+        await super().receive()
+        self._tell()
+
+    def _comes(self, chunk: bytes) -> None:
+        if not self._is_held:
+            window, begin = self._tail + chunk, self._stored.size - len(self._tail)
+            found = window.find(self._delimiter)
+            self._is_held = found >= 0
+            self._tail = window[1 - len(self._delimiter) :]
+            self._passable = begin + (found if self._is_held else len(window) - len(self._tail))
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def release(self) -> None:
+        """Nothing is held back any more."""
+        self._released = True
+        self._tell()
+
+    @property
+    def size(self) -> int:
+        return self._length
+
+    @property
+    def repeatable(self) -> bool:
+        return True
+
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        """All of it, each piece as soon as it has come."""
+        return self._followed(held=False)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """As :meth:`pieces`, but what ends the form comes only when it is released."""
+        async with aclosing(self._followed(held=True)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _followed(self, *, held: bool) -> AsyncGenerator[bytes, None]:
+        stored, at = self._stored, 0
+        file: BinaryIO | None = None
+        try:
+            while not (self.whole and at == stored.size):
+                limit = self._passable if held and not self._released else stored.size
+                if at >= limit:
+                    await self._news.wait()
+                    continue
+                if at >= stored.on_disk:
+                    piece = stored.in_reach(at)[: limit - at]
+                else:
+                    file = file or stored.open()
+                    length = min(BATCH_BYTES, limit - at, stored.on_disk - at)
+                    piece = await asyncio.to_thread(partial(_read_at, file, at, length))
+                at += len(piece)
+                yield piece
+        finally:
+            if file is not None:
+                file.close()
+
+
+def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
+    """Raises EOFError if there is nothing: somebody has cut the file."""
+    file.seek(start)
+    if not (data := file.read(size)):
+        raise EOFError("A temporary file is shorter than what was written to it.")
+    return data
