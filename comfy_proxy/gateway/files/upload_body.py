@@ -18,6 +18,7 @@ from aiohttp import hdrs, web
 from aiohttp.helpers import parse_mimetype
 
 from comfy_proxy.bodies import ClientBody
+from comfy_proxy.errors import UnavailableError
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
 from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
 
@@ -189,8 +190,9 @@ class PassedBody(UploadBody):
 
 
 def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
-    """Raises EOFError if there is nothing: somebody has cut the file."""
+    """Raises UnavailableError if there is nothing: somebody has cut the file."""
     file.seek(start)
     if not (data := file.read(size)):
-        raise EOFError("A temporary file is shorter than what was written to it.")
+        message = "The body cannot be read again: its temporary file was changed."
+        raise UnavailableError(message, code="storage_unavailable")
     return data
