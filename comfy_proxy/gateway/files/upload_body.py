@@ -20,6 +20,7 @@ from aiohttp.helpers import parse_mimetype
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import UnavailableError
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
+from comfy_proxy.gateway.files.upload_form import Span
 from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
 
 PASSED_BYTES: Final = 2**20
@@ -81,6 +82,13 @@ class UploadBody:
         if not self.whole:
             async for chunk in self.rest:
                 yield chunk
+
+    def cut(self, span: Span) -> StoredBytes:
+        """That part of it, to be closed by the caller, when all was read that is to be read: there
+        is nothing in the body afterwards."""
+        stored, self._stored = self._stored, StoredBytes(hashed=False)
+        stored.cut(span.start, span.size, span.digest)
+        return stored
 
     def close(self) -> None:
         self._stored.close()

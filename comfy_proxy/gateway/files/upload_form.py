@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import posixpath
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Protocol, cast
 
 import aiohttp
@@ -22,7 +24,7 @@ from comfy_proxy.gateway.files.file_name import (
     split_annotation,
 )
 from comfy_proxy.lenient_json import loads
-from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
+from comfy_proxy.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
 
 MAX_FIELD_BYTES = 65_536
 """Of a text field; a form with a longer one is passed on, and not read here any further."""
@@ -39,10 +41,20 @@ class FormBody(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class UploadForm:
-    """The fields that matter; ``image`` is the file's bytes, to be closed by who has the form."""
+class Span:
+    """Where the file is in the body, ``start`` and ``size`` in bytes, and its SHA-256."""
 
-    image: StoredBytes | None = field(repr=False)
+    start: int
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UploadForm:
+    """The fields that matter. ``image`` is where the file's bytes are in the body; if it came in a
+    coding it is the bytes themselves, to be closed by who has the form."""
+
+    image: Span | StoredBytes | None = field(repr=False)
     filename: str
     subfolder: str
     type: str
@@ -55,7 +67,7 @@ class UploadForm:
 
     def close(self) -> None:
         """Forget the file."""
-        if self.image is not None:
+        if isinstance(self.image, StoredBytes):
             self.image.close()
 
     @property
@@ -87,19 +99,19 @@ class UploadForm:
 async def read_form(body: FormBody, content_type: str) -> UploadForm:
     """The form in ``body``; what cannot be read is empty, as if it were not there."""
     fields: dict[str, str] = {}
-    image: tuple[str, StoredBytes] | None = None
+    image: tuple[str, Span | StoredBytes] | None = None
 
-    async def take(name: str, part: BodyPartReader) -> None:
+    async def take(name: str, part: BodyPartReader, stream: _PieceStream) -> None:
         nonlocal image
         if part.filename and name == "image" and image is None:
-            image = part.filename, await _stored(part)
+            image = part.filename, await _image(part, stream)
         elif not part.filename:
             fields.setdefault(name, await _text(part))
 
     try:
         await _each_part(body, content_type, take)
     except BaseException:  # the client has left, say
-        if image is not None:
+        if image is not None and isinstance(image[1], StoredBytes):
             image[1].close()
         raise
     return UploadForm(
@@ -118,7 +130,7 @@ async def read_text_fields(body: FormBody, content_type: str) -> dict[str, str]:
     """
     fields: dict[str, str] = {}
 
-    async def take(name: str, part: BodyPartReader) -> None:
+    async def take(name: str, part: BodyPartReader, stream: _PieceStream) -> None:
         if not part.filename:
             fields.setdefault(name, await _text(part))
 
@@ -129,18 +141,35 @@ async def read_text_fields(body: FormBody, content_type: str) -> dict[str, str]:
 async def _each_part(
     body: FormBody,
     content_type: str,
-    take: Callable[[str, BodyPartReader], Awaitable[None]],
+    take: Callable[[str, BodyPartReader, _PieceStream], Awaitable[None]],
 ) -> None:
     """Give each part of the form in ``body`` to ``take`` by its name, as far as it can be read."""
     async with aclosing(body.pieces()) as pieces:
         try:
-            stream = cast(aiohttp.StreamReader, _PieceStream(pieces))
-            async for part in MultipartReader({hdrs.CONTENT_TYPE: content_type}, stream):
+            stream = _PieceStream(pieces)
+            content = cast(aiohttp.StreamReader, stream)
+            async for part in MultipartReader({hdrs.CONTENT_TYPE: content_type}, content):
                 if not isinstance(part, BodyPartReader) or part.name is None:
                     break
-                await take(part.name, part)
+                await take(part.name, part, stream)
         except _BROKEN:
             pass
+
+
+async def _image(part: BodyPartReader, stream: _PieceStream) -> Span | StoredBytes:
+    """Raises ValueError if it does not end as a part does."""
+    if hdrs.CONTENT_ENCODING in part.headers or hdrs.CONTENT_TRANSFER_ENCODING in part.headers:
+        return await _stored(part)
+    start, size, digest = stream.position, 0, sha256()
+    while chunk := await part.read_chunk(BATCH_BYTES):
+        size += len(chunk)
+        if len(chunk) > MEMORY_BYTES:
+            await asyncio.to_thread(digest.update, chunk)
+        else:
+            digest.update(chunk)
+    if stream.position != start + size + len(b"\r\n"):
+        raise ValueError("It is not plain where the file is.")
+    return Span(start=start, size=size, digest=digest.hexdigest())
 
 
 async def _stored(part: BodyPartReader) -> StoredBytes:
@@ -175,7 +204,13 @@ class _PieceStream:
     def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
         self._pieces = pieces
         self._back = b""
+        self._come = 0
         self._ended = False
+
+    @property
+    def position(self) -> int:
+        """Bytes from the beginning of the body to what is read next."""
+        return self._come - len(self._back)
 
     async def read(self, n: int = -1) -> bytes:
         if not self._back:
@@ -201,4 +236,5 @@ class _PieceStream:
     async def _next(self) -> bytes:
         piece = await anext(self._pieces, b"")
         self._ended = not piece
+        self._come += len(piece)
         return piece

@@ -46,8 +46,9 @@ from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, is_hidde
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.upload_body import PassedBody, UploadBody
-from comfy_proxy.gateway.files.upload_form import UploadForm, read_form
+from comfy_proxy.gateway.files.upload_form import Span, UploadForm, read_form
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.stored_bytes import StoredBytes
 
 T = TypeVar("T")
 
@@ -210,7 +211,7 @@ class _Upload:
         file = posted.file
         if file is None:
             return
-        content, unseen = None if self._is_mask else self._form.image, is_hidden(file)
+        content, unseen = self._picture(), is_hidden(file)
         try:
             if content is None:
                 content = await download(posted.instance, self._cluster, file)
@@ -219,8 +220,14 @@ class _Upload:
             unseen = True
         if content is not None or unseen:
             self._files.received(file, content, posted.instance, life=posted.life)
-        if content is self._form.image:
-            self._form = UploadForm.nothing()  # it is the records' now
+
+    def _picture(self) -> StoredBytes | None:
+        """The client's file, taken out of body and form; None if an instance has it otherwise."""
+        image = self._form.image
+        if self._is_mask or image is None:
+            return None
+        self._form = UploadForm.nothing()
+        return self._body.cut(image) if isinstance(image, Span) else image
 
     async def _mask(self) -> _Posted:
         original = self._form.original
