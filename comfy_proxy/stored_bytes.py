@@ -50,7 +50,6 @@ class StoredBytes:
         self._hashed = hashed
         self._executor = executor
         self._batch = bytearray()
-        self._writing = b""
         self._path: str | None = None
         self._remove: weakref.finalize[[str], StoredBytes] | None = None
         self._hash = hashlib.sha256()
@@ -59,7 +58,7 @@ class StoredBytes:
         """True after :meth:`close`: nothing can be read then."""
         self.size = 0
         self.on_disk = 0
-        """So many bytes from the beginning are in the file; those after them are in memory."""
+        """So many bytes from the beginning are in the file already."""
 
     def __repr__(self) -> str:
         place = "closed" if self.closed else "disk" if self._path else "memory"
@@ -120,15 +119,6 @@ class StoredBytes:
 
         return read_all() if self._path is None else await self._in_thread(read_all)
 
-    def in_reach(self, start: int) -> bytes:
-        """What is in memory from ``start`` (at least ``on_disk``) on: for who follows the writer,
-        and is spared the disk. About BATCH_BYTES at most; empty if no more was written yet."""
-        at = start - self.on_disk
-        if at < len(self._writing):
-            return self._writing[at:]
-        with memoryview(self._batch) as batch:
-            return bytes(batch[at - len(self._writing) :])
-
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """All bytes in order, BATCH_BYTES at most at a time. Raises as :meth:`open`."""
         with self.open() as file:
@@ -143,13 +133,11 @@ class StoredBytes:
             self._remove()
 
     async def _flush(self) -> None:
-        batch = self._writing = bytes(self._batch)
-        self._batch.clear()
+        batch, self._batch = self._batch, bytearray()
         try:
             path = self._path or self._make_file()
             await self._in_thread(lambda: self._append(path, batch))
             self.on_disk += len(batch)
-            self._writing = b""
         except OSError as error:
             message = "The body cannot be stored at the moment."
             raise UnavailableError(message, code="storage_unavailable") from error
@@ -162,7 +150,7 @@ class StoredBytes:
         self._remove = weakref.finalize(self, _unlink, self._path)
         return self._path
 
-    def _append(self, path: str, batch: bytes) -> None:
+    def _append(self, path: str, batch: bytearray) -> None:
         if self._hashed:
             self._hash.update(batch)
         try:

@@ -9,6 +9,7 @@ instance has died, takes nothing along, and an instance that reads slowly makes 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
@@ -26,6 +27,8 @@ from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
 PASSED_BYTES: Final = 2**20
 """A body of at least so many bytes (1 MiB) is passed on while it comes. A shorter one is received
 first: it is here within milliseconds, and an instance is asked only about what is whole."""
+SMALL_BYTES: Final = 65_536
+"""Smaller pieces of a client that sends byte by byte are joined up to so many bytes."""
 _MAX_BOUNDARY: Final = 70
 """Characters of a boundary (RFC 2046 5.1.1). aiohttp reads no form with a longer one."""
 
@@ -46,7 +49,7 @@ class UploadBody:
         """Read up to the limit. Raises RequestError, ClientGoneError, UnavailableError; then what
         was stored is closed."""
         try:
-            async for chunk in self.rest:
+            while chunk := await self.rest.read(BATCH_BYTES):
                 self._comes(chunk)
                 await self._stored.write(chunk)
                 if self._stored.size > MAX_STORED_BYTES:
@@ -113,6 +116,7 @@ class PassedBody(UploadBody):
         self._passable = 0
         self._is_held = False  # the delimiter is there: from it on nothing passes
         self._released = False
+        self._recent: deque[tuple[int, bytes]] = deque()  # where it begins, what may be on no disk
         self._news = asyncio.Event()
 
     @classmethod
@@ -137,16 +141,36 @@ class PassedBody(UploadBody):
     async def receive(self) -> None:
         """As :meth:`UploadBody.receive`; what has come is told to those that follow."""
         await super().receive()
+        self._forget_stored()
         self._tell()
 
     def _comes(self, chunk: bytes) -> None:
         if not self._is_held:
-            window, begin = self._tail + chunk, self._stored.size - len(self._tail)
-            found = window.find(self._delimiter)
-            self._is_held = found >= 0
-            self._tail = window[1 - len(self._delimiter) :]
-            self._passable = begin + (found if self._is_held else len(window) - len(self._tail))
+            self._look_for_end(chunk)
+        self._forget_stored()
+        start = self._stored.size
+        if self._recent and len(self._recent[-1][1]) + len(chunk) <= SMALL_BYTES:
+            start, before = self._recent.pop()
+            chunk = before + chunk
+        self._recent.append((start, chunk))
         self._tell()
+
+    def _look_for_end(self, chunk: bytes) -> None:
+        """Set ``_passable``, now that ``chunk`` comes after ``_tail``."""
+        most = len(self._delimiter) - 1
+        joint = self._tail + chunk[:most]
+        if (found := joint.find(self._delimiter)) < 0:
+            found = chunk.find(self._delimiter)
+            found = found + len(self._tail) if found >= 0 else -1
+        begin, end = self._stored.size - len(self._tail), self._stored.size + len(chunk)
+        self._is_held = found >= 0
+        self._tail = (self._tail + chunk[-most:])[-most:]
+        self._passable = begin + found if self._is_held else end - len(self._tail)
+
+    def _forget_stored(self) -> None:
+        recent, on_disk = self._recent, self._stored.on_disk
+        while recent and recent[0][0] + len(recent[0][1]) <= on_disk:
+            recent.popleft()
 
     def _tell(self) -> None:
         self._news.set()
@@ -184,8 +208,9 @@ class PassedBody(UploadBody):
                 if at >= limit:
                     await self._news.wait()
                     continue
-                if at >= stored.on_disk:
-                    piece = stored.in_reach(at)[: limit - at]
+                if self._recent and at >= self._recent[0][0]:
+                    start, recent = next(one for one in reversed(self._recent) if one[0] <= at)
+                    piece = recent[at - start : limit - start]
                 else:
                     file = file or stored.open()
                     length = min(BATCH_BYTES, limit - at, stored.on_disk - at)

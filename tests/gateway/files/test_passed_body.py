@@ -26,6 +26,7 @@ class Client:
 
     def __init__(self) -> None:
         self._pieces = asyncio.Queue[bytes]()
+        self._left = b""
 
     def send(self, piece: bytes) -> None:
         self._pieces.put_nowait(piece)
@@ -33,8 +34,10 @@ class Client:
     def is_eof(self) -> bool:
         return False
 
-    async def readany(self) -> bytes:
-        return await self._pieces.get()
+    async def read(self, size: int) -> bytes:
+        piece = self._left or await self._pieces.get()
+        self._left = piece[size:]
+        return piece[:size]
 
 
 class Sender:
