@@ -32,7 +32,8 @@ class ClosedError(FileNotFoundError, ValueError):
 class StoredBytes:
     """Written once, hashed on the way, then read as often as wanted.
 
-    Up to ``memory_bytes`` stay in memory, more go to a temporary file that only this user can read.
+    Up to ``memory_bytes`` stay in memory, more go to a temporary file that only this user can read,
+    ``batch_bytes`` or more at once.
     Without ``hashed`` there is no digest. Disk work runs on ``executor``, asyncio's own if there is
     none. No descriptor is kept open: a thousand of these would use up the process's. The file is
     removed by :meth:`close`, when the object is collected and when the process exits; a reader that
@@ -43,10 +44,12 @@ class StoredBytes:
         self,
         *,
         memory_bytes: int = MEMORY_BYTES,
+        batch_bytes: int = BATCH_BYTES,
         hashed: bool = True,
         executor: Executor | None = None,
     ) -> None:
         self._memory_bytes = memory_bytes
+        self._batch_bytes = batch_bytes
         self._hashed = hashed
         self._executor = executor
         self._batch = bytearray()
@@ -78,7 +81,8 @@ class StoredBytes:
         """Append ``chunk``. Raises UnavailableError if the disk does not take it (it is full)."""
         self._batch += chunk
         self.size += len(chunk)
-        if len(self._batch) > max(BATCH_BYTES, self._memory_bytes if self._path is None else 0):
+        most = self._batch_bytes if self._path is not None else self._memory_bytes + 1
+        if len(self._batch) >= max(self._batch_bytes, most):
             await self._flush()
 
     async def finish(self) -> Self:

@@ -21,8 +21,8 @@ from aiohttp.helpers import parse_mimetype
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import UnavailableError
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
-from comfy_proxy.gateway.files.upload_form import Span
-from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
+from comfy_proxy.gateway.files.upload_form import PIECE_BYTES, Span
+from comfy_proxy.stored_bytes import StoredBytes
 
 PASSED_BYTES: Final = 2**20
 """A body of at least so many bytes (1 MiB) is passed on while it comes. A shorter one is received
@@ -43,13 +43,14 @@ class UploadBody:
     def __init__(self, request: web.Request) -> None:
         self.rest = ClientBody(request.content)
         self.whole = False
-        self._stored = StoredBytes(hashed=False)  # its picture is, when the form is read
+        # Its picture is hashed, when the form is read.
+        self._stored = StoredBytes(hashed=False, batch_bytes=PIECE_BYTES)
 
     async def receive(self) -> None:
         """Read up to the limit. Raises RequestError, ClientGoneError, UnavailableError; then what
         was stored is closed."""
         try:
-            while chunk := await self.rest.read(BATCH_BYTES):
+            while chunk := await self.rest.read(PIECE_BYTES):
                 self._comes(chunk)
                 await self._stored.write(chunk)
                 if self._stored.size > MAX_STORED_BYTES:
@@ -213,7 +214,7 @@ class PassedBody(UploadBody):
                     piece = recent[at - start : limit - start]
                 else:
                     file = file or stored.open()
-                    length = min(BATCH_BYTES, limit - at, stored.on_disk - at)
+                    length = min(PIECE_BYTES, limit - at, stored.on_disk - at)
                     piece = await asyncio.to_thread(partial(_read_at, file, at, length))
                 at += len(piece)
                 yield piece

@@ -26,6 +26,9 @@ from comfy_proxy.gateway.files.file_name import (
 from comfy_proxy.lenient_json import loads
 from comfy_proxy.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
 
+PIECE_BYTES = 131_072
+"""How much of an upload is handled at once (128 KiB): a few such pieces are all that is in memory
+of one that passes. Smaller ones cost more time."""
 MAX_FIELD_BYTES = 65_536
 """Of a text field; a form with a longer one is passed on, and not read here any further."""
 _NUMBERED = re.compile(r"( \(\d+\))+(?=\.[^./]*$|$)")
@@ -161,7 +164,7 @@ async def _image(part: BodyPartReader, stream: _PieceStream) -> Span | StoredByt
     if hdrs.CONTENT_ENCODING in part.headers or hdrs.CONTENT_TRANSFER_ENCODING in part.headers:
         return await _stored(part)
     start, size, digest = stream.position, 0, sha256()
-    while chunk := await part.read_chunk(BATCH_BYTES):
+    while chunk := await part.read_chunk(PIECE_BYTES):
         size += len(chunk)
         if len(chunk) > MEMORY_BYTES:
             await asyncio.to_thread(digest.update, chunk)
@@ -175,7 +178,7 @@ async def _image(part: BodyPartReader, stream: _PieceStream) -> Span | StoredByt
 async def _stored(part: BodyPartReader) -> StoredBytes:
     content = StoredBytes()
     try:
-        while chunk := await part.read_chunk(BATCH_BYTES):
+        while chunk := await part.read_chunk(PIECE_BYTES):
             async for piece in part.decode_iter(chunk):
                 await content.write(piece)
         return await content.finish()
