@@ -82,3 +82,35 @@ async def test_a_file_goes_with_its_bytes(directory: Path) -> None:
     assert len(files_in(directory)) == 1
     del stored
     assert files_in(directory) == []
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 2_000])
+async def test_a_part_of_the_bytes(memory_bytes: int) -> None:
+    """In memory or on the disk: nothing before it and nothing behind it is ever read."""
+    content = bytes(range(200)) * 5
+    stored = StoredBytes(memory_bytes=memory_bytes, hashed=False)
+    await stored.write(content)
+    await stored.finish()
+    stored.cut(100, 700, "its digest")
+    part = content[100:800]
+    assert (stored.size, stored.digest) == (700, "its digest")
+    assert await stored.read() == part
+    assert b"".join([chunk async for chunk in stored.chunks()]) == part
+    with stored.open() as file:
+        assert [file.read(600), file.read(600), file.read(600)] == [part[:600], part[600:], b""]
+    stored.close()
+    with pytest.raises(FileNotFoundError):
+        stored.open()
+
+
+async def test_what_is_on_the_disk_is_known() -> None:
+    """Each batch when it was written; nothing of what stays in memory."""
+    stored = StoredBytes(memory_bytes=10, batch_bytes=100)
+    await stored.write(bytes(99))
+    assert stored.on_disk == 0
+    await stored.write(bytes(1))
+    assert stored.on_disk == 100
+    await stored.write(bytes(7))
+    await stored.finish()
+    assert stored.on_disk == stored.size == 107
+    stored.close()

@@ -11,7 +11,7 @@ from aiohttp import web
 from files_front import Front, content_of, running_front
 from gateway_harness import Harness
 from manual_clock import ManualClock
-from slow_upload import LONG, TAKEN, Primary, SlowUpload, dies, form_of, posted, takes
+from slow_upload import KIND, LONG, TAKEN, Primary, SlowUpload, dies, form_of, posted, takes
 
 from comfy_proxy import bodies
 from comfy_proxy.cluster.hang_watch import SILENCE_S
@@ -82,6 +82,50 @@ async def test_a_primary_that_hangs_in_the_middle(harness: Harness, workers: Pai
                 instance.fault("hangs")
             assert await client.go_on() == (200, TAKEN)
     assert content_of(workers[1], "input/x.png") == LONG
+
+
+async def test_a_primary_that_is_removed_in_the_middle(harness: Harness, workers: Pair) -> None:
+    """An operator takes it out: its connections are closed, and the next one gets all of it."""
+    primary, body = Primary(takes), form_of(LONG)
+    address = await primary.start(harness)
+    async with running_front(address, workers[1]) as front:
+        cluster, instance = front.gateway.cluster, front.instances[0]
+        async with SlowUpload(front, body) as client:
+            await primary.begun.wait()
+            while instance.healthy:
+                instance.fault("is removed")
+            await cluster.connections.disconnect(instance)
+            assert await client.go_on() == (200, TAKEN)
+    assert content_of(workers[1], "input/x.png") == LONG
+
+
+async def test_an_instance_that_reads_slowly_keeps_no_client_waiting(harness: Harness) -> None:
+    """All of it is taken from the client at once, the rest of it waits on the disk here."""
+
+    async def waits(primary: Primary, request: web.Request) -> web.StreamResponse:
+        await primary.take(request, 1)
+        await may_read.wait()
+        return await takes(primary, request)
+
+    may_read, body = asyncio.Event(), form_of(16 * LONG)
+    primary = Primary(waits)
+    address = await primary.start(harness)
+    async with running_front(address) as front:
+        sent = asyncio.Event()
+
+        async def parts() -> AsyncIterator[bytes]:
+            for begin in range(0, len(body), len(LONG)):
+                yield body[begin : begin + len(LONG)]
+            sent.set()
+
+        headers = KIND | {"Content-Length": str(len(body))}
+        posting = front.client.post("/upload/image", data=parts(), headers=headers)
+        task = asyncio.create_task(posting.__aenter__())
+        await sent.wait()
+        may_read.set()
+        answer = await task
+        assert (answer.status, await answer.json()) == (200, TAKEN)
+    assert primary.received == body
 
 
 async def test_when_no_instance_is_left_the_client_is_told_so(harness: Harness) -> None:
