@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import io
 from collections.abc import AsyncIterator
 from typing import Any
@@ -166,3 +168,17 @@ async def test_any_way_has_the_same_result(front: Front, length: int, chunked: b
         told = {"name": "x.png", "subfolder": "a/b", "type": "temp"}
         assert await client.go_on() == (200, told)
     assert front.files("temp/a/b/x.png") == [content, content]
+
+
+@pytest.mark.parametrize("length", [1000, len(LONG)])
+async def test_a_file_in_a_coding(front: Front, length: int) -> None:
+    """What is in it is the file, here as at the instance."""
+    content = LONG[:length]
+    coding = b'"x.png"\r\nContent-Transfer-Encoding: base64\r\n'
+    body = form_of(base64.b64encode(content), type="temp").replace(b'"x.png"\r\n', coding)
+    status, _, _ = await posted(front, body)
+    assert status == 200
+    assert front.files("temp/x.png") == [content, content]
+    upload = front.gateway.files.uploads.get(FileName(filename="x.png", type="temp"))
+    assert upload is not None
+    assert upload.digest == hashlib.sha256(content).hexdigest()
