@@ -180,11 +180,10 @@ class _Upload:
             await coming
             await reading
             async with self._uploads.locks(self._form.family):
-                is_early = posting.done()
+                if posting.done() and _is_for_slowness(posting):
+                    posting = asyncio.create_task(self._post_anywhere())
                 body.release()
                 posted = await posting
-                if is_early and posted.answer.status == HTTPStatus.REQUEST_TIMEOUT:
-                    posted = await self._post_anywhere()  # whole: nothing to wait for any more
                 await self._remember(posted)
         finally:
             for task in (coming, reading, posting):
@@ -278,3 +277,14 @@ class _Upload:
         )
         file = uploaded(answer.json()) if answer.status == 200 else None
         return _Posted(instance=instance, life=life, answer=answer, file=file)
+
+
+def _is_for_slowness(posting: asyncio.Task[_Posted]) -> bool:
+    """Whether what has ended before its body may go better at once and as a whole.
+
+    A client that sends for minutes sees more of the instances' pauses (a model that loads) than
+    there are instances; and one behind a server of its own may be told 408 for our client's pace.
+    """
+    if posting.exception() is not None:
+        return True
+    return posting.result().answer.status == HTTPStatus.REQUEST_TIMEOUT

@@ -136,6 +136,25 @@ async def test_when_no_instance_is_left_the_client_is_told_so(harness: Harness) 
         assert (status, "Retry-After" in headers) == (503, True)
 
 
+async def test_instances_that_fail_while_a_client_sends_slowly(harness: Harness) -> None:
+    """One after the other has a bad moment in those minutes. In the end they are asked anew."""
+
+    async def dies_once(primary: Primary, request: web.Request) -> web.StreamResponse:
+        if primary.begun.is_set():
+            return await takes(primary, request)
+        return await dies(primary, request)
+
+    body, attempts = form_of(LONG), asyncio.Queue[Attempt]()
+    addresses = [await Primary(dies_once).start(harness) for _ in "12"]
+    async with running_front(*addresses) as front:
+        for instance in front.instances:
+            instance.observers.append(attempts.put_nowait)
+        async with SlowUpload(front, body) as client:
+            for _ in front.instances:
+                await attempts.get()
+            assert await client.go_on() == (200, TAKEN)
+
+
 async def test_a_refusal_before_the_end_is_told_at_the_end(harness: Harness) -> None:
     """413 with the instance's words: the client has sent all of it by then, as it always had."""
 
@@ -151,7 +170,7 @@ async def test_a_refusal_before_the_end_is_told_at_the_end(harness: Harness) -> 
 async def test_an_instance_that_does_not_wait_for_a_slow_client_gets_all_at_once(
     harness: Harness, workers: Pair
 ) -> None:
-    """408 before the end is about our pace, which is the client's: it is asked again."""
+    """408 before the end is for our pace, which is the client's: it is asked again."""
 
     async def impatient(primary: Primary, request: web.Request) -> web.StreamResponse:
         if primary.begun.is_set():
