@@ -16,6 +16,7 @@ from aiohttp import web
 from files_front import Front, picture, running_front
 from gateway_harness import Harness
 from PIL import Image
+from slow_upload import LONG
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.files import upload_body
@@ -107,8 +108,10 @@ async def test_other_bytes_of_the_same_length(front: Front) -> None:
     assert front.files("input/x.png") == [b"xyz", b"xyz"]
 
 
-async def test_one_name_after_the_other(harness: Harness) -> None:
-    """Names that may collide reach the primary one by one, others do not wait for them."""
+@pytest.mark.parametrize("more", [b"", LONG])
+async def test_one_name_after_the_other(harness: Harness, more: bytes) -> None:
+    """Names that may collide reach the primary one by one, others do not wait for them. So do
+    those that are long enough to pass while they come."""
     arrived: asyncio.Queue[str] = asyncio.Queue()
     may_answer = asyncio.Event()
 
@@ -128,11 +131,11 @@ async def test_one_name_after_the_other(harness: Harness) -> None:
 
     fakes = [_Fake(await harness.upstream(handler)) for handler in (primary, other)]
     async with running_front(*fakes) as front:
-        first = asyncio.create_task(front.upload(RED))
+        first = asyncio.create_task(front.upload(RED + more))
         assert await arrived.get() == "x.png"
-        second = asyncio.create_task(front.upload(BLUE, "x (1).png"))
-        await front.upload(BLUE, "y.png")
-        await front.upload(BLUE, "z.png")
+        second = asyncio.create_task(front.upload(BLUE + more, "x (1).png"))
+        await front.upload(BLUE + more, "y.png")
+        await front.upload(BLUE + more, "z.png")
         assert [arrived.get_nowait(), arrived.get_nowait()] == ["y.png", "z.png"]
         assert arrived.empty()
         may_answer.set()
