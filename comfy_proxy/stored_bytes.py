@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from typing import BinaryIO, Final, Self, TypeVar
 
@@ -32,8 +32,7 @@ class ClosedError(FileNotFoundError, ValueError):
 class StoredBytes:
     """Written once, hashed on the way, then read as often as wanted.
 
-    Up to ``memory_bytes`` stay in memory, more go to a temporary file that only this user can read,
-    ``batch_bytes`` or more at once.
+    Up to ``memory_bytes`` stay in memory, more go to a temporary file that only this user can read.
     Without ``hashed`` there is no digest. Disk work runs on ``executor``, asyncio's own if there is
     none. No descriptor is kept open: a thousand of these would use up the process's. The file is
     removed by :meth:`close`, when the object is collected and when the process exits; a reader that
@@ -44,12 +43,10 @@ class StoredBytes:
         self,
         *,
         memory_bytes: int = MEMORY_BYTES,
-        batch_bytes: int = BATCH_BYTES,
         hashed: bool = True,
         executor: Executor | None = None,
     ) -> None:
         self._memory_bytes = memory_bytes
-        self._batch_bytes = batch_bytes
         self._hashed = hashed
         self._executor = executor
         self._batch = bytearray()
@@ -81,9 +78,22 @@ class StoredBytes:
         """Append ``chunk``. Raises UnavailableError if the disk does not take it (it is full)."""
         self._batch += chunk
         self.size += len(chunk)
-        most = self._batch_bytes if self._path is not None else self._memory_bytes + 1
-        if len(self._batch) >= max(self._batch_bytes, most):
+        if len(self._batch) >= max(
+            BATCH_BYTES, self._memory_bytes + 1 if self._path is None else 0
+        ):
             await self._flush()
+
+    async def write_out(self, pieces: Sequence[bytes | bytearray]) -> None:
+        """Append ``pieces`` to the file now, whatever could stay in memory; nothing is copied.
+        Not to be mixed with :meth:`write`. Raises as that."""
+        try:
+            path = self._path or self._make_file()
+            await self._in_thread(lambda: self._append(path, pieces))
+        except OSError as error:
+            message = "The body cannot be stored at the moment."
+            raise UnavailableError(message, code="storage_unavailable") from error
+        self.on_disk += sum(map(len, pieces))
+        self.size = max(self.size, self.on_disk)
 
     async def finish(self) -> Self:
         """Nothing more will be written; to be called before anything is read. Raises as write."""
@@ -138,13 +148,7 @@ class StoredBytes:
 
     async def _flush(self) -> None:
         batch, self._batch = self._batch, bytearray()
-        try:
-            path = self._path or self._make_file()
-            await self._in_thread(lambda: self._append(path, batch))
-            self.on_disk += len(batch)
-        except OSError as error:
-            message = "The body cannot be stored at the moment."
-            raise UnavailableError(message, code="storage_unavailable") from error
+        await self.write_out([batch])
 
     def _make_file(self) -> str:
         # On the event loop, not in a thread: if the write is cancelled, close() must know the file
@@ -154,14 +158,15 @@ class StoredBytes:
         self._remove = weakref.finalize(self, _unlink, self._path)
         return self._path
 
-    def _append(self, path: str, batch: bytearray) -> None:
+    def _append(self, path: str, pieces: Sequence[bytes | bytearray]) -> None:
         if self._hashed:
-            self._hash.update(batch)
+            for piece in pieces:
+                self._hash.update(piece)
         try:
             # "r+b" does not bring back a file that was removed while this waited for its thread.
             with open(path, "r+b") as file:
                 file.seek(0, os.SEEK_END)
-                file.write(batch)
+                file.writelines(pieces)
         except FileNotFoundError:
             if not self.closed:
                 raise

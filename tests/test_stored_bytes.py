@@ -103,14 +103,15 @@ async def test_a_part_of_the_bytes(memory_bytes: int) -> None:
         stored.open()
 
 
-async def test_what_is_on_the_disk_is_known() -> None:
-    """Each batch when it was written; nothing of what stays in memory."""
-    stored = StoredBytes(memory_bytes=10, batch_bytes=100)
-    await stored.write(bytes(99))
-    assert stored.on_disk == 0
-    await stored.write(bytes(1))
-    assert stored.on_disk == 100
-    await stored.write(bytes(7))
+async def test_pieces_are_written_out_at_once() -> None:
+    """However few they are: what is on the disk is known."""
+    stored = StoredBytes(memory_bytes=1_000)
+    await stored.write_out([b"abc", b"de"])
+    assert stored.on_disk == stored.size == 5
+    await stored.write_out([])
+    await stored.write_out([b"f"])
     await stored.finish()
-    assert stored.on_disk == stored.size == 107
+    assert stored.on_disk == stored.size == 6
+    assert await stored.read() == b"abcdef"
+    assert stored.digest == hashlib.sha256(b"abcdef").hexdigest()
     stored.close()

@@ -22,7 +22,7 @@ from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import UnavailableError
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
 from comfy_proxy.gateway.files.upload_form import PIECE_BYTES, Span
-from comfy_proxy.stored_bytes import StoredBytes
+from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
 
 PASSED_BYTES: Final = 2**20
 """A body of at least so many bytes (1 MiB) is passed on while it comes. A shorter one is received
@@ -43,15 +43,13 @@ class UploadBody:
     def __init__(self, request: web.Request) -> None:
         self.rest = ClientBody(request.content)
         self.whole = False
-        # Its picture is hashed, when the form is read.
-        self._stored = StoredBytes(hashed=False, batch_bytes=PIECE_BYTES)
+        self._stored = StoredBytes(hashed=False)  # its picture is, when the form is read
 
     async def receive(self) -> None:
         """Read up to the limit. Raises RequestError, ClientGoneError, UnavailableError; then what
         was stored is closed."""
         try:
             while chunk := await self.rest.read(PIECE_BYTES):
-                self._comes(chunk)
                 await self._stored.write(chunk)
                 if self._stored.size > MAX_STORED_BYTES:
                     break
@@ -61,9 +59,6 @@ class UploadBody:
         except BaseException:
             self.close()
             raise
-
-    def _comes(self, chunk: bytes) -> None:
-        """``chunk`` is the next to be stored, before anybody else has his turn."""
 
     @property
     def size(self) -> int | None:
@@ -117,7 +112,8 @@ class PassedBody(UploadBody):
         self._passable = 0
         self._is_held = False  # the delimiter is there: from it on nothing passes
         self._released = False
-        self._recent: deque[tuple[int, bytes]] = deque()  # where it begins, what may be on no disk
+        self._come = 0
+        self._recent: deque[tuple[int, bytes]] = deque()  # where it begins, what has come last
         self._news = asyncio.Event()
 
     @classmethod
@@ -141,20 +137,35 @@ class PassedBody(UploadBody):
 
     async def receive(self) -> None:
         """As :meth:`UploadBody.receive`; what has come is told to those that follow."""
-        await super().receive()
-        self._forget_stored()
+        try:
+            while chunk := await self.rest.read(PIECE_BYTES):
+                self._comes(chunk)
+                if self._come - self._stored.on_disk >= BATCH_BYTES:
+                    await self._write_out()
+            await self._write_out()
+            self.whole = True
+        except BaseException:
+            self.close()
+            raise
         self._tell()
 
     def _comes(self, chunk: bytes) -> None:
         if not self._is_held:
             self._look_for_end(chunk)
-        self._forget_stored()
-        start = self._stored.size
-        if self._recent and len(self._recent[-1][1]) + len(chunk) <= SMALL_BYTES:
-            start, before = self._recent.pop()
-            chunk = before + chunk
+        start, self._come = self._come, self._come + len(chunk)
+        if self._recent and self._recent[-1][0] >= self._stored.on_disk:  # it is still to write
+            last = self._recent[-1]
+            if len(last[1]) + len(chunk) <= SMALL_BYTES:
+                start, chunk = last[0], last[1] + chunk
+                self._recent.pop()
         self._recent.append((start, chunk))
         self._tell()
+
+    async def _write_out(self) -> None:
+        written = self._stored.on_disk
+        await self._stored.write_out([piece for start, piece in self._recent if start >= written])
+        while self._recent and self._recent[0][0] < written:
+            self._recent.popleft()  # on the disk since the time before
 
     def _look_for_end(self, chunk: bytes) -> None:
         """Set ``_passable``, now that ``chunk`` comes after ``_tail``."""
@@ -163,15 +174,10 @@ class PassedBody(UploadBody):
         if (found := joint.find(self._delimiter)) < 0:
             found = chunk.find(self._delimiter)
             found = found + len(self._tail) if found >= 0 else -1
-        begin, end = self._stored.size - len(self._tail), self._stored.size + len(chunk)
+        begin, end = self._come - len(self._tail), self._come + len(chunk)
         self._is_held = found >= 0
         self._tail = (self._tail + chunk[-most:])[-most:]
         self._passable = begin + found if self._is_held else end - len(self._tail)
-
-    def _forget_stored(self) -> None:
-        recent, on_disk = self._recent, self._stored.on_disk
-        while recent and recent[0][0] + len(recent[0][1]) <= on_disk:
-            recent.popleft()
 
     def _tell(self) -> None:
         self._news.set()
@@ -204,8 +210,8 @@ class PassedBody(UploadBody):
         stored, at = self._stored, 0
         file: BinaryIO | None = None
         try:
-            while not (self.whole and at == stored.size):
-                limit = self._passable if held and not self._released else stored.size
+            while not (self.whole and at == self._come):
+                limit = self._passable if held and not self._released else self._come
                 if at >= limit:
                     await self._news.wait()
                     continue

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import aiohttp
 from aiohttp import BodyPartReader, MultipartReader, hdrs
@@ -25,6 +25,9 @@ from comfy_proxy.gateway.files.file_name import (
 )
 from comfy_proxy.lenient_json import loads
 from comfy_proxy.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as HASH
 
 PIECE_BYTES = 131_072
 """How much of an upload is handled at once (128 KiB): a few such pieces are all that is in memory
@@ -164,15 +167,25 @@ async def _image(part: BodyPartReader, stream: _PieceStream) -> Span | StoredByt
     if hdrs.CONTENT_ENCODING in part.headers or hdrs.CONTENT_TRANSFER_ENCODING in part.headers:
         return await _stored(part)
     start, size, digest = stream.position, 0, sha256()
+    batch: list[bytes] = []
     while chunk := await part.read_chunk(PIECE_BYTES):
         size += len(chunk)
-        if len(chunk) > MEMORY_BYTES:
-            await asyncio.to_thread(digest.update, chunk)
-        else:
-            digest.update(chunk)
+        batch.append(chunk)
+        if sum(map(len, batch)) >= BATCH_BYTES:
+            await asyncio.to_thread(_hash, digest, batch)
+            batch = []
+    if sum(map(len, batch)) > MEMORY_BYTES:
+        await asyncio.to_thread(_hash, digest, batch)
+    else:
+        _hash(digest, batch)
     if stream.position != start + size + len(b"\r\n"):
         raise ValueError("It is not plain where the file is.")
     return Span(start=start, size=size, digest=digest.hexdigest())
+
+
+def _hash(digest: HASH, pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        digest.update(piece)
 
 
 async def _stored(part: BodyPartReader) -> StoredBytes:

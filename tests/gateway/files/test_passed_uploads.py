@@ -170,12 +170,17 @@ async def test_any_way_has_the_same_result(front: Front, length: int, chunked: b
     assert front.files("temp/a/b/x.png") == [content, content]
 
 
-@pytest.mark.parametrize("length", [1000, len(LONG)])
-async def test_a_file_in_a_coding(front: Front, length: int) -> None:
+@pytest.mark.parametrize(
+    ("coding", "content", "sent"),
+    [
+        (b"base64", LONG[:1000], base64.b64encode(LONG[:1000])),
+        (b"binary", LONG, LONG),
+    ],
+)
+async def test_a_file_in_a_coding(front: Front, coding: bytes, content: bytes, sent: bytes) -> None:
     """What is in it is the file, here as at the instance."""
-    content = LONG[:length]
-    coding = b'"x.png"\r\nContent-Transfer-Encoding: base64\r\n'
-    body = form_of(base64.b64encode(content), type="temp").replace(b'"x.png"\r\n', coding)
+    header = b'"x.png"\r\nContent-Transfer-Encoding: ' + coding + b"\r\n"
+    body = form_of(sent, type="temp").replace(b'"x.png"\r\n', header)
     status, _, _ = await posted(front, body)
     assert status == 200
     assert front.files("temp/x.png") == [content, content]
