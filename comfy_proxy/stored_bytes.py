@@ -78,9 +78,7 @@ class StoredBytes:
         """Append ``chunk``. Raises UnavailableError if the disk does not take it (it is full)."""
         self._batch += chunk
         self.size += len(chunk)
-        if len(self._batch) >= max(
-            BATCH_BYTES, self._memory_bytes + 1 if self._path is None else 0
-        ):
+        if len(self._batch) > max(BATCH_BYTES, self._memory_bytes if self._path is None else 0):
             await self._flush()
 
     async def write_out(self, pieces: Sequence[bytes | bytearray]) -> None:

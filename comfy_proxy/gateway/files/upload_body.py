@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import BinaryIO, Final, Self
 
@@ -82,11 +82,20 @@ class UploadBody:
             async for chunk in self.rest:
                 yield chunk
 
-    def cut(self, span: Span) -> StoredBytes:
+    async def take_out(self, span: Span) -> StoredBytes:
         """That part of it, to be closed by the caller, when all was read that is to be read: there
-        is nothing in the body afterwards."""
+        is nothing in the body afterwards.
+
+        It stays in the file of the body. If that is more than twice as large (somebody has sent a
+        long field beside a short file) it is copied out, unless the disk is full: what is kept is
+        counted by its own size.
+        """
         stored, self._stored = self._stored, StoredBytes(hashed=False)
+        is_most = 2 * span.size >= stored.size
         stored.cut(span.start, span.size, span.digest)
+        if not is_most:
+            with suppress(UnavailableError, OSError):
+                return await _copied(stored)
         return stored
 
     def close(self) -> None:
@@ -236,3 +245,17 @@ def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
         message = "The body cannot be read again: its temporary file was changed."
         raise UnavailableError(message, code="storage_unavailable")
     return data
+
+
+async def _copied(stored: StoredBytes) -> StoredBytes:
+    """The same in a file of its own; ``stored`` is closed then. Raises UnavailableError."""
+    copy = StoredBytes()
+    try:
+        async for chunk in stored.chunks():
+            await copy.write(chunk)
+        await copy.finish()
+    except BaseException:
+        copy.close()
+        raise
+    stored.close()
+    return copy

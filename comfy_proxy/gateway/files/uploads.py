@@ -210,7 +210,7 @@ class _Upload:
         file = posted.file
         if file is None:
             return
-        content, unseen = self._picture(), is_hidden(file)
+        content, unseen = await self._picture(), is_hidden(file)
         try:
             if content is None:
                 content = await download(posted.instance, self._cluster, file)
@@ -220,13 +220,13 @@ class _Upload:
         if content is not None or unseen:
             self._files.received(file, content, posted.instance, life=posted.life)
 
-    def _picture(self) -> StoredBytes | None:
+    async def _picture(self) -> StoredBytes | None:
         """The client's file, taken out of body and form; None if an instance has it otherwise."""
         image = self._form.image
         if self._is_mask or image is None:
             return None
         self._form = UploadForm.nothing()
-        return self._body.cut(image) if isinstance(image, Span) else image
+        return await self._body.take_out(image) if isinstance(image, Span) else image
 
     async def _mask(self) -> _Posted:
         original = self._form.original

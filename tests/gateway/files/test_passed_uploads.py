@@ -16,6 +16,8 @@ from gateway_harness import Harness
 from slow_upload import KIND, LONG, TAKEN, Primary, SlowUpload, begun, form_of, posted, takes
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.errors import UnavailableError
+from comfy_proxy.gateway.files import upload_body
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.stored_bytes import StoredBytes
 
@@ -187,3 +189,31 @@ async def test_a_file_in_a_coding(front: Front, coding: bytes, content: bytes, s
     upload = front.gateway.files.uploads.get(FileName(filename="x.png", type="temp"))
     assert upload is not None
     assert upload.digest == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("more", [b"", LONG])
+async def test_a_short_file_beside_a_long_field(front: Front, more: bytes) -> None:
+    """What is kept of it takes no more room than twice the file, or the bound would be none."""
+    content = b"short" * 20_000
+    body = form_of(content, type="temp", other=(2 * content + more).decode("latin-1"))
+    assert (await posted(front, body))[0] == 200
+    assert front.files("temp/x.png") == [content, content]
+    upload = front.gateway.files.uploads.get(FileName(filename="x.png", type="temp"))
+    assert upload is not None
+    assert upload.content is not None
+    assert await upload.content.read() == content
+    assert upload.digest == hashlib.sha256(content).hexdigest()
+    assert upload.content.on_disk == len(content)
+
+
+async def test_a_short_file_that_cannot_be_copied_out(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instance has taken it, and then our disk is full: it is kept where it is."""
+
+    async def full(stored: StoredBytes) -> StoredBytes:
+        raise UnavailableError("The body cannot be stored at the moment.")
+
+    monkeypatch.setattr(upload_body, "_copied", full)
+    assert (await posted(front, form_of(RED, other=LONG.decode("latin-1"))))[0] == 200
+    assert front.files("input/x.png") == [RED, RED]
