@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 import weakref
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Executor
 from typing import BinaryIO, Final, Self, TypeVar
 
@@ -55,27 +55,26 @@ class StoredBytes:
         self._path: str | None = None
         self._remove: weakref.finalize[[str], StoredBytes] | None = None
         self._hash = hashlib.sha256()
-        self._closed = False
+        self._cut: tuple[int, str] | None = None
+        self.closed = False
+        """True after :meth:`close`: nothing can be read then."""
         self.size = 0
+        self.on_disk = 0
+        """So many bytes from the beginning are in the file already."""
 
     def __repr__(self) -> str:
-        place = "closed" if self._closed else "disk" if self._path else "memory"
+        place = "closed" if self.closed else "disk" if self._path else "memory"
         return f"<{type(self).__name__} {self.size} bytes, {place}>"
 
     @property
     def digest(self) -> str:
         """SHA-256 of the bytes; final after :meth:`finish`."""
-        return self._hash.hexdigest()
+        return self._hash.hexdigest() if self._cut is None else self._cut[1]
 
     @property
     def in_memory(self) -> bool:
         """True if no file was needed."""
         return self._path is None
-
-    @property
-    def closed(self) -> bool:
-        """True after :meth:`close`: nothing can be read then."""
-        return self._closed
 
     async def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append ``chunk``. Raises UnavailableError if the disk does not take it (it is full)."""
@@ -83,6 +82,18 @@ class StoredBytes:
         self.size += len(chunk)
         if len(self._batch) > max(BATCH_BYTES, self._memory_bytes if self._path is None else 0):
             await self._flush()
+
+    async def write_out(self, pieces: Sequence[bytes | bytearray]) -> None:
+        """Append ``pieces`` to the file now, whatever could stay in memory; nothing is copied.
+        Not to be mixed with :meth:`write`. Raises as that."""
+        try:
+            path = self._path or self._make_file()
+            await self._in_thread(lambda: self._append(path, pieces))
+        except OSError as error:
+            message = "The body cannot be stored at the moment."
+            raise UnavailableError(message, code="storage_unavailable") from error
+        self.on_disk += sum(map(len, pieces))
+        self.size = max(self.size, self.on_disk)
 
     async def finish(self) -> Self:
         """Nothing more will be written; to be called before anything is read. Raises as write."""
@@ -99,9 +110,19 @@ class StoredBytes:
 
         Raises ClosedError after :meth:`close`, FileNotFoundError if somebody removed the file.
         """
-        if self._closed:
+        if self.closed:
             raise ClosedError("The bytes are closed.")
-        return io.BytesIO(self._batch) if self._path is None else open(self._path, "rb")
+        if self._cut is None:
+            return io.BytesIO(self._batch) if self._path is None else open(self._path, "rb")
+        start, end = self._cut[0], self._cut[0] + self.size
+        if self._path is None:
+            return io.BytesIO(self._batch[start:end])
+        return _Window(self._path, start, end)
+
+    def cut(self, start: int, size: int, digest: str) -> None:
+        """From now on it is these ``size`` bytes alone, of that digest; nothing is moved, or freed.
+        To be called when nobody writes or follows any more."""
+        self.size, self._cut = size, (start, digest)
 
     async def read(self) -> bytes:
         """All bytes at once. Raises as :meth:`open`."""
@@ -120,20 +141,14 @@ class StoredBytes:
 
     def close(self) -> None:
         """Forget the bytes and remove the file; may be called again, and during a write."""
-        self._closed = True
+        self.closed = True
         self._batch.clear()
         if self._remove is not None:
             self._remove()
 
     async def _flush(self) -> None:
-        batch = bytes(self._batch)
-        self._batch.clear()
-        try:
-            path = self._path or self._make_file()
-            await self._in_thread(lambda: self._append(path, batch))
-        except OSError as error:
-            message = "The body cannot be stored at the moment."
-            raise UnavailableError(message, code="storage_unavailable") from error
+        batch, self._batch = self._batch, bytearray()
+        await self.write_out([batch])
 
     def _make_file(self) -> str:
         # On the event loop, not in a thread: if the write is cancelled, close() must know the file
@@ -143,20 +158,36 @@ class StoredBytes:
         self._remove = weakref.finalize(self, _unlink, self._path)
         return self._path
 
-    def _append(self, path: str, batch: bytes) -> None:
+    def _append(self, path: str, pieces: Sequence[bytes | bytearray]) -> None:
         if self._hashed:
-            self._hash.update(batch)
+            for piece in pieces:
+                self._hash.update(piece)
         try:
             # "r+b" does not bring back a file that was removed while this waited for its thread.
             with open(path, "r+b") as file:
                 file.seek(0, os.SEEK_END)
-                file.write(batch)
+                file.writelines(pieces)
         except FileNotFoundError:
-            if not self._closed:
+            if not self.closed:
                 raise
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+class _Window(io.FileIO):
+    """The file's bytes from ``start`` to ``end``, and no others. It has no buffer of its own."""
+
+    def __init__(self, path: str, start: int, end: int) -> None:
+        super().__init__(path)
+        self._left = end - start
+        self.seek(start)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        data = super().read(wanted)
+        self._left -= len(data)
+        return data
 
 
 async def read_some(file: BinaryIO, size: int) -> bytes:

@@ -4,8 +4,9 @@ One upstream (bench_upstream.py) is asked directly, through nginx (Debian's, one
 streaming, access log on), through the plain aiohttp proxy of bench_plain_proxy.py, and through
 `comfy-proxy serve` (one process, uvloop, LOG_LEVEL=info; small GETs also with LOG_LEVEL=error,
 which shows what the lines cost). In each round every kind of request meets every way once, in an
-order that turns: small JSON by GET at 1, 16 and 64 connections, 20 MB down and up, and 100 KB
-WebSocket frames down and up at four connections each.
+order that turns: small JSON by GET at 1, 16 and 64 connections, and at four connections each 20 MB
+down and up, a picture of 20 MB uploaded (which the proxy alone puts on the second instance as well)
+and 100 KB WebSocket frames down and up.
 
 CPU is that of the way's own processes (children too) for each request; the upstream's own for the
 direct way. Ratios are of throughput, of p99 and of CPU, of the same round.
@@ -37,6 +38,7 @@ from bench_load import (
     frame_up,
     small_gets,
     upload,
+    upload_picture,
 )
 from bench_processes import free_ports, process, wait_for
 
@@ -72,6 +74,7 @@ def kinds(duration_s: int) -> dict[str, Load]:
         "GET of small JSON, 64 connections": small_gets(64, duration_s),
         "20 MB down": closed_loop(download, duration_s),
         "20 MB up": closed_loop(upload, duration_s),
+        "a picture of 20 MB": closed_loop(upload_picture, duration_s),
         "100 KB frames down": closed_loop(frame_down, duration_s, upgrade=True),
         "100 KB frames up": closed_loop(frame_up, duration_s, upgrade=True),
     }

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_upstream import FRAME, SIZE, frame, measures
+from bench_upstream import FRAME, PICTURE_NAME, SIZE, frame, measures
 
 CLIENTS = 4
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
@@ -118,6 +118,26 @@ def upload(connection: socket.socket, buffer: memoryview) -> None:
     left = SIZE
     while left:
         left -= connection.send(buffer[: min(left, len(buffer))])
+    _read_answer(connection, buffer, None)
+
+
+_BOUNDARY = b"----WebKitFormBoundary7MA4YWxkTrZu0gW"
+_FORM_END = b"\r\n--%b--\r\n" % _BOUNDARY
+
+
+def upload_picture(connection: socket.socket, buffer: memoryview) -> None:
+    """As ComfyUI's page does: a form with other bytes each time, or nothing would be copied."""
+    head = b'--%b\r\nContent-Disposition: form-data; name="image"; filename="%b"\r\n\r\n%b'
+    head %= _BOUNDARY, PICTURE_NAME, os.urandom(16)
+    length = len(head) + SIZE + len(_FORM_END)
+    connection.sendall(
+        b"POST /upload/image HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n"
+        b"Content-Type: multipart/form-data; boundary=%b\r\n\r\n%b" % (length, _BOUNDARY, head)
+    )
+    left = SIZE
+    while left:
+        left -= connection.send(buffer[: min(left, len(buffer))])
+    connection.sendall(_FORM_END)
     _read_answer(connection, buffer, None)
 
 

@@ -2,8 +2,8 @@
 
 It speaks just enough HTTP/1.1 (no pipelining, no chunks) and WebSocket for the benchmark:
 `/system_stats` and `/small` are a small JSON, `/download` is SIZE bytes, `/upload` takes any number
-of them, and a WebSocket at `/socket` answers a text frame with FRAME bytes and a binary frame with
-a short text. usage: bench_upstream.py PORT...
+of them, `/upload/image` too, as the picture PICTURE_NAME, and a WebSocket at `/socket` answers a
+text frame with FRAME bytes and a binary frame with a short text. usage: bench_upstream.py PORT...
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import uvloop
 SIZE = 20_000_000
 FRAME = 100_000
 SMALL = b'{"system":{"os":"posix","comfyui_version":"0.3.75"},"devices":[{"name":"bench"}]}'
+PICTURE_NAME = b"bench.png"
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _TEXT, _BINARY, _CLOSE = 1, 2, 8
 
@@ -57,6 +58,7 @@ def answer(body: bytes, kind: bytes = b"application/json") -> bytes:
 
 
 JSON_ANSWER = answer(SMALL)
+TAKEN_ANSWER = answer(b'{"name":"%b","subfolder":"","type":"input"}' % PICTURE_NAME)
 LARGE_ANSWER = answer(bytes(SIZE), b"application/octet-stream")
 PICTURE_FRAME = frame(_BINARY, bytes(FRAME))
 SHORT_FRAME = frame(_TEXT, b"{}")
@@ -91,6 +93,8 @@ class Connection(asyncio.Protocol):
         elif head.startswith(b"GET /download"):
             self._transport.write(LARGE_ANSWER)
         elif head.startswith(b"POST /upload"):
+            is_picture = head.startswith(b"POST /upload/image")
+            self._taken = TAKEN_ANSWER if is_picture else JSON_ANSWER
             self._body_left = int(_value(head, b"content-length"))
             self._body(len(rest))
         elif head.startswith(b"GET /socket"):
@@ -106,7 +110,7 @@ class Connection(asyncio.Protocol):
     def _body(self, size: int) -> None:
         self._body_left -= size
         if self._body_left == 0:
-            self._transport.write(JSON_ANSWER)
+            self._transport.write(self._taken)
 
     def _frames(self, data: bytes) -> None:
         """Heads are looked at, payloads only counted."""

@@ -104,3 +104,36 @@ async def test_a_large_file_is_removed_in_a_thread(
     stored.close()
     assert await removed != threading.get_ident()
     assert files_in(directory) == []
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 2_000])
+async def test_a_part_of_the_bytes(memory_bytes: int) -> None:
+    """In memory or on the disk: nothing before it and nothing behind it is ever read."""
+    content = bytes(range(200)) * 5
+    stored = StoredBytes(memory_bytes=memory_bytes, hashed=False)
+    await stored.write(content)
+    await stored.finish()
+    stored.cut(100, 700, "its digest")
+    part = content[100:800]
+    assert (stored.size, stored.digest) == (700, "its digest")
+    assert await stored.read() == part
+    assert b"".join([chunk async for chunk in stored.chunks()]) == part
+    with stored.open() as file:
+        assert [file.read(600), file.read(600), file.read(600)] == [part[:600], part[600:], b""]
+    stored.close()
+    with pytest.raises(FileNotFoundError):
+        stored.open()
+
+
+async def test_pieces_are_written_out_at_once() -> None:
+    """However few they are: what is on the disk is known."""
+    stored = StoredBytes(memory_bytes=1_000)
+    await stored.write_out([b"abc", b"de"])
+    assert stored.on_disk == stored.size == 5
+    await stored.write_out([])
+    await stored.write_out([b"f"])
+    await stored.finish()
+    assert stored.on_disk == stored.size == 6
+    assert await stored.read() == b"abcdef"
+    assert stored.digest == hashlib.sha256(b"abcdef").hexdigest()
+    stored.close()

@@ -36,7 +36,8 @@ from comfy_proxy.gateway.exchange.headers import request_headers
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.files.client import download
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, file_at
-from comfy_proxy.gateway.files.upload_form import UploadBody, read_text_fields
+from comfy_proxy.gateway.files.upload_body import UploadBody
+from comfy_proxy.gateway.files.upload_form import read_text_fields
 from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views

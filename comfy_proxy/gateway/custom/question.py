@@ -24,7 +24,7 @@ from comfy_proxy.gateway.custom.fields import (
 )
 from comfy_proxy.gateway.custom.marks import Unmarked, unmarked
 from comfy_proxy.gateway.exchange.target import client_target
-from comfy_proxy.gateway.files.upload_form import UploadBody
+from comfy_proxy.gateway.files.upload_body import UploadBody
 from comfy_proxy.request_path import normal_path
 from comfy_proxy.settings import Settings
 

@@ -1,18 +1,20 @@
-"""The body of an upload: kept as it came, and read as ComfyUI will read it."""
+"""The form that an upload is, read as ComfyUI will read it, also while its body still comes."""
 
 from __future__ import annotations
 
+import asyncio
 import posixpath
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import BinaryIO, cast
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol, cast
 
 import aiohttp
-from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from aiohttp import BodyPartReader, MultipartReader, hdrs
 from aiohttp.http_exceptions import HttpProcessingError
 
-from comfy_proxy.bodies import ClientBody
 from comfy_proxy.gateway.exchange.charsets import is_slow
 from comfy_proxy.gateway.files.file_name import (
     FILE_TYPES,
@@ -21,10 +23,15 @@ from comfy_proxy.gateway.files.file_name import (
     file_at,
     split_annotation,
 )
-from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
 from comfy_proxy.lenient_json import loads
-from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes, read_some
+from comfy_proxy.stored_bytes import BATCH_BYTES, MEMORY_BYTES, StoredBytes
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as HASH
+
+PIECE_BYTES = 131_072
+"""How much of an upload is handled at once (128 KiB): a few such pieces are all that is in memory
+of one that passes. Smaller ones cost more time."""
 MAX_FIELD_BYTES = 65_536
 """Of a text field; a form with a longer one is passed on, and not read here any further."""
 _NUMBERED = re.compile(r"( \(\d+\))+(?=\.[^./]*$|$)")
@@ -33,58 +40,27 @@ _BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessing
 """What aiohttp raises for a form that is none; ComfyUI tells the client so."""
 
 
-class UploadBody:
-    """The request's body, for any number of readers unless it is larger than what we keep.
+class FormBody(Protocol):
+    """The body that a form is read from; ``pieces`` ends where the body does."""
 
-    Of one that is larger the rest is still with the client (``whole`` is False): then it can be
-    read once, to be passed on to an instance, whose answer is probably 413.
-    """
+    def pieces(self) -> AsyncGenerator[bytes, None]: ...
 
-    def __init__(self, request: web.Request) -> None:
-        self.rest = ClientBody(request.content)
-        self.whole = False
-        self._stored = StoredBytes(hashed=False)  # its picture is, when the form is read
 
-    async def receive(self) -> None:
-        """Read up to the limit. Raises RequestError, ClientGoneError, UnavailableError; then what
-        was stored is closed."""
-        try:
-            async for chunk in self.rest:
-                await self._stored.write(chunk)
-                if self._stored.size > MAX_STORED_BYTES:
-                    break
-            else:
-                self.whole = True
-            await self._stored.finish()
-        except BaseException:
-            self.close()
-            raise
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """Where the file is in the body, ``start`` and ``size`` in bytes, and its SHA-256."""
 
-    @property
-    def size(self) -> int | None:
-        return self._stored.size if self.whole else None
-
-    def open(self) -> BinaryIO:
-        """The stored part; the caller closes it."""
-        return self._stored.open()
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """All of it, byte for byte as it came."""
-        async for chunk in self._stored.chunks():
-            yield chunk
-        if not self.whole:
-            async for chunk in self.rest:
-                yield chunk
-
-    def close(self) -> None:
-        self._stored.close()
+    start: int
+    size: int
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UploadForm:
-    """The fields that matter; ``image`` is the file's bytes, to be closed by who has the form."""
+    """The fields that matter. ``image`` is where the file's bytes are in the body; if it came in a
+    coding it is the bytes themselves, to be closed by who has the form."""
 
-    image: StoredBytes | None = field(repr=False)
+    image: Span | StoredBytes | None = field(repr=False)
     filename: str
     subfolder: str
     type: str
@@ -97,7 +73,7 @@ class UploadForm:
 
     def close(self) -> None:
         """Forget the file."""
-        if self.image is not None:
+        if isinstance(self.image, StoredBytes):
             self.image.close()
 
     @property
@@ -126,19 +102,24 @@ class UploadForm:
         return self.type, directory.casefold(), _NUMBERED.sub("", name).casefold()
 
 
-async def read_form(body: UploadBody, content_type: str) -> UploadForm:
+async def read_form(body: FormBody, content_type: str) -> UploadForm:
     """The form in ``body``; what cannot be read is empty, as if it were not there."""
     fields: dict[str, str] = {}
-    image: tuple[str, StoredBytes] | None = None
+    image: tuple[str, Span | StoredBytes] | None = None
 
-    async def take(name: str, part: BodyPartReader) -> None:
+    async def take(name: str, part: BodyPartReader, stream: _PieceStream) -> None:
         nonlocal image
         if part.filename and name == "image" and image is None:
-            image = part.filename, await _stored(part)
+            image = part.filename, await _image(part, stream)
         elif not part.filename:
             fields.setdefault(name, await _text(part))
 
-    await _each_part(body, content_type, take)
+    try:
+        await _each_part(body, content_type, take)
+    except BaseException:  # the client has left, say
+        if image is not None and isinstance(image[1], StoredBytes):
+            image[1].close()
+        raise
     return UploadForm(
         image=image[1] if image else None,
         filename=image[0] if image else "",
@@ -148,14 +129,14 @@ async def read_form(body: UploadBody, content_type: str) -> UploadForm:
     )
 
 
-async def read_text_fields(body: UploadBody, content_type: str) -> dict[str, str]:
+async def read_text_fields(body: FormBody, content_type: str) -> dict[str, str]:
     """The text fields of the form in ``body``, the first of each name; its files are passed over.
 
     What cannot be read is left out, as if it were not there.
     """
     fields: dict[str, str] = {}
 
-    async def take(name: str, part: BodyPartReader) -> None:
+    async def take(name: str, part: BodyPartReader, stream: _PieceStream) -> None:
         if not part.filename:
             fields.setdefault(name, await _text(part))
 
@@ -164,26 +145,53 @@ async def read_text_fields(body: UploadBody, content_type: str) -> dict[str, str
 
 
 async def _each_part(
-    body: UploadBody,
+    body: FormBody,
     content_type: str,
-    take: Callable[[str, BodyPartReader], Awaitable[None]],
+    take: Callable[[str, BodyPartReader, _PieceStream], Awaitable[None]],
 ) -> None:
     """Give each part of the form in ``body`` to ``take`` by its name, as far as it can be read."""
-    with body.open() as file:
+    async with aclosing(body.pieces()) as pieces:
         try:
-            stream = cast(aiohttp.StreamReader, _FileStream(file))
-            async for part in MultipartReader({hdrs.CONTENT_TYPE: content_type}, stream):
+            stream = _PieceStream(pieces)
+            content = cast(aiohttp.StreamReader, stream)
+            async for part in MultipartReader({hdrs.CONTENT_TYPE: content_type}, content):
                 if not isinstance(part, BodyPartReader) or part.name is None:
                     break
-                await take(part.name, part)
+                await take(part.name, part, stream)
         except _BROKEN:
             pass
+
+
+async def _image(part: BodyPartReader, stream: _PieceStream) -> Span | StoredBytes:
+    """Raises ValueError if it does not end as a part does."""
+    if hdrs.CONTENT_ENCODING in part.headers or hdrs.CONTENT_TRANSFER_ENCODING in part.headers:
+        return await _stored(part)
+    start, size, digest = stream.position, 0, sha256()
+    batch: list[bytes] = []
+    while chunk := await part.read_chunk(PIECE_BYTES):
+        size += len(chunk)
+        batch.append(chunk)
+        if sum(map(len, batch)) >= BATCH_BYTES:
+            await asyncio.to_thread(_hash, digest, batch)
+            batch = []
+    if sum(map(len, batch)) > MEMORY_BYTES:
+        await asyncio.to_thread(_hash, digest, batch)
+    else:
+        _hash(digest, batch)
+    if stream.position != start + size + len(b"\r\n"):
+        raise ValueError("It is not plain where the file is.")
+    return Span(start=start, size=size, digest=digest.hexdigest())
+
+
+def _hash(digest: HASH, pieces: Iterable[bytes]) -> None:
+    for piece in pieces:
+        digest.update(piece)
 
 
 async def _stored(part: BodyPartReader) -> StoredBytes:
     content = StoredBytes()
     try:
-        while chunk := await part.read_chunk(BATCH_BYTES):
+        while chunk := await part.read_chunk(PIECE_BYTES):
             async for piece in part.decode_iter(chunk):
                 await content.write(piece)
         return await content.finish()
@@ -205,25 +213,32 @@ async def _text(part: BodyPartReader) -> str:
     return text.decode(charset)
 
 
-class _FileStream:
-    """A file with those methods of aiohttp's StreamReader that its MultipartReader calls."""
+class _PieceStream:
+    """Pieces of a body with those methods of aiohttp's StreamReader that its MultipartReader
+    calls."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        self._pieces = pieces
         self._back = b""
+        self._come = 0
         self._ended = False
+
+    @property
+    def position(self) -> int:
+        """Bytes from the beginning of the body to what is read next."""
+        return self._come - len(self._back)
 
     async def read(self, n: int = -1) -> bytes:
         if not self._back:
-            self._back = await self._next(n)
+            self._back = await self._next()
         chunk, self._back = self._back[:n], self._back[n:]
         return chunk
 
     async def readline(self, *, max_line_length: int | None = None) -> bytes:
         while (end := self._back.find(b"\n")) < 0 and not self._ended:
-            self._back += await self._next(BATCH_BYTES)
             if len(self._back) > BATCH_BYTES + (max_line_length or 0):
                 raise ValueError("A line of the form is too long.")
+            self._back += await self._next()
         end = len(self._back) if end < 0 else end + 1
         line, self._back = self._back[:end], self._back[end:]
         return line
@@ -234,7 +249,8 @@ class _FileStream:
     def at_eof(self) -> bool:
         return self._ended and not self._back
 
-    async def _next(self, n: int) -> bytes:
-        chunk = await read_some(self._file, n)
-        self._ended = len(chunk) < n
-        return chunk
+    async def _next(self) -> bytes:
+        piece = await anext(self._pieces, b"")
+        self._ended = not piece
+        self._come += len(piece)
+        return piece

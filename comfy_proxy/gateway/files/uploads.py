@@ -4,8 +4,13 @@ The primary gets the request as it came, and its answer is the client's: name, r
 Before the client is answered the same bytes are put on the other instances under the name that the
 primary gave.
 
-Uploads whose names may collide go to the primary one after the other: two at once could end there
-in another order than here, and the copies would be of the older bytes.
+A picture of a MiB or more passes to the primary while it comes, and is hashed and stored on the way
+(``upload_body.py``). If the primary dies or hangs meanwhile the next one gets all of it.
+
+Uploads whose names may collide end at the primary one after the other: two at once could end there
+in another order than here, and the copies would be of the older bytes. One that is received first
+has its turn for all of its body. One that passes has it for the end of its form alone: ComfyUI
+writes nothing before, so that a client that sends slowly keeps nobody waiting.
 
 A mask is composed by the instance that has the original, or by one to which that can be brought:
 without it ComfyUI answers 200 and saves nothing (PROTOCOL.md trap 19). The result is read back and
@@ -17,6 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from aiohttp import hdrs, web
@@ -39,8 +45,10 @@ from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, is_hidden
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
-from comfy_proxy.gateway.files.upload_form import UploadBody, UploadForm, read_form
+from comfy_proxy.gateway.files.upload_body import PassedBody, UploadBody
+from comfy_proxy.gateway.files.upload_form import Span, UploadForm, read_form
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.stored_bytes import StoredBytes
 
 T = TypeVar("T")
 
@@ -71,11 +79,15 @@ class Uploads:
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """See the module. What the instances were told is finished even if the client leaves."""
-        body = UploadBody(request)
-        work = _Upload(request, body, self, is_mask=match.pattern == MASK_PATTERN)
+        is_mask = match.pattern == MASK_PATTERN
+        passed = None if is_mask else PassedBody.of(request)
+        body = passed or UploadBody(request)
+        upload = _Upload(request, body, self, is_mask=is_mask)
         with while_connected(request):
-            await body.receive()
-            posted = await asyncio.shield(self.begin(work.run()))
+            if passed is None:
+                await body.receive()
+            work = upload.run() if passed is None else upload.pass_on(passed)
+            posted = await asyncio.shield(self.begin(work))
         self._note_asset(posted)
         file = posted.file
         await self._inputs_changed(file.subfolder if file and file.type == "input" else "")
@@ -145,33 +157,60 @@ class _Upload:
         self._files = uploads.files
         self._cluster = uploads.files.cluster
         self._is_mask = is_mask
+        self._form = UploadForm.nothing()
 
     async def run(self) -> _Posted:
-        form = UploadForm.nothing()
+        """Send what has been received."""
         try:
-            form = await self._form()
-            async with self._uploads.locks(form.family):
-                posted = await (self._mask(form) if self._is_mask else self._post_anywhere())
-                if posted.file is not None:
-                    form = await self._remember(posted.file, posted, form)
+            if self._body.whole:
+                await self._read()
+            async with self._uploads.locks(self._form.family):
+                posted = await (self._mask() if self._is_mask else self._post_anywhere())
+                await self._remember(posted)
         finally:
-            self._body.close()
-            form.close()
+            self._close()
+        return await self._spread(posted)
+
+    async def pass_on(self, body: PassedBody) -> _Posted:
+        """Send it while it is received. An instance that answers or fails before the end has come
+        changes nothing for the client: it is heard to its end, as by :meth:`run`."""
+        coming, reading = asyncio.create_task(body.receive()), asyncio.create_task(self._read())
+        posting = asyncio.create_task(self._post_anywhere())
+        try:
+            await coming
+            await reading
+            async with self._uploads.locks(self._form.family):
+                if posting.done() and _is_for_slowness(posting):
+                    posting = asyncio.create_task(self._post_anywhere())
+                body.release()
+                posted = await posting
+                await self._remember(posted)
+        finally:
+            for task in (coming, reading, posting):
+                task.cancel()
+            await asyncio.gather(coming, reading, posting, return_exceptions=True)
+            self._close()
+        return await self._spread(posted)
+
+    async def _read(self) -> None:
+        content_type = self._request.headers.get(hdrs.CONTENT_TYPE, "")
+        self._form = await read_form(self._body, content_type)
+
+    def _close(self) -> None:
+        self._body.close()
+        self._form.close()
+
+    async def _spread(self, posted: _Posted) -> _Posted:
         if posted.file is not None:
             await self._uploads.spread(posted.file, but=posted.instance)
         return posted
 
-    async def _form(self) -> UploadForm:
-        if not self._body.whole:
-            return UploadForm.nothing()
-        return await read_form(self._body, self._request.headers.get(hdrs.CONTENT_TYPE, ""))
-
-    async def _remember(self, file: FileName, posted: _Posted, form: UploadForm) -> UploadForm:
-        """The newest bytes of ``file``: the client's, or what the instance made of them.
-
-        Returns what is left of the form.
-        """
-        content, unseen = None if self._is_mask else form.image, is_hidden(file)
+    async def _remember(self, posted: _Posted) -> None:
+        """The newest bytes of its file: the client's, or what the instance made of them."""
+        file = posted.file
+        if file is None:
+            return
+        content, unseen = await self._picture(), is_hidden(file)
         try:
             if content is None:
                 content = await download(posted.instance, self._cluster, file)
@@ -180,10 +219,17 @@ class _Upload:
             unseen = True
         if content is not None or unseen:
             self._files.received(file, content, posted.instance, life=posted.life)
-        return form if content is not form.image else UploadForm.nothing()
 
-    async def _mask(self, form: UploadForm) -> _Posted:
-        original = form.original
+    async def _picture(self) -> StoredBytes | None:
+        """The client's file, taken out of body and form; None if an instance has it otherwise."""
+        image = self._form.image
+        if self._is_mask or image is None:
+            return None
+        self._form = UploadForm.nothing()
+        return await self._body.take_out(image) if isinstance(image, Span) else image
+
+    async def _mask(self) -> _Posted:
+        original = self._form.original
         if original is None:
             return await self._post_anywhere()
         owner = self._files.owner(original.subfolder, original.type)[0]
@@ -205,7 +251,7 @@ class _Upload:
                     return await self._post(instance)
                 passed_over.append(instance)  # its file of that name is another one
             except (InstanceUnreachableError, InstanceTimeoutError) as error:
-                if not self._body.whole:
+                if not self._body.repeatable:
                     raise
                 logger.debug("instance {} passed over: {}", instance.host, error.message)
                 passed_over.append(instance)
@@ -223,7 +269,7 @@ class _Upload:
             self._request.method,
             client_target(self._request, settings),
             kind="upload",
-            replaceable=self._body.whole,
+            replaceable=self._body.repeatable,
             timeout_s=None,  # a client may send slowly, and ComfyUI answers when all is there
             client_body=self._body.rest,
             headers=headers,
@@ -231,3 +277,14 @@ class _Upload:
         )
         file = uploaded(answer.json()) if answer.status == 200 else None
         return _Posted(instance=instance, life=life, answer=answer, file=file)
+
+
+def _is_for_slowness(posting: asyncio.Task[_Posted]) -> bool:
+    """Whether what has ended before its body may go better at once and as a whole.
+
+    A client that sends for minutes sees more of the instances' pauses (a model that loads) than
+    there are instances; and one behind a server of its own may be told 408 for our client's pace.
+    """
+    if posting.exception() is not None:
+        return True
+    return posting.result().answer.status == HTTPStatus.REQUEST_TIMEOUT

@@ -16,12 +16,14 @@ from aiohttp import web
 from files_front import Front, picture, running_front
 from gateway_harness import Harness
 from PIL import Image
+from slow_upload import LONG
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.files import upload_form
+from comfy_proxy.gateway.files import upload_body
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.records import Holdings, UploadRecords
-from comfy_proxy.gateway.files.upload_form import UploadForm
+from comfy_proxy.gateway.files.upload_body import UploadBody
+from comfy_proxy.gateway.files.upload_form import UploadForm, read_form
 from comfy_proxy.stored_bytes import StoredBytes
 
 RED, BLUE = picture("red"), picture("blue")
@@ -106,8 +108,10 @@ async def test_other_bytes_of_the_same_length(front: Front) -> None:
     assert front.files("input/x.png") == [b"xyz", b"xyz"]
 
 
-async def test_one_name_after_the_other(harness: Harness) -> None:
-    """Names that may collide reach the primary one by one, others do not wait for them."""
+@pytest.mark.parametrize("more", [b"", LONG])
+async def test_one_name_after_the_other(harness: Harness, more: bytes) -> None:
+    """Names that may collide reach the primary one by one, others do not wait for them. So do
+    those that are long enough to pass while they come."""
     arrived: asyncio.Queue[str] = asyncio.Queue()
     may_answer = asyncio.Event()
 
@@ -127,11 +131,11 @@ async def test_one_name_after_the_other(harness: Harness) -> None:
 
     fakes = [_Fake(await harness.upstream(handler)) for handler in (primary, other)]
     async with running_front(*fakes) as front:
-        first = asyncio.create_task(front.upload(RED))
+        first = asyncio.create_task(front.upload(RED + more))
         assert await arrived.get() == "x.png"
-        second = asyncio.create_task(front.upload(BLUE, "x (1).png"))
-        await front.upload(BLUE, "y.png")
-        await front.upload(BLUE, "z.png")
+        second = asyncio.create_task(front.upload(BLUE + more, "x (1).png"))
+        await front.upload(BLUE + more, "y.png")
+        await front.upload(BLUE + more, "z.png")
         assert [arrived.get_nowait(), arrived.get_nowait()] == ["y.png", "z.png"]
         assert arrived.empty()
         may_answer.set()
@@ -166,7 +170,7 @@ async def test_a_large_upload(front: Front) -> None:
 
 async def test_an_upload_beyond_what_is_kept(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body larger than the limit is passed on as it comes, and copied all the same."""
-    monkeypatch.setattr(upload_form, "MAX_STORED_BYTES", 100_000)
+    monkeypatch.setattr(upload_body, "MAX_STORED_BYTES", 100_000)
     content = bytes(range(256)) * 4_000
     await front.upload(content)
     assert front.files("input/x.png") == [content, content]
@@ -524,11 +528,8 @@ async def test_a_field_in_a_charset_that_takes_hours_is_not_read() -> None:
     """The form ends before it, as before one that is broken."""
     slow = b"Content-Type: text/plain; charset=punycode\r\n"
     head = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n%s\r\n'
-    stored = StoredBytes()
-    await stored.write(head % (b"type", b"") + b"temp\r\n")
-    await stored.write(head % (b"subfolder", slow) + b"abc-\r\n--x--\r\n")
-    await stored.finish()
-    form = await upload_form.read_form(
-        cast(upload_form.UploadBody, stored), "multipart/form-data; boundary=x"
-    )
+    text = head % (b"type", b"") + b"temp\r\n"
+    text += head % (b"subfolder", slow) + b"abc-\r\n--x--\r\n"
+    body = SimpleNamespace(pieces=(await stored(text)).chunks)
+    form = await read_form(cast(UploadBody, body), "multipart/form-data; boundary=x")
     assert (form.type, form.subfolder) == ("temp", "")

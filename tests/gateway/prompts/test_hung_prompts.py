@@ -6,6 +6,7 @@ Real processes: a worker inside of this one could not stop while the proxy goes 
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,6 +19,7 @@ from forwarder import forwarding
 from prompts_front import COMPLETE, ended, get, graph, listening, post, until
 
 from comfy_proxy.embedded.process import WorkerProcess
+from comfy_proxy.gateway.files.upload_body import PASSED_BYTES
 from comfy_proxy.keys import CLUSTER
 
 Pair = tuple[WorkerProcess, WorkerProcess]
@@ -130,15 +132,17 @@ async def test_what_went_on_elsewhere_is_deleted_though_no_answer_comes(
 async def test_while_one_hangs_reads_and_uploads_do_without_it(
     proxy: TestClient[Any, Any], pair: Pair
 ) -> None:
-    """Whichever instance hangs. A read takes part of a second, which the benchmark measures."""
+    """Whichever instance hangs. A read takes part of a second, which the benchmark measures. An
+    upload that passes while it comes begins at the one that hangs, and is all at the other."""
     for worker in pair:
         worker.freeze()
         for path in ("/queue", "/history", "/prompt", "/system_stats", "/settings"):
             assert isinstance(await get(proxy, path), dict)
-        form = aiohttp.FormData()
-        form.add_field("image", b"\x89PNG", filename="a.png", content_type="image/png")
-        async with proxy.post("/upload/image", data=form) as answer:
-            assert answer.status == 200
+        for content in (b"\x89PNG", bytes(PASSED_BYTES)):
+            form = aiohttp.FormData()
+            form.add_field("image", io.BytesIO(content), filename="a.png")
+            async with proxy.post("/upload/image", data=form) as answer:
+                assert answer.status == 200
         worker.thaw()
         await fenced(proxy, worker)
 
