@@ -4,7 +4,8 @@ One upstream (bench_upstream.py) is asked directly, through nginx (Debian's, one
 streaming, access log on), through the plain aiohttp proxy of bench_plain_proxy.py, and through
 `comfy-proxy serve` (one process, uvloop, LOG_LEVEL=info; small GETs also with LOG_LEVEL=error,
 which shows what the lines cost). In each round every kind of request meets every way once, in an
-order that turns: small JSON by GET at 1, 16 and 64 connections, and at four connections each 20 MB
+order that turns: small JSON by GET at 1, 16 and 64 connections, of a route of ComfyUI's own and of
+one that only a custom node can have, and at four connections each 20 MB
 down and up, a picture of 20 MB uploaded (which the proxy alone puts on the second instance as well)
 and 100 KB WebSocket frames down and up.
 
@@ -69,9 +70,11 @@ Table = dict[tuple[str, str], list[Figures]]
 
 def kinds(duration_s: int) -> dict[str, Load]:
     return {
-        "GET of small JSON, 1 connection": small_gets(1, duration_s),
-        "GET of small JSON, 16 connections": small_gets(16, duration_s),
-        "GET of small JSON, 64 connections": small_gets(64, duration_s),
+        **{
+            f"GET of small JSON, {route}, {count} at once": small_gets(path, count, duration_s)
+            for route, path in (("ComfyUI's", "/i18n"), ("custom", "/small"))
+            for count in (1, 16, 64)
+        },
         "20 MB down": closed_loop(download, duration_s),
         "20 MB up": closed_loop(upload, duration_s),
         "a picture of 20 MB": closed_loop(upload_picture, duration_s),

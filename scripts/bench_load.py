@@ -47,7 +47,7 @@ Load = Callable[[int], Sample]
 """From the port of a server."""
 
 
-def small_gets(connections: int, duration_s: int) -> Load:
+def small_gets(path: str, connections: int, duration_s: int) -> Load:
     """wrk, one thread. Exits with its words if a request fails."""
 
     def load(port: int) -> Sample:
@@ -55,7 +55,7 @@ def small_gets(connections: int, duration_s: int) -> Load:
             script.write(_LUA)
             script.flush()
             command = ["wrk", "-t1", f"-c{connections}", f"-d{duration_s}s", "-s", script.name]
-            command.append(f"http://127.0.0.1:{port}/small")
+            command.append(f"http://127.0.0.1:{port}{path}")
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         found = re.search(r"RESULT (\d+) (\d+) ([\d.]+) ([\d.]+) (\d+)", output)
         if found is None or found[5] != "0":
