@@ -65,15 +65,10 @@ class AskingNodes:
             if not own:
                 del self._prompts[client_id]
 
-    def lacks(self, prompt: Prompt, instance: Instance) -> int:
-        """1 if ``prompt`` would ask at ``instance`` while another one of its client waits or runs
-        elsewhere that asks too, and none is there; else 0."""
-        where = self.elsewhere(prompt)
-        return int(bool(where) and instance not in where)
-
-    def elsewhere(self, prompt: Prompt) -> frozenset[Instance]:
-        """Where others of its client wait or run that ask, if ``prompt`` would ask too: it lacks 1
-        at all instances but these. Nowhere if none of these is up."""
+    def asked_at(self, prompt: Prompt) -> frozenset[Instance]:
+        """The instances at which other prompts of its client wait or run that ask, if ``prompt``
+        would ask too: it should run at one of them. Empty if it may run anywhere, which it also may
+        if none of these is up."""
         others = self._prompts.get(prompt.client_id or "")
         if not others or not self._asks(prompt):
             return frozenset()

@@ -26,7 +26,7 @@ _LONG: Final = 16
 _MODEL_ENDINGS: Final = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf", ".onnx")
 """Files that every instance has, or of which it tells that it has them."""
 ToldWord = tuple[str, str, frozenset[Instance]]
-"""Class and input of a word in a graph, and who was told it."""
+"""The node class and the input that a word in a graph is given to, and who was told it."""
 
 
 def may_be_id(word: str) -> bool:
@@ -75,14 +75,9 @@ class Told:
             if instance in where and len(where) > 1:
                 self._told[word] = where - {instance}, at
 
-    def lacks(self, graph: Mapping[str, Any], instance: Instance, classes: NodeCatalog) -> int:
-        """How many words of ``graph`` were told to others, one of which is up, and not to
-        ``instance``. What an input chooses from a list, by ``classes``, is no such word."""
-        return lacking(self.named_in(graph), instance, classes)
-
     def named_in(self, graph: Mapping[str, Any]) -> list[ToldWord]:
-        """The words of ``graph`` that instances were told of which one is up: for :func:`lacking`,
-        of each instance."""
+        """The words of ``graph`` that were told to instances of which at least one is up; found
+        once, and then given to :func:`lacking` for each instance."""
         if not self._told:
             return []
         words = ((name, key, self._where(word)) for name, key, word in _words(graph))
@@ -105,7 +100,8 @@ class Told:
 
 
 def lacking(words: Iterable[ToldWord], instance: Instance, classes: NodeCatalog) -> int:
-    """How many of ``words`` were not told to ``instance``; see :meth:`Told.lacks`."""
+    """How many of ``words`` (:meth:`Told.named_in`) were not told to ``instance``. What an input
+    chooses from a list, by ``classes``, is no such word: every instance has it in its list."""
     count = 0
     for class_name, input_name, where in words:
         if instance in where:

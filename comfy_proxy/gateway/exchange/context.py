@@ -26,16 +26,14 @@ class Traffic(Protocol):
 
 @dataclass(slots=True, eq=False)
 class RequestContext:
-    """What is known of one request while it is answered.
+    """What is known of one request while it is answered; :data:`CONTEXT` has it.
 
-    One object under one key: an application's own key for each of these costs a request two calls
-    at each look, and an exception where there is nothing.
+    One object under one key, because to look for a key costs two calls, and an exception where it
+    is not there: with a key for each of these that was a part of what a small request costs.
     """
 
     id: str
     """The id in ``X-Request-ID``, in errors and in the log."""
-    app: web.Application | None = None
-    """That which carries the proxy; ``request.app`` is known while a handler runs only."""
     policy: str = WITHOUT_POLICY
     """Who was to answer: ``ours``, or the policy of its row in ``routes.py``."""
     instance: str | None = None
@@ -45,15 +43,15 @@ class RequestContext:
     user_at: Callable[[Instance, str], str] | None = None
     """What an instance calls the user whom the client names: each has ids of its own."""
     traffic: Traffic | None = None
-    """Of the WebSocket that the request has become."""
+    """What went through the WebSocket that the request has become; None if it has become none."""
     begun: web.StreamResponse | None = None
-    """The answer whose headers are out, or about to go."""
+    """The answer whose headers have been sent, or are about to be; None before."""
     begun_at: float | None = None
-    """When they went, in seconds of the monotonic clock."""
+    """When the headers of ``begun`` were sent, in seconds of the monotonic clock."""
 
 
 CONTEXT: web.RequestKey[RequestContext] = web.RequestKey("comfy_proxy.context", RequestContext)
-"""Of every request that is not the host's."""
+"""Every request has one, except those for routes of the host application."""
 
 STOPPING: Final = b"the proxy is stopping"
 """Why a WebSocket is closed, unless there is another reason."""

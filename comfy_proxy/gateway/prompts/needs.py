@@ -52,9 +52,9 @@ class Needs:
         if words := self._told.named_in(graph):
             for one in instances:
                 lacks[one] += lacking(words, one, self._support.node_info(one))
-        if where := self._asking.elsewhere(prompt):
+        if asked_at := self._asking.asked_at(prompt):
             for one in instances:
-                lacks[one] += one not in where
+                lacks[one] += one not in asked_at
         return lacks
 
     async def stage(self, prompt: Prompt, instance: Instance, *, fresh: bool = False) -> bool:

@@ -43,7 +43,9 @@ def runs(front: CustomFront, one: Prompt, at: Instance) -> Prompt:
 
 
 def lacks(front: CustomFront, one: Prompt) -> list[int]:
-    return [front.gateway.asking.lacks(one, instance) for instance in front.instances]
+    """1 for each instance at which it should not run, because its client is asked elsewhere."""
+    asked_at = front.gateway.asking.asked_at(one)
+    return [int(bool(asked_at) and instance not in asked_at) for instance in front.instances]
 
 
 async def answer(front: CustomFront, at: Instance) -> int:

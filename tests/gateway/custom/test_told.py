@@ -12,7 +12,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
-from comfy_proxy.gateway.custom.told import MAX_AGE_S, MAX_WORDS, Told, may_be_id
+from comfy_proxy.gateway.custom.told import MAX_AGE_S, MAX_WORDS, Told, lacking, may_be_id
 
 CLASSES = NodeCatalog.from_json(
     {
@@ -35,10 +35,14 @@ def graph(**inputs: Any) -> dict[str, Any]:
     return {"1": {"class_type": "LoadLayer", "inputs": inputs}, "2": "no node", "3": {}}
 
 
-def lacking(front: CustomFront, **inputs: Any) -> list[int]:
+def lacked(front: CustomFront, **inputs: Any) -> list[int]:
     """How many words each instance was not told."""
     told = front.gateway.told
-    return [told.lacks(graph(**inputs), one, CLASSES) for one in front.instances]
+    return [told_to_others(told, one, **inputs) for one in front.instances]
+
+
+def told_to_others(told: Told, instance: Instance, **inputs: Any) -> int:
+    return lacking(told.named_in(graph(**inputs)), instance, CLASSES)
 
 
 async def test_what_was_posted_to_one_is_found_again_by_a_graph(front: CustomFront) -> None:
@@ -46,34 +50,34 @@ async def test_what_was_posted_to_one_is_found_again_by_a_graph(front: CustomFro
     await front.ask("POST", "/pack/layer/layer-1?mask=mask-2", json={"of": {"id": "text-3"}})
     assert front.one.paths
     for word in ("layer-1", "mask-2", "text-3"):
-        assert lacking(front, id=word) == [0, 1]
-        assert lacking(front, ids=[word, "other-4"]) == [0, 1]
-    assert lacking(front, id="layer-9", image=["4", 0]) == [0, 0]
+        assert lacked(front, id=word) == [0, 1]
+        assert lacked(front, ids=[word, "other-4"]) == [0, 1]
+    assert lacked(front, id="layer-9", image=["4", 0]) == [0, 0]
 
 
 async def test_what_was_refused_was_not_told(front: CustomFront) -> None:
     front.one.status = 400
     await front.ask("POST", "/pack/layer/layer-1")
-    assert lacking(front, id="layer-1") == [0, 0]
+    assert lacked(front, id="layer-1") == [0, 0]
 
 
 async def test_what_was_only_read_was_not_told(front: CustomFront) -> None:
     await front.ask("GET", "/pack/layer/layer-1")
-    assert lacking(front, id="layer-1") == [0, 0]
+    assert lacked(front, id="layer-1") == [0, 0]
 
 
 async def test_what_all_were_told_is_no_reason(front: CustomFront) -> None:
     await front.ask("PUT", "/memory/layer-1", data=b"1")
-    assert lacking(front, id="layer-1") == [0, 0]
+    assert lacked(front, id="layer-1") == [0, 0]
 
 
 async def test_one_that_was_away_was_not_told(front: CustomFront) -> None:
     one, two = front.instances
     front.away(one)
     await front.ask("PUT", "/memory/layer-1", data=b"1")
-    assert lacking(front, id="layer-1") == [1, 0]
+    assert lacked(front, id="layer-1") == [1, 0]
     front.away(two)
-    assert lacking(front, id="layer-1") == [0, 0]  # whoever knows it cannot run it
+    assert lacked(front, id="layer-1") == [0, 0]  # whoever knows it cannot run it
 
 
 async def test_one_that_restarts_has_forgotten(front: CustomFront) -> None:
@@ -82,15 +86,15 @@ async def test_one_that_restarts_has_forgotten(front: CustomFront) -> None:
     await front.ask("PUT", "/memory/layer-1", data=b"1")
     await front.ask("POST", "/pack/layer/layer-2")
     front.gateway.told.interrupted(one)
-    assert lacking(front, id="layer-1") == [1, 0]
-    assert lacking(front, id="layer-2") == [0, 1]
+    assert lacked(front, id="layer-1") == [1, 0]
+    assert lacked(front, id="layer-2") == [0, 1]
 
 
 async def test_choices_are_no_ids(front: CustomFront) -> None:
     """A settings page that posts a sampler's name must not tie all prompts to one instance."""
     await front.ask("POST", "/pack/settings", json={"sampler": "dpmpp_2m_sde_gpu"})
-    assert lacking(front, sampler="dpmpp_2m_sde_gpu") == [0, 0]
-    assert lacking(front, id="dpmpp_2m_sde_gpu") == [0, 1]
+    assert lacked(front, sampler="dpmpp_2m_sde_gpu") == [0, 0]
+    assert lacked(front, id="dpmpp_2m_sde_gpu") == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -119,8 +123,8 @@ async def test_what_is_told_is_bounded_and_grows_old() -> None:
     for number in range(MAX_WORDS + 10):
         told.note([f"layer-{number}"], [one])
     assert len(told._told) == MAX_WORDS
-    assert told.lacks(graph(id="layer-1"), two, CLASSES) == 0
+    assert told_to_others(told, two, id="layer-1") == 0
     word = f"layer-{MAX_WORDS}"
-    assert told.lacks(graph(id=word), two, CLASSES) == 1
+    assert told_to_others(told, two, id=word) == 1
     await clock.advance(MAX_AGE_S + 1)
-    assert told.lacks(graph(id=word), two, CLASSES) == 0
+    assert told_to_others(told, two, id=word) == 0
