@@ -22,7 +22,7 @@ Span = tuple[int, int]
 
 FLAT_VALUE: Final = rb'(?>[^\s,:\[\]{}"]++|' + STRING + rb"|" + nested(2) + rb")"
 """A value that has brackets up to three deep, as a pattern."""
-_BLANKS = re.compile(rb"\s*+")
+BLANKS = re.compile(rb"\s*+")
 _ITEM = re.compile(rb"\s*+(" + FLAT_VALUE + rb")\s*+,", re.DOTALL)
 _COMMA, _CLOSING, _OPENING = b",", b"]", (b"{", b"[")
 
@@ -43,16 +43,16 @@ class Listing:
     def steps(self) -> Iterator[list[Span]]:
         """The items that ended in each step; none if nothing ended in it, and none at all for an
         object without the list. Raises ValueError for a text that is no whole list or object."""
-        at = end_of(_BLANKS, self._text, 0)
+        at = end_of(BLANKS, self._text, 0)
         end = yield from (self._items(at) if self._key is None else self._members(at))
-        if end_of(_BLANKS, self._text, end) < len(self._text):
+        if end_of(BLANKS, self._text, end) < len(self._text):
             raise ValueError("something stands behind the end")
 
     def _members(self, at: int) -> Generator[list[Span], None, int]:
         text = self._text
         if text[at : at + 1] != b"{":
             raise ValueError("is no JSON object")
-        at = end_of(_BLANKS, text, at + 1)
+        at = end_of(BLANKS, text, at + 1)
         while text[at : at + 1] == b'"':
             name_end = end_of(IN_STRING, text, at + 1) + 1
             name = loads_exact(text[at:name_end])
@@ -72,19 +72,19 @@ class Listing:
         if text[at : at + 1] != b"[":
             raise ValueError("is no JSON list")
         self.found = True
-        at = end_of(_BLANKS, text, at + 1)
+        at = end_of(BLANKS, text, at + 1)
         if text[at : at + 1] == _CLOSING:
             return at + 1
         while True:
             spans, at = self._short_ones(at)
             if spans:
                 yield spans
-            at = end_of(_BLANKS, text, at)
+            at = end_of(BLANKS, text, at)
             end = yield from _no_items(value_end(text, at))
             if end == at:
                 raise ValueError("an item is missing")
             yield [(at, end)]
-            at = end_of(_BLANKS, text, end)
+            at = end_of(BLANKS, text, end)
             if text[at : at + 1] == _CLOSING:
                 return at + 1
             if text[at : at + 1] != _COMMA:
@@ -109,8 +109,8 @@ def end_of(pattern: re.Pattern[bytes], text: bytes, at: int, limit: int | None =
 
 
 def value_end(text: bytes, at: int) -> Generator[int, None, int]:
-    """The end of the value that begins at ``at``; beyond the text if it is cut off. Yields the
-    bytes that a step went through."""
+    """The end of the value that begins at ``at``; beyond the text if it is cut off. Yields after
+    each step how many bytes it went through."""
     if text[at : at + 1] == b'"':
         return end_of(IN_STRING, text, at + 1) + 1
     if text[at : at + 1] not in _OPENING:

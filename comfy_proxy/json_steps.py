@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, Final, TypeVar
 
-from comfy_proxy.json_listing import FLAT_VALUE, STEP_BYTES, end_of
+from comfy_proxy.json_listing import BLANKS, FLAT_VALUE, STEP_BYTES, end_of
 from comfy_proxy.json_scanner import IN_SCALAR, IN_STRING, JsonScanner
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
@@ -20,20 +20,23 @@ Steps = Generator[int, None, T]
 """Yields after each step how many bytes it went through."""
 
 MANY: Final = 200
-"""Items of a list that are written at once, at most."""
-_BLANKS = re.compile(rb"\s*+")
+"""So many items of a list are written in one step, at most."""
 _VALUE = re.compile(FLAT_VALUE, re.DOTALL)
 _ITEMS = re.compile(rb"(?>(?:\s*+" + FLAT_VALUE + rb"\s*+,)*)", re.DOTALL)
 _COLON = re.compile(rb"\s*+:")
 _DEPTH: Final = 4
-"""So deep a list is looked for that is to be written in steps."""
+"""Only so many levels deep lists and objects are written in steps; what is in them further down is
+written at once."""
 
 
 def loads_in_steps(text: bytes) -> Steps[Any]:
     """The value of a JSON text as ``loads_exact`` reads it, STEP_BYTES or so at a time.
 
-    A single string is read at once, however long it is. Raises ValueError.
+    A text of up to STEP_BYTES is read at once, and so is a single string, however long it is.
+    Raises ValueError.
     """
+    if len(text) <= STEP_BYTES:
+        return loads_exact(text)
     reader = _Reader(text)
     try:
         value = yield from reader.value()
@@ -45,8 +48,13 @@ def loads_in_steps(text: bytes) -> Steps[Any]:
 
 
 def loads_long(text: bytes) -> Any:
-    """The same for a thread: it lets go of the interpreter's lock between two steps."""
-    return at_once(loads_in_steps(text))
+    """The same for a thread, which lets go of the interpreter's lock between two steps."""
+    steps = loads_in_steps(text)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def dumps_long(data: Any) -> bytes:
@@ -56,24 +64,20 @@ def dumps_long(data: Any) -> bytes:
 
 async def written_in_turns(data: Any) -> list[bytes]:
     """The same in pieces; between two steps the event loop has its turn."""
-    pieces, done = [], 0
-    for piece in _written(data, _DEPTH):
-        pieces.append(piece)
+    return await made_in_turns(_written(data, _DEPTH))
+
+
+async def made_in_turns(pieces: Iterable[bytes]) -> list[bytes]:
+    """All of ``pieces``, each of which is made when it is asked for; after every STEP_BYTES of them
+    the event loop has its turn."""
+    made, done = [], 0
+    for piece in pieces:
+        made.append(piece)
         done += len(piece)
         if done >= STEP_BYTES:
             done = 0
             await asyncio.sleep(0)
-    return pieces
-
-
-def at_once(steps: Steps[T]) -> T:
-    """What ``steps`` come to, without a pause between them."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            value: T = end.value
-            return value
+    return made
 
 
 async def in_turns(steps: Steps[T]) -> T:
@@ -88,9 +92,10 @@ async def in_turns(steps: Steps[T]) -> T:
 
 
 async def feed(scanner: JsonScanner, piece: bytes) -> None:
-    """Give ``piece`` to ``scanner``, STEP_BYTES at a time, with a turn of the loop behind each.
+    """Give ``piece`` to ``scanner``, STEP_BYTES at a time, with a turn of the loop after each.
 
-    A megabyte at once takes 100 ms, and pieces are as long as what has come meanwhile.
+    To scan a megabyte at once takes 100 ms, and a piece may be as long as all that has come since
+    the last one.
     """
     if len(piece) <= STEP_BYTES // 4:
         scanner.feed(piece)
@@ -111,7 +116,7 @@ class _Reader:
 
     def blanks(self) -> int:
         """Go on to what is no blank."""
-        self.at = end_of(_BLANKS, self.text, self.at)
+        self.at = end_of(BLANKS, self.text, self.at)
         return self.at
 
     def value(self) -> Steps[Any]:
@@ -121,7 +126,7 @@ class _Reader:
             self.at += 1
             return (yield from (self._items() if text[start] == 0x5B else self._members()))
         if found is None or text[start : start + 1] not in (b"[", b"{"):
-            # Of a string or a number the end, which may be behind the step.
+            # A string, a number or a word, which may end after the step.
             is_string = text[start : start + 1] == b'"'
             end = end_of(IN_STRING if is_string else IN_SCALAR, text, start + is_string) + is_string
         else:
@@ -162,14 +167,15 @@ class _Reader:
                 return members
 
     def _short_ones(self, opening: bytes, closing: bytes) -> list[Any]:
-        """Those that are in one step, with the comma behind them."""
+        """The values from here on that end within one step, each with its comma."""
         start, end = self.at, end_of(_ITEMS, self.text, self.at, self.at + STEP_BYTES)
         self.at = end
         read: list[Any] = loads_exact(opening + self.text[start : max(start, end - 1)] + closing)
         return read
 
     def _ends(self, closing: bytes) -> bool:
-        """Whether this is the end, and no comma."""
+        """Step over what follows a value. True if it is ``closing``, False if it is a comma; raises
+        ValueError if it is neither."""
         byte = self.text[self.blanks() : self.at + 1]
         self.at += 1
         if byte not in (b",", closing):

@@ -8,7 +8,6 @@ class, for what the index tells of all. A step is ``STEP_BYTES`` of text.
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Generator
 from itertools import islice
@@ -17,16 +16,15 @@ from loguru import logger
 
 from comfy_proxy.cluster.object_info.class_table import ClassTable
 from comfy_proxy.cluster.object_info.node_class import NodeClass
-from comfy_proxy.json_listing import STEP_BYTES, end_of, value_end
+from comfy_proxy.json_listing import BLANKS, STEP_BYTES, end_of, value_end
 from comfy_proxy.json_scanner import BETWEEN, IN_STRING, MAX_LEAF_BYTES
 from comfy_proxy.json_steps import loads_in_steps
-from comfy_proxy.lenient_json import loads, loads_exact
+from comfy_proxy.lenient_json import loads
 
 NOTED = 2_000
-"""Choices of a class that are noted at once."""
+"""So many choices of a class are noted in one step, at most: they may be tens of thousands."""
 _COMPARED = 16
 """So many bytes that are only compared count as one that is scanned and read."""
-_BLANKS = re.compile(rb"\s*+")
 
 Steps = Generator[int, None, None]
 """Yields after each step the bytes that it went through."""
@@ -53,7 +51,7 @@ class TableMaker:
 
     def steps(self) -> Steps:
         """Raises ValueError for a text that is no whole JSON object."""
-        at = end_of(_BLANKS, self._body, 0)
+        at = end_of(BLANKS, self._body, 0)
         if self._body[at : at + 1] != b"{":
             raise ValueError("is no JSON object")
         at += 1
@@ -130,7 +128,7 @@ def _name(text: bytes) -> str | None:
 
 def _node_class(name: str, text: bytes) -> Generator[int, None, NodeClass | None]:
     try:
-        info = loads_exact(text) if len(text) <= STEP_BYTES else (yield from loads_in_steps(text))
+        info = yield from loads_in_steps(text)
     except ValueError:
         return None
     return NodeClass(name, info) if isinstance(info, dict) else None

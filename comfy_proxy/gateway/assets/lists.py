@@ -29,10 +29,11 @@ from comfy_proxy.gateway.assets.streams import AssetStream, Refusal, Shown, merg
 from comfy_proxy.gateway.assets.twins import MANY, AssetTwins, Entries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.exchange.pieces import Piece, listed
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
-from comfy_proxy.json_listing import STEP_BYTES
+from comfy_proxy.json_steps import made_in_turns
 from comfy_proxy.lenient_json import dumps_exact
 
 DEFAULT_LIMIT = 20
@@ -134,20 +135,16 @@ class MergedAssets:
 
     async def _pieces(
         self, wanted: _Wanted, streams: list[AssetStream], shown: Shown, total: int
-    ) -> list[bytes]:
-        texts, done = [], 0
-        for instance, asset in shown.assets:
-            texts.append(asset_text(marked(asset, instance, self._storage)))
-            done += len(texts[-1])
-            if done >= STEP_BYTES:
-                done = 0
-                await asyncio.sleep(0)
+    ) -> list[Piece]:
+        texts = await made_in_turns(
+            asset_text(marked(asset, instance, self._storage)) for instance, asset in shown.assets
+        )
         rest: dict[str, Any] = {"total": max(total, 0), "has_more": shown.has_more}
         if shown.has_more and wanted.has_cursors:
             pages = {stream.instance.id: stream.place for stream in streams}
             cursor = Cursor(order=wanted.order, last=shown.last, pages=pages)
             rest["next_cursor"] = cursor.text()
-        assets = [piece for text in texts for piece in (b", ", text)][1:]
+        assets = await listed([text] for text in texts)
         return [b'{"assets": [', *assets, b"], ", dumps_exact(rest)[1:]]
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote_plus
 from comfy_proxy.gateway.exchange.target import quoted
 from comfy_proxy.json_listing import STEP_BYTES
 from comfy_proxy.json_steps import dumps_long, loads_long
-from comfy_proxy.lenient_json import dumps_exact, loads, loads_exact
+from comfy_proxy.lenient_json import loads
 
 MAX_READ_BYTES: Final = 1 << 20
 """Of a body; a longer one is sent on unread. Reading a mebibyte of JSON takes some 10 ms, and 50
@@ -86,8 +86,6 @@ def body_fields(raw: bytes, content_type: str) -> Fields:
 
     def changed(change: Change) -> bytes:
         try:
-            if len(raw) <= STEP_BYTES:
-                return dumps_exact(_changed_json("", loads_exact(raw), change))
             return dumps_long(_changed_json("", loads_long(raw), change))
         except (RecursionError, ValueError):
             return raw  # so deep that no node wants it: it is the instance's to refuse

@@ -11,6 +11,7 @@ from typing import BinaryIO, Final
 from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
 
 AT_ONCE: Final = 1_000
+"""Items of a list that are put together before the event loop has its turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ Piece = bytes | Slice
 
 async def listed(items: Iterable[Iterable[Piece]]) -> list[Piece]:
     """The pieces of all items, with a comma and a blank between two items, as ComfyUI writes it.
-    Others have their turn after AT_ONCE items."""
+    After every AT_ONCE items the event loop has its turn."""
     pieces: list[Piece] = []
     for index, item in enumerate(items):
         if index:

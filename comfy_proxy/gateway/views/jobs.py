@@ -46,14 +46,14 @@ from comfy_proxy.gateway.views.history_entries import OwnEntries, is_given_up
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.gateway.views.listed_jobs import ListedJob, OwnJob, ReadPage
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
-from comfy_proxy.json_listing import STEP_BYTES
+from comfy_proxy.json_steps import made_in_turns
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.transit import MAX_LOOKS
 from comfy_proxy.lenient_json import dumps_exact
 
 JOBS_AT_ONCE: Final = 1_000
-"""Jobs that are put together before others have their turn: half a millisecond."""
+"""Jobs that are joined before the event loop has its turn; that takes half a millisecond."""
 
 
 class MergedJobs:
@@ -106,10 +106,10 @@ class MergedJobs:
         own = await self._own(page, found, [*absent, *self._known.at(missing)], answered)
         listed = [OwnJob.of(job, by_duration=page.by_duration) for job in own]
         shown, told = page.cut([*found.values(), *listed], total + len(own))
-        texts = await self._texts(shown)
-        pieces = [
+        texts = await made_in_turns(job.shown(self._storage) for job in shown)
+        pieces: list[Piece] = [
             b'{"jobs": [',
-            *await parts.listed(texts),
+            *await parts.listed([text] for text in texts),
             b'], "pagination": ',
             dumps_exact(told),
             b"}",
@@ -163,19 +163,6 @@ class MergedJobs:
                 if number % JOBS_AT_ONCE == 0:
                     await asyncio.sleep(0)
         return found, total
-
-    async def _texts(self, shown: Iterable[ListedJob]) -> list[list[Piece]]:
-        """As clients see them; what is not changed is passed on as it came."""
-        texts: list[list[Piece]] = []
-        done = 0
-        for job in shown:
-            text = job.shown(self._storage)
-            texts.append([text])
-            done += len(text)
-            if done >= STEP_BYTES:
-                done = 0
-                await asyncio.sleep(0)
-        return texts
 
     async def _own(
         self,

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.node_class import NodeClass, united_text
@@ -138,17 +138,13 @@ class Union:
         digest = hashlib.blake2b(b"\0".join(texts), digest_size=16).digest()
         known = self._united.get(name) or self._before.get(name)
         if known is None or known[0] != digest:
-            known = digest, united_text([NodeClass(name, _loads(text)) for text in texts])
+            known = digest, united_text([NodeClass(name, loads_long(text)) for text in texts])
         self._united[name] = known
         return known[1]
 
 
 def _named(name: str, text: bytes) -> bytes:
     return b"%s: %s" % (dumps_exact(name), text)
-
-
-def _loads(text: bytes) -> Any:
-    return loads_exact(text) if len(text) <= STEP_BYTES else loads_long(text)
 
 
 async def _apart(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
