@@ -1,9 +1,9 @@
 """No full garbage collection while a long answer is in memory.
 
-Python's collector looks at all objects again whenever a quarter as many have been added. What is
-found in an answer of 50 MB is 100,000 objects, none of which is in a cycle: several full
-collections in a second, the last of 100 ms, in which nobody else has a turn, and for nothing. The
-younger generations are collected meanwhile as ever; what is in cycles waits a little longer.
+A full collection looks at every object there is, and Python makes one whenever the number of
+objects has grown by a quarter. What is found in an answer of 50 MB is 100,000 objects, none of them
+in a cycle: that caused several full collections in a second, the last of 100 ms, in which nobody
+else had a turn and nothing was freed. The younger generations are collected meanwhile as ever.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ import threading
 from typing import ClassVar, Final, Self
 
 QUIET_BYTES: Final = 2**20
-"""Bytes of an answer from which on it counts as long."""
+"""Bytes of an answer. A longer one counts as long."""
 NEVER: Final = 1_000_000_000
-"""So many collections of the middle generation before a full one."""
+"""Collections of the middle generation before a full one: so many that there is none."""
 
 
 class NoFullCollection:
-    """There is none from the beginning of the first of these to the end of the last."""
+    """There is no full collection while an object of this class exists. To be held as long as what
+    was read: full collections begin again when the last one is freed, in whatever thread."""
 
-    _lock: ClassVar[threading.RLock] = threading.RLock()  # the last one may end in any thread
-    _there: ClassVar[int] = 0
+    _lock: ClassVar[threading.RLock] = threading.RLock()
+    _count: ClassVar[int] = 0
     _thresholds: ClassVar[tuple[int, int, int]] = (0, 0, 0)
 
     def __init__(self) -> None:
         with NoFullCollection._lock:
-            if not NoFullCollection._there:
+            if not NoFullCollection._count:
                 NoFullCollection._thresholds = gc.get_threshold()
                 gc.set_threshold(*NoFullCollection._thresholds[:2], NEVER)
-            NoFullCollection._there += 1
+            NoFullCollection._count += 1
 
     @classmethod
     def for_bytes(cls, size: int) -> Self | None:
@@ -39,6 +40,6 @@ class NoFullCollection:
 
     def __del__(self) -> None:
         with NoFullCollection._lock:
-            NoFullCollection._there -= 1
-            if not NoFullCollection._there:
+            NoFullCollection._count -= 1
+            if not NoFullCollection._count:
                 gc.set_threshold(*NoFullCollection._thresholds)

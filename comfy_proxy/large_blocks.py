@@ -12,10 +12,11 @@ what a burst of 12 MB frames took stays with the process (429 MB after ten clien
 read, 88 so set). It is more than the 256 KiB that the event loop reads at once: with these the
 pages of each piece of a body were made anew, and 20 MB took twice the time."""
 FREE_BYTES: Final = 16 * BLOCK_BYTES
-"""So much free memory at the end of the heap stays with the process (16 MiB); beyond it all of it
-goes back to the system. glibc's own bound is 128 KiB once BLOCK_BYTES is set: then the pages of
-each 100 KB frame were given back and made anew, a third of what it took to pass one on. With 4 MiB
-that was so again for the frames of twenty clients, eight of each on their way at a time."""
+"""Bytes of free memory at the end of the heap that stay with the process (16 MiB); when there are
+more all of them go back to the system. glibc's own bound is 128 KiB once BLOCK_BYTES is set: then
+the pages of each frame of 100 KB were given back and made anew, which was a third of what it took
+to pass one on. With 4 MiB the same happened with twenty clients that had eight frames each on their
+way."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 

@@ -47,7 +47,8 @@ OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.o
 """The resources that we registered, the catch-all included; any other one is the host's."""
 
 ORIGINS: web.AppKey[AllowedOrigins] = web.AppKey("comfy_proxy.origins")
-"""Those of other sites whose pages may use the proxy; there though there is none."""
+"""The origins of other sites whose pages may use the proxy; in the application even if there are
+none, because SIGHUP may bring some."""
 
 _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes")
 _OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
@@ -265,7 +266,8 @@ def _request_id(request: web.Request, settings: Settings) -> str:
 async def _finish_headers(
     app: web.Application, request: web.Request, answer: web.StreamResponse
 ) -> None:
-    """The last word on the headers of every answer that is not the host's; ``app`` carries us."""
+    """The last word on the headers of every answer that is not the host's. ``app`` is the
+    application that carries us: ``request.app`` is known only while a handler runs."""
     if (context := request.get(CONTEXT)) is not None:
         settings = app[SETTINGS]
         context.begun = answer
@@ -278,7 +280,7 @@ async def _finish_headers(
             answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
         if root := root_path(request, settings):  # last: all URLs above are without the root
             place_under(answer.headers, root)
-    await app[ORIGINS].add_headers(request, answer)  # it names all headers that are there
+    await app[ORIGINS].add_headers(request, answer)  # last: it names all others
 
 
 async def _end_sockets(app: web.Application) -> None:

@@ -23,7 +23,7 @@ BATCH_BYTES: Final = 262_144
 """How many bytes go to a disk, or come from it, at once. A hop to a thread costs as much as copying
 some 100 kB, so smaller batches would mostly hop."""
 LARGE_BYTES: Final = 8 * 2**20
-"""Bytes of a file from which on it is removed in a thread."""
+"""Bytes of a file (8 MiB). A larger one is removed in a thread."""
 
 
 class ClosedError(FileNotFoundError, ValueError):
@@ -60,7 +60,7 @@ class StoredBytes:
         """True after :meth:`close`: nothing can be read then."""
         self.size = 0
         self.on_disk = 0
-        """So many bytes from the beginning are in the file already."""
+        """Bytes from the beginning that are in the file already."""
 
     def __repr__(self) -> str:
         place = "closed" if self.closed else "disk" if self._path else "memory"
@@ -84,8 +84,8 @@ class StoredBytes:
             await self._flush()
 
     async def write_out(self, pieces: Sequence[bytes | bytearray]) -> None:
-        """Append ``pieces`` to the file now, whatever could stay in memory; nothing is copied.
-        Not to be mixed with :meth:`write`. Raises as that."""
+        """Append ``pieces`` to the file now, even if so few bytes could stay in memory, and copy
+        none of them. Not for bytes that :meth:`write` is used for as well. Raises as that."""
         try:
             path = self._path or self._make_file()
             await self._in_thread(lambda: self._append(path, pieces))
@@ -120,8 +120,9 @@ class StoredBytes:
         return _Window(self._path, start, end)
 
     def cut(self, start: int, size: int, digest: str) -> None:
-        """From now on it is these ``size`` bytes alone, of that digest; nothing is moved, or freed.
-        To be called when nobody writes or follows any more."""
+        """From now on only these ``size`` bytes can be read, and ``digest`` is theirs. The others
+        stay where they are until :meth:`close`. To be called when nobody writes or reads any more.
+        """
         self.size, self._cut = size, (start, digest)
 
     async def read(self) -> bytes:
@@ -198,7 +199,8 @@ async def read_some(file: BinaryIO, size: int) -> bytes:
 
 
 def _unlink(path: str) -> None:
-    """In a thread if there is an event loop to be held up: for 50 MB it takes 20 to 60 ms."""
+    """Remove the file; a large one in a thread if an event loop runs here, because to remove 50 MB
+    takes 20 to 60 ms."""
     with contextlib.suppress(OSError):
         if os.stat(path).st_size > LARGE_BYTES:
             with contextlib.suppress(RuntimeError):  # no loop, or one whose threads have ended

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _TO_LOGURU = {"error": "ERROR", "warn": "WARNING", "info": "INFO", "debug": "DEBUG"}
 _AT = {level: frozenset(LEVELS[: index + 1]) for index, level in enumerate(LEVELS)}
-"""Level → those that are written then."""
+"""Level of an application → the levels whose lines it writes."""
 _OURS = "comfy_proxy"
 _AIOHTTP = (  # its access log is not among them: ours has a line for each request
     aiohttp_log.client_logger,
@@ -144,8 +144,8 @@ class AppLogs:
             )
 
     def current(self, trace: Trace | None = None) -> Current:
-        """Lines logged inside the block, and in tasks made there, are this application's, and
-        everything is on behalf of ``trace``, or of nobody."""
+        """Lines logged inside the block, and in tasks made there, are this application's, and on
+        behalf of the request ``trace``; None: of no request."""
         return Current(self, trace)
 
     def record_request(self, request: RequestRecord) -> None:

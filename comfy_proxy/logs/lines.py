@@ -143,8 +143,8 @@ def as_json(line: Line) -> str:
 
 
 def as_text(line: Line, *, colours: bool, told: Collection[str] | None = None) -> str:
-    """The line for people: values that the message names are not repeated behind it. These are
-    those of the keys in ``told``; if that is None they are looked for.
+    """The line for people: values that the message names are not repeated after it. ``told`` are
+    the keys of those values; None if that is not known, then each value is looked for in it.
 
     A stack trace follows on lines of its own.
     """

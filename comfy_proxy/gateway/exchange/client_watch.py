@@ -21,7 +21,8 @@ class while_connected(CancelScope):  # noqa: N801 - reads as what it does: ``wit
     """Run the body as long as the client's connection lasts.
 
     When it is lost the body is cancelled as by :func:`asyncio.timeout` (whose rules about other
-    cancellations hold) and ClientGoneError raised instead; so it is if it was lost before.
+    cancellations hold) and ClientGoneError raised instead. If it was lost before, ClientGoneError
+    is raised at once.
     """
 
     __slots__ = ("_listener", "_request")

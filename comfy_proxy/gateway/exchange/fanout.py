@@ -33,7 +33,8 @@ T = TypeVar("T")
 
 ASK_TIMEOUT_S = 30.0
 AT_ONCE = 16
-"""Instances of which the question begins at once, where all are asked: some 3 ms."""
+"""Questions that begin in one turn of the event loop, where all instances are asked; that takes
+some 3 ms. The next ones begin in its next turn."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,8 +202,8 @@ async def _answers_of_each(
 async def _begun_in_turns(
     questions: Sequence[Callable[[], Coroutine[Any, Any, T]]],
 ) -> list[T | BaseException]:
-    """What each comes to, or raises. AT_ONCE of them begin at once, then others have their turn:
-    for 300 instances to begin takes 50 ms."""
+    """What each question comes to, or raises, in their order. After every AT_ONCE of them that have
+    begun the event loop has its turn: to begin those of 300 instances takes 50 ms."""
     tasks: list[asyncio.Task[T]] = []
     try:
         for begun, question in enumerate(questions, 1):

@@ -23,10 +23,13 @@ from comfy_proxy.settings import Settings
 _HOP_BY_HOP = frozenset(
     {"connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"}
 )
-_REQUEST_ENDS = _HOP_BY_HOP | {"host", "expect", "origin", PREFIX.lower()}
-"""``Expect``: the server answered 100 Continue before any handler ran, that hop is done (RFC 9110
-10.1.1). ``Origin`` see :func:`_drop_judged`, ``X-Forwarded-Prefix`` :func:`_add_forwarded`."""
-_RESPONSE_ENDS = _HOP_BY_HOP | {"x-request-id"}
+_NOT_SENT = _HOP_BY_HOP | {"host", "expect", "origin", PREFIX.lower()}
+"""Headers of a request that no instance gets from the client. ``Host`` is the instance's own.
+``Expect``: the server answered 100 Continue before any handler ran, so that hop is done (RFC 9110
+10.1.1). ``Origin``: see :func:`_drop_judged`. ``X-Forwarded-Prefix``: see :func:`_add_forwarded`.
+"""
+_NOT_RETURNED = _HOP_BY_HOP | {"x-request-id"}
+"""Headers of an answer that no client gets from the instance; the request's id is ours."""
 _VIA = "1.1 comfy-proxy"
 _FETCH_SITE = "Sec-Fetch-Site"
 # aiohttp refuses to write these (header injection); RFC 9110 5.5 has a recipient put a space.
@@ -156,8 +159,8 @@ def _decode(raw: bytes) -> str:
 def _end_to_end(
     message: web.Request | aiohttp.ClientResponse, name_of: Callable[[bytes], str]
 ) -> CIMultiDict[str]:
-    """All headers that are not for one hop, names spelt as on the wire; ``name_of`` gives the name,
-    or nothing for a header that never crosses."""
+    """All headers that are not for one hop, names spelt as on the wire. ``name_of`` gives the name
+    of a header as text, "" for one that is not passed on."""
     named = tokens(message.headers, hdrs.CONNECTION)
     kept = [
         (name, _decode(raw_value))
@@ -167,20 +170,21 @@ def _end_to_end(
     return CIMultiDict(kept)
 
 
-@lru_cache(maxsize=1024)  # few names, in every message
+@lru_cache(maxsize=1024)  # every message has the same few names
 def _request_name(raw_name: bytes) -> str:
-    return _name(raw_name, _REQUEST_ENDS)
+    return _name(raw_name, _NOT_SENT)
 
 
 @lru_cache(maxsize=1024)
 def _response_name(raw_name: bytes) -> str:
-    return _name(raw_name, _RESPONSE_ENDS)
+    return _name(raw_name, _NOT_RETURNED)
 
 
-def _name(raw_name: bytes, ends: Collection[str]) -> str:
+def _name(raw_name: bytes, dropped: Collection[str]) -> str:
+    """The header's name as text; "" if it is one of ``dropped``, which are in lower case."""
     name = raw_name.decode("ascii", "replace")
     lower = name.lower()
-    return "" if lower in ends or lower.startswith("proxy-") else name
+    return "" if lower in dropped or lower.startswith("proxy-") else name
 
 
 def _each_in_one_spelling(headers: CIMultiDict[str]) -> CIMultiDict[str]:
@@ -223,7 +227,8 @@ def _drop_credentials(headers: CIMultiDict[str], keys: Collection[str]) -> None:
 
 
 def _drop_judged(headers: CIMultiDict[str]) -> None:
-    """Take out what ``security.check`` has judged, and what an instance would judge wrongly.
+    """Take out ``Sec-Fetch-Site: cross-site``, which ``security.check`` has judged, and which an
+    instance would judge wrongly. For the same reason ``Origin`` is one of _NOT_SENT.
 
     ComfyUI compares ``Origin`` with its own address, and to do so resolves its own name, each time,
     while its event loop waits: with a slow resolver a page load takes half a minute. A cross-site

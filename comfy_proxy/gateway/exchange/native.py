@@ -38,8 +38,8 @@ LONG_BYTES = 256 * 2**10
 """Takes some ten milliseconds to be read, marked and written."""
 
 MANY_BYTES = 2**20
-"""More are not joined but sent as they are: to join 10 MB takes 8 ms, and to have them written
-another 10."""
+"""Bytes of an answer that is put together here. From so many on its pieces are not joined but sent
+one after the other: to join 10 MB takes 8 ms, and to write them at once another 10."""
 
 T = TypeVar("T")
 A = TypeVar("A", bound=Head)
@@ -55,7 +55,7 @@ def load(answer: Answer) -> Any:
 
 
 async def read_long(answer: Answer) -> Any:
-    """As :func:`load`; a long one in steps, between which others have their turn."""
+    """As :func:`load`; one of LONG_BYTES in steps, between which the event loop has its turn."""
     if len(answer.body) < LONG_BYTES or answer.status != 200:
         return load(answer)
     try:
@@ -88,8 +88,9 @@ def reply(data: Any, like: Head) -> web.StreamResponse:
 async def reply_pieces(
     request: web.Request, pieces: Sequence[Piece], like: Head
 ) -> web.StreamResponse:
-    """As :func:`reply`, of JSON in pieces; what is on a disk is sent from there, and was sent; so
-    is what has MANY_BYTES, as fast as the client reads."""
+    """As :func:`reply`, of JSON in pieces. If one of them is on a disk, or all together have
+    MANY_BYTES, they are sent one after the other, as fast as the client reads, and the answer that
+    is returned has been sent already."""
     headers = _headers(like)
     if parts.in_memory(pieces) and parts.length(pieces) < MANY_BYTES:
         return _whole(parts.joined(pieces), like, headers)

@@ -41,8 +41,8 @@ MEMORY_BYTES = 4 * 2**20
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScannedAnswer(Head):
     """What one instance said. ``root`` is what was found in it; None if it has not status 200 or
-    is no JSON object or array. ``text`` is empty if it was not to be kept. With a long one there is
-    no full garbage collection (``quiet``)."""
+    is no JSON object or array. ``text`` is empty if it was not to be kept. ``quiet`` keeps full
+    garbage collections off for as long as a long answer exists; None for a short one."""
 
     text: StoredBytes = field(repr=False)
     root: Value | None = field(repr=False)
@@ -104,7 +104,8 @@ async def ask_scanned(
 async def _take(
     pieces: AsyncIterator[bytes], scanner: JsonScanner | None, text: StoredBytes, *, keep: bool
 ) -> NoFullCollection | None:
-    """Each piece goes where it is wanted."""
+    """Give each piece to ``scanner``, and with ``keep`` to ``text``. Returns what keeps full
+    garbage collections off while what was found is in memory; None if that is not much."""
     quiet, came = None, 0
     async for piece in pieces:
         came += len(piece)
@@ -180,5 +181,5 @@ def _history_data(root: Value | None) -> dict[str, Any] | None:
 
 
 async def _read(answer: ScannedAnswer, read: Callable[[Value | None], T]) -> T:
-    """What ``read`` makes of it; in a thread if it is long."""
+    """What ``read`` makes of what was found in ``answer``; in a thread if that is long."""
     return read(answer.root) if answer.quiet is None else await asyncio.to_thread(read, answer.root)

@@ -16,9 +16,11 @@ from comfy_proxy.security import without_key
 from comfy_proxy.settings import Settings
 
 KNOWN: Final = 1024
+"""Addresses that are remembered, those that were used last: `/queue` of each of 300 instances is
+asked for again and again, and yarl keeps what it has worked out in the URL itself."""
 SHORT: Final = 128
-"""So many addresses are kept, of targets with so many characters at most: `/queue` of 300 instances
-is asked again and again, and what a URL was asked once it knows the second time."""
+"""Characters of a target. The address of a longer one is not remembered, but made at each use: it
+is hardly asked for twice, and KNOWN of them would take megabytes."""
 _ASCII = "".join(map(chr, range(128)))
 _ABSOLUTE_FORM = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 
@@ -70,7 +72,7 @@ def request_target(raw_path: str) -> str:
     Raises RequestError for ``*`` and the authority form: they name no resource of an instance.
     """
     if raw_path.startswith("/") and raw_path.isascii():
-        return raw_path  # as nearly always
+        return raw_path  # most are of this kind, and need no more looking into
     target = raw_path
     if match := _ABSOLUTE_FORM.match(raw_path):
         target = raw_path[match.end() :]

@@ -108,7 +108,7 @@ class InputStaging:
         self, graph: Mapping[str, Any], instances: Iterable[Instance]
     ) -> dict[Instance, int]:
         """How many of the files in ``graph`` each has, as far as is known; asks nobody."""
-        files_by: dict[int, list[FileName]] = {}  # by the classes, which many have in common
+        files_by: dict[int, list[FileName]] = {}  # by id() of the classes: many share theirs
         held = {}
         for instance in instances:
             key = id(self._node_info(instance))

@@ -1,9 +1,9 @@
 """The body of an upload, kept as it came: received first, or passed on to instances while it comes.
 
 A :class:`PassedBody` has one reader of what the client sends (:meth:`~UploadBody.receive`), which
-only keeps it. Everybody else follows what is kept: each sender from the first byte, however many
-there are one after the other, and the reader of the form. So a sender that is cut off, because its
-instance has died, takes nothing along, and an instance that reads slowly makes nobody wait.
+only keeps it. Everybody else follows what is kept, from the first byte on: the reader of the form,
+and each sender, of which there are several one after the other if an instance dies. So a sender
+that is cut off loses nothing of the body, and an instance that reads slowly makes nobody wait.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ PASSED_BYTES: Final = 2**20
 """A body of at least so many bytes (1 MiB) is passed on while it comes. A shorter one is received
 first: it is here within milliseconds, and an instance is asked only about what is whole."""
 SMALL_BYTES: Final = 65_536
-"""Smaller pieces of a client that sends byte by byte are joined up to so many bytes."""
+"""Pieces that come one after the other are joined up to so many bytes (64 KiB): a client that sends
+byte by byte would else have a list of as many pieces in memory."""
 _MAX_BOUNDARY: Final = 70
 """Characters of a boundary (RFC 2046 5.1.1). aiohttp reads no form with a longer one."""
 
@@ -43,7 +44,7 @@ class UploadBody:
     def __init__(self, request: web.Request) -> None:
         self.rest = ClientBody(request.content)
         self.whole = False
-        self._stored = StoredBytes(hashed=False)  # its picture is, when the form is read
+        self._stored = StoredBytes(hashed=False)  # its picture is hashed when the form is read
 
     async def receive(self) -> None:
         """Read up to the limit. Raises RequestError, ClientGoneError, UnavailableError; then what
@@ -83,12 +84,12 @@ class UploadBody:
                 yield chunk
 
     async def take_out(self, span: Span) -> StoredBytes:
-        """That part of it, to be closed by the caller, when all was read that is to be read: there
-        is nothing in the body afterwards.
+        """That part of it, to be closed by the caller. To be called when nobody reads the body any
+        more: it is empty afterwards.
 
-        It stays in the file of the body. If that is more than twice as large (somebody has sent a
-        long field beside a short file) it is copied out, unless the disk is full: what is kept is
-        counted by its own size.
+        The part stays in the file of the body. If that is more than twice as large as the part
+        (somebody has sent a long field beside a short file) it is copied to a file of its own,
+        unless the disk is full: files that are kept are counted by the size of their part.
         """
         stored, self._stored = self._stored, StoredBytes(hashed=False)
         is_most = 2 * span.size >= stored.size
@@ -103,14 +104,15 @@ class UploadBody:
 
 
 class PassedBody(UploadBody):
-    """One that is sent while it comes; :meth:`receive` runs beside the senders.
+    """A body that is sent while it comes; :meth:`receive` runs beside the senders.
 
     What ends the form is held back from every instance until :meth:`release`: its last delimiter
-    with what follows, and at any time as many bytes as may belong to it. ComfyUI writes no file
-    before it has read that. Until then, whoever cuts a sender off has written nothing; and of
-    several forms the one that is released first is written first.
+    and all that follows, and before that is there as many of the last bytes as may be the beginning
+    of it. ComfyUI writes no file before it has read that delimiter. So until :meth:`release` a
+    sender can be cut off and nothing was written, and of several forms with one name the one that
+    is released first is written first.
 
-    Whoever follows waits without end if :meth:`receive` fails, and is to be cancelled.
+    If :meth:`receive` fails those that follow wait for ever: the caller has to cancel them.
     """
 
     def __init__(self, request: web.Request, boundary: bytes, length: int) -> None:
@@ -119,18 +121,21 @@ class PassedBody(UploadBody):
         self._delimiter = b"--" + boundary + b"--"
         self._tail = b""
         self._passable = 0
-        self._is_held = False  # the delimiter is there: from it on nothing passes
+        """Bytes from the beginning that may be sent before :meth:`release`."""
+        self._end_seen = False  # the last delimiter has come
         self._released = False
-        self._come = 0
-        self._recent: deque[tuple[int, bytes]] = deque()  # where it begins, what has come last
+        self._received = 0
+        self._recent: deque[tuple[int, bytes]] = deque()
+        """The pieces that came last, each with its place in the body: those that are still to be
+        written to the file, and those that were written by the last write."""
         self._news = asyncio.Event()
 
     @classmethod
     def of(cls, request: web.Request) -> Self | None:
         """The body of ``request``; None if it is to be received first.
 
-        That is one that is short, or longer than what we keep, or of unknown length, or of which it
-        is not plain where the form in it ends.
+        That is one that is shorter than PASSED_BYTES, or longer than MAX_STORED_BYTES, or of
+        unknown length, or no form of which we know how it ends.
         """
         length = request.content_length or 0
         kind = parse_mimetype(request.headers.get(hdrs.CONTENT_TYPE, ""))
@@ -145,36 +150,36 @@ class PassedBody(UploadBody):
         return cls(request, boundary.encode(), length)
 
     async def receive(self) -> None:
-        """As :meth:`UploadBody.receive`; what has come is told to those that follow."""
+        """As :meth:`UploadBody.receive`; those that follow get each piece when it has come."""
         try:
             while chunk := await self.rest.read(PIECE_BYTES):
-                self._comes(chunk)
-                if self._come - self._stored.on_disk >= BATCH_BYTES:
+                self._take_in(chunk)
+                if self._received - self._stored.on_disk >= BATCH_BYTES:
                     await self._write_out()
             await self._write_out()
             self.whole = True
         except BaseException:
             self.close()
             raise
-        self._tell()
+        self._wake_followers()
 
-    def _comes(self, chunk: bytes) -> None:
-        if not self._is_held:
+    def _take_in(self, chunk: bytes) -> None:
+        if not self._end_seen:
             self._look_for_end(chunk)
-        start, self._come = self._come, self._come + len(chunk)
-        if self._recent and self._recent[-1][0] >= self._stored.on_disk:  # it is still to write
+        start, self._received = self._received, self._received + len(chunk)
+        if self._recent and self._recent[-1][0] >= self._stored.on_disk:  # not written yet
             last = self._recent[-1]
             if len(last[1]) + len(chunk) <= SMALL_BYTES:
                 start, chunk = last[0], last[1] + chunk
                 self._recent.pop()
         self._recent.append((start, chunk))
-        self._tell()
+        self._wake_followers()
 
     async def _write_out(self) -> None:
         written = self._stored.on_disk
         await self._stored.write_out([piece for start, piece in self._recent if start >= written])
         while self._recent and self._recent[0][0] < written:
-            self._recent.popleft()  # on the disk since the time before
+            self._recent.popleft()  # it was on the disk before this write
 
     def _look_for_end(self, chunk: bytes) -> None:
         """Set ``_passable``, now that ``chunk`` comes after ``_tail``."""
@@ -183,19 +188,19 @@ class PassedBody(UploadBody):
         if (found := joint.find(self._delimiter)) < 0:
             found = chunk.find(self._delimiter)
             found = found + len(self._tail) if found >= 0 else -1
-        begin, end = self._come - len(self._tail), self._come + len(chunk)
-        self._is_held = found >= 0
+        begin, end = self._received - len(self._tail), self._received + len(chunk)
+        self._end_seen = found >= 0
         self._tail = (self._tail + chunk[-most:])[-most:]
-        self._passable = begin + found if self._is_held else end - len(self._tail)
+        self._passable = begin + found if self._end_seen else end - len(self._tail)
 
-    def _tell(self) -> None:
+    def _wake_followers(self) -> None:
         self._news.set()
         self._news = asyncio.Event()
 
     def release(self) -> None:
-        """Nothing is held back any more."""
+        """Let the end of the form pass: nothing is held back any more."""
         self._released = True
-        self._tell()
+        self._wake_followers()
 
     @property
     def size(self) -> int:
@@ -219,8 +224,8 @@ class PassedBody(UploadBody):
         stored, at = self._stored, 0
         file: BinaryIO | None = None
         try:
-            while not (self.whole and at == self._come):
-                limit = self._passable if held and not self._released else self._come
+            while not (self.whole and at == self._received):
+                limit = self._passable if held and not self._released else self._received
                 if at >= limit:
                     await self._news.wait()
                     continue
@@ -239,7 +244,8 @@ class PassedBody(UploadBody):
 
 
 def _read_at(file: BinaryIO, start: int, size: int) -> bytes:
-    """Raises UnavailableError if there is nothing: somebody has cut the file."""
+    """Up to ``size`` bytes from ``start`` on. Raises UnavailableError if there is none, which there
+    was: somebody has cut the file."""
     file.seek(start)
     if not (data := file.read(size)):
         message = "The body cannot be read again: its temporary file was changed."

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from hashlib import _Hash as HASH
 
 PIECE_BYTES = 131_072
-"""How much of an upload is handled at once (128 KiB): a few such pieces are all that is in memory
-of one that passes. Smaller ones cost more time."""
+"""Bytes of an upload that are read at once (128 KiB). Of one that passes a few such pieces are all
+that is in memory; smaller ones cost more time."""
 MAX_FIELD_BYTES = 65_536
 """Of a text field; a form with a longer one is passed on, and not read here any further."""
 _NUMBERED = re.compile(r"( \(\d+\))+(?=\.[^./]*$|$)")
@@ -41,9 +41,10 @@ _BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessing
 
 
 class FormBody(Protocol):
-    """The body that a form is read from; ``pieces`` ends where the body does."""
+    """The body that a form is read from."""
 
-    def pieces(self) -> AsyncGenerator[bytes, None]: ...
+    def pieces(self) -> AsyncGenerator[bytes, None]:
+        """All of it in order, each piece as soon as it is there; ends where the body does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -163,7 +164,8 @@ async def _each_part(
 
 
 async def _image(part: BodyPartReader, stream: _PieceStream) -> Span | StoredBytes:
-    """Raises ValueError if it does not end as a part does."""
+    """Where the file ``part`` is in the body; the bytes themselves if they came in a coding. Raises
+    ValueError if it does not end as a part of a form does."""
     if hdrs.CONTENT_ENCODING in part.headers or hdrs.CONTENT_TRANSFER_ENCODING in part.headers:
         return await _stored(part)
     start, size, digest = stream.position, 0, sha256()
@@ -220,13 +222,13 @@ class _PieceStream:
     def __init__(self, pieces: AsyncGenerator[bytes, None]) -> None:
         self._pieces = pieces
         self._back = b""
-        self._come = 0
+        self._taken = 0
         self._ended = False
 
     @property
     def position(self) -> int:
         """Bytes from the beginning of the body to what is read next."""
-        return self._come - len(self._back)
+        return self._taken - len(self._back)
 
     async def read(self, n: int = -1) -> bytes:
         if not self._back:
@@ -252,5 +254,5 @@ class _PieceStream:
     async def _next(self) -> bytes:
         piece = await anext(self._pieces, b"")
         self._ended = not piece
-        self._come += len(piece)
+        self._taken += len(piece)
         return piece

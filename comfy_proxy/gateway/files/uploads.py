@@ -172,15 +172,15 @@ class _Upload:
         return await self._spread(posted)
 
     async def pass_on(self, body: PassedBody) -> _Posted:
-        """Send it while it is received. An instance that answers or fails before the end has come
-        changes nothing for the client: it is heard to its end, as by :meth:`run`."""
+        """Send it while it is received. If an instance answers or fails before the client has sent
+        all of it, the rest is received nevertheless, and only then the client is answered."""
         coming, reading = asyncio.create_task(body.receive()), asyncio.create_task(self._read())
         posting = asyncio.create_task(self._post_anywhere())
         try:
             await coming
             await reading
             async with self._uploads.locks(self._form.family):
-                if posting.done() and _is_for_slowness(posting):
+                if posting.done() and _deserves_another_try(posting):
                     posting = asyncio.create_task(self._post_anywhere())
                 body.release()
                 posted = await posting
@@ -279,11 +279,13 @@ class _Upload:
         return _Posted(instance=instance, life=life, answer=answer, file=file)
 
 
-def _is_for_slowness(posting: asyncio.Task[_Posted]) -> bool:
-    """Whether what has ended before its body may go better at once and as a whole.
+def _deserves_another_try(posting: asyncio.Task[_Posted]) -> bool:
+    """Whether to send the body once more, all of it at once, though ``posting`` has ended before
+    all of the body was here: yes if no instance has answered, or one has answered 408.
 
-    A client that sends for minutes sees more of the instances' pauses (a model that loads) than
-    there are instances; and one behind a server of its own may be told 408 for our client's pace.
+    While a client sends for minutes each instance may have its moment in which it does not answer
+    (it loads a model), and each is tried once only. And a server in front of an instance may have
+    given up (408) because the client sends slowly.
     """
     if posting.exception() is not None:
         return True
