@@ -5,9 +5,9 @@ streaming, access log on), through the plain aiohttp proxy of bench_plain_proxy.
 `comfy-proxy serve` (one process, uvloop, LOG_LEVEL=info; small GETs also with LOG_LEVEL=error,
 which shows what the lines cost). In each round every kind of request meets every way once, in an
 order that turns: small JSON by GET at 1, 16 and 64 connections, of a route of ComfyUI's own and of
-one that only a custom node can have, and at four connections each 20 MB
-down and up, a picture of 20 MB uploaded (which the proxy alone puts on the second instance as well)
-and 100 KB WebSocket frames down and up.
+one that only a custom node can have, and at four connections each 20 MB down and up, a picture
+of 20 MB uploaded (which the proxy alone puts on the second instance as well) and 100 KB WebSocket
+frames down and up.
 
 CPU is that of the way's own processes (children too) for each request; the upstream's own for the
 direct way. Ratios are of throughput, of p99 and of CPU, of the same round.

@@ -17,7 +17,9 @@ from comfy_proxy.lenient_json import dumps, loads
 from comfy_proxy.state.by_url import ByUrl
 
 _COMMON: Final = ""
-"""In place of an address: the headers for all that have none of their own. They come first."""
+"""Stands for an address in the record's ``headers``, as the first: the headers for all instances
+that have none of their own. A record of an older version has addresses alone; there the headers of
+the first one are taken for these."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

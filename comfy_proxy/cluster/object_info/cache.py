@@ -68,8 +68,8 @@ class ObjectInfoCache:
         return None if document is None else document.catalog
 
     def now(self, instance: Instance) -> NodeCatalog | None:
-        """As :meth:`known`, for somebody who wants them: a little old ones are asked for anew in
-        the background, and nobody waits for that."""
+        """As :meth:`known`; classes that are older than STALE_S are asked for anew in the
+        background."""
         document = self.documents.whole(instance)
         if document is None:
             return None

@@ -65,10 +65,10 @@ class GraphSupport:
     async def lacks_of(
         self, graph: Mapping[str, Any], instances: Iterable[Instance]
     ) -> dict[Instance, float]:
-        """As :meth:`lacks`, of each. Those that say the same are looked through once, and only who
-        must be asked has a task of its own: of 300 each would take 40 ms."""
-        found: dict[Instance, float | None] = {}
-        missing_in: dict[int, list[str]] = {}  # catalogs that are kept meanwhile, by their places
+        """As :meth:`lacks`, of each. Instances with the same classes are looked through once, and
+        only those that must be asked get a task each: tasks for 300 take 40 ms."""
+        found: dict[Instance, float | None] = {}  # None: it must be asked
+        missing_in: dict[int, list[str]] = {}  # by id() of the catalog, which the cache holds
         for instance in instances:
             catalog = self._cache.now(instance)
             if catalog is None:
@@ -78,8 +78,8 @@ class GraphSupport:
             if missing is None:
                 missing = self._cache.missing_for(graph, instance) or []
                 missing_in[id(catalog)] = missing
-            is_open = missing and self._is_to_look(missing, instance)
-            found[instance] = None if is_open else len(missing)
+            must_look = missing and self._is_to_look(missing, instance)
+            found[instance] = None if must_look else len(missing)
         unknown = [instance for instance, lacking in found.items() if lacking is None]
         told = await asyncio.gather(*(self.lacks(graph, one) for one in unknown))
         learnt = dict(zip(unknown, told, strict=True))

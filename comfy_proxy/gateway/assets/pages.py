@@ -21,7 +21,7 @@ from comfy_proxy.lenient_json import dumps_exact, loads_exact
 MAX_PAGE = 500
 """ComfyUI gives so many assets at once; a larger ``limit`` is its 400."""
 LONG_BYTES: Final = 4_096
-"""Bytes of an asset from which on its metadata stays text."""
+"""Bytes of an asset, and of a member of _UNREAD in it: if both have so many, that stays text."""
 _UNREAD: Final = ("user_metadata", "metadata")
 
 
@@ -35,8 +35,8 @@ class Unread:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AssetPage:
     """``total`` counts all that the filters let pass; ``next_cursor`` is None at the end, and where
-    the order has no cursors (``last_access_time``). There is no full garbage collection while a
-    long one is in memory (``quiet``)."""
+    the order has no cursors (``last_access_time``). ``quiet`` keeps full garbage collections off
+    for as long as a long page exists."""
 
     assets: list[Any] = field(repr=False)
     total: int
@@ -46,8 +46,8 @@ class AssetPage:
 
 
 async def read_page(answer: Answer) -> AssetPage | None:
-    """None for what is no page of assets. Others have their turn between two assets of a long
-    one."""
+    """None for what is no page of assets. Between two steps of a long one the event loop has its
+    turn."""
     if answer.status != 200:
         return None
     text, listing = answer.body, Listing(answer.body, "assets")
@@ -84,7 +84,7 @@ def asset_text(asset: Any) -> bytes:
 
 
 async def _asset(text: bytes) -> Any:
-    """Raises ValueError."""
+    """The asset that ``text`` is, with its long metadata as :class:`Unread`. Raises ValueError."""
     if len(text) < LONG_BYTES:
         return loads_exact(text)
     scanner = JsonScanner({ANY: {}})

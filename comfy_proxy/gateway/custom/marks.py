@@ -36,7 +36,7 @@ class Unmarked:
 
 def unmarked(target: str, read: Fields | None, known: Container[str]) -> Unmarked:
     """The request for ``target`` with the body ``read``, without the marks that are ``known``."""
-    if read is None and "@" not in target and "40" not in target:  # %40, or %2540 in a URL in it
+    if read is None and "@" not in target and "40" not in target:  # @ is %40, in a URL in it %2540
         return Unmarked(owners=_NOBODY, target=target)
     marks, raw = Marks(known), None
     path, mark, query = target.partition("?")

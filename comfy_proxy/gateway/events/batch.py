@@ -1,9 +1,10 @@
 """Frames that came together are written together: one system call for each client, not for each
 frame.
 
-An instance that tells much in a short time has several frames in what is read of a socket at once.
-They are taken one after the other without a pause, and what they tell a client is kept back until
-then, or until it is KEPT_BYTES: it is written before anything is waited for, and no timer is set.
+When an instance sends much in a short time, what is read from its socket at once has several
+frames. They are taken one after the other without a pause. What they tell a client is kept back
+until the last of them has been taken, or until it is KEPT_BYTES, and then written as one. No timer
+is set: it is written before anything is waited for.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from comfy_proxy.gateway.events.begun import Begun
 from comfy_proxy.gateway.events.frames import Pass
 
 KEPT_BYTES: Final = 8_192
-"""Bytes (of text: characters) that are kept back for one client. Beyond it they are written, and a
-frame that is larger by itself is written at once, behind them: so that the first of very many
-frames does not wait for the last. It is less than what aiohttp lets wait in a connection (64 KiB)
-without counting it, and so need not count either."""
+"""Bytes (of text: characters) that are kept back for one client. Beyond it they are written, so
+that the first of very many frames does not wait for the last; and a frame that is larger by itself
+is written at once, after them. What is kept back does not count as waiting (outbox_sum.py): it is
+less than the 64 KiB that aiohttp takes for a connection before it lets anybody wait."""
 
 
 class Keeper(Protocol):
-    """An outbox, as far as a batch is concerned."""
+    """What keeps frames back for one client: an outbox."""
 
     def write_kept(self) -> None:
         """Write what was kept back, or put it where the rest waits. Raises nothing."""
@@ -44,11 +45,11 @@ class Batch:
         return f"<Batch of {len(self._keepers)} clients>"
 
     def add(self, keeper: Keeper) -> None:
-        """It keeps something back."""
+        """To be called once by ``keeper`` when it keeps something back: it is told to write it."""
         self._keepers.append(keeper)
 
     def write(self) -> None:
-        """All that is kept back, now."""
+        """Have all that is kept back written now; nothing more is kept back."""
         self.collects = False
         keepers, self._keepers = self._keepers, []
         for keeper in keepers:
@@ -68,7 +69,8 @@ class Kept:
         return f"<Kept {len(self.frames)} frames, {self._size} bytes>"
 
     def takes(self, frame: Pass) -> bool:
-        """False if it is too much: to be written then, and that frame behind it."""
+        """Keep ``frame`` back. False if that would be too much: then it is not kept, and the caller
+        has to write what there is, and ``frame`` after it."""
         size = self._size + len(frame.data)
         if size > KEPT_BYTES:
             return False
@@ -86,8 +88,9 @@ class Kept:
 
 
 class Received:
-    """To be awaited: the next message of ``ws``. What is taken from then on is kept back until
-    another one is waited for. Whoever takes no more has to call :meth:`Batch.write`."""
+    """Await it for the next message of ``ws``. Frames that are put into outboxes afterwards are
+    kept back until a message has to be waited for. Whoever awaits it no more has to call
+    :meth:`Batch.write`."""
 
     __slots__ = ("_batch", "_ws")
 

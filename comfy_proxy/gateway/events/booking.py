@@ -50,7 +50,7 @@ class FrameBooking:
         self._second_tries = second_tries
         self._askers = askers
         self._first_tries = ByInstance[set[str]](lambda instance: set())
-        self._stale = ByInstance[None]()
+        self._stale = ByInstance[None]()  # a set of instances; one that leaves is dropped
 
     def book(self, seen: Seen, instance: Instance) -> bool:
         """What a frame of ``instance`` says; to be called in the order of the frames. False if it
@@ -60,7 +60,7 @@ class FrameBooking:
             return not (self._stale and instance in self._stale)
         if self._is_stale(seen, instance):
             return False
-        if type(seen) is Progress or type(seen) is NodeStates:  # nothing is noted of them
+        if type(seen) is Progress or type(seen) is NodeStates:  # they put nothing on record
             return True
         match seen:
             case Over(prompt_id=prompt_id) if prompt_id in self._first_tries[instance]:

@@ -38,12 +38,14 @@ _OWN_KINDS = ("execution_", "progress", "executing", "executed", "logs", "assets
 
 
 _STATES = re.compile(r'\{"type": "progress_state", "data": \{"prompt_id": "([^"\\]+)", "nodes": \{')
-"""How ``progress_state`` begins as ComfyUI writes it; spelt otherwise it is read as all else is."""
+"""How ComfyUI writes the beginning of ``progress_state``. One that is spelt otherwise is read as
+JSON, as all other frames are."""
 READ_ONCE: Final = 1_024, 1_048_576
-"""Characters of a text frame whose JSON is remembered, least and most: a broadcast comes on the
-shared socket and on each client's own. Shorter ones are read as fast as they are found."""
+"""Characters of a text frame, least and most, whose JSON is remembered, because a broadcast comes
+on the shared socket and on each client's own. To read a shorter one takes no longer than to find
+it; a longer one would hold too much memory."""
 _READ_LATELY: Final = deque[tuple[str, Any]](maxlen=8)
-"""Those that came last, of whatever socket: what is in one depends on its text alone."""
+"""The last frames of that length and their JSON, from all sockets: it depends on the text alone."""
 
 
 class FrameReader:

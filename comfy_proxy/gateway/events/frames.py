@@ -18,9 +18,10 @@ from typing import Any
 from comfy_proxy.lenient_json import dumps_exact, loads
 
 _TEXT, _BINARY = 0x81, 0x82
-"""The first byte of a WebSocket frame that is the whole message."""
+"""The first byte of a WebSocket frame that is a whole message (RFC 6455 5.2)."""
 _LONG = 126
-"""From so many bytes on the length has two bytes of its own."""
+"""Bytes of a payload. From so many on its length stands in two bytes of its own, and in their place
+in the head is this number."""
 _SHORT_HEAD, _LONG_HEAD = struct.Struct("!BB"), struct.Struct("!BBH")
 
 
@@ -47,9 +48,10 @@ class Pass:
     _wire: bytes | None = field(default=None, init=False, repr=False, compare=False)
 
     def wire(self) -> bytes:
-        """As it goes over a connection, head and all (RFC 6455, 5.2); made once for all clients.
+        """The whole WebSocket frame, as it goes over a connection; made once for all clients.
 
-        For frames up to 65,535 bytes (``batch.KEPT_BYTES`` are less): the length has two bytes.
+        Only for up to 65,535 bytes, because the length has two bytes: frames that are kept back
+        (``batch.KEPT_BYTES``) are shorter.
         """
         if self._wire is None:
             is_text = isinstance(self.data, str)
@@ -100,15 +102,15 @@ class Progress:
 
 @dataclass(kw_only=True, slots=True)
 class NodeStates:
-    """How far the nodes of a prompt are that run or have run, as ComfyUI names them. Of a workflow
-    with many nodes it is by far the largest frame, and told at each step of one: so they are only
-    read if anybody asks."""
+    """How far the nodes of a prompt are that run or have run (``progress_state``). In a workflow
+    with many nodes it is by far the largest frame, and it comes at each step of each node: so it is
+    read only when :meth:`states` is called."""
 
     prompt_id: str
     frame: Pass
 
     def states(self) -> Mapping[str, Any]:
-        """By node; none where the frame cannot be read."""
+        """Node id → what ComfyUI says of it; empty if the frame cannot be read."""
         try:
             nodes = loads(self.frame.data)["data"]["nodes"]
         except (KeyError, TypeError, ValueError):

@@ -96,7 +96,7 @@ class Outbox:
         self._put_now(frame)
 
     def write_kept(self) -> None:
-        """See ``batch.Keeper``."""
+        """See :class:`Keeper`, of batch.py."""
         kept, self._kept = self._kept, None
         if kept is None or not self._open or self._transport is None:
             return
@@ -111,7 +111,8 @@ class Outbox:
             self._on_full()
 
     def _put_now(self, frame: Pass) -> None:
-        """If nothing waits a task is needed only for what the connection does not take as it is."""
+        """Write ``frame``, or put it where the rest waits. If nothing waits, a task is needed only
+        for what the connection does not take at once. Raises as :meth:`put`."""
         if self._open and self._writer is None:
             try:
                 begun = begin(_sending(self._ws, frame.data))
@@ -173,8 +174,8 @@ class Outbox:
     def begin(
         self, greeting: Pass | None = None, transport: asyncio.Transport | None = None
     ) -> None:
-        """Write what waits, the greeting before it, and what comes; small frames to ``transport``
-        itself, which is that of the socket."""
+        """Write what waits, the greeting before it, and what comes. ``transport`` is the socket's:
+        frames that were kept back are written to it as one; without it none is kept back."""
         self._open = True
         self._transport = transport
         if greeting is not None:

@@ -50,7 +50,8 @@ from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.security import query_without_key
 
 _MOST = (Pass, Progress, NodeStates)
-"""Pictures, and how far a prompt is: hundreds for each, and nothing is to be done but tell them."""
+"""The frames of which a prompt has hundreds: previews, and how far it is. Nothing is to be done
+with them but to tell the client."""
 
 
 class FlagLimits(Protocol):
@@ -158,7 +159,7 @@ class OwnSockets:
         instance, told = upstream.instance, self._owner.told
         if instance not in self.queues:
             self._begin(instance)
-        if isinstance(seen, _MOST) and not self._overlaps:  # their way is to be short
+        if isinstance(seen, _MOST) and not self._overlaps:  # the short way
             if self._booking.book(seen, instance):
                 passed = seen if isinstance(seen, Pass) else told.passed(seen, instance)
                 if passed is not None:

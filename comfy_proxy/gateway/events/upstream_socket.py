@@ -48,11 +48,10 @@ class UpstreamSocket:
     """A socket to ``instance`` in the name of ``client``, from :meth:`start` to :meth:`close`.
 
     ``prefixed`` puts the instance into the files of an output; ``batch`` is of all clients;
-    ``on_attempt`` is called when an
-    attempt to connect has succeeded or failed. ``attempted`` is True from the first of these on;
-    ``failures`` counts those that failed. ``confirmed``: the instance knows that its last socket
-    has ended. ``is_connected`` is False as well while its first frame is being taken. ``heard_at``
-    is when a frame came last (monotonic seconds).
+    ``on_attempt`` is called when an attempt to connect has succeeded or failed. ``attempted`` is
+    True from the first of these on; ``failures`` counts those that failed. ``confirmed``: the
+    instance knows that its last socket has ended. ``is_connected`` is False as well while its first
+    frame is being taken. ``heard_at`` is when a frame came last (monotonic seconds).
     """
 
     def __init__(

@@ -94,7 +94,7 @@ class PromptIntake:
     ) -> tuple[Prompt, ClientPost]:
         cluster = self._cluster
         prompt_id, charset = document.get("prompt_id"), body_charset(request)
-        if "prompt_id" not in document:  # a large one has got its own
+        if "prompt_id" not in document:  # a large one has got one in posted.py
             prompt_id = str(uuid.uuid4())
             body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
         client_id = document.get("client_id")

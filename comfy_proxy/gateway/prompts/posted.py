@@ -19,7 +19,9 @@ from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES, outline
 from comfy_proxy.stored_bytes import StoredBytes
 
 QUIET_BYTES: Final = 256 * 2**10
-"""Of a body. While a longer one is read there is no full garbage collection."""
+"""Bytes of a body (256 KiB). From a longer one on there is no full garbage collection while it is
+answered; a graph is many more objects for its bytes than a history, so it is less than
+full_collections.QUIET_BYTES."""
 MAX_LARGE_IN_MEMORY: Final = 2
 """Large bodies that are in memory at once, each until an instance has taken it; the next ones wait
 in their files."""
@@ -54,11 +56,11 @@ class PostedPrompts:
                 yield body, prompt_body.document(body, charset)
                 return
             document = await self._outline(stored, charset)
-            first = b""
+            added = b""
             if document is not None and "prompt_id" not in document:
-                document, first = _with_id(document)
+                document, added = _with_id(document)
             async with self._in_memory:
-                body = await _again(stored, first)
+                body = await _again(stored, added)
                 stored.close()
                 yield body, document
         finally:
@@ -73,35 +75,35 @@ class PostedPrompts:
 
 
 def _with_id(document: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """``document`` with an id, and what is to be added behind its first bracket for that; as it is
-    if it is no prompt."""
+    """``document`` with a new id, and the bytes to insert after the first bracket of its text, so
+    that it says the same. If it is no prompt ``document`` as it is, and no bytes."""
     if not isinstance(document.get("prompt"), dict):
         return document, b""
     prompt_id = str(uuid.uuid4())
     return {"prompt_id": prompt_id, **document}, b'"prompt_id": "%s", ' % prompt_id.encode()
 
 
-async def _again(stored: StoredBytes, first: bytes) -> bytes:
+async def _again(stored: StoredBytes, added: bytes) -> bytes:
     try:
-        return await asyncio.to_thread(_joined, stored, first)
+        return await asyncio.to_thread(_read_with, stored, added)
     except OSError as error:  # somebody has tidied the temporary directory
         message = "The body cannot be read back at the moment."
         raise UnavailableError(message, code="storage_unavailable") from error
 
 
-def _joined(stored: StoredBytes, first: bytes) -> bytes:
-    """The bytes with ``first`` behind the first bracket. To read and to join them does not hold the
-    interpreter's lock, as to copy a part of 95 MB does, for 70 ms."""
+def _read_with(stored: StoredBytes, added: bytes) -> bytes:
+    """The bytes with ``added`` after the first bracket. They are read in two parts and joined,
+    which does not hold the interpreter's lock; to slice 95 MB holds it for 70 ms."""
     with stored.open() as file:
-        if not first:
+        if not added:
             return file.read()
         at = file.read(LARGE_BYTES).find(b"{") + 1
         file.seek(0)
         if not at:  # a megabyte of blanks
             body = file.read()
             at = body.index(b"{") + 1
-            return b"".join((body[:at], first, body[at:]))
-        return b"".join((file.read(at), first, file.read()))
+            return b"".join((body[:at], added, body[at:]))
+        return b"".join((file.read(at), added, file.read()))
 
 
 def _outline(stored: StoredBytes) -> dict[str, Any] | None:

@@ -47,7 +47,8 @@ def prompt_headers(
 def post_headers(
     request: web.Request, instances: Sequence[Instance], settings: Settings
 ) -> PostHeaders:
-    """The client's headers for each of ``instances``, made once for all that get the same."""
+    """The client's headers for each of ``instances``, made once for all that get the same: they
+    differ only where the user has another id, or where the operator gave credentials."""
     plain = next((one for one in instances if one.url.raw_user is None), instances[0])
     differing: Iterable[Instance] = ()
     if request[CONTEXT].user_at is not None:

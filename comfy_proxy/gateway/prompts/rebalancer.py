@@ -197,7 +197,7 @@ class Rebalancer:
         except PromptLostError:  # it has ended, or its file is gone: it stays where it is
             self._stay(prompt)
             return False
-        if lacking == UNKNOWN_LACK:  # it has not told: that it can run it may be known in a moment
+        if lacking == UNKNOWN_LACK:  # it did not answer: a check shows soon whether it can run it
             self._counted_on.discard(idle)
             self._cluster.health_checker.look(idle)
         return lacking == 0

@@ -21,7 +21,8 @@ MAX_HEIRS: Final = 16
 """So many instances at most are asked to take over what waits at one that is to run empty. Beyond
 them it stays there, and runs there: of hundreds each may lack what it needs, and each is asked."""
 MIN_LOAD: Final = 2
-"""Prompts at an instance from which on one that waits there may be moved to one with none."""
+"""Prompts at an instance. Where there are fewer, none is moved away to an instance that has none:
+the only one runs already."""
 
 
 class Uneven:
@@ -36,7 +37,7 @@ class Uneven:
         kept) while two wait."""
         yield from self._leaving()
         if all(one.load < MIN_LOAD for one in self._cluster.instances):
-            return  # as nearly always: of hundreds nothing more is worked out
+            return  # nothing waits anywhere, as most of the time
         healthy = [one for one in self._cluster.instances if one.healthy]
         loads = dict(sorted(((one, one.load) for one in healthy), key=lambda pair: pair[1]))
         low = {one: load for one, load in loads.items() if load <= 1 and takes_work(one)}

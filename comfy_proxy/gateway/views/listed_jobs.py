@@ -21,7 +21,8 @@ from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 
 class ListedJob:
-    """A job of an instance. ``place`` is what the list is sorted by."""
+    """A job of an instance. ``place`` is what the list is sorted by, ``progress`` how far it has
+    got (:func:`prompt_jobs.progress`)."""
 
     __slots__ = ("_instance", "_span", "_text", "id", "place", "progress")
 
@@ -51,7 +52,7 @@ class ListedJob:
 
 
 class OwnJob(ListedJob):
-    """One that is put together here: its outputs have their prefixes already."""
+    """A job that was put together here: its outputs have their prefixes already."""
 
     __slots__ = ("_job",)
 
@@ -71,8 +72,8 @@ class OwnJob(ListedJob):
 
 @dataclass(kw_only=True, slots=True)
 class ReadPage:
-    """What an instance lists, and how many jobs it has in all, less those ``left_out``. There is no
-    full garbage collection while a long one is in memory (``quiet``)."""
+    """What an instance lists. ``total`` is how many jobs it has on all pages, less those that were
+    ``left_out``. ``quiet`` keeps full garbage collections off for as long as a long page exists."""
 
     quiet: NoFullCollection | None = None
     jobs: list[ListedJob] = field(default_factory=list)
