@@ -1,8 +1,8 @@
-"""The items of a long JSON list, a few at a time: between two steps others have their turn.
+"""The items of a long JSON list, a few at a time, so that the event loop has its turn in between.
 
 ``json.loads`` of 50 MB takes half a second and more, in one call that no other thread interrupts:
-in a thread it stops the event loop just the same. Here is found where each item begins and ends,
-STEP_BYTES of text at a time; whoever asks reads these items, and drops what need not be kept.
+in a thread it stops the event loop just the same. This module finds where each item begins and
+ends, STEP_BYTES of text at a time; the caller reads these items, and keeps of them what it needs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from comfy_proxy.json_scanner import BETWEEN, IN_SCALAR, IN_STRING, SKIPPED, STR
 from comfy_proxy.lenient_json import loads_exact
 
 STEP_BYTES: Final = 16_384
-"""Bytes of text after which a step ends; finding and reading the items in it takes about 1 ms. An
-item that is longer is a step of its own for whoever reads it."""
+"""Bytes of text after which a step ends; to find and to read the items in it takes about 1 ms. An
+item that is longer comes alone, and the caller has to read it in steps if it is to."""
 Span = tuple[int, int]
 """Where an item begins and ends, in bytes of the text."""
 
 FLAT_VALUE: Final = rb'(?>[^\s,:\[\]{}"]++|' + STRING + rb"|" + nested(2) + rb")"
-"""A value that has brackets up to three deep, as a pattern."""
+"""A pattern for a value whose brackets are up to three deep."""
 BLANKS = re.compile(rb"\s*+")
 _ITEM = re.compile(rb"\s*+(" + FLAT_VALUE + rb")\s*+,", re.DOTALL)
 _COMMA, _CLOSING, _OPENING = b",", b"]", (b"{", b"[")
@@ -41,8 +41,8 @@ class Listing:
         self.found = False
 
     def steps(self) -> Iterator[list[Span]]:
-        """The items that ended in each step; none if nothing ended in it, and none at all for an
-        object without the list. Raises ValueError for a text that is no whole list or object."""
+        """The items that ended in each step; an empty list if none did. There are none at all in
+        an object without the list. Raises ValueError for a text that is no whole list or object."""
         at = end_of(BLANKS, self._text, 0)
         end = yield from (self._items(at) if self._key is None else self._members(at))
         if end_of(BLANKS, self._text, end) < len(self._text):
@@ -92,7 +92,8 @@ class Listing:
             at += 1
 
     def _short_ones(self, at: int) -> tuple[list[Span], int]:
-        """The items from ``at`` on that are in one step with the comma behind them."""
+        """The items from ``at`` on that end within one step, each with its comma, and where the
+        next one begins."""
         limit, spans, item = min(len(self._text), at + STEP_BYTES), [], _ITEM.match
         while (found := item(self._text, at, limit)) is not None:
             spans.append(found.span(1))
@@ -101,8 +102,8 @@ class Listing:
 
 
 def end_of(pattern: re.Pattern[bytes], text: bytes, at: int, limit: int | None = None) -> int:
-    """Where a match of ``pattern`` that begins at ``at`` ends; for patterns that match nothing
-    too."""
+    """Where a match of ``pattern`` that begins at ``at`` ends. For patterns that match an empty
+    text as well."""
     found = pattern.match(text, at, len(text) if limit is None else limit)
     assert found is not None
     return found.end()

@@ -185,7 +185,7 @@ async def run(options: argparse.Namespace) -> None:
                 report(await measure(ways, world, kinds, options))
         if not options.only or options.only == "idle":
             await idle(world)
-    print(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[1]:.1f}")
+    print(f"\n{os.cpu_count()} cores, load average {os.getloadavg()[1]:.1f} (of five minutes)")
 
 
 def main() -> None:

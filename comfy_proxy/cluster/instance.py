@@ -99,6 +99,8 @@ class Instance:
 
     @property
     def healthy(self) -> bool:
+        # Not breaker.closed: hundreds of instances are asked this for each prompt, and it is a
+        # property as well.
         return self.breaker.state is CircuitState.CLOSED and not self.left
 
     @property
@@ -127,7 +129,8 @@ class Instance:
     # --- what is learnt ----------------------------------------------------------------
 
     def frame_seen(self) -> float:
-        """A frame has come from it, on whichever socket (a job's or a client's). Returns when."""
+        """A frame has come from it, on whichever socket (a job's or a client's). Returns the time
+        (monotonic seconds)."""
         return self.signs.frame_seen()
 
     def socket_lost(self) -> None:

@@ -30,8 +30,8 @@ _PROGRESS = ("pending", "in_progress")
 class JobList:
     """The page in an answer to ``GET /api/jobs``, read a few jobs at a time: it may be of 50 MB.
 
-    After :meth:`steps`, ``total`` is how many jobs there are on all pages. An odd item, which has
-    no id, hides no other: it is left out and not counted.
+    After :meth:`steps`, ``total`` is how many jobs there are on all pages. An item without an id is
+    left out and not counted.
     """
 
     def __init__(self, text: bytes) -> None:

@@ -59,7 +59,8 @@ class Signs:
     # --- life ----------------------------------------------------------------------------
 
     def frame_seen(self) -> float:
-        """A frame has come from it, on whichever socket (a job's or a client's). Returns when."""
+        """A frame has come from it, on whichever socket (a job's or a client's). Returns the time
+        (monotonic seconds)."""
         now = self._last_frame_at = self.heard_at = self._clock.monotonic()
         if not self._breaker.closed:
             self.answered()

@@ -1,7 +1,8 @@
 """What the parts of the proxy tell their observers: a frozen record of each thing that is over.
 
-An ``instance`` is a ``host:port``; durations (``…_s``) are in seconds. What each forwarded request
-makes is a named tuple, which takes a third of the time of a frozen dataclass.
+An ``instance`` is a ``host:port``; durations (``…_s``) are in seconds. The records that each
+forwarded request makes are named tuples: to make one takes a third of the time of a frozen
+dataclass.
 """
 
 from __future__ import annotations

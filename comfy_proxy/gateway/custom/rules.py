@@ -176,8 +176,6 @@ class Rules:
     def by_mark(self, question: Question) -> Addressed | None:
         """A name that we gave comes back: to its instance, by the name that it has there."""
         sent = question.unmarked
-        if not sent.owners:
-            return None
         owners = [owner for one in sorted(sent.owners) if (owner := self.marks.of(one)) is not None]
         if not owners:
             return None

@@ -21,7 +21,7 @@ from aiohttp.helpers import parse_mimetype
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import UnavailableError
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
-from comfy_proxy.gateway.files.upload_form import PIECE_BYTES, Span
+from comfy_proxy.gateway.files.upload_form import PIECE_BYTES, FileSpan
 from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes
 
 PASSED_BYTES: Final = 2**20
@@ -83,7 +83,7 @@ class UploadBody:
             async for chunk in self.rest:
                 yield chunk
 
-    async def take_out(self, span: Span) -> StoredBytes:
+    async def take_out(self, span: FileSpan) -> StoredBytes:
         """That part of it, to be closed by the caller. To be called when nobody reads the body any
         more: it is empty afterwards.
 

@@ -48,7 +48,7 @@ class FormBody(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Span:
+class FileSpan:
     """Where the file is in the body, ``start`` and ``size`` in bytes, and its SHA-256."""
 
     start: int
@@ -61,7 +61,7 @@ class UploadForm:
     """The fields that matter. ``image`` is where the file's bytes are in the body; if it came in a
     coding it is the bytes themselves, to be closed by who has the form."""
 
-    image: Span | StoredBytes | None = field(repr=False)
+    image: FileSpan | StoredBytes | None = field(repr=False)
     filename: str
     subfolder: str
     type: str
@@ -106,7 +106,7 @@ class UploadForm:
 async def read_form(body: FormBody, content_type: str) -> UploadForm:
     """The form in ``body``; what cannot be read is empty, as if it were not there."""
     fields: dict[str, str] = {}
-    image: tuple[str, Span | StoredBytes] | None = None
+    image: tuple[str, FileSpan | StoredBytes] | None = None
 
     async def take(name: str, part: BodyPartReader, stream: _PieceStream) -> None:
         nonlocal image
@@ -163,7 +163,7 @@ async def _each_part(
             pass
 
 
-async def _image(part: BodyPartReader, stream: _PieceStream) -> Span | StoredBytes:
+async def _image(part: BodyPartReader, stream: _PieceStream) -> FileSpan | StoredBytes:
     """Where the file ``part`` is in the body; the bytes themselves if they came in a coding. Raises
     ValueError if it does not end as a part of a form does."""
     if hdrs.CONTENT_ENCODING in part.headers or hdrs.CONTENT_TRANSFER_ENCODING in part.headers:
@@ -182,7 +182,7 @@ async def _image(part: BodyPartReader, stream: _PieceStream) -> Span | StoredByt
         _hash(digest, batch)
     if stream.position != start + size + len(b"\r\n"):
         raise ValueError("It is not plain where the file is.")
-    return Span(start=start, size=size, digest=digest.hexdigest())
+    return FileSpan(start=start, size=size, digest=digest.hexdigest())
 
 
 def _hash(digest: HASH, pieces: Iterable[bytes]) -> None:

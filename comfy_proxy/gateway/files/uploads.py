@@ -46,7 +46,7 @@ from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, is_hidde
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.keyed_locks import KeyedLocks
 from comfy_proxy.gateway.files.upload_body import PassedBody, UploadBody
-from comfy_proxy.gateway.files.upload_form import Span, UploadForm, read_form
+from comfy_proxy.gateway.files.upload_form import FileSpan, UploadForm, read_form
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.stored_bytes import StoredBytes
 
@@ -226,7 +226,7 @@ class _Upload:
         if self._is_mask or image is None:
             return None
         self._form = UploadForm.nothing()
-        return await self._body.take_out(image) if isinstance(image, Span) else image
+        return await self._body.take_out(image) if isinstance(image, FileSpan) else image
 
     async def _mask(self) -> _Posted:
         original = self._form.original

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
+from manual_clock import settle
 from slow_upload import KIND, form_of
 
 from comfy_proxy.errors import UnavailableError
@@ -56,12 +57,6 @@ class Sender:
         return self.sent
 
 
-async def settled() -> None:
-    """Let everybody go on as far as nothing else is needed."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
 def body_from(client: Client, length: int) -> PassedBody:
     return PassedBody(cast(web.Request, SimpleNamespace(content=client)), b"b", length)
 
@@ -78,13 +73,13 @@ async def test_the_end_of_the_form_is_held_back(size: int, epilogue: bytes) -> N
     first = Sender(body)
     for begin in range(0, len(form), size):
         client.send(form[begin : begin + size])
-        await settled()
+        await settle()
         came = begin + size
         assert first.sent == form[: min(max(came - len(b"-b--"), 0), END)]
     client.send(b"")
     await receiving
     second = Sender(body)
-    await settled()
+    await settle()
     assert first.sent == second.sent == form[:END]
     body.release()
     assert await first.all() == await second.all() == form
@@ -100,7 +95,7 @@ async def test_a_body_that_never_ends_its_form() -> None:
     client.send(b"")
     await body.receive()
     sender = Sender(body)
-    await settled()
+    await settle()
     assert sender.sent == bytes(96)
     body.release()
     assert await sender.all() == bytes(100)
@@ -117,7 +112,7 @@ async def test_who_follows_gets_each_byte_once_from_memory_and_from_the_disk() -
     for begin in range(0, len(content), 100_000):
         senders.append(Sender(body))
         client.send(content[begin : begin + 100_000])
-        await settled()
+        await settle()
     client.send(b"")
     await receiving
     body.release()
