@@ -59,8 +59,7 @@ class SentOnce(aiohttp.ClientResponse):
 
     aiohttp itself repeats GET, HEAD, OPTIONS, PUT and DELETE when a connection breaks, new or not:
     a GET that restarts a server would restart it twice. It does so for the two errors below only,
-    so they become another one here. (A client middleware can do the same at three
-    times the cost.)
+    so they become another one here. (A client middleware can do the same at three times the cost.)
     """
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
