@@ -103,11 +103,17 @@ async def feed(scanner: JsonScanner, piece: bytes) -> None:
 
 
 class _Reader:
-    """Reads one text from ``at`` on."""
+    """Reads one text from ``at`` on.
+
+    A step ends when it went through half of STEP_BYTES or more, and not at each value: as many
+    readers pass its end on as there are brackets around it, and a mebibyte of ``[[[[0]]]],`` in 400
+    brackets took 12 s.
+    """
 
     def __init__(self, text: bytes) -> None:
         self.text = text
         self.at = 0
+        self._begun = 0  # where the step did
 
     def blanks(self) -> int:
         """Go on to what is no blank."""
@@ -136,7 +142,8 @@ class _Reader:
             return items
         while True:
             items += self._short_ones(b"[", b"]")
-            yield STEP_BYTES
+            if done := self._step():
+                yield done
             items.append((yield from self.value()))
             if self._ends(b"]"):
                 return items
@@ -157,16 +164,27 @@ class _Reader:
                 raise ValueError("A colon is missing in the JSON.")
             self.at = colon.end()
             members[name] = yield from self.value()
-            yield STEP_BYTES
+            if done := self._step():
+                yield done
             if self._ends(b"}"):
                 return members
 
     def _short_ones(self, opening: bytes, closing: bytes) -> list[Any]:
         """Those that are in one step, with the comma behind them."""
         start, end = self.at, end_of(_ITEMS, self.text, self.at, self.at + STEP_BYTES)
+        if end == start:
+            return []
         self.at = end
-        read: list[Any] = loads_exact(opening + self.text[start : max(start, end - 1)] + closing)
+        read: list[Any] = loads_exact(opening + self.text[start : end - 1] + closing)
         return read
+
+    def _step(self) -> int:
+        """How many bytes the step went through, if that is enough for one; else 0."""
+        done = self.at - self._begun
+        if 2 * done < STEP_BYTES:
+            return 0
+        self._begun = self.at
+        return done
 
     def _ends(self, closing: bytes) -> bool:
         """Whether this is the end, and no comma."""

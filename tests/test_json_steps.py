@@ -137,3 +137,11 @@ def test_no_full_collection_while_a_long_answer_is_there() -> None:
 def test_at_once_is_the_same() -> None:
     """Without a pause."""
     assert at_once(loads_in_steps(b'{"a": [1, 2]}')) == {"a": [1, 2]}
+
+
+@pytest.mark.parametrize("around", [b"[]", b'{"": }'])
+def test_a_step_is_not_made_for_each_value(around: bytes) -> None:
+    """Each is passed on by as many readers as there are brackets around it: 12 s for a mebibyte."""
+    short = b"[" + b",".join([b"[[[[0]]]]", b'{"a": {"b": {"c": {}}}}'] * 20_000) + b"]"
+    text = around[:-1] * 300 + short + around[-1:] * 300
+    assert sum(1 for _ in loads_in_steps(text)) <= 2 * len(text) / STEP_BYTES + 1
