@@ -52,6 +52,9 @@ from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.transit import MAX_LOOKS
 from comfy_proxy.lenient_json import dumps_exact
 
+_MOST: Final = 2**63 - 1
+"""Jobs that an instance is asked for, at most. A client may send a number of 4,300 digits, and the
+sum of two such cannot be written."""
 JOBS_AT_ONCE: Final = 1_000
 """Jobs that are put together before others have their turn: half a millisecond."""
 
@@ -226,7 +229,7 @@ class _Page:
         query = MultiDict(self.query)
         query.popall("offset", None)
         if self.limit is not None:
-            query["limit"] = str(self.offset + self.limit)
+            query["limit"] = str(min(self.offset + self.limit, _MOST))
         return urlencode(list(query.items()))
 
     def wants(self, job: Job) -> bool:
