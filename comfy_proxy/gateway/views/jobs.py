@@ -30,6 +30,7 @@ from comfy_proxy.cluster.prompt_jobs import (
     pending_job,
     running_job,
 )
+from comfy_proxy.cluster.prompt_lists import MOST_ITEMS
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.exchange import native
@@ -52,9 +53,6 @@ from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.transit import MAX_LOOKS
 from comfy_proxy.lenient_json import dumps_exact
 
-_MOST: Final = 2**63 - 1
-"""Jobs that an instance is asked for, at most. A client may send a number of 4,300 digits, and the
-sum of two such cannot be written."""
 JOBS_AT_ONCE: Final = 1_000
 """Jobs that are put together before others have their turn: half a millisecond."""
 
@@ -229,7 +227,7 @@ class _Page:
         query = MultiDict(self.query)
         query.popall("offset", None)
         if self.limit is not None:
-            query["limit"] = str(min(self.offset + self.limit, _MOST))
+            query["limit"] = str(min(self.offset + self.limit, MOST_ITEMS))
         return urlencode(list(query.items()))
 
     def wants(self, job: Job) -> bool:
