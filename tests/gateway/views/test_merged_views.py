@@ -276,6 +276,9 @@ async def test_a_long_history_is_put_together_in_a_thread(monkeypatch: pytest.Mo
 async def test_a_user_who_is_said_to_end_at_this_hop_goes_no_further() -> None:
     """``Connection`` names the header: nobody is told of a user."""
     headers = {"comfy-user": "anne", "Connection": "keep-alive, comfy-user"}
-    async with two_fakes() as (one, two), front(one, two) as (client, _):
-        async with client.get("/pack/x", headers=headers) as answer:
-            assert answer.status == 404
+    async with (
+        two_fakes() as (one, two),
+        front(one, two) as (client, _),
+        client.get("/pack/x", headers=headers) as answer,
+    ):
+        assert answer.status == 404
