@@ -92,9 +92,11 @@ async def _asset(text: bytes) -> Any:
     root = scanner.result()
     if root is None or not root.is_object:
         return loads_exact(text)
-    asset: dict[str | None, Any] = {}
+    asset: dict[str, Any] = {}
     for member in root.members or ():
         name, part = member.name(), text[member.start : member.end]
+        if name is None:  # too long for the scanner
+            return loads_exact(text)
         is_long = name in _UNREAD and len(part) >= LONG_BYTES
         asset[name] = Unread(part) if is_long else loads_exact(part)
     return asset
