@@ -7,6 +7,7 @@ read into objects stopped the event loop for 0.5 s, and for seconds to collect t
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.json_listing import Listing
 from comfy_proxy.json_scanner import ANY, JsonScanner
 from comfy_proxy.json_steps import feed
-from comfy_proxy.lenient_json import dumps_exact, loads_exact
+from comfy_proxy.lenient_json import TooDeepError, dumps_exact, loads_exact
 
 MAX_PAGE = 500
 """ComfyUI gives so many assets at once; a larger ``limit`` is its 400."""
@@ -84,9 +85,11 @@ def asset_text(asset: Any) -> bytes:
 
 
 async def _asset(text: bytes) -> Any:
-    """Raises ValueError."""
+    """Metadata that is too deep to be read stays text too: a client may have chosen it, and would
+    hide all other assets. Raises ValueError."""
     if len(text) < LONG_BYTES:
-        return loads_exact(text)
+        with suppress(TooDeepError):
+            return loads_exact(text)
     scanner = JsonScanner({ANY: {}})
     await feed(scanner, text)
     root = scanner.result()
@@ -97,6 +100,12 @@ async def _asset(text: bytes) -> Any:
         name, part = member.name(), text[member.start : member.end]
         if name is None:  # too long for the scanner
             return loads_exact(text)
-        is_long = name in _UNREAD and len(part) >= LONG_BYTES
-        asset[name] = Unread(part) if is_long else loads_exact(part)
+        asset[name] = _metadata(part) if name in _UNREAD else loads_exact(part)
     return asset
+
+
+def _metadata(text: bytes) -> Any:
+    if len(text) < LONG_BYTES:
+        with suppress(TooDeepError):
+            return loads_exact(text)
+    return Unread(text)

@@ -20,3 +20,14 @@ async def test_an_odd_name_beside_long_metadata(name: str) -> None:
     page = await read_page(Answer(status=200, headers=CIMultiDict(), body=text))
     assert page is not None
     assert [asset_text(one) for one in page.assets] == [json.dumps(asset).encode()]
+
+
+@pytest.mark.parametrize("more", ["", "x" * LONG_BYTES])
+async def test_metadata_that_is_too_deep_to_be_read_stays_as_it_came(more: str) -> None:
+    """It hides no other asset. A client may choose it, and a newer Python writes more than ours."""
+    deep = b"[" * 1_500 + b"]" * 1_500
+    odd = b'{"id": "a", "name": "%s", "user_metadata": %s}' % (more.encode(), deep)
+    text = b'{"assets": [%s, {"id": "b"}], "total": 2}' % odd
+    page = await read_page(Answer(status=200, headers=CIMultiDict(), body=text))
+    assert page is not None
+    assert [asset_text(one) for one in page.assets] == [odd, b'{"id": "b"}']

@@ -65,6 +65,16 @@ async def test_odd_items_of_lists_hide_no_other(harness: Harness) -> None:
         assert await get(client, "/internal/files/output") == [["x"], None, "caf\udce9"]
 
 
+async def test_a_job_that_is_too_deep_to_be_read_hides_no_other(harness: Harness) -> None:
+    """A client may choose its workflow's id, and a newer Python writes more than ours reads."""
+    odd = b'{"id": "deep", "workflow_id": %s}' % (b"[" * 1_500 + b"]" * 1_500)
+    jobs = b'{"jobs": [%s, {"id": "a", "status": "pending"}], "pagination": {"total": 2}}' % odd
+    async with front(*[str(await harness.upstream(saying(jobs))) for _ in range(2)]) as (client, _):
+        shown = await get(client, "/api/jobs")
+    assert [one["id"] for one in shown["jobs"]] == ["a"]
+    assert shown["pagination"]["total"] == 1
+
+
 async def test_a_moving_prompt_has_its_turn_beside_odd_numbers() -> None:
     """NaN as a number puts nothing out of order."""
     async with two_fakes() as (one, two), front(one, two) as (client, gateway):
