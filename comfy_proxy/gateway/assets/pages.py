@@ -7,7 +7,6 @@ read into objects stopped the event loop for 0.5 s, and for seconds to collect t
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,12 +16,15 @@ from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.json_listing import Listing
 from comfy_proxy.json_scanner import ANY, JsonScanner
 from comfy_proxy.json_steps import feed
-from comfy_proxy.lenient_json import TooDeepError, dumps_exact, loads_exact
+from comfy_proxy.lenient_json import dumps_exact, loads_exact
 
 MAX_PAGE = 500
 """ComfyUI gives so many assets at once; a larger ``limit`` is its 400."""
 LONG_BYTES: Final = 4_096
 """Bytes of an asset from which on its metadata stays text."""
+MANY_BRACKETS: Final = 256
+"""Brackets in an asset from which on its metadata stays text too. A client may have chosen it to be
+so deep (900) that it cannot be read here, or be read and not written: no asset would be listed."""
 _UNREAD: Final = ("user_metadata", "metadata")
 
 
@@ -85,11 +87,9 @@ def asset_text(asset: Any) -> bytes:
 
 
 async def _asset(text: bytes) -> Any:
-    """Metadata that is too deep to be read stays text too: a client may have chosen it, and would
-    hide all other assets. Raises ValueError."""
-    if len(text) < LONG_BYTES:
-        with suppress(TooDeepError):
-            return loads_exact(text)
+    """Raises ValueError."""
+    if not _is_long(text):
+        return loads_exact(text)
     scanner = JsonScanner({ANY: {}})
     await feed(scanner, text)
     root = scanner.result()
@@ -100,12 +100,10 @@ async def _asset(text: bytes) -> Any:
         name, part = member.name(), text[member.start : member.end]
         if name is None:  # too long for the scanner
             return loads_exact(text)
-        asset[name] = _metadata(part) if name in _UNREAD else loads_exact(part)
+        stays = name in _UNREAD and _is_long(part)
+        asset[name] = Unread(part) if stays else loads_exact(part)
     return asset
 
 
-def _metadata(text: bytes) -> Any:
-    if len(text) < LONG_BYTES:
-        with suppress(TooDeepError):
-            return loads_exact(text)
-    return Unread(text)
+def _is_long(text: bytes) -> bool:
+    return len(text) >= LONG_BYTES or text.count(b"[") + text.count(b"{") >= MANY_BRACKETS
