@@ -175,7 +175,8 @@ class _Reader:
 
     def _short_ones(self, opening: bytes, closing: bytes) -> list[Any]:
         """Those that are in one step, with the comma behind them."""
-        start, end = self.at, end_of(_ITEMS, self.text, self.at, self.at + STEP_BYTES)
+        start, limit = self.at, max(self.at, self._begun + STEP_BYTES)
+        end = end_of(_ITEMS, self.text, start, limit)
         if end == start:
             return []
         self.at = end
@@ -184,8 +185,8 @@ class _Reader:
 
     def _step(self) -> int:
         """How many bytes the step went through, if that is enough for one; else 0."""
-        done = self.at - self._begun + self._values * VALUE_BYTES
-        if 2 * done < STEP_BYTES:
+        done = self.at - self._begun
+        if 2 * (done + self._values * VALUE_BYTES) < STEP_BYTES:
             return 0
         self._begun, self._values = self.at, 0
         return done
