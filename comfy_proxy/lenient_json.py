@@ -27,6 +27,11 @@ SORT_KEYS = orjson.OPT_SORT_KEYS
 NON_STR_KEYS = orjson.OPT_NON_STR_KEYS
 
 
+class TooDeepError(ValueError):
+    """JSON that is nested more deeply than can be read here: some 900 brackets. A newer Python, at
+    an instance, reads and writes several thousand."""
+
+
 def loads(data: bytes | bytearray | str) -> Any:
     """The value of a JSON text; an integer beyond 64 bits may come out as a float.
 
@@ -43,7 +48,7 @@ def loads_exact(data: bytes | bytearray | str) -> Any:
     try:
         return json.loads(data if isinstance(data, str) else decoded(data))
     except RecursionError as error:
-        raise ValueError("The JSON is nested too deeply.") from error
+        raise TooDeepError("The JSON is nested too deeply.") from error
 
 
 def decoded(data: bytes | bytearray) -> str:

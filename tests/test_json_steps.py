@@ -132,3 +132,14 @@ def test_no_full_collection_while_a_long_answer_is_there() -> None:
     assert gc.get_threshold() == (*before[:2], NEVER)
     del second
     assert gc.get_threshold() == before
+
+
+@pytest.mark.parametrize("around", [b"[]", b'{"": }'])
+def test_a_step_is_not_made_for_each_value(around: bytes) -> None:
+    """Each is passed on by as many readers as there are brackets around it: 12 s for a mebibyte.
+    Nor for many thousands: to read each takes longer than its few bytes would."""
+    count = 10_000
+    short = b"[" + b",".join([b"[[[[0]]]]", b'{"a": {"b": {"c": {}}}}'] * count) + b"]"
+    text = around[:-1] * 300 + short + around[-1:] * 300
+    steps = sum(1 for _ in loads_in_steps(text))
+    assert count / 100 <= steps <= count / 10

@@ -12,7 +12,7 @@ from comfy_proxy.cluster.prompt_lists import extra_data, finite
 from comfy_proxy.cluster.prompt_outcomes import ENDS, messages_of
 from comfy_proxy.json_listing import Listing, Span
 from comfy_proxy.json_scanner import TEXT, Shape, Value
-from comfy_proxy.lenient_json import loads_exact
+from comfy_proxy.lenient_json import TooDeepError, loads_exact
 
 Job = dict[str, Any]
 _READ = ("id", "execution_end_time", "execution_error", "outputs", "preview_output")
@@ -30,7 +30,8 @@ _PROGRESS = ("pending", "in_progress")
 class JobList:
     """The page in an answer to ``GET /api/jobs``, read a few jobs at a time: it may be of 50 MB.
 
-    After :meth:`steps`, ``total`` is how many jobs there are on all pages. An item without an id is
+    After :meth:`steps`, ``total`` is how many jobs there are on all pages. An odd item, which has
+    no id or is nested too deeply (a client may choose its ``workflow_id``), hides no other: it is
     left out and not counted.
     """
 
@@ -45,7 +46,7 @@ class JobList:
         """
         listing, left_out = Listing(self._text, "jobs"), 0
         for spans in listing.steps():
-            read = [(loads_exact(self._text[start:end]), (start, end)) for start, end in spans]
+            read = [(_read_item(self._text[start:end]), (start, end)) for start, end in spans]
             jobs = [(one, span) for one, span in read if isinstance(one, dict) and _has_id(one)]
             left_out += len(read) - len(jobs)
             yield jobs
@@ -54,6 +55,13 @@ class JobList:
                 self.total = total - left_out
             case _:
                 raise ValueError("is no page of jobs")
+
+
+def _read_item(text: bytes) -> Any:
+    try:
+        return loads_exact(text)
+    except TooDeepError:
+        return None
 
 
 def _has_id(job: Job) -> bool:

@@ -16,6 +16,10 @@ from urllib.parse import quote
 
 from comfy_proxy.json_scanner import ANY, TEXT, Shape, Value
 
+MOST_ITEMS = 2**63 - 1
+"""So many entries or jobs an instance is asked for at most. A client may send a number of 4,300
+digits, and the sum of that and one more is too long for Python to be written."""
+
 _ADDRESSABLE = re.compile(r"(?!\.{1,2}$)[^{}\ud800-\udfff]+", re.DOTALL)
 """Ids that the path ``/history/{id}`` can hold; for any other the whole history is read. It cannot
 hold the empty one, ``.`` and ``..``, which a URL loses, braces, which aiohttp's router takes for

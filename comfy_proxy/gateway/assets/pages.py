@@ -22,6 +22,9 @@ MAX_PAGE = 500
 """ComfyUI gives so many assets at once; a larger ``limit`` is its 400."""
 LONG_BYTES: Final = 4_096
 """Bytes of an asset, and of a member of _UNREAD in it: if both have so many, that stays text."""
+MANY_BRACKETS: Final = 256
+"""Brackets in an asset from which on its metadata stays text too. A client may have chosen it to be
+so deep (900) that it cannot be read here, or be read and not written: no asset would be listed."""
 _UNREAD: Final = ("user_metadata", "metadata")
 
 
@@ -85,16 +88,22 @@ def asset_text(asset: Any) -> bytes:
 
 async def _asset(text: bytes) -> Any:
     """The asset that ``text`` is, with its long metadata as :class:`Unread`. Raises ValueError."""
-    if len(text) < LONG_BYTES:
+    if not _is_long(text):
         return loads_exact(text)
     scanner = JsonScanner({ANY: {}})
     await feed(scanner, text)
     root = scanner.result()
     if root is None or not root.is_object:
         return loads_exact(text)
-    asset: dict[str | None, Any] = {}
+    asset: dict[str, Any] = {}
     for member in root.members or ():
         name, part = member.name(), text[member.start : member.end]
-        is_long = name in _UNREAD and len(part) >= LONG_BYTES
-        asset[name] = Unread(part) if is_long else loads_exact(part)
+        if name is None:  # too long for the scanner
+            return loads_exact(text)
+        stays = name in _UNREAD and _is_long(part)
+        asset[name] = Unread(part) if stays else loads_exact(part)
     return asset
+
+
+def _is_long(text: bytes) -> bool:
+    return len(text) >= LONG_BYTES or text.count(b"[") + text.count(b"{") >= MANY_BRACKETS

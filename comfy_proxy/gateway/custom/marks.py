@@ -21,6 +21,9 @@ _FOLDER_KEYS: Final = ("folder", "dir", "path")
 """A value that is nothing but a mark (``@2``) counts as one under a key with one of these in its
 name; else it may be anything that begins with @."""
 _NOBODY: Final[frozenset[str]] = frozenset()
+_MAY_BE_MARKED: Final = re.compile("@|40|%3[40]")
+"""What a target has that has a mark: ``@``, ``%40``, or ``%2540`` in a URL in it, of which each
+digit may be encoded too."""
 _SUBFOLDER: Final = re.compile(r"(?P<key>[?&]subfolder=)(?P<value>[^&#]*)")
 
 
@@ -36,7 +39,7 @@ class Unmarked:
 
 def unmarked(target: str, read: Fields | None, known: Container[str]) -> Unmarked:
     """The request for ``target`` with the body ``read``, without the marks that are ``known``."""
-    if read is None and "@" not in target and "40" not in target:  # @ is %40, in a URL in it %2540
+    if read is None and _MAY_BE_MARKED.search(target) is None:
         return Unmarked(owners=_NOBODY, target=target)
     marks, raw = Marks(known), None
     path, mark, query = target.partition("?")

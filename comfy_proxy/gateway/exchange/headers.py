@@ -56,7 +56,7 @@ def request_headers(
     _add_forwarded(headers, request, settings)
     context = request[CONTEXT]
     headers["X-Request-ID"] = context.id
-    if context.user_at is not None:
+    if context.user_at is not None and USER_HEADER in headers:  # Connection may have named it
         headers[USER_HEADER] = context.user_at(instance, headers[USER_HEADER])
     return _each_in_one_spelling(headers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import re
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import aiohttp
 from aiohttp import BodyPartReader, MultipartReader, hdrs
+from aiohttp.helpers import parse_mimetype
 from aiohttp.http_exceptions import HttpProcessingError
 
 from comfy_proxy.gateway.exchange.charsets import is_slow
@@ -36,7 +38,10 @@ MAX_FIELD_BYTES = 65_536
 """Of a text field; a form with a longer one is passed on, and not read here any further."""
 _NUMBERED = re.compile(r"( \(\d+\))+(?=\.[^./]*$|$)")
 """What ComfyUI puts behind a name that is taken: `` (1)``."""
-_BROKEN = (ValueError, AssertionError, RuntimeError, LookupError, HttpProcessingError)
+_BROKEN = (
+    *(ValueError, AssertionError, RuntimeError, LookupError),
+    *(HttpProcessingError, zlib.error),
+)
 """What aiohttp raises for a form that is none; ComfyUI tells the client so."""
 
 
@@ -104,7 +109,14 @@ class UploadForm:
 
 
 async def read_form(body: FormBody, content_type: str) -> UploadForm:
-    """The form in ``body``; what cannot be read is empty, as if it were not there."""
+    """The form in ``body``; what cannot be read is empty, as if it were not there.
+
+    So is all that is no ``multipart/form-data``: ComfyUI looks into no other, and the parts of
+    others may be compressed, a MiB of which would fill a GiB of our disk.
+    """
+    kind = parse_mimetype(content_type)
+    if (kind.type, kind.subtype) != ("multipart", "form-data"):
+        return UploadForm.nothing()
     fields: dict[str, str] = {}
     image: tuple[str, FileSpan | StoredBytes] | None = None
 

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_lists import HISTORY, read_history
+from comfy_proxy.cluster.prompt_lists import HISTORY, MOST_ITEMS, read_history
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.forward import forward_balanced
@@ -176,7 +176,7 @@ def _enough(max_items: int | None, offset: int) -> str:
         return ""
     if offset < 0:
         return f"?max_items={max(max_items, 0)}"
-    return f"?max_items={offset + max(max_items, 1)}&offset=0"
+    return f"?max_items={min(offset + max(max_items, 1), MOST_ITEMS)}&offset=0"
 
 
 def page(entries: Mapping[K, T], max_items: int | None, offset: int) -> dict[K, T]:

@@ -30,6 +30,7 @@ from comfy_proxy.cluster.prompt_jobs import (
     pending_job,
     running_job,
 )
+from comfy_proxy.cluster.prompt_lists import MOST_ITEMS
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.exchange import native
@@ -213,7 +214,7 @@ class _Page:
         query = MultiDict(self.query)
         query.popall("offset", None)
         if self.limit is not None:
-            query["limit"] = str(self.offset + self.limit)
+            query["limit"] = str(min(self.offset + self.limit, MOST_ITEMS))
         return urlencode(list(query.items()))
 
     def wants(self, job: Job) -> bool:

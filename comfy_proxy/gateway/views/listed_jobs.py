@@ -17,7 +17,7 @@ from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.history_entries import prefixed
 from comfy_proxy.json_listing import Span
-from comfy_proxy.lenient_json import dumps_exact, loads_exact
+from comfy_proxy.lenient_json import TooDeepError, dumps_exact, loads_exact
 
 
 class ListedJob:
@@ -43,12 +43,16 @@ class ListedJob:
         self._text, self._span, self._instance = text, span, instance
 
     def shown(self, storage: SharedStorage) -> bytes:
-        """As clients see it: with the instance in the names of its outputs, and in its turn."""
+        """As clients see it: with the instance in the names of its outputs, and in its turn; as it
+        came if it is nested too deeply for that."""
         assert self._instance is not None
         text = self._text[self._span[0] : self._span[1]]
-        job = loads_exact(text)
-        seen = in_turn(prefixed_job(job, self._instance, storage))
-        return text if seen == job else dumps_exact(seen)
+        try:
+            job = loads_exact(text)
+            seen = in_turn(prefixed_job(job, self._instance, storage))
+            return text if seen == job else dumps_exact(seen)
+        except (RecursionError, TooDeepError):
+            return text
 
 
 class OwnJob(ListedJob):

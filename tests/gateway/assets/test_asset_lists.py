@@ -356,3 +356,16 @@ async def test_many_inputs_are_compared_once_and_out_of_the_way(
     assert (await get(client, "/api/assets"))["total"] == 5
     assert len(compared) == 2
     assert main_thread() not in compared
+
+
+async def test_entries_without_a_file_are_compared_with_nobody(
+    client: Client, one: AssetServer, two: AssetServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client may add any number for bytes that are known; each with all would be minutes."""
+    compared = Mock(return_value=False)
+    monkeypatch.setattr(twins.Entry, "is_twin", compared)
+    for server in (one, two):
+        for number in range(20):
+            server.add(f"{number}.png", "input", content=b"same", display_name=None)
+    assert (await get(client, "/api/assets?limit=500"))["total"] == 40
+    compared.assert_not_called()

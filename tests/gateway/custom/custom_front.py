@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from ledger_front import accepted
 from manual_clock import ManualClock
 from rooms import make_gateway
+from yarl import URL
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
@@ -90,7 +91,7 @@ class CustomFront:
     def instances(self) -> tuple[Instance, ...]:
         return self.gateway.cluster.instances
 
-    async def ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+    async def ask(self, method: str, path: str | URL, **options: Any) -> tuple[int, Any]:
         """Status, and who answered (``by``), or the JSON of an error of ours."""
         async with self.client.request(method, path, **options) as answer:
             data = await answer.json() if "json" in answer.content_type else await answer.read()

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 from custom_front import CustomFront, custom_front
 from manual_clock import ManualClock
+from yarl import URL
 
 from comfy_proxy.gateway.custom.fields import MAX_READ_BYTES
 from comfy_proxy.gateway.files.file_name import file_at
@@ -118,6 +119,15 @@ async def test_a_long_body_is_read_too(front: CustomFront) -> None:
     long = {"subfolder": "@2/x", "rest": ["y"] * 20_000}
     assert await front.ask("POST", "/pack/x", json=long) == (200, "two")
     assert front.two.asked[0][2].startswith(b'{"subfolder": "x"')
+
+
+@pytest.mark.parametrize("at", ["@", "%40", "%2540", "%25%34%30", "%254%30", "%25%340"])
+async def test_a_mark_in_a_url_in_the_query_is_one_however_it_is_encoded(
+    front: CustomFront, at: str
+) -> None:
+    url = URL(f"/pack/x?u=/view?subfolder={at}2%252Fclips", encoded=True)
+    assert await front.ask("GET", url) == (200, "two")
+    assert "2%252Fclips" not in front.two.asked[0][1]
 
 
 @pytest.mark.parametrize("text", ["@2", "@9/x", "me@2/x", "see @2/x"])

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import hashlib
 import io
-from collections.abc import AsyncIterator
+import zlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import aiohttp
@@ -217,3 +218,23 @@ async def test_a_short_file_that_cannot_be_copied_out(
     monkeypatch.setattr(upload_body, "_copied", full)
     assert (await posted(front, form_of(RED, other=LONG.decode("latin-1"))))[0] == 200
     assert front.files("input/x.png") == [RED, RED]
+
+
+@pytest.mark.parametrize("packed", [zlib.compress(bytes(16 * 2**20)), b"is not compressed"])
+async def test_compressed_parts_of_what_is_no_form_fill_no_disk(
+    front: Front, packed: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A MiB of them is a GiB of zeros. ComfyUI looks into no such body; its refusal is told."""
+    sizes: list[int] = []
+    append = StoredBytes._append
+
+    def spy(self: StoredBytes, path: str, pieces: Sequence[bytes]) -> None:
+        sizes.extend(map(len, pieces))
+        append(self, path, pieces)
+
+    monkeypatch.setattr(StoredBytes, "_append", spy)
+    body = form_of(packed).replace(b'"x.png"\r\n', b'"x.png"\r\nContent-Encoding: deflate\r\n')
+    status, _, _ = await posted(front, body, {"Content-Type": "multipart/mixed; boundary=b"})
+    assert status == 400
+    assert sum(sizes) <= len(body)
+    assert [worker.uploads for worker in front.workers] == [[], []]

@@ -12,6 +12,9 @@ from views_harness import FakeInstance, entry, finished, front, get, moving, two
 from comfy_proxy.cluster.prompt_jobs import pending_job
 from comfy_proxy.ledger.events import Deleted
 
+MOST = "9" * 4_300
+"""The largest number that Python reads; one more than it, it cannot write."""
+
 
 def fill(*instances: FakeInstance) -> None:
     """Jobs of every status, dealt out in turn."""
@@ -26,7 +29,12 @@ def fill(*instances: FakeInstance) -> None:
 @pytest.mark.parametrize("prefix", ["sort_by=created_at&", "sort_by=execution_duration&", ""])
 @pytest.mark.parametrize("order", ["sort_order=asc&", "sort_order=desc&", ""])
 @pytest.mark.parametrize(
-    "page", ["", "limit=3", "limit=2&offset=1", "offset=6", "limit=5&offset=9", "offset=-4"]
+    "page",
+    [
+        *("", "limit=3", "limit=2&offset=1", "offset=6", "limit=5&offset=9", "offset=-4"),
+        f"limit=2&offset={MOST}",
+        f"limit={MOST}&offset=1",
+    ],
 )
 @pytest.mark.parametrize("status", ["", "status=completed,pending&"])
 async def test_a_page_is_that_of_one_server(

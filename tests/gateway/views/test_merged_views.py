@@ -215,6 +215,13 @@ async def test_pages_are_comfyuis(max_items: int | None, offset: int) -> None:
         assert list(await get(client, f"/history{query}")) == list(expected)
 
 
+async def test_a_page_that_begins_behind_all_numbers() -> None:
+    """One entry more than the largest number that Python reads, it cannot write."""
+    async with two_fakes() as (one, two), front(one, two) as (client, _):
+        one.history = {"a": finished("a", 1, 2)}
+        assert await get(client, f"/history?max_items=1&offset={'9' * 4_300}") == {}
+
+
 async def test_an_instance_is_asked_for_no_more_than_the_page_needs() -> None:
     """The last entries by number, or all up to the end of the page."""
     async with two_fakes() as (one, two), front(one, two) as (client, _):
@@ -264,3 +271,14 @@ async def test_a_long_history_is_put_together_in_a_thread(monkeypatch: pytest.Mo
         async with client.get("/history") as answer:
             assert await answer.read() == expected
         assert json.dumps(json.loads(expected)).encode() == expected
+
+
+async def test_a_user_who_is_said_to_end_at_this_hop_goes_no_further() -> None:
+    """``Connection`` names the header: nobody is told of a user."""
+    headers = {"comfy-user": "anne", "Connection": "keep-alive, comfy-user"}
+    async with (
+        two_fakes() as (one, two),
+        front(one, two) as (client, _),
+        client.get("/pack/x", headers=headers) as answer,
+    ):
+        assert answer.status == 404

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 from gateway_harness import Harness
 from views_harness import entry, finished, front, get, moving, two_fakes
@@ -63,6 +64,26 @@ async def test_odd_items_of_lists_hide_no_other(harness: Harness) -> None:
         assert [one["id"] for one in jobs["jobs"]] == ["a"]
         assert jobs["pagination"]["total"] == 1
         assert await get(client, "/internal/files/output") == [["x"], None, "caf\udce9"]
+
+
+async def test_a_job_that_is_too_deep_to_be_read_hides_no_other(harness: Harness) -> None:
+    """A client may choose its workflow's id, and a newer Python writes more than ours reads."""
+    odd = b'{"id": "deep", "workflow_id": %s}' % (b"[" * 1_500 + b"]" * 1_500)
+    jobs = b'{"jobs": [%s, {"id": "a", "status": "pending"}], "pagination": {"total": 2}}' % odd
+    async with front(*[str(await harness.upstream(saying(jobs))) for _ in range(2)]) as (client, _):
+        shown = await get(client, "/api/jobs")
+    assert [one["id"] for one in shown["jobs"]] == ["a"]
+    assert shown["pagination"]["total"] == 1
+
+
+@pytest.mark.parametrize("depth", [400, *range(600, 980, 20), 1_500])
+async def test_a_job_with_deep_outputs_hides_no_other(harness: Harness, depth: int) -> None:
+    """To mark the files in them takes more calls than to read them: then it is shown as it came."""
+    odd = b'{"id": "deep", "preview_output": %s}' % (b"[" * depth + b"]" * depth)
+    jobs = b'{"jobs": [%s, {"id": "a", "status": "pending"}], "pagination": {"total": 2}}' % odd
+    async with front(*[str(await harness.upstream(saying(jobs))) for _ in range(2)]) as (client, _):
+        shown = await get(client, "/api/jobs")
+    assert {one["id"] for one in shown["jobs"]} - {"deep"} == {"a"}
 
 
 async def test_a_moving_prompt_has_its_turn_beside_odd_numbers() -> None:
