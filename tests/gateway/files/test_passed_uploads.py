@@ -116,25 +116,6 @@ async def test_a_slow_client_gets_the_name_that_is_free_in_the_end(
     assert front.files("input/x (1).png") == [LONG, LONG]
 
 
-@pytest.mark.parametrize("count", [2, 12])
-async def test_one_name_at_once(front: Front, count: int) -> None:
-    """Short ones and long ones overwrite one name: both instances end with the same bytes."""
-    contents = [bytes([one]) * (200_000 * one) for one in range(13 - count, 13)]
-    await asyncio.gather(*(front.upload(content, overwrite="true") for content in contents))
-    one, two = front.files("input/x.png")
-    assert one == two
-    assert one in contents
-
-
-async def test_names_that_collide_at_once(front: Front) -> None:
-    """Each gets a name of its own, with its own bytes on both."""
-    contents = [bytes([one]) * 1_200_000 for one in range(6)]
-    answers = await asyncio.gather(*(front.upload(content) for content in contents))
-    assert len({answer["name"] for answer in answers}) == 6
-    for answer, content in zip(answers, contents, strict=True):
-        assert front.files(f"input/{answer['name']}") == [content, content]
-
-
 @pytest.mark.parametrize(
     "body",
     [

@@ -143,18 +143,20 @@ async def test_one_name_after_the_other(harness: Harness, more: bytes) -> None:
         assert arrived.get_nowait() == "x (1).png"
 
 
-async def test_uploads_of_one_name_at_once(front: Front) -> None:
+@pytest.mark.parametrize("step", [40_000, 200_000])  # all received first; some pass as they come
+async def test_uploads_of_one_name_at_once(front: Front, step: int) -> None:
     """Twelve clients overwrite one name: both instances end with the same bytes, one of theirs."""
-    contents = [bytes([number]) * (40_000 * number) for number in range(1, 13)]
+    contents = [bytes([number]) * (step * number) for number in range(1, 13)]
     await asyncio.gather(*(front.upload(content, overwrite="true") for content in contents))
     one, two = front.files("input/x.png")
     assert one == two
     assert one in contents
 
 
-async def test_collisions_at_once(front: Front) -> None:
+@pytest.mark.parametrize("size", [1000, 1_200_000])
+async def test_collisions_at_once(front: Front, size: int) -> None:
     """Twelve different pictures of one name get twelve names, each with its own bytes on both."""
-    contents = [bytes([number]) * 1000 for number in range(12)]
+    contents = [bytes([number]) * size for number in range(12)]
     answers = await asyncio.gather(*(front.upload(content) for content in contents))
     assert len({answer["name"] for answer in answers}) == 12
     for answer, content in zip(answers, contents, strict=True):
