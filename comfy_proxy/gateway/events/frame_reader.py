@@ -40,7 +40,7 @@ _OWN_KINDS = ("execution_", "progress", "executing", "executed", "logs", "assets
 _STATES = re.compile(r'\{"type": "progress_state", "data": \{"prompt_id": "([^"\\]+)", "nodes": \{')
 """How ComfyUI writes the beginning of ``progress_state``. One that is spelt otherwise is read as
 JSON, as all other frames are."""
-READ_ONCE: Final = 1_024, 1_048_576
+READ_ONCE: Final = 1_024, 262_144
 """Characters of a text frame, least and most, whose JSON is remembered, because a broadcast comes
 on the shared socket and on each client's own. To read a shorter one takes no longer than to find
 it; a longer one would hold too much memory."""
