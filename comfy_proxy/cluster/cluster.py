@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from contextvars import Context
 from functools import partial
 from types import MappingProxyType
@@ -33,7 +34,7 @@ from comfy_proxy.cluster.planning.model_files import ModelFiles
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.cluster.scheduler import Scheduler
-from comfy_proxy.errors import InstanceError
+from comfy_proxy.errors import InstanceError, NoHealthyInstanceError
 from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
 from comfy_proxy.observers import tell
 from comfy_proxy.settings import Settings
@@ -159,9 +160,8 @@ class Cluster:
 
         As :meth:`LoadBalancer.primary`. Raises NoHealthyInstanceError.
         """
-        for instance in self.instances:  # nearly always the first one
-            if instance.healthy and not instance.drained and instance not in exclude:
-                return instance
+        with suppress(NoHealthyInstanceError):
+            return self.load_balancer.primary(exclude)
         await self.healthy(one for one in self.instances if one not in exclude)
         return self.load_balancer.primary(exclude)
 

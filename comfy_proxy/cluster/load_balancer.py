@@ -71,11 +71,15 @@ class LoadBalancer:
 
         Raises NoHealthyInstanceError when none is left.
         """
-        left = [one for one in self.instances if one.healthy and one not in exclude]
-        for instance in (one for one in left if not one.drained):
-            return instance
-        for instance in left:
-            return instance
+        drained = None
+        for instance in self.instances:  # nearly always the first one is it
+            if not instance.healthy or instance in exclude:
+                continue
+            if not instance.drained:
+                return instance
+            drained = drained or instance
+        if drained is not None:
+            return drained
         raise self._nobody(exclude)
 
     def _nobody(self, exclude: Collection[Instance]) -> NoHealthyInstanceError:
