@@ -38,7 +38,7 @@ from bench_object_info import (
     written,
 )
 from bench_processes import free_ports, process, wait_for
-from bench_scale_instances import INSTANCES, OBJECT_INFO, Instance, answer, listen
+from bench_scale_instances import OBJECT_INFO, answer, serve
 
 CLIENTS = 20
 PROMPTS_A_SECOND = 2
@@ -81,18 +81,7 @@ def instances(ports: list[int]) -> None:
                 return web.json_response([])
         return await answer(request)
 
-    async def run() -> None:
-        app = web.Application(client_max_size=2**30)
-        app[INSTANCES] = {port: Instance() for port in ports}
-        app.router.add_get("/ws", listen)
-        app.router.add_route("*", "/{path:.*}", changing)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        for port in ports:
-            await web.TCPSite(runner, "127.0.0.1", port).start()
-        await asyncio.Event().wait()
-
-    asyncio.run(run())
+    asyncio.run(serve(ports, changing))
 
 
 # --- the clients ------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 Json = dict[str, Any]
 STATS = {"system": {"os": "posix", "comfyui_version": "0.3.75", "argv": []}, "devices": []}
@@ -131,11 +132,12 @@ async def listen(request: web.Request) -> web.StreamResponse:
     return socket
 
 
-async def main(ports: list[int]) -> None:
+async def serve(ports: list[int], answers: Handler = answer) -> None:
+    """An instance at each of ``ports``, until cancelled; ``answers`` has all but the sockets."""
     app = web.Application(client_max_size=2**30)
     app[INSTANCES] = {port: Instance() for port in ports}
     app.router.add_get("/ws", listen)
-    app.router.add_route("*", "/{path:.*}", answer)
+    app.router.add_route("*", "/{path:.*}", answers)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     for port in ports:
@@ -144,4 +146,4 @@ async def main(ports: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(list(map(int, sys.argv[1:]))))
+    asyncio.run(serve(list(map(int, sys.argv[1:]))))

@@ -31,6 +31,7 @@ from PIL import Image
 from comfy_proxy import Settings, setup
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.settings import parse_instance
+from comfy_proxy.stored_bytes import StoredBytes
 
 aioresponses.core.ClientResponse = functools.partial(
     ClientResponse, stream_writer=Mock(output_size=0)
@@ -107,6 +108,20 @@ def _ports_are_kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with ExitStack() as kept:
         monkeypatch.setattr(EmbeddedWorker, "start", start)
         yield
+
+
+@pytest.fixture
+def spools(monkeypatch: pytest.MonkeyPatch) -> list[StoredBytes]:
+    """Every spool that is made from now on."""
+    made: list[StoredBytes] = []
+    original = StoredBytes.__init__
+
+    def recording(self: StoredBytes, *args: object, **kwargs: object) -> None:
+        original(self, *args, **kwargs)
+        made.append(self)
+
+    monkeypatch.setattr(StoredBytes, "__init__", recording)
+    return made
 
 
 @pytest.fixture

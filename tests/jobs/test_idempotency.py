@@ -28,20 +28,6 @@ async def post(
         return answer.status, await answer.json()
 
 
-@pytest.fixture
-def spools(monkeypatch: pytest.MonkeyPatch) -> list[StoredBytes]:
-    """Every spool that was made."""
-    made: list[StoredBytes] = []
-    original = StoredBytes.__init__
-
-    def recording(self: StoredBytes, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        made.append(self)
-
-    monkeypatch.setattr(StoredBytes, "__init__", recording)
-    return made
-
-
 async def test_the_same_request_is_the_same_job(
     service: JobService, api_alone: Any, spools: list[StoredBytes]
 ) -> None:

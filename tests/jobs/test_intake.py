@@ -81,19 +81,13 @@ class Server:
 
 
 @pytest.fixture
-def spools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[StoredBytes]]:
+def spools(
+    spools: list[StoredBytes], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[list[StoredBytes]]:
     """Every spool that was made; their files are made in ``tmp_path``."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    made: list[StoredBytes] = []
-    original = StoredBytes.__init__
-
-    def recording(self: StoredBytes, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        made.append(self)
-
-    monkeypatch.setattr(StoredBytes, "__init__", recording)
-    yield made
-    for spool in made:
+    yield spools
+    for spool in spools:
         spool.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -8,7 +8,6 @@ import hashlib
 import io
 import zlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
 
 import aiohttp
 import pytest
@@ -51,17 +50,12 @@ async def test_the_primary_has_its_first_bytes_before_the_client_has_sent_the_la
 
 
 async def test_a_client_that_leaves_has_sent_no_form(
-    harness: Harness, workers: Pair, monkeypatch: pytest.MonkeyPatch
+    harness: Harness,
+    workers: Pair,
+    monkeypatch: pytest.MonkeyPatch,
+    spools: list[StoredBytes],
 ) -> None:
     """The primary's connection is cut before the form's end, and nothing of it is kept."""
-    made: list[StoredBytes] = []
-    init = StoredBytes.__init__
-
-    def spy(self: StoredBytes, **options: Any) -> None:
-        init(self, **options)
-        made.append(self)
-
-    monkeypatch.setattr(StoredBytes, "__init__", spy)
     primary, body = Primary(takes), form_of(LONG, subfolder="a")
     address = await primary.start(harness)
     async with running_front(address, workers[1]) as front:
@@ -73,8 +67,8 @@ async def test_a_client_that_leaves_has_sent_no_form(
         assert X not in front.gateway.files.uploads
         assert len(front.gateway.uploads.locks) == 0
     assert b"--b--" not in primary.received
-    assert made
-    assert all(one.closed for one in made)
+    assert spools
+    assert all(one.closed for one in spools)
 
 
 async def test_a_client_that_leaves_has_written_nothing(

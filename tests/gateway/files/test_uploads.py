@@ -472,25 +472,17 @@ def test_families_of_names(name: str, other: str, same: bool) -> None:
 
 @pytest.mark.parametrize("route", ["image", "mask"])
 async def test_what_is_not_kept_is_closed(
-    front: Front, monkeypatch: pytest.MonkeyPatch, route: str
+    front: Front, spools: list[StoredBytes], route: str
 ) -> None:
     """Of a refused upload, and of a mask's own picture, no temporary file is left."""
-    made: list[StoredBytes] = []
-    init = StoredBytes.__init__
-
-    def spy(self: StoredBytes, **options: Any) -> None:
-        init(self, **options)
-        made.append(self)
-
-    monkeypatch.setattr(StoredBytes, "__init__", spy)
     form = aiohttp.FormData()
     form.add_field("image", bytes(200_000), filename="x.png")
     form.add_field("subfolder", "../..")
     form.add_field("original_ref", '{"filename": "none.png"}')
     async with front.client.post(f"/upload/{route}", data=form) as answer:
         assert answer.status == 400
-    assert made
-    assert all(repr(one).endswith(" bytes, closed>") for one in made)
+    assert spools
+    assert all(repr(one).endswith(" bytes, closed>") for one in spools)
 
 
 class CompressingInstance:
