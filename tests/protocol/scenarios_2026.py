@@ -5,6 +5,7 @@ Recorded from a 0.33.0 whose assets were switched on. An asset is an entry of it
 have the test nodes of `tests/live/custom_nodes`. With `COMFY_LIVE_RECORD=1` its answers are kept.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ Play = Callable[[Conversation], Awaitable[None]]
 
 JOBS = "/api/jobs"
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+TICK_S = 0.002
+"""Seconds between two jobs whose order is looked at: they are listed by the millisecond in which
+they came, the last one first, but those of one millisecond as they came."""
 
 
 async def _fresh(conversation: Conversation) -> None:
@@ -68,6 +72,7 @@ async def waiting_jobs(conversation: Conversation) -> None:
     first = await conversation.submit(timed(5, conversation.salt), client)
     await client.until_event("progress", value=1)
     second = await conversation.submit(timed(5, conversation.salt + 1), client)
+    await asyncio.sleep(TICK_S)
     third = await conversation.submit(timed(5, conversation.salt + 2), client)
     conversation.http.clear()
     for prompt_id in (first, second, third):
