@@ -28,6 +28,7 @@ from comfy_proxy.jobs.negotiation import (
     prefers_json,
     prefers_picture,
     wait_seconds,
+    waits_for_change,
 )
 from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
@@ -135,9 +136,13 @@ def _idempotency_key(request: web.Request) -> str | None:
 async def _status(request: web.Request) -> web.StreamResponse:
     service, job = _find(request)
     wait_s = wait_seconds(request.query.get("wait"))
-    at_arrival = job.status
-    if wait_s and not job.finished:
-        await job.wait_until(lambda job: job.status is not at_arrival, service.clock, wait_s)
+    at_arrival, any_change = job.status, waits_for_change(request.query.get("until"))
+    if wait_s:
+        await job.wait_until(
+            lambda job: job.finished or (any_change and job.status is not at_arrival),
+            service.clock,
+            wait_s,
+        )
     return _json(views.status(job, service, _root(request)))
 
 

@@ -65,6 +65,16 @@ def wait_seconds(text: str | None) -> float:
     return seconds
 
 
+def waits_for_change(until: str | None) -> bool:
+    """True for ``?until=change``: a wait ends when the status differs from that at arrival.
+
+    False for ``end`` and for None: it ends with the job. Raises InvalidFieldError for the rest.
+    """
+    if until not in (None, "end", "change"):
+        raise InvalidFieldError("until", "until must be end or change.")
+    return until == "change"
+
+
 def prefers_json(accept: str) -> bool:
     """True if ``application/json`` has a higher q than ``image/*``; a tie is no preference."""
     json_q, image_q, _ = _qualities(accept)

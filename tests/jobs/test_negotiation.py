@@ -11,6 +11,7 @@ from comfy_proxy.jobs.negotiation import (
     prefers_json,
     prefers_picture,
     wait_seconds,
+    waits_for_change,
 )
 
 AXIOS = "application/json, text/plain, */*"
@@ -159,3 +160,17 @@ def test_a_bad_wait(text: str) -> None:
     with pytest.raises(InvalidFieldError) as caught:
         wait_seconds(text)
     assert caught.value.field == "wait"
+
+
+@pytest.mark.parametrize(("text", "change"), [(None, False), ("end", False), ("change", True)])
+def test_until(text: str | None, change: bool) -> None:
+    """A long poll of a status waits for the end, for any change only if that is asked for."""
+    assert waits_for_change(text) is change
+
+
+@pytest.mark.parametrize("text", ["", "End", "completed", "change,end"])
+def test_a_bad_until(text: str) -> None:
+    """Anything else is refused by name: a typing error must not change what is waited for."""
+    with pytest.raises(InvalidFieldError) as caught:
+        waits_for_change(text)
+    assert caught.value.field == "until"
