@@ -13,7 +13,7 @@ from comfy_proxy.clock import iso
 from comfy_proxy.cluster.instance import takes_work
 from comfy_proxy.keys import CLUSTER, JOBS, LOOP_WATCH, METRICS
 from comfy_proxy.lenient_json import dumps
-from comfy_proxy.metrics.exposition import wants_prometheus
+from comfy_proxy.metrics.exposition import prometheus_format
 from comfy_proxy.metrics.live import InstanceState
 from comfy_proxy.version import __version__
 
@@ -57,14 +57,15 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    """All figures as JSON, or in Prometheus' formats if ``Accept`` names one of them."""
+    """All figures as JSON, or in the format of Prometheus that ``Accept`` asks for."""
     metrics = request.app[METRICS]
     accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
-    if wants_prometheus(accept):
-        text, content_type = metrics.exposition.render(accept)
-        answer = web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
-    else:
+    content_type = prometheus_format(accept)
+    if content_type is None:
         answer = _json(metrics.get_stats())
+    else:
+        text = metrics.exposition.render(content_type)
+        answer = web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
     answer.headers[hdrs.VARY] = hdrs.ACCEPT
     return answer
 

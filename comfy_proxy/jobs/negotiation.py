@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from comfy_proxy.accept import Accept, highest
 from comfy_proxy.errors import InvalidFieldError
 
 MAX_WAIT_S = 300.0
@@ -76,19 +77,21 @@ def waits_for_change(until: str | None) -> bool:
 
 
 def prefers_json(accept: str) -> bool:
-    """True if ``application/json`` has a higher q than ``image/*``; a tie is no preference."""
-    json_q, image_q, _ = _qualities(accept)
-    return json_q > image_q
+    """True if ``application/json`` has a higher q than any picture; a tie is no preference."""
+    taken = Accept(accept)
+    return taken.quality("application/json") > taken.best_of("image")
 
 
 def prefers_picture(accept: str) -> bool:
-    """True if ``image/*`` has a higher q than ``application/json`` and ``text/html``.
+    """True if a picture has a higher q than ``application/json``, and than ``text/html`` if that is
+    named.
 
     Some browsers name pictures besides pages when they navigate or submit a form, others send
     ``*/*`` instead: without ``text/html`` in the rule they would get different answers.
     """
-    json_q, image_q, page_q = _qualities(accept)
-    return image_q > max(json_q, page_q)
+    taken = Accept(accept)
+    page_q = highest(taken.naming("text/html"))
+    return taken.best_of("image") > max(taken.quality("application/json"), page_q)
 
 
 def _asked_mode(options: Mapping[str, str]) -> str | None:
@@ -115,30 +118,3 @@ def _preferences(header: str) -> dict[str, str]:
         name, _, value = item.partition(";")[0].partition("=")
         result.setdefault(name.strip().lower(), value.strip().strip('"'))
     return result
-
-
-def _qualities(accept: str) -> tuple[float, float, float]:
-    """The q (0 to 1) of JSON, the best one of any picture, and that of ``text/html``.
-
-    ``*/*`` counts for the first two only, where they are not named.
-    """
-    ranges: dict[str, float] = {}
-    for item in accept.split(","):
-        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
-        if media_range:
-            ranges[media_range] = max(ranges.get(media_range, 0.0), _q(parameters))
-    anything = ranges.get("*/*", 0.0)
-    json_q = ranges.get("application/json", ranges.get("application/*", anything))
-    pictures = [q for media_range, q in ranges.items() if media_range.startswith("image/")]
-    return json_q, max(pictures, default=anything), ranges.get("text/html", 0.0)
-
-
-def _q(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return min(max(float(value), 0.0), 1.0)
-            except ValueError:
-                return 0.0
-    return 1.0
