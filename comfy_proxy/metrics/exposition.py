@@ -71,15 +71,20 @@ def prometheus_format(accept: str) -> str | None:
     * It names OpenMetrics, or ``text/plain`` with a version, and names JSON with no higher q: the
       one of both with the higher q, as a Prometheus server means it. OpenMetrics before its 1.0.0
       is not written; ``text/plain`` is 0.0.4, whichever version was asked for.
+    * It names a bare ``text/plain`` with a higher q than JSON has, ``*/*`` included: 0.0.4. HTTP
+      libraries name both in one breath (axios: ``application/json, text/plain, */*``), for JSON.
     """
     taken = Accept(accept)
     openmetrics, plain = tuple(taken.naming(_OPENMETRICS)), tuple(taken.naming("text/plain"))
     versioned_q = highest(one for one in plain if "version" in one.parameters)
+    bare_q = highest(one for one in plain if "version" not in one.parameters)
     wanted_q = max(versioned_q, highest(openmetrics))
     if wanted_q > 0 and wanted_q >= highest(taken.naming("application/json")):
         written_q = highest(one for one in openmetrics if _is_written(one.parameters))
         is_best = written_q > 0 and written_q >= versioned_q
         return CONTENT_TYPE_LATEST if is_best else CONTENT_TYPE_PLAIN_0_0_4
+    if bare_q > taken.quality("application/json"):
+        return CONTENT_TYPE_PLAIN_0_0_4
     return None
 
 

@@ -154,6 +154,10 @@ def test_the_text_is_what_its_type_says(metrics: Metrics, content_type: str, end
         ("application/openmetrics-text;q=0", None),
         ("application/json, text/plain;version=0.0.4;q=0.1", None),
         ("text/plain;version=0.0.4;q=much", None),
+        ("text/plain", PLAIN_TYPE),
+        ("Text/Plain;charset=utf-8", PLAIN_TYPE),
+        ("text/plain, */*;q=0.01", PLAIN_TYPE),
+        ("text/plain;q=0.5, application/json;q=0.4", PLAIN_TYPE),
         (PLAIN, PLAIN_TYPE),
         ("Text/Plain; Version=0.0.4", PLAIN_TYPE),
         ("text/plain;version=new", PLAIN_TYPE),
@@ -172,7 +176,7 @@ def test_the_text_is_what_its_type_says(metrics: Metrics, content_type: str, end
     ],
 )
 def test_who_gets_which_text(accept: str, content_type: str | None) -> None:
-    """JSON (None) unless OpenMetrics or text/plain with a version is named."""
+    """JSON (None) unless OpenMetrics or a version is named, or plain text is preferred to JSON."""
     assert prometheus_format(accept) == content_type
 
 
