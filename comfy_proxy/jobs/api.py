@@ -113,7 +113,8 @@ async def _answer(
             return _picture_response(request, job, picture, headers)
         return _json(views.legacy_result(job, picture), headers=headers)
     headers["Location"] = views.urls(job)["status_url"]  # middleware.py adds the root path
-    body = views.accepted(job, service, _root(request), at_once=is_new and not mode.synchronous)
+    at_once = is_new and not mode.synchronous
+    body = views.accepted(job, service, _root(request), at_once=at_once, tell_how=mode.by_default)
     return _json(body, status=202, headers=headers)
 
 

@@ -23,12 +23,13 @@ class AnswerMode:
 
     ``synchronous``: wait for the result, for ``wait_s`` seconds at most (None: to the job's end),
     then answer as if asynchronous. ``applied``: the preference that was honoured, for the header
-    ``Preference-Applied`` (RFC 7240, 3).
+    ``Preference-Applied`` (RFC 7240, 3). ``by_default``: the client has said nothing of it.
     """
 
     synchronous: bool
     wait_s: float | None = None
     applied: str | None = None
+    by_default: bool = False
 
 
 def answer_mode(
@@ -51,7 +52,9 @@ def answer_mode(
         return AnswerMode(synchronous=True)
     if "respond-async" in preferences:
         return AnswerMode(synchronous=False, applied="respond-async")
-    return AnswerMode(synchronous=prefers_picture(accept) or default_mode == "sync")
+    if prefers_picture(accept):
+        return AnswerMode(synchronous=True)
+    return AnswerMode(synchronous=default_mode == "sync", by_default=True)
 
 
 def wait_seconds(text: str | None) -> float:

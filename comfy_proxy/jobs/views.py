@@ -14,6 +14,11 @@ from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.queue_forecast import QueueForecast
 from comfy_proxy.jobs.service import JobService
 
+_HOW = (
+    " The result is not in this answer: fetch result_url, or ask for it in the same call with"
+    " ?mode=sync (DEFAULT_MODE=sync does that for every caller)."
+)
+
 
 def urls(job: Job, root: str = "") -> dict[str, str]:
     """Where to ask about the job, for a client that sees us under the path ``root``."""
@@ -26,11 +31,18 @@ def urls(job: Job, root: str = "") -> dict[str, str]:
 
 
 def accepted(
-    job: Job, service: JobService, root: str = "", *, at_once: bool = False
+    job: Job,
+    service: JobService,
+    root: str = "",
+    *,
+    at_once: bool = False,
+    tell_how: bool = False,
 ) -> dict[str, Any]:
     """The body of the 202 to a new job; ``root`` as in :func:`urls`.
 
     ``at_once``: it was accepted at this very moment, and what is known of its end is in it.
+    ``tell_how``: its client has not said that it wants to wait or not, and may be an old one that
+    looks for the picture here; the message tells how to get it.
 
     The parameters of the job are keys of it too; their names may not be others here
     (``workflow_files.RESERVED_PARAMETERS``).
@@ -41,7 +53,7 @@ def accepted(
         "job_id": job.id,
         "status": str(job.status),
         "type": job.type,
-        "message": f"The {job.type} job was accepted.",
+        "message": f"The {job.type} job was accepted.{_HOW if tell_how else ''}",
         "estimated_completion_time": text,
         "estimated_completion_seconds": None if seconds is None else round(seconds, 3),
         **urls(job, root),

@@ -46,6 +46,29 @@ async def test_accepted_at_once(api_alone: Any, path: str) -> None:
         assert (await answer.json())["job_id"] == body["job_id"]
 
 
+@pytest.mark.parametrize(
+    ("path", "headers", "told"),
+    [
+        ("/api/upscale-image", {}, True),
+        ("/api/upscale-image", {"Accept": "application/json, text/plain, */*"}, True),
+        ("/api/upscale-image?mode=async", {}, False),
+        ("/api/upscale-image", {"Prefer": "respond-async"}, False),
+        ("/api/upscale-image", {"Prefer": "wait=0"}, False),
+        ("/api/async/upscale-image", {}, False),
+    ],
+)
+async def test_who_said_nothing_is_told_where_the_result_is(
+    api_alone: Any, path: str, headers: dict[str, str], told: bool
+) -> None:
+    """An old client looks for its picture in the 202: its author finds there what to change."""
+    async with api_alone.post(path, data=form(), headers=headers) as answer:
+        message = (await answer.json())["message"]
+    assert answer.status == 202
+    assert message.startswith("The upscale-image job was accepted.")
+    for cure in ("result_url", "?mode=sync", "DEFAULT_MODE=sync"):
+        assert (cure in message) is told
+
+
 @pytest.mark.parametrize("kind", ["form", "raw", "json", "data url"])
 async def test_ways_to_send_a_picture(jobs: JobClient, kind: str) -> None:
     """A form, the bare picture and JSON make the same job, with parameters of the query too."""
