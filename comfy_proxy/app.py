@@ -18,7 +18,7 @@ from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import api
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.service import JobService
-from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.keys import (
     CLUSTER,
     DASHBOARD,

@@ -14,6 +14,7 @@ from comfy_proxy.errors import InvalidFieldError
 
 MAX_WAIT_S = 300.0
 """Most seconds of ``?wait=N``; more is refused with 400."""
+_MEDIA = ("image", "video", "audio")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -52,7 +53,7 @@ def answer_mode(
         return AnswerMode(synchronous=True)
     if "respond-async" in preferences:
         return AnswerMode(synchronous=False, applied="respond-async")
-    if prefers_picture(accept):
+    if prefers_media(accept):
         return AnswerMode(synchronous=True)
     return AnswerMode(synchronous=default_mode == "sync", by_default=True)
 
@@ -79,22 +80,32 @@ def waits_for_change(until: str | None) -> bool:
     return until == "change"
 
 
-def prefers_json(accept: str) -> bool:
-    """True if ``application/json`` has a higher q than any picture; a tie is no preference."""
+def prefers_json(accept: str, kind: str = "image") -> bool:
+    """True if ``application/json`` has a higher q than anything of ``kind``, the first part of a
+    result's media type; a tie is no preference."""
     taken = Accept(accept)
-    return taken.quality("application/json") > taken.best_of("image")
+    return taken.quality("application/json") > taken.best_of(kind)
 
 
-def prefers_picture(accept: str) -> bool:
-    """True if a picture has a higher q than ``application/json``, and than ``text/html`` if that is
-    named.
+def prefers_media(accept: str) -> bool:
+    """True if a picture, video or sound has a higher q than ``application/json``, and than
+    ``text/html`` if that is named.
 
     Some browsers name pictures besides pages when they navigate or submit a form, others send
     ``*/*`` instead: without ``text/html`` in the rule they would get different answers.
     """
     taken = Accept(accept)
     page_q = highest(taken.naming("text/html"))
-    return taken.best_of("image") > max(taken.quality("application/json"), page_q)
+    media_q = max(taken.best_of(kind) for kind in _MEDIA)
+    return media_q > max(taken.quality("application/json"), page_q)
+
+
+def wants_zip(accept: str) -> bool:
+    """True if ``application/zip`` is named with a q as high as that of JSON."""
+    taken = Accept(accept)
+    return highest(taken.naming("application/zip")) > 0 and taken.quality(
+        "application/zip"
+    ) >= taken.quality("application/json")
 
 
 def _asked_mode(options: Mapping[str, str]) -> str | None:

@@ -8,10 +8,11 @@ from typing import Any
 
 from comfy_proxy.clock import iso
 from comfy_proxy.cluster.planning.decision import Decision
+from comfy_proxy.jobs.file_info import FileInfo, PictureInfo
 from comfy_proxy.jobs.job_manager import elapsed_s
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.queue_forecast import QueueForecast
+from comfy_proxy.jobs.result_file import ResultFile
 from comfy_proxy.jobs.service import JobService
 
 _HOW = (
@@ -45,7 +46,7 @@ def accepted(
     looks for the picture here; the message tells how to get it.
 
     The parameters of the job are keys of it too; their names may not be others here
-    (``workflow_files.RESERVED_PARAMETERS``).
+    (``workflows/template.py``, RESERVED_PARAMETERS).
     """
     seconds = job.told_s if at_once else service.forecast().remaining_s(job)
     text = "not known yet" if seconds is None else _in_words(seconds)
@@ -92,9 +93,12 @@ def status(
         "comfyui_instance": job.instance,
         "placement": None if job.placement is None else placement(job.placement),
         "prompt_id": job.prompt_id,
+        "variant": job.variant,
+        "parameters": dict(job.data),
         "attempts": job.attempts,
         "error": error(job),
         "result_url": urls(job, root)["result_url"] if has_result else None,
+        "results": results(job, root) if has_result and job.results is not None else None,
     }
 
 
@@ -120,55 +124,100 @@ def error(job: Job) -> dict[str, str] | None:
     return None if job.error is None else {"code": job.error.code, "message": job.error.message}
 
 
-def result(job: Job, picture: Picture) -> dict[str, Any]:
-    """``GET /api/jobs/{job_id}/result`` for a client that prefers JSON."""
+def results(job: Job, root: str = "") -> list[dict[str, Any]]:
+    """What the job has made, in its order, each with the URL of its bytes."""
+    url = urls(job, root)["result_url"]
+    return [
+        {
+            "type": one.type,
+            "name": one.name,
+            "media_type": one.media_type,
+            "size_bytes": one.size,
+            "width": one.width,
+            "height": one.height,
+            "url": f"{url}/{at}",
+            "etag": one.etag,
+        }
+        for at, one in enumerate(job.results or ())
+    ]
+
+
+def result(job: Job, made: ResultFile, data: bytes, root: str = "") -> dict[str, Any]:
+    """``GET /api/jobs/{job_id}/result`` of a job with one result, for a client that prefers JSON.
+
+    ``data`` are its bytes: a picture as a data URL in ``image_base64``, a text as it is, anything
+    else as a data URL in ``data_base64``.
+    """
+    if made.type == "text":
+        content: dict[str, Any] = {"text": data.decode(errors="replace")}
+    else:
+        is_picture = made.media_type.startswith("image/")
+        content = {"image_base64" if is_picture else "data_base64": data_url(made, data)}
     return {
         "job_id": job.id,
         "status": str(job.status),
         "type": job.type,
         "completed_time": iso(job.completed_at),
         "processing_time_seconds": round(job.processing_time_s or 0.0, 3),
-        "result": {"image_base64": data_url(picture), "prompt_id": job.prompt_id},
+        "result": {**content, "prompt_id": job.prompt_id},
+        "results": results(job, root),
     }
 
 
-def legacy_result(job: Job, picture: Picture) -> dict[str, Any]:
-    """The synchronous answer as JSON; the keys are camelCase because the oldest clients want it."""
+def legacy_result(job: Job, made: ResultFile, data: bytes, root: str = "") -> dict[str, Any]:
+    """The synchronous answer as JSON; the keys are camelCase because the oldest clients want it.
+
+    ``made`` is the first picture, or the first result if there is none, and ``data`` its bytes.
+    """
     return {
-        "imageBase64": data_url(picture),
+        "imageBase64": data_url(made, data),
         "promptId": job.prompt_id,
         "jobId": job.id,
         "format": job.data.get("format"),
         "crop": job.data.get("crop", False),
+        "parameters": dict(job.data),
+        "results": results(job, root),
     }
 
 
 def info(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
-    """``GET /api/jobs/{job_id}/info``: status, parameters and the sizes of both pictures."""
-    picture = job.request.picture.info
-    made = job.result
+    """``GET /api/jobs/{job_id}/info``: status, and what the job was given and has made.
+
+    ``input`` and ``result`` are the first file of each, as when there was only one.
+    """
+    files = [
+        {"parameter": name, **_file(file.info), "size_bytes": file.size}
+        for name, file in job.request.files.items()
+    ]
+    made = job.results[0] if job.results else None
     return {
         **status(job, service, root),
-        "parameters": dict(job.data),
-        "input": {
-            "format": picture.format,
-            "width": picture.width,
-            "height": picture.height,
-            "has_alpha": picture.has_alpha,
-            "size_bytes": job.request.picture.size,
-        },
+        "input": {k: v for k, v in files[0].items() if k != "parameter"} if files else None,
+        "inputs": files,
         "result": made
         and {
             "media_type": made.media_type,
             "width": made.width,
             "height": made.height,
-            "size_bytes": len(made.data),
+            "size_bytes": made.size,
         },
     }
 
 
-def data_url(picture: Picture) -> str:
-    return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
+def data_url(made: ResultFile, data: bytes) -> str:
+    """``data``, the bytes of ``made``, as a URL (RFC 2397)."""
+    return f"data:{made.media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def _file(info: FileInfo) -> dict[str, Any]:
+    if not isinstance(info, PictureInfo):
+        return {"media_type": info.media_type}
+    return {
+        "format": info.format,
+        "width": info.width,
+        "height": info.height,
+        "has_alpha": info.has_alpha,
+    }
 
 
 def _in_words(seconds: float) -> str:

@@ -15,11 +15,12 @@ from rooms import make_gateway, make_job_prompts
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.jobs import api
-from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.input_file import InputFile
+from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
-from comfy_proxy.jobs.spooled_picture import SpooledPicture
-from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.jobs.workflows.directory import load_workflows
+from comfy_proxy.jobs.workflows.parameter import FileKind
 from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
@@ -46,15 +47,15 @@ def make_request(service: JobService) -> Callable[..., Awaitable[JobRequest]]:
     async def make(
         workflow: str = "upscale-image", fingerprint: str = "f", **parameters: Any
     ) -> JobRequest:
-        picture = SpooledPicture(service.executor)
+        picture = InputFile(service.executor)
         await picture.write(PNG)
         await picture.finish()
-        await picture.inspect(field="image")
+        await picture.inspect(FileKind.IMAGE, field="image")
         return JobRequest(
             workflow=workflow,
             parameters=service.workflows.get(workflow).parse_parameters(parameters),
             options={},
-            picture=picture,
+            files={"image": picture},
             fingerprint=fingerprint,
         )
 

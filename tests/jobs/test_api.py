@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 from job_client import PNG, JobClient, form, noise, open_picture
+from made import results
 
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 
 SHORTCUTS = ("remove-background", "upscale-image", "upscale-remove-bg")
 RAW = {"Content-Type": "image/png"}
-MADE = Picture(data=b"bytes", media_type="image/webp", extension=".webp", width=3, height=2)
+MADE = results(name="made.webp", media_type="image/webp")
 
 
 def complete(service: JobService, job: Job) -> None:
     service.manager.update_job_status(job.id, JobStatus.PROCESSING, instance="gpu:1")
-    service.manager.update_job_status(job.id, JobStatus.COMPLETED, result=MADE)
+    service.manager.update_job_status(job.id, JobStatus.COMPLETED, results=MADE)
 
 
 def fail(service: JobService, job: Job) -> None:
@@ -240,10 +240,10 @@ async def test_a_dropped_result_is_gone(
 ) -> None:
     """A picture that had to go is 410; the job's status is still told."""
     complete(service, job)
-    large = Picture(data=bytes(2000), media_type="image/png", extension=".png", width=1, height=1)
+    large = results(bytes(2000))
     other = service.manager.create_job(await make_request())
     service.manager.update_job_status(other.id, JobStatus.PROCESSING)
-    service.manager.update_job_status(other.id, JobStatus.COMPLETED, result=large)
+    service.manager.update_job_status(other.id, JobStatus.COMPLETED, results=large)
     async with api_alone.get(f"/api/jobs/{job.id}/result") as answer:
         assert (answer.status, (await answer.json())["code"]) == (410, "result_dropped")
     async with api_alone.get(f"/api/jobs/{job.id}/status") as answer:

@@ -6,13 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from made import results
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 
-MADE = Picture(data=b"bytes", media_type="image/png", extension=".png", width=3, height=2)
+MADE = results()
 
 
 async def get(client: Any, path: str) -> tuple[int, Any]:
@@ -35,7 +35,7 @@ async def waiting_get(client: Any, path: str, clock: ManualClock) -> asyncio.Tas
 def move(service: JobService, job: Job, *steps: JobStatus) -> None:
     for step in steps:
         result = MADE if step is JobStatus.COMPLETED else None
-        service.manager.update_job_status(job.id, step, instance="a:1", result=result)
+        service.manager.update_job_status(job.id, step, instance="a:1", results=result)
 
 
 async def test_a_status_poll_answers_at_a_change(

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 from job_client import until
+from made import results
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.event_stream import EventStream
 from comfy_proxy.jobs.events import _JobEvents
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 
-MADE = Picture(data=b"bytes", media_type="image/png", extension=".png", width=3, height=2)
+MADE = results()
 
 
 class Reader:
@@ -70,7 +70,7 @@ def progress(service: JobService, job: Job, percentage: float, preview: bytes = 
 
 
 def complete(service: JobService, job: Job) -> None:
-    service.manager.update_job_status(job.id, JobStatus.COMPLETED, result=MADE)
+    service.manager.update_job_status(job.id, JobStatus.COMPLETED, results=MADE)
 
 
 async def test_order(service: JobService, job: Job, api_alone: Any) -> None:
