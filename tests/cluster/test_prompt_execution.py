@@ -34,7 +34,11 @@ class Replay:
         self.submission = posted[0]["json"]
         prompt_id = posted[0]["body"]["prompt_id"]
         self.execution = PromptExecution(
-            Graph(prompt=self.submission["prompt"], output_node=output_node, by_frame=by_frame),
+            Graph(
+                prompt=self.submission["prompt"],
+                output_nodes=frozenset((output_node,)),
+                by_frame=by_frame,
+            ),
             prompt_id,
         )
         self.percentages: list[float] = []

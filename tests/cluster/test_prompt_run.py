@@ -142,7 +142,7 @@ async def test_error_of_a_node(cluster: Cluster, worker: EmbeddedWorker) -> None
 async def test_rejected_graph(cluster: Cluster, worker: EmbeddedWorker) -> None:
     """A graph that does not fit ends at once, and nothing was queued."""
     prompt = {"9": node("NoSuchNode")}
-    run = Run(cluster, Graph(prompt=prompt, output_node="9", by_frame=False))
+    run = Run(cluster, Graph(prompt=prompt, output_nodes=frozenset(("9",)), by_frame=False))
     with pytest.raises(PromptRejectedError):
         await run.task
     assert worker.submitted == []
@@ -161,7 +161,7 @@ async def test_interrupted_by_somebody(cluster: Cluster, worker: EmbeddedWorker)
 async def test_no_picture(cluster: Cluster) -> None:
     """A workflow that ends without its picture is told as that."""
     prompt = graph().prompt
-    run = Run(cluster, Graph(prompt=prompt, output_node="1", by_frame=False))
+    run = Run(cluster, Graph(prompt=prompt, output_nodes=frozenset(("1",)), by_frame=False))
     with pytest.raises(ResultError):
         await run.task
 
