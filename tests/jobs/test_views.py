@@ -183,7 +183,9 @@ async def test_keys_are_snake_case(service: JobService, job: Job, clock: ManualC
     """Every key of our own answers is snake_case; the legacy answer alone is not."""
     done = await completed(service, job, clock)
     documents = (
-        views.accepted(done, service), views.info(done, service), views.result(done, MADE[0], b"bytes"),
-    )  # fmt: skip
+        views.accepted(done, service),
+        views.info(done, service),
+        views.result(done, MADE[0], b"bytes"),
+    )
     for document in documents:
         assert all(re.fullmatch(r"[a-z][a-z0-9_]*", key) for key in keys_of(document))
