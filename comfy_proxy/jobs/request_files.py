@@ -81,7 +81,8 @@ class RequestFiles:
     async def finish(self, usual_name: str) -> dict[str, InputFile]:
         """What each of them is, in the order of the workflow's parameters.
 
-        ``usual_name`` is blamed if the only picture is missing. Raises InvalidFieldError for one that is not what it should be, and for one that is missing.
+        ``usual_name`` is blamed if the only picture is missing. Raises InvalidFieldError for one
+        that is not what it should be, and for one that is missing.
         """
         for file in self.files.values():
             await file.finish()
