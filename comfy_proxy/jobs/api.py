@@ -11,13 +11,14 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from comfy_proxy.errors import InvalidFieldError, NotOursError
-from comfy_proxy.jobs import result_api, views, workflow_api
+from comfy_proxy.jobs import views
 from comfy_proxy.jobs.answers import find, header_of, json_answer, root_of
 from comfy_proxy.jobs.events import stream_events
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.negotiation import (
     AnswerMode,
     answer_mode,
+    truth,
     wait_seconds,
     waits_for_change,
 )
@@ -33,40 +34,17 @@ SHORTCUTS = ("remove-background", "upscale-image", "upscale-remove-bg")
 _MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key; a longer one is refused with 400
 
 
-def routes() -> list[web.RouteDef]:
-    """All routes of the job API, to be registered after the host's own."""
-    created = [web.post(f"/api/{name}", _creator(name)) for name in SHORTCUTS]
-    always_async = [
-        web.post(f"/api/async/{name}", _creator(name, always_async=True)) for name in SHORTCUTS
-    ]
-    return [
-        *created,
-        *always_async,
-        *workflow_api.routes(),
-        web.post("/api/workflows/{name}", _create_named),
-        web.get("/api/jobs/list", _list),
-        web.get("/api/jobs/stats", _stats),
-        web.get("/api/jobs/{job_id}/status", _status),
-        *result_api.routes(),
-        web.get("/api/jobs/{job_id}/events", _events, allow_head=False),
-        web.get("/api/jobs/{job_id}/info", _info),
-        web.get("/api/jobs/{job_id}", _info_if_ours),
-        web.post("/api/jobs/{job_id}/cancel", _cancel_if_ours),
-        web.delete("/api/jobs/{job_id}", _delete),
-    ]
-
-
 # --- making a job ------------------------------------------------------------------------
 
 
-def _creator(name: str, *, always_async: bool = False) -> Handler:
+def creator(name: str, *, always_async: bool = False) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         return await _create(request, name, always_async=always_async)
 
     return handler
 
 
-async def _create_named(request: web.Request) -> web.StreamResponse:
+async def create_named(request: web.Request) -> web.StreamResponse:
     return await _create(request, request.match_info["name"])
 
 
@@ -78,14 +56,14 @@ async def _create(
     key = _idempotency_key(request)
     job_request = await service.read(request, workflow)
     try:
-        mode = AnswerMode(synchronous=False)
-        if not always_async:
-            mode = answer_mode(
-                job_request.options,
-                prefer=header_of(request, "Prefer"),
-                accept=header_of(request, "Accept"),
-                default_mode=service.settings.default_mode,
-            )
+        mode = answer_mode(
+            job_request.options,
+            prefer=header_of(request, "Prefer"),
+            accept=header_of(request, "Accept"),
+            default_mode=service.settings.default_mode,
+        )
+        if always_async:
+            mode = AnswerMode(synchronous=False)
     except BaseException:
         job_request.close()
         raise
@@ -122,7 +100,7 @@ def _idempotency_key(request: web.Request) -> str | None:
 # --- asking about a job ------------------------------------------------------------------
 
 
-async def _status(request: web.Request) -> web.StreamResponse:
+async def status(request: web.Request) -> web.StreamResponse:
     service, job = find(request)
     wait_s = wait_seconds(request.query.get("wait"))
     at_arrival, any_change = job.status, waits_for_change(request.query.get("until"))
@@ -135,23 +113,23 @@ async def _status(request: web.Request) -> web.StreamResponse:
     return json_answer(views.status(job, service, root_of(request)))
 
 
-async def _events(request: web.Request) -> web.StreamResponse:
+async def events(request: web.Request) -> web.StreamResponse:
     service, job = find(request)
-    previews = request.query.get("previews", "").lower() in ("true", "1", "yes", "on")
+    previews = truth("previews", request.query.get("previews", "false"))
     return await stream_events(request, job, service, previews=previews)
 
 
-async def _info(request: web.Request) -> web.StreamResponse:
+async def info(request: web.Request) -> web.StreamResponse:
     service, job = find(request)
     return json_answer(views.info(job, service, root_of(request)))
 
 
-async def _info_if_ours(request: web.Request) -> web.StreamResponse:
+async def info_if_ours(request: web.Request) -> web.StreamResponse:
     _require_ours(request)
-    return await _info(request)
+    return await info(request)
 
 
-async def _list(request: web.Request) -> web.StreamResponse:
+async def list_jobs(request: web.Request) -> web.StreamResponse:
     service = request.app[JOBS]
     wanted = {name: request.query.get(name) for name in ("status", "type", "instance")}
     if wanted["status"] is not None and wanted["status"] not in tuple(JobStatus):
@@ -165,21 +143,21 @@ async def _list(request: web.Request) -> web.StreamResponse:
     return json_answer({"jobs": told, "total": len(jobs)})
 
 
-async def _stats(request: web.Request) -> web.StreamResponse:
+async def stats(request: web.Request) -> web.StreamResponse:
     return json_answer(job_statistics(request.app[METRICS]))
 
 
 # --- ending a job ------------------------------------------------------------------------
 
 
-async def _delete(request: web.Request) -> web.StreamResponse:
+async def delete(request: web.Request) -> web.StreamResponse:
     service, job = find(request)
     done = "forgotten" if job.finished else "cancelled and forgotten"
     await service.cancel(job)
     return json_answer({"message": f"The job was {done}.", "job_id": job.id})
 
 
-async def _cancel_if_ours(request: web.Request) -> web.StreamResponse:
+async def cancel_if_ours(request: web.Request) -> web.StreamResponse:
     _require_ours(request)
     service, job = find(request)
     cancelled = not job.finished

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -20,14 +20,6 @@ from comfy_proxy.stored_bytes import StoredBytes
 
 _LONG_BYTES: Final = 2**20
 """Bytes from which on base64 is made in a thread: 20 MB of it take 40 ms."""
-
-
-def routes() -> list[web.RouteDef]:
-    """``GET /api/jobs/{job_id}/result`` and ``…/result/{n}``."""
-    return [
-        web.get("/api/jobs/{job_id}/result", _result),
-        web.get("/api/jobs/{job_id}/result/{n}", _one_of_them),
-    ]
 
 
 async def synchronous_answer(
@@ -48,7 +40,7 @@ async def synchronous_answer(
     )
 
 
-async def _result(request: web.Request) -> web.StreamResponse:
+async def result(request: web.Request) -> web.StreamResponse:
     job, results = await _finished_results(request)
     accept = header_of(request, "Accept")
     headers = {"Vary": "Accept"}
@@ -63,7 +55,7 @@ async def _result(request: web.Request) -> web.StreamResponse:
     return await _bytes(request, made, headers)
 
 
-async def _one_of_them(request: web.Request) -> web.StreamResponse:
+async def one_result(request: web.Request) -> web.StreamResponse:
     _, results = await _finished_results(request)
     text = request.match_info["n"]
     at = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else len(results)
@@ -126,7 +118,7 @@ def _results_or_raise(job: Job) -> Results:
 
 
 async def _with_data(
-    made: ResultFile, view: Callable[[bytes], dict[str, Any]], headers: dict[str, str]
+    made: ResultFile, view: Callable[[bytes], Mapping[str, Any]], headers: dict[str, str]
 ) -> web.Response:
     """JSON of which the bytes of ``made`` are a part."""
     data = await made.body.read()

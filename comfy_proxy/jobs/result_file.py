@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from comfy_proxy.stored_bytes import StoredBytes
 
@@ -11,13 +11,15 @@ MEMORY_BYTES: Final = 8 * 2**20
 """Bytes of a result that stay in memory; a larger one goes to a temporary file."""
 
 
+ResultType = Literal["image", "animation", "video", "audio", "model3d", "text", "data", "file"]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResultFile:
-    """``type`` is image, animation, video, audio, model3d, text, data or file; ``name`` a file name
-    of use to whoever saves it. ``width`` and ``height`` are pixels, None for what is no picture.
-    """
+    """``name`` is a file name of use to whoever saves it. ``width`` and ``height`` are pixels, None
+    for what is no picture."""
 
-    type: str
+    type: ResultType
     name: str
     media_type: str
     body: StoredBytes

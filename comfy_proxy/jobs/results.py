@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from itertools import count
 from pathlib import PurePosixPath
+from typing import Final
 
 from comfy_proxy.cluster.output_file import OutputFile
 from comfy_proxy.jobs.file_kinds import media_type_of
@@ -14,11 +15,17 @@ from comfy_proxy.jobs.picture_files import TooManyPixelsError, UnreadableError, 
 from comfy_proxy.jobs.pictures import MAX_RESULT_PIXELS, convert_picture
 from comfy_proxy.jobs.prompt_outputs import ToldText
 from comfy_proxy.jobs.raw_results import RawResult, RawResults
-from comfy_proxy.jobs.result_file import MEMORY_BYTES, ResultFile, Results
+from comfy_proxy.jobs.result_file import MEMORY_BYTES, ResultFile, Results, ResultType
 from comfy_proxy.jobs.workflows.workflow import ConvertOptions
 from comfy_proxy.stored_bytes import StoredBytes
 
-_TYPES = {"image": "image", "video": "video", "audio": "audio", "model": "model3d", "text": "text"}
+_TYPES: Final[Mapping[str, ResultType]] = {
+    "image": "image",
+    "video": "video",
+    "audio": "audio",
+    "model": "model3d",
+    "text": "text",
+}
 """The first part of a media type → the type of a result; any other is a file."""
 
 
@@ -50,7 +57,7 @@ async def _made(
         media_type = media_type_of(extension)
         if media_type.startswith("image/"):
             return await _picture(one, options, name, names, executor)
-        kind = _TYPES.get(media_type.partition("/")[0], "file")
+        kind: ResultType = _TYPES.get(media_type.partition("/")[0], "file")
         name = name or f"{next(names)}{extension}"
         return ResultFile(type=kind, name=name, media_type=media_type, body=one.body)
     if isinstance(told, ToldText):

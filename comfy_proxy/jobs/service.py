@@ -25,6 +25,7 @@ from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.queue_forecast import Promises, QueueForecast
 from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
+from comfy_proxy.jobs.workflows.watch import TemplateWatch
 from comfy_proxy.jobs.workflows.workflow import Workflow
 from comfy_proxy.settings import Settings
 
@@ -70,16 +71,20 @@ class JobService:
         )
         self._urls = InputUrls(AllowedHosts(settings.input_allowed_hosts), cluster.clock)
         self._promises = Promises(self.processor, cluster)
+        self.templates = TemplateWatch(workflows, settings.workflow_directory)
+        workflows.on_changed.append(self._name_classes)
         self._turn = asyncio.Lock()
         self.durable: Callable[[], Awaitable[None]] = _in_memory
         self._forgetting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        self.templates.start()
         self._forgetting = asyncio.create_task(self.manager.run(), name="forget finished jobs")
 
     async def close(self) -> None:
         """Give jobs in processing SHUTDOWN_TIMEOUT to finish, fail the rest, end the threads."""
         await self.processor.close(self.settings.shutdown_timeout_s)
+        await self.templates.close()
         if self._forgetting is not None:
             self._forgetting.cancel()
             with suppress(asyncio.CancelledError):
@@ -139,6 +144,13 @@ class JobService:
         self.processor.submit(job)
         job.told_s = self._promises.told_s(job)
         return job, True
+
+    def _name_classes(self) -> None:
+        capabilities = self.cluster.capabilities
+        capabilities.name_classes(self.workflows.required_classes())
+        for instance in self.cluster.instances:
+            if instance.healthy:
+                capabilities.heard(instance)
 
     def forecast(self) -> QueueForecast:
         """What will become of the unfinished jobs, as it looks now."""

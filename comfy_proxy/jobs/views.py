@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from typing import Any
+from typing import cast
 
 from comfy_proxy.clock import iso
 from comfy_proxy.cluster.planning.decision import Decision
@@ -14,6 +14,19 @@ from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.queue_forecast import QueueForecast
 from comfy_proxy.jobs.result_file import ResultFile
 from comfy_proxy.jobs.service import JobService
+from comfy_proxy.jobs.view_types import (
+    Accepted,
+    Failure,
+    InputFile,
+    JobInfo,
+    JobResult,
+    JobState,
+    LegacyResult,
+    Placement,
+    Result,
+    ResultContent,
+    Status,
+)
 
 _HOW = (
     " The result is not in this answer: fetch result_url, or ask for it in the same call with"
@@ -38,7 +51,7 @@ def accepted(
     *,
     at_once: bool = False,
     tell_how: bool = False,
-) -> dict[str, Any]:
+) -> Accepted:
     """The body of the 202 to a new job; ``root`` as in :func:`urls`.
 
     ``at_once``: it was accepted at this very moment, and what is known of its end is in it.
@@ -50,7 +63,7 @@ def accepted(
     """
     seconds = job.told_s if at_once else service.forecast().remaining_s(job)
     text = "not known yet" if seconds is None else _in_words(seconds)
-    return {
+    body = {
         "job_id": job.id,
         "status": str(job.status),
         "type": job.type,
@@ -60,9 +73,10 @@ def accepted(
         **urls(job, root),
         **job.data,
     }
+    return cast(Accepted, body)
 
 
-def statuses(jobs: Iterable[Job], service: JobService, root: str = "") -> list[dict[str, Any]]:
+def statuses(jobs: Iterable[Job], service: JobService, root: str = "") -> list[JobState]:
     """The jobs of ``GET /api/jobs/list``, with one walk through the queue for all of them."""
     forecast = service.forecast()
     return [status(job, service, root, forecast) for job in jobs]
@@ -70,7 +84,7 @@ def statuses(jobs: Iterable[Job], service: JobService, root: str = "") -> list[d
 
 def status(
     job: Job, service: JobService, root: str = "", forecast: QueueForecast | None = None
-) -> dict[str, Any]:
+) -> JobState:
     """``GET /api/jobs/{job_id}/status``; ``root`` as in :func:`urls`."""
     forecast = forecast or service.forecast()
     elapsed = elapsed_s(job, service.clock)
@@ -79,7 +93,7 @@ def status(
     has_result = job.status is JobStatus.COMPLETED
     return {
         "job_id": job.id,
-        "status": str(job.status),
+        "status": _status(job),
         "type": job.type,
         "created_time": iso(job.created_at),
         "updated_time": iso(job.updated_at),
@@ -102,7 +116,7 @@ def status(
     }
 
 
-def placement(why: Decision) -> dict[str, Any]:
+def placement(why: Decision) -> Placement:
     """Why a job is where it is; the seconds, as they were foreseen when that was decided, are null
     if nothing was known of its cost."""
     one = why.chosen
@@ -119,12 +133,12 @@ def placement(why: Decision) -> dict[str, Any]:
     }
 
 
-def error(job: Job) -> dict[str, str] | None:
+def error(job: Job) -> Failure | None:
     """``{"code", "message"}`` of a failed job."""
     return None if job.error is None else {"code": job.error.code, "message": job.error.message}
 
 
-def results(job: Job, root: str = "") -> list[dict[str, Any]]:
+def results(job: Job, root: str = "") -> list[Result]:
     """What the job has made, in its order, each with the URL of its bytes."""
     url = urls(job, root)["result_url"]
     return [
@@ -142,29 +156,31 @@ def results(job: Job, root: str = "") -> list[dict[str, Any]]:
     ]
 
 
-def result(job: Job, made: ResultFile, data: bytes, root: str = "") -> dict[str, Any]:
+def result(job: Job, made: ResultFile, data: bytes, root: str = "") -> JobResult:
     """``GET /api/jobs/{job_id}/result`` of a job with one result, for a client that prefers JSON.
 
     ``data`` are its bytes: a picture as a data URL in ``image_base64``, a text as it is, anything
     else as a data URL in ``data_base64``.
     """
+    content: ResultContent = {"prompt_id": job.prompt_id}
     if made.type == "text":
-        content: dict[str, Any] = {"text": data.decode(errors="replace")}
+        content["text"] = data.decode(errors="replace")
+    elif made.media_type.startswith("image/"):
+        content["image_base64"] = data_url(made, data)
     else:
-        is_picture = made.media_type.startswith("image/")
-        content = {"image_base64" if is_picture else "data_base64": data_url(made, data)}
+        content["data_base64"] = data_url(made, data)
     return {
         "job_id": job.id,
-        "status": str(job.status),
+        "status": _status(job),
         "type": job.type,
         "completed_time": iso(job.completed_at),
         "processing_time_seconds": round(job.processing_time_s or 0.0, 3),
-        "result": {**content, "prompt_id": job.prompt_id},
+        "result": content,
         "results": results(job, root),
     }
 
 
-def legacy_result(job: Job, made: ResultFile, data: bytes, root: str = "") -> dict[str, Any]:
+def legacy_result(job: Job, made: ResultFile, data: bytes, root: str = "") -> LegacyResult:
     """The synchronous answer as JSON; the keys are camelCase because the oldest clients want it.
 
     ``made`` is the first picture, or the first result if there is none, and ``data`` its bytes.
@@ -173,29 +189,27 @@ def legacy_result(job: Job, made: ResultFile, data: bytes, root: str = "") -> di
         "imageBase64": data_url(made, data),
         "promptId": job.prompt_id,
         "jobId": job.id,
-        "format": job.data.get("format"),
-        "crop": job.data.get("crop", False),
+        "format": cast(str | None, job.data.get("format")),
+        "crop": bool(job.data.get("crop", False)),
         "parameters": dict(job.data),
         "results": results(job, root),
     }
 
 
-def info(job: Job, service: JobService, root: str = "") -> dict[str, Any]:
+def info(job: Job, service: JobService, root: str = "") -> JobInfo:
     """``GET /api/jobs/{job_id}/info``: status, and what the job was given and has made.
 
     ``input`` and ``result`` are the first file of each, as when there was only one.
     """
-    files = [
-        {"parameter": name, **_file(file.info), "size_bytes": file.size}
-        for name, file in job.request.files.items()
-    ]
+    files = [(name, _file(file.info, file.size)) for name, file in job.request.files.items()]
     made = job.results[0] if job.results else None
     return {
         **status(job, service, root),
-        "input": {k: v for k, v in files[0].items() if k != "parameter"} if files else None,
-        "inputs": files,
-        "result": made
-        and {
+        "input": files[0][1] if files else None,
+        "inputs": [{"parameter": name, **file} for name, file in files],
+        "result": None
+        if made is None
+        else {
             "media_type": made.media_type,
             "width": made.width,
             "height": made.height,
@@ -209,10 +223,15 @@ def data_url(made: ResultFile, data: bytes) -> str:
     return f"data:{made.media_type};base64,{base64.b64encode(data).decode()}"
 
 
-def _file(info: FileInfo) -> dict[str, Any]:
+def _status(job: Job) -> Status:
+    return cast(Status, str(job.status))
+
+
+def _file(info: FileInfo, size: int) -> InputFile:
     if not isinstance(info, PictureInfo):
-        return {"media_type": info.media_type}
+        return {"media_type": info.media_type, "size_bytes": size}
     return {
+        "size_bytes": size,
         "format": info.format,
         "width": info.width,
         "height": info.height,

@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
 
 from comfy_proxy.jobs.answers import json_answer, root_of
 from comfy_proxy.jobs.service import JobService
+from comfy_proxy.jobs.view_types import ProblemView, VariantView, WorkflowList, WorkflowView
 from comfy_proxy.jobs.workflows.parameter import schema_of
 from comfy_proxy.jobs.workflows.workflow import Workflow
 from comfy_proxy.keys import JOBS
 
 
-def routes() -> list[web.RouteDef]:
-    """Both of them."""
-    return [
-        web.get("/api/workflows", _list),
-        web.get("/api/workflows/{name}", _one),
-    ]
-
-
-async def _list(request: web.Request) -> web.Response:
+async def list_all(request: web.Request) -> web.Response:
     service, root = request.app[JOBS], root_of(request)
-    problems = [
+    problems: list[ProblemView] = [
         {"file": one.file, "key": one.key, "reason": one.reason}
         for one in service.workflows.problems
     ]
     workflows = [_view(one, service, root) for one in service.workflows]
-    return json_answer({"workflows": workflows, "problems": problems})
+    listed: WorkflowList = {"workflows": workflows, "problems": problems}
+    return json_answer(listed)
 
 
-async def _one(request: web.Request) -> web.Response:
+async def one(request: web.Request) -> web.Response:
     service = request.app[JOBS]
     workflow = service.workflows.get(request.match_info["name"])
     return json_answer(_view(workflow, service, root_of(request)))
 
 
-def _view(workflow: Workflow, service: JobService, root: str) -> dict[str, Any]:
+def _view(workflow: Workflow, service: JobService, root: str) -> WorkflowView:
     return {
         "name": workflow.name,
         "title": workflow.title,
@@ -49,10 +41,10 @@ def _view(workflow: Workflow, service: JobService, root: str) -> dict[str, Any]:
     }
 
 
-def _variants(workflow: Workflow, service: JobService) -> list[dict[str, Any]]:
+def _variants(workflow: Workflow, service: JobService) -> list[VariantView]:
     """Each variant in the order of preference: which instances can run it, as far as is known, and
     what the others lack."""
-    views = {one.name: _empty(one.name) for one in workflow.variants}
+    views = {one.name: _unknown(one.name) for one in workflow.variants}
     for instance in service.cluster.instances:
         known = service.cluster.capabilities.known(instance)
         if known is None:
@@ -65,5 +57,5 @@ def _variants(workflow: Workflow, service: JobService) -> list[dict[str, Any]]:
     return list(views.values())
 
 
-def _empty(name: str) -> dict[str, Any]:
+def _unknown(name: str) -> VariantView:
     return {"name": name, "runs_on": [], "missing": {}}

@@ -14,7 +14,7 @@ from manual_clock import ManualClock
 from rooms import make_gateway, make_job_prompts
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.jobs import api
+from comfy_proxy.jobs import operations
 from comfy_proxy.jobs.input_file import InputFile
 from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job
@@ -74,7 +74,7 @@ async def api_alone(service: JobService) -> AsyncIterator[TestClient[Any, Any]]:
     app = web.Application()
     app[CLUSTER], app[JOBS] = service.cluster, service
     app[GATEWAY] = make_gateway(service.cluster)
-    register(app, api.routes(), service.settings)
+    register(app, operations.routes(), service.settings)
     app[METRICS] = observe(app)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:
         yield client

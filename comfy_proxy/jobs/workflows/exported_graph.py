@@ -110,9 +110,11 @@ class ExportedGraph:
             self._problems += problems_of(error, self._file, body, under=under)
         bind[one.to] = f"${one.name}"
 
-    def _place(self, one: _Found) -> tuple[bool, int]:
-        """Files first, then in the order of the graph."""
-        return one.body.get("type") != "file", list(self._graph).index(one.to[0])
+    def _place(self, one: _Found) -> tuple[int, int]:
+        """Files first, then prompts, then the others in the order of the graph."""
+        kind = 1 if one.name in _ROLES.values() else 2
+        is_file = one.body.get("type") == "file"
+        return 0 if is_file else kind, list(self._graph).index(one.to[0])
 
     # --- the mapping -------------------------------------------------------------------------
 
@@ -168,7 +170,7 @@ class ExportedGraph:
                 base = usual[name].name if name in usual else name
                 if base == "text" and node in roles:
                     base = _ROLES[roles[node]]
-                if own:
+                if own and not base.startswith(f"{own}_"):
                     base = own if len(inputs) == 1 else f"{own}_{base}"
                 to = (node, name)
                 yield _Found(name=_allowed(base, self._body(to)), to=to, body=self._body(to))
