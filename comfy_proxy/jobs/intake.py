@@ -28,7 +28,8 @@ from comfy_proxy.lenient_json import SORT_KEYS, dumps
 from comfy_proxy.stored_bytes import StoredBytes
 
 FILE_FIELDS: Final = ("imageFile", "image", "file")
-OPTIONS: Final = frozenset(("async", "mode", "token"))
+WEBHOOK_URL: Final = "webhook_url"
+OPTIONS: Final = frozenset(("async", "mode", "token", WEBHOOK_URL))
 """Keys of the query or the body that tell how to answer; workflows have no such parameters."""
 
 _ENVELOPE_BYTES: Final = 65_536
@@ -40,9 +41,9 @@ class JobRequest:
     """What a client asks for. Whoever gets it owns ``picture`` and closes it.
 
     ``parameters`` are typed, defaults filled in. ``options`` has those of :data:`OPTIONS` that were
-    given, as lower-case text. ``fingerprint`` is a hash, the same for requests with the same
-    workflow, parameters and bytes of the picture: an ``Idempotency-Key`` is held to it. ``client``
-    is who gets a fair share (``client_identity.py``).
+    given, as text, ``async`` and ``mode`` in lower case. ``fingerprint`` is a hash, the same for
+    requests with the same workflow, parameters, ``webhook_url`` and bytes of the picture: an
+    ``Idempotency-Key`` is held to it. ``client`` is who gets a fair share (``client_identity.py``).
     """
 
     workflow: str
@@ -83,18 +84,25 @@ async def read_job_request(
     except BaseException:  # also cancelled: the client went away
         picture.close()
         raise
+    options = {**intake.fields.options, **query.options}  # ?async and ?mode win over all
     return JobRequest(
         workflow=workflow.name,
         parameters=parameters,
-        options={**intake.fields.options, **query.options},  # ?async and ?mode win over all
+        options=options,
         picture=picture,
-        fingerprint=_fingerprint(workflow.name, parameters, picture.digest),
+        fingerprint=_fingerprint(workflow.name, parameters, picture.digest, options),
         client=client,
     )
 
 
-def _fingerprint(workflow: str, parameters: Mapping[str, Scalar], sha256: str) -> str:
-    document = dumps([workflow, parameters, sha256], option=SORT_KEYS)
+def _fingerprint(
+    workflow: str, parameters: Mapping[str, Scalar], sha256: str, options: Mapping[str, str]
+) -> str:
+    # Who repeats a request with another URL waits for a webhook that the first one's job never
+    # sends there: it is to be told so. Without a URL it is as it was before there were webhooks,
+    # for the jobs of a STATE_FILE.
+    urls = [options[WEBHOOK_URL]] if WEBHOOK_URL in options else []
+    document = dumps([workflow, parameters, sha256, *urls], option=SORT_KEYS)
     return hashlib.sha256(document).hexdigest()
 
 
@@ -122,7 +130,8 @@ class _Fields:
         if isinstance(value, str) and len(value) > MAX_VALUE_LENGTH:
             raise InvalidFieldError(name, f"{name} is longer than {MAX_VALUE_LENGTH} characters.")
         if name in OPTIONS:
-            self.options[name] = str(value) if name == "token" else str(value).strip().lower()
+            is_a_word = name in ("async", "mode")
+            self.options[name] = str(value).strip().lower() if is_a_word else str(value)
         else:
             self.values[name] = value
 

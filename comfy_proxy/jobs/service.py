@@ -33,6 +33,7 @@ class JobService:
     """Accepts requests as jobs and carries them through; one for each application.
 
     ``durable`` returns when the jobs that were accepted outlive this process, if they are to.
+    ``checks`` raise what is wrong with a request in the eyes of other rooms.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class JobService:
         self._promises = Promises(self.processor, cluster)
         self._turn = asyncio.Lock()
         self.durable: Callable[[], Awaitable[None]] = _in_memory
+        self.checks: list[Callable[[JobRequest], None]] = []
         self._forgetting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -112,10 +114,12 @@ class JobService:
         """The job for ``request``, and True if it is new, False if the key had made it before.
 
         Owns ``request.picture`` from now on, also if it raises: QueueFullError, DrainingError,
-        IdempotencyConflictError, or WorkflowUnavailableError if every instance is known to be
-        unable to run the workflow.
+        IdempotencyConflictError, WorkflowUnavailableError if every instance is known to be unable
+        to run the workflow, or what :attr:`checks` raise.
         """
         try:
+            for check in self.checks:
+                check(request)
             if idempotency_key is not None:
                 known = self.manager.keys.find(idempotency_key, request.fingerprint)
                 if known is not None:

@@ -36,7 +36,7 @@ from comfy_proxy.jobs.workflows import Choose, Variant, Workflow, WorkflowRegist
 RESERVED_PARAMETERS: Final = frozenset(
     (
         *("imageFile", "image", "file"),  # fields of the upload
-        *("async", "mode", "token", "wait"),  # transport options
+        *("async", "mode", "token", "wait", "webhook_url"),  # transport options
         *("picture", "width", "height", "target_width", "target_height"),  # of bindings
         *("job_id", "status", "type", "message", "estimated_completion_time"),  # of the answer
         *("estimated_completion_seconds", "status_url", "result_url", "events_url"),
