@@ -116,8 +116,8 @@ async def test_a_batch_of_three_is_three_results(dropped: Any) -> None:
 
 
 async def test_an_animation_keeps_its_frames(dropped: Any) -> None:
-    """It is what ComfyUI has made, whatever format still pictures are wanted in. (Of frames that are
-    alike the file holds one.)"""
+    """It is what ComfyUI has made, whatever format still pictures are wanted in; of frames that are
+    alike the file holds one."""
     client = await dropped("animation")
     done = await ends(client, "animation", format="PNG")
     assert done["results"][0]["type"] == "animation"
