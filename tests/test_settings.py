@@ -49,9 +49,12 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("ROOT_PATH", "/user/a/proxy/3000/", "root_path", "/user/a/proxy/3000"),
     ("TRUSTED_PROXIES", "loopback, 10.0.0.0/8", "trusted_proxies",
      (*LOOPBACK, ip_network("10.0.0.0/8"))),
+    ("WEBHOOK_SECRET", f"whsec_{'a2V5' * 8}", "webhook_secrets", (b"key" * 8,)),
 ]  # fmt: skip
 OF_FILES = ("API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "COMFYUI_CA_FILE")
 """Their files are read at once: ``test_key_settings.py`` and ``test_tls.py`` have some."""
+IN_PAIRS = ("WEBHOOK_ALLOWED_HOSTS",)
+"""Not without another one: ``test_webhook_settings.py``."""
 BAD = [
     *((name, "/no/such/file") for name in OF_FILES),
     ("COMFYUI_TIMEOUT", "soon"),
@@ -77,6 +80,8 @@ BAD = [
     ("SHARED_STORAGE", ","),
     ("AFFINITY_PATIENCE", "learned"),
     ("RETRY_OUT_OF_MEMORY", "1"),
+    ("WEBHOOK_SECRET", "short"),
+    ("WEBHOOK_ALLOWED_HOSTS", "*"),
     ("ROOT_PATH", "comfy"),
     ("ROOT_PATH", "//evil.example"),
     ("TRUSTED_PROXIES", "nginx"),
@@ -129,7 +134,7 @@ def test_defaults_are_the_tables() -> None:
 
 def test_every_variable_has_a_case_here() -> None:
     """A new row of the table wants a new case."""
-    rows = [row.name for row in VARIABLES if row.name not in OF_FILES]
+    rows = [row.name for row in VARIABLES if row.name not in (*OF_FILES, *IN_PAIRS)]
     assert [name for name, *_ in VALUES] == rows
     assert all(row.help for row in VARIABLES)
 

@@ -157,7 +157,7 @@ def test_wait(text: str | None, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-1", "301", "300.1", "soon", "nan", "inf", "1e2", "+5", " 5", "5 ", "9" * 400]
+    "text", ["", "-1", "301", "300.1", "soon", "nan", "inf", "+5", " 5", "5 ", "9" * 400]
 )
 def test_a_bad_wait(text: str) -> None:
     """Anything but 0 to 300 seconds is refused by name."""
