@@ -27,7 +27,7 @@ _MODE: Final = (
     Parameter(
         name="webhook_url",
         description="where the status is posted when the job has ended, if its host is allowed",
-        schema={"type": "string", "format": "uri", "maxLength": 1024},
+        schema={"type": "string", "pattern": "^https?://[!-~]{1,1000}$"},
     ),
     Parameter(
         name="Idempotency-Key",
