@@ -23,7 +23,7 @@ _CHUNK_BYTES: Final = 262_144  # of a form's file, read and stored at once
 
 def too_large(limit: int) -> PayloadTooLargeError:
     """The error for a body over ``limit`` bytes."""
-    message = f"The picture is larger than {limit} bytes."
+    message = f"The request's files have more than {limit} bytes."
     return PayloadTooLargeError(message, details={"max_upload_size": limit})
 
 

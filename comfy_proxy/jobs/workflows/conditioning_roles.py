@@ -28,19 +28,22 @@ def text_roles(graph: Prompt) -> dict[str, Role]:
                 for body in graph.values()
                 if body["class_type"] == "BasicGuider"
             ]
-        seen: set[tuple[str, int]] = set()
+        seen: set[tuple[str, str]] = set()
         while waiting:
             link = waiting.pop()
-            if not is_link(link) or (link[0], link[1]) in seen or link[0] not in graph:
+            if not is_link(link) or link[0] not in graph:
                 continue
-            seen.add((link[0], link[1]))
+            side = _SLOTS.get(link[1], _POSITIVE)
+            if (link[0], side) in seen:
+                continue
+            seen.add((link[0], side))
             roles.setdefault(link[0], role)
-            waiting += _sources(graph[link[0]]["inputs"], link[1])
+            waiting += _sources(graph[link[0]]["inputs"], side)
     return roles
 
 
-def _sources(inputs: dict[str, Any], slot: int) -> list[Any]:
-    """The links from which the conditioning in a node's output ``slot`` comes."""
+def _sources(inputs: dict[str, Any], side: Role) -> list[Any]:
+    """The links from which a node's conditioning comes; ``side``: of those that take both."""
     if _POSITIVE in inputs or _NEGATIVE in inputs:
-        return [inputs.get(_SLOTS.get(slot, _POSITIVE))]
+        return [inputs.get(side)]
     return [value for name, value in inputs.items() if name.startswith("conditioning")]

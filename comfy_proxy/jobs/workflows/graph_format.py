@@ -21,6 +21,11 @@ MAX_DEPTH: Final = 100
 """Brackets in brackets of a graph. A few hundred more could be read, but not copied for a job."""
 
 
+MAX_NODES: Final = 5000
+"""Nodes of a graph. It is copied for each job while nobody else has a turn: 30 ms for a thousand
+small ones."""
+
+
 @with_config(ConfigDict(extra="allow"))
 class Node(TypedDict, total=False):
     """One node; what else stands in it (``_meta`` with its title) is passed on to ComfyUI."""
@@ -80,7 +85,7 @@ def _check_depth(graph: Prompt) -> Prompt:
 Graph = Annotated[
     dict[str, Node],
     BeforeValidator(_refuse_ui_export),
-    Field(min_length=1),
+    Field(min_length=1, max_length=MAX_NODES),
     AfterValidator(_check_depth),
     AfterValidator(_check_links),
 ]

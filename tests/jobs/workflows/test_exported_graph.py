@@ -11,6 +11,7 @@ from fake_instance import Instance, picture
 from template_files import RAW, node, write
 
 from comfy_proxy.jobs.workflows.directory import load_workflows
+from comfy_proxy.jobs.workflows.graph_format import MAX_NODES
 from comfy_proxy.jobs.workflows.parameter import MAX_SEED, MAX_TEXT_LENGTH
 from comfy_proxy.jobs.workflows.workflow import Workflow
 
@@ -327,7 +328,11 @@ def test_ids_may_be_any_text(tmp_path: Path, name: str) -> None:
 
 
 def test_a_large_graph_is_read_in_time_that_grows_with_it(tmp_path: Path) -> None:
-    """Ten thousand samplers make as many seeds, each with its own name."""
-    graph = {str(at): {**node("KSampler", seed=at), "_meta": {}} for at in range(10_000)}
+    """As many samplers as there may be nodes make as many seeds, each with its own name; with one
+    more there is a problem."""
+    graph = {str(at): node("KSampler", seed=at) for at in range(MAX_NODES)}
     names = own(loaded(tmp_path, graph))
-    assert (len(names), names[0], names[-1]) == (10_000, "seed", "seed_10000")
+    assert (len(names), names[0], names[-1]) == (MAX_NODES, "seed", f"seed_{MAX_NODES}")
+    write(tmp_path, "mine.json", {**graph, "x": node("KSampler", seed=1)})
+    (problem,) = load_workflows(tmp_path).problems
+    assert f"at most {MAX_NODES} items" in problem.reason
