@@ -12,7 +12,8 @@ from typing import Any
 
 import yaml
 
-from comfy_proxy.cli import parser
+from comfy_proxy.cli import argparse_front
+from comfy_proxy.cli.table import ABOUT, COMMANDS
 from comfy_proxy.settings import VARIABLES
 
 ROOT = Path(__file__).parent.parent
@@ -116,7 +117,7 @@ def check_command(words: list[str]) -> None:
     entry_points = setup_cfg()["options.entry_points"]["console_scripts"]
     assert f"\n{Path(words[0]).name} = " in entry_points
     try:
-        parser().parse_args(words[1:])
+        argparse_front.parse(COMMANDS, words[1:], ABOUT)
     except SystemExit as error:
         raise AssertionError(words) from error
 
