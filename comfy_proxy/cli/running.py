@@ -59,7 +59,7 @@ def _run(values: Values) -> int:
             print(f"{report}", file=sys.stderr)
         raise error from None
     print(report)
-    for label, why in report.failures:
+    for label, why in report.failures if report.total > 1 else ():
         print(f"failed: {label}: {why}", file=sys.stderr)
     return EXIT_FAILED if report.failures else EXIT_DONE
 

@@ -29,11 +29,11 @@ class Report:
         return self.total - self.done - self.skipped - len(self.failures)
 
     def __str__(self) -> str:
-        parts = [f"{self.done} of {self.total} done"]
-        parts += [f"{self.skipped} were done before"] if self.skipped else []
+        parts = [f"{self.done} done"]
+        parts += [f"{self.skipped} done before"] if self.skipped else []
         parts += [f"{len(self.failures)} failed"] if self.failures else []
-        parts += [f"{self.left} not begun or not finished"] if self.left else []
-        return ", ".join(parts)
+        parts += [f"{self.left} not done"] if self.left else []
+        return f"{', '.join(parts)}, of {self.total}"
 
 
 class View(Protocol):
