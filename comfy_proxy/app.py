@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
 from aiohttp import web
 from yarl import URL
@@ -15,10 +16,11 @@ from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.plan_feed import PlanFeed
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.jobs import api
+from comfy_proxy.jobs import operations
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.service import JobService
-from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.jobs.workflows.directory import load_workflows
+from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
 from comfy_proxy.keys import (
     CLUSTER,
     DASHBOARD,
@@ -35,6 +37,8 @@ from comfy_proxy.logs import AppLogs
 from comfy_proxy.loop_watch import LoopWatch
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
+from comfy_proxy.openapi import routes as openapi_routes
+from comfy_proxy.openapi.operation import Operation
 from comfy_proxy.settings import Settings, load_settings
 from comfy_proxy.state import instance_ids
 from comfy_proxy.state.state import Rooms, State
@@ -72,7 +76,13 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[GATEWAY].commands.durable = app[STATE].durable
     register(
         app,
-        [*status.routes(), *instances_api.routes(), *dashboard.routes(), *api.routes()],
+        [
+            *status.routes(),
+            *instances_api.routes(),
+            *dashboard.routes(),
+            *operations.routes(),
+            *openapi_routes.routes(partial(_described, workflows)),
+        ],
         settings,
     )
     app[LOOP_WATCH] = LoopWatch(lambda: app[LOGS].takes("debug"))
@@ -82,6 +92,15 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[DASHBOARD] = dashboard.make_feed(app)
     app.cleanup_ctx.append(_lifecycle)
     app.on_shutdown.append(_end_waiting)
+
+
+def _described(workflows: WorkflowRegistry) -> list[Operation]:
+    """What OpenAPI tells of: the job API with the workflows of now, and what operators use."""
+    return [
+        *operations.described(workflows),
+        *status.OPERATIONS,
+        *instances_api.OPERATIONS,
+    ]
 
 
 async def _lifecycle(app: web.Application) -> AsyncIterator[None]:

@@ -8,8 +8,8 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.jobs.workflows import WorkflowRegistry
+from comfy_proxy.jobs.workflows.directory import load_workflows
+from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
 from comfy_proxy.settings import Settings
 
 CHECK_TIMEOUT_S = 5.0
@@ -19,10 +19,12 @@ CHECK_TIMEOUT_S = 5.0
 async def check_instances(settings: Settings, say: Callable[[str], None]) -> int:
     """Ask each instance once and tell of it through ``say``, one line a call.
 
-    Returns the exit code: 0 if all answer and each workflow can run on one of them, else 1. Raises
-    SettingsError for a workflow directory with problems.
+    Returns the exit code: 0 if all answer, each workflow can run on one of them and no template has
+    a mistake in it, else 1.
     """
     workflows = load_workflows(settings.workflow_directory)
+    for problem in workflows.problems:
+        say(f"{problem}")
     cluster = Cluster(settings, classes=workflows.required_classes())
     await cluster.connections.start()
     try:
@@ -35,7 +37,8 @@ async def check_instances(settings: Settings, say: Callable[[str], None]) -> int
         await cluster.close()
     for name in sorted(set(workflows.names()) - runnable):
         say(f"no instance can run {name}")
-    return 0 if all(answered) and runnable >= set(workflows.names()) else 1
+    ready = all(answered) and runnable >= set(workflows.names())
+    return 0 if ready and not workflows.problems else 1
 
 
 async def _check(

@@ -21,21 +21,26 @@ from comfy_proxy.instance_settings import name_problem, parse_instance
 from comfy_proxy.jobs.negotiation import wait_seconds
 from comfy_proxy.keys import CLUSTER, METRICS, STATE
 from comfy_proxy.lenient_json import dumps, loads
+from comfy_proxy.openapi.operation import (
+    TRUTH,
+    WAIT,
+    Answer,
+    Handler,
+    Operation,
+    Parameter,
+    json,
+    routes_of,
+)
 from comfy_proxy.status import instance_view
+from comfy_proxy.status_types import InstanceList, InstanceView
 
 MAX_BODY_BYTES: Final = 65_536
 """Bytes of the body that adds an instance; a longer body is refused."""
 
 
 def routes() -> list[web.RouteDef]:
-    return [
-        web.get("/api/instances", _list),
-        web.post("/api/instances", _add),
-        web.get("/api/instances/{id}", _one),
-        web.delete("/api/instances/{id}", _remove),
-        web.post("/api/instances/{id}/drain", _drain),
-        web.post("/api/instances/{id}/resume", _resume),
-    ]
+    """Routes for operators."""
+    return routes_of(OPERATIONS)
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -147,3 +152,70 @@ def _answer(request: web.Request, instance: Instance, *, status: int = 200) -> w
 
 def _json(data: Any, *, status: int = 200) -> web.Response:
     return web.Response(body=dumps(data), status=status, content_type="application/json")
+
+
+def _row(method: str, path: str, handler: Handler, summary: str, **options: Any) -> Operation:
+    known = {"answers": {200: json(InstanceView, "its state")}, "errors": (404,)}
+    return Operation(
+        method=method,
+        path=path,
+        handler=handler,
+        tag="instances",
+        summary=summary,
+        **{**known, **options},
+    )
+
+
+_NEW: Final = {
+    "type": "object",
+    "properties": {
+        "url": {"type": "string", "description": "host:port, or http(s)://…"},
+        "name": {"type": ["string", "null"], "description": "what it is to be called"},
+    },
+    "required": ["url"],
+    "additionalProperties": False,
+}
+_FORCE: Final = Parameter(
+    name="force", description="at once: what runs there begins anew elsewhere", schema=TRUTH
+)
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    _row(
+        "GET",
+        "/api/instances",
+        _list,
+        "All instances",
+        answers={200: json(InstanceList, "each with its state")},
+        errors=(),
+    ),
+    _row(
+        "POST",
+        "/api/instances",
+        _add,
+        "Have one more instance, until the proxy is restarted",
+        body={"application/json": _NEW},
+        answers={201: json(InstanceView, "it has joined", Location="where to ask about it")},
+        errors=(409, 413, 503),
+    ),
+    _row("GET", "/api/instances/{id}", _one, "One instance, by number or name"),
+    _row(
+        "DELETE",
+        "/api/instances/{id}",
+        _remove,
+        "Have one less: what waits there goes elsewhere, what runs there ends first",
+        parameters=(WAIT, _FORCE),
+        answers={
+            202: json(InstanceView, "it leaves when it is empty"),
+            204: Answer(description="it has left"),
+        },
+        errors=(404, 409, 503),
+    ),
+    _row(
+        "POST",
+        "/api/instances/{id}/drain",
+        _drain,
+        "Give an instance nothing new",
+        parameters=(WAIT,),
+        errors=(404, 503),
+    ),
+    _row("POST", "/api/instances/{id}/resume", _resume, "Give a drained instance work again"),
+)

@@ -163,7 +163,8 @@ async def _answer(
             return _broken_off(request, begun, error)
         if isinstance(error, ConnectionError) and request.transport is None:
             return gone(request)
-        return error_response(request, error, app[CLUSTER].instances)
+        root = root_path(request, app[SETTINGS])
+        return error_response(request, error, app[CLUSTER].instances, root=root)
 
 
 async def _ours_or_forwarded(

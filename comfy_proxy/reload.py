@@ -8,6 +8,9 @@ For instances only that counts which has changed in the configuration since it w
 that are new in it are added, those that are gone from it removed, as by an operator
 (``cluster/membership.py``). What an operator has added or removed meanwhile stays so. A proxy that
 was started with one instance keeps that one until it is restarted.
+
+Workflow templates are read again too: where the operating system does not tell of changed files,
+as on a network's file system, this is how they are taken over.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from comfy_proxy.cluster.membership import MembershipError
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.gateway.custom.rows import read_rows
 from comfy_proxy.instance_settings import canonical
-from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, SETTINGS
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, LOGS, SETTINGS
 from comfy_proxy.middleware import ORIGINS
 from comfy_proxy.open_streams import end_unwelcome
 from comfy_proxy.security import forms_of, start_warnings
@@ -71,6 +74,7 @@ def reload(app: web.Application, load: Callable[[], Settings]) -> bool:
     _tell(changed, taken_over)
     if {"api_keys", "cors_origins"} & set(changed):
         end_unwelcome(app)
+    app[JOBS].templates.read_soon()
     if "instances" in taken_over:
         _change_instances(app[CLUSTER], before, new)
     if "api_keys" in changed:

@@ -25,6 +25,7 @@ from comfy_proxy.addresses import (
     parse_origins,
     parse_root_path,
 )
+from comfy_proxy.allowed_hosts import parse_hosts
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.instance_settings import (
     DEFAULT_INSTANCES,
@@ -96,6 +97,7 @@ class Settings:
     tls_key: Path | None = None
     comfyui_ca_file: Path | None = None
     workflow_directory: Path | None = None
+    input_allowed_hosts: tuple[str, ...] = ()
     shared_storage: frozenset[str] = frozenset()
     root_path: str | None = None
     trusted_proxies: tuple[Network, ...] = LOOPBACK
@@ -201,6 +203,9 @@ VARIABLES: tuple[Variable, ...] = (
          "PEM; who signs certificates of `https` instances, besides those the system trusts"),
     _row("WORKFLOW_DIRECTORY", "workflow_directory", directory, "none",
          "extra workflow templates, each an endpoint"),
+    _row("INPUT_ALLOWED_HOSTS", "input_allowed_hosts", parse_hosts, "none",
+         "comma list of hosts from which jobs may name their files by a URL: `host`, `host:port`"
+         " or `*.example.com`"),
     _row("SHARED_STORAGE", "shared_storage", _shared_kinds, "false",
          "directories that all instances have in common: `true` (input, output and temp), or a"
          " comma list of some, like `input,output`"),

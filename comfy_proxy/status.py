@@ -5,7 +5,8 @@ No instance is asked, so they answer at once while one hangs.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from aiohttp import hdrs, web
 
@@ -13,19 +14,16 @@ from comfy_proxy.clock import iso
 from comfy_proxy.cluster.instance import takes_work
 from comfy_proxy.keys import CLUSTER, JOBS, LOOP_WATCH, METRICS
 from comfy_proxy.lenient_json import dumps
-from comfy_proxy.metrics.exposition import wants_prometheus
+from comfy_proxy.metrics.exposition import prometheus_format
 from comfy_proxy.metrics.live import InstanceState
+from comfy_proxy.openapi.operation import Answer, Handler, Operation, json, routes_of
+from comfy_proxy.status_types import Health, InstanceView, State
 from comfy_proxy.version import __version__
 
 
 def routes() -> list[web.RouteDef]:
-    """Routes for those who watch the proxy: all GET, JSON unless Prometheus asks for its text."""
-    return [
-        web.get("/health", _health),
-        web.get("/health/live", _live),
-        web.get("/health/ready", _ready),
-        web.get("/metrics", _metrics),
-    ]
+    """Routes for those who watch the proxy."""
+    return routes_of(OPERATIONS)
 
 
 async def _health(request: web.Request) -> web.Response:
@@ -34,7 +32,7 @@ async def _health(request: web.Request) -> web.Response:
     live = metrics.live()
     healthy = sum(instance.healthy for instance in live.instances)
     degraded = healthy < len(live.instances)
-    body = {
+    body: Health = {
         "status": "degraded" if degraded else "healthy",
         "timestamp": iso(metrics.clock.now()),
         "uptime_seconds": round(live.uptime_s, 3),
@@ -57,14 +55,15 @@ async def _health(request: web.Request) -> web.Response:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    """All figures as JSON, or in Prometheus' formats if ``Accept`` names one of them."""
+    """All figures as JSON, or in the format of Prometheus that ``Accept`` asks for."""
     metrics = request.app[METRICS]
     accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
-    if wants_prometheus(accept):
-        text, content_type = metrics.exposition.render(accept)
-        answer = web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
-    else:
+    content_type = prometheus_format(accept)
+    if content_type is None:
         answer = _json(metrics.get_stats())
+    else:
+        text = metrics.exposition.render(content_type)
+        answer = web.Response(body=text, headers={hdrs.CONTENT_TYPE: content_type})
     answer.headers[hdrs.VARY] = hdrs.ACCEPT
     return answer
 
@@ -89,7 +88,7 @@ async def _ready(request: web.Request) -> web.Response:
     return _json({"status": "ready"})
 
 
-def instance_view(instance: InstanceState) -> dict[str, Any]:
+def instance_view(instance: InstanceState) -> InstanceView:
     """One instance for operators. ``draining``: one of them takes it out of use; ``leaving``: it is
     removed as soon as it is empty; ``empty``: nothing waits or runs there, as far as it told."""
     response_s = instance.response_time_s
@@ -120,3 +119,35 @@ def instance_view(instance: InstanceState) -> dict[str, Any]:
 
 def _json(data: Any, *, status: int = 200) -> web.Response:
     return web.Response(body=dumps(data), status=status, content_type="application/json")
+
+
+def _row(path: str, handler: Handler, summary: str, answers: Mapping[int, Answer]) -> Operation:
+    return Operation(
+        method="GET", path=path, handler=handler, tag="status", summary=summary, answers=answers
+    )
+
+
+_FIGURES = Answer(
+    description="all figures; Prometheus' text if `Accept` asks for it",
+    content={
+        "application/json": dict[str, Any],
+        "text/plain": None,
+        "application/openmetrics-text": None,
+    },
+)
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    _row(
+        "/health",
+        _health,
+        "How each instance is",
+        {200: json(Health, "all healthy"), 503: json(Health, "one of them is not")},
+    ),
+    _row("/health/live", _live, "The process answers", {200: json(State, "it does")}),
+    _row(
+        "/health/ready",
+        _ready,
+        "An instance can take work",
+        {200: json(State, "one can"), 503: json(State, "none can, or the proxy is stopping")},
+    ),
+    _row("/metrics", _metrics, "Figures", {200: _FIGURES}),
+)

@@ -58,7 +58,7 @@ async def test_an_instance_that_does_not_exist(named: TestClient) -> None:
     async with named.post("/api/instances/3/drain") as answer:
         body = await answer.json()
     assert (answer.status, body["code"]) == (404, "not_found")
-    assert body["details"] == {"field": "id", "instances": list(NAMES)}
+    assert body["details"] == {"field": "id", "instances": list(NAMES), "docs": "/api/docs"}
 
 
 async def test_what_cannot_be_done_to_an_instance(named: TestClient) -> None:

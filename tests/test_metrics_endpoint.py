@@ -68,6 +68,7 @@ async def test_json_by_default_and_prometheus_text_if_asked(
     for accept, content_type in (
         (None, "application/json"),
         ("application/json, text/plain, */*", "application/json"),
+        ("text/plain", "text/plain; version=0.0.4; charset=utf-8"),
         (PLAIN, "text/plain; version=0.0.4; charset=utf-8"),
         (OPENMETRICS, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
     ):

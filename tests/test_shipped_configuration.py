@@ -27,7 +27,7 @@ from shipped_files import (
     supported_pythons,
 )
 
-from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.settings import Settings, load_settings
 
 TOML = CONFIG / "comfy-proxy.toml"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
 
@@ -19,6 +18,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster import answer_bodies, self_check
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.output_file import OutputFile
 from comfy_proxy.cluster.prompt_answers import read_accepted, rejection
 from comfy_proxy.cluster.prompt_lists import (
     HISTORY,
@@ -37,41 +37,20 @@ from comfy_proxy.errors import (
     InvalidAnswerError,
     PromptLostError,
     PromptRejectedError,
-    ResultError,
 )
 from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.json_scanner import JsonScanner, Shape, Value
 from comfy_proxy.json_steps import feed
 from comfy_proxy.lenient_json import dumps_exact, loads_exact
 from comfy_proxy.observers import tell
+from comfy_proxy.stored_bytes import StoredBytes
 from comfy_proxy.tracing import trace_headers
 
-MAX_PICTURE_BYTES = 1024 * 2**20
+MAX_RESULT_BYTES = 4096 * 2**20
+"""Bytes of one file that a job has made; with a longer one it fails."""
 UPLOAD_SUBFOLDER = "comfy_proxy"
 _HEADERS = {"Accept-Encoding": "identity"}
 """The session hands out raw bytes; ComfyUI's ``--enable-compress-response-body`` needs a no."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OutputFile:
-    """A file as ``executed`` and ``/history`` name it."""
-
-    filename: str
-    subfolder: str
-    type: str
-
-
-def output_files(output: Mapping[str, Any]) -> list[OutputFile]:
-    """The pictures of one node's output (``{"images": [{filename, subfolder, type}…]}``)."""
-    return [
-        OutputFile(
-            filename=str(entry["filename"]),
-            subfolder=str(entry.get("subfolder", "")),
-            type=str(entry.get("type", "output")),
-        )
-        for entry in output.get("images") or ()
-        if isinstance(entry, dict) and "filename" in entry
-    ]
 
 
 class ComfyUIClient:
@@ -137,7 +116,7 @@ class ComfyUIClient:
             _require_ok(response, self.instance.host)
             return await answer_bodies.read(response, answer_bodies.MAX_OBJECT_INFO_BYTES)
 
-    async def upload_picture(self, file: bytes | BinaryIO, *, name: str, size: int) -> str:
+    async def upload_file(self, file: bytes | BinaryIO, *, name: str, size: int) -> str:
         """``POST /upload/image``, byte for byte; the name that ``LoadImage`` is to use.
 
         Without ``overwrite``: the same bytes under the same name are kept as they are, so that
@@ -196,21 +175,18 @@ class ComfyUIClient:
         after the prompt that runs, which is not disturbed."""
         await self.post("free", {"unload_models": True, "free_memory": True})
 
-    async def view(self, file: OutputFile) -> bytes:
-        """``GET /view``: the bytes of an output. Raises PromptLostError if they are gone.
+    async def view(self, file: OutputFile, into: StoredBytes) -> None:
+        """``GET /view``: writes the bytes of an output. Raises PromptLostError if they are gone,
+        ResultError for a name that cannot be asked for, UnavailableError if there is no room.
 
-        Raises ResultError for a name that is no UTF-8: a query cannot hold it.
+        The body may take any time, but no piece of it longer than COMFYUI_TIMEOUT.
         """
-        try:
-            "".join((file.filename, file.subfolder, file.type)).encode()
-        except UnicodeEncodeError as error:
-            raise ResultError(f"The result has a name that is no UTF-8: {file!r}.") from error
-        params = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
-        async with self._request("GET", "view", params=params, extra_s=600) as response:
+        async with self._request("GET", "view", whole=False, params=file.query()) as response:
             if response.status == 404:
                 raise PromptLostError(f"{self.instance.host} no longer has the result.")
             _require_ok(response, self.instance.host)
-            return await answer_bodies.read(response, MAX_PICTURE_BYTES, self._silence)
+            async for piece in answer_bodies.pieces(response, MAX_RESULT_BYTES, self._silence):
+                await into.write(piece)
 
     async def json(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of any answer; ``path`` is encoded. Raises InstanceError, also for no 200."""

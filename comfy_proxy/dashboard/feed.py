@@ -18,8 +18,7 @@ from loguru import logger
 
 from comfy_proxy.clock import Clock, sleep, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
-from comfy_proxy.counted_response import CountedResponse
-from comfy_proxy.lenient_json import dumps
+from comfy_proxy.event_stream import EventStream, event
 from comfy_proxy.tracing import untraced
 
 SHORTEST_INTERVAL_S = 0.5
@@ -27,16 +26,8 @@ SHORTEST_INTERVAL_S = 0.5
 LONGEST_INTERVAL_S = 5.0
 """Seconds between two snapshots at most: ages and waiting times go on while nothing happens, and
 that a viewer has left is noticed only when something is written to it."""
-WRITE_TIMEOUT_S = 60.0
-"""Seconds in which a viewer must take a snapshot; beyond, its connection is ended."""
 RETRY_MS = 1000
 """Milliseconds after which a page's EventSource that lost its connection tries again."""
-
-_HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would hold events back until its buffer is full
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,17 +70,14 @@ class Feed:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Send ``state`` and ``preview`` events until the viewer leaves or the proxy ends."""
-        response = CountedResponse(headers=_HEADERS)
-        await response.prepare(request)
+        stream = await EventStream.begin(request, self._clock, retry_ms=RETRY_MS)
         viewer = self._welcome()
         try:
-            await self._write(response, b"retry: %d\n\n" % RETRY_MS)
             while (events := await viewer.next()) is not None:
-                await self._write(response, events)
-            await response.write_eof()
+                await stream.send(events)
         finally:
             self._viewers.discard(viewer)
-        return response
+        return await stream.end()
 
     def end_viewers(self) -> None:
         """End every stream: the proxy stops, and must not wait for pages that are left open."""
@@ -114,13 +102,6 @@ class Feed:
         elif self._maker is None:
             self._maker = asyncio.create_task(self._make(), name="dashboard", context=untraced())
         return viewer
-
-    async def _write(self, response: web.StreamResponse, events: bytes) -> None:
-        try:
-            async with self._clock.timeout(WRITE_TIMEOUT_S):
-                await response.write(events)
-        except TimeoutError:
-            raise ConnectionResetError("the viewer does not read") from None
 
     async def _make(self) -> None:
         while True:
@@ -150,8 +131,8 @@ class Feed:
             for job_id, frame in self._previews().items()
         }
         return _Moment(
-            state=b"event: state\ndata: %s\n\n" % dumps(self._state()),
-            previews={job_id: event for job_id, (_, event) in self._encoded.items()},
+            state=event("state", self._state()),
+            previews={job_id: encoded for job_id, (_, encoded) in self._encoded.items()},
         )
 
 
@@ -187,4 +168,4 @@ class _Viewer:
 def _preview(job_id: str, preview: PictureFrame) -> bytes:
     picture = base64.b64encode(preview.data).decode()
     data = {"job_id": job_id, "mime_type": preview.media_type, "image_base64": picture}
-    return b"event: preview\ndata: %s\n\n" % dumps(data)
+    return event("preview", data)

@@ -109,7 +109,7 @@ def _jobs(jobs: JobService, running: list[Job]) -> list[dict[str, Any]]:
     return [_job(job, status, jobs) for job, status in zip(shown, statuses, strict=True)]
 
 
-def _job(job: Job, status: dict[str, Any], jobs: JobService) -> dict[str, Any]:
+def _job(job: Job, status: Mapping[str, Any], jobs: JobService) -> dict[str, Any]:
     waiting_s, execution_s = job.waiting_time_s, job.execution_time_s
     if not job.finished:
         now, began = jobs.clock.monotonic(), job.executing_since

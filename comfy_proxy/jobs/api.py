@@ -7,32 +7,23 @@ handlers raise NotOursError, and the gateway forwards the request.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from aiohttp import web
 
-from comfy_proxy.errors import (
-    ComfyProxyError,
-    InvalidFieldError,
-    JobError,
-    JobNotReadyError,
-    NotOursError,
-)
-from comfy_proxy.forwarded import root_path
+from comfy_proxy.errors import InvalidFieldError, NotOursError
 from comfy_proxy.jobs import views
+from comfy_proxy.jobs.answers import find, header_of, json_answer, root_of
 from comfy_proxy.jobs.events import stream_events
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.negotiation import (
     AnswerMode,
     answer_mode,
-    prefers_json,
-    prefers_picture,
     wait_seconds,
+    waits_for_change,
 )
-from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.result_api import synchronous_answer
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import JOBS, METRICS
-from comfy_proxy.lenient_json import dumps
 from comfy_proxy.metrics.stats import job_statistics
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -42,39 +33,17 @@ SHORTCUTS = ("remove-background", "upscale-image", "upscale-remove-bg")
 _MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key; a longer one is refused with 400
 
 
-def routes() -> list[web.RouteDef]:
-    """All routes of the job API, to be registered after the host's own."""
-    created = [web.post(f"/api/{name}", _creator(name)) for name in SHORTCUTS]
-    always_async = [
-        web.post(f"/api/async/{name}", _creator(name, always_async=True)) for name in SHORTCUTS
-    ]
-    return [
-        *created,
-        *always_async,
-        web.post("/api/workflows/{name}", _create_named),
-        web.get("/api/jobs/list", _list),
-        web.get("/api/jobs/stats", _stats),
-        web.get("/api/jobs/{job_id}/status", _status),
-        web.get("/api/jobs/{job_id}/result", _result),
-        web.get("/api/jobs/{job_id}/events", _events, allow_head=False),
-        web.get("/api/jobs/{job_id}/info", _info),
-        web.get("/api/jobs/{job_id}", _info_if_ours),
-        web.post("/api/jobs/{job_id}/cancel", _cancel_if_ours),
-        web.delete("/api/jobs/{job_id}", _delete),
-    ]
-
-
 # --- making a job ------------------------------------------------------------------------
 
 
-def _creator(name: str, *, always_async: bool = False) -> Handler:
+def creator(name: str, *, always_async: bool = False) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
         return await _create(request, name, always_async=always_async)
 
     return handler
 
 
-async def _create_named(request: web.Request) -> web.StreamResponse:
+async def create_named(request: web.Request) -> web.StreamResponse:
     return await _create(request, request.match_info["name"])
 
 
@@ -90,12 +59,12 @@ async def _create(
         if not always_async:
             mode = answer_mode(
                 job_request.options,
-                prefer=_header(request, "Prefer"),
-                accept=_header(request, "Accept"),
+                prefer=header_of(request, "Prefer"),
+                accept=header_of(request, "Accept"),
                 default_mode=service.settings.default_mode,
             )
     except BaseException:
-        job_request.picture.close()
+        job_request.close()
         raise
     job, is_new = service.accept(job_request, key)
     await service.durable()
@@ -107,13 +76,11 @@ async def _answer(
 ) -> web.StreamResponse:
     headers = {"Preference-Applied": mode.applied} if mode.applied else {}
     if mode.synchronous and await job.wait_until(_finished, service.clock, mode.wait_s):
-        picture = _picture_or_raise(job)
-        if prefers_picture(_header(request, "Accept")):
-            return _picture_response(request, job, picture, headers)
-        return _json(views.legacy_result(job, picture), headers=headers)
+        return await synchronous_answer(request, job, headers)
     headers["Location"] = views.urls(job)["status_url"]  # middleware.py adds the root path
-    body = views.accepted(job, service, _root(request), at_once=is_new and not mode.synchronous)
-    return _json(body, status=202, headers=headers)
+    at_once = is_new and not mode.synchronous
+    body = views.accepted(job, service, root_of(request), at_once=at_once, tell_how=mode.by_default)
+    return json_answer(body, status=202, headers=headers)
 
 
 def _idempotency_key(request: web.Request) -> str | None:
@@ -132,59 +99,36 @@ def _idempotency_key(request: web.Request) -> str | None:
 # --- asking about a job ------------------------------------------------------------------
 
 
-async def _status(request: web.Request) -> web.StreamResponse:
-    service, job = _find(request)
+async def status(request: web.Request) -> web.StreamResponse:
+    service, job = find(request)
     wait_s = wait_seconds(request.query.get("wait"))
-    at_arrival = job.status
-    if wait_s and not job.finished:
-        await job.wait_until(lambda job: job.status is not at_arrival, service.clock, wait_s)
-    return _json(views.status(job, service, _root(request)))
-
-
-async def _result(request: web.Request) -> web.StreamResponse:
-    service, job = _find(request)
-    wait_s = wait_seconds(request.query.get("wait"))
-    status_url = views.urls(job, _root(request))["status_url"]
-    if not await job.wait_until(_finished, service.clock, wait_s):
-        raise JobNotReadyError(
-            "The job is not finished yet.",
-            details={"status": str(job.status), "status_url": status_url},
-            retry_after_s=1,
+    at_arrival, any_change = job.status, waits_for_change(request.query.get("until"))
+    if wait_s:
+        await job.wait_until(
+            lambda job: job.finished or (any_change and job.status is not at_arrival),
+            service.clock,
+            wait_s,
         )
-    if job.error is not None:
-        raise JobNotReadyError(
-            f"The job failed: {job.error.message}",
-            code="job_failed",
-            details={
-                "status": str(job.status),
-                "status_url": status_url,
-                "job_error": views.error(job),
-            },
-        )
-    picture = _picture_or_raise(job)
-    headers = {"Vary": "Accept"}
-    if prefers_json(_header(request, "Accept")):
-        return _json(views.result(job, picture), headers=headers)
-    return _picture_response(request, job, picture, headers)
+    return json_answer(views.status(job, service, root_of(request)))
 
 
-async def _events(request: web.Request) -> web.StreamResponse:
-    service, job = _find(request)
+async def events(request: web.Request) -> web.StreamResponse:
+    service, job = find(request)
     previews = request.query.get("previews", "").lower() in ("true", "1", "yes", "on")
     return await stream_events(request, job, service, previews=previews)
 
 
-async def _info(request: web.Request) -> web.StreamResponse:
-    service, job = _find(request)
-    return _json(views.info(job, service, _root(request)))
+async def info(request: web.Request) -> web.StreamResponse:
+    service, job = find(request)
+    return json_answer(views.info(job, service, root_of(request)))
 
 
-async def _info_if_ours(request: web.Request) -> web.StreamResponse:
+async def info_if_ours(request: web.Request) -> web.StreamResponse:
     _require_ours(request)
-    return await _info(request)
+    return await info(request)
 
 
-async def _list(request: web.Request) -> web.StreamResponse:
+async def list_jobs(request: web.Request) -> web.StreamResponse:
     service = request.app[JOBS]
     wanted = {name: request.query.get(name) for name in ("status", "type", "instance")}
     if wanted["status"] is not None and wanted["status"] not in tuple(JobStatus):
@@ -194,42 +138,34 @@ async def _list(request: web.Request) -> web.StreamResponse:
         for job in service.manager
         if all(value is None or str(getattr(job, name)) == value for name, value in wanted.items())
     ]
-    return _json({"jobs": views.statuses(jobs, service, _root(request)), "total": len(jobs)})
+    told = views.statuses(jobs, service, root_of(request))
+    return json_answer({"jobs": told, "total": len(jobs)})
 
 
-async def _stats(request: web.Request) -> web.StreamResponse:
-    return _json(job_statistics(request.app[METRICS]))
+async def stats(request: web.Request) -> web.StreamResponse:
+    return json_answer(job_statistics(request.app[METRICS]))
 
 
 # --- ending a job ------------------------------------------------------------------------
 
 
-async def _delete(request: web.Request) -> web.StreamResponse:
-    service, job = _find(request)
+async def delete(request: web.Request) -> web.StreamResponse:
+    service, job = find(request)
     done = "forgotten" if job.finished else "cancelled and forgotten"
     await service.cancel(job)
-    return _json({"message": f"The job was {done}.", "job_id": job.id})
+    return json_answer({"message": f"The job was {done}.", "job_id": job.id})
 
 
-async def _cancel_if_ours(request: web.Request) -> web.StreamResponse:
+async def cancel_if_ours(request: web.Request) -> web.StreamResponse:
     _require_ours(request)
-    service, job = _find(request)
+    service, job = find(request)
     cancelled = not job.finished
     if cancelled:
         await service.cancel(job)
-    return _json({"cancelled": cancelled})
+    return json_answer({"cancelled": cancelled})
 
 
 # --- helpers -----------------------------------------------------------------------------
-
-
-def _root(request: web.Request) -> str:
-    return root_path(request, request.app[JOBS].settings)
-
-
-def _find(request: web.Request) -> tuple[JobService, Job]:
-    service = request.app[JOBS]
-    return service, service.manager.get_job(request.match_info["job_id"])
 
 
 def _require_ours(request: web.Request) -> None:
@@ -237,57 +173,5 @@ def _require_ours(request: web.Request) -> None:
         raise NotOursError
 
 
-def _header(request: web.Request, name: str) -> str:
-    """The value of a list header, its lines joined by commas (RFC 9110, 5.3)."""
-    return ", ".join(request.headers.getall(name, ()))
-
-
 def _finished(job: Job) -> bool:
     return job.finished
-
-
-class _FailedJobError(JobError):
-    """The error for a synchronous caller; its status is that of the reason (502, 503, 504)."""
-
-    def __init__(self, job: Job) -> None:
-        failure = job.error
-        assert failure is not None
-        super().__init__(failure.message, code=failure.code, details={"job_id": job.id})
-        self.status = failure.status
-
-
-class _ResultGoneError(ComfyProxyError):
-    status = 410
-    code = "result_dropped"
-
-
-def _picture_or_raise(job: Job) -> Picture:
-    if job.error is not None:
-        raise _FailedJobError(job)
-    if job.result is None:
-        raise _ResultGoneError(
-            "The result was dropped to bound the memory (MAX_RESULTS_SIZE); run the job again."
-        )
-    return job.result
-
-
-def _picture_response(
-    request: web.Request, job: Job, picture: Picture, headers: dict[str, str] | None = None
-) -> web.Response:
-    headers = {
-        **(headers or {}),
-        "ETag": job.etag,
-        "Cache-Control": "private, no-cache",
-        "Content-Disposition": f'inline; filename="{job.type}-{job.id[:8]}{picture.extension}"',
-    }
-    if request.method != "POST" and any(
-        etag.value == "*" or f'"{etag.value}"' == job.etag for etag in request.if_none_match or ()
-    ):
-        return web.Response(status=304, headers=headers)
-    return web.Response(body=picture.data, content_type=picture.media_type, headers=headers)
-
-
-def _json(data: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=dumps(data), status=status, headers=headers, content_type="application/json"
-    )

@@ -10,8 +10,9 @@ from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.planning.work import Work, work_of
 from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import WorkflowUnavailableError
-from comfy_proxy.jobs.intake import JobRequest
-from comfy_proxy.jobs.workflows import Missing, Workflow
+from comfy_proxy.jobs.file_info import pictures_of
+from comfy_proxy.jobs.job_request import JobRequest
+from comfy_proxy.jobs.workflows.workflow import Missing, Workflow
 
 
 class Availability:
@@ -49,12 +50,14 @@ class Availability:
         return next((work for work in works if work is not None), None)
 
     def _work(self, known: NodeCatalog) -> Work | None:
-        info = self._request.picture.info
+        infos = self._request.infos
         try:
-            plan = self._workflow.choose(known, info, self._request.parameters)
+            plan = self._workflow.choose(known, infos, self._request.parameters)
         except WorkflowUnavailableError:
             return None
-        return work_of(plan.build("").prompt, known, pixels=info.width * info.height)
+        pictures = pictures_of(infos).values()
+        pixels = sum(one.width * one.height for one in pictures) if pictures else None
+        return work_of(plan.build({}).prompt, known, pixels=pixels)
 
     def _can_run(self, instance: Instance, known: NodeCatalog) -> bool:
         """Whenever a place is given this is asked for dozens of jobs."""
@@ -78,8 +81,8 @@ class Availability:
         raise _unavailable(self._workflow.name, missing)
 
     def _missing(self, capabilities: NodeCatalog) -> Missing:
-        info = self._request.picture.info
-        return self._workflow.missing(capabilities, info, self._request.parameters)
+        request = self._request
+        return self._workflow.missing(capabilities, request.infos, request.parameters)
 
 
 def _unavailable(workflow: str, missing: Mapping[str, Missing]) -> WorkflowUnavailableError:

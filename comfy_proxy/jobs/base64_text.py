@@ -1,4 +1,4 @@
-"""Pictures written as base64 or as a data URL, decoded piece by piece."""
+"""Files written as base64 or as a data URL, decoded piece by piece."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from comfy_proxy.errors import InvalidFieldError
 _PIECE: Final = 1_048_576
 """Characters decoded at once in a thread; the next ones follow when the decoded were taken."""
 _DATA_URL = re.compile(
-    r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[^;,]*)*;base64,", re.I
+    r"data:(?:(?:image|video|audio|model|application)/[\w.+-]+)?(?:;[^;,]*)*;base64,", re.I
 )
 _SPACE: Final = str.maketrans("", "", " \t\r\n")
 
 
-async def decode_picture(text: str, *, field: str, executor: Executor) -> AsyncIterator[bytes]:
+async def decode_file(text: str, *, field: str, executor: Executor) -> AsyncIterator[bytes]:
     """The bytes of ``text`` (base64 or a data URL) in pieces; white space in it is ignored.
 
     Raises InvalidFieldError naming ``field``: ``invalid_data_url``, ``invalid_base64``.
@@ -56,5 +56,5 @@ def _decode(carried: str, piece: str, last: bool, field: str) -> tuple[bytes, st
             raise ValueError("there is text behind the padding")
         return binascii.a2b_base64(text[:whole], strict_mode=True), text[whole:]
     except ValueError:  # binascii.Error is one
-        message = f"The picture in {field} is not base64."
+        message = f"The file in {field} is not base64."
         raise InvalidFieldError(field, message, code="invalid_base64") from None

@@ -12,20 +12,12 @@ from contextlib import suppress
 from aiohttp import web
 
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
-from comfy_proxy.counted_response import CountedResponse
 from comfy_proxy.errors import DrainingError
+from comfy_proxy.event_stream import HEARTBEAT_S, EventStream, event
 from comfy_proxy.forwarded import root_path
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
-from comfy_proxy.lenient_json import dumps
-
-HEARTBEAT_S = 15.0
-"""Seconds without an event after which a comment line is sent, as WHATWG HTML 9.2.7 advises: some
-servers in between drop a connection that is silent for longer."""
-WRITE_TIMEOUT_S = 60.0
-"""Seconds in which a client must take an event; beyond, its connection is ended. Otherwise the job
-and its picture would be kept in memory for a client that reads nothing."""
 
 
 async def stream_events(
@@ -40,25 +32,18 @@ async def stream_events(
     seen = _last_event_id(request)
     if job.finished and seen == job.version:
         return web.Response(status=204)
-    response = CountedResponse(
-        headers={
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-store",
-            "X-Accel-Buffering": "no",  # nginx would hold events back until its buffer is full
-        }
-    )
-    await response.prepare(request)
+    stream = await EventStream.begin(request, service.clock)
     root = root_path(request, service.settings)
-    stream = _EventStream(response, job, service, previews=previews, seen=seen, root=root)
-    await stream.run()
-    await response.write_eof()
-    return response
+    await _JobEvents(stream, job, service, previews=previews, seen=seen, root=root).send_all()
+    return await stream.end()
 
 
-class _EventStream:
+class _JobEvents:
+    """What one client is told of one job."""
+
     def __init__(
         self,
-        response: web.StreamResponse,
+        stream: EventStream,
         job: Job,
         service: JobService,
         *,
@@ -66,7 +51,7 @@ class _EventStream:
         seen: int,
         root: str = "",
     ) -> None:
-        self._response = response
+        self._stream = stream
         self._job = job
         self._service = service
         self._root = root
@@ -77,17 +62,17 @@ class _EventStream:
         self._preview: PictureFrame | None = None
         self._end_sent = False
 
-    async def run(self) -> None:
+    async def send_all(self) -> None:
         """Until the end was sent, or the proxy stops: an EventSource comes back for the rest."""
         with suppress(DrainingError):
-            await self._run()
+            await self._send_all()
 
-    async def _run(self) -> None:
+    async def _send_all(self) -> None:
         while not self._end_sent:
             if self._has_news(self._job):
                 await self._send_news()
             elif not await self._job.wait_until(self._has_news, self._service.clock, HEARTBEAT_S):
-                await self._write(b": heartbeat\n\n")
+                await self._stream.heartbeat()
 
     def _has_news(self, job: Job) -> bool:
         return job.version > self._seen
@@ -105,23 +90,16 @@ class _EventStream:
         else:
             name = "progress" if job.status is self._status else "status"
         self._status = job.status
-        data = dumps(views.status(job, self._service, self._root))
-        await self._write(b"event: %s\nid: %d\ndata: %s\n\n" % (name.encode(), self._seen, data))
+        data = views.status(job, self._service, self._root)
+        await self._stream.send(event(name, data, self._seen))
 
     async def _send_preview(self, preview: PictureFrame) -> None:
         """Send a preview without an id: a client cut off behind it has not seen that version's
         status yet, and would not get it when it resumes."""
         self._preview = preview
         picture = base64.b64encode(preview.data).decode()
-        data = dumps({"mime_type": preview.media_type, "image_base64": picture})
-        await self._write(b"event: preview\ndata: %s\n\n" % data)
-
-    async def _write(self, data: bytes) -> None:
-        try:
-            async with self._service.clock.timeout(WRITE_TIMEOUT_S):
-                await self._response.write(data)
-        except TimeoutError:
-            raise ConnectionResetError("the client does not read its events") from None
+        data = {"mime_type": preview.media_type, "image_base64": picture}
+        await self._stream.send(event("preview", data))
 
 
 def _last_event_id(request: web.Request) -> int:

@@ -9,9 +9,9 @@ from comfy_proxy.admission import UNKNOWN_S, Promises, Throughput
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import QueueFullError
-from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.input_file import FEW_BYTES, MEMORY_BYTES, SUM_BYTES
+from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.jobs.spooled_picture import FEW_BYTES, MEMORY_BYTES, SUM_BYTES
 
 EXTRA: Final = 10
 """A tenth of MAX_PENDING_JOBS may wait beyond it, of clients that have few jobs here: one that has
@@ -25,7 +25,7 @@ KEPT: Final = 4
 
 class JobAdmission:
     """At most ``max_jobs`` jobs wait (MAX_PENDING_JOBS), and a tenth more of clients with few; the
-    pictures of all unfinished ones have at most ``max_bytes`` (MAX_SPOOL_SIZE). Beyond,
+    files of all unfinished ones have at most ``max_bytes`` (MAX_SPOOL_SIZE). Beyond,
     QueueFullError, whose Retry-After is made of the rate at which jobs have left the queue.
 
     A place that has become free is kept, for a moment, for one who was told to come back for it;
@@ -55,7 +55,7 @@ class JobAdmission:
         if not self._promises.is_due(who):
             kept = min(self._promises.reserved(), self.max_jobs // KEPT)
         full = len(self._waiting) + kept >= limit
-        too_large = self._bytes and self._bytes + request.picture.size > self._max_bytes
+        too_large = self._bytes and self._bytes + request.size > self._max_bytes
         if not full and not too_large:
             self._promises.keep(who)
             return
@@ -65,17 +65,16 @@ class JobAdmission:
         if full:
             message = f"{self.max_jobs} jobs are waiting already."
         else:
-            message = f"The pictures of the jobs that wait have {self._max_bytes} bytes already."
+            message = f"The files of the jobs that wait have {self._max_bytes} bytes already."
         raise QueueFullError(message, retry_after_s=retry_s)
 
     def memory_bytes(self) -> int:
-        """Up to which size the picture of the next job may be kept in memory."""
+        """Up to which size each file of the next job may be kept in memory."""
         return MEMORY_BYTES if self._in_memory < SUM_BYTES else FEW_BYTES
 
     def joined(self, job: Job) -> None:
         """``job`` was made of a request that was let in."""
-        picture = job.request.picture
-        self._sizes[job] = picture.size, picture.size if picture.in_memory else 0
+        self._sizes[job] = job.request.size, job.request.in_memory
         self._count_bytes(job, 1)
         self._add(job)
 

@@ -16,17 +16,17 @@ from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.errors import NotFoundError
 from comfy_proxy.jobs.idempotency import IdempotencyKeys
-from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.kept_results import KeptResults
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.result_file import Results
 from comfy_proxy.observers import tell
 
 
 class JobManager:
     """Every job of one application by id. Nothing else changes a job.
 
-    ``max_results_size`` bounds the pictures of finished jobs, in bytes. ``keys`` finds the job that
+    ``max_results_size`` bounds the results of finished jobs, in bytes. ``keys`` finds the job that
     an ``Idempotency-Key`` has made.
     """
 
@@ -69,7 +69,7 @@ class JobManager:
         tell((*self.on_created, *self.on_changed), job)
         return job
 
-    def restore(self, job: Job, result: Picture | None = None) -> None:
+    def restore(self, job: Job, results: Results | None = None) -> None:
         """Take over a job of an earlier process; nobody is told of it.
 
         One that has ended is kept for JOB_TIMEOUT from now on.
@@ -77,8 +77,8 @@ class JobManager:
         self._jobs[job.id] = job
         self.keys.note(job)
         if job.finished:
-            if result is not None:
-                self._results.keep(job, result)
+            if results is not None:
+                self._results.keep(job, results)
             self._forget_later(job)
 
     def find_job(self, job_id: str) -> Job | None:
@@ -102,13 +102,13 @@ class JobManager:
         *,
         instance: str | None = None,
         placement: Decision | None = None,
-        result: Picture | None = None,
+        results: Results | None = None,
         error: JobFailure | None = None,
     ) -> Job:
         """Move a job to ``status`` and tell the observers. Returns the job.
 
-        ``instance`` is its place for PROCESSING, and ``placement`` why it is there; ``result``
-        belongs to COMPLETED and ``error`` to FAILED. Raises NotFoundError or
+        ``instance`` is its place for PROCESSING, and ``placement`` why it is there; ``results``
+        belong to COMPLETED and ``error`` to FAILED. Raises NotFoundError or
         IllegalTransitionError; then nothing has changed.
         """
         job = self.get_job(job_id)
@@ -122,7 +122,7 @@ class JobManager:
             job.preview = job.executing_since = job.started_monotonic = None
             job.percentage = 0.0  # the next attempt begins anew
         else:
-            self._finish(job, result, error)
+            self._finish(job, results, error)
         job.touch(self._clock.now())
         tell(self.on_changed, job)
         if job.finished:
@@ -184,7 +184,7 @@ class JobManager:
             finished_one = self._finished_one
             await wait_for_event(self._clock, finished_one, next_s)
 
-    def _finish(self, job: Job, result: Picture | None, error: JobFailure | None) -> None:
+    def _finish(self, job: Job, results: Results | None, error: JobFailure | None) -> None:
         now = self._clock.monotonic()
         job.completed_at = self._clock.now()
         job.current_node = None
@@ -192,16 +192,16 @@ class JobManager:
         if job.started_monotonic is not None:
             job.processing_time_s = now - job.started_monotonic
         began = job.executing_since
-        if began is None and result is not None:  # a dropped socket: only the result was seen
+        if began is None and results is not None:  # a dropped socket: only the result was seen
             began = job.started_monotonic
         if began is not None:
             job.waiting_time_s = began - job.created_monotonic
             job.execution_time_s = now - began
         job.error = error
-        if result is not None:
+        if results is not None:
             job.percentage = 100.0
-            self._results.keep(job, result)
-        job.request.picture.close()
+            self._results.keep(job, results)
+        job.request.close()
         self._forget_later(job)
 
     def _forget_later(self, job: Job) -> None:

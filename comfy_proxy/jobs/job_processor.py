@@ -25,14 +25,14 @@ from comfy_proxy.errors import (
     JobCancelledError,
     WorkflowError,
 )
-from comfy_proxy.jobs.intake import JobRequest
 from comfy_proxy.jobs.job_admission import JobAdmission
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_prompts import JobPrompts
+from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.overheads import Overheads
-from comfy_proxy.jobs.workflows import WorkflowRegistry
+from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.observers import tell_all
 from comfy_proxy.tracing import about, traced, untraced
@@ -179,8 +179,8 @@ class JobProcessor:
     async def _run(self, job: Job, run: JobRun) -> None:
         with traced(job.trace), about(job_id=job.id):
             try:
-                picture = await run.run()
-                self._manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture)
+                results = await run.run()
+                self._manager.update_job_status(job.id, JobStatus.COMPLETED, results=results)
                 _log_end(job, "INFO", "completed")
             except ComfyProxyError as error:
                 self._fail(job, error)

@@ -8,7 +8,6 @@ that ran out of memory has one more try, which counts against no instance.
 
 from __future__ import annotations
 
-import asyncio
 from concurrent.futures import Executor
 
 from loguru import logger
@@ -32,14 +31,16 @@ from comfy_proxy.errors import (
     WorkflowUnavailableError,
 )
 from comfy_proxy.jobs.availability import Availability
-from comfy_proxy.jobs.graphs import Plan
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_prompts import JobPrompts
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.overheads import Overheads
-from comfy_proxy.jobs.pictures import Picture, convert_picture
+from comfy_proxy.jobs.raw_results import RawResults
+from comfy_proxy.jobs.result_file import Results
+from comfy_proxy.jobs.results import make_results
 from comfy_proxy.jobs.tracker import Tracker, tell_moved
-from comfy_proxy.jobs.workflows import Workflow
+from comfy_proxy.jobs.workflows.plan import Plan
+from comfy_proxy.jobs.workflows.workflow import Workflow
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.metrics.records import PromptEvent
 from comfy_proxy.tracing import about
@@ -117,14 +118,14 @@ class JobRun:
             known = self._run_s[instance] = costs.version, costs.run_s(instance, work)
         return known[1]
 
-    async def run(self) -> Picture:
-        """The finished picture. Raises a ComfyProxyError when the job is to fail."""
+    async def run(self) -> Results:
+        """The finished results. Raises a ComfyProxyError when the job is to fail."""
         try:
             return await self._run()
         finally:
             self._prompts.abandon(self._prompt)
 
-    async def _run(self) -> Picture:
+    async def _run(self) -> Results:
         moved_to: Placement | None = None
         while True:
             placement = self._placement = moved_to or await self._place()
@@ -132,7 +133,7 @@ class JobRun:
             moved_to = None
             try:
                 made = await self._attempt(placement)
-                if isinstance(made, bytes):
+                if isinstance(made, tuple):
                     return await self._convert(made)
                 self._placement = made
                 # The prompt was deleted at the old place; the new one is checked before it is used.
@@ -210,8 +211,8 @@ class JobRun:
         )
         await self._cluster.gpu_memory.free(instance)
 
-    async def _attempt(self, placement: Placement) -> bytes | Placement:
-        """One try at one instance; returns the picture's bytes as ComfyUI made them."""
+    async def _attempt(self, placement: Placement) -> RawResults | Placement:
+        """One try at one instance; returns the results as ComfyUI made them."""
         instance = placement.instance
         try:
             hang_watch = self._cluster.hang_watch
@@ -224,6 +225,7 @@ class JobRun:
                     instance=instance.host,
                     placement=placement.decision,
                 )
+            self.job.variant = plan.variant
             with hang_watch.over(instance, replaceable=True):
                 graph = plan.build(await self._upload(instance))
             tracker = Tracker(self.job, placement, self._manager)
@@ -249,42 +251,44 @@ class JobRun:
         Raises WorkflowUnavailableError if it can run none; before that it is asked anew, because a
         model file may have been added since.
         """
-        info = self.job.request.picture.info
+        infos = self.job.request.infos
         capabilities = await self._cluster.capabilities.get(instance)
         try:
-            return self._workflow.choose(capabilities, info, self.job.data)
+            return self._workflow.choose(capabilities, infos, self.job.data)
         except WorkflowUnavailableError:
             fresh = await self._cluster.capabilities.get(instance, newer_than_s=KEEP_LACK_S)
-            return self._workflow.choose(fresh, info, self.job.data)
+            return self._workflow.choose(fresh, infos, self.job.data)
 
-    async def _upload(self, instance: Instance) -> str:
-        """Upload the picture byte for byte; returns the instance's name for it.
+    async def _upload(self, instance: Instance) -> dict[str, str]:
+        """Upload the files byte for byte; returns the instance's name for each, by parameter.
 
-        It is named by its hash, so that the same picture is on an instance's disk only once: files
-        there cannot be deleted (PROTOCOL.md trap 11).
+        They are named by their hashes, so that the same file is on an instance's disk only once:
+        files there cannot be deleted (PROTOCOL.md trap 11).
         """
-        picture = self.job.request.picture
-        with picture.open() as file:
-            return await self._cluster.clients[instance].upload_picture(
-                file,
-                name=f"{picture.digest[:32]}{picture.info.extension}",
-                size=picture.size,
-            )
+        names: dict[str, str] = {}
+        for parameter, input_file in self.job.request.files.items():
+            with input_file.open() as file:
+                names[parameter] = await self._cluster.clients[instance].upload_file(
+                    file,
+                    name=f"{input_file.digest[:32]}{input_file.info.extension}",
+                    size=input_file.size,
+                )
+        return names
 
-    async def _convert(self, data: bytes) -> Picture:
+    async def _convert(self, raw: RawResults) -> Results:
         self._converts = True
-        options = self._workflow.convert_options(self.job.data)
-        picture = await asyncio.get_running_loop().run_in_executor(
-            self._executor,
-            lambda: convert_picture(
-                data, format=options.format, quality=options.quality, crop=options.crop
-            ),
+        job = self.job
+        results = await make_results(
+            raw,
+            self._workflow.convert_options(job.data),
+            stem=f"{job.type}-{job.id[:8]}",
+            executor=self._executor,
         )
         attempt = None if self._prompt is None else self._prompt.attempt
         if attempt is not None and attempt.accepted_at and attempt.ended_at:
             self._overheads.record(
-                self.job.type,
+                job.type,
                 before_s=attempt.accepted_at - self._placed_at,
                 after_s=self._cluster.clock.monotonic() - attempt.ended_at,
             )
-        return picture
+        return results

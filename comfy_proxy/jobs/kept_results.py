@@ -1,4 +1,4 @@
-"""The pictures of finished jobs, bounded in memory."""
+"""The results of finished jobs, bounded in sum."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Callable
 
 from loguru import logger
 
+from comfy_proxy.jobs import result_file
 from comfy_proxy.jobs.model import Job
-from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.result_file import Results
 from comfy_proxy.observers import tell
 
 
 class KeptResults:
-    """They share ``max_size`` bytes (MAX_RESULTS_SIZE).
+    """They share ``max_size`` bytes (MAX_RESULTS_SIZE), in memory and in temporary files.
 
     Beyond, the oldest is dropped, and its job says so; the newest stays, whatever its size.
     """
@@ -26,22 +27,23 @@ class KeptResults:
     def __repr__(self) -> str:
         return f"<KeptResults {len(self._jobs)}, {self.size} of {self._max_size} bytes>"
 
-    def keep(self, job: Job, picture: Picture) -> None:
-        """Give ``picture`` to ``job``, and drop the oldest ones if there is no room for it."""
-        job.keep_result(picture)
+    def keep(self, job: Job, results: Results) -> None:
+        """Give ``results`` to ``job``, and drop the oldest ones if there is no room for them."""
+        job.results = results
         self._jobs[job.id] = job
-        self.size += len(picture.data)
+        self.size += result_file.size_of(results)
         while self.size > self._max_size and len(self._jobs) > 1:
             self._drop(next(iter(self._jobs.values())))
 
     def release(self, job: Job) -> None:
-        """Count its bytes no longer. A client that is being sent them still holds them."""
-        if self._jobs.pop(job.id, None) is not None and job.result is not None:
-            self.size -= len(job.result.data)
+        """Forget its bytes. A client that is being sent them still gets them all."""
+        if self._jobs.pop(job.id, None) is not None and job.results is not None:
+            self.size -= result_file.size_of(job.results)
+            result_file.close(job.results)
 
     def _drop(self, job: Job) -> None:
         self.release(job)
-        job.result = None
+        job.results = None
         job.result_dropped = True
         logger.bind(job_id=job.id).warning("the result was dropped to bound the memory")
         tell(self.on_dropped, job)

@@ -11,7 +11,6 @@ and nothing has happened.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +21,9 @@ from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.errors import ComfyProxyError, DrainingError
-from comfy_proxy.jobs.intake import JobRequest
-from comfy_proxy.jobs.parameters import Scalar
-from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.job_request import JobRequest
+from comfy_proxy.jobs.result_file import Results
+from comfy_proxy.jobs.workflows.parameter import Scalar
 from comfy_proxy.tracing import TRACE, Trace
 
 
@@ -71,7 +70,8 @@ class Job:
     * ``version`` grows with every change that a client can see; :meth:`wait_until` waits for one.
     * ``trace`` is that of the request which made it.
     * ``placement`` is why it is at its instance, None while it has no place.
-    * ``result`` is None again when its memory was needed for newer ones (``result_dropped``).
+    * ``variant`` is that of its workflow which it ran last, None before its first place.
+    * ``results`` are None again when their memory was needed for newer ones (``result_dropped``).
     """
 
     type: str
@@ -96,9 +96,9 @@ class Job:
     percentage: float = 0.0
     current_node: str | None = None
     preview: PictureFrame | None = field(default=None, repr=False)
-    result: Picture | None = field(default=None, repr=False)
+    variant: str | None = None
+    results: Results | None = field(default=None, repr=False)
     result_dropped: bool = False
-    etag: str = ""
     error: JobFailure | None = None
     idempotency_key: str | None = None
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)
@@ -131,10 +131,6 @@ class Job:
         """The proxy stops; the job goes on after the next start. Whoever waits for it is told."""
         self._suspended = True
         self._changed.set()
-
-    def keep_result(self, picture: Picture) -> None:
-        self.result = picture
-        self.etag = f'"{hashlib.sha256(picture.data).hexdigest()[:32]}"'
 
     async def wait_until(
         self, condition: Callable[[Job], bool], clock: Clock, timeout_s: float | None = None

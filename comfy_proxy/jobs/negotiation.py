@@ -9,10 +9,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from comfy_proxy.accept import Accept, highest
 from comfy_proxy.errors import InvalidFieldError
 
 MAX_WAIT_S = 300.0
 """Most seconds of ``?wait=N``; more is refused with 400."""
+_MEDIA = ("image", "video", "audio")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -22,12 +24,13 @@ class AnswerMode:
 
     ``synchronous``: wait for the result, for ``wait_s`` seconds at most (None: to the job's end),
     then answer as if asynchronous. ``applied``: the preference that was honoured, for the header
-    ``Preference-Applied`` (RFC 7240, 3).
+    ``Preference-Applied`` (RFC 7240, 3). ``by_default``: the client has said nothing of it.
     """
 
     synchronous: bool
     wait_s: float | None = None
     applied: str | None = None
+    by_default: bool = False
 
 
 def answer_mode(
@@ -50,7 +53,9 @@ def answer_mode(
         return AnswerMode(synchronous=True)
     if "respond-async" in preferences:
         return AnswerMode(synchronous=False, applied="respond-async")
-    return AnswerMode(synchronous=prefers_picture(accept) or default_mode == "sync")
+    if prefers_media(accept):
+        return AnswerMode(synchronous=True)
+    return AnswerMode(synchronous=default_mode == "sync", by_default=True)
 
 
 def wait_seconds(text: str | None) -> float:
@@ -65,20 +70,42 @@ def wait_seconds(text: str | None) -> float:
     return seconds
 
 
-def prefers_json(accept: str) -> bool:
-    """True if ``application/json`` has a higher q than ``image/*``; a tie is no preference."""
-    json_q, image_q, _ = _qualities(accept)
-    return json_q > image_q
+def waits_for_change(until: str | None) -> bool:
+    """True for ``?until=change``: a wait ends when the status differs from that at arrival.
+
+    False for ``end`` and for None: it ends with the job. Raises InvalidFieldError for the rest.
+    """
+    if until not in (None, "end", "change"):
+        raise InvalidFieldError("until", "until must be end or change.")
+    return until == "change"
 
 
-def prefers_picture(accept: str) -> bool:
-    """True if ``image/*`` has a higher q than ``application/json`` and ``text/html``.
+def prefers_json(accept: str, kind: str = "image") -> bool:
+    """True if ``application/json`` has a higher q than anything of ``kind``, the first part of a
+    result's media type; a tie is no preference."""
+    taken = Accept(accept)
+    return taken.quality("application/json") > taken.best_of(kind)
+
+
+def prefers_media(accept: str) -> bool:
+    """True if a picture, video or sound has a higher q than ``application/json``, and than
+    ``text/html`` if that is named.
 
     Some browsers name pictures besides pages when they navigate or submit a form, others send
     ``*/*`` instead: without ``text/html`` in the rule they would get different answers.
     """
-    json_q, image_q, page_q = _qualities(accept)
-    return image_q > max(json_q, page_q)
+    taken = Accept(accept)
+    page_q = highest(taken.naming("text/html"))
+    media_q = max(taken.best_of(kind) for kind in _MEDIA)
+    return media_q > max(taken.quality("application/json"), page_q)
+
+
+def wants_zip(accept: str) -> bool:
+    """True if ``application/zip`` is named with a q as high as that of JSON."""
+    taken = Accept(accept)
+    return highest(taken.naming("application/zip")) > 0 and taken.quality(
+        "application/zip"
+    ) >= taken.quality("application/json")
 
 
 def _asked_mode(options: Mapping[str, str]) -> str | None:
@@ -105,30 +132,3 @@ def _preferences(header: str) -> dict[str, str]:
         name, _, value = item.partition(";")[0].partition("=")
         result.setdefault(name.strip().lower(), value.strip().strip('"'))
     return result
-
-
-def _qualities(accept: str) -> tuple[float, float, float]:
-    """The q (0 to 1) of JSON, the best one of any picture, and that of ``text/html``.
-
-    ``*/*`` counts for the first two only, where they are not named.
-    """
-    ranges: dict[str, float] = {}
-    for item in accept.split(","):
-        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
-        if media_range:
-            ranges[media_range] = max(ranges.get(media_range, 0.0), _q(parameters))
-    anything = ranges.get("*/*", 0.0)
-    json_q = ranges.get("application/json", ranges.get("application/*", anything))
-    pictures = [q for media_range, q in ranges.items() if media_range.startswith("image/")]
-    return json_q, max(pictures, default=anything), ranges.get("text/html", 0.0)
-
-
-def _q(parameters: list[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return min(max(float(value), 0.0), 1.0)
-            except ValueError:
-                return 0.0
-    return 1.0

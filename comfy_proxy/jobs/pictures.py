@@ -12,6 +12,7 @@ from typing import BinaryIO, Final, Literal
 from PIL import ExifTags, Image, ImageFile
 
 from comfy_proxy.errors import InvalidFieldError, ResultError
+from comfy_proxy.jobs.file_info import PictureInfo
 from comfy_proxy.jobs.picture_files import (
     FORMATS,
     TooManyPixelsError,
@@ -29,25 +30,6 @@ MAX_RESULT_PIXELS: Final = 16384 * 16384
 SUBJECT_ALPHA: Final = 8  # of 255: pixels up to this are the noise of a matte, not its subject
 DEFAULT_JPEG_QUALITY: Final = 92
 DEFAULT_WEBP_QUALITY: Final = 90
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureInfo:
-    """What an uploaded picture is.
-
-    ``width`` and ``height`` are pixels after EXIF orientation. ``has_alpha`` is true where
-    ComfyUI's LoadImage finds an alpha channel (PROTOCOL.md trap 26). ``frames`` is 1 for a still
-    and more for an animation. Those of GIF and TIFF are not counted but taken for 2: a hostile file
-    could have its end very far away.
-    """
-
-    format: str
-    media_type: str
-    extension: str
-    width: int
-    height: int
-    has_alpha: bool
-    frames: int
 
 
 @dataclass(frozen=True, kw_only=True)

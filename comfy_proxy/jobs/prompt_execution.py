@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from comfy_proxy.cluster.comfyui_client import OutputFile, output_files
 from comfy_proxy.cluster.comfyui_frames import PictureFrame, PromptFrame
 from comfy_proxy.cluster.prompt_outcomes import node_error
 from comfy_proxy.errors import (
@@ -38,13 +37,18 @@ class Phase(StrEnum):
 class Graph:
     """A prompt ready to be sent.
 
-    ``output_node`` carries the result: as a binary frame if ``by_frame`` (its class is
-    ``SaveImageWebsocket``), else as a file to be fetched from ``/view``.
+    ``output_nodes`` carry the results, every node that tells of some if it is empty: as binary
+    frames if ``by_frame`` (the class of the one node is ``SaveImageWebsocket``), else as files to
+    be fetched from ``/view``, texts and data.
     """
 
     prompt: Mapping[str, Any] = field(repr=False)
-    output_node: str
+    output_nodes: frozenset[str]
     by_frame: bool
+
+    def takes(self, node: str | None) -> bool:
+        """The results of ``node`` count."""
+        return not self.output_nodes or node in self.output_nodes
 
 
 class PromptExecution:
@@ -55,9 +59,9 @@ class PromptExecution:
         self.prompt_id = prompt_id
         self.phase = Phase.QUEUED
         self.current_node: str | None = None
-        self.picture: bytes | None = None
+        self.pictures: list[bytes] = []
         self.preview: PictureFrame | None = None
-        self.files: list[OutputFile] = []
+        self.outputs: dict[str, Mapping[str, Any]] = {}
         self.error: JobError | None = None
         self._done: set[str] = set()
         self._node_fraction = 0.0
@@ -96,7 +100,8 @@ class PromptExecution:
             for kind, data in status.get("messages") or ():
                 if kind in ("execution_error", "execution_interrupted"):
                     self.feed(PromptFrame(type=kind, prompt_id=self.prompt_id, data=data))
-            self._take_files((entry.get("outputs") or {}).get(self.graph.output_node) or {})
+            for node, output in (entry.get("outputs") or {}).items():
+                self._take_output(str(node), output)
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidAnswerError("An entry of /history is not as ComfyUI writes it.") from error
         if not self.phase.ended and status.get("status_str") == "error":
@@ -128,9 +133,8 @@ class PromptExecution:
             self._node_fraction = min(float(data.get("value") or 0) / maximum, 1.0)
 
     def _on_executed(self, data: Mapping[str, Any]) -> None:
-        node = str(data.get("node"))
-        if node == self.graph.output_node:
-            self._take_files(data.get("output") or {})
+        # Of a node that was added at run time `display_node` is the one of the graph.
+        self._take_output(str(data.get("display_node") or data.get("node")), data.get("output"))
 
     def _on_execution_success(self, data: Mapping[str, Any]) -> None:
         self._finish_current()
@@ -150,8 +154,14 @@ class PromptExecution:
             self._done.add(node)
         self._node_fraction = 0.0
 
-    def _take_files(self, output: Mapping[str, Any]) -> None:
-        self.files = output_files(output) or self.files
+    def lose_frames(self) -> None:
+        """The socket is lost: of a batch of pictures some may not have come."""
+        if not self._done.issuperset(self.graph.output_nodes):
+            self.pictures.clear()
+
+    def _take_output(self, node: str, output: Any) -> None:
+        if isinstance(output, dict) and output and self.graph.takes(node):
+            self.outputs[node] = output
 
     def _take_picture(self, frame: PictureFrame) -> bool:
         """Strangers' frames arrive on the same socket: ours name us or come in turn.
@@ -163,9 +173,8 @@ class PromptExecution:
         if self.current_node is None:
             return False
         node = frame.node_id or self.current_node
-        if self.graph.by_frame and node == self.graph.output_node:
-            if self.picture is None:  # of a batch the first one counts
-                self.picture = frame.data
+        if self.graph.by_frame and self.graph.takes(node):
+            self.pictures.append(frame.data)
             return False
         self.preview = frame
         return True

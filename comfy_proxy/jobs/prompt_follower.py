@@ -98,6 +98,7 @@ class PromptFollower:
         InstanceError, JobTimeoutError.
         """
         self._placement.decline()
+        self._execution.lose_frames()
         for _ in range(MAX_RECONNECTS):
             try:
                 if await self._settled_on_new_socket():
@@ -138,7 +139,7 @@ class PromptFollower:
         """What the ledger is to know of how far it is. The last node only hands out the result: it
         proves no work."""
         prompt_id, instance = self._execution.prompt_id, self._placement.instance
-        node, last = self._execution.current_node, self._execution.graph.output_node
+        node, last = self._execution.current_node, self._execution.graph.output_nodes
         if not isinstance(frame, PromptFrame):
             return
         if frame.type == "execution_cached":
@@ -146,7 +147,7 @@ class PromptFollower:
             self._ledger.apply(
                 events.NodesCached(prompt_id=prompt_id, instance=instance, nodes=nodes)
             )
-        elif frame.type == "executing" and node not in (None, last):
+        elif frame.type == "executing" and node is not None and node not in last:
             self._ledger.apply(
                 events.NodeReached(prompt_id=prompt_id, instance=instance, node=str(node))
             )

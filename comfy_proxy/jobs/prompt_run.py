@@ -1,4 +1,4 @@
-"""Run one prompt of a job on one instance, from its listener in place to the picture in hand.
+"""Run one prompt of a job on one instance, from its listener in place to the results in hand.
 
 Order (PROTOCOL.md trap 1): lease a socket, then ``POST /prompt``, then follow the frames. A
 ``POST`` whose connection broke may have been accepted: that is looked up before anything is sent
@@ -25,12 +25,11 @@ from comfy_proxy.errors import (
     InstanceError,
     InterruptedPromptError,
     PromptRejectedError,
-    ResultError,
-    ResultFrameLostError,
 )
 from comfy_proxy.jobs.job_order import JobOrder
 from comfy_proxy.jobs.prompt_execution import Graph, PromptExecution
 from comfy_proxy.jobs.prompt_follower import OnUpdate, PromptFollower
+from comfy_proxy.jobs.raw_results import RawResults, raw_results
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import End, Prompt
@@ -90,8 +89,8 @@ class PromptRun:
     def prompt_id(self) -> str:
         return self.execution.prompt_id
 
-    async def run(self) -> bytes | Placement:
-        """The picture as ComfyUI encoded it, or the place elsewhere to which it was moved.
+    async def run(self) -> RawResults | Placement:
+        """The results as ComfyUI made them, or the place elsewhere to which it was moved.
 
         Raises an InstanceError (run again elsewhere) or a JobError. Whatever ends it, nothing of
         ours is left waiting or running at the instance.
@@ -118,7 +117,7 @@ class PromptRun:
                 self._submission.cancel()
             self.placement.decline()
             self.placement.release()
-        return await self._picture() if self._moved_to is None else self._moved_to
+        return await self._results() if self._moved_to is None else self._moved_to
 
     async def move(self) -> None:
         """Go on at the place that was offered (``placement.move_to``), if the prompt provably did
@@ -261,15 +260,9 @@ class PromptRun:
             logger.debug("{}: not withdrawn: {}", instance.host, error)
             self._dispatcher.left_behind(self.prompt_id, instance)
 
-    async def _picture(self) -> bytes:
+    async def _results(self) -> RawResults:
         execution = self.execution
         if execution.error is not None:
             raise execution.error
-        if execution.picture is not None:
-            return execution.picture
-        if execution.files:
-            with self._hang_watch.over(self.placement.instance, replaceable=False):
-                return await self._client.view(execution.files[0])
-        if execution.graph.by_frame:
-            raise ResultFrameLostError("The frame with the picture was lost.")
-        raise ResultError("The workflow ended without a picture.")
+        with self._hang_watch.over(self.placement.instance, replaceable=False):
+            return await raw_results(execution, self._client)

@@ -10,18 +10,23 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 from loguru import logger
 
+from comfy_proxy.allowed_hosts import AllowedHosts
 from comfy_proxy.client_identity import client_of
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.jobs.availability import Availability
-from comfy_proxy.jobs.intake import JobRequest, read_job_request
+from comfy_proxy.jobs.input_file import MEMORY_BYTES
+from comfy_proxy.jobs.input_urls import InputUrls
+from comfy_proxy.jobs.intake import read_job_request
 from comfy_proxy.jobs.job_admission import JobAdmission
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
 from comfy_proxy.jobs.job_prompts import JobPrompts
+from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.queue_forecast import Promises, QueueForecast
-from comfy_proxy.jobs.spooled_picture import MEMORY_BYTES
-from comfy_proxy.jobs.workflows import Workflow, WorkflowRegistry
+from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
+from comfy_proxy.jobs.workflows.watch import TemplateWatch
+from comfy_proxy.jobs.workflows.workflow import Workflow
 from comfy_proxy.settings import Settings
 
 _PICTURE_THREADS = 2
@@ -64,21 +69,27 @@ class JobService:
             max_concurrent=settings.max_concurrent_jobs,
             admission=self._admission,
         )
+        self._urls = InputUrls(AllowedHosts(settings.input_allowed_hosts), cluster.clock)
         self._promises = Promises(self.processor, cluster)
+        self.templates = TemplateWatch(workflows, settings.workflow_directory)
+        workflows.on_changed.append(self._name_classes)
         self._turn = asyncio.Lock()
         self.durable: Callable[[], Awaitable[None]] = _in_memory
         self._forgetting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
+        self.templates.start()
         self._forgetting = asyncio.create_task(self.manager.run(), name="forget finished jobs")
 
     async def close(self) -> None:
         """Give jobs in processing SHUTDOWN_TIMEOUT to finish, fail the rest, end the threads."""
         await self.processor.close(self.settings.shutdown_timeout_s)
+        await self.templates.close()
         if self._forgetting is not None:
             self._forgetting.cancel()
             with suppress(asyncio.CancelledError):
                 await self._forgetting
+        await self._urls.close()
         self.executor.shutdown(wait=True)
 
     async def read(self, request: web.Request, workflow: Workflow) -> JobRequest:
@@ -90,6 +101,7 @@ class JobService:
                 max_upload_size=self.settings.max_upload_size,
                 memory_bytes=self._admission.memory_bytes(),
                 executor=self.executor,
+                urls=self._urls,
                 client=client_of(request, self.settings),
             )
 
@@ -111,7 +123,7 @@ class JobService:
     def accept(self, request: JobRequest, idempotency_key: str | None) -> tuple[Job, bool]:
         """The job for ``request``, and True if it is new, False if the key had made it before.
 
-        Owns ``request.picture`` from now on, also if it raises: QueueFullError, DrainingError,
+        Owns the files of ``request`` from now on, also if it raises: QueueFullError, DrainingError,
         IdempotencyConflictError, or WorkflowUnavailableError if every instance is known to be
         unable to run the workflow.
         """
@@ -119,19 +131,26 @@ class JobService:
             if idempotency_key is not None:
                 known = self.manager.keys.find(idempotency_key, request.fingerprint)
                 if known is not None:
-                    request.picture.close()
+                    request.close()
                     return known, False
             self.processor.check_room(request, idempotency_key)
             workflow = self.workflows.get(request.workflow)
             Availability(self.cluster, workflow, request).require()
         except BaseException:
-            request.picture.close()
+            request.close()
             raise
         job = self.manager.create_job(request, idempotency_key=idempotency_key)
         logger.bind(job_id=job.id, type=job.type).info("job {} accepted", job.id)
         self.processor.submit(job)
         job.told_s = self._promises.told_s(job)
         return job, True
+
+    def _name_classes(self) -> None:
+        capabilities = self.cluster.capabilities
+        capabilities.name_classes(self.workflows.required_classes())
+        for instance in self.cluster.instances:
+            if instance.healthy:
+                capabilities.heard(instance)
 
     def forecast(self) -> QueueForecast:
         """What will become of the unfinished jobs, as it looks now."""

@@ -7,10 +7,11 @@ figures are counted once, in ``figures.py``; the collector makes families of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -20,10 +21,15 @@ from prometheus_client.metrics_core import (
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from comfy_proxy.accept import Accept, highest
 from comfy_proxy.metrics.durations import Histogram
 from comfy_proxy.metrics.families import COUNTER, HISTOGRAM, Family, families
 from comfy_proxy.metrics.figures import Figures
 from comfy_proxy.metrics.text import TextWriter, bound_text
+
+_OPENMETRICS = "application/openmetrics-text"
+_FINISHED = re.compile(r"[1-9][0-9]*(\.[0-9]+)*")
+"""A version from 1.0.0 on."""
 
 
 class Exposition(Collector):
@@ -53,44 +59,38 @@ class Exposition(Collector):
         """An instance has left: make the lines anew of which the text was kept."""
         self._writer = TextWriter()
 
-    def render(self, accept: str) -> tuple[bytes, str]:
-        """The text in the format that ``accept`` asks for, and its content type."""
-        try:
-            _, content_type = choose_encoder(accept)
-        except TypeError:  # Accept names a version that is no number
-            content_type = CONTENT_TYPE_PLAIN_0_0_4
-        openmetrics = content_type.startswith("application/openmetrics-text")
-        text = self._writer.write(families(self._figures), openmetrics=openmetrics)
-        return text.encode(), CONTENT_TYPE_LATEST if openmetrics else CONTENT_TYPE_PLAIN_0_0_4
+    def render(self, content_type: str) -> bytes:
+        """The text in the format of ``content_type``, which :func:`prometheus_format` gave."""
+        openmetrics = content_type == CONTENT_TYPE_LATEST
+        return self._writer.write(families(self._figures), openmetrics=openmetrics).encode()
 
 
-def wants_prometheus(accept: str) -> bool:
-    """True if ``accept`` names OpenMetrics, or ``text/plain`` with a version, as Prometheus does.
+def prometheus_format(accept: str) -> str | None:
+    """The content type of the text for a client with this ``Accept``; None if it gets JSON.
 
-    False if ``application/json`` has a higher q, and for a bare ``text/plain``, which HTTP
-    libraries send: those get JSON.
+    * It names OpenMetrics, or ``text/plain`` with a version, and names JSON with no higher q: the
+      one of both with the higher q, as a Prometheus server means it. OpenMetrics before its 1.0.0
+      is not written; ``text/plain`` is 0.0.4, whichever version was asked for.
+    * It names a bare ``text/plain`` with a higher q than JSON has, ``*/*`` included: 0.0.4. HTTP
+      libraries name both in one breath (axios: ``application/json, text/plain, */*``), for JSON.
     """
-    wanted = json = 0.0
-    for media_range in accept.lower().split(","):
-        kind, *parameters = (part.strip() for part in media_range.split(";"))
-        quality = _quality(parameters)
-        versioned = any(parameter.startswith("version=") for parameter in parameters)
-        if kind == "application/openmetrics-text" or (kind == "text/plain" and versioned):
-            wanted = max(wanted, quality)
-        elif kind == "application/json":
-            json = max(json, quality)
-    return wanted > 0 and wanted >= json
+    taken = Accept(accept)
+    openmetrics, plain = tuple(taken.naming(_OPENMETRICS)), tuple(taken.naming("text/plain"))
+    versioned_q = highest(one for one in plain if "version" in one.parameters)
+    bare_q = highest(one for one in plain if "version" not in one.parameters)
+    wanted_q = max(versioned_q, highest(openmetrics))
+    if wanted_q > 0 and wanted_q >= highest(taken.naming("application/json")):
+        written_q = highest(one for one in openmetrics if _is_written(one.parameters))
+        is_best = written_q > 0 and written_q >= versioned_q
+        return CONTENT_TYPE_LATEST if is_best else CONTENT_TYPE_PLAIN_0_0_4
+    if bare_q > taken.quality("application/json"):
+        return CONTENT_TYPE_PLAIN_0_0_4
+    return None
 
 
-def _quality(parameters: Iterable[str]) -> float:
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return float(value)
-            except ValueError:
-                return 0.0
-    return 1.0
+def _is_written(parameters: Mapping[str, str]) -> bool:
+    """OpenMetrics 1.0.0, which is written, or later, or in any version."""
+    return _FINISHED.fullmatch(parameters.get("version", "1")) is not None
 
 
 def _metric(family: Family) -> Metric:

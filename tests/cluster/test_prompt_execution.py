@@ -138,7 +138,7 @@ def test_result_by_frame(metadata: str) -> None:
     """The frame of the output node is the picture, whether or not its metadata names it."""
     execution = Replay(f"save-image-websocket-{metadata}-metadata", by_frame=True).play()
     assert execution.phase is Phase.SUCCEEDED
-    assert (execution.picture or b"").startswith(PNG)
+    assert execution.pictures[0].startswith(PNG)
     assert execution.preview is None
 
 
@@ -188,7 +188,7 @@ def test_strangers_frames(execution: PromptExecution) -> None:
     assert not execution.feed(picture())  # started, but no node runs
     fed(execution, "executing", node="2")
     assert not execution.feed(picture(prompt_id="theirs", node_id="9"))
-    assert (execution.picture, execution.preview) == (None, None)
+    assert (execution.pictures, execution.preview) == ([], None)
     fed(execution, "execution_success")
     assert not execution.feed(picture(prompt_id="ours", node_id="9"))
     assert not fed(execution, "executing", node="1")
@@ -204,7 +204,7 @@ def test_previews_are_not_the_result() -> None:
     fed(execution, "executing", node="9")
     assert not execution.feed(picture(b"first"))
     assert not execution.feed(picture(b"second", prompt_id="ours", node_id="9"))
-    assert execution.picture == b"first"
+    assert execution.pictures == [b"first", b"second"]
 
 
 def test_old_server(execution: PromptExecution) -> None:

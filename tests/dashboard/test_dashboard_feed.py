@@ -18,9 +18,9 @@ from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.dashboard.feed import (
     LONGEST_INTERVAL_S,
     SHORTEST_INTERVAL_S,
-    WRITE_TIMEOUT_S,
     Feed,
 )
+from comfy_proxy.event_stream import WRITE_TIMEOUT_S
 
 
 class Show:

@@ -173,5 +173,5 @@ async def test_a_client_that_leaves_during_a_synchronous_wait(
     again.close()
     await until(lambda: job.finished)
     assert job.status is JobStatus.COMPLETED
-    assert job.request.picture.closed
+    assert job.request.files["image"].closed
     assert bare.service.processor.running == bare.service.processor.waiting == []

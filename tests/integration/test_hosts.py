@@ -91,6 +91,25 @@ async def test_the_host_s_routes_win(
         assert set(await answer.json()) == {"queue_running", "queue_pending"}
 
 
+async def test_each_404_is_of_whom_it_was_asked(
+    workers: Pair, serve: Serve, session: aiohttp.ClientSession
+) -> None:
+    """The host's own is the host's; ours says where our API is described; else it is ComfyUI's."""
+
+    async def mine(request: web.Request) -> web.Response:
+        raise web.HTTPNotFound(text="mine")
+
+    app = web.Application()
+    app.router.add_get("/mine", mine)
+    setup(app, settings(*workers))
+    url = await serve(app)
+    for path, text in (("/mine", "mine"), ("/api/nonsense", "")):
+        async with session.get(url + path) as answer:
+            assert (answer.status, await answer.text()) == (404, text)
+    async with session.get(f"{url}/api/jobs/nobody/status") as answer:
+        assert (answer.status, (await answer.json())["details"]) == (404, {"docs": "/api/docs"})
+
+
 async def test_the_host_s_limit_is_not_ours(
     workers: Pair, serve: Serve, session: aiohttp.ClientSession
 ) -> None:

@@ -14,12 +14,13 @@ from manual_clock import ManualClock
 from rooms import make_gateway, make_job_prompts
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.jobs import api
-from comfy_proxy.jobs.intake import JobRequest
+from comfy_proxy.jobs import operations
+from comfy_proxy.jobs.input_file import InputFile
+from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
-from comfy_proxy.jobs.spooled_picture import SpooledPicture
-from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.jobs.workflows.directory import load_workflows
+from comfy_proxy.jobs.workflows.parameter import FileKind
 from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
@@ -46,15 +47,15 @@ def make_request(service: JobService) -> Callable[..., Awaitable[JobRequest]]:
     async def make(
         workflow: str = "upscale-image", fingerprint: str = "f", **parameters: Any
     ) -> JobRequest:
-        picture = SpooledPicture(service.executor)
+        picture = InputFile(service.executor)
         await picture.write(PNG)
         await picture.finish()
-        await picture.inspect(field="image")
+        await picture.inspect(FileKind.IMAGE, field="image")
         return JobRequest(
             workflow=workflow,
             parameters=service.workflows.get(workflow).parse_parameters(parameters),
             options={},
-            picture=picture,
+            files={"image": picture},
             fingerprint=fingerprint,
         )
 
@@ -73,7 +74,7 @@ async def api_alone(service: JobService) -> AsyncIterator[TestClient[Any, Any]]:
     app = web.Application()
     app[CLUSTER], app[JOBS] = service.cluster, service
     app[GATEWAY] = make_gateway(service.cluster)
-    register(app, api.routes(), service.settings)
+    register(app, operations.routes(), service.settings)
     app[METRICS] = observe(app)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:
         yield client

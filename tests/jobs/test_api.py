@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 from job_client import PNG, JobClient, form, noise, open_picture
+from made import results
 
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 
 SHORTCUTS = ("remove-background", "upscale-image", "upscale-remove-bg")
 RAW = {"Content-Type": "image/png"}
-MADE = Picture(data=b"bytes", media_type="image/webp", extension=".webp", width=3, height=2)
+MADE = results(name="made.webp", media_type="image/webp")
 
 
 def complete(service: JobService, job: Job) -> None:
     service.manager.update_job_status(job.id, JobStatus.PROCESSING, instance="gpu:1")
-    service.manager.update_job_status(job.id, JobStatus.COMPLETED, result=MADE)
+    service.manager.update_job_status(job.id, JobStatus.COMPLETED, results=MADE)
 
 
 def fail(service: JobService, job: Job) -> None:
@@ -44,6 +44,29 @@ async def test_accepted_at_once(api_alone: Any, path: str) -> None:
     assert body["format"] == "PNG"
     async with api_alone.get(body["status_url"]) as answer:
         assert (await answer.json())["job_id"] == body["job_id"]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "told"),
+    [
+        ("/api/upscale-image", {}, True),
+        ("/api/upscale-image", {"Accept": "application/json, text/plain, */*"}, True),
+        ("/api/upscale-image?mode=async", {}, False),
+        ("/api/upscale-image", {"Prefer": "respond-async"}, False),
+        ("/api/upscale-image", {"Prefer": "wait=0"}, False),
+        ("/api/async/upscale-image", {}, False),
+    ],
+)
+async def test_who_said_nothing_is_told_where_the_result_is(
+    api_alone: Any, path: str, headers: dict[str, str], told: bool
+) -> None:
+    """An old client looks for its picture in the 202: its author finds there what to change."""
+    async with api_alone.post(path, data=form(), headers=headers) as answer:
+        message = (await answer.json())["message"]
+    assert answer.status == 202
+    assert message.startswith("The upscale-image job was accepted.")
+    for cure in ("result_url", "?mode=sync", "DEFAULT_MODE=sync"):
+        assert (cure in message) is told
 
 
 @pytest.mark.parametrize("kind", ["form", "raw", "json", "data url"])
@@ -217,10 +240,10 @@ async def test_a_dropped_result_is_gone(
 ) -> None:
     """A picture that had to go is 410; the job's status is still told."""
     complete(service, job)
-    large = Picture(data=bytes(2000), media_type="image/png", extension=".png", width=1, height=1)
+    large = results(bytes(2000))
     other = service.manager.create_job(await make_request())
     service.manager.update_job_status(other.id, JobStatus.PROCESSING)
-    service.manager.update_job_status(other.id, JobStatus.COMPLETED, result=large)
+    service.manager.update_job_status(other.id, JobStatus.COMPLETED, results=large)
     async with api_alone.get(f"/api/jobs/{job.id}/result") as answer:
         assert (answer.status, (await answer.json())["code"]) == (410, "result_dropped")
     async with api_alone.get(f"/api/jobs/{job.id}/status") as answer:

@@ -6,13 +6,13 @@ import asyncio
 from typing import Any
 
 import pytest
+from made import results
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 
-MADE = Picture(data=b"bytes", media_type="image/png", extension=".png", width=3, height=2)
+MADE = results()
 
 
 async def get(client: Any, path: str) -> tuple[int, Any]:
@@ -35,18 +35,19 @@ async def waiting_get(client: Any, path: str, clock: ManualClock) -> asyncio.Tas
 def move(service: JobService, job: Job, *steps: JobStatus) -> None:
     for step in steps:
         result = MADE if step is JobStatus.COMPLETED else None
-        service.manager.update_job_status(job.id, step, instance="a:1", result=result)
+        service.manager.update_job_status(job.id, step, instance="a:1", results=result)
 
 
 async def test_a_status_poll_answers_at_a_change(
     service: JobService, job: Job, api_alone: Any, clock: ManualClock
 ) -> None:
-    """``?wait`` answers when the status differs from that at arrival; progress is no change."""
-    poll = await waiting_get(api_alone, f"/api/jobs/{job.id}/status?wait=300", clock)
+    """``until=change``: as soon as the status differs from that at arrival; progress is none."""
+    path = f"/api/jobs/{job.id}/status?wait=300&until=change"
+    poll = await waiting_get(api_alone, path, clock)
     move(service, job, JobStatus.PROCESSING)
     status, body = await poll
     assert (status, body["status"]) == (200, "processing")
-    poll = await waiting_get(api_alone, f"/api/jobs/{job.id}/status?wait=300", clock)
+    poll = await waiting_get(api_alone, path, clock)
     service.manager.update_progress(
         job, instance="a:1", prompt_id="p", percentage=50.0, current_node="1"
     )
@@ -54,6 +55,29 @@ async def test_a_status_poll_answers_at_a_change(
     assert not poll.done()
     move(service, job, JobStatus.COMPLETED)
     assert (await poll)[1]["status"] == "completed"
+
+
+@pytest.mark.parametrize("until", ["", "&until=end"])
+@pytest.mark.parametrize("end", [JobStatus.COMPLETED, JobStatus.FAILED])
+async def test_a_status_poll_waits_for_the_end(
+    service: JobService, job: Job, api_alone: Any, clock: ManualClock, until: str, end: JobStatus
+) -> None:
+    """One call is enough to know how a job ended: that it began, or begins anew, is no answer."""
+    poll = await waiting_get(api_alone, f"/api/jobs/{job.id}/status?wait=300{until}", clock)
+    for step in (JobStatus.PROCESSING, JobStatus.PENDING, JobStatus.PROCESSING):
+        move(service, job, step)
+        await settle()
+        assert not poll.done()
+    move(service, job, end)
+    status, body = await poll
+    assert (status, body["status"]) == (200, end)
+
+
+@pytest.mark.parametrize("wait", ["", "wait=0&", "wait=5&"])
+async def test_a_bad_until(job: Job, api_alone: Any, wait: str) -> None:
+    """An ``until`` that is neither end nor change is 400 and named, whether one waits or not."""
+    status, body = await get(api_alone, f"/api/jobs/{job.id}/status?{wait}until=never")
+    assert (status, body["details"]["field"]) == (400, "until")
 
 
 async def test_a_status_poll_runs_out(job: Job, api_alone: Any, clock: ManualClock) -> None:

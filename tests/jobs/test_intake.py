@@ -22,9 +22,13 @@ from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient
 from PIL import Image
 
+from comfy_proxy.allowed_hosts import AllowedHosts
+from comfy_proxy.clock import SystemClock
 from comfy_proxy.errors import ComfyProxyError
-from comfy_proxy.jobs.intake import JobRequest, read_job_request
-from comfy_proxy.jobs.workflow_files import load_workflows
+from comfy_proxy.jobs.input_urls import InputUrls
+from comfy_proxy.jobs.intake import read_job_request
+from comfy_proxy.jobs.job_request import JobRequest
+from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.stored_bytes import StoredBytes
 
 LIMIT = 3_000_000  # over aiohttp's client_max_size of 1 MiB, which the host application keeps
@@ -51,6 +55,7 @@ class Server:
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.executor = executor
         self.limit = LIMIT
+        self.urls = InputUrls(AllowedHosts(), SystemClock())
         self.requests: list[JobRequest] = []
         self.errors: list[BaseException] = []
         self.started = asyncio.Event()
@@ -61,7 +66,11 @@ class Server:
         self.started.set()
         try:
             job = await read_job_request(
-                request, workflow, max_upload_size=self.limit, executor=self.executor
+                request,
+                workflow,
+                max_upload_size=self.limit,
+                executor=self.executor,
+                urls=self.urls,
             )
         except ComfyProxyError as error:
             self.errors.append(error)
@@ -73,7 +82,7 @@ class Server:
         finally:
             self.ended.set()
         self.requests.append(job)
-        return web.json_response({"size": job.picture.size, "parameters": job.parameters})
+        return web.json_response({"size": job.size, "parameters": job.parameters})
 
     @property
     def job(self) -> JobRequest:
@@ -167,11 +176,11 @@ async def test_a_form_is_read(client: Any, server: Server, field: str) -> None:
     """The picture comes through byte for byte from each field name, with its parameters."""
     await post(client, data=form((field, PNG), crop="no", format="webp", mode="SYNC"))
     job = server.job
-    assert await job.picture.read() == PNG
-    assert job.picture.digest == hashlib.sha256(PNG).hexdigest()
+    assert await job.files["image"].read() == PNG
+    assert job.files["image"].digest == hashlib.sha256(PNG).hexdigest()
     assert job.parameters == {"crop": False, "format": "WEBP"}
     assert job.options == {"mode": "sync"}
-    assert (job.picture.info.width, job.picture.info.height) == (20, 10)
+    assert (job.files["image"].info.width, job.files["image"].info.height) == (20, 10)
 
 
 async def test_parameters_may_come_after_the_file(client: Any, server: Server) -> None:
@@ -186,7 +195,7 @@ async def test_a_raw_picture_is_read(client: Any, server: Server) -> None:
     """The body may be the picture, the parameters are in the query then."""
     headers = {"Content-Type": "image/png"}
     await post(client, "/upscale-image?scale=3&async=False", data=PNG, headers=headers)
-    assert await server.job.picture.read() == PNG
+    assert await server.job.files["image"].read() == PNG
     assert server.job.parameters == {"scale": 3.0, "format": "PNG"}
     assert server.job.options == {"async": "false"}
 
@@ -204,7 +213,7 @@ async def test_json_is_read(client: Any, server: Server, text: str) -> None:
     """base64, with line breaks too, and data URLs; JSON's own types are parameters."""
     sent = json_body(image=text, scale=1.5, quality=None, **{"async": False})
     await post(client, "/upscale-image", **sent)
-    assert await server.job.picture.read() in (PNG, BIG_PNG)
+    assert await server.job.files["image"].read() in (PNG, BIG_PNG)
     assert server.job.parameters == {"scale": 1.5, "format": "PNG"}
     assert server.job.options == {"async": "false"}
 
@@ -220,7 +229,7 @@ async def test_the_body_wins_over_the_query(client: Any, server: Server) -> None
 async def test_a_big_picture_waits_on_disk(client: Any, server: Server, tmp_path: Path) -> None:
     """Over 1 MiB there is a file, and no descriptor, until the picture is closed."""
     await post(client, data=form(("image", BIG_PNG)))
-    picture = server.job.picture
+    picture = server.job.files["image"]
     assert len(BIG_PNG) > 1_048_576
     assert sizes_in(tmp_path) == [len(BIG_PNG)]
     assert not open_in(tmp_path)
@@ -251,7 +260,7 @@ async def test_a_gzip_body_is_decoded(client: Any, server: Server) -> None:
     packed = zlib.compressobj(wbits=31)
     data = packed.compress(PNG) + packed.flush()
     await post(client, data=data, headers=headers)
-    assert await server.job.picture.read() == PNG
+    assert await server.job.files["image"].read() == PNG
 
 
 # --- what is refused: the picture ---------------------------------------------------------

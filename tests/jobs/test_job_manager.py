@@ -8,20 +8,21 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from made import results
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.errors import IdempotencyConflictError, NotFoundError
 from comfy_proxy.jobs.job_manager import JobManager, elapsed_s
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.pictures import Picture
+from comfy_proxy.jobs.result_file import Results
 from comfy_proxy.jobs.service import JobService
 
 Make = Callable[..., Awaitable[Any]]
 
 
-def picture(size: int) -> Picture:
+def picture(size: int) -> Results:
     data = bytes(size)
-    return Picture(data=data, media_type="image/png", extension=".png", width=1, height=1)
+    return results(data)
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def manager(service: JobService) -> JobManager:
 
 def complete(manager: JobManager, job: Job, size: int = 10) -> Job:
     manager.update_job_status(job.id, JobStatus.PROCESSING, instance="a:1")
-    return manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture(size))
+    return manager.update_job_status(job.id, JobStatus.COMPLETED, results=picture(size))
 
 
 async def test_create(manager: JobManager, make_request: Make, clock: ManualClock) -> None:
@@ -64,7 +65,7 @@ async def test_times_of_a_life(manager: JobManager, job: Job, clock: ManualClock
         job, instance="a:1", prompt_id="p", percentage=0.0, current_node="1", executing=True
     )
     await clock.advance(4)
-    manager.update_job_status(job.id, JobStatus.COMPLETED, result=picture(1))
+    manager.update_job_status(job.id, JobStatus.COMPLETED, results=picture(1))
     await clock.advance(5)
     assert (job.waiting_time_s, job.execution_time_s) == (5.0, 4.0)
     assert (job.processing_time_s, elapsed_s(job, clock)) == (7.0, 7.0)
@@ -162,8 +163,8 @@ async def test_the_upload_ends_with_its_job(manager: JobManager, make_request: M
     complete(manager, done)
     failure = JobFailure(code="x", message="x", status=502)
     manager.update_job_status(failed.id, JobStatus.FAILED, error=failure)
-    assert done.request.picture.closed
-    assert failed.request.picture.closed
+    assert done.request.files["image"].closed
+    assert failed.request.files["image"].closed
     assert failed.error == failure
 
 

@@ -120,7 +120,7 @@ async def deleted(jobs: JobClient, job_id: str) -> None:
     await jobs.delete(job_id)
     assert job.error is not None
     assert (job.status, job.error.code) == (JobStatus.FAILED, "cancelled")
-    assert job.request.picture.closed
+    assert job.request.files["image"].closed
     assert (await jobs.get(f"/api/jobs/{job_id}/status", expect=404))["code"] == "job_not_found"
 
 

@@ -1,4 +1,4 @@
-"""The URLs of a job lead to it for a client that sees the proxy under another server's path."""
+"""The URLs that we tell lead there for a client that sees the proxy under another server's path."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pytest
+from aiohttp import ClientSession
 from aiohttp.test_utils import TestClient
 from job_client import JobClient, form
 
@@ -60,3 +61,40 @@ async def test_one_job_has_urls_for_each_client(jobs: JobClient) -> None:
     for headers, root in ((BY_HEADER, ROOT), ({}, ""), ({"X-Forwarded-Prefix": "//evil"}, "")):
         async with jobs.http.get(f"/api/jobs/{job_id}/status", headers=headers) as answer:
             assert (await answer.json())["result_url"] == f"{root}/api/jobs/{job_id}/result"
+
+
+UNKNOWN = [
+    ("GET", "/api/jobs/nobody/status"),
+    ("GET", "/api/jobs/nobody/result"),
+    ("GET", "/api/jobs/nobody/events"),
+    ("GET", "/api/jobs/nobody/info"),
+    ("DELETE", "/api/jobs/nobody"),
+    ("POST", "/api/workflows/nothing"),
+    ("GET", "/api/instances/9"),
+]
+
+
+@pytest.mark.parametrize("by", ["header", "setting", "nobody"])
+async def test_a_404_of_ours_leads_to_the_documentation(
+    start_jobs: Callable[..., Any], workers: Any, by: str
+) -> None:
+    """Under the path at which the client sees us; a 400 has no need of it."""
+    jobs: JobClient = await start_jobs(*workers, **({"root_path": ROOT} if by == "setting" else {}))
+    headers = BY_HEADER if by == "header" else {}
+    docs = "/api/docs" if by == "nobody" else f"{ROOT}/api/docs"
+    for method, path in UNKNOWN:
+        async with jobs.http.request(method, path, headers=headers) as answer:
+            body = await answer.json()
+        assert (answer.status, body["details"]["docs"]) == (404, docs), path
+    async with jobs.http.get("/api/jobs/list?status=x", headers=headers) as answer:
+        assert "docs" not in (await answer.json())["details"]
+
+
+@pytest.mark.parametrize("path", ["/api/nonsense", "/api/jobs/a/nonsense", "/api/workflows/a/b"])
+async def test_a_404_of_comfyuis_is_its_own(jobs: JobClient, workers: Any, path: str) -> None:
+    """A path that nobody has, below ours too, is answered by an instance, byte for byte."""
+    async with jobs.http.get(path) as answer:
+        ours = answer.status, await answer.read(), answer.content_type
+    async with ClientSession() as session, session.get(workers[0].url + path) as answer:
+        assert ours == (answer.status, await answer.read(), answer.content_type)
+    assert ours[0] == 404

@@ -11,6 +11,7 @@ from comfy_proxy.jobs.negotiation import (
     prefers_json,
     prefers_picture,
     wait_seconds,
+    waits_for_change,
 )
 
 AXIOS = "application/json, text/plain, */*"
@@ -50,6 +51,9 @@ JSON, PICTURE, TIE = "json", "picture", "tie"
         ("application/json ; charset=utf-8 ; q=0.2, image/* ; q=0.1", JSON),
         ("application/json;q=strange, image/*;q=0.1", PICTURE),
         ("application/json;q=7, image/*;q=1", TIE),
+        ("application/json;indent=2", JSON),
+        ("image/png;q=0, */*", TIE),
+        ("application/json;q=0.9, image/png;q=0.5, */*", PICTURE),
         ("text/plain", TIE),
         (",,;q=1,", TIE),
     ],
@@ -62,6 +66,7 @@ def test_accept(accept: str, wanted: str) -> None:
 
 
 ASYNC, SYNC = AnswerMode(synchronous=False), AnswerMode(synchronous=True)
+DEFAULT = AnswerMode(synchronous=False, by_default=True)
 
 
 def waiting(seconds: float, applied: str) -> AnswerMode:
@@ -71,11 +76,11 @@ def waiting(seconds: float, applied: str) -> AnswerMode:
 @pytest.mark.parametrize(
     ("options", "prefer", "accept", "expected"),
     [
-        ({}, "", "", ASYNC),
-        ({}, "", AXIOS, ASYNC),
-        ({}, "", CHROME, ASYNC),
-        ({}, "", FIREFOX, ASYNC),
-        ({}, "", "application/json", ASYNC),
+        ({}, "", "", DEFAULT),
+        ({}, "", AXIOS, DEFAULT),
+        ({}, "", CHROME, DEFAULT),
+        ({}, "", FIREFOX, DEFAULT),
+        ({}, "", "application/json", DEFAULT),
         ({}, "", "image/png", SYNC),
         ({"async": "false"}, "", "", SYNC),
         ({"async": "0"}, "", AXIOS, SYNC),
@@ -101,7 +106,7 @@ def waiting(seconds: float, applied: str) -> AnswerMode:
             "image/png",
             AnswerMode(synchronous=False, applied="respond-async"),
         ),
-        ({}, "handling=strict", "", ASYNC),
+        ({}, "handling=strict", "", DEFAULT),
     ],
 )
 def test_mode(options: dict[str, str], prefer: str, accept: str, expected: AnswerMode) -> None:
@@ -129,7 +134,7 @@ def test_default_mode_sync(options: dict[str, str], prefer: str, synchronous: bo
 def test_a_preference_that_makes_no_sense_is_ignored(value: str) -> None:
     """RFC 7240: what cannot be complied with is no error and is not claimed to be applied."""
     found = answer_mode({}, prefer=f"wait={value}", accept="", default_mode="async")
-    assert found == ASYNC
+    assert found == DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -159,3 +164,17 @@ def test_a_bad_wait(text: str) -> None:
     with pytest.raises(InvalidFieldError) as caught:
         wait_seconds(text)
     assert caught.value.field == "wait"
+
+
+@pytest.mark.parametrize(("text", "change"), [(None, False), ("end", False), ("change", True)])
+def test_until(text: str | None, change: bool) -> None:
+    """A long poll of a status waits for the end, for any change only if that is asked for."""
+    assert waits_for_change(text) is change
+
+
+@pytest.mark.parametrize("text", ["", "End", "completed", "change,end"])
+def test_a_bad_until(text: str) -> None:
+    """Anything else is refused by name: a typing error must not change what is waited for."""
+    with pytest.raises(InvalidFieldError) as caught:
+        waits_for_change(text)
+    assert caught.value.field == "until"

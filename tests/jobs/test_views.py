@@ -10,15 +10,15 @@ from typing import Any
 import orjson
 import pytest
 from job_client import PNG
+from made import results
 from manual_clock import ManualClock
 
 from comfy_proxy.cluster.planning.decision import Candidate, Decision
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.pictures import Picture
 from comfy_proxy.jobs.service import JobService
 
-MADE = Picture(data=b"bytes", media_type="image/png", extension=".png", width=3, height=2)
+MADE = results()
 STATUS_KEYS = [
     "job_id", "status", "type", "created_time", "updated_time", "started_time", "completed_time",
     "processing_time_seconds", "queue_position", "progress_percentage", "current_node",
@@ -34,7 +34,7 @@ async def completed(service: JobService, job: Job, clock: ManualClock) -> Job:
         job, instance="gpu:8188", prompt_id="p-1", percentage=50.0, current_node="3"
     )
     await clock.advance(1.23456)
-    return service.manager.update_job_status(job.id, JobStatus.COMPLETED, result=MADE)
+    return service.manager.update_job_status(job.id, JobStatus.COMPLETED, results=MADE)
 
 
 def keys_of(document: Any) -> list[str]:

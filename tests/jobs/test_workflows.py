@@ -11,14 +11,13 @@ import pytest
 
 from comfy_proxy.errors import (
     InvalidFieldError,
-    NotFoundError,
     SettingsError,
     WorkflowUnavailableError,
 )
-from comfy_proxy.jobs.graphs import Graph
-from comfy_proxy.jobs.pictures import PictureInfo
-from comfy_proxy.jobs.workflow_files import load_workflows
-from comfy_proxy.jobs.workflows import Workflow
+from comfy_proxy.jobs.file_info import PictureInfo
+from comfy_proxy.jobs.prompt_execution import Graph
+from comfy_proxy.jobs.workflows.directory import load_workflows
+from comfy_proxy.jobs.workflows.workflow import Workflow
 
 CORE = (
     "LoadImage", "ImageScale", "UpscaleModelLoader", "ImageUpscaleWithModel", "InvertMask",
@@ -59,7 +58,9 @@ def shipped(name: str) -> Workflow:
 
 def graph(name: str, instance: Instance, info: PictureInfo, **raw: Any) -> Graph:
     workflow = shipped(name)
-    return workflow.choose(instance, info, workflow.parse_parameters(raw)).build("up.png")
+    infos = {"image": info}
+    values = workflow.parse_parameters(raw)
+    return workflow.choose(instance, infos, values).build({"image": "up.png"})
 
 
 def classes(built: Graph) -> list[str]:
@@ -69,7 +70,7 @@ def classes(built: Graph) -> list[str]:
 def assert_sound(built: Graph) -> None:
     """Every link leads somewhere, every node is needed for the output, the upload is loaded."""
     reached: set[str] = set()
-    waiting = [built.output_node]
+    waiting = list(built.output_nodes)
     while waiting:
         node = waiting.pop()
         reached.add(node)
@@ -137,7 +138,7 @@ def test_an_unknown_parameter_is_named() -> None:
 
 def test_the_target_is_rounded_to_whole_pixels() -> None:
     """Half a pixel is rounded up."""
-    assert shipped("upscale-image").target_size(picture(3, 5), {"scale": 1.5}) == (5, 8)
+    assert shipped("upscale-image").target_size({"image": picture(3, 5)}, {"scale": 1.5}) == (5, 8)
 
 
 @pytest.mark.parametrize(
@@ -154,13 +155,16 @@ def test_an_impossible_target_is_refused(
 ) -> None:
     """Before anything is accepted: too large for ComfyUI or WEBP, or no pixel at all."""
     with pytest.raises(InvalidFieldError) as caught:
-        shipped("upscale-image").target_size(info, parameters)
+        shipped("upscale-image").target_size({"image": info}, parameters)
     assert caught.value.field == field
 
 
 def test_the_largest_target_passes() -> None:
     """16384 pixels a side are ComfyUI's limit and allowed."""
-    assert shipped("upscale-image").target_size(picture(2048, 1), {"scale": 8.0}) == (16384, 8)
+    assert shipped("upscale-image").target_size({"image": picture(2048, 1)}, {"scale": 8.0}) == (
+        16384,
+        8,
+    )
 
 
 # --- variants and graphs ------------------------------------------------------------------
@@ -181,9 +185,9 @@ def test_the_largest_target_passes() -> None:
 def test_the_first_variant_that_can_run_is_used(instance: Instance, expected: str) -> None:
     """Order decides, and a loader without a model file does not count."""
     workflow = shipped("remove-background")
-    plan = workflow.choose(instance, picture(), workflow.parse_parameters({}))
+    plan = workflow.choose(instance, {"image": picture()}, workflow.parse_parameters({}))
     assert plan.variant == expected
-    assert_sound(plan.build("up.png"))
+    assert_sound(plan.build({"image": "up.png"}))
 
 
 def test_core_background_removal_inverts_the_mask() -> None:
@@ -266,16 +270,17 @@ def test_only_small_results_come_by_socket(
     built = graph("upscale-image", instance, info)
     assert built.by_frame is by_frame
     expected = "SaveImageWebsocket" if by_frame else "PreviewImage"
-    assert built.prompt[built.output_node]["class_type"] == expected
+    (node,) = built.output_nodes
+    assert built.prompt[node]["class_type"] == expected
 
 
 def test_building_leaves_the_template_alone() -> None:
     """Two jobs never share a graph."""
     workflow = shipped("upscale-image")
     before = copy.deepcopy(workflow.variants)
-    plan = workflow.choose(Instance(), picture(frames=2), workflow.parse_parameters({}))
-    plan.build("a.png").prompt["1"]["inputs"]["image"] = "changed"
-    assert plan.build("b.png").prompt["1"]["inputs"]["image"] == "b.png"
+    plan = workflow.choose(Instance(), {"image": picture(frames=2)}, workflow.parse_parameters({}))
+    plan.build({"image": "a.png"}).prompt["1"]["inputs"]["image"] = "changed"
+    assert plan.build({"image": "b.png"}).prompt["1"]["inputs"]["image"] == "b.png"
     assert workflow.variants == before
 
 
@@ -288,22 +293,10 @@ def test_what_is_missing_is_told_by_variant() -> None:
     )
     workflow = shipped("remove-background")
     with pytest.raises(WorkflowUnavailableError) as caught:
-        workflow.choose(instance, picture(), workflow.parse_parameters({}))
+        workflow.choose(instance, {"image": picture()}, workflow.parse_parameters({}))
     missing = caught.value.details["missing"]
     assert missing["core"] == ["a model file for LoadBackgroundRemovalModel.bg_removal_name"]
     assert missing["rmbg"] == ["RMBG"]
-
-
-def test_the_registry_knows_whether_all_lack_something() -> None:
-    """One instance that can, or that is not known, is enough to accept a job."""
-    registry = load_workflows(None)
-    able, unable = Instance("InspyrenetRembg"), Instance()
-    assert registry.missing("remove-background", {"a": unable, "b": able}) == {}
-    assert registry.missing("remove-background", {"a": unable, "b": None}) == {}
-    told = registry.missing("remove-background", {"a": unable, "b": unable})
-    assert told["b"]["inspyrenet"] == ["InspyrenetRembg"]
-    with pytest.raises(NotFoundError):
-        registry.get("nothing")
 
 
 def test_required_classes_cover_every_graph() -> None:
@@ -357,9 +350,9 @@ def test_a_raw_export_is_accepted_as_it_is(tmp_path: Path) -> None:
     """Picture and output are found; the user's own output node is used unchanged."""
     write(tmp_path, "mine.json", RAW)
     workflow = load_workflows(tmp_path).get("mine")
-    plan = workflow.choose(Instance(), picture(), workflow.parse_parameters({}))
-    built = plan.build("up.png")
-    assert (built.output_node, built.by_frame) == ("9", False)
+    plan = workflow.choose(Instance(), {"image": picture()}, workflow.parse_parameters({}))
+    built = plan.build({"image": "up.png"})
+    assert (built.output_nodes, built.by_frame) == (frozenset(), False)
     expected = copy.deepcopy(RAW)
     expected["1"]["inputs"]["image"] = "up.png"
     assert built.prompt == expected
@@ -370,7 +363,7 @@ def test_a_described_template_has_its_parameters(tmp_path: Path) -> None:
     write(tmp_path, "mine.json", described(name="resize"))
     workflow = load_workflows(tmp_path).get("resize")
     values = workflow.parse_parameters({"side": "32"})
-    built = workflow.choose(Instance(), picture(), values).build("up.png")
+    built = workflow.choose(Instance(), {"image": picture()}, values).build({"image": "up.png"})
     assert built.prompt["2"]["inputs"]["width"] == 32
     assert not built.by_frame
 
@@ -379,8 +372,8 @@ def test_an_optional_parameter_leaves_the_graph_s_value(tmp_path: Path) -> None:
     """Without a default and not given, what the author put into the graph stays."""
     write(tmp_path, "mine.json", described(parameters={"side": {"type": "integer"}}))
     workflow = load_workflows(tmp_path).get("mine")
-    plan = workflow.choose(Instance(), picture(), workflow.parse_parameters({}))
-    assert plan.build("up.png").prompt["2"]["inputs"]["width"] == 8
+    plan = workflow.choose(Instance(), {"image": picture()}, workflow.parse_parameters({}))
+    assert plan.build({"image": "up.png"}).prompt["2"]["inputs"]["width"] == 8
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from figures import TYPES, job, made_metrics
 from manual_clock import ManualClock
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from comfy_proxy.metrics import Metrics
 from comfy_proxy.metrics.estimate_errors import REMEMBERED
@@ -43,7 +44,7 @@ def test_who_was_told_nothing_or_ended_otherwise_does_not_count(metrics: Metrics
     metrics.record_job(job(waiting_s=None, processing_s=None, told_s=5.0))
     nothing = {"count": 0, "median": None, "p90": None}
     assert metrics.get_stats()["jobs"]["estimate_error"] == nothing
-    assert f"{NAME}{{" not in metrics.exposition.render("text/plain")[0].decode()
+    assert f"{NAME}{{" not in metrics.exposition.render(CONTENT_TYPE_PLAIN_0_0_4).decode()
 
 
 def test_only_the_last_ones_count(metrics: Metrics) -> None:
@@ -56,7 +57,7 @@ def test_only_the_last_ones_count(metrics: Metrics) -> None:
 def test_prometheus_gets_both_quantiles(metrics: Metrics) -> None:
     """For each type that has any."""
     told(metrics, 11.0, 8.0)
-    text = metrics.exposition.render("text/plain;version=0.0.4")[0].decode()
+    text = metrics.exposition.render(CONTENT_TYPE_PLAIN_0_0_4).decode()
     assert f'{NAME}{{type="{TYPES[0]}",quantile="0.5"}} 0.1\n' in text
     assert f'{NAME}{{type="{TYPES[0]}",quantile="0.9"}} 0.2\n' in text
     assert f'{NAME}{{type="{TYPES[1]}"' not in text

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from comfy_proxy.metrics import Metrics
-from comfy_proxy.metrics.exposition import wants_prometheus
+from comfy_proxy.metrics.exposition import prometheus_format
 
 PLAIN = "text/plain;version=0.0.4"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
@@ -55,8 +55,8 @@ def metrics(clock: ManualClock) -> Metrics:
     return filled
 
 
-def text_of(metrics: Metrics, accept: str = PLAIN) -> str:
-    return metrics.exposition.render(accept)[0].decode()
+def text_of(metrics: Metrics, content_type: str = PLAIN_TYPE) -> str:
+    return metrics.exposition.render(content_type).decode()
 
 
 def samples(families: Any) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -76,11 +76,11 @@ def test_every_metric_of_the_plan_is_there(metrics: Metrics) -> None:
 def test_what_is_written_is_what_the_library_would_write(metrics: Metrics) -> None:
     """Sample by sample, type by type, help by help, in both formats, read by its own parsers."""
     registry = metrics.exposition.registry
-    for accept, parse, generate in (
-        (PLAIN, parse_plain, generate_latest),
-        (OPENMETRICS, parse_openmetrics, openmetrics.generate_latest),
+    for content_type, parse, generate in (
+        (PLAIN_TYPE, parse_plain, generate_latest),
+        (OPENMETRICS_TYPE, parse_openmetrics, openmetrics.generate_latest),
     ):
-        ours = list(parse(text_of(metrics, accept)))
+        ours = list(parse(text_of(metrics, content_type)))
         theirs = list(parse(generate(registry).decode()))
         assert samples(ours) == samples(theirs)
         assert len(samples(ours)) > 150
@@ -130,52 +130,54 @@ def test_counters_begin_at_nought(clock: ManualClock) -> None:
         assert value("http_requests_total", method="GET", policy="merged", status=status) == 0
 
 
-@pytest.mark.parametrize(
-    ("accept", "content_type", "end"),
-    [
-        (PLAIN, PLAIN_TYPE, ""),
-        (PROMETHEUS, OPENMETRICS_TYPE, "# EOF\n"),
-        (OPENMETRICS, OPENMETRICS_TYPE, "# EOF\n"),
-        ("application/openmetrics-text", OPENMETRICS_TYPE, "# EOF\n"),
-        ("application/openmetrics-text;version=2.0.0", OPENMETRICS_TYPE, "# EOF\n"),
-        ("application/openmetrics-text;version=0.0.1", PLAIN_TYPE, ""),
-        ("text/plain;version=new", PLAIN_TYPE, ""),
-        ('text/plain;version="1.0.0"', PLAIN_TYPE, ""),
-    ],
-)
-def test_the_format_is_the_one_asked_for(
-    metrics: Metrics, accept: str, content_type: str, end: str
-) -> None:
-    """The content type says what the text is; a version that is none is no error."""
-    text, told = metrics.exposition.render(accept)
-    assert told == content_type
-    assert text.endswith(end.encode())
-    assert text.endswith(b"\n")
-    assert ("# EOF" in text.decode()) == bool(end)
+@pytest.mark.parametrize(("content_type", "end"), [(PLAIN_TYPE, ""), (OPENMETRICS_TYPE, "# EOF\n")])
+def test_the_text_is_what_its_type_says(metrics: Metrics, content_type: str, end: str) -> None:
+    """Each sample ends its line; OpenMetrics says where the text ends, plain text does not."""
+    text = text_of(metrics, content_type)
+    assert text.endswith(end or "\n")
+    assert ("# EOF" in text) == bool(end)
 
 
 @pytest.mark.parametrize(
-    ("accept", "wanted"),
+    ("accept", "content_type"),
     [
-        ("", False),
-        ("*/*", False),
-        ("application/json", False),
-        ("text/plain", False),
-        ("application/json, text/plain, */*", False),
-        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", False),
-        (PLAIN, True),
-        (PROMETHEUS, True),
-        ("Text/Plain; Version=0.0.4", True),
-        ("application/openmetrics-text", True),
-        ("application/openmetrics-text;q=0", False),
-        ("application/json;q=0.5, application/openmetrics-text", True),
-        ("application/json, text/plain;version=0.0.4;q=0.1", False),
-        ("text/plain;version=0.0.4;q=much", False),
+        ("", None),
+        ("*/*", None),
+        ("text/*", None),
+        ("application/json", None),
+        ("application/json, text/plain, */*", None),
+        ("text/plain, application/json", None),
+        ("text/plain, */*", None),
+        ("text/plain;q=0", None),
+        ("text/plain;q=0.5, application/json;q=0.5", None),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", None),
+        ("application/openmetrics-text;q=0", None),
+        ("application/json, text/plain;version=0.0.4;q=0.1", None),
+        ("text/plain;version=0.0.4;q=much", None),
+        ("text/plain", PLAIN_TYPE),
+        ("Text/Plain;charset=utf-8", PLAIN_TYPE),
+        ("text/plain, */*;q=0.01", PLAIN_TYPE),
+        ("text/plain;q=0.5, application/json;q=0.4", PLAIN_TYPE),
+        (PLAIN, PLAIN_TYPE),
+        ("Text/Plain; Version=0.0.4", PLAIN_TYPE),
+        ("text/plain;version=new", PLAIN_TYPE),
+        ('text/plain;version="1.0.0"', PLAIN_TYPE),
+        ("text/plain;version=0.0.4, application/json", PLAIN_TYPE),
+        ("application/openmetrics-text;version=0.0.1", PLAIN_TYPE),
+        ("application/openmetrics-text;version=new", PLAIN_TYPE),
+        ("application/openmetrics-text;q=0, text/plain;version=0.0.4;q=0.1", PLAIN_TYPE),
+        ("application/openmetrics-text;q=0.3, text/plain;version=0.0.4;q=0.6", PLAIN_TYPE),
+        (PROMETHEUS, OPENMETRICS_TYPE),
+        (OPENMETRICS, OPENMETRICS_TYPE),
+        ("application/openmetrics-text", OPENMETRICS_TYPE),
+        ("application/openmetrics-text;version=2.0.0", OPENMETRICS_TYPE),
+        ("application/json;q=0.5, application/openmetrics-text", OPENMETRICS_TYPE),
+        ("application/openmetrics-text, text/plain;version=0.0.4", OPENMETRICS_TYPE),
     ],
 )
-def test_who_gets_text(accept: str, wanted: bool) -> None:
-    """JSON unless OpenMetrics is named, or text/plain with a version (contract, Status)."""
-    assert wants_prometheus(accept) is wanted
+def test_who_gets_which_text(accept: str, content_type: str | None) -> None:
+    """JSON (None) unless OpenMetrics or a version is named, or plain text is preferred to JSON."""
+    assert prometheus_format(accept) == content_type
 
 
 def test_the_process_wide_registry_is_left_alone(metrics: Metrics) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from figures import HOSTS, instance_state, made_metrics
 from manual_clock import ManualClock
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from comfy_proxy.metrics import Metrics
 from comfy_proxy.metrics.records import ModelUse
@@ -33,6 +34,6 @@ def test_names_of_models_are_in_the_json_alone(clock: ManualClock) -> None:
     one, two = metrics.get_stats()["instances"]
     assert one["models_loaded"] == list(names[:16])
     assert two["models_loaded"] == []
-    text = metrics.exposition.render("text/plain;version=0.0.4")[0].decode()
+    text = metrics.exposition.render(CONTENT_TYPE_PLAIN_0_0_4).decode()
     assert f'comfy_proxy_models_loaded{{comfyui_instance="{HOSTS[0]}"}} 20.0\n' in text
     assert "safetensors" not in text

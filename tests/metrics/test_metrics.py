@@ -19,6 +19,7 @@ from figures import (
     request,
 )
 from manual_clock import ManualClock
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from comfy_proxy.metrics import Metrics
 from comfy_proxy.metrics.live import SocketTotals
@@ -236,7 +237,7 @@ def test_ten_thousand_paths_methods_and_codes_do_not_make_it_grow(metrics: Metri
         metrics.record_job(job(Outcome.FAILED, code=f"code_{number}"))
         metrics.record_attempt(attempt(kind=f"kind_{number}"))
         if number % 5_000 == 4_999:
-            sizes.append(metrics.exposition.render("text/plain;version=0.0.4")[0].count(b"\n"))
+            sizes.append(metrics.exposition.render(CONTENT_TYPE_PLAIN_0_0_4).count(b"\n"))
     assert sizes[0] == sizes[1] < 1500
     assert len(metrics.http.requests) < 100
     assert len(metrics.jobs.errors) < 100

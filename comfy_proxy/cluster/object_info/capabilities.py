@@ -65,6 +65,14 @@ class Capabilities:
             return known
         return (await asyncio.shield(self._questions.ours(instance, self._classes))).catalog
 
+    def name_classes(self, classes: Collection[str]) -> None:
+        """Our workflows name these from now on. If some are new the instances are asked anew."""
+        is_new = not set(classes).issubset(self._classes)
+        self._classes = sorted(classes)
+        if is_new:
+            self._documents.doubt_all()
+            self._questions.forget_all_ours()
+
     def forget(self, instance: Instance) -> None:
         """It refused a graph that it was known to run: our jobs ask it anew before they go there.
 

@@ -169,6 +169,11 @@ class Documents:
         """It has refused what it was known to run; see :meth:`doubted`. Nothing is forgotten."""
         self._doubts[instance] += 1
 
+    def doubt_all(self) -> None:
+        """The same for each of which something is known."""
+        for instance in self._known:
+            self.doubt(instance)
+
     def uploads_changed(self, folder: str = "") -> None:
         """A file was uploaded, into that folder of the inputs; see :meth:`lacks_uploads`."""
         self._uploads += 1

@@ -115,6 +115,11 @@ class Questions:
         """The same for :meth:`ours` alone."""
         self._tasks.forget((_OURS, instance))
 
+    def forget_all_ours(self) -> None:
+        """The same for all instances: other classes are asked for from now on."""
+        for instance in tuple(self._clients):
+            self.forget_ours(instance)
+
     async def _ask_whole(self, instance: Instance) -> Document:
         if self._documents.changes.listed(instance) is None:
             # Before the classes: a file that comes meanwhile is then a change that is seen later.

@@ -18,21 +18,25 @@ from comfy_proxy.lenient_json import dumps
 MUCH_UNREAD = 1_048_576
 """Bytes of a refused body that are worth reading to keep the connection."""
 
+DOCS = "/api/docs"
+"""Where a client finds what there is; each 404 of ours names it."""
+
 _CODES = {413: "payload_too_large"}
 
 
 def error_response(
-    request: web.Request, error: Exception, instances: Iterable[Instance] = ()
+    request: web.Request, error: Exception, instances: Iterable[Instance] = (), *, root: str = ""
 ) -> web.Response:
     """``error`` as an answer to ``request``; what is not ours is a 500 without a word about why.
 
-    The log has the rest. Of ``instances`` a client is told names or numbers, no addresses. The
+    The log has the rest. Of ``instances`` a client is told names or numbers, no addresses. A 404
+    tells where the API is described, for a client that sees us under the path ``root``. The
     connection ends with the answer if much of the body is still to come.
     """
     if isinstance(error, web.HTTPException):
         answer = _of_aiohttp(request, error)
     elif isinstance(error, ComfyProxyError):
-        answer = _of_ours(request, error, tuple(instances))
+        answer = _of_ours(request, error, tuple(instances), root)
     else:
         logger.opt(exception=error).error("{} failed", request[CONTEXT].id)
         answer = _json(request, 500, "Internal error.", "internal_error", {})
@@ -46,12 +50,14 @@ def error_response(
 
 
 def _of_ours(
-    request: web.Request, error: ComfyProxyError, instances: Sequence[Instance]
+    request: web.Request, error: ComfyProxyError, instances: Sequence[Instance], root: str
 ) -> web.Response:
     request[CONTEXT].reason = f"{error.code}: {error.message}"
     message, details = (
         _without_addresses(one, instances) for one in (error.message, error.details)
     )
+    if error.status == HTTPStatus.NOT_FOUND:
+        details["docs"] = root + DOCS
     answer = _json(request, error.status, message, error.code, details)
     if error.retry_after_s is not None:
         answer.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)

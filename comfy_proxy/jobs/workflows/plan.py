@@ -1,4 +1,4 @@
-"""Graphs in ComfyUI's API format: a template filled in for one picture on one instance."""
+"""Graphs in ComfyUI's API format: a template filled in for one request on one instance."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from comfy_proxy.jobs.parameters import Scalar
 from comfy_proxy.jobs.prompt_execution import Graph
+from comfy_proxy.jobs.workflows.parameter import Scalar
 
 SOCKET_CLASS: Final = "SaveImageWebsocket"
 PREVIEW_CLASS: Final = "PreviewImage"
@@ -16,51 +16,63 @@ FIRST_FRAME_CLASSES: Final = ("ImageFromBatch", "MaskToImage", "ImageToMask")
 
 Prompt = dict[str, dict[str, Any]]
 """ComfyUI's API format: node id → ``{"class_type", "inputs"}``."""
+Link = tuple[str, int]
+"""Node id and output slot."""
+Input = tuple[str, str]
+"""Node id and the name of an input."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A variant that an instance can run, with all values to fill in but the name of the upload.
+    """A variant that an instance can run, with all values to fill in but the names of the uploads.
 
-    ``values`` and ``picture_inputs`` name inputs as (node id, input). ``output`` is a link (node
-    id, slot) that yields an IMAGE, or the id of an output node. ``by_frame``: the picture comes on
-    the socket, not as a file (PROTOCOL.md trap 10).
+    ``files`` has, for each file that was given, the inputs that take its name; ``animated`` are
+    those of which the first frame is to be used. ``outputs`` is a link that yields an IMAGE, for
+    which an output node is added, or the ids of the output nodes whose results count: all of them
+    if it is empty. ``by_frame``: the pictures come on the socket, not as files (PROTOCOL.md
+    trap 10).
     """
 
     variant: str
     graph: Prompt
-    values: Mapping[tuple[str, str], Scalar]
-    picture_inputs: tuple[tuple[str, str], ...]
-    output: tuple[str, int] | str
+    values: Mapping[Input, Scalar]
+    files: Mapping[str, tuple[Input, ...]]
+    outputs: Link | frozenset[str]
     by_frame: bool
-    first_frame_only: bool
+    animated: frozenset[str]
 
-    def build(self, image_name: str) -> Graph:
-        """The graph for an upload that the instance calls ``image_name``, made anew each time."""
+    def build(self, names: Mapping[str, str]) -> Graph:
+        """The graph, made anew each time; ``names``: parameter → what the instance calls its file.
+
+        A file without a name there is as its author wrote it: for those who look at the graph only.
+        """
         prompt = copy.deepcopy(self.graph)
         for (node, name), value in self.values.items():
             prompt[node]["inputs"][name] = value
-        for node, name in self.picture_inputs:
-            prompt[node]["inputs"][name] = image_name
-        output = self.output
-        if self.first_frame_only:
-            output = _take_first_frame(prompt, self.picture_inputs, output)
-        if not isinstance(output, str):
+        for parameter, inputs in self.files.items():
+            for node, name in inputs:
+                if parameter in names:
+                    prompt[node]["inputs"][name] = names[parameter]
+        outputs = self.outputs
+        for parameter in self.animated:
+            outputs = _take_first_frame(prompt, self.files[parameter], outputs)
+        if isinstance(outputs, tuple):
             class_name = SOCKET_CLASS if self.by_frame else PREVIEW_CLASS
-            output = _add(prompt, class_name, images=list(output))
-        return Graph(prompt=prompt, output_node=output, by_frame=self.by_frame)
+            outputs = frozenset((_add(prompt, class_name, images=list(outputs)),))
+        return Graph(prompt=prompt, output_nodes=outputs, by_frame=self.by_frame)
 
 
 def _take_first_frame(
-    prompt: Prompt, sources: tuple[tuple[str, str], ...], output: tuple[str, int] | str
-) -> tuple[str, int] | str:
+    prompt: Prompt, sources: tuple[Input, ...], outputs: Link | frozenset[str]
+) -> Link | frozenset[str]:
     """Put an ImageFromBatch behind each loader of the picture; returns where the output is now.
 
     LoadImage yields one picture for each frame of an animation (trap 26), as IMAGE (slot 0) and
-    MASK (slot 1), and a job has one result. ``prompt`` is changed in place.
+    MASK (slot 1). ``prompt`` is changed in place.
     """
-    for loader in dict.fromkeys(node for node, _ in sources):
-        rerouted: dict[tuple[str, int], str] = {}
+    loaders = dict.fromkeys(node for node, _ in sources)
+    for loader in (node for node in loaders if prompt[node]["class_type"] == "LoadImage"):
+        rerouted: dict[Link, str] = {}
         readers = [node["inputs"] for node in prompt.values()]
         for slot in (0, 1):
             links = [
@@ -69,13 +81,13 @@ def _take_first_frame(
                 for name, value in inputs.items()
                 if value == [loader, slot]
             ]
-            if links or output == (loader, slot):
+            if links or outputs == (loader, slot):
                 rerouted[loader, slot] = first = _first_frame(prompt, loader, slot)
                 for inputs, name in links:
                     inputs[name] = [first, 0]
-        if not isinstance(output, str) and output in rerouted:
-            output = (rerouted[output], 0)
-    return output
+        if isinstance(outputs, tuple) and outputs in rerouted:
+            outputs = (rerouted[outputs], 0)
+    return outputs
 
 
 def _first_frame(prompt: Prompt, loader: str, slot: int) -> str:

@@ -1,0 +1,93 @@
+"""What an uploaded file is, by its content, and whether it is of the kind that is wanted.
+
+Everything here is synchronous; callers run it on an executor. Pictures are decoded
+(``pictures.py``). Videos and sounds are only recognised, by their first bytes (puremagic): decoding
+them is ComfyUI's work, whose error ends the job.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+from pathlib import PurePosixPath
+from typing import BinaryIO, Final
+
+import puremagic
+
+from comfy_proxy.errors import InvalidFieldError
+from comfy_proxy.jobs.file_info import FileInfo
+from comfy_proxy.jobs.pictures import inspect_picture
+from comfy_proxy.jobs.workflows.parameter import FileKind
+
+_HEAD_BYTES: Final = 65_536  # enough for each signature that puremagic knows
+_EXTENSION: Final = re.compile(r"\.[a-z0-9]{1,10}")
+_MEDIA: Final = {FileKind.VIDEO: ("video/",), FileKind.AUDIO: ("audio/", "video/")}
+"""ComfyUI's LoadAudio takes the sound of a video too."""
+_ANY: Final = "application/octet-stream"
+
+
+def inspect_file(file: BinaryIO, kind: FileKind, *, field: str, client_name: str = "") -> FileInfo:
+    """What ``file`` holds. Its extension is told by its content; only what is of no known kind
+    keeps that of ``client_name``.
+
+    Raises InvalidFieldError naming ``field``: as :func:`inspect_picture` for pictures, and
+    ``empty_file`` or ``invalid_file`` for others.
+    """
+    if kind.is_picture:
+        return inspect_picture(file, field=field)
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    if not head:
+        raise InvalidFieldError(field, f"The file in {field} is empty.", code="empty_file")
+    if kind is FileKind.FILE:
+        return _any_file(client_name)
+    for extension, media_type in _recognised(head):
+        if media_type.startswith(_MEDIA[kind]):
+            return FileInfo(media_type=media_type, extension=extension)
+    message = f"The file in {field} is no {kind} of a known format."
+    raise InvalidFieldError(field, message, code="invalid_file")
+
+
+def _recognised(head: bytes) -> list[tuple[str, str]]:
+    """Extension and media type of whatever the bytes may be, the most likely first."""
+    try:
+        matches = puremagic.magic_string(head)
+    except puremagic.PureError:
+        return []
+    return [
+        (match.extension, match.mime_type or media_type_of(match.extension))
+        for match in matches
+        if _EXTENSION.fullmatch(match.extension)
+    ]
+
+
+def _any_file(client_name: str) -> FileInfo:
+    extension = PurePosixPath(client_name.lower()).suffix
+    if not _EXTENSION.fullmatch(extension):
+        extension = ".bin"
+    return FileInfo(media_type=media_type_of(extension), extension=extension)
+
+
+def media_type_of(name: str) -> str:
+    """The media type of a file by its name or extension; that of any bytes if it is not known."""
+    media_type = _MORE_TYPES.get(PurePosixPath(f"x{name}".lower()).suffix)
+    return media_type or mimetypes.guess_type(f"x{name}", strict=False)[0] or _ANY
+
+
+_MORE_TYPES: Final = {
+    ".webp": "image/webp",
+    ".avif": "image/avif",
+    ".mkv": "video/x-matroska",
+    ".flac": "audio/flac",
+    ".opus": "audio/ogg",
+    ".m4a": "audio/mp4",
+    ".glb": "model/gltf-binary",
+    ".gltf": "model/gltf+json",
+    ".obj": "model/obj",
+    ".stl": "model/stl",
+    ".fbx": "model/fbx",
+    ".ply": "model/ply",
+    ".usdz": "model/vnd.usdz+zip",
+    ".safetensors": _ANY,
+}
+"""Types that not every system's table has, or has by other names."""

@@ -1,0 +1,63 @@
+"""The results of a prompt that has ended, as its instance made them: fetched, not changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from comfy_proxy.cluster.comfyui_client import ComfyUIClient
+from comfy_proxy.cluster.output_file import OutputFile
+from comfy_proxy.errors import ResultError, ResultFrameLostError
+from comfy_proxy.jobs.prompt_execution import PromptExecution
+from comfy_proxy.jobs.prompt_outputs import Told, ToldText, told_results
+from comfy_proxy.jobs.result_file import MEMORY_BYTES
+from comfy_proxy.lenient_json import dumps
+from comfy_proxy.stored_bytes import StoredBytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RawResult:
+    """``told`` is what ComfyUI says of it, None for a picture that came as a frame."""
+
+    told: Told | None
+    body: StoredBytes
+
+
+RawResults = tuple[RawResult, ...]
+
+
+async def raw_results(execution: PromptExecution, client: ComfyUIClient) -> RawResults:
+    """All results of ``execution``, which has succeeded; files are fetched one after the other.
+
+    Raises ResultFrameLostError if they were to come as frames and did not, ResultError if there are
+    none, and what :meth:`ComfyUIClient.view` raises. Then nothing of them is kept.
+    """
+    told: list[Told | bytes] = [*execution.pictures]
+    if not execution.graph.by_frame:
+        told += told_results(execution.outputs, list(execution.graph.prompt))
+    if not told:
+        if execution.graph.by_frame:
+            raise ResultFrameLostError("The frame with the picture was lost.")
+        raise ResultError("The workflow ended without a result.")
+    made: list[RawResult] = []
+    try:
+        for one in told:
+            body = StoredBytes(memory_bytes=MEMORY_BYTES)
+            made.append(RawResult(told=None if isinstance(one, bytes) else one, body=body))
+            await _write(one, body, client)
+            await body.finish()
+    except BaseException:
+        for result in made:
+            result.body.close()
+        raise
+    return tuple(made)
+
+
+async def _write(one: Told | bytes, body: StoredBytes, client: ComfyUIClient) -> None:
+    if isinstance(one, OutputFile):
+        await client.view(one, body)
+    elif isinstance(one, bytes):
+        await body.write(one)
+    elif isinstance(one, ToldText):
+        await body.write(one.text.encode(errors="replace"))
+    else:
+        await body.write(dumps(one.data))

@@ -1,0 +1,174 @@
+"""The results of jobs: one as it is, several as a list or a ZIP, and in the synchronous answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from aiohttp import web
+
+from comfy_proxy.errors import ComfyProxyError, JobError, JobNotReadyError, NotFoundError
+from comfy_proxy.jobs import views
+from comfy_proxy.jobs.answers import find, header_of, json_answer, root_of
+from comfy_proxy.jobs.model import Job
+from comfy_proxy.jobs.negotiation import prefers_json, prefers_media, wait_seconds, wants_zip
+from comfy_proxy.jobs.result_file import ResultFile, Results
+from comfy_proxy.jobs.result_zip import zip_of
+from comfy_proxy.stored_bytes import StoredBytes
+
+_LONG_BYTES: Final = 2**20
+"""Bytes from which on base64 is made in a thread: 20 MB of it take 40 ms."""
+
+
+async def synchronous_answer(
+    request: web.Request, job: Job, headers: dict[str, str]
+) -> web.StreamResponse:
+    """The answer to the POST that made ``job``, which has ended; ``headers`` are added to it.
+
+    The result itself if it is the only one and the client prefers it, else the legacy JSON. Raises
+    what the job has failed of.
+    """
+    results = _results_or_raise(job)
+    if len(results) == 1 and prefers_media(header_of(request, "Accept")):
+        return await _bytes(request, results[0], headers)
+    shown = next((one for one in results if one.media_type.startswith("image/")), results[0])
+    root = root_of(request)
+    return await _with_data(
+        shown, lambda data: views.legacy_result(job, shown, data, root), headers
+    )
+
+
+async def result(request: web.Request) -> web.StreamResponse:
+    job, results = await _finished_results(request)
+    accept = header_of(request, "Accept")
+    headers = {"Vary": "Accept"}
+    root = root_of(request)
+    if wants_zip(accept):
+        return await _zip(request, job, results)
+    if len(results) > 1:
+        return json_answer(views.results(job, root), headers=headers)
+    made = results[0]
+    if prefers_json(accept, made.media_type.partition("/")[0]):
+        return await _with_data(made, lambda data: views.result(job, made, data, root), headers)
+    return await _bytes(request, made, headers)
+
+
+async def one_result(request: web.Request) -> web.StreamResponse:
+    _, results = await _finished_results(request)
+    text = request.match_info["n"]
+    at = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else len(results)
+    if at >= len(results):
+        message = f"There is no result {text[:20]!r}; the job has {len(results)}, from 0 on."
+        raise NotFoundError(message, code="result_not_found")
+    return await _bytes(request, results[at], {})
+
+
+async def _finished_results(request: web.Request) -> tuple[Job, Results]:
+    """The job of the path and its results, for which ``?wait=N`` waits.
+
+    Raises JobNotReadyError if it has not ended, or has failed; what ``_results_or_raise`` raises.
+    """
+    service, job = find(request)
+    wait_s = wait_seconds(request.query.get("wait"))
+    status_url = views.urls(job, root_of(request))["status_url"]
+    if not await job.wait_until(lambda job: job.finished, service.clock, wait_s):
+        raise JobNotReadyError(
+            "The job is not finished yet.",
+            details={"status": str(job.status), "status_url": status_url},
+            retry_after_s=1,
+        )
+    if job.error is not None:
+        raise JobNotReadyError(
+            f"The job failed: {job.error.message}",
+            code="job_failed",
+            details={
+                "status": str(job.status),
+                "status_url": status_url,
+                "job_error": views.error(job),
+            },
+        )
+    return job, _results_or_raise(job)
+
+
+class _FailedJobError(JobError):
+    """The error for a synchronous caller; its status is that of the reason (502, 503, 504)."""
+
+    def __init__(self, job: Job) -> None:
+        failure = job.error
+        assert failure is not None
+        super().__init__(failure.message, code=failure.code, details={"job_id": job.id})
+        self.status = failure.status
+
+
+class _ResultGoneError(ComfyProxyError):
+    status = 410
+    code = "result_dropped"
+
+
+def _results_or_raise(job: Job) -> Results:
+    if job.error is not None:
+        raise _FailedJobError(job)
+    if job.results is None:
+        raise _ResultGoneError(
+            "The result was dropped to bound the memory (MAX_RESULTS_SIZE); run the job again."
+        )
+    return job.results
+
+
+async def _with_data(
+    made: ResultFile, view: Callable[[bytes], Mapping[str, Any]], headers: dict[str, str]
+) -> web.Response:
+    """JSON of which the bytes of ``made`` are a part."""
+    data = await made.body.read()
+    if len(data) < _LONG_BYTES:
+        return json_answer(view(data), headers=headers)
+    return json_answer(await asyncio.to_thread(view, data), headers=headers)
+
+
+async def _bytes(
+    request: web.Request, made: ResultFile, headers: dict[str, str]
+) -> web.StreamResponse:
+    return await _file(request, made.body, made.etag, made.media_type, made.name, headers)
+
+
+async def _zip(request: web.Request, job: Job, results: Results) -> web.StreamResponse:
+    packed, etag = await zip_of(results)
+    name = f"{job.type}-{job.id[:8]}.zip"
+    return await _file(request, packed, etag, "application/zip", name, {"Vary": "Accept"})
+
+
+async def _file(
+    request: web.Request,
+    body: StoredBytes,
+    etag: str,
+    media_type: str,
+    name: str,
+    headers: dict[str, str],
+) -> web.StreamResponse:
+    """``body`` for download; 304 if the client has it."""
+    headers = {
+        **headers,
+        "ETag": etag,
+        "Cache-Control": "private, no-cache",
+        "Content-Disposition": _disposition(name),
+    }
+    if request.method != "POST" and any(
+        known.value == "*" or f'"{known.value}"' == etag for known in request.if_none_match or ()
+    ):
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = media_type
+    if body.in_memory:
+        return web.Response(body=await body.read(), headers=headers)
+    headers["Content-Length"] = str(body.size)
+    return web.Response(body=body.chunks(), headers=headers)
+
+
+def _disposition(name: str) -> str:
+    """``Content-Disposition`` with a name of any characters (RFC 6266, 4.3)."""
+    plain = "".join(one if one.isascii() and one.isprintable() else "_" for one in name)
+    plain = plain.replace("\\", "_").replace('"', "_")
+    if plain == name:
+        return f'inline; filename="{name}"'
+    return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

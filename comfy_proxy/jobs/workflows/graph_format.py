@@ -1,0 +1,68 @@
+"""ComfyUI's API format as a type that template files are checked against."""
+
+from __future__ import annotations
+
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Required,  # pydantic takes no other one before 3.12
+)
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from comfy_proxy.jobs.workflows.plan import Prompt
+
+UI_EXPORT: Final = "this is the editor's own format; export with 'Export (API)'"
+
+
+@with_config(ConfigDict(extra="allow"))
+class Node(TypedDict, total=False):
+    """One node; what else stands in it (``_meta`` with its title) is passed on to ComfyUI."""
+
+    class_type: Required[str]
+    inputs: Required[dict[str, Any]]
+
+
+def is_link(value: object) -> bool:
+    """True if an input's value is ``[node id, output slot]``."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and type(value[1]) is int
+        and value[1] >= 0
+    )
+
+
+def is_ui_export(document: Any) -> bool:
+    """True for what ComfyUI's editor saves, ``{"nodes": […]}``, which cannot be run."""
+    return isinstance(document, dict) and isinstance(document.get("nodes"), list)
+
+
+def _refuse_ui_export(graph: Any) -> Any:
+    if is_ui_export(graph):
+        raise ValueError(UI_EXPORT)
+    return graph
+
+
+def _check_links(graph: Prompt) -> Prompt:
+    lost = [
+        f"node {node!r}: {name!r} is linked to node {value[0]!r}, which is not there"
+        for node, body in graph.items()
+        for name, value in body["inputs"].items()
+        if is_link(value) and value[0] not in graph
+    ]
+    if lost:
+        raise ValueError("; ".join(lost))
+    return graph
+
+
+Graph = Annotated[
+    dict[str, Node],
+    BeforeValidator(_refuse_ui_export),
+    Field(min_length=1),
+    AfterValidator(_check_links),
+]
+"""Node id → node; each link leads to a node of it."""

@@ -1,0 +1,50 @@
+"""What is wrong with a template: which file, which key, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+_WORDS = {
+    "extra_forbidden": "there is no such key here",
+    "missing": "is missing",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+}
+"""Our words for some of pydantic's errors; the others are told in its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One line of it; ``key`` is a path into the file like ``parameters.side.type``, "" for all of
+    it."""
+
+    file: str
+    key: str
+    reason: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.key, self.reason) if part)
+
+
+def problems_of(error: ValidationError, file: str, *, under: str = "") -> list[Problem]:
+    """Each error that pydantic has found in ``file``; ``under``: the key that was checked."""
+    return [
+        Problem(file=file, key=_key(found["loc"], under), reason=_reason(found))
+        for found in error.errors(include_url=False, include_input=False)
+    ]
+
+
+def _key(location: tuple[int | str, ...], under: str) -> str:
+    parts = [str(part) for part in location if not str(part).startswith(("function-", "is-"))]
+    return ".".join([under, *parts] if under else parts)
+
+
+def _reason(found: Any) -> str:
+    if (ours := _WORDS.get(found["type"])) is not None:
+        return ours
+    text = str(found["msg"]).removeprefix("Value error, ")
+    return text[:1].lower() + text[1:] if text[:6] == "Input " else text
