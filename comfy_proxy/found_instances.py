@@ -13,7 +13,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
-from comfy_proxy.jobs.workflows import WorkflowRegistry
+from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import CLUSTER, JOBS, LOGS
 
 
@@ -21,9 +21,9 @@ class FoundInstances:
     """Logs one line for each instance when it has answered for the first time, and one for each
     that does not answer when the proxy starts or it joins."""
 
-    def __init__(self, cluster: Cluster, workflows: WorkflowRegistry) -> None:
+    def __init__(self, cluster: Cluster, jobs: JobService) -> None:
         self._cluster = cluster
-        self._workflows = workflows
+        self._jobs = jobs
         self._told = ByInstance[str]()
         self._tasks = InstanceTasks(cluster.instances, self._look, "find")
 
@@ -43,7 +43,7 @@ class FoundInstances:
             # Shares the check that is under way, and asks for nothing that is known.
             answers = instance.healthy and await self._cluster.health_checker.check(instance)
             lacks = (
-                what_lacks(self._workflows, await self._cluster.capabilities.get(instance))
+                what_lacks(self._jobs.workflows, await self._cluster.capabilities.get(instance))
                 if answers
                 else None
             )
@@ -60,7 +60,7 @@ class FoundInstances:
 
 async def tell_instances(app: web.Application) -> AsyncIterator[None]:
     """For ``app.cleanup_ctx``, after the application's own."""
-    found = FoundInstances(app[CLUSTER], app[JOBS].workflows)
+    found = FoundInstances(app[CLUSTER], app[JOBS])
     with app[LOGS].current():
         found.start()
     yield
@@ -70,5 +70,6 @@ async def tell_instances(app: web.Application) -> AsyncIterator[None]:
 def _in_words(lacks: dict[str, str]) -> str:
     runs = [name for name, lack in lacks.items() if not lack]
     told = [f"it runs {', '.join(runs)}" if runs else "it can run no workflow of the job API"]
-    told += [f"not {name} ({lack})" for name, lack in lacks.items() if lack]
+    lacking = [name for name, lack in lacks.items() if lack]
+    told += [f"not {', '.join(lacking)} (comfy-proxy check says why)"] if lacking else []
     return "; ".join(told)

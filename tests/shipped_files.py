@@ -6,6 +6,8 @@ import configparser
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,13 @@ def read_nginx(path: Path) -> list[str]:
     if depth or words[-1] not in (";", "}"):
         raise ValueError(f"{path}: not ended")
     return words
+
+
+def read_module(path: Path) -> str:
+    """The text of an ES module, which Node can parse where it is installed."""
+    if (node := shutil.which("node")) is not None:
+        subprocess.run([node, "--check", path], check=True)
+    return path.read_text(encoding="utf-8")
 
 
 def setup_cfg() -> configparser.ConfigParser:

@@ -49,9 +49,8 @@ def _describe(workflow: Workflow) -> None:
     print(f"{workflow.name}: {workflow.title}")
     if workflow.description:
         print(workflow.description)
-    required = workflow.parameters.get("required") or ()
     rows = [
-        (name, _kind(schema), "needed" if name in required else _default(schema),
+        (name, _kind(schema), "needed" if name in workflow.required else _default(schema),
          schema.get("description", ""))
         for name, schema in (workflow.parameters.get("properties") or {}).items()
     ]  # fmt: skip

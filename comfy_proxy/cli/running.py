@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 class _Wanted:
     """All that is to be done."""
 
-    workflow: str
+    workflow: Workflow
     parameters: dict[str, str]
     items: list[Item]
     outputs: Outputs
@@ -94,7 +94,7 @@ def _wanted(values: Values, proxy: ProxyAddress) -> _Wanted:
     if not is_folder and target.resolve() in inputs:
         raise CommandError(f"{target} is an input, which is not replaced.", code=EXIT_USAGE)
     return _Wanted(
-        workflow=workflow.name,
+        workflow=workflow,
         parameters=parameters,
         items=items,
         outputs=outputs,
@@ -126,6 +126,9 @@ def _check_parameters(workflow: Workflow, parameters: dict[str, str]) -> None:
             raise CommandError(f"{name} is a file: --file {name}=…", code=EXIT_USAGE)
         if name not in known:
             raise nearest(name, known, f"parameter of {workflow.name}")
+    for name in workflow.required:
+        if name not in parameters and name not in workflow.file_parameters:
+            raise CommandError(f"{workflow.name} needs --param {name}=…", code=EXIT_USAGE)
 
 
 def _make_folder(target: Path) -> None:
@@ -152,8 +155,9 @@ async def _run_all(wanted: _Wanted, proxy: ProxyAddress, report: Report) -> None
         with _view(wanted) as view:
             runs = ItemRun(
                 client=client,
-                workflow=wanted.workflow,
+                workflow=wanted.workflow.name,
                 parameters=wanted.parameters,
+                file_fields=wanted.workflow.file_parameters,
                 outputs=wanted.outputs,
                 book=DoneBook(folder),
                 view=view,
@@ -170,7 +174,7 @@ def _view(wanted: _Wanted) -> View:
         return Lines()
     from comfy_proxy.cli.run.bars import Bars
 
-    return Bars(wanted.workflow, len(wanted.items))
+    return Bars(wanted.workflow.name, len(wanted.items))
 
 
 COMMANDS = (

@@ -55,12 +55,6 @@ def read_event(name: str, data: str) -> Event:
         raise ClientError("An event of the proxy cannot be read.", code="not_the_proxy") from None
 
 
-def file_name(headers: str) -> str | None:
-    """The file name of a Content-Disposition (RFC 6266), None if it has none."""
-    name = headers.partition('filename="')[2].partition('"')[0]
-    return name or None
-
-
 def _seconds(text: str) -> int | None:
     """Whole seconds; a date, which our proxy never sends, counts as nothing said."""
     return int(text) if text.isascii() and text.isdigit() else None

@@ -109,6 +109,11 @@ class Workflow:
     variants: tuple[Json, ...] = ()
     raw: Json = field(default_factory=dict, repr=False)
 
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The parameters that have to be given."""
+        return tuple(map(str, self.parameters.get("required") or ()))
+
     @classmethod
     def read(cls, told: Json) -> Workflow:
         return cls(

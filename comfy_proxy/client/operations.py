@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
-from comfy_proxy.client.answers import file_name, read_event, read_json
+from comfy_proxy.client.answers import read_event, read_json
 from comfy_proxy.client.effects import Call, Emit, NextEvent, Operation, Sleep
 from comfy_proxy.client.errors import ApiError, JobFailedError, UnreachableError
 from comfy_proxy.client.exchange import exchange
@@ -72,25 +72,8 @@ def raise_if_failed(status: Status) -> None:
 def job_results(job_id: str, policy: Policy) -> Operation[list[tuple[ResultInfo, str]]]:
     """Each file of the job, once it has completed, with the path that leads to its bytes."""
     status = yield from completed(job_id, policy)
-    if status.results is None:
-        only = yield from _only_result(job_id, policy)
-        return [(only, f"{_job(job_id)}/result")]
-    return [
-        (result, f"{_job(job_id)}/result/{number}") for number, result in enumerate(status.results)
-    ]
-
-
-def _only_result(job_id: str, policy: Policy) -> Operation[ResultInfo]:
-    """Of a proxy whose status does not tell of results: jobs there make one picture each."""
-    answer = yield from exchange(Call(method="HEAD", path=f"{_job(job_id)}/result"), policy)
-    media_type = answer.headers.get("content-type", "").partition(";")[0]
-    length = answer.headers.get("content-length", "")
-    return ResultInfo(
-        name=file_name(answer.headers.get("content-disposition", "")) or job_id,
-        type=media_type.partition("/")[0],
-        media_type=media_type,
-        size_bytes=int(length) if length.isdigit() else None,
-    )
+    found = status.results or ()
+    return [(result, f"{_job(job_id)}/result/{number}") for number, result in enumerate(found)]
 
 
 def cancel_job(job_id: str, policy: Policy) -> Operation[bool]:

@@ -9,7 +9,7 @@
 // A page that the proxy does not serve itself needs its origin in CORS_ORIGINS; upscale.mjs is an
 // example for Node. Errors are ComfyProxyError: status, code, message, field, requestId.
 
-const PAUSE_MS = 100; // before the first repetition; twice as long each time, up to two seconds
+const firstPauseMs = 100; // before the first repetition; twice as long each time, up to two seconds
 const longer = (ms) => Math.min(2 * ms, 2000);
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 const jobPath = (jobId) => `/api/jobs/${encodeURIComponent(jobId)}`;
@@ -60,13 +60,13 @@ export class ComfyProxy {
 
   // Server-Sent Events by fetch, as Node has no EventSource.
   async *read(path, signal) {
-    for (let lastId = "", pauseMs = PAUSE_MS, spentMs = 0; ; pauseMs = longer(pauseMs)) {
+    for (let lastId = "", pauseMs = firstPauseMs, spentMs = 0; ; pauseMs = longer(pauseMs)) {
       const headers = { Accept: "text/event-stream", ...(lastId && { "Last-Event-ID": lastId }) };
       const answer = await this.request(path, { headers, signal });
       if (answer.status === 204) return;
       try {
         for await (const event of readEvents(answer.body)) {
-          [lastId, pauseMs, spentMs] = [event.id || lastId, PAUSE_MS, 0];
+          [lastId, pauseMs, spentMs] = [event.id || lastId, firstPauseMs, 0];
           yield event;
         }
       } catch (error) {
@@ -85,10 +85,10 @@ export class ComfyProxy {
     do status = await this.status(jobId, "?wait=60");
     while (!["completed", "failed"].includes(status.status));
     if (status.error) throw new ComfyProxyError(502, { ...status.error, error: status.error.message });
-    return (status.results ?? [{}]).map((one, number) => {
-      const path = `${jobPath(jobId)}/result${status.results ? `/${number}` : ""}`;
-      return { ...one, blob: async () => (await this.request(path)).blob() };
-    });
+    return status.results.map((one, number) => ({
+      ...one,
+      blob: async () => (await this.request(`${jobPath(jobId)}/result/${number}`)).blob(),
+    }));
   }
 
   cancel = async (jobId) => void (await this.request(jobPath(jobId), { method: "DELETE" }));
@@ -96,7 +96,7 @@ export class ComfyProxy {
 
   async request(path, { headers = {}, ...options } = {}) {
     const all = { ...headers, ...(this.apiKey && { "X-API-Key": this.apiKey }) };
-    for (let pauseMs = PAUSE_MS, spentMs = 0, waitedMs = 0; ; ) {
+    for (let pauseMs = firstPauseMs, spentMs = 0, waitedMs = 0; ; ) {
       const answer = await fetch(this.url + path, { ...options, headers: all }).catch((error) => error);
       if (!(answer instanceof Response)) {
         if (options.signal?.aborted || (spentMs += pauseMs) > this.patienceMs) throw answer;

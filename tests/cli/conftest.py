@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import workflow_route
+import templates_of_all_kinds
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 from command_process import CommandLine, command_line
@@ -22,8 +22,7 @@ async def front(
     (tmp_path / "templates").mkdir()
     return await start_proxy(
         *workers,
-        app=workflow_route.host(),
-        workflow_directory=write_templates(tmp_path / "templates"),
+        workflow_directory=templates_of_all_kinds.write(write_templates(tmp_path / "templates")),
     )
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import workflow_route
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from command_process import PATIENCE_S, CommandLine, command_line
@@ -148,7 +147,7 @@ async def test_a_job_that_the_proxy_has_forgotten_is_submitted_again(
     photos(command.folder, "a.png")
     words = ("run", "timed", "a.png", "-o", "x.png", "-p", "seconds=1")
     templates = jobs.service.settings.workflow_directory
-    restarted = await start_proxy(*workers, app=workflow_route.host(), workflow_directory=templates)
+    restarted = await start_proxy(*workers, workflow_directory=templates)
     async with forwarding(str(jobs.http.make_url("/"))) as (line,):
         process = await command.start(*words, "--url", line.url)
         await until(lambda: list(jobs.service.manager))
@@ -174,6 +173,33 @@ async def test_a_job_that_the_proxy_has_forgotten_is_submitted_again(
     assert (process.returncode, b"cancelled" in err) == (1, True)
 
 
+async def test_a_workflow_without_a_file_runs_as_often_as_is_said(command: CommandLine) -> None:
+    """Several results of one job are numbered; the same command goes on after an interruption."""
+    words = ("run", "drawn", "-p", "color=255", "-p", "pictures=2", "--count", "3", "-o", "out/")
+    said = await command(*words)
+    assert (said.code, said.err) == (0, "")
+    names = [f"drawn-{copy}-{number}.png" for copy in (1, 2, 3) for number in (1, 2)]
+    assert sorted(os.listdir(command.folder / "out")) == [".comfy-proxy.jsonl", *names]
+    assert (await command(*words)).out.splitlines()[-1] == "0 done, 3 done before, of 3"
+    said = await command("run", "drawn", "-p", "color=9", "-o", "one.png")
+    assert said.code == 0
+    assert open_picture((command.folder / "one.png").read_bytes()).size == (8, 6)
+    said = await command("run", "drawn", "-o", "one.png")
+    assert (said.code, "needs --param color=" in said.err) == (2, True)
+
+
+async def test_a_second_file_is_given_by_its_name(command: CommandLine) -> None:
+    """To each of the others."""
+    photos(command.folder / "in", "a.png", "b.png")
+    photos(command.folder, "m.png")
+    said = await command("run", "masked", "in", "--file", "mask=m.png", "-o", "out/")
+    assert (said.code, said.err) == (0, "")
+    for name in ("a.png", "b.png"):
+        assert open_picture((command.folder / "out" / name).read_bytes()).mode == "RGBA"
+    said = await command("run", "masked", "in", "-o", "out/")
+    assert (said.code, "--file mask=…" in said.err) == (2, True)
+
+
 async def test_one_result_goes_to_a_file(command: CommandLine) -> None:
     """Which is replaced; never an input, neither by its name nor in its folder."""
     photos(command.folder, "a.png")
@@ -193,7 +219,7 @@ async def test_one_result_goes_to_a_file(command: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [(("upscale-imag", "a.png"), "did you mean 'upscale-image'?"),
-     (("nothing-like-it", "a.png"), "there is remove-background"),
+     (("nothing-like-it", "a.png"), "there is image-to-image, remove-background"),
      (("upscale-image", "a.png", "-p", "scal=2"), "did you mean 'scale'?"),
      (("upscale-image", "a.png", "-p", "scale"), "NAME=VALUE"),
      (("upscale-image", "a.png", "-p", "image=x"), "--file image=…"),
@@ -241,7 +267,7 @@ async def test_the_key_comes_from_the_environment_or_a_file(
     workers: Any, start_proxy: Callable[..., Any], tmp_path: Path
 ) -> None:
     """A wrong or missing one is told with the way to give it."""
-    front = await start_proxy(*workers, app=workflow_route.host(), api_keys=(SECRET,))
+    front = await start_proxy(*workers, api_keys=(SECRET,))
     command = command_line(tmp_path, front.make_url("/"))
     photos(tmp_path, "a.png")
     (tmp_path / "key").write_text(f"# ours\n{SECRET}\n")

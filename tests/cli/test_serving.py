@@ -66,8 +66,10 @@ async def test_serve_says_what_it_has_found(tmp_path: Path, workers: Any) -> Non
                                     and line["message"].startswith(workers[0].host))  # fmt: skip
         assert "remove-background, upscale-image, upscale-remove-bg" in first["message"]
         second = await served.logged(lambda line: line["message"].startswith(f"{lacking.host} ans"))
-        assert "it runs upscale-image; not remove-background (" in second["message"]
-        assert "lacks RemoveBackground" in second["message"]
+        assert "; it runs upscale-image; not " in second["message"]
+        runs_not = second["message"].partition("; not ")[2]
+        assert "remove-background" in runs_not
+        assert "comfy-proxy check says why" in runs_not
         await served.logged(lambda line: line["message"] == f"{late_host} does not answer yet")
         async with late:
             await served.logged(lambda line: line["message"].startswith(f"{late_host} answers; it"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import templates_of_all_kinds
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 from both_clients import client_of
@@ -22,7 +23,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 async def front(
     workers: Any, start_proxy: Callable[..., Any], tmp_path: Path
 ) -> TestClient[web.Request, web.Application]:
-    return await start_proxy(*workers, workflow_directory=write_templates(tmp_path))
+    directory = templates_of_all_kinds.write(write_templates(tmp_path))
+    return await start_proxy(*workers, workflow_directory=directory)
 
 
 @pytest.fixture

@@ -126,6 +126,44 @@ async def test_an_interrupted_run_cancels_its_job(front: Any, jobs: JobClient) -
     assert not list(jobs.service.manager)
 
 
+async def test_files_go_to_their_parameters_in_order_or_by_name(
+    client: Any, tmp_path: Path
+) -> None:
+    """A workflow of two files; too many are told with what it takes."""
+    (tmp_path / "m.png").write_bytes(noise())
+    for job in (
+        await client.submit("masked", PNG, tmp_path / "m.png"),
+        await client.submit("masked", mask=tmp_path / "m.png", photo=PNG),
+        await client.submit("masked", PNG, mask=tmp_path / "m.png"),
+    ):
+        assert open_picture(await (await job.result()).bytes()).mode == "RGBA"
+    with pytest.raises(ClientError, match="photo, mask"):
+        await client.submit("masked", PNG, PNG, PNG)
+
+
+async def test_a_workflow_without_a_file_may_have_several_results(
+    client: Any, tmp_path: Path
+) -> None:
+    """Each with its name, kind and size."""
+    job = await client.submit("drawn", color=255, pictures=3)
+    results = await job.results()
+    assert [one.type for one in results] == ["image"] * 3
+    assert len({one.name for one in results}) == 3
+    assert [(one.info.width, one.info.height) for one in results] == [(8, 6)] * 3
+    for one in results:
+        assert (await one.save(tmp_path)).stat().st_size == one.info.size_bytes
+
+
+async def test_workflows_are_told_with_their_parameters(client: Any) -> None:
+    known = {one.name: one for one in await client.workflows()}
+    assert known["masked"].file_parameters == ("photo", "mask")
+    assert known["drawn"].required == ("color",)
+    assert (await client.workflow("drawn")).title == "Drawn"
+    with pytest.raises(ApiError) as unknown:
+        await client.workflow("none")
+    assert unknown.value.status == 404
+
+
 async def test_jobs_are_listed_by_status_and_workflow(client: Any) -> None:
     done = await client.run("upscale-image", PNG)
     running = await client.submit("timed", PNG, seconds=20)

@@ -54,14 +54,14 @@ class Batch:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+            for task in self._tasks:
+                if not task.cancelled() and task.exception() is None:
+                    self._count(task)
 
     def _ended(self, item: Item, task: asyncio.Task[bool]) -> None:
         error = task.exception()
         if error is None:
-            if task.result():
-                self.report.done += 1
-            else:
-                self.report.skipped += 1
+            self._count(task)
         elif isinstance(error, ClientError) and self._concerns_all(error):
             code = EXIT_USAGE if isinstance(error, ApiError) and error.field else EXIT_FAILED
             raise CommandError(sentence(error, self._proxy), code=code)
@@ -72,9 +72,16 @@ class Batch:
         else:
             raise error
 
+    def _count(self, task: asyncio.Task[bool]) -> None:
+        if task.result():
+            self.report.done += 1
+        else:
+            self.report.skipped += 1
+
     def _concerns_all(self, error: ClientError) -> bool:
         if isinstance(error, ApiError):
-            return error.status in (401, 403) or error.field in self._runs.parameters
+            wrong = error.field is not None and error.field not in self._runs.file_fields
+            return error.status in (401, 403) or (error.status == 400 and wrong)
         return isinstance(error, UnreachableError) or error.code == "not_the_proxy"
 
     def _why(self, error: Exception) -> str:

@@ -51,7 +51,7 @@ def make_items(
         takes = f"takes no file but {', '.join(named)}" if named else "takes no file"
         raise CommandError(f"{workflow.name} {takes}.", code=EXIT_USAGE)
     _check_named(workflow, named)
-    needed = [name for name in free[1 if paths else 0 :] if name in _required(workflow)]
+    needed = [name for name in free[1 if paths else 0 :] if name in workflow.required]
     if needed:
         raise CommandError(
             f"{workflow.name} needs a file"
@@ -110,11 +110,6 @@ def _check_named(workflow: Workflow, named: Mapping[str, Path]) -> None:
                 f"{workflow.name} has no file parameter {name!r}; it takes: {takes}.",
                 code=EXIT_USAGE,
             )
-
-
-def _required(workflow: Workflow) -> Sequence[str]:
-    required: Sequence[str] = workflow.parameters.get("required") or ()
-    return required
 
 
 def _stems(paths: Sequence[Path]) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
+from comfy_proxy.cli.command import CommandError
 from comfy_proxy.cli.run.items import Item
 from comfy_proxy.cli.run.outputs import DoneBook, Outputs
 from comfy_proxy.cli.run.view import View
@@ -25,11 +27,13 @@ left to run there."""
 
 @dataclass(frozen=True, kw_only=True)
 class ItemRun:
-    """How each item of a batch is run. ``again``: also what is done already."""
+    """How each item of a batch is run. ``file_fields`` are the names by which the proxy may tell of
+    a wrong file; ``again``: also what is done already."""
 
     client: AsyncClient
     workflow: str
     parameters: Mapping[str, str]
+    file_fields: Collection[str]
     outputs: Outputs
     book: DoneBook
     view: View
@@ -38,7 +42,8 @@ class ItemRun:
     async def run(self, item: Item) -> bool:
         """True once its files are there, False if they were before.
 
-        Raises OSError, CommandError or ClientError. If it is cancelled, so is its job.
+        Raises OSError, CommandError or ClientError. If it is cancelled, so is its job; but one that
+        has completed is kept.
         """
         fingerprint = await asyncio.to_thread(item.fingerprint, self.workflow, self.parameters)
         paths = [] if self.again else self.book.outputs(item.stem, fingerprint)
@@ -51,7 +56,7 @@ class ItemRun:
                 job = await self._submit(item)
                 try:
                     status = await self._follow(item, job)
-                    paths = await self.outputs.save(item, await job.results())
+                    paths = await self._kept(item, job, fingerprint)
                 except asyncio.CancelledError:
                     await _cancel(job)
                     raise
@@ -60,7 +65,6 @@ class ItemRun:
                         raise
                 else:
                     break
-            self.book.add(item.stem, fingerprint, paths)
         finally:
             self.view.over(item)
         self.view.done(item, paths, status)
@@ -77,6 +81,24 @@ class ItemRun:
             with suppress(ClientError, OSError, TimeoutError):
                 async with asyncio.timeout(CANCEL_PATIENCE_S):
                     await _cancel(await submitting)
+            raise
+
+    async def _kept(self, item: Item, job: AsyncJob, fingerprint: str) -> list[Path]:
+        """The files of a completed job. Cancelled in its midst, it goes on for a while: what is
+        there under its name is to be known as done."""
+
+        async def keep() -> list[Path]:
+            paths = await self.outputs.save(item, await job.results())
+            self.book.add(item.stem, fingerprint, paths)
+            return paths
+
+        keeping = asyncio.create_task(keep())
+        try:
+            return await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            with suppress(ClientError, CommandError, OSError, TimeoutError):
+                async with asyncio.timeout(CANCEL_PATIENCE_S):
+                    return await keeping
             raise
 
     async def _follow(self, item: Item, job: AsyncJob) -> Status:
