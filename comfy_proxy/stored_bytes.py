@@ -62,15 +62,6 @@ class StoredBytes:
         self.on_disk = 0
         """Bytes from the beginning that are in the file already."""
 
-    @classmethod
-    def of(cls, data: bytes) -> StoredBytes:
-        """``data`` in memory, whatever its size, hashed at once: for what is small."""
-        stored = StoredBytes(memory_bytes=len(data))
-        stored._batch += data
-        stored._hash.update(data)
-        stored.size = len(data)
-        return stored
-
     def __repr__(self) -> str:
         place = "closed" if self.closed else "disk" if self._path else "memory"
         return f"<{type(self).__name__} {self.size} bytes, {place}>"

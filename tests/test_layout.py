@@ -41,6 +41,11 @@ APART = {("jobs", "gateway"), ("gateway", "jobs"), ("embedded", "gateway"), ("cl
          ("ledger", "jobs"), ("dispatch", "jobs"), ("gateway.prompts", "gateway.views"),
          ("gateway.views", "gateway.prompts")}  # fmt: skip
 """``(a, b)``: nothing in ``a`` imports anything of ``b``."""
+WITHIN: Mapping[str, tuple[str, frozenset[str]]] = {
+    "jobs.workflows": ("jobs", frozenset(("jobs.file_info", "jobs.prompt_execution"))),
+}
+"""Room → the room around it, and what it may import of that: what a graph is filled with, and the
+form in which it is sent."""
 
 LONG_FILES: Mapping[str, str] = {}
 LARGE_CLASSES: Mapping[str, str] = {}
@@ -161,6 +166,19 @@ def test_rooms_that_know_nothing_of_each_other(a: str, b: str) -> None:
         if is_in(module, a) and is_in(other, b)
     ]
     assert wrong == []
+
+
+@pytest.mark.parametrize("room", sorted(WITHIN))
+def test_an_inner_room_knows_little_of_the_one_around_it(room: str) -> None:
+    """It can be read, and used, without it."""
+    outer, known = WITHIN[room]
+    used = {
+        other
+        for module, others in graph().items()
+        for other in others
+        if is_in(module, room) and is_in(other, outer) and not is_in(other, room)
+    }
+    assert used == known
 
 
 def test_files_are_short() -> None:

@@ -18,6 +18,7 @@ from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.negotiation import (
     AnswerMode,
     answer_mode,
+    truth,
     wait_seconds,
     waits_for_change,
 )
@@ -55,14 +56,14 @@ async def _create(
     key = _idempotency_key(request)
     job_request = await service.read(request, workflow)
     try:
-        mode = AnswerMode(synchronous=False)
-        if not always_async:
-            mode = answer_mode(
-                job_request.options,
-                prefer=header_of(request, "Prefer"),
-                accept=header_of(request, "Accept"),
-                default_mode=service.settings.default_mode,
-            )
+        mode = answer_mode(
+            job_request.options,
+            prefer=header_of(request, "Prefer"),
+            accept=header_of(request, "Accept"),
+            default_mode=service.settings.default_mode,
+        )
+        if always_async:
+            mode = AnswerMode(synchronous=False)
     except BaseException:
         job_request.close()
         raise
@@ -114,7 +115,7 @@ async def status(request: web.Request) -> web.StreamResponse:
 
 async def events(request: web.Request) -> web.StreamResponse:
     service, job = find(request)
-    previews = request.query.get("previews", "").lower() in ("true", "1", "yes", "on")
+    previews = truth("previews", request.query.get("previews", "false"))
     return await stream_events(request, job, service, previews=previews)
 
 

@@ -39,19 +39,10 @@ async def read_job_request(
     ``broken_body`` if the body is cut off and ``invalid_json`` if it is no JSON object.
     """
     files = RequestFiles(
-        workflow,
-        limit=max_upload_size,
-        memory_bytes=memory_bytes,
-        executor=executor,
-        urls=urls,
+        workflow, limit=max_upload_size, memory_bytes=memory_bytes, executor=executor, urls=urls
     )
     try:
-        query, body = RequestFields(workflow), RequestFields(workflow)
-        for name, text in request.query.items():
-            if workflow.file_of(name) is None:
-                query.add(name, text)
-            else:
-                await files.add_text(name, text)
+        query, body = await _read_query(request, workflow, files), RequestFields(workflow)
         usual_name = await RequestBody(request, workflow, body, files, executor).read()
         given = await files.finish(usual_name)
         parameters = workflow.parse_parameters({**query.values, **body.values})
@@ -67,3 +58,15 @@ async def read_job_request(
         fingerprint=fingerprint_of(workflow.name, parameters, given),
         client=client,
     )
+
+
+async def _read_query(
+    request: web.Request, workflow: Workflow, files: RequestFiles
+) -> RequestFields:
+    fields = RequestFields(workflow)
+    for name, text in request.query.items():
+        if workflow.file_of(name) is None:
+            fields.add(name, text)
+        else:
+            await files.add_text(name, text)
+    return fields

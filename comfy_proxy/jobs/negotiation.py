@@ -15,7 +15,7 @@ from comfy_proxy.errors import InvalidFieldError
 MAX_WAIT_S = 300.0
 """Most seconds of ``?wait=N``; more is refused with 400."""
 _MEDIA = ("image", "video", "audio")
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,6 +80,15 @@ def waits_for_change(until: str | None) -> bool:
     return until == "change"
 
 
+def truth(name: str, text: str) -> bool:
+    """A flag of the query or the body, in whatever case; raises InvalidFieldError naming it."""
+    words = dict.fromkeys(("true", "1", "yes", "on"), True)
+    words |= dict.fromkeys(("false", "0", "no", "off"), False)
+    if text.lower() not in words:
+        raise InvalidFieldError(name, f"{name} must be true or false.")
+    return words[text.lower()]
+
+
 def prefers_json(accept: str, kind: str = "image") -> bool:
     """True if ``application/json`` has a higher q than anything of ``kind``, the first part of a
     result's media type; a tie is no preference."""
@@ -111,9 +120,7 @@ def wants_zip(accept: str) -> bool:
 def _asked_mode(options: Mapping[str, str]) -> str | None:
     found: set[str] = set()
     if (flag := options.get("async")) is not None:
-        if flag not in ("true", "1", "yes", "on", "false", "0", "no", "off"):
-            raise InvalidFieldError("async", "async must be true or false.")
-        found.add("async" if flag in ("true", "1", "yes", "on") else "sync")
+        found.add("async" if truth("async", flag) else "sync")
     if (mode := options.get("mode")) is not None:
         if mode not in ("async", "sync"):
             raise InvalidFieldError("mode", "mode must be async or sync.")

@@ -97,11 +97,12 @@ class PromptExecution:
         """
         try:
             status = entry.get("status") or {}
+            for node, output in (entry.get("outputs") or {}).items():
+                told = {"node": node, "output": output}
+                self.feed(PromptFrame(type="executed", prompt_id=self.prompt_id, data=told))
             for kind, data in status.get("messages") or ():
                 if kind in ("execution_error", "execution_interrupted"):
                     self.feed(PromptFrame(type=kind, prompt_id=self.prompt_id, data=data))
-            for node, output in (entry.get("outputs") or {}).items():
-                self._take_output(str(node), output)
         except (TypeError, ValueError, AttributeError) as error:
             raise InvalidAnswerError("An entry of /history is not as ComfyUI writes it.") from error
         if not self.phase.ended and status.get("status_str") == "error":
@@ -134,7 +135,11 @@ class PromptExecution:
 
     def _on_executed(self, data: Mapping[str, Any]) -> None:
         # Of a node that was added at run time `display_node` is the one of the graph.
-        self._take_output(str(data.get("display_node") or data.get("node")), data.get("output"))
+        node, output = str(data.get("display_node") or data.get("node")), data.get("output")
+        if output is not None and not isinstance(output, dict):
+            raise TypeError("the output of a node is a JSON object")
+        if output and self.graph.takes(node):
+            self.outputs[node] = output
 
     def _on_execution_success(self, data: Mapping[str, Any]) -> None:
         self._finish_current()
@@ -158,10 +163,6 @@ class PromptExecution:
         """The socket is lost: of a batch of pictures some may not have come."""
         if not self._done.issuperset(self.graph.output_nodes):
             self.pictures.clear()
-
-    def _take_output(self, node: str, output: Any) -> None:
-        if isinstance(output, dict) and output and self.graph.takes(node):
-            self.outputs[node] = output
 
     def _take_picture(self, frame: PictureFrame) -> bool:
         """Strangers' frames arrive on the same socket: ours name us or come in turn.

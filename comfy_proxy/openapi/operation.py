@@ -15,6 +15,11 @@ Schema = Mapping[str, Any]
 TEXT: Final[Schema] = {"type": "string"}
 NUMBER: Final[Schema] = {"type": "number"}
 TRUTH: Final[Schema] = {"type": "string", "enum": ["true", "false"]}
+FLAG: Final[Schema] = {
+    "type": "string",
+    "enum": ["true", "1", "yes", "on", "false", "0", "no", "off"],
+}
+"""What a workflow takes for a truth; the first four are true."""
 ANY_BYTES: Final = "*/*"
 """The media type of an answer that is whatever a workflow has made."""
 
@@ -69,6 +74,22 @@ class Operation:
 def json(kind: Any, description: str, **headers: str) -> Answer:
     """An answer in JSON of the type ``kind``."""
     return Answer(description=description, content={"application/json": kind}, headers=headers)
+
+
+def get(
+    path: str,
+    handler: Handler,
+    summary: str,
+    kind: Any = None,
+    *,
+    answers: Mapping[int, Answer] | None = None,
+    **options: Any,
+) -> Operation:
+    """A GET; ``kind`` is the type of its JSON where ``answers`` are not given."""
+    answers = {200: json(kind, summary)} if answers is None else answers
+    return Operation(
+        method="GET", path=path, handler=handler, summary=summary, answers=answers, **options
+    )
 
 
 def routes_of(operations: Sequence[Operation]) -> list[web.RouteDef]:

@@ -70,7 +70,7 @@ def graph(*, colour: int = 1, seconds: float | None = None, by_frame: bool = Fal
         source = "2"
     output = "SaveImageWebsocket" if by_frame else "PreviewImage"
     prompt["9"] = node(output, images=[source, 0])
-    return Graph(prompt=prompt, output_node="9", by_frame=by_frame)
+    return Graph(prompt=prompt, output_nodes=frozenset(("9",)), by_frame=by_frame)
 
 
 def failing_graph() -> Graph:
@@ -79,7 +79,7 @@ def failing_graph() -> Graph:
         "2": node("FailNode", image=["1", 0], salt=0),
         "9": node("PreviewImage", images=["2", 0]),
     }
-    return Graph(prompt=prompt, output_node="9", by_frame=False)
+    return Graph(prompt=prompt, output_nodes=frozenset(("9",)), by_frame=False)
 
 
 def state(opened: int = 0, in_use: int = 0, waiting: int = 0) -> PoolState:

@@ -27,6 +27,7 @@ from comfy_proxy.errors import (
     PromptRejectedError,
     ResultError,
 )
+from comfy_proxy.stored_bytes import StoredBytes
 
 GPU = "http://gpu1:8188/comfy"
 PROMPT_ID = "0dfe5e00-5637-46f0-ae6a-12e54160ba92"
@@ -194,7 +195,9 @@ async def test_class_info_with_odd_names(client: ComfyUIClient, answers: aioresp
 async def test_a_result_whose_name_is_no_utf8(client: ComfyUIClient) -> None:
     """No query can name it: the job ends, and says why."""
     with pytest.raises(ResultError, match="UTF-8"):
-        await client.view(OutputFile(filename="caf\udce9.png", subfolder="", type="temp"))
+        await client.view(
+            OutputFile(filename="caf\udce9.png", subfolder="", type="temp"), StoredBytes()
+        )
 
 
 @pytest.mark.parametrize(
@@ -267,7 +270,7 @@ async def test_rejection_without_details(client: ComfyUIClient, answers: aioresp
 async def test_upload(cluster: Cluster, worker: EmbeddedWorker, picture: bytes) -> None:
     """The bytes go up as they are, once for the same picture; the name is what LoadImage takes."""
     for source in (io.BytesIO(picture), picture):
-        name = await client_of(cluster).upload_picture(source, name="x.png", size=len(picture))
+        name = await client_of(cluster).upload_file(source, name="x.png", size=len(picture))
         assert name == "comfy_proxy/x.png"
     assert (worker.folders.base / "input" / name).read_bytes() == picture
 
@@ -276,7 +279,7 @@ async def test_upload_on_a_full_disk(cluster: Cluster, worker: EmbeddedWorker) -
     """A 500 for a full disk is told as a refusal and is no strike."""
     worker.faults.disk_full = True
     with pytest.raises(InstanceRefusedError):
-        await client_of(cluster).upload_picture(b"x", name="x.png", size=1)
+        await client_of(cluster).upload_file(b"x", name="x.png", size=1)
     assert cluster.instances[0].breaker.consecutive_failures == 0
 
 
@@ -287,14 +290,14 @@ async def test_upload_without_a_name(
     """An upload's answer without name and folder is an invalid answer."""
     answers.post(f"{GPU}/upload/image", payload=payload)
     with pytest.raises(InvalidAnswerError):
-        await client.upload_picture(b"x", name="x.png", size=1)
+        await client.upload_file(b"x", name="x.png", size=1)
 
 
 async def test_view_of_a_file_that_is_gone(client: ComfyUIClient, answers: aioresponses) -> None:
     """404 means that the result is lost: the job may run again, the instance is not to blame."""
     answers.get(f"{GPU}/view?filename=a+b.png&subfolder=x&type=temp", status=404)
     with pytest.raises(PromptLostError):
-        await client.view(FILE)
+        await client.view(FILE, StoredBytes())
     assert client.instance.breaker.consecutive_failures == 0
 
 

@@ -23,6 +23,7 @@ from comfy_proxy.errors import (
     InstanceTimeoutError,
     InvalidAnswerError,
 )
+from comfy_proxy.stored_bytes import StoredBytes
 
 GPU = "http://gpu1:8188/comfy"
 PROMPT_ID = "0dfe5e00-5637-46f0-ae6a-12e54160ba92"
@@ -141,12 +142,13 @@ async def test_silent_download(
 
         async def download() -> None:
             try:
-                await client_of(cluster).view(FILE)
+                await client_of(cluster).view(FILE, into)
             except InstanceError as error:
                 errors.append(error)
 
+        into = StoredBytes()
         cluster.spawn(download())
-        await eventually(lambda: clock.waiting == 2)
+        await eventually(lambda: into.size and clock.waiting == 1)
         await clock.advance(61)
         await eventually(lambda: errors)
         release.set()

@@ -19,6 +19,7 @@ from comfy_proxy.cluster.comfyui_frames import (
 )
 from comfy_proxy.errors import InterruptedPromptError, InvalidAnswerError, WorkflowError
 from comfy_proxy.jobs.prompt_execution import Graph, Phase, PromptExecution
+from comfy_proxy.jobs.prompt_outputs import told_results
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -34,7 +35,11 @@ class Replay:
         self.submission = posted[0]["json"]
         prompt_id = posted[0]["body"]["prompt_id"]
         self.execution = PromptExecution(
-            Graph(prompt=self.submission["prompt"], output_node=output_node, by_frame=by_frame),
+            Graph(
+                prompt=self.submission["prompt"],
+                output_nodes=frozenset((output_node,)),
+                by_frame=by_frame,
+            ),
             prompt_id,
         )
         self.percentages: list[float] = []
@@ -75,6 +80,10 @@ def execution() -> PromptExecution:
     return PromptExecution(graph(seconds=1), "ours")
 
 
+def files_of(execution: PromptExecution) -> list[Any]:
+    return list(told_results(execution.outputs, list(execution.graph.prompt)))
+
+
 def picture(data: bytes = PNG, **names: str) -> PictureFrame:
     return PictureFrame(media_type="image/png", data=data, **names)
 
@@ -84,7 +93,9 @@ def test_saved_picture() -> None:
     replay = Replay("save-image")
     execution = replay.play()
     assert execution.phase is Phase.SUCCEEDED
-    assert execution.files == [OutputFile(filename="rec_00001_.png", subfolder="", type="output")]
+    assert files_of(execution) == [
+        OutputFile(filename="rec_00001_.png", subfolder="", type="output")
+    ]
     assert [node for node in dict.fromkeys(replay.nodes) if node] == ["1", "2", "3"]
     assert replay.percentages[-1] == 100.0
 
@@ -113,7 +124,7 @@ def test_cached() -> None:
     replay = Replay("save-image-fully-cached")
     execution = replay.play()
     assert execution.phase is Phase.SUCCEEDED
-    assert execution.files[0].filename == "rec_00001_.png"
+    assert [one.filename for one in files_of(execution)] == ["rec_00001_.png"]
     assert set(replay.nodes) == {None}
 
 
@@ -150,7 +161,7 @@ def test_history_tells_the_same(name: str) -> None:
     seen, missed = Replay(name), Replay(name)
     seen.play()
     missed.execution.take_history(missed.history())
-    for told in ("phase", "files"):
+    for told in ("phase", "outputs"):
         assert getattr(missed.execution, told) == getattr(seen.execution, told)
     assert str(missed.execution.error) == str(seen.execution.error)
     assert type(missed.execution.error) is type(seen.execution.error)
@@ -166,7 +177,7 @@ def test_history_without_status_is_success(execution: PromptExecution) -> None:
     """Very old servers write outputs alone."""
     execution.take_history({"outputs": {"9": {"images": [{"filename": "a.png"}]}}})
     assert execution.phase is Phase.SUCCEEDED
-    assert execution.files == [OutputFile(filename="a.png", subfolder="", type="output")]
+    assert files_of(execution) == [OutputFile(filename="a.png", subfolder="", type="output")]
 
 
 @pytest.mark.parametrize(

@@ -37,17 +37,19 @@ from comfy_proxy.errors import (
     WorkflowError,
 )
 from comfy_proxy.jobs.prompt_execution import Graph, Phase
+from comfy_proxy.jobs.raw_results import RawResults
 
 
-def opened(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data))
+async def opened(task: Awaitable[RawResults]) -> Image.Image:
+    (made,) = await task
+    return Image.open(io.BytesIO(await made.body.read()))
 
 
 @pytest.mark.parametrize("by_frame", [False, True])
 async def test_picture(cluster: Cluster, worker: EmbeddedWorker, by_frame: bool) -> None:
     """The picture comes by file or by frame, with progress up to 100, and the place is free."""
     run = Run(cluster, graph(colour=0xFF0000, seconds=0.1, by_frame=by_frame))
-    picture = opened(await run.task)
+    picture = await opened(run.task)
     assert (picture.size, picture.getpixel((0, 0))) == ((16, 8), (255, 0, 0))
     assert str(uuid.UUID(run.prompt.prompt_id)) == run.prompt.prompt_id
     assert worker.executed == [run.prompt.prompt_id]
@@ -66,7 +68,7 @@ async def test_server_without_metadata(
     async with EmbeddedWorker(base_directory=tmp_path, preview_metadata=False) as worker:
         cluster = await connected(worker)
         run = Run(cluster, graph(colour=255, by_frame=True))
-        assert opened(await run.task).getpixel((0, 0)) == (0, 0, 255)
+        assert (await opened(run.task)).getpixel((0, 0)) == (0, 0, 255)
         await cluster.close()
 
 
@@ -127,7 +129,7 @@ async def test_strangers_picture(cluster: Cluster, worker: EmbeddedWorker) -> No
     run = Run(cluster, graph(by_frame=True))
     await run.waits_there(worker)
     await cluster.clients[run.instance].interrupt("before")
-    assert opened(await run.task).size == (16, 8)
+    assert (await opened(run.task)).size == (16, 8)
 
 
 async def test_error_of_a_node(cluster: Cluster, worker: EmbeddedWorker) -> None:
@@ -142,7 +144,7 @@ async def test_error_of_a_node(cluster: Cluster, worker: EmbeddedWorker) -> None
 async def test_rejected_graph(cluster: Cluster, worker: EmbeddedWorker) -> None:
     """A graph that does not fit ends at once, and nothing was queued."""
     prompt = {"9": node("NoSuchNode")}
-    run = Run(cluster, Graph(prompt=prompt, output_node="9", by_frame=False))
+    run = Run(cluster, Graph(prompt=prompt, output_nodes=frozenset(("9",)), by_frame=False))
     with pytest.raises(PromptRejectedError):
         await run.task
     assert worker.submitted == []
@@ -161,7 +163,7 @@ async def test_interrupted_by_somebody(cluster: Cluster, worker: EmbeddedWorker)
 async def test_no_picture(cluster: Cluster) -> None:
     """A workflow that ends without its picture is told as that."""
     prompt = graph().prompt
-    run = Run(cluster, Graph(prompt=prompt, output_node="1", by_frame=False))
+    run = Run(cluster, Graph(prompt=prompt, output_nodes=frozenset(("1",)), by_frame=False))
     with pytest.raises(ResultError):
         await run.task
 

@@ -48,7 +48,8 @@ async def test_the_legacy_json(jobs: JobClient, accept: str) -> None:
     ) as answer:
         body = await answer.json()
     assert answer.status == 200
-    assert set(body) == {"imageBase64", "promptId", "jobId", "format", "crop"}
+    legacy = {"imageBase64", "promptId", "jobId", "format", "crop"}
+    assert set(body) == {*legacy, "parameters", "results"}
     assert body["imageBase64"].startswith("data:image/jpeg;base64,")
     assert (body["format"], body["crop"]) == ("JPEG", False)
     status = await jobs.status(body["jobId"])

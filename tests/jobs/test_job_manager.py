@@ -137,11 +137,11 @@ async def test_the_oldest_results_go_first(manager: JobManager, make_request: Ma
     jobs = [manager.create_job(await make_request()) for _ in range(4)]
     for job in reversed(jobs):  # the order of their ends counts, not that of their making
         complete(manager, job, 400)
-    assert [job.result is None for job in jobs] == [False, False, True, True]
+    assert [job.results is None for job in jobs] == [False, False, True, True]
     assert [job.result_dropped for job in jobs] == [False, False, True, True]
     complete(manager, last := manager.create_job(await make_request()), 5000)
-    assert last.result is not None
-    assert all(job.result is None for job in jobs)
+    assert last.results is not None
+    assert all(job.results is None for job in jobs)
     assert "results=5000 bytes" in repr(manager)
 
 

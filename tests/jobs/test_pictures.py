@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from comfy_proxy.errors import InvalidFieldError, ResultError
-from comfy_proxy.jobs.file_info import PictureInfo, convert_picture, inspect_picture
+from comfy_proxy.jobs.file_info import PictureInfo
+from comfy_proxy.jobs.pictures import convert_picture, inspect_picture
 
 
 def encoded(image: Image.Image, format_name: str, **options: Any) -> bytes:

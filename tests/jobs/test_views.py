@@ -22,8 +22,8 @@ MADE = results()
 STATUS_KEYS = [
     "job_id", "status", "type", "created_time", "updated_time", "started_time", "completed_time",
     "processing_time_seconds", "queue_position", "progress_percentage", "current_node",
-    "estimated_remaining_time_seconds", "comfyui_instance", "placement", "prompt_id", "attempts",
-    "error", "result_url",
+    "estimated_remaining_time_seconds", "comfyui_instance", "placement", "prompt_id", "variant",
+    "parameters", "attempts", "error", "result_url", "results",
 ]  # fmt: skip
 ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
@@ -80,6 +80,7 @@ async def test_status_of_a_pending_job(service: JobService, job: Job) -> None:
     assert (body["status"], body["attempts"], body["progress_percentage"]) == ("pending", 0, 0.0)
     for name in (
         *("started_time", "completed_time", "comfyui_instance", "placement", "error", "result_url"),
+        *("variant", "results"),
     ):
         assert body[name] is None
 
@@ -95,6 +96,12 @@ async def test_status_of_a_completed_job(service: JobService, job: Job, clock: M
     assert (body["comfyui_instance"], body["prompt_id"]) == ("gpu:8188", "p-1")
     assert (body["current_node"], body["estimated_remaining_time_seconds"]) == (None, None)
     assert body["result_url"] == f"/api/jobs/{job.id}/result"
+    assert body["results"] == [
+        {
+            "type": "image", "name": "made.png", "media_type": "image/png", "size_bytes": 5,
+            "width": 3, "height": 2, "url": f"{body['result_url']}/0", "etag": MADE[0].etag,
+        },
+    ]  # fmt: skip
     assert job.id != job.prompt_id
 
 
@@ -138,9 +145,10 @@ async def test_status_of_a_failed_job(service: JobService, job: Job) -> None:
 
 async def test_result(service: JobService, job: Job, clock: ManualClock) -> None:
     """The JSON result carries the picture as a data URL and the prompt that made it."""
-    body = views.result(await completed(service, job, clock), MADE)
+    body = views.result(await completed(service, job, clock), MADE[0], b"bytes")
     assert list(body) == [
         "job_id", "status", "type", "completed_time", "processing_time_seconds", "result",
+        "results",
     ]  # fmt: skip
     data = "data:image/png;base64," + base64.b64encode(b"bytes").decode()
     assert body["result"] == {"image_base64": data, "prompt_id": "p-1"}
@@ -149,8 +157,10 @@ async def test_result(service: JobService, job: Job, clock: ManualClock) -> None
 
 async def test_legacy_result(service: JobService, job: Job, clock: ManualClock) -> None:
     """The old synchronous answer keeps its camelCase."""
-    body = views.legacy_result(await completed(service, job, clock), MADE)
-    assert list(body) == ["imageBase64", "promptId", "jobId", "format", "crop"]
+    body = views.legacy_result(await completed(service, job, clock), MADE[0], b"bytes")
+    assert list(body) == [
+        "imageBase64", "promptId", "jobId", "format", "crop", "parameters", "results",
+    ]  # fmt: skip
     assert (body["promptId"], body["jobId"], body["format"]) == ("p-1", job.id, "PNG")
     assert body["imageBase64"].startswith("data:image/png;base64,")
 
@@ -173,7 +183,9 @@ async def test_keys_are_snake_case(service: JobService, job: Job, clock: ManualC
     """Every key of our own answers is snake_case; the legacy answer alone is not."""
     done = await completed(service, job, clock)
     documents = (
-        views.accepted(done, service), views.info(done, service), views.result(done, MADE),
-    )  # fmt: skip
+        views.accepted(done, service),
+        views.info(done, service),
+        views.result(done, MADE[0], b"bytes"),
+    )
     for document in documents:
         assert all(re.fullmatch(r"[a-z][a-z0-9_]*", key) for key in keys_of(document))

@@ -122,7 +122,7 @@ def _described(document: dict[str, Any], stem: str, problems: list[Problem]) -> 
     try:
         template = TemplateFile.model_validate(document)
     except ValidationError as error:
-        problems += problems_of(error, file)
+        problems += problems_of(error, file, document)
         return None
     if template.name is None:
         _check_name(stem, problems)
@@ -147,14 +147,16 @@ def _checked_graph(
     try:
         graph = _GRAPH.validate_python(document)
     except ValidationError as error:
-        problems += problems_of(error, f"{stem}.json")
+        problems += problems_of(error, f"{stem}.json", document)
         return None
     return {node: dict(body) for node, body in graph.items()}
 
 
 def _mapping(file: Traversable, problems: list[Problem]) -> MappingFile | None:
+    document: dict[str, Any] = {}
     try:
-        return MappingFile.model_validate(tomllib.loads(file.read_text(encoding="utf-8")))
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        return MappingFile.model_validate(document)
     except OSError as error:
         reason = _because(error)
     except UnicodeDecodeError:
@@ -162,7 +164,7 @@ def _mapping(file: Traversable, problems: list[Problem]) -> MappingFile | None:
     except tomllib.TOMLDecodeError as error:
         reason = f"is not TOML: {error}"
     except ValidationError as error:
-        problems += problems_of(error, file.name)
+        problems += problems_of(error, file.name, document)
         return None
     problems.append(Problem(file=file.name, key="", reason=reason))
     return None

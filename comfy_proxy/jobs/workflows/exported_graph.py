@@ -102,10 +102,12 @@ class ExportedGraph:
         )
 
     def _add(self, one: _Found, parameters: dict[str, Parameter], bind: dict[Input, str]) -> None:
+        body = {**one.body, "name": one.name}
         try:
-            parameters[one.name] = Parameter.model_validate({**one.body, "name": one.name})
+            parameters[one.name] = Parameter.model_validate(body)
         except ValidationError as error:
-            self._problems += problems_of(error, self._file, under=f"parameters.{one.name}")
+            under = f"parameters.{one.name}"
+            self._problems += problems_of(error, self._file, body, under=under)
         bind[one.to] = f"${one.name}"
 
     def _place(self, one: _Found) -> tuple[int, int]:

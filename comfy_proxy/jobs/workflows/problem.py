@@ -30,17 +30,30 @@ class Problem:
         return ": ".join(part for part in (self.file, self.key, self.reason) if part)
 
 
-def problems_of(error: ValidationError, file: str, *, under: str = "") -> list[Problem]:
-    """Each error that pydantic has found in ``file``; ``under``: the key that was checked."""
+def problems_of(
+    error: ValidationError, file: str, document: Any, *, under: str = ""
+) -> list[Problem]:
+    """Each error that pydantic has found in ``document``, which ``file`` has under the key
+    ``under``; "" for all of it."""
     return [
-        Problem(file=file, key=_key(found["loc"], under), reason=_reason(found))
+        Problem(file=file, key=_key(found, document, under), reason=_reason(found))
         for found in error.errors(include_url=False, include_input=False)
     ]
 
 
-def _key(location: tuple[int | str, ...], under: str) -> str:
-    parts = [str(part) for part in location if not str(part).startswith(("function-", "is-"))]
-    return ".".join([under, *parts] if under else parts)
+def _key(found: Any, document: Any, under: str) -> str:
+    """The path of an error, without the steps that pydantic takes by itself: alternatives of a
+    union and functions are no keys of the file."""
+    parts, place = [under] if under else [], document
+    for part in found["loc"]:
+        if (isinstance(place, dict) and part in place) or (
+            isinstance(place, list) and isinstance(part, int) and part < len(place)
+        ):
+            place = place[part]
+        elif found["type"] != "missing" or part != found["loc"][-1]:
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
 
 
 def _reason(found: Any) -> str:

@@ -53,10 +53,16 @@ def named(parameters: Any) -> Any:
     if bad:
         names = ", ".join(map(repr, bad))
         raise ValueError(f"{names}: reserved, or no name (a letter, then a-z, 0-9 and _)")
+    if renamed := [name for name, body in parameters.items() if _has_name(body)]:
+        raise ValueError(f"{', '.join(renamed)}: the key is the name; there is no 'name' in it")
     return {
         name: {"name": name, **body} if isinstance(body, dict) else body
         for name, body in parameters.items()
     }
+
+
+def _has_name(body: Any) -> bool:
+    return isinstance(body, dict) and "name" in body
 
 
 class ChooseFile(BaseModel):
