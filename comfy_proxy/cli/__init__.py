@@ -64,6 +64,13 @@ def _parsed(arguments: Sequence[str]) -> tuple[Command, Values] | int:
 def _run(command: Command, values: Values) -> int:
     try:
         return command.run(values)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if command.extra is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        raise CommandError(f"{where}{error.strerror or error}") from None
     except ModuleNotFoundError as error:
         if command.extra is None or (error.name or "").startswith("comfy_proxy"):
             raise

@@ -46,6 +46,6 @@ def _read(data: str) -> dict[str, Any]:
         told = json.loads(data)
     except ValueError:
         told = None
-    if not isinstance(told, dict):
+    if not isinstance(told, dict) or not told.keys() >= {"instances", "queue", "totals", "jobs"}:
         raise ClientError("What the proxy shows of itself cannot be read.", code="not_the_proxy")
     return told

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from types import SimpleNamespace
 from typing import Final
 
-from comfy_proxy.cli.command import EXIT_USAGE, CommandError, Values
-from comfy_proxy.cli.proxy_address import KEY_VARIABLE, OPTIONS, ProxyAddress, find_proxy
+from comfy_proxy.cli.command import EXIT_FAILED, EXIT_USAGE, CommandError, Values
+from comfy_proxy.cli.proxy_address import KEY_VARIABLE, ProxyAddress, find_proxy
 from comfy_proxy.client.errors import ApiError, ClientError, UnreachableError
 from comfy_proxy.client.policy import Policy
 from comfy_proxy.client.synchronous import Client
@@ -37,7 +37,13 @@ def told_in_words(proxy: ProxyAddress) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise CommandError(sentence(error, proxy)) from None
+        raise command_error(error, proxy) from None
+
+
+def command_error(error: ClientError, proxy: ProxyAddress) -> CommandError:
+    """With exit code 2 if it is a field of the request that is wrong."""
+    wrong = isinstance(error, ApiError) and error.status == 400 and error.field is not None
+    return CommandError(sentence(error, proxy), code=EXIT_USAGE if wrong else EXIT_FAILED)
 
 
 def sentence(error: ClientError, proxy: ProxyAddress) -> str:
@@ -67,6 +73,3 @@ def workflow_names() -> list[str]:
     with suppress(Exception), talk(nowhere, COMPLETION) as client:
         return [workflow.name for workflow in client.workflows()]
     return []
-
-
-__all__ = ["AT_ONCE", "OPTIONS", "nearest", "sentence", "talk", "told_in_words", "workflow_names"]

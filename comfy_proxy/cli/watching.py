@@ -20,15 +20,15 @@ _SHOWN_JOBS = 15
 def _status(values: Values) -> int:
     from comfy_proxy.cli.snapshots import one_snapshot, watch
     from comfy_proxy.cli.tables import on_terminal, say_table
-    from comfy_proxy.cli.talk import talk
+    from comfy_proxy.cli.talk import AT_ONCE, talk
     from comfy_proxy.client.policy import Policy
 
-    with talk(values, Policy(max_wait_s=0.0) if values.watch else Policy(patience_s=0.5)) as client:
+    with talk(values, Policy()) as client:
+        now = client.perform(one_snapshot(AT_ONCE))
         if values.watch:
             show = _live if on_terminal() else _lines
             show(client.iterate(watch(client.policy)))
             return EXIT_DONE
-        now = client.perform(one_snapshot(client.policy))
     print(headline(now))
     say_table(_INSTANCES, instance_rows(now))
     if now["jobs"]:

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from comfy_proxy.client.effects import Answer
 from comfy_proxy.client.errors import ApiError, ClientError
 from comfy_proxy.client.models import Event, Status
 
+T = TypeVar("T")
 
-def read_json(answer: Answer) -> Any:
-    """The document; raises ClientError if it is none: then something else answers there."""
+
+def read_as(answer: Answer, make: Callable[[Any], T]) -> T:
+    """What ``make`` makes of the JSON; raises ClientError if that is something else: then something
+    else than our proxy answers there."""
     try:
-        return json.loads(answer.body)
-    except ValueError:
+        return make(json.loads(answer.body))
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise ClientError(
-            "The answer is no JSON: something else than comfy_proxy answers at that address.",
+            "The answer is none of comfy_proxy: something else answers at that address.",
             code="not_the_proxy",
         ) from None
 

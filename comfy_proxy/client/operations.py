@@ -3,45 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from comfy_proxy.client.answers import read_event, read_json
+from comfy_proxy.client.answers import read_as, read_event
 from comfy_proxy.client.effects import Call, Emit, NextEvent, Operation, Sleep
 from comfy_proxy.client.errors import ApiError, JobFailedError, UnreachableError
 from comfy_proxy.client.exchange import exchange
 from comfy_proxy.client.models import ResultInfo, Status, Workflow
 from comfy_proxy.client.policy import Policy, Tries
 
+T = TypeVar("T")
+
 LONG_POLL_S: Final = 60.0
 """Seconds that one question for a job's end waits at the proxy; then it is asked again."""
 
 
 def ask(
-    path: str, policy: Policy, *, query: Mapping[str, str] | None = None, wait_s: float = 0.0
-) -> Operation[Any]:
-    """The JSON at ``path``."""
+    path: str,
+    make: Callable[[Any], T],
+    policy: Policy,
+    *,
+    query: Mapping[str, str] | None = None,
+    wait_s: float = 0.0,
+) -> Operation[T]:
+    """What ``make`` makes of the JSON at ``path``."""
     call = Call(method="GET", path=path, query=query or {}, wait_s=wait_s)
     answer = yield from exchange(call, policy)
-    return read_json(answer)
+    return read_as(answer, make)
 
 
 def list_workflows(policy: Policy) -> Operation[list[Workflow]]:
-    told = yield from ask("api/workflows", policy)
-    return [Workflow.read(one) for one in told["workflows"]]
+    def read(told: Any) -> list[Workflow]:
+        return [Workflow.read(one) for one in told["workflows"]]
+
+    return (yield from ask("api/workflows", read, policy))
 
 
 def list_jobs(policy: Policy, status: str | None, workflow: str | None) -> Operation[list[Status]]:
+    def read(told: Any) -> list[Status]:
+        return [Status.read(one) for one in told["jobs"]]
+
     wanted = {"status": status, "type": workflow}
     query = {name: value for name, value in wanted.items() if value is not None}
-    told = yield from ask("api/jobs/list", policy, query=query)
-    return [Status.read(one) for one in told["jobs"]]
+    return (yield from ask("api/jobs/list", read, policy, query=query))
 
 
 def job_status(job_id: str, policy: Policy) -> Operation[Status]:
-    told = yield from ask(f"{_job(job_id)}/status", policy)
-    return Status.read(told)
+    return (yield from ask(f"{_job(job_id)}/status", Status.read, policy))
 
 
 def wait_for_end(job_id: str, policy: Policy, timeout_s: float | None) -> Operation[Status]:
@@ -49,9 +59,13 @@ def wait_for_end(job_id: str, policy: Policy, timeout_s: float | None) -> Operat
     until = math.inf if timeout_s is None else policy.monotonic() + timeout_s
     while True:
         left_s = max(0.0, min(until - policy.monotonic(), LONG_POLL_S))
-        query = {"wait": f"{left_s:.3f}"}
-        told = yield from ask(f"{_job(job_id)}/status", policy, query=query, wait_s=left_s)
-        status = Status.read(told)
+        status = yield from ask(
+            f"{_job(job_id)}/status",
+            Status.read,
+            policy,
+            query={"wait": f"{left_s:.3f}"},
+            wait_s=left_s,
+        )
         if status.finished or policy.monotonic() >= until:
             return status
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from comfy_proxy.client.answers import read_json
+from comfy_proxy.client.answers import read_as
 from comfy_proxy.client.effects import Call, Do, Operation
 from comfy_proxy.client.errors import ClientError
 from comfy_proxy.client.exchange import exchange
@@ -47,14 +47,14 @@ def submit(
         answer = yield from exchange(_call(workflow, uploads, fields, key), policy)
     finally:
         close_all(uploads)
-    return Status.read(read_json(answer))
+    return read_as(answer, Status.read)
 
 
 def get_workflow(name: str, policy: Policy) -> Operation[Workflow]:
     """What the proxy tells of one workflow. Raises ApiError (404) if it has none of that name."""
     call = Call(method="GET", path=f"api/workflows/{quote(name, safe='')}")
     answer = yield from exchange(call, policy)
-    return Workflow.read(read_json(answer))
+    return read_as(answer, Workflow.read)
 
 
 def _named_files(

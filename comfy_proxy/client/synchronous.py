@@ -43,7 +43,7 @@ from comfy_proxy.client.operations import (
 )
 from comfy_proxy.client.policy import Policy
 from comfy_proxy.client.submission import get_workflow, submit
-from comfy_proxy.client.transport import Target, head_of, target, translated
+from comfy_proxy.client.transport import Target, head_of, http_client, target, translated
 from comfy_proxy.client.uploads import FileInput
 
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Client:
     ) -> None:
         self.policy = policy or Policy()
         self._target = target(base_url, api_key, self.policy, verify)
-        self._http = httpx.Client(**self._target.options())
+        self._http = http_client(httpx.Client, self._target)
 
     def __repr__(self) -> str:
         return f"<Client {self._target.url}>"

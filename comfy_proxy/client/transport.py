@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 from httpx_sse import SSEError
@@ -74,6 +74,18 @@ def target(
     if not (key.isascii() and key.isprintable()):
         raise ClientError("The API key has characters that no key has.", code="invalid_key")
     return Target(url=url, api_key=key or None, policy=policy, verify=verify)
+
+
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+
+
+def http_client(kind: type[Http], target: Target) -> Http:
+    """Raises ClientError if the environment names a proxy server that httpx cannot use."""
+    try:
+        return kind(**target.options())
+    except (ImportError, ValueError) as error:
+        message = f"The environment's HTTP proxy cannot be used: {error}"
+        raise ClientError(message, code="invalid_url") from None
 
 
 def head_of(response: httpx.Response, body: bytes = b"") -> Answer:

@@ -86,7 +86,11 @@ class _Proxy:
     async def __aenter__(self) -> str:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
         port = self._runner.addresses[0][1]
         return f"http://127.0.0.1:{port}"
 

@@ -45,7 +45,7 @@ async def test_jobs_are_listed_and_cancelled(command: CommandLine, jobs: JobClie
     only = await command("jobs", "--status", "completed", "--workflow", "timed")
     assert [line.split("\t")[0] for line in only.out.splitlines()[1:]] == [done]
     said = await command("jobs", "--status", "gone")
-    assert (said.code, "status is one of" in said.err) == (1, True)
+    assert (said.code, "status is one of" in said.err) == (2, True)
     said = await command("cancel", "none", running)
     assert said.code == 1
     assert said.out.splitlines() == [
@@ -98,6 +98,25 @@ async def test_nobody_at_the_address_is_one_sentence(
     assert (said.code, said.out) == (1, "")
     assert said.err.startswith("comfy-proxy: Nothing answers at http://127.0.0.1:1")
     assert len(said.err.splitlines()) == 1
+
+
+async def test_the_shell_is_offered_the_workflows_of_the_proxy(command: CommandLine) -> None:
+    """Where nobody answers it is offered nothing, and told nothing."""
+    asked = {
+        "_COMFY_PROXY_COMPLETE": "complete_bash",
+        "COMP_WORDS": "comfy-proxy run up",
+        "COMP_CWORD": "2",
+    }
+    said = await command(**asked)
+    assert said.out.split() == ["upscale-image", "upscale-remove-bg"]
+    said = await command(**asked, COMFY_PROXY_URL="127.0.0.1:1")
+    assert (said.out.strip(), said.err) == ("", "")
+
+
+async def test_a_proxy_server_that_cannot_be_used_is_one_sentence(command: CommandLine) -> None:
+    said = await command("jobs", "--url", "http://gpu.invalid", ALL_PROXY="socks5://127.0.0.1:1")
+    assert (said.code, len(said.err.splitlines())) == (1, 1)
+    assert "proxy" in said.err
 
 
 async def test_an_address_that_is_none_is_one_sentence(command: CommandLine) -> None:

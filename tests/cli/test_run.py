@@ -18,7 +18,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from command_process import PATIENCE_S, CommandLine, command_line
 from forwarder import forwarding
-from job_client import JobClient, noise, open_picture, until
+from job_client import JobClient, noise, open_picture, until, write_templates
 
 SECRET = "0123456789abcdef"
 
@@ -316,6 +316,58 @@ async def test_a_terminal_is_shown_bars(command: CommandLine) -> None:
     assert "in/broken.png: failed" in shown
     plain = await command("run", "timed", "in", "-o", "out/", "-p", "seconds=0")
     assert "\x1b" not in plain.out + plain.err
+
+
+async def test_whoever_reads_no_further_ends_it(command: CommandLine, jobs: JobClient) -> None:
+    """As ``head`` does: without a stack trace, and with what is not done cancelled."""
+    photos(command.folder / "in", *(f"{n}.png" for n in range(8)))
+    reading, writing = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "comfy_proxy", "run", "timed", "in", "-o", "out/"),
+        *("-p", "seconds=0.2"),
+        cwd=command.folder,
+        env=command.environ,
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writing)
+    os.close(reading)
+    async with asyncio.timeout(PATIENCE_S):
+        _, err = await process.communicate()
+    assert (process.returncode, err) == (1, b"")
+    assert [one for one in jobs.service.manager if not one.finished] == []
+
+
+async def test_a_folder_that_cannot_be_used_is_told(command: CommandLine) -> None:
+    photos(command.folder, "a.png")
+    (command.folder / "out" / ".comfy-proxy.jsonl").mkdir(parents=True)
+    (command.folder / "file").touch()
+    for output in ("out/", "file/"):
+        said = await command("run", "upscale-image", "a.png", "-o", output)
+        assert said.code in (1, 2)
+        assert len(said.err.splitlines()) == 1
+        assert output[:-1] in said.err
+
+
+async def test_a_full_queue_is_waited_for(
+    workers: Any, start_proxy: Callable[..., Any], tmp_path: Path
+) -> None:
+    """By the proxy's word: every file gets its turn."""
+    (tmp_path / "templates").mkdir()
+    front = await start_proxy(
+        *workers,
+        max_pending_jobs=1,
+        max_concurrent_jobs=6,
+        workflow_directory=write_templates(tmp_path / "templates"),
+    )
+    mine, other = JobClient(front), command_line(tmp_path, front.make_url("/"))
+    for _ in range(6):
+        await mine.reaches(await mine.submit(seconds=2), "processing")
+    await mine.submit(seconds=0)
+    photos(tmp_path / "in", "a.png", "b.png", "c.png")
+    said = await other("run", "timed", "in", "-o", "out/", "-p", "seconds=0")
+    assert (said.code, said.err) == (0, "")
+    assert said.out.splitlines()[-1] == "3 done, of 3"
 
 
 async def test_the_book_names_files_of_its_folder_only(command: CommandLine) -> None:

@@ -98,10 +98,11 @@ def test_an_error_of_a_server_in_between_is_read_too() -> None:
 
 
 def test_what_is_no_json_comes_from_somebody_else() -> None:
-    page = Answer(status=200, headers={}, body=b"<html>")
-    with pytest.raises(ClientError, match="something else") as error:
-        drive(ops.list_jobs(POLICY, None, None), page)
-    assert error.value.code == "not_the_proxy"
+    for body in (b"<html>", b"[]", b"{}", b'{"jobs": [3]}', b'{"jobs": [{"status": "x"}]}'):
+        page = Answer(status=200, headers={}, body=body)
+        with pytest.raises(ClientError, match="something else") as error:
+            drive(ops.list_jobs(POLICY, None, None), page)
+        assert error.value.code == "not_the_proxy"
 
 
 def test_all_results_are_found_in_their_order() -> None:

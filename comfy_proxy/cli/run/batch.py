@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from comfy_proxy.cli.command import EXIT_FAILED, EXIT_USAGE, CommandError
+from comfy_proxy.cli.command import CommandError
 from comfy_proxy.cli.proxy_address import ProxyAddress
 from comfy_proxy.cli.run.items import Item
 from comfy_proxy.cli.run.one_item import ItemRun
 from comfy_proxy.cli.run.view import Report
 from comfy_proxy.cli.snapshots import one_snapshot
-from comfy_proxy.cli.talk import sentence
+from comfy_proxy.cli.talk import command_error, sentence
 from comfy_proxy.client.errors import ApiError, ClientError, UnreachableError
 
 JOBS_AN_INSTANCE: Final = 3
@@ -63,9 +63,11 @@ class Batch:
         if error is None:
             self._count(task)
         elif isinstance(error, ClientError) and self._concerns_all(error):
-            code = EXIT_USAGE if isinstance(error, ApiError) and error.field else EXIT_FAILED
-            raise CommandError(sentence(error, self._proxy), code=code)
-        elif isinstance(error, ClientError | OSError | CommandError):
+            raise command_error(error, self._proxy)
+        elif isinstance(error, ClientError | OSError | CommandError) and not isinstance(
+            error,
+            BrokenPipeError,  # of our standard output: whoever read it has gone
+        ):
             why = self._why(error)
             self.report.failures.append((item.label, why))
             self._runs.view.failed(item, why)
@@ -100,7 +102,7 @@ class Batch:
             self._limit = in_flight(await client.perform(one_snapshot(client.policy)))
         except ClientError as error:
             if self._asked_at is None:
-                raise CommandError(sentence(error, self._proxy)) from None
+                raise command_error(error, self._proxy) from None
         self._asked_at = now
 
 
