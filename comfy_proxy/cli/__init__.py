@@ -57,6 +57,9 @@ def _parsed(arguments: Sequence[str]) -> tuple[Command, Values] | int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("comfy_proxy"):
             raise
+        named = next((one for one in COMMANDS if one.name in arguments[:1]), None)
+        if named is not None and named.extra and not {"-h", "--help"} & set(arguments):
+            raise _lacking(named, error) from None
         return argparse_front.parse(COMMANDS, arguments, ABOUT)
     return typer_front.parse(COMMANDS, arguments, ABOUT)
 
@@ -74,10 +77,14 @@ def _run(command: Command, values: Values) -> int:
     except ModuleNotFoundError as error:
         if command.extra is None or (error.name or "").startswith("comfy_proxy"):
             raise
-        raise CommandError(
-            f"{command.name} needs the extra {command.extra!r} ({error.name} is missing):"
-            f" pip install 'comfyui-proxy[{command.extra}]'"
-        ) from None
+        raise _lacking(command, error) from None
+
+
+def _lacking(command: Command, error: ModuleNotFoundError) -> CommandError:
+    return CommandError(
+        f"{command.name} needs the extra {command.extra!r} ({error.name} is missing):"
+        f" pip install 'comfyui-proxy[{command.extra}]'"
+    )
 
 
 def _open_missing_streams() -> None:

@@ -20,6 +20,8 @@ from command_process import PATIENCE_S, CommandLine, command_line
 from forwarder import forwarding
 from job_client import JobClient, noise, open_picture, until, write_templates
 
+from comfy_proxy.keys import REQUEST_OBSERVERS
+
 SECRET = "0123456789abcdef"
 
 
@@ -360,6 +362,8 @@ async def test_a_full_queue_is_waited_for(
         max_concurrent_jobs=6,
         workflow_directory=write_templates(tmp_path / "templates"),
     )
+    answered: list[int] = []
+    front.app[REQUEST_OBSERVERS].append(lambda record: answered.append(record.status))
     mine, other = JobClient(front), command_line(tmp_path, front.make_url("/"))
     for _ in range(6):
         await mine.reaches(await mine.submit(seconds=2), "processing")
@@ -368,6 +372,7 @@ async def test_a_full_queue_is_waited_for(
     said = await other("run", "timed", "in", "-o", "out/", "-p", "seconds=0")
     assert (said.code, said.err) == (0, "")
     assert said.out.splitlines()[-1] == "3 done, of 3"
+    assert 503 in answered
 
 
 async def test_the_book_names_files_of_its_folder_only(command: CommandLine) -> None:

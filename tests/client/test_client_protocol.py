@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -13,7 +14,18 @@ import httpx
 import pytest
 from httpx_sse import ServerSentEvent
 
-from comfy_proxy.client import ApiError, Client, ClientError, Policy, UnreachableError
+from comfy_proxy.client import (
+    ApiError,
+    AsyncClient,
+    AsyncJob,
+    AsyncResult,
+    Client,
+    ClientError,
+    Job,
+    Policy,
+    Result,
+    UnreachableError,
+)
 from comfy_proxy.client import operations as ops
 from comfy_proxy.client.downloads import safe_name, save
 from comfy_proxy.client.effects import (
@@ -250,6 +262,32 @@ def test_what_the_network_does_is_unreachable(arises: Callable[..., Exception]) 
     client._http = httpx.Client(transport=httpx.MockTransport(failing))
     with client, pytest.raises(UnreachableError, match="http://gpu:3000"):
         client.jobs()
+
+
+@pytest.mark.parametrize(
+    ("plain", "awaited"), [(Client, AsyncClient), (Job, AsyncJob), (Result, AsyncResult)]
+)
+def test_both_clients_have_the_same_methods(plain: type, awaited: type) -> None:
+    """With the same parameters and the same words about them."""
+
+    def methods(kind: type) -> dict[str, Any]:
+        return {
+            name.replace("__aenter__", "__enter__").replace("__aexit__", "__exit__"): value
+            for name, value in vars(kind).items()
+            if inspect.isfunction(value)
+        }
+
+    ours, theirs = methods(plain), methods(awaited)
+    assert ours.keys() == theirs.keys()
+    for name, method in ours.items():
+        other = theirs[name]
+        assert method.__doc__ == other.__doc__
+        assert list(inspect.signature(method).parameters.values()) == [
+            one.replace(annotation=str(one.annotation).replace("Async", ""))
+            if one.annotation is not inspect.Parameter.empty
+            else one
+            for one in inspect.signature(other).parameters.values()
+        ]
 
 
 def test_the_client_loads_nothing_of_the_server() -> None:
