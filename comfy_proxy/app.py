@@ -31,6 +31,7 @@ from comfy_proxy.keys import (
     METRICS,
     SHUTDOWN,
     STATE,
+    WEBHOOKS,
 )
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.logs import AppLogs
@@ -42,6 +43,7 @@ from comfy_proxy.openapi.operation import Operation
 from comfy_proxy.settings import Settings, load_settings
 from comfy_proxy.state import instance_ids
 from comfy_proxy.state.state import Rooms, State
+from comfy_proxy.webhooks.webhooks import Webhooks
 
 
 def create_app(settings: Settings | None = None) -> web.Application:
@@ -70,9 +72,10 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
     prompts = JobPrompts(cluster, ledger, dispatcher)
     app[JOBS] = JobService(settings, cluster, prompts, workflows)
+    app[WEBHOOKS] = Webhooks(settings, app[JOBS])
     app[STATE] = State(_rooms(app, ledger))
     dispatcher.durable = app[STATE].sent
-    app[JOBS].durable = app[STATE].durable
+    app[JOBS].durable = app[WEBHOOKS].deliveries.durable = app[STATE].durable
     app[GATEWAY].commands.durable = app[STATE].durable
     register(
         app,
@@ -112,7 +115,7 @@ async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
     async with AsyncExitStack() as begun:
         if logs.start():
             begun.push_async_callback(asyncio.to_thread, logs.close)
-        for room in (app[STATE], app[CLUSTER], app[GATEWAY], app[JOBS]):
+        for room in (app[STATE], app[CLUSTER], app[GATEWAY], app[WEBHOOKS], app[JOBS]):
             begun.push_async_callback(_close, room, logs)  # before: half a start is to be ended too
             with logs.current():
                 await room.start()
@@ -136,6 +139,7 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
         kept=gateway.views.kept,
         keeper=gateway.views.keeper,
         reconciler=gateway.reconciler,
+        webhooks=app[WEBHOOKS],
     )
 
 
@@ -147,7 +151,9 @@ def _ids(settings: Settings) -> Mapping[URL, str]:
     return {**before, **instance_ids.ids_for(settings.instances, known)}
 
 
-async def _close(room: State | Cluster | Gateway | JobService | Feed, logs: AppLogs) -> None:
+async def _close(
+    room: State | Cluster | Gateway | Webhooks | JobService | Feed, logs: AppLogs
+) -> None:
     with logs.current():
         await room.close()
 

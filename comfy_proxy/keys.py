@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from comfy_proxy.settings import Settings
     from comfy_proxy.shutdown import Shutdown
     from comfy_proxy.state.state import State
+    from comfy_proxy.webhooks.webhooks import Webhooks
 
 SETTINGS: web.AppKey[Settings] = web.AppKey("comfy_proxy.settings")
 CLUSTER: web.AppKey[Cluster] = web.AppKey("comfy_proxy.cluster")
@@ -28,6 +29,7 @@ METRICS: web.AppKey[Metrics] = web.AppKey("comfy_proxy.metrics")
 LOGS: web.AppKey[AppLogs] = web.AppKey("comfy_proxy.logs")
 SHUTDOWN: web.AppKey[Shutdown] = web.AppKey("comfy_proxy.shutdown")
 STATE: web.AppKey[State] = web.AppKey("comfy_proxy.state")
+WEBHOOKS: web.AppKey[Webhooks] = web.AppKey("comfy_proxy.webhooks")
 LOOP_WATCH: web.AppKey[LoopWatch] = web.AppKey("comfy_proxy.loop_watch")
 DASHBOARD: web.AppKey[Feed] = web.AppKey("comfy_proxy.dashboard")
 REQUEST_OBSERVERS: web.AppKey[list[Callable[[RequestRecord], None]]] = web.AppKey(

@@ -12,7 +12,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import JobCancelledError
 from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, REQUEST_OBSERVERS
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, REQUEST_OBSERVERS, WEBHOOKS
 from comfy_proxy.metrics import Metrics
 from comfy_proxy.metrics.live import InstanceState, LiveState
 from comfy_proxy.metrics.records import JobRecord, Outcome
@@ -41,6 +41,9 @@ def observe(app: web.Application) -> Metrics:
     cluster.experience.on_run.append(metrics.loads.record)
     jobs.manager.on_created.append(lambda job: metrics.record_accepted_job(job.type))
     jobs.manager.on_finished.append(lambda job: metrics.record_job(job_record(job)))
+    deliveries = app[WEBHOOKS].deliveries
+    deliveries.on_over.append(lambda over: metrics.webhooks.record(over[1]))
+    deliveries.on_retry.append(metrics.webhooks.record_retry)
     app[REQUEST_OBSERVERS].append(metrics.record_request)
     return metrics
 
@@ -79,6 +82,7 @@ def live_state(app: web.Application) -> LiveState:
         instances=tuple(_instance_state(one, cluster) for one in cluster.instances),
         sockets=app[ALL_TRAFFIC].totals,
         static_text=app[GATEWAY].first_page.totals,
+        webhooks_pending=len(app[WEBHOOKS].deliveries),
     )
 
 

@@ -25,7 +25,7 @@ from comfy_proxy.addresses import (
     parse_origins,
     parse_root_path,
 )
-from comfy_proxy.allowed_hosts import parse_hosts
+from comfy_proxy.allowed_hosts import AllowedHost, parse_allowed_hosts
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.instance_settings import (
     DEFAULT_INSTANCES,
@@ -45,6 +45,10 @@ from comfy_proxy.setting_values import (
     true_or_false,
 )
 from comfy_proxy.tls import certificate_authority, tls_problems
+from comfy_proxy.webhook_settings import (
+    parse_secrets,
+    webhook_problems,
+)
 
 __all__ = ["VARIABLES", "Settings", "Variable", "load_settings", "parse_instance"]
 
@@ -97,13 +101,17 @@ class Settings:
     tls_key: Path | None = None
     comfyui_ca_file: Path | None = None
     workflow_directory: Path | None = None
-    input_allowed_hosts: tuple[str, ...] = ()
+    input_allowed_hosts: tuple[AllowedHost, ...] = ()
     shared_storage: frozenset[str] = frozenset()
     root_path: str | None = None
     trusted_proxies: tuple[Network, ...] = LOOPBACK
+    webhook_allowed_hosts: tuple[AllowedHost, ...] = ()
+    webhook_secrets: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
-        if problems := origin_problems(self.cors_origins, self.api_keys):
+        problems = origin_problems(self.cors_origins, self.api_keys)
+        problems += webhook_problems(self.webhook_allowed_hosts, self.webhook_secrets)
+        if problems:
             raise SettingsError(problems)
 
     def name_of(self, place: int) -> str | None:
@@ -190,7 +198,7 @@ VARIABLES: tuple[Variable, ...] = (
     _row("COMPRESS", "compress", true_or_false, "true",
          "`false` if the frontend's scripts and styles are to go out as ComfyUI sends them"),
     _row("DEFAULT_MODE", "default_mode", one_of("async", "sync"), "async",
-         "`sync` where old clients send no mode"),
+         "`sync` where old clients send no mode and expect the picture in the answer"),
     _row("CORS_ORIGINS", "cors_origins", parse_origins, "none",
          "comma list of foreign origins whose pages may use the proxy"),
     _row("API_KEYS", "api_keys", comma_list, "none", "comma list of keys; one is then required"),
@@ -203,7 +211,7 @@ VARIABLES: tuple[Variable, ...] = (
          "PEM; who signs certificates of `https` instances, besides those the system trusts"),
     _row("WORKFLOW_DIRECTORY", "workflow_directory", directory, "none",
          "extra workflow templates, each an endpoint"),
-    _row("INPUT_ALLOWED_HOSTS", "input_allowed_hosts", parse_hosts, "none",
+    _row("INPUT_ALLOWED_HOSTS", "input_allowed_hosts", parse_allowed_hosts, "none",
          "comma list of hosts from which jobs may name their files by a URL: `host`, `host:port`"
          " or `*.example.com`"),
     _row("SHARED_STORAGE", "shared_storage", _shared_kinds, "false",
@@ -213,6 +221,10 @@ VARIABLES: tuple[Variable, ...] = (
          "path under which another server shows the proxy, and which it takes off"),
     _row("TRUSTED_PROXIES", "trusted_proxies", parse_networks, "loopback",
          "comma list of addresses or networks whose `X-Forwarded-*` are believed"),
+    _row("WEBHOOK_ALLOWED_HOSTS", "webhook_allowed_hosts", parse_allowed_hosts, "none",
+         "comma list of hosts to which webhooks may be sent: `host`, `host:port`, `*.example.com`"),
+    _row("WEBHOOK_SECRET", "webhook_secrets", parse_secrets, "none",
+         "signs webhooks: `whsec_` and base64 of 24 to 64 bytes; several while it is changed"),
 )  # fmt: skip
 
 
@@ -242,6 +254,10 @@ def load_settings(
     values |= read_instances(merged, problems)
     values["api_keys"] = _keys(values, problems)
     problems += origin_problems(values.get("cors_origins", ()), values["api_keys"])
+    if not any(problem.startswith("WEBHOOK_SECRET") for problem in problems):
+        problems += webhook_problems(
+            values.get("webhook_allowed_hosts", ()), values.get("webhook_secrets", ())
+        )
     problems += tls_problems(values.get("tls_cert"), values.get("tls_key"))
     if not any(problem.startswith("API_KEYS") for problem in problems):
         host = values.get("host", Settings.host)

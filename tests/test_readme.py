@@ -35,7 +35,8 @@ def test_every_file_that_the_readme_names_exists() -> None:
     """Scripts, examples and rooms named in the README are there."""
     for name in ("scripts/demo", "scripts/test", "scripts/coverage", "scripts/live-comfyui",
                  "scripts/bench-jobs", "config/comfy-proxy.toml", "config/workflows/sharpen.json",
-                 "comfy_proxy/jobs/templates", "tests/protocol", "tests/live"):  # fmt: skip
+                 "comfy_proxy/jobs/workflows/templates", "tests/protocol",
+                 "tests/live"):  # fmt: skip
         assert name in README
         assert (ROOT / name).exists(), name
     rooms = README.partition("| room |")[2].partition("**The way")[0]

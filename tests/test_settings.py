@@ -43,13 +43,18 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("CORS_ORIGINS", "https://a.example, *", "cors_origins", ("https://a.example", "*")),
     ("API_KEYS", "one, two,", "api_keys", ("one", "two")),
     ("WORKFLOW_DIRECTORY", "/", "workflow_directory", Path("/")),
+    ("INPUT_ALLOWED_HOSTS", "Files.Example, 10.0.0.1:8000,*.cdn.example,",
+     "input_allowed_hosts", ("files.example", "10.0.0.1:8000", "*.cdn.example")),
     ("SHARED_STORAGE", "Input, output", "shared_storage", frozenset({"input", "output"})),
     ("ROOT_PATH", "/user/a/proxy/3000/", "root_path", "/user/a/proxy/3000"),
     ("TRUSTED_PROXIES", "loopback, 10.0.0.0/8", "trusted_proxies",
      (*LOOPBACK, ip_network("10.0.0.0/8"))),
+    ("WEBHOOK_SECRET", f"whsec_{'a2V5' * 8}", "webhook_secrets", (b"key" * 8,)),
 ]  # fmt: skip
 OF_FILES = ("API_KEYS_FILE", "TLS_CERT", "TLS_KEY", "COMFYUI_CA_FILE")
 """Their files are read at once: ``test_key_settings.py`` and ``test_tls.py`` have some."""
+IN_PAIRS = ("WEBHOOK_ALLOWED_HOSTS",)
+"""Not without another one: ``test_webhook_settings.py``."""
 BAD = [
     *((name, "/no/such/file") for name in OF_FILES),
     ("COMFYUI_TIMEOUT", "soon"),
@@ -65,6 +70,9 @@ BAD = [
     ("CORS_ORIGINS", "https://app.example/path"),
     ("WORKFLOW_DIRECTORY", "/no/such/directory"),
     ("CORS_ORIGINS", "null"),
+    ("INPUT_ALLOWED_HOSTS", "https://files.example"),
+    ("INPUT_ALLOWED_HOSTS", "*"),
+    ("INPUT_ALLOWED_HOSTS", "files.example/path"),
     ("SHARED_STORAGE", "yes"),
     ("SHARED_STORAGE", "auto"),
     ("SHARED_STORAGE", "input,models"),
@@ -72,6 +80,8 @@ BAD = [
     ("SHARED_STORAGE", ","),
     ("AFFINITY_PATIENCE", "learned"),
     ("RETRY_OUT_OF_MEMORY", "1"),
+    ("WEBHOOK_SECRET", "short"),
+    ("WEBHOOK_ALLOWED_HOSTS", "*"),
     ("ROOT_PATH", "comfy"),
     ("ROOT_PATH", "//evil.example"),
     ("TRUSTED_PROXIES", "nginx"),
@@ -124,7 +134,7 @@ def test_defaults_are_the_tables() -> None:
 
 def test_every_variable_has_a_case_here() -> None:
     """A new row of the table wants a new case."""
-    rows = [row.name for row in VARIABLES if row.name not in OF_FILES]
+    rows = [row.name for row in VARIABLES if row.name not in (*OF_FILES, *IN_PAIRS)]
     assert [name for name, *_ in VALUES] == rows
     assert all(row.help for row in VARIABLES)
 

@@ -14,7 +14,7 @@ from comfy_proxy.settings import VARIABLES, load_settings
 if TYPE_CHECKING:
     from comfy_proxy.settings import Settings
 
-SECRET: Final = ("API_KEYS",)
+SECRET: Final = ("API_KEYS", "WEBHOOK_SECRET")
 """Settings that are no option: everybody on the machine can read command lines."""
 
 
@@ -82,7 +82,7 @@ COMMANDS = (
         name="serve",
         help="run the proxy in front of your instances",
         more="It says which instances it has found and what each can run. Each option is a setting;"
-        " API_KEYS is none, because command lines can be read by everybody on the machine.",
+        " secrets are none, because command lines can be read by everybody on the machine.",
         run=_serve,
         parameters=_OPTIONS,
     ),

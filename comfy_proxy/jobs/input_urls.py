@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Collection
 from typing import Final
 
 import aiohttp
 from yarl import URL
 
-from comfy_proxy.allowed_hosts import AllowedHosts
+from comfy_proxy.allowed_hosts import AllowedHost, read_allowed_url
 from comfy_proxy.clock import Clock
 from comfy_proxy.errors import InvalidFieldError
 from comfy_proxy.jobs.bodies import too_large
@@ -33,7 +33,7 @@ class InputUrls:
     settings of the environment are used.
     """
 
-    def __init__(self, allowed: AllowedHosts, clock: Clock) -> None:
+    def __init__(self, allowed: Collection[AllowedHost], clock: Clock) -> None:
         self._allowed = allowed
         self._clock = clock
         self._session: aiohttp.ClientSession | None = None
@@ -62,14 +62,13 @@ class InputUrls:
         if not self._allowed:
             message = f"{field} is a URL, and files are not fetched here: INPUT_ALLOWED_HOSTS."
             raise InvalidFieldError(field, message, code="url_not_allowed")
-        url = None
-        with suppress(ValueError):
-            url = URL(text) if len(text) <= MAX_URL_LENGTH else None
-        reason = "cannot be read" if url is None else self._allowed.why_not(url)
-        if url is None or reason is not None:
-            message = f"The URL in {field} {reason}."
-            raise InvalidFieldError(field, message, code="url_not_allowed")
-        return url
+        try:
+            if len(text) > MAX_URL_LENGTH:
+                raise ValueError(f"is longer than {MAX_URL_LENGTH} characters")
+            return read_allowed_url(text, self._allowed)
+        except ValueError as error:
+            message = f"The URL in {field} {error}."
+            raise InvalidFieldError(field, message, code="url_not_allowed") from None
 
     async def _read(self, url: URL, into: InputFile, field: str, limit: int) -> None:
         async with self._opened().get(url, allow_redirects=False) as response:

@@ -50,12 +50,13 @@ async def read_job_request(
     except BaseException:  # also cancelled: the client went away
         files.close()
         raise
+    options = {**body.options, **query.options}  # ?async and ?mode win over all
     return JobRequest(
         workflow=workflow.name,
         parameters=draw_seeds(workflow.parameters, parameters),
-        options={**body.options, **query.options},  # ?async and ?mode win over all
+        options=options,
         files=given,
-        fingerprint=fingerprint_of(workflow.name, parameters, given),
+        fingerprint=fingerprint_of(workflow.name, parameters, given, options),
         client=client,
     )
 

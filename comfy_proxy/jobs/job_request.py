@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from comfy_proxy.jobs.file_info import FileInfo
 from comfy_proxy.jobs.input_file import InputFile
+from comfy_proxy.jobs.request_fields import WEBHOOK_URL
 from comfy_proxy.jobs.workflows.parameter import Scalar
 from comfy_proxy.lenient_json import SORT_KEYS, dumps
 
@@ -17,11 +18,11 @@ class JobRequest:
     """Whoever gets it owns its files, and calls :meth:`close`.
 
     ``parameters`` are typed, defaults filled in. ``options`` has those of
-    ``request_fields.OPTIONS`` that were given, as lower-case text. ``files`` are by parameter, in
-    the order of the workflow's. ``fingerprint`` is a hash, the same for requests with the same
-    workflow, parameters and bytes of files: an ``Idempotency-Key`` is held to it. Random numbers
-    that were drawn for this request are no part of it. ``client`` is who gets a fair share
-    (``client_identity.py``).
+    ``request_fields.OPTIONS`` that were given, as text, ``async`` and ``mode`` in lower case.
+    ``files`` are by parameter, in the order of the workflow's. ``fingerprint`` is a hash, the same
+    for requests with the same workflow, parameters, ``webhook_url`` and bytes of files: an
+    ``Idempotency-Key`` is held to it. Random numbers that were drawn for this request are no part
+    of it. ``client`` is who gets a fair share (``client_identity.py``).
     """
 
     workflow: str
@@ -53,9 +54,17 @@ class JobRequest:
 
 
 def fingerprint_of(
-    workflow: str, parameters: Mapping[str, Scalar], files: Mapping[str, InputFile]
+    workflow: str,
+    parameters: Mapping[str, Scalar],
+    files: Mapping[str, InputFile],
+    options: Mapping[str, str],
 ) -> str:
     """As :attr:`JobRequest.fingerprint`."""
-    digests = {name: file.digest for name, file in files.items()}
-    document = dumps([workflow, parameters, digests], option=SORT_KEYS)
+    digests: dict[str, str] | str = {name: file.digest for name, file in files.items()}
+    if len(digests) == 1:  # as it was when there was only one, for the jobs of a STATE_FILE
+        (digests,) = (file.digest for file in files.values())
+    # Who repeats a request with another URL waits for a webhook that the first one's job never
+    # sends there: it is to be told so.
+    urls = [options[WEBHOOK_URL]] if WEBHOOK_URL in options else []
+    document = dumps([workflow, parameters, digests, *urls], option=SORT_KEYS)
     return hashlib.sha256(document).hexdigest()

@@ -15,7 +15,8 @@ from comfy_proxy.errors import InvalidFieldError
 MAX_WAIT_S = 300.0
 """Most seconds of ``?wait=N``; more is refused with 400."""
 _MEDIA = ("image", "video", "audio")
-_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,3})?")  # as JSON writes one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +63,7 @@ def wait_seconds(text: str | None) -> float:
     """``?wait=N`` in seconds, 0 when absent; raises InvalidFieldError above 300 or below 0."""
     if text is None:
         return 0.0
-    seconds = _seconds(text)
+    seconds = float(text) if _NUMBER.fullmatch(text) else None
     if seconds is None:
         raise InvalidFieldError("wait", f"wait is a number of seconds, not {text[:40]!r}.")
     if seconds > MAX_WAIT_S:

@@ -46,17 +46,22 @@ def told_results(outputs: Mapping[str, Mapping[str, Any]], order: Sequence[str])
     """The results in ``outputs`` (node id → its output), each file once.
 
     Saved files come before those that were only previewed, then nodes in ``order``. Raises
-    ResultError for more than ``MAX_RESULTS``.
+    ResultError for more than ``MAX_RESULTS``. May take a second for what is very long.
     """
     places = {node: at for at, node in enumerate(order)}
     nodes = sorted(outputs, key=lambda node: places.get(node, len(places)))
-    found: dict[str, Told] = {}
+    found: list[Told] = []
+    files: set[OutputFile] = set()
     for node in nodes:
         for told in _of_node(node, outputs[node]):
-            found.setdefault(repr(told), told)
+            if isinstance(told, OutputFile):
+                if told in files:
+                    continue
+                files.add(told)
+            found.append(told)
             if len(found) > MAX_RESULTS:
                 raise ResultError(f"The workflow has more than {MAX_RESULTS} results.")
-    return sorted(found.values(), key=_is_preview)
+    return sorted(found, key=_is_preview)
 
 
 def _is_preview(told: Told) -> bool:

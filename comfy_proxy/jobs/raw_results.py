@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
@@ -33,7 +34,8 @@ async def raw_results(execution: PromptExecution, client: ComfyUIClient) -> RawR
     """
     told: list[Told | bytes] = [*execution.pictures]
     if not execution.graph.by_frame:
-        told += told_results(execution.outputs, list(execution.graph.prompt))
+        order = list(execution.graph.prompt)
+        told += await asyncio.to_thread(told_results, execution.outputs, order)
     if not told:
         if execution.graph.by_frame:
             raise ResultFrameLostError("The frame with the picture was lost.")
@@ -60,4 +62,8 @@ async def _write(one: Told | bytes, body: StoredBytes, client: ComfyUIClient) ->
     elif isinstance(one, ToldText):
         await body.write(one.text.encode(errors="replace"))
     else:
-        await body.write(dumps(one.data))
+        try:
+            await body.write(dumps(one.data))
+        except (RecursionError, ValueError) as error:
+            message = f"What the node {one.node} has told is nested too deeply."
+            raise ResultError(message) from error

@@ -23,6 +23,9 @@ from comfy_proxy.stored_bytes import StoredBytes
 
 _BARE: Final = ("image/", "video/", "audio/")
 """Media types of a body that is a file and nothing else."""
+_MAX_FIELDS: Final = 10_000
+"""Fields of a form; to take a million of them apart would take a second."""
+_URL_START: Final = len(b"https://")
 
 
 class RequestBody:
@@ -100,7 +103,7 @@ class RequestBody:
 
     async def _read_file(self, form: FormReader, name: str, part: BodyPartReader) -> None:
         chunks = form.chunks(part)
-        first = await anext(chunks, b"")
+        first = await _beginning(chunks, _URL_START)
         if part.filename is None and is_url(first[:8].decode("latin-1")):
             url = first + await _rest(chunks, MAX_URL_LENGTH)
             await self._files.add_text(name, url.decode("latin-1").strip())
@@ -124,9 +127,17 @@ class RequestBody:
     async def _read_fields(self) -> None:
         data = b"".join([piece async for piece in self._body(MAX_FIELDS_BYTES)])
         try:
-            pairs = parse_qsl(data.decode(), keep_blank_values=True, errors="strict")
+            pairs = parse_qsl(
+                data.decode(),
+                keep_blank_values=True,
+                errors="strict",
+                max_num_fields=_MAX_FIELDS,
+            )
         except UnicodeDecodeError:
             raise RequestError("The form is not UTF-8.", code="broken_body") from None
+        except ValueError:
+            message = f"The form has more than {_MAX_FIELDS} fields."
+            raise RequestError(message, code="broken_body") from None
         for name, value in pairs:
             if self._workflow.file_of(name) is None:
                 self._fields.add(name, value)
@@ -157,6 +168,14 @@ class RequestBody:
         if not isinstance(document, dict):
             raise RequestError("The JSON body must be an object.", code="invalid_json")
         return document
+
+
+async def _beginning(chunks: AsyncIterator[bytes], size: int) -> bytes:
+    """At least ``size`` bytes, if there are so many: a slow client may send them one by one."""
+    data = b""
+    while len(data) < size and (piece := await anext(chunks, b"")):
+        data += piece
+    return data
 
 
 async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

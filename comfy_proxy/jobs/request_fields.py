@@ -13,7 +13,8 @@ from comfy_proxy.jobs.workflows.parameter import (
 )
 from comfy_proxy.jobs.workflows.workflow import Workflow
 
-OPTIONS: Final = frozenset(("async", "mode", "token"))
+WEBHOOK_URL: Final = "webhook_url"
+OPTIONS: Final = frozenset(("async", "mode", "token", WEBHOOK_URL))
 """Keys of the query or the body that tell how to answer; workflows have no such parameters."""
 
 
@@ -46,7 +47,8 @@ class RequestFields:
         if isinstance(value, str) and len(value) > self.limit(name):
             raise InvalidFieldError(name, f"{name} is longer than {self.limit(name)} characters.")
         if name in OPTIONS:
-            self.options[name] = str(value) if name == "token" else str(value).strip().lower()
+            is_a_word = name in ("async", "mode")
+            self.options[name] = str(value).strip().lower() if is_a_word else str(value)
         else:
             self.values[name] = value
 

@@ -15,11 +15,13 @@ from comfy_proxy.jobs.answers import find, header_of, json_answer, root_of
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.negotiation import prefers_json, prefers_media, wait_seconds, wants_zip
 from comfy_proxy.jobs.result_file import ResultFile, Results
-from comfy_proxy.jobs.result_zip import zip_of
+from comfy_proxy.jobs.result_zip import zip_etag, zip_of
 from comfy_proxy.stored_bytes import StoredBytes
 
 _LONG_BYTES: Final = 2**20
 """Bytes from which on base64 is made in a thread: 20 MB of it take 40 ms."""
+_SHOWN: Final = ("image/", "video/", "audio/", "text/plain", "application/json")
+"""Media types that a browser may show: none of them can hold a script, but for SVG."""
 
 
 async def synchronous_answer(
@@ -130,45 +132,55 @@ async def _with_data(
 async def _bytes(
     request: web.Request, made: ResultFile, headers: dict[str, str]
 ) -> web.StreamResponse:
-    return await _file(request, made.body, made.etag, made.media_type, made.name, headers)
+    headers = _headers(made.etag, made.media_type, made.name, headers)
+    if _is_known(request, made.etag):
+        return web.Response(status=304, headers=headers)
+    return await _body(made.body, made.media_type, headers)
 
 
 async def _zip(request: web.Request, job: Job, results: Results) -> web.StreamResponse:
-    packed, etag = await zip_of(results)
+    etag = zip_etag(results)
     name = f"{job.type}-{job.id[:8]}.zip"
-    return await _file(request, packed, etag, "application/zip", name, {"Vary": "Accept"})
+    headers = _headers(etag, "application/zip", name, {"Vary": "Accept"})
+    if _is_known(request, etag):
+        return web.Response(status=304, headers=headers)
+    return await _body(await zip_of(results), "application/zip", headers)
 
 
-async def _file(
-    request: web.Request,
-    body: StoredBytes,
-    etag: str,
-    media_type: str,
-    name: str,
-    headers: dict[str, str],
-) -> web.StreamResponse:
-    """``body`` for download; 304 if the client has it."""
-    headers = {
+def _headers(etag: str, media_type: str, name: str, headers: dict[str, str]) -> dict[str, str]:
+    return {
         **headers,
         "ETag": etag,
         "Cache-Control": "private, no-cache",
-        "Content-Disposition": _disposition(name),
+        "Content-Disposition": _disposition(media_type, name),
+        "X-Content-Type-Options": "nosniff",
     }
-    if request.method != "POST" and any(
-        known.value == "*" or f'"{known.value}"' == etag for known in request.if_none_match or ()
-    ):
-        return web.Response(status=304, headers=headers)
-    headers["Content-Type"] = media_type
+
+
+def _is_known(request: web.Request, etag: str) -> bool:
+    """The client has it already, by the weak comparison of RFC 9110, 13.1.2."""
+    known = (request.if_none_match or ()) if request.method != "POST" else ()
+    return any(one.value == "*" or f'"{one.value}"' == etag for one in known)
+
+
+async def _body(body: StoredBytes, media_type: str, headers: dict[str, str]) -> web.Response:
+    headers = {**headers, "Content-Type": media_type}
     if body.in_memory:
         return web.Response(body=await body.read(), headers=headers)
     headers["Content-Length"] = str(body.size)
     return web.Response(body=body.chunks(), headers=headers)
 
 
-def _disposition(name: str) -> str:
-    """``Content-Disposition`` with a name of any characters (RFC 6266, 4.3)."""
+def _disposition(media_type: str, name: str) -> str:
+    """``Content-Disposition`` with a name of any characters (RFC 6266, 4.3).
+
+    A page or an SVG is only saved: opened here its scripts would have our own pages' rights, and a
+    workflow may have got it from anywhere.
+    """
+    shown = media_type.startswith(_SHOWN) and not media_type.startswith("image/svg")
+    kind = "inline" if shown else "attachment"
     plain = "".join(one if one.isascii() and one.isprintable() else "_" for one in name)
     plain = plain.replace("\\", "_").replace('"', "_")
     if plain == name:
-        return f'inline; filename="{name}"'
-    return f"inline; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+        return f'{kind}; filename="{name}"'
+    return f"{kind}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"

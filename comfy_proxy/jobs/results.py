@@ -52,11 +52,11 @@ async def _made(
 ) -> ResultFile:
     told = one.told
     if told is None or isinstance(told, OutputFile):
-        name = "" if told is None or told.type == "temp" else told.filename
-        extension = ".png" if told is None else PurePosixPath(told.filename).suffix.lower()
+        name = "" if told is None or told.type == "temp" else _file_name(told.filename)
+        extension = ".png" if told is None else _extension(told.filename)
         media_type = media_type_of(extension)
         if media_type.startswith("image/"):
-            return await _picture(one, options, name, names, executor)
+            return await _picture(one, options, name, extension, names, executor)
         kind: ResultType = _TYPES.get(media_type.partition("/")[0], "file")
         name = name or f"{next(names)}{extension}"
         return ResultFile(type=kind, name=name, media_type=media_type, body=one.body)
@@ -71,12 +71,11 @@ async def _picture(
     one: RawResult,
     options: ConvertOptions,
     name: str,
+    extension: str,
     names: Iterator[str],
     executor: Executor,
 ) -> ResultFile:
     loop = asyncio.get_running_loop()
-    told = one.told
-    extension = PurePosixPath(told.filename).suffix if isinstance(told, OutputFile) else ".png"
     size, frames = await loop.run_in_executor(executor, lambda: _look(one.body))
     if options.nothing_to_do or frames > 1 or media_type_of(extension) == "image/svg+xml":
         return ResultFile(
@@ -117,6 +116,21 @@ def _look(body: StoredBytes) -> tuple[tuple[int, int] | None, int]:
         except (TooManyPixelsError, UnreadableError):
             return None, 1
         return image.size, 2 if getattr(image, "is_animated", False) else 1
+
+
+def _extension(told: str) -> str:
+    return PurePosixPath(_file_name(told)).suffix.lower()
+
+
+def _file_name(told: str) -> str:
+    """A file name of an instance as one that is no path: its last part, without control characters,
+    200 bytes at most; "" if nothing is left."""
+    last = told.replace("\\", "/").rpartition("/")[2]
+    clean = "".join(one if one.isprintable() else "_" for one in last).strip(" .")
+    stem, dot, extension = clean.rpartition(".")
+    end = f"{dot}{extension}" if stem and len(extension.encode()) < 20 else ""
+    stem = clean.removesuffix(end) if end else clean
+    return stem.encode()[: 200 - len(end.encode())].decode(errors="ignore") + end
 
 
 def _names(stem: str) -> Iterator[str]:

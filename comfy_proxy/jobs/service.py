@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 from loguru import logger
 
-from comfy_proxy.allowed_hosts import AllowedHosts
 from comfy_proxy.client_identity import client_of
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.jobs.availability import Availability
@@ -38,6 +37,7 @@ class JobService:
     """Accepts requests as jobs and carries them through; one for each application.
 
     ``durable`` returns when the jobs that were accepted outlive this process, if they are to.
+    ``checks`` raise what is wrong with a request in the eyes of other rooms.
     """
 
     def __init__(
@@ -69,12 +69,13 @@ class JobService:
             max_concurrent=settings.max_concurrent_jobs,
             admission=self._admission,
         )
-        self._urls = InputUrls(AllowedHosts(settings.input_allowed_hosts), cluster.clock)
+        self._urls = InputUrls(settings.input_allowed_hosts, cluster.clock)
         self._promises = Promises(self.processor, cluster)
         self.templates = TemplateWatch(workflows, settings.workflow_directory)
         workflows.on_changed.append(self._name_classes)
         self._turn = asyncio.Lock()
         self.durable: Callable[[], Awaitable[None]] = _in_memory
+        self.checks: list[Callable[[JobRequest], None]] = []
         self._forgetting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -124,10 +125,12 @@ class JobService:
         """The job for ``request``, and True if it is new, False if the key had made it before.
 
         Owns the files of ``request`` from now on, also if it raises: QueueFullError, DrainingError,
-        IdempotencyConflictError, or WorkflowUnavailableError if every instance is known to be
-        unable to run the workflow.
+        IdempotencyConflictError, WorkflowUnavailableError if every instance is known to be unable
+        to run the workflow, or what :attr:`checks` raise.
         """
         try:
+            for check in self.checks:
+                check(request)
             if idempotency_key is not None:
                 known = self.manager.keys.find(idempotency_key, request.fingerprint)
                 if known is not None:

@@ -25,6 +25,11 @@ _MODE: Final = (
     Parameter(name="mode", description="how to answer", schema={"enum": ["async", "sync"]}),
     Parameter(name="async", description="`false`: the result in this answer", schema=FLAG),
     Parameter(
+        name="webhook_url",
+        description="where the status is posted when the job has ended, if its host is allowed",
+        schema={"type": "string", "pattern": "^https?://[!-~]{1,1000}$"},
+    ),
+    Parameter(
         name="Idempotency-Key",
         place="header",
         description="the same key with the same request gives the same job",

@@ -30,6 +30,7 @@ from comfy_proxy.logs.lines import Redaction
 from comfy_proxy.logs.log_writer import LogWriter
 from comfy_proxy.security import forms_of
 from comfy_proxy.tracing import TRACE, Trace, subject
+from comfy_proxy.webhook_settings import secret_texts
 
 if TYPE_CHECKING:
     from comfy_proxy.metrics.records import RequestRecord
@@ -64,7 +65,9 @@ class AppLogs:
     def __init__(self, settings: Settings) -> None:
         self.level = settings.log_level
         self._settings = settings
-        self.redaction = Redaction(forms_of(settings.api_keys))
+        self.redaction = Redaction(
+            forms_of(settings.api_keys) | secret_texts(settings.webhook_secrets)
+        )
         self._writer: LogWriter | None = None
         self._access: AccessLog | None = None
         self._owns_process = False

@@ -23,7 +23,8 @@ from prometheus_client.registry import Collector
 
 from comfy_proxy.accept import Accept, highest
 from comfy_proxy.metrics.durations import Histogram
-from comfy_proxy.metrics.families import COUNTER, HISTOGRAM, Family, families
+from comfy_proxy.metrics.families import families
+from comfy_proxy.metrics.family import COUNTER, HISTOGRAM, Family
 from comfy_proxy.metrics.figures import Figures
 from comfy_proxy.metrics.text import TextWriter, bound_text
 

@@ -28,6 +28,7 @@ from comfy_proxy.metrics.records import (
     PromptRecord,
     RequestRecord,
 )
+from comfy_proxy.metrics.webhook_figures import WebhookFigures
 
 
 class Figures:
@@ -56,6 +57,7 @@ class Figures:
         self.jobs = JobFigures(job_types, self.instances.hosts)
         self.http = HttpFigures()
         self.loads = LoadFigures(self.instances.hosts)
+        self.webhooks = WebhookFigures()
         self.last_hour = LastHour(clock)
 
     def __repr__(self) -> str:

@@ -82,6 +82,7 @@ class LiveState:
     instances: tuple[InstanceState, ...]
     sockets: SocketTotals
     static_text: StaticTextTotals = StaticTextTotals()
+    webhooks_pending: int = 0
 
 
 class LogCounts(Protocol):

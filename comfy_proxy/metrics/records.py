@@ -54,6 +54,16 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+class WebhookOutcome(StrEnum):
+    """How a webhook ended: taken by its receiver; refused by it for good; tried for hours in vain;
+    or not sent because too many were on their way, or the proxy stopped."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    EXPIRED = "expired"
+    DROPPED = "dropped"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JobRecord:
     """A job that has ended.

@@ -37,6 +37,7 @@ def statistics(figures: Figures) -> dict[str, Any]:
             "previews_dropped": live.sockets.previews_dropped,
             "slow_clients": live.sockets.slow_clients,
         },
+        "webhooks": figures.webhooks.as_json(live.webhooks_pending),
         "logs": {
             "lines": dict(figures.logs.written) if figures.logs else {},
             "lines_dropped": figures.logs.dropped if figures.logs else 0,

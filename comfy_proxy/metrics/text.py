@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from comfy_proxy.metrics.durations import Histogram
-from comfy_proxy.metrics.families import COUNTER, HISTOGRAM, Family, Labels
+from comfy_proxy.metrics.family import COUNTER, HISTOGRAM, Family, Labels
 
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 

@@ -2,8 +2,8 @@
 
 * Before anything is connected (:meth:`State.start`): the file is opened; who we are, who is
   drained, the learned costs, who made which file, what is kept of instances' histories.
-* Once all rooms run, and before the first request (:meth:`State.restore`): clients' prompts, then
-  jobs. Jobs' prompts of the process before are withdrawn (``orphans.py``).
+* Once all rooms run, and before the first request (:meth:`State.restore`): clients' prompts,
+  webhooks, then jobs. Jobs' prompts of the process before are withdrawn (``orphans.py``).
 * At the end (:meth:`State.close`), after all rooms: costs are written, and the file is closed.
 
 Without STATE_FILE only the orphans are seen to.
@@ -38,6 +38,8 @@ from comfy_proxy.state.prompt_recovery import PromptRecovery
 from comfy_proxy.state.prompt_state import PromptState
 from comfy_proxy.state.sqlite_store import SqliteStore
 from comfy_proxy.state.unread_ends import UnreadEnds
+from comfy_proxy.state.webhook_state import WebhookState
+from comfy_proxy.webhooks.webhooks import Webhooks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,7 @@ class Rooms:
     kept: KeptEntries
     keeper: HistoryKeeper
     reconciler: Reconciler
+    webhooks: Webhooks
 
 
 class State:
@@ -101,9 +104,12 @@ class State:
             prompts = await recovery.restore()
         else:  # nobody follows the prompts of a single one; those of years ago are not to run again
             await written.clear()
+        webhooks = WebhookState(store, rooms.webhooks)
+        await webhooks.restore()
         jobs = JobState(store, rooms.jobs)
         jobs.watch()
         going_on = await jobs.restore()
+        webhooks.forget_jobless(rooms.jobs.manager)
         if prompts or going_on:
             logger.info("{} jobs and {} prompts go on", going_on, prompts)
         return jobs.unfinished

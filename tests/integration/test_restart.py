@@ -19,6 +19,8 @@ import pytest
 from job_client import form, noise, open_picture, write_templates
 from kept_ports import kept_port
 from serving import PATIENCE_S, Served, serving
+from standardwebhooks import Webhook
+from webhook_receiver import SECRET, receiving
 
 from comfy_proxy.embedded.process import WorkerProcess
 
@@ -164,6 +166,34 @@ async def test_all_that_was_accepted_ends_after_a_kill(proxy: Proxy) -> None:
     queue = await proxy.served.get("/queue")
     assert queue == {"queue_running": [], "queue_pending": []}
     assert not proxy.served.text("error.log")
+
+
+async def test_webhooks_come_after_a_kill(pair: Pair, tmp_path: Path) -> None:
+    """Of a job that had ended while its receiver was down, of those that ran and of one that
+    waited, with a signature that its receiver can check."""
+    async with receiving(started=False) as receiver, AsyncExitStack() as stack:
+        proxy = Proxy(
+            tmp_path,
+            *(worker.url for worker in pair),
+            STATE_FILE=str(tmp_path / "state" / "proxy.sqlite"),
+            MAX_CONCURRENT_JOBS="2",
+            WEBHOOK_ALLOWED_HOSTS=receiver.host,
+            WEBHOOK_SECRET=SECRET,
+        )
+        await proxy.start()
+        ended = await proxy.job(noise(), webhook_url=receiver.url)
+        await proxy.served.logged(lambda line: "is tried again in" in line["message"])
+        begun = [await proxy.job(noise(), seconds=2.5, webhook_url=receiver.url) for _ in range(3)]
+        await began(proxy, begun[0])
+        await proxy.kill()
+        await receiver.start()
+        await proxy.start()
+        stack.push_async_callback(proxy.stop)
+        await receiver.next(4)
+        told = [
+            Webhook(SECRET).verify(one.body, one.headers)["job_id"] for one in receiver.received
+        ]
+        assert (told[0], set(told)) == (ended, {ended, *begun})
 
 
 async def test_what_ran_at_the_kill_is_not_computed_twice(

@@ -21,10 +21,11 @@ from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.jobs.workflows.parameter import FileKind
-from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS
+from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS, WEBHOOKS
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
 from comfy_proxy.settings import Settings
+from comfy_proxy.webhooks.webhooks import Webhooks
 
 
 @pytest.fixture
@@ -74,6 +75,7 @@ async def api_alone(service: JobService) -> AsyncIterator[TestClient[Any, Any]]:
     app = web.Application()
     app[CLUSTER], app[JOBS] = service.cluster, service
     app[GATEWAY] = make_gateway(service.cluster)
+    app[WEBHOOKS] = Webhooks(service.settings, service)
     register(app, operations.routes(), service.settings)
     app[METRICS] = observe(app)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:

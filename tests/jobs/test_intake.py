@@ -22,7 +22,6 @@ from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient
 from PIL import Image
 
-from comfy_proxy.allowed_hosts import AllowedHosts
 from comfy_proxy.clock import SystemClock
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.input_urls import InputUrls
@@ -55,7 +54,7 @@ class Server:
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         self.executor = executor
         self.limit = LIMIT
-        self.urls = InputUrls(AllowedHosts(), SystemClock())
+        self.urls = InputUrls((), SystemClock())
         self.requests: list[JobRequest] = []
         self.errors: list[BaseException] = []
         self.started = asyncio.Event()

@@ -44,7 +44,8 @@ NAMES = (
     "instance_requests_total", "instance_request_duration_seconds", "pool_connections",
     "model_loads_total", "model_loads_avoided_total", "model_load_seconds_total", "models_loaded",
     "pool_waiting", "pool_wait_seconds", "log_lines_dropped_total", "log_lines_total",
-    "event_loop_lag_seconds",
+    "event_loop_lag_seconds", "webhooks_finished_total", "webhook_retries_total",
+    "webhooks_pending",
 )  # fmt: skip
 
 

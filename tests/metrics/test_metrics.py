@@ -45,7 +45,7 @@ def test_the_document_is_whole_before_anything_happened(metrics: Metrics) -> Non
     stats = metrics.get_stats()
     assert list(stats) == [
         "timestamp", "start_time", "uptime_seconds", "version", "jobs", "errors", "last_hour",
-        "instances", "prompts", "http", "websockets", "logs",
+        "instances", "prompts", "http", "websockets", "webhooks", "logs",
     ]  # fmt: skip
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stats["timestamp"])
     assert stats["start_time"] == stats["timestamp"]

@@ -93,7 +93,10 @@ async def test_the_page_comes_from_here(proxy: TestClient[Any, Any]) -> None:
 
 
 async def test_answers_are_as_described(
-    caplog: pytest.LogCaptureFixture, start_proxy: Start, workers: tuple[EmbeddedWorker, ...]
+    caplog: pytest.LogCaptureFixture,
+    start_proxy: Start,
+    workers: tuple[EmbeddedWorker, ...],
+    tmp_path: Path,
 ) -> None:
     """schemathesis makes up requests, right and wrong ones: each is answered as the document says.
 
@@ -110,6 +113,7 @@ async def test_answers_are_as_described(
         *("--generation-deterministic", "--no-color"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
+        cwd=tmp_path,  # where it leaves what it has found
     )
     output, _ = await process.communicate()
     caplog.clear()  # aiohttp logs the heads with which it was tried what is no HTTP

@@ -29,6 +29,11 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GRAPH: Final = TypeAdapter(Graph)
 
 
+MAX_TEMPLATE_BYTES: Final = 8 * 2**20
+"""Bytes of a template; a longer one is no workflow. Its graph is copied for each job, and looked at
+for each instance, while nobody else has a turn."""
+
+
 class Templates(NamedTuple):
     """What files say: workflows by name, and what is wrong with those that are none."""
 
@@ -86,7 +91,12 @@ def _read(
 def _workflow(stem: str, files: dict[str, Traversable], problems: list[Problem]) -> Workflow | None:
     name, beside = f"{stem}.json", files.get(f"{stem}.toml")
     try:
-        document = orjson.loads(files[name].read_bytes())
+        data = _bytes_of(files[name])
+        if len(data) > MAX_TEMPLATE_BYTES:
+            reason = f"is longer than {MAX_TEMPLATE_BYTES} bytes"
+            problems.append(Problem(file=name, key="", reason=reason))
+            return None
+        document = orjson.loads(data)
     except OSError as error:
         problems.append(Problem(file=name, key="", reason=_because(error)))
         return None
@@ -174,6 +184,12 @@ def _check_name(stem: str, problems: list[Problem]) -> None:
     if not _NAME.fullmatch(stem):
         reason = f"{stem!r} cannot be a name: letters, digits, '.', '_' and '-' can"
         problems.append(Problem(file=f"{stem}.json", key="name", reason=reason))
+
+
+def _bytes_of(file: Traversable) -> bytes:
+    """A file's beginning, as far as it can be used and one byte more."""
+    with file.open("rb") as opened:
+        return opened.read(MAX_TEMPLATE_BYTES + 1)
 
 
 def _because(error: OSError) -> str:

@@ -7,6 +7,7 @@ begin with ``$`` on any node, and the mapping beside the file (``NAME.toml`` for
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Final
@@ -14,7 +15,11 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from comfy_proxy.jobs.workflows.conditioning_roles import text_roles
-from comfy_proxy.jobs.workflows.parameter import Parameter, common_parameters
+from comfy_proxy.jobs.workflows.parameter import (
+    MAX_TEXT_LENGTH,
+    Parameter,
+    common_parameters,
+)
 from comfy_proxy.jobs.workflows.plan import Input, Prompt
 from comfy_proxy.jobs.workflows.problem import Problem, problems_of
 from comfy_proxy.jobs.workflows.template import (
@@ -70,6 +75,7 @@ class ExportedGraph:
         self._graph = graph
         self._file = file
         self._problems = problems
+        self._places = {node: at for at, node in enumerate(graph)}
 
     def workflow(self, name: str, mapping: MappingFile) -> Workflow:
         """The workflow ``name``. Only to be used if no problem was added."""
@@ -114,11 +120,12 @@ class ExportedGraph:
         """Files first, then prompts, then the others in the order of the graph."""
         kind = 1 if one.name in _ROLES.values() else 2
         is_file = one.body.get("type") == "file"
-        return 0 if is_file else kind, list(self._graph).index(one.to[0])
+        return 0 if is_file else kind, self._places[one.to[0]]
 
     # --- the mapping -------------------------------------------------------------------------
 
     def _mapped(self, mapping: MappingFile) -> Iterator[_Found]:
+        taken: dict[Input, str] = {}
         for name, body in mapping.parameters.items():
             key = f"parameters.{name}"
             own = {k: v for k, v in body.items() if k not in ("node", "input", "name")}
@@ -129,10 +136,14 @@ class ExportedGraph:
             chosen = body.get("input")
             if chosen is None and len(literals) == 1:
                 chosen = next(iter(literals))
-            if chosen not in literals:
+            if not isinstance(chosen, str) or chosen not in literals:
                 self._problem(f"{key}.input", f"must be one of {', '.join(literals)}")
                 continue
-            to = (node, str(chosen))
+            to = (node, chosen)
+            if to in taken:
+                self._problem(f"{key}.input", f"is that of {taken[to]}, too")
+                continue
+            taken[to] = key
             known = self._body(to, random=own.get("random") is not False)
             if own.get("random") or own.get("required"):
                 known.pop("default", None)
@@ -143,8 +154,11 @@ class ExportedGraph:
     def _node(self, wanted: Any, key: str) -> str | None:
         """The id of the node that is meant by an id or a title."""
         wanted = str(wanted) if isinstance(wanted, int) else wanted
+        if not isinstance(wanted, str) or not wanted:
+            self._problem(key, "must be the id or the title of a node")
+            return None
         if wanted in self._graph:
-            return str(wanted)
+            return wanted
         titled = [node for node in self._graph if self._title(node) == wanted]
         if len(titled) == 1:
             return titled[0]
@@ -172,8 +186,8 @@ class ExportedGraph:
                     base = _ROLES[roles[node]]
                 if own and not base.startswith(f"{own}_"):
                     base = own if len(inputs) == 1 else f"{own}_{base}"
-                to = (node, name)
-                yield _Found(name=_allowed(base, self._body(to)), to=to, body=self._body(to))
+                to, called = (node, name), _slug(base) or "value"
+                yield _Found(name=_allowed(called, self._body(to)), to=to, body=self._body(to))
 
     def _literals(self, node: str) -> dict[str, Any]:
         """The inputs of a node that are no links, and of a type that a parameter can have."""
@@ -186,10 +200,15 @@ class ExportedGraph:
         literal = node["inputs"][to[1]]
         usual = USUAL_NODES.get(node["class_type"], {}).get(to[1])
         if usual is None:
-            return {"type": _type_of(literal), "default": literal}
+            too_long = isinstance(literal, str) and len(literal) > MAX_TEXT_LENGTH
+            return {"type": _type_of(literal), **({} if too_long else {"default": literal})}
         body = {k: v for k, v in asdict(usual).items() if k != "name" and v not in (None, "")}
         body["random"] = usual.random and random
         if usual.type == "file" or body["random"]:
+            return body
+        try:
+            Parameter.model_validate({**body, "name": usual.name, "default": literal})
+        except ValidationError:  # its author knows better: it stays in the graph, and is not told
             return body
         return {**body, "default": literal}
 
@@ -207,11 +226,12 @@ class ExportedGraph:
 def _distinct(found: list[_Found], taken: set[str]) -> Iterator[_Found]:
     """Each name once: a second ``seed`` is ``seed_2``."""
     used = set(taken)
+    numbers: Counter[str] = Counter()
     for one in found:
-        name, number = one.name, 1
+        name = one.name
         while name in used:
-            number += 1
-            name = f"{one.name}_{number}"
+            numbers[one.name] += 1
+            name = f"{one.name}_{numbers[one.name] + 1}"
         used.add(name)
         yield _Found(name=name, to=one.to, body=one.body)
 

@@ -54,7 +54,8 @@ class FileKind(StrEnum):
         return self in (FileKind.IMAGE, FileKind.MASK)
 
 
-Bound = Annotated[float, Field(strict=True, allow_inf_nan=False)] | None
+Bound = int | Annotated[float, Field(allow_inf_nan=False)] | None
+"""A float alone would round the largest seed up to one that ComfyUI refuses."""
 
 
 class Parameter(BaseModel):
@@ -185,11 +186,11 @@ class Parameter(BaseModel):
     def _expectation(self) -> str:
         parts = ["must be a whole number" if self.type == "integer" else "must be a number"]
         if self.minimum is not None:
-            parts.append(f"of at least {self.minimum:g}")
+            parts.append(f"of at least {_plain(self.minimum)}")
         if self.exclusive_minimum is not None:
-            parts.append(f"above {self.exclusive_minimum:g}")
+            parts.append(f"above {_plain(self.exclusive_minimum)}")
         if self.maximum is not None:
-            parts.append(f"up to {self.maximum:g}")
+            parts.append(f"up to {_plain(self.maximum)}")
         return " ".join(parts)
 
     def _refusal(self, reason: str) -> InvalidFieldError:
@@ -279,4 +280,4 @@ def unknown_parameter(name: str, parameters: Mapping[str, Parameter]) -> Invalid
 
 
 def _plain(bound: float) -> float | int:
-    return int(bound) if bound.is_integer() else bound
+    return int(bound) if isinstance(bound, int) or bound.is_integer() else bound

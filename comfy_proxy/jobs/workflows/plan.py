@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,6 +14,9 @@ from comfy_proxy.jobs.workflows.parameter import Scalar
 SOCKET_CLASS: Final = "SaveImageWebsocket"
 PREVIEW_CLASS: Final = "PreviewImage"
 FIRST_FRAME_CLASSES: Final = ("ImageFromBatch", "MaskToImage", "ImageToMask")
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+"""Longer ones are no ids of ComfyUI's editor; Python takes no number of thousands of digits."""
 
 Prompt = dict[str, dict[str, Any]]
 """ComfyUI's API format: node id → ``{"class_type", "inputs"}``."""
@@ -100,7 +104,9 @@ def _first_frame(prompt: Prompt, loader: str, slot: int) -> str:
 
 def _add(prompt: Prompt, class_name: str, **inputs: Any) -> str:
     """Add a node under the number after the highest one in use; returns its id."""
-    used = [int(node) for node in prompt if node.isascii() and node.isdigit()]
-    node = str(max(used, default=0) + 1)
+    used = [int(node) for node in prompt if _NUMBER.fullmatch(node)]
+    number = max(used, default=0) + 1
+    while (node := str(number)) in prompt:
+        number += 1
     prompt[node] = {"class_type": class_name, "inputs": inputs}
     return node

@@ -33,3 +33,7 @@ def with_variant(**changes: Any) -> dict[str, Any]:
 def write(directory: Path, name: str, document: Any) -> None:
     text = document if isinstance(document, str) else json.dumps(document)
     (directory / name).write_text(text, encoding="utf-8")
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}

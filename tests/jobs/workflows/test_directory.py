@@ -10,7 +10,7 @@ from template_files import RAW, described, write
 
 from comfy_proxy.jobs.workflows.directory import load_workflows, read_templates
 
-SHIPPED = ("remove-background", "upscale-image", "upscale-remove-bg")
+SHIPPED = load_workflows(None).names()
 
 
 def problems(directory: Path) -> list[str]:
