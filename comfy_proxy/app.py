@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 
@@ -11,6 +12,9 @@ from yarl import URL
 
 from comfy_proxy import dashboard, instances_api, status
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.comfy_api import api as comfy_api
+from comfy_proxy.comfy_api.doors import Doors
+from comfy_proxy.comfy_api.service import ComfyApi
 from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.plan_feed import PlanFeed
@@ -21,6 +25,7 @@ from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflow_files import load_workflows
 from comfy_proxy.keys import (
     CLUSTER,
+    COMFY_API,
     DASHBOARD,
     GATEWAY,
     JOBS,
@@ -64,17 +69,16 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     ledger.observers.append(PlanFeed(cluster.planner, cluster.experience, cluster.clock).observe)
     dispatcher = Dispatcher(ledger, cluster.health_checker, cluster.planner, cluster.clock)
     app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
+    app[COMFY_API] = ComfyApi(ledger, _doors(app[GATEWAY]))
     prompts = JobPrompts(cluster, ledger, dispatcher)
     app[JOBS] = JobService(settings, cluster, prompts, workflows)
     app[STATE] = State(_rooms(app, ledger))
     dispatcher.durable = app[STATE].sent
     app[JOBS].durable = app[STATE].durable
     app[GATEWAY].commands.durable = app[STATE].durable
-    register(
-        app,
-        [*status.routes(), *instances_api.routes(), *dashboard.routes(), *api.routes()],
-        settings,
-    )
+    comfy_routes = comfy_api.routes()
+    ours = [*status.routes(), *instances_api.routes(), *dashboard.routes(), *api.routes()]
+    register(app, [*ours, *comfy_routes], settings, comfy_api.error_forms(comfy_routes))
     app[LOOP_WATCH] = LoopWatch(lambda: app[LOGS].takes("debug"))
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]
@@ -93,7 +97,7 @@ async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
     async with AsyncExitStack() as begun:
         if logs.start():
             begun.push_async_callback(asyncio.to_thread, logs.close)
-        for room in (app[STATE], app[CLUSTER], app[GATEWAY], app[JOBS]):
+        for room in (app[STATE], app[CLUSTER], app[GATEWAY], app[COMFY_API], app[JOBS]):
             begun.push_async_callback(_close, room, logs)  # before: half a start is to be ended too
             with logs.current():
                 await room.start()
@@ -120,6 +124,21 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
     )
 
 
+def _doors(gateway: Gateway) -> Doors:
+    return Doors(
+        cluster=gateway.cluster,
+        intake=gateway.intake,
+        commands=gateway.commands,
+        listen=gateway.events.listen,
+        ended=gateway.views.ended,
+        spool=gateway.spool,
+        files=gateway.files,
+        file_view=gateway.file_view,
+        offered=gateway.offered,
+        secret=secrets.token_bytes(32),
+    )
+
+
 def _ids(settings: Settings) -> Mapping[URL, str]:
     """The numbers that instances have had before, those of the configuration with theirs."""
     path = settings.state_file
@@ -128,7 +147,9 @@ def _ids(settings: Settings) -> Mapping[URL, str]:
     return {**before, **instance_ids.ids_for(settings.instances, known)}
 
 
-async def _close(room: State | Cluster | Gateway | JobService | Feed, logs: AppLogs) -> None:
+async def _close(
+    room: State | Cluster | Gateway | ComfyApi | JobService | Feed, logs: AppLogs
+) -> None:
     with logs.current():
         await room.close()
 
@@ -142,6 +163,7 @@ async def _end_waiting(app: web.Application) -> None:
     jobs, has_had_time = app[JOBS], app[SHUTDOWN].begun
     with app[LOGS].current():
         app[DASHBOARD].end_viewers()
+        app[COMFY_API].end_streams()
         await jobs.processor.close(0.0 if has_had_time else jobs.settings.shutdown_timeout_s)
 
 

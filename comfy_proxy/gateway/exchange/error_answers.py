@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -17,6 +17,9 @@ from comfy_proxy.lenient_json import dumps
 
 MUCH_UNREAD = 1_048_576
 """Bytes of a refused body that are worth reading to keep the connection."""
+
+ErrorForm = Callable[[web.Response], web.Response]
+"""Makes of an error in our form the same one in that of another contract."""
 
 _CODES = {413: "payload_too_large"}
 
@@ -49,9 +52,7 @@ def _of_ours(
     request: web.Request, error: ComfyProxyError, instances: Sequence[Instance]
 ) -> web.Response:
     request[CONTEXT].reason = f"{error.code}: {error.message}"
-    message, details = (
-        _without_addresses(one, instances) for one in (error.message, error.details)
-    )
+    message, details = (without_addresses(one, instances) for one in (error.message, error.details))
     answer = _json(request, error.status, message, error.code, details)
     if error.retry_after_s is not None:
         answer.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)
@@ -62,7 +63,7 @@ def _of_ours(
     return answer
 
 
-def _without_addresses(told: Any, instances: Sequence[Instance]) -> Any:
+def without_addresses(told: Any, instances: Sequence[Instance]) -> Any:
     """``told`` (text, or what JSON is made of) with ``instance 2`` for ``gpu2:8188``."""
     if isinstance(told, str):
         for one in instances:
@@ -72,11 +73,11 @@ def _without_addresses(told: Any, instances: Sequence[Instance]) -> Any:
         return told
     if isinstance(told, Mapping):
         return {
-            _without_addresses(key, instances): _without_addresses(value, instances)
+            without_addresses(key, instances): without_addresses(value, instances)
             for key, value in told.items()
         }
     if isinstance(told, list | tuple):
-        return [_without_addresses(one, instances) for one in told]
+        return [without_addresses(one, instances) for one in told]
     return told
 
 
