@@ -121,6 +121,7 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
         kept=gateway.views.kept,
         keeper=gateway.views.keeper,
         reconciler=gateway.reconciler,
+        comfy_api=app[COMFY_API],
     )
 
 

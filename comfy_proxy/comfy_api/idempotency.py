@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
 
 from comfy_proxy.comfy_api.jobs import Job
 from comfy_proxy.errors import IdempotencyConflictError
-
-T = TypeVar("T")
 
 
 class Keys:
@@ -38,6 +35,13 @@ class Keys:
                 details={"field": "Idempotency-Key"},
             )
         return known[0]
+
+    def restore(self, job: Job) -> None:
+        """``job`` is one of before this process."""
+        if job.key is not None:
+            over = asyncio.get_running_loop().create_future()
+            over.set_result(None)
+            self._jobs[job.owner, job.key] = job, over
 
     async def over(self, job: Job) -> None:
         """Return when the submission of ``job`` is over, however it went."""

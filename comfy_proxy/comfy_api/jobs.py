@@ -45,16 +45,17 @@ class JobStatus(StrEnum):
 class Job:
     """One job; its id is that of its prompt.
 
-    ``owner`` is who may see it, ``key`` its Idempotency-Key, ``fingerprint`` of its request.
-    ``runs`` as far as is known, ``cancelled``: its client wants it to end. ``end`` is its last
-    status, None before. ``reused``: some results came from ComfyUI's cache. ``accepted``: an
-    instance has taken it; before that nobody sees it. ``progress`` is None when it has ended:
-    ``last_progress`` is what it was then.
+    ``number`` grows from one job to the next; the book gives it. ``owner`` is who may see it,
+    ``key`` its Idempotency-Key, ``fingerprint`` of its request. ``runs`` as far as is known,
+    ``cancelled``: its client wants it to end. ``end`` is its last status, None before. ``reused``:
+    some results came from ComfyUI's cache. ``accepted``: an instance has taken it; before that
+    nobody sees it. ``progress`` is None when it has ended: ``last_progress`` is what it was then.
     """
 
     id: str
     owner: str
     created: datetime
+    number: int = 0
     metadata: str | Mapping[str, str] | None = None
     priority: int | None = None
     key: str | None = None
@@ -82,6 +83,10 @@ class Job:
         if self.cancelled:
             return JobStatus.CANCELING
         return JobStatus.RUNNING if self.runs else JobStatus.QUEUED
+
+    def follow(self, nodes: Mapping[str, str] | None) -> None:
+        """Its graph has these nodes, with these classes; None if that is not known any more."""
+        self.progress = None if nodes is None or self.end is not None else JobProgress(nodes)
 
     @property
     def expires(self) -> datetime:
@@ -116,6 +121,7 @@ class JobBook:
         self._outputs: dict[str, str] = {}
         self._kept_outputs = 0
         self._watched: set[Job] = set()
+        self._last = 0
         self.on_changed: list[Callable[[Job], None]] = []
         self.on_forgotten: list[Callable[[Job], None]] = []
 
@@ -131,9 +137,13 @@ class JobBook:
 
     def add(self, job: Job) -> None:
         """A new one, or one of before this process."""
+        new = max(self._last + 1, int(job.created.timestamp() * 1_000_000))
+        job.number = job.number or new
+        self._last = max(self._last, job.number)
         self._jobs[job.id] = job
         if job.end is not None:
             self._note_end(job)
+        tell(self.on_changed, job)
         self._trim()
 
     def rename(self, job: Job, job_id: str) -> None:
@@ -141,6 +151,7 @@ class JobBook:
         self._jobs.pop(job.id, None)
         job.id = job_id
         self._jobs[job_id] = job
+        tell(self.on_changed, job)
 
     def forget(self, job: Job) -> None:
         """No instance took it, or it is too old."""

@@ -7,7 +7,6 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from multidict import MultiMapping
@@ -22,13 +21,13 @@ _LABEL: Final = re.compile(r"metadata\[(.+)\]")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
-    """What is asked for: at most ``limit`` jobs that come after ``after`` (the time of creation in
-    microseconds, and the id, of the last job of the page before; None: from the newest on)."""
+    """What is asked for: at most ``limit`` jobs that come after ``after``, which is the number of
+    the last job of the page before; None: from the newest on."""
 
     limit: int
     statuses: frozenset[JobStatus]
     labels: Mapping[str, str]
-    after: tuple[int, str] | None
+    after: int | None
 
     @classmethod
     def of(cls, query: MultiMapping[str]) -> Page:
@@ -53,7 +52,7 @@ class Page:
         if this is the last."""
         found: list[Job] = []
         for job in jobs:
-            if self.after is not None and _place_of(job) >= self.after:
+            if self.after is not None and job.number >= self.after:
                 continue
             if self._wants(job):
                 if len(found) == self.limit:
@@ -68,19 +67,13 @@ class Page:
         return all(labels.get(name) == value for name, value in self.labels.items())
 
 
-def _place_of(job: Job) -> tuple[int, str]:
-    return int((job.created - _EPOCH).total_seconds() * 1_000_000), job.id
-
-
 def _cursor(job: Job) -> str:
-    created, job_id = _place_of(job)
-    return base64.urlsafe_b64encode(f"{created}:{job_id}".encode()).decode()
+    return base64.urlsafe_b64encode(str(job.number).encode()).decode()
 
 
-def _place(cursor: str) -> tuple[int, str]:
+def _place(cursor: str) -> int:
     try:
-        created, _, job_id = base64.b64decode(cursor, b"-_", validate=True).decode().partition(":")
-        return int(created), job_id
+        return int(base64.b64decode(cursor, b"-_", validate=True)[:20])
     except (ValueError, binascii.Error) as error:
         message = "cursor is none that was given here."
         raise InvalidFieldError("cursor", message, code="invalid_cursor") from error
@@ -97,6 +90,3 @@ def _statuses(text: str) -> Iterable[JobStatus]:
         if name not in tuple(JobStatus):
             raise InvalidFieldError("status", f"status is some of {', '.join(JobStatus)}.")
         yield JobStatus(name)
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -32,7 +32,7 @@ class JobProgress:
     """
 
     def __init__(self, nodes: Mapping[str, str]) -> None:
-        self._nodes = nodes
+        self.nodes = nodes
         self._done: set[str] = set()
         self._current: str | None = None
         self._states: NodeStates | None = None
@@ -67,28 +67,28 @@ class JobProgress:
     def snapshot(self) -> Json:
         """The contract's ``Progress``."""
         running = self._read_states()
-        done = self._done & self._nodes.keys()
+        done = self._done & self.nodes.keys()
         step, steps = self._steps(running)
         at = self._current
-        if at is not None and at in self._nodes and at not in done and steps:
+        if at is not None and at in self.nodes and at not in done and steps:
             running[at] = max(running.get(at, 0.0), (step or 0) / steps)
         parts = sum(value for node, value in running.items() if node not in done)
-        if self._nodes:
-            self._value = max(self._value, min(1.0, (len(done) + parts) / len(self._nodes)))
+        if self.nodes:
+            self._value = max(self._value, min(1.0, (len(done) + parts) / len(self.nodes)))
         return self._told(len(done), step, steps)
 
     def finished(self) -> Json:
         """Of a job that has ended well."""
         self._value, self._current, self._step = 1.0, None, None
-        return self._told(len(self._nodes), None, None)
+        return self._told(len(self.nodes), None, None)
 
     def _told(self, done: int, step: int | None, steps: int | None) -> Json:
-        name = None if self._current is None else self._nodes.get(self._current)
+        name = None if self._current is None else self.nodes.get(self._current)
         message = f"{name} {step}/{steps}" if name and steps else name
         return {
             "value": self._value,
             "nodes_done": done,
-            "nodes_total": len(self._nodes),
+            "nodes_total": len(self.nodes),
             "current_node": self._current,
             "current_node_class": name,
             "step": step,
@@ -102,7 +102,7 @@ class JobProgress:
         running: dict[str, float] = {}
         states = {} if self._states is None else self._states.states()
         for node, state in states.items():
-            if node not in self._nodes or not isinstance(state, dict):
+            if node not in self.nodes or not isinstance(state, dict):
                 continue
             if state.get("state") == "finished":
                 self._done.add(node)

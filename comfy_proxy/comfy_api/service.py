@@ -20,6 +20,7 @@ from comfy_proxy.comfy_api.references import Find
 from comfy_proxy.comfy_api.submission import Submissions
 from comfy_proxy.comfy_api.uploads import AssetUploads
 from comfy_proxy.errors import NotFoundError
+from comfy_proxy.gateway.events.listener import PromptListener
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.ledger.ledger import Ledger
 
@@ -46,10 +47,11 @@ class ComfyApi:
         self.jobs.on_forgotten.append(self.keys.forget)
         self.positions = QueuePositions(ledger)
         self.follower = Follower(self.jobs, ledger, doors)
-        self.submissions = Submissions(self.jobs, self.keys, doors)
+        self.submissions = Submissions(self.jobs, self.keys, doors, self.follower.resolve)
         self.uploads = AssetUploads(self.assets, doors.offered, doors.cluster.settings, clock)
         self.closing = asyncio.Event()
         self._streams: Counter[str] = Counter()
+        self._listener: PromptListener
         ledger.observers += [self.positions.observe, self.follower.observe]
 
     def __repr__(self) -> str:
@@ -59,7 +61,19 @@ class ComfyApi:
         """Begin to hear of prompts, under a clientId that nobody knows."""
         client_id = f"comfy-api-{self.doors.secret.hex()[:32]}"
         self.submissions.client_id = client_id
-        self.doors.listen(client_id).on_heard.append(self.follower.heard)
+        self._listener = self.doors.listen(client_id)
+        self._listener.on_heard.append(self.follower.heard)
+
+    def restore(self, job: Job) -> None:
+        """A job of before this process."""
+        self.jobs.add(job)
+        self.keys.restore(job)
+
+    def listen_again(self) -> None:
+        """Prompts of before this process are on record: hear of them again."""
+        for prompt in self.ledger.live():
+            if prompt.client_id == self.submissions.client_id and prompt.instance is not None:
+                self._listener.listen_at(prompt.instance)
 
     def end_streams(self) -> None:
         """The proxy goes down: event streams end, and their clients come again."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
@@ -20,9 +20,8 @@ from comfy_proxy.comfy_api import fields, references
 from comfy_proxy.comfy_api.doors import Doors
 from comfy_proxy.comfy_api.errors import UnprocessableError
 from comfy_proxy.comfy_api.idempotency import Keys
-from comfy_proxy.comfy_api.jobs import Job, JobBook
+from comfy_proxy.comfy_api.jobs import Job, JobBook, JobStatus
 from comfy_proxy.comfy_api.priorities import Priorities
-from comfy_proxy.comfy_api.progress import JobProgress
 from comfy_proxy.errors import (
     InstanceError,
     InstanceRefusedError,
@@ -45,11 +44,19 @@ steps, or in a thread."""
 
 
 class Submissions:
-    """Takes jobs in; ``client_id`` is that of the client inside of the proxy that hears of them."""
+    """Takes jobs in; ``client_id`` is that of the client inside of the proxy that hears of them.
+    ``resolve`` finds out what has become of a job of before this process."""
 
-    def __init__(self, jobs: JobBook, keys: Keys, doors: Doors) -> None:
+    def __init__(
+        self,
+        jobs: JobBook,
+        keys: Keys,
+        doors: Doors,
+        resolve: Callable[[Job], Awaitable[None]],
+    ) -> None:
         self._jobs = jobs
         self._keys = keys
+        self._resolve = resolve
         self._doors = doors
         self._priorities = Priorities(doors.cluster.clock)
         self._begun: set[asyncio.Task[None]] = set()
@@ -77,7 +84,10 @@ class Submissions:
         while (known := self._keys.claim(job)) is not None:
             await self._keys.over(known)
             if known.accepted:
-                return known
+                await self._resolve(known)
+                if known.end is not JobStatus.EXPIRED:
+                    return known
+                self._keys.forget(known)  # nobody has it, or can tell what it has made
         submitting = asyncio.create_task(self._submit(request, job, raw, graph, extra, find))
         self._begun.add(submitting)
         submitting.add_done_callback(self._done)
@@ -105,7 +115,7 @@ class Submissions:
         try:
             if references.TYPE.encode() in raw:
                 await _off_loop(raw, lambda: references.resolve(graph, find))
-            job.progress = JobProgress(_classes(graph))
+            job.follow(_classes(graph))
             self._jobs.add(job)
             await self._post(request, job, graph, extra)
         except InstanceTimeoutError:  # it may have been taken: it must not be run twice

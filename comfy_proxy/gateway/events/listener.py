@@ -62,6 +62,10 @@ class PromptListener:
         there = self._upstreams.open(instance)
         return there.is_connected or await self._upstreams.joined(instance, timeout_s)
 
+    def listen_at(self, instance: Instance) -> None:
+        """Have a socket at ``instance``, some time."""
+        self._upstreams.open(instance)
+
     def hears(self, instance: Instance, since: float) -> bool:
         """As of ``Upstreams``."""
         return self._upstreams.hears(instance, since)
