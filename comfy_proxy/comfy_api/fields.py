@@ -6,6 +6,7 @@ comfy-api-proxy takes it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,12 +14,15 @@ from comfy_proxy.comfy_api.errors import UnprocessableError
 from comfy_proxy.comfy_api.priorities import LIMIT
 from comfy_proxy.errors import InvalidFieldError, RequestError
 
-MAX_METADATA_BYTES: Final = 1024
-"""Of a text, and of all names and values of labels together, in UTF-8."""
+MAX_METADATA_BYTES: Final = 1024  # of a text, in UTF-8
 MAX_LABELS: Final = 16
+MAX_LABEL_BYTES: Final = 256  # of the value of one, in UTF-8
 MAX_KEY_LENGTH: Final = 255  # characters of an Idempotency-Key
 KEEP_S: Final = (60, 7 * 24 * 3600)
 """Seconds that ``expires_in`` may be, from a minute to a week."""
+_LABEL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that cannot be seen, or change the order in which others are read."""
 _PARTNER_KEY: Final = "api_key_comfy_org"
 
 Json = dict[str, Any]
@@ -66,19 +70,28 @@ def metadata(document: Mapping[str, Any]) -> Metadata:
         case None:
             return None
         case str():
-            texts = [given]
+            if _bytes(given) > MAX_METADATA_BYTES:
+                raise _no_metadata(f"metadata is longer than {MAX_METADATA_BYTES} bytes.")
         case dict():
             if len(given) > MAX_LABELS:
                 raise _no_metadata(f"metadata has {len(given)} labels; {MAX_LABELS} are allowed.")
             for name, value in given.items():
-                if not name or not isinstance(value, str):
-                    raise _no_metadata(f"The label {name!r} is no text with a name.")
-            texts = [*given, *given.values()]
+                if (wrong := wrong_label(name, value)) is not None:
+                    raise _no_metadata(f"The label {name!r}: {wrong}")
         case _:
             raise _no_metadata("metadata must be labels, or a text.")
-    if sum(len(text.encode("utf-8", "surrogatepass")) for text in texts) > MAX_METADATA_BYTES:
-        raise _no_metadata(f"metadata is longer than {MAX_METADATA_BYTES} bytes.")
     return given
+
+
+def wrong_label(name: str, value: Any) -> str | None:
+    """What is wrong with a label, by the rules of Comfy's own servers; None if nothing is."""
+    if not _LABEL_NAME.fullmatch(name):
+        return "its name is 1 to 40 characters of A-Z a-z 0-9 _ - and the full stop."
+    if not isinstance(value, str) or _bytes(value) > MAX_LABEL_BYTES:
+        return f"its value is a text of at most {MAX_LABEL_BYTES} bytes."
+    if _CONTROLS.search(value):
+        return "its value has a control character."
+    return None
 
 
 def priority(document: Mapping[str, Any]) -> int | None:
@@ -109,6 +122,10 @@ def keep_s(given: Any) -> int | None:
     if isinstance(given, bool) or not text.isdecimal() or not least <= int(text[:9]) <= most:
         raise _refused("expires_in", f"expires_in must be from {least} to {most} seconds.")
     return int(text)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 def _refused(field: str, message: str, code: str | None = None) -> UnprocessableError:

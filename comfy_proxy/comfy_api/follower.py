@@ -37,6 +37,9 @@ SETTLE_S: Final = 10.0
 the job has ended with the outputs of which frames have told."""
 SIZES_AT_ONCE: Final = 8
 """Files whose sizes are asked for at the same time, of one job."""
+SIZES_S: Final = 2.0
+"""Seconds that the sizes of what a job has made have to be told, all together. Beyond them those
+that were not told are 0: an instance that loads the next model answers nothing for longer."""
 _STATUSES: Final[Mapping[Ending, JobStatus]] = {
     Ending.SUCCESS: JobStatus.SUCCEEDED,
     Ending.ERROR: JobStatus.FAILED,
@@ -196,15 +199,17 @@ class Follower:
             job.changed()
 
     async def _sized(self, outputs: Iterable[Output]) -> list[Output]:
+        """``outputs`` with their sizes, as far as these are told within SIZES_S."""
         limit = asyncio.Semaphore(SIZES_AT_ONCE)
+        deadline = self._clock.monotonic() + SIZES_S
 
         async def sized(output: Output) -> Output:
             if output.file is None or output.size is not None:
                 return output
             try:
-                async with limit:
+                async with self._clock.timeout(deadline - self._clock.monotonic()), limit:
                     found = await self._doors.file_view.find(output.file)
-            except ComfyProxyError:
+            except (ComfyProxyError, TimeoutError):
                 return output
             return output if found is None else replace(output, size=found.size)
 
@@ -218,7 +223,7 @@ class Follower:
 
     def _preview(self, seen: Pass, instance: Instance) -> None:
         """One that names no prompt (of an old server) is of the one that runs there."""
-        if not isinstance(seen.data, bytes) or not seen.droppable:
+        if not isinstance(seen.data, bytes):
             return
         picture = decode_binary(seen.data)
         if picture is None:

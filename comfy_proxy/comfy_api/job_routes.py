@@ -97,9 +97,9 @@ async def _cancel(request: web.Request) -> web.StreamResponse:
     """The state of the job afterwards; of one that has ended before as it was."""
     api, job = await _found(request)
     if job.end is None:
+        await api.doors.commands.cancel(job.id)
         job.cancelled = True
         job.changed()
-        await api.doors.commands.cancel(job.id)
         await _wait_for_end(api, job)
     return _answer(request, api, job)
 

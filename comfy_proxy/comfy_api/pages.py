@@ -11,11 +11,13 @@ from typing import Final
 
 from multidict import MultiMapping
 
+from comfy_proxy.comfy_api.fields import wrong_label
 from comfy_proxy.comfy_api.jobs import Job, JobStatus
 from comfy_proxy.errors import InvalidFieldError
 
 MOST: Final = 100
 USUAL: Final = 50
+MAX_FILTERS: Final = 3
 _LABEL: Final = re.compile(r"metadata\[(.+)\]")
 
 
@@ -36,8 +38,8 @@ class Page:
         for name, value in query.items():
             if name.startswith("metadata"):
                 found = _LABEL.fullmatch(name)
-                if found is None:
-                    message = "A filter by label is written metadata[name]=value."
+                if found is None or wrong_label(found[1], value) or len(labels) == MAX_FILTERS:
+                    message = f"Filters are metadata[name]=value, {MAX_FILTERS} at most."
                     raise InvalidFieldError("metadata", message, code="invalid_metadata_filter")
                 labels[found[1]] = value
         return cls(

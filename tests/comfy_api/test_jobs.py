@@ -58,6 +58,9 @@ async def test_its_id_is_its_prompts(v2: V2, proxy: Http) -> None:
         (b'{"workflow": {}, "priority": "high"}', 422, "invalid_request"),
         (b'{"workflow": {}, "priority": 1000001}', 422, "invalid_request"),
         (b'{"workflow": {}, "metadata": {"a": 1}}', 422, "metadata_invalid"),
+        (b'{"workflow": {}, "metadata": {"a b": "1"}}', 422, "metadata_invalid"),
+        (b'{"workflow": {}, "metadata": {"a": "\\u202e"}}', 422, "metadata_invalid"),
+        (b'{"workflow": {}, "metadata": {"a": "%s"}}' % (b"x" * 257), 422, "metadata_invalid"),
         (b'{"workflow": {}, "metadata": "%s"}' % (b"x" * 1025), 422, "metadata_invalid"),
         (b'{"workflow": {}, "extra_data": {"other": "x"}}', 400, "invalid_request"),
         (b'{"workflow": {}}', 422, "invalid_workflow"),
@@ -110,6 +113,22 @@ async def test_errors_before_a_handler_have_the_contracts_form_too(
     assert await V2(proxy).get("health") == {"status": "healthy"}
     async with proxy.get("/api/v2/userdata") as answer:
         assert (answer.status, (await answer.json())["code"]) == (401, "unauthorized")
+
+
+async def test_a_page_of_an_allowed_origin_may_use_it(
+    workers: Workers, start_proxy: Callable[..., Any]
+) -> None:
+    """The preflight names what such a page sends; a HEAD route has one too."""
+    proxy = await start_proxy(*workers, cors_origins=("https://app.example",))
+    for method, path in (("POST", "/api/v2/jobs"), ("HEAD", "/api/v2/assets/by-hash/x")):
+        headers = {
+            "Origin": "https://app.example",
+            "Access-Control-Request-Method": method,
+            "Access-Control-Request-Headers": "authorization,content-type,idempotency-key",
+        }
+        async with proxy.options(path, headers=headers) as answer:
+            assert answer.status == 200, await answer.text()
+            assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
 
 
 @pytest.mark.parametrize(

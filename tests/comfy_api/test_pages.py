@@ -66,6 +66,8 @@ def test_filters(clock: ManualClock) -> None:
         ({"cursor": "?"}, "invalid_cursor"),
         ({"cursor": "eHg="}, "invalid_cursor"),
         ({"metadata": "x"}, "invalid_metadata_filter"),
+        ({"metadata[a b]": "x"}, "invalid_metadata_filter"),
+        ({f"metadata[{name}]": "x" for name in "abcd"}, "invalid_metadata_filter"),
     ],
 )
 def test_what_is_wrong_is_named(query: dict[str, str], code: str) -> None:
