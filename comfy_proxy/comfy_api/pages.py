@@ -34,7 +34,7 @@ class Page:
     @classmethod
     def of(cls, query: MultiMapping[str]) -> Page:
         """Raises InvalidFieldError, with the contract's codes."""
-        labels = {}
+        labels: dict[str, str] = {}
         for name, value in query.items():
             if name.startswith("metadata"):
                 found = _LABEL.fullmatch(name)
