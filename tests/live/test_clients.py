@@ -196,7 +196,7 @@ def answer(printed: str) -> dict[str, Any]:
 async def run_sdk_jobs(
     command: list[str | Path], base_url: str, live_urls: tuple[str, str], directory: Path
 ) -> list[dict[str, Any]]:
-    """What ``command`` prints of each of six jobs. The pictures are right, both servers have some."""
+    """What ``command`` prints of each of six jobs; pictures are right, both servers have some."""
     workflow, result = directory / "workflow.json", directory / "result.png"
     workflow.write_text(json.dumps(picture_from("to be set")))
     env = environment(directory) | {"COMFY_BASE_URL": base_url}
