@@ -52,6 +52,7 @@ class JobStream:
         self._told_outputs: set[str] = set()
         self._told_progress: Any = None
         self._told_preview: Any = None
+        self._told_frames = -1
         self._paced_at: float | None = None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -88,14 +89,9 @@ class JobStream:
 
     def _pause_s(self, left_s: float, now: float) -> float:
         """Until the heartbeat, or until what was held back may be told."""
-        if self._paced_at is None or not self._is_held_back():
+        if self._paced_at is None or self._told_frames == self._job.frames:
             return left_s
         return min(left_s, max(0.01, self._paced_at + PACE_S - now))
-
-    def _is_held_back(self) -> bool:
-        job = self._job
-        preview = job.preview is not None and job.preview is not self._told_preview
-        return preview or (job.runs and self._progress() != self._told_progress)
 
     def _news(self, *, is_over: bool) -> list[bytes]:
         """What is to be told now; all of it is read before any of it is written."""
@@ -116,8 +112,11 @@ class JobStream:
     def _paced(self, *, is_over: bool) -> list[bytes]:
         """Progress and preview, at their pace; the last progress in any case."""
         now, events = self._clock.monotonic(), list[bytes]()
+        if not is_over and self._told_frames == self._job.frames:
+            return []
         if not is_over and self._paced_at is not None and now < self._paced_at + PACE_S:
             return []
+        self._told_frames = self._job.frames
         progress = self._progress()
         if progress is not None and progress != self._told_progress:
             self._told_progress = progress

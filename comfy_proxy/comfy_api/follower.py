@@ -23,7 +23,8 @@ from comfy_proxy.comfy_api.doors import Doors
 from comfy_proxy.comfy_api.jobs import Job, JobBook, JobStatus
 from comfy_proxy.comfy_api.outputs import Output, node_outputs, outputs_of
 from comfy_proxy.errors import ComfyProxyError
-from comfy_proxy.gateway.events.frames import Executed, OfPrompt, Pass, Seen
+from comfy_proxy.gateway.events.frames import Executed, OfPrompt, Pass
+from comfy_proxy.gateway.events.listener import Heard
 from comfy_proxy.gateway.exchange.error_answers import without_addresses
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -85,8 +86,9 @@ class Follower:
         if change.old is not change.new or isinstance(change.event, events.Deleted):
             job.changed()
 
-    def heard(self, seen: Seen, instance: Instance) -> None:
-        """A frame of ``instance``."""
+    def heard(self, heard: Heard) -> None:
+        """A frame of an instance."""
+        seen, instance = heard.seen, heard.instance
         if isinstance(seen, Pass):
             self._preview(seen, instance)
             return
@@ -104,6 +106,7 @@ class Follower:
             looking.add(task)
             task.add_done_callback(partial(self._looked, job.id))
         if job.progress.heard(seen):
+            job.frames += 1
             job.changed()
 
     async def resolve(self, job: Job) -> None:
@@ -233,6 +236,7 @@ class Follower:
         job = self._jobs.find(prompt_id)
         if job is not None and job.watchers and job.end is None:
             job.preview = picture
+            job.frames += 1
             job.changed()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

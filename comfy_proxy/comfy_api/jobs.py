@@ -50,6 +50,7 @@ class Job:
     ``cancelled``: its client wants it to end. ``end`` is its last status, None before. ``reused``:
     some results came from ComfyUI's cache. ``accepted``: an instance has taken it; before that
     nobody sees it. ``progress`` is None when it has ended: ``last_progress`` is what it was then.
+    ``frames`` counts those that told of its progress, or showed a preview.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Job:
     reused: bool = False
     preview: PictureFrame | None = None
     watchers: int = 0
+    frames: int = 0
     version: int = 0
     _news: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 

@@ -6,6 +6,8 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
+from hmac import digest
 from typing import Any, Final
 
 from comfy_proxy.comfy_api.assets import Asset, AssetBook
@@ -59,7 +61,7 @@ class ComfyApi:
 
     async def start(self) -> None:
         """Begin to hear of prompts, under a clientId that nobody knows."""
-        client_id = f"comfy-api-{self.doors.secret.hex()[:32]}"
+        client_id = f"comfy-api-{digest(self.doors.secret, b'clientId', sha256).hex()[:32]}"
         self.submissions.client_id = client_id
         self._listener = self.doors.listen(client_id)
         self._listener.on_heard.append(self.follower.heard)

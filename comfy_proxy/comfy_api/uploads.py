@@ -25,6 +25,7 @@ from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway.exchange.client_watch import while_connected
 from comfy_proxy.gateway.files.file_name import FileName, climbs
 from comfy_proxy.gateway.files.offered_uploads import OfferedUploads
+from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
 from comfy_proxy.gateway.files.upload_body import UploadBody
 from comfy_proxy.gateway.files.upload_form import FileSpan, read_file_form
 from comfy_proxy.settings import Settings
@@ -49,12 +50,13 @@ class AssetUploads:
         self._clock = clock
 
     async def take(self, request: web.Request, owner: str) -> tuple[Asset, bool]:
-        """The asset, and whether its bytes are new here.
+        """The asset, and whether its bytes are new here. Of more than MAX_UPLOAD_SIZE, or of
+        MAX_STORED_BYTES, the body is refused.
 
         Raises UnprocessableError, HashMismatchError, PayloadTooLargeError, RequestError,
         NoHealthyInstanceError, InstanceError; ClientGoneError.
         """
-        limit = self._settings.max_upload_size
+        limit = min(self._settings.max_upload_size, MAX_STORED_BYTES)
         if (request.content_length or 0) > limit:
             raise _too_large(limit)
         if request.content_type != "multipart/form-data":

@@ -14,6 +14,8 @@ from v2_client import V2, code, statuses
 
 from comfy_proxy.comfy_api import service
 from comfy_proxy.comfy_api.events import PACE_S
+from comfy_proxy.gateway.events.frames import Pass
+from comfy_proxy.gateway.events.listener import Heard
 from comfy_proxy.keys import COMFY_API
 
 
@@ -86,9 +88,7 @@ async def test_previews_are_told_to_those_who_listen(v2: V2, proxy: Http) -> Non
                 Image.new("RGB", (4, 4)).save(picture, "JPEG")
                 frame = b"\0\0\0\1\0\0\0\1" + picture.getvalue()
                 place = api.ledger.find(job["id"]).instance
-                from comfy_proxy.gateway.events.frames import Pass
-
-                api.follower.heard(Pass(data=frame, droppable=True), place)
+                api.follower.heard(Heard(Pass(data=frame, droppable=True), place))
             if name == "preview":
                 assert data["content_type"] == "image/jpeg"
                 assert base64.b64decode(data["data_base64"]) == picture.getvalue()

@@ -115,6 +115,18 @@ async def test_errors_before_a_handler_have_the_contracts_form_too(
         assert (answer.status, (await answer.json())["code"]) == (401, "unauthorized")
 
 
+async def test_links_have_the_path_under_which_clients_see_us(
+    workers: Workers, start_proxy: Callable[..., Any]
+) -> None:
+    """Behind a server that is believed those of contents have its scheme and host too."""
+    v2 = V2(await start_proxy(*workers, root_path="/comfy"))
+    v2.headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "gpu.example"}
+    job = await v2.submit()
+    assert job["urls"]["events"] == f"/comfy/api/v2/jobs/{job['id']}/events"
+    (output,) = (await v2.ends(job["id"]))["outputs"]
+    assert output["url"] == f"https://gpu.example/comfy/api/v2/assets/{output['id']}/content"
+
+
 async def test_a_page_of_an_allowed_origin_may_use_it(
     workers: Workers, start_proxy: Callable[..., Any]
 ) -> None:

@@ -8,6 +8,7 @@ record, and then given to whoever listens (``on_heard``).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 from aiohttp import WSCloseCode
@@ -21,8 +22,15 @@ from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.frames import Seen
 from comfy_proxy.gateway.events.upstream_client import Query, Upstream
 from comfy_proxy.gateway.events.upstreams import Upstreams
+from comfy_proxy.observers import tell
 
-Heard = Callable[[Seen, Instance], None]
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a frame of ``instance`` says."""
+
+    seen: Seen
+    instance: Instance
 
 
 class PromptListener:
@@ -48,7 +56,7 @@ class PromptListener:
     ) -> None:
         self.client_id = client_id
         self.deaf = False
-        self.on_heard: list[Heard] = []
+        self.on_heard: list[Callable[[Heard], None]] = []
         self._booking = booking
         self._connected = connected
         self._cluster = cluster
@@ -96,8 +104,7 @@ class PromptListener:
     def take(self, upstream: Upstream, seen: Seen) -> None:
         """On record first, then told."""
         if self._booking.book(seen, upstream.instance):
-            for heard in self.on_heard:
-                heard(seen, upstream.instance)
+            tell(self.on_heard, Heard(seen, upstream.instance))
 
     def connected(self, instance: Instance) -> None:
         """What was told while no socket was there is asked for."""
