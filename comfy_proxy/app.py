@@ -84,19 +84,8 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[JOBS].durable = app[WEBHOOKS].deliveries.durable = app[STATE].durable
     app[GATEWAY].commands.durable = app[STATE].durable
     comfy_routes = comfy_api.routes()
-    register(
-        app,
-        [
-            *status.routes(),
-            *instances_api.routes(),
-            *dashboard.routes(),
-            *operations.routes(),
-            *openapi_routes.routes(partial(_described, workflows)),
-            *comfy_routes,
-        ],
-        settings,
-        comfy_api.error_forms(comfy_routes),
-    )
+    ours = [*_routes(workflows), *comfy_routes]
+    register(app, ours, settings, comfy_api.error_forms(comfy_routes))
     app[LOOP_WATCH] = LoopWatch(lambda: app[LOGS].takes("debug"))
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]
@@ -104,6 +93,17 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[DASHBOARD] = dashboard.make_feed(app)
     app.cleanup_ctx.append(_lifecycle)
     app.on_shutdown.append(_end_waiting)
+
+
+def _routes(workflows: WorkflowRegistry) -> list[web.RouteDef]:
+    """Our own API, and its description."""
+    return [
+        *status.routes(),
+        *instances_api.routes(),
+        *dashboard.routes(),
+        *operations.routes(),
+        *openapi_routes.routes(partial(_described, workflows)),
+    ]
 
 
 def _described(workflows: WorkflowRegistry) -> list[Operation]:
