@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.errors import InstanceError
 from comfy_proxy.jobs.api import SHORTCUTS
 from comfy_proxy.jobs.workflows.directory import load_workflows
@@ -57,14 +58,20 @@ async def _check(
         say(f"{instance.host}: {error.message}")
         return False
     say(f"{instance.host}: answers")
-    for name in workflows.names():
-        missing = workflows.get(name).missing(capabilities)
-        if missing:
-            lacks = "; ".join(
-                f"{variant} lacks {', '.join(lack)}" for variant, lack in missing.items()
-            )
+    for name, lacks in what_lacks(workflows, capabilities).items():
+        if lacks:
             say(f"  {name}: cannot run ({lacks})")
         else:
             runnable.add(name)
             say(f"  {name}: runs")
     return True
+
+
+def what_lacks(workflows: WorkflowRegistry, capabilities: NodeCatalog) -> dict[str, str]:
+    """For each workflow, in words, what an instance with these capabilities lacks of each variant;
+    nothing if it can run one of them."""
+    lacking = {name: workflows.get(name).missing(capabilities) for name in workflows.names()}
+    return {
+        name: "; ".join(f"{variant} lacks {', '.join(lack)}" for variant, lack in missing.items())
+        for name, missing in lacking.items()
+    }

@@ -21,6 +21,7 @@ from yarl import URL
 
 from comfy_proxy.app import create_app, finish_work
 from comfy_proxy.connection_guard import guarded_loop
+from comfy_proxy.found_instances import tell_instances
 from comfy_proxy.keys import LOGS, SETTINGS
 from comfy_proxy.large_blocks import give_back_large_blocks
 from comfy_proxy.logs.entry import LEVELS
@@ -58,6 +59,7 @@ def serve(load: Callable[[], Settings]) -> int:
     logs.start(sys.stderr, owns_process=True)
     tls = server_context(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
     signals = Signals(app, load, tls)
+    app.cleanup_ctx.append(tell_instances)
     app.on_startup.insert(0, signals.listen)
     app.on_startup.append(freeze)
     try:

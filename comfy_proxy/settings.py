@@ -8,9 +8,10 @@ reported at once (:class:`~comfy_proxy.errors.SettingsError`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from yarl import URL
@@ -228,22 +229,21 @@ VARIABLES: tuple[Variable, ...] = (
 
 
 def load_settings(
-    environ: Mapping[str, str] | None = None, config_file: Path | None = None
+    environ: Mapping[str, str] | None = None,
+    config_file: Path | None = None,
+    options: Mapping[str, str] = MappingProxyType({}),
 ) -> Settings:
-    """Settings from the environment (``os.environ`` if None) over an optional TOML file.
+    """Settings from ``options`` (of the command line, by variables' names) over the environment
+    (``os.environ`` if None) over an optional TOML file.
 
-    An empty value counts as not set. Raises SettingsError with every problem found.
+    An empty value counts as not set. If ``options`` name an instance, they name all instances.
+    Raises SettingsError with every problem found.
     """
     problems: list[str] = []
     known = {row.name for row in VARIABLES}
     file_values = read_toml(config_file, known, problems) if config_file else {}
     environ = os.environ if environ is None else environ
-    merged = {
-        name: text
-        for source in (file_values, environ)
-        for name, text in source.items()
-        if (name in known or is_numbered(name)) and text.strip()
-    }
+    merged = _merged(known, file_values, environ, options)
     values: dict[str, Any] = {}
     for row in VARIABLES:
         if row.name in merged:
@@ -265,6 +265,19 @@ def load_settings(
     if problems:
         raise SettingsError(problems)
     return Settings(**values)
+
+
+def _merged(known: Collection[str], *sources: Mapping[str, str]) -> dict[str, str]:
+    """What is set; a later source wins, and if the last one names an instance it names all."""
+    *others, options = sources
+    if any(map(is_numbered, options)):
+        others = [{name: text for name, text in one.items() if name in known} for one in others]
+    return {
+        name: text
+        for source in (*others, options)
+        for name, text in source.items()
+        if (name in known or is_numbered(name)) and text.strip()
+    }
 
 
 def _keys(values: Mapping[str, Any], problems: list[str]) -> tuple[str, ...]:

@@ -6,13 +6,16 @@ import configparser
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from comfy_proxy.cli import parser
+from comfy_proxy.cli import argparse_front
+from comfy_proxy.cli.table import ABOUT, COMMANDS
 from comfy_proxy.settings import VARIABLES
 
 ROOT = Path(__file__).parent.parent
@@ -94,6 +97,13 @@ def read_nginx(path: Path) -> list[str]:
     return words
 
 
+def read_module(path: Path) -> str:
+    """The text of an ES module, which Node can parse where it is installed."""
+    if (node := shutil.which("node")) is not None:
+        subprocess.run([node, "--check", path], check=True)
+    return path.read_text(encoding="utf-8")
+
+
 def setup_cfg() -> configparser.ConfigParser:
     """The project's metadata, requirements and entry points."""
     read = configparser.ConfigParser(interpolation=None)
@@ -116,7 +126,7 @@ def check_command(words: list[str]) -> None:
     entry_points = setup_cfg()["options.entry_points"]["console_scripts"]
     assert f"\n{Path(words[0]).name} = " in entry_points
     try:
-        parser().parse_args(words[1:])
+        argparse_front.parse(COMMANDS, words[1:], ABOUT)
     except SystemExit as error:
         raise AssertionError(words) from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from child_signals import listen_to_all
+from kept_ports import kept_port
 
 PATIENCE_S = 60.0
 """Before what does not come true fails the test."""
@@ -80,6 +81,19 @@ async def test_each_step_is_said_when_it_begins_and_where_the_dashboard_is(tmp_p
         assert DASHBOARD.search(again[-1])
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 0
+
+
+async def test_the_port_may_be_chosen(tmp_path: Path) -> None:
+    """One that is taken is told in one line, without a stack trace."""
+    with kept_port() as port:
+        async with demo("--output", str(tmp_path), "--port", str(port)) as process:
+            lines = await lines_until(process, DASHBOARD)
+            assert f"http://127.0.0.1:{port}/dashboard" in lines[-1]
+            async with demo("--output", str(tmp_path), "--port", str(port)) as second:
+                _, errors = await second.communicate()
+    assert second.returncode == 1
+    assert len(errors.splitlines()) == 1, errors
+    assert str(port) in errors.decode()
 
 
 async def test_an_output_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:

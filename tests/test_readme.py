@@ -57,7 +57,11 @@ def test_every_script_that_the_readme_names_can_be_run() -> None:
 
 def test_every_command_that_the_readme_shows_is_taken() -> None:
     """Each ``comfy-proxy`` with its options, in text and in code."""
-    commands = re.findall(r"comfy-proxy (?:check|demo|serve)[^`#\n]*", README)
+    alone, with_words = (
+        "check|demo|serve|status|jobs|workflows",
+        "run|cancel|drain|resume|add|remove",
+    )
+    commands = re.findall(rf"comfy-proxy (?:(?:{alone})|(?:{with_words}) )[^`#\n]*", README)
     assert len(commands) >= 4
     for command in commands:
         check_command(shlex.split(command.rstrip(".,;:) ")))

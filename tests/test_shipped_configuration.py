@@ -20,6 +20,7 @@ from shipped_files import (
     is_setting,
     read_dockerfile,
     read_json,
+    read_module,
     read_nginx,
     read_unit,
     read_yaml,
@@ -27,6 +28,7 @@ from shipped_files import (
     supported_pythons,
 )
 
+from comfy_proxy.cli.proxy_address import KEY_VARIABLE, URL_VARIABLE
 from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.settings import Settings, load_settings
 
@@ -36,15 +38,19 @@ DOCKERFILE = CONFIG / "docker" / "Dockerfile"
 KUBERNETES = CONFIG / "kubernetes" / "comfy-proxy.yml"
 OF_OTHERS = {
     *("COMFYUI_IMAGE", "CUDA_VISIBLE_DEVICES"),
+    *(URL_VARIABLE, KEY_VARIABLE, "COMFY_BASE_URL", "COMFY_API_KEY"),
     *("API_KEY", "COMFYUI_HOSTS", "COMFY_HOST_1", "COMFYUI_PATH", "COMFYUI_PORT"),
 }
-"""Names of variables in our files that are Docker Compose's and CUDA's to read; and slips."""
+"""Names of variables in our files that are Docker Compose's, CUDA's, the command's and the SDKs' to
+read; and
+slips."""
 READERS = {
     ".yml": read_yaml,
     ".json": read_json,
     ".toml": lambda path: tomllib.loads(path.read_text(encoding="utf-8")),
     ".service": read_unit,
     ".conf": read_nginx,
+    ".mjs": read_module,
     "Dockerfile": read_dockerfile,
 }
 

@@ -38,12 +38,13 @@ _TASKS = (
 )
 
 
-async def run_demo(*, output: Path, keep: bool) -> int:
+async def run_demo(*, output: Path, keep: bool, port: int = 0) -> int:
     """Run the demonstration; returns the exit code, 0 if every job completed.
 
     The results are written into ``output``. Each step is printed before it begins. With ``keep``
-    everything runs on until ^C. Raises WorkerProcessError if a worker does not start, OSError if a
-    result cannot be written.
+    everything runs on until ^C. The proxy listens at ``port``, 0 takes a free one. Raises
+    WorkerProcessError if a worker does not start, OSError if the port cannot be had or a result
+    cannot be written.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comfy-proxy-demo-")))
@@ -60,7 +61,7 @@ async def run_demo(*, output: Path, keep: bool) -> int:
             instances=tuple(parse_instance(worker.url) for worker in workers),
             log_directory=folder / "logs",
         )
-        url = await stack.enter_async_context(_Proxy(settings))
+        url = await stack.enter_async_context(_Proxy(settings, port))
         print(f"  it listens on {url}; dashboard: {url}/dashboard")
         print(f"running {len(_TASKS)} jobs at once …")
         async with aiohttp.ClientSession(url) as session:
@@ -74,17 +75,22 @@ async def run_demo(*, output: Path, keep: bool) -> int:
 
 
 class _Proxy:
-    """The proxy on a free port of this process, from entry to exit."""
+    """The proxy in this process, from entry to exit; at port 0 it takes a free one."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, port: int) -> None:
+        self._port = port
         self._runner = web.AppRunner(
             create_app(settings), handler_cancellation=True, access_log=None
         )
 
     async def __aenter__(self) -> str:
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port)
+        try:
+            await site.start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
         port = self._runner.addresses[0][1]
         return f"http://127.0.0.1:{port}"
 

@@ -3,7 +3,6 @@ runs."""
 
 from __future__ import annotations
 
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -12,21 +11,18 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
+from comfy_proxy.cli.proxy_address import ProxyAddress
 from comfy_proxy.jobs.negotiation import MAX_WAIT_S
-from comfy_proxy.settings import Settings
-from comfy_proxy.tls import client_context
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """Seconds for an answer beyond the wait that was asked for; then the command fails."""
-_EVERYWHERE = ("", "0.0.0.0", "::")
 
 
 async def change_instance(
     action: str,
     instance: str,
     *,
-    settings: Settings,
-    url: URL | None,
+    proxy: ProxyAddress,
     wait_s: float = 0.0,
     name: str | None = None,
     force: bool = False,
@@ -36,22 +32,20 @@ async def change_instance(
     done. ``instance`` is its number or name; of one that is to be added its address, and ``name``
     what it is to be called.
 
-    ``url`` None is the proxy of ``settings``. With ``wait_s`` it is 0 only once nothing waits or
-    runs there (or it has left, if it is to be removed), and 1 if that takes longer. ``force``: it
-    is removed at once.
+    With ``wait_s`` it is 0 only once nothing waits or runs there (or it has left, if it is to be
+    removed), and 1 if that takes longer. ``force``: it is removed at once.
     """
-    base = url or own_url(settings)
-    headers = {"X-API-Key": settings.api_keys[0]} if settings.api_keys else {}
+    headers = {"X-API-Key": proxy.api_key} if proxy.api_key else {}
     try:
-        connector = aiohttp.TCPConnector(ssl=_trusted(settings, url))
+        connector = aiohttp.TCPConnector(ssl=proxy.verify)
         async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
-            proxy = _Proxy(http, base)
+            there = _Proxy(http, proxy.url)
             if action == "add":
-                state = await proxy.ask("POST", "", json={"url": instance, "name": name})
+                state = await there.ask("POST", "", json={"url": instance, "name": name})
             else:
-                state = await _repeated(proxy, action, instance, wait_s, force=force)
-    except (aiohttp.ClientError, TimeoutError, _RefusedError) as error:
-        say(f"{base}: {error or 'no answer'}")
+                state = await _repeated(there, action, instance, wait_s, force=force)
+    except (aiohttp.ClientError, ValueError, TimeoutError, _RefusedError) as error:
+        say(f"{proxy.url}: {str(error) or 'no answer'}")
         return 1
     say(_told(action, instance, state))
     return 1 if wait_s and state is not None and _is_under_way(action, state) else 0
@@ -86,24 +80,6 @@ def _is_under_way(action: str, state: Mapping[str, Any]) -> bool:
     return action == "drain" and not state["empty"]
 
 
-def own_url(settings: Settings) -> URL:
-    """Where the proxy of these settings is reached from this machine."""
-    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
-    scheme = "https" if settings.tls_cert else "http"
-    return URL.build(scheme=scheme, host=host, port=settings.port)
-
-
-def _trusted(settings: Settings, url: URL | None) -> ssl.SSLContext | bool:
-    """Of the proxy on this machine its own certificate, which names another host; of one that was
-    named with ``--url`` what the system trusts."""
-    if url is not None or settings.tls_cert is None:
-        return True
-    context = client_context(settings.tls_cert)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    return context
-
-
 class _RefusedError(Exception):
     """The proxy has answered that it does not, with that ``status``."""
 
@@ -115,9 +91,9 @@ class _RefusedError(Exception):
 class _Proxy:
     """The proxy at ``base``."""
 
-    def __init__(self, http: aiohttp.ClientSession, base: URL) -> None:
+    def __init__(self, http: aiohttp.ClientSession, base: str) -> None:
         self._http = http
-        self._instances = f"{str(base).rstrip('/')}/api/instances"
+        self._instances = f"{base.rstrip('/')}/api/instances"
 
     async def ask(
         self, method: str, path: str, *, wait_s: float = 0.0, json: Any = None

@@ -1,0 +1,1 @@
+"""``comfy-proxy run``: many files through one workflow."""

@@ -1,0 +1,75 @@
+"""A conversation with the proxy: what goes wrong in it becomes one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from types import SimpleNamespace
+from typing import Final
+
+from comfy_proxy.cli.command import EXIT_FAILED, EXIT_USAGE, CommandError, Values
+from comfy_proxy.cli.proxy_address import KEY_VARIABLE, ProxyAddress, find_proxy
+from comfy_proxy.client.errors import ApiError, ClientError, UnreachableError
+from comfy_proxy.client.policy import Policy
+from comfy_proxy.client.synchronous import Client
+
+AT_ONCE: Final = Policy(patience_s=0.5, max_wait_s=0.0)
+"""For questions: whoever typed one would rather be told now than wait."""
+COMPLETION: Final = Policy(patience_s=0.0, max_wait_s=0.0, answer_timeout_s=1.0)
+"""For the words that a shell offers: it stands still meanwhile."""
+
+
+@contextmanager
+def talk(values: Values, policy: Policy = AT_ONCE) -> Iterator[Client]:
+    """A client of the proxy that the values name. Raises CommandError for all that it raises."""
+    proxy = find_proxy(values)
+    with (
+        told_in_words(proxy),
+        Client(proxy.url, proxy.api_key, policy=policy, verify=proxy.verify) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def told_in_words(proxy: ProxyAddress) -> Iterator[None]:
+    """A ClientError becomes a CommandError."""
+    try:
+        yield
+    except ClientError as error:
+        raise command_error(error, proxy) from None
+
+
+def command_error(error: ClientError, proxy: ProxyAddress) -> CommandError:
+    """With exit code 2 if it is a field of the request that is wrong."""
+    wrong = isinstance(error, ApiError) and error.status == 400 and error.field is not None
+    return CommandError(sentence(error, proxy), code=EXIT_USAGE if wrong else EXIT_FAILED)
+
+
+def sentence(error: ClientError, proxy: ProxyAddress) -> str:
+    """What is wrong, and what can be done about it."""
+    if isinstance(error, UnreachableError):
+        return f"{error.message} Is the proxy running there? (--url names another address)"
+    if not isinstance(error, ApiError):
+        return error.message
+    if error.status == 401:
+        what = "does not take this key" if proxy.api_key else "wants a key"
+        return f"{proxy.url} {what}: put it into {KEY_VARIABLE}, or name its --api-key-file."
+    found_by = f" (request {error.request_id})" if error.status >= 500 and error.request_id else ""
+    return f"{error.message}{found_by}"
+
+
+def nearest(name: str, known: Iterable[str], what: str) -> CommandError:
+    """The error for a name that there is not, with the one that was probably meant."""
+    names = list(known)
+    near = get_close_matches(name, names, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(names) or 'none'}."
+    return CommandError(f"there is no {what} {name!r}; {hint}", code=EXIT_USAGE)
+
+
+def workflow_names() -> list[str]:
+    """For the shell's completion: those of the proxy that the environment names, if it answers."""
+    nowhere = SimpleNamespace(url=None, api_key_file=None, config=None)
+    with suppress(Exception), talk(nowhere, COMPLETION) as client:
+        return [workflow.name for workflow in client.workflows()]
+    return []

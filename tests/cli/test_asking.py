@@ -1,0 +1,127 @@
+"""``workflows``, ``jobs``, ``cancel``, ``status`` and ``drain`` as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+from command_process import PATIENCE_S, CommandLine
+from job_client import JobClient
+
+
+async def test_workflows_are_listed_and_described(command: CommandLine) -> None:
+    """In a pipe with tabs between the cells."""
+    said = await command("workflows")
+    assert said.code == 0
+    rows = [line.split("\t") for line in said.out.splitlines()]
+    assert rows[0] == ["workflow", "files", "title"]
+    assert ["upscale-image", "image", "Upscale image"] in rows
+    said = await command("workflows", "upscale-image")
+    rows = [line.split("\t") for line in said.out.splitlines() if "\t" in line]
+    assert ["image", "file (image)", "needed", ""] in rows
+    (scale,) = [row for row in rows if row[0] == "scale"]
+    assert scale[1:3] == ["number above 0 up to 8", "2"]
+    (format_,) = [row for row in rows if row[0] == "format"]
+    assert format_[1] == "one of PNG, JPEG, WEBP"
+    assert "variant lanczos: runs on 127.0.0.1:" in said.out
+    said = await command("workflows", "upscale")
+    assert (said.code, "did you mean 'upscale-image'?" in said.err) == (2, True)
+
+
+async def test_jobs_are_listed_and_cancelled(command: CommandLine, jobs: JobClient) -> None:
+    """A job that there is not fails; the others are cancelled all the same."""
+    done = await jobs.submit(seconds=0)
+    await jobs.ends(done)
+    bad = await jobs.submit("failing")
+    await jobs.ends(bad)
+    running = await jobs.submit(seconds=20)
+    await jobs.reaches(running, "processing")
+    said = await command("jobs")
+    rows = {row[0]: row for row in (line.split("\t") for line in said.out.splitlines())}
+    assert rows[done][1:3] == ["timed", "completed"]
+    assert rows[bad][2].startswith("failed: FailNode")
+    assert rows[running][2].startswith("processing")
+    only = await command("jobs", "--status", "completed", "--workflow", "timed")
+    assert [line.split("\t")[0] for line in only.out.splitlines()[1:]] == [done]
+    said = await command("jobs", "--status", "gone")
+    assert (said.code, "status is one of" in said.err) == (2, True)
+    said = await command("cancel", "none", running)
+    assert said.code == 1
+    assert said.out.splitlines() == [
+        "none: there is no such job",
+        f"{running}: cancelled, and forgotten by the proxy",
+    ]
+    assert jobs.service.manager.find_job(running) is None
+
+
+async def test_status_tells_instances_queue_and_jobs(command: CommandLine, jobs: JobClient) -> None:
+    """With exit code 0 while one of them takes work."""
+    running = await jobs.submit(seconds=20)
+    await jobs.reaches(running, "processing")
+    said = await command("status")
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert "1 jobs run (at most 6), 0 wait" in lines[0]
+    assert [line.split("\t")[1] for line in lines[2:4]] == ["healthy", "healthy"]
+    assert any(line.startswith(running) for line in lines)
+    for instance in ("1", "2"):
+        assert (await command("drain", instance)).code == 0
+    said = await command("status")
+    assert said.code == 1
+    assert [line.split("\t")[1] for line in said.out.splitlines()[2:4]] == ["draining"] * 2
+    assert (await command("resume", "1")).code == 0
+    assert (await command("status")).code == 0
+
+
+async def test_watching_tells_each_change_until_it_is_interrupted(
+    command: CommandLine, jobs: JobClient
+) -> None:
+    """A line for each, at once."""
+    process = await command.start("status", "--watch")
+    async with asyncio.timeout(PATIENCE_S):
+        assert b"0 jobs run" in await process.stdout.readline()
+        running = await jobs.submit(seconds=20)
+        await jobs.reaches(running, "processing")
+        while b"1 jobs run" not in await process.stdout.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        out, err = await process.communicate()
+    assert (process.returncode, err) == (130, b""), out
+
+
+@pytest.mark.parametrize("words", [["workflows"], ["jobs"], ["cancel", "x"], ["status"]])
+async def test_nobody_at_the_address_is_one_sentence(
+    command: CommandLine, words: list[str]
+) -> None:
+    said = await command(*words, "--url", "http://127.0.0.1:1")
+    assert (said.code, said.out) == (1, "")
+    assert said.err.startswith("comfy-proxy: Nothing answers at http://127.0.0.1:1")
+    assert len(said.err.splitlines()) == 1
+
+
+async def test_the_shell_is_offered_the_workflows_of_the_proxy(command: CommandLine) -> None:
+    """Where nobody answers it is offered nothing, and told nothing."""
+    asked = {
+        "_COMFY_PROXY_COMPLETE": "complete_bash",
+        "COMP_WORDS": "comfy-proxy run up",
+        "COMP_CWORD": "2",
+    }
+    said = await command(**asked)
+    assert said.out.split() == ["upscale-image", "upscale-remove-bg"]
+    said = await command(**asked, COMFY_PROXY_URL="127.0.0.1:1")
+    assert (said.out.strip(), said.err) == ("", "")
+
+
+async def test_a_proxy_server_that_cannot_be_used_is_one_sentence(command: CommandLine) -> None:
+    said = await command("jobs", "--url", "http://gpu.invalid", ALL_PROXY="socks5://127.0.0.1:1")
+    assert (said.code, len(said.err.splitlines())) == (1, 1)
+    assert "proxy" in said.err
+
+
+async def test_an_address_that_is_none_is_one_sentence(command: CommandLine) -> None:
+    for url in ("ftp://x", "http://", "::::"):
+        said = await command("jobs", "--url", url)
+        assert (said.code, len(said.err.splitlines())) == (1, 1), said
+        said = await command("drain", "1", "--url", url)
+        assert (said.code, len((said.out + said.err).splitlines())) == (1, 1), said

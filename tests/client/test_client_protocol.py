@@ -1,0 +1,316 @@
+"""What the client does with answers, without any I/O: operations are driven by hand."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import ServerSentEvent
+
+from comfy_proxy.client import (
+    ApiError,
+    AsyncClient,
+    AsyncJob,
+    AsyncResult,
+    Client,
+    ClientError,
+    Job,
+    Policy,
+    Result,
+    UnreachableError,
+)
+from comfy_proxy.client import operations as ops
+from comfy_proxy.client.downloads import safe_name, save
+from comfy_proxy.client.effects import (
+    Answer,
+    Call,
+    Do,
+    Emit,
+    NextChunk,
+    Open,
+    Send,
+    Sleep,
+    Steps,
+)
+from comfy_proxy.client.exchange import exchange
+from comfy_proxy.client.submission import submit
+
+POLICY = Policy(patience_s=1.0, max_wait_s=10.0)
+GET = Call(method="GET", path="api/jobs/list")
+
+
+def answer(document: Any = None, *, status: int = 200, **headers: str) -> Answer:
+    told = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status=status, headers=told, body=json.dumps(document).encode())
+
+
+def drive(operation: Any, *answers: Answer | Exception | bytes | None) -> tuple[Any, list[Any]]:
+    """The operation's value, and its effects; what is sent or read gets ``answers`` in turn."""
+    steps, coming, effects = Steps(operation), iter(answers), []
+    while not steps.done:
+        effects.append(steps.effect)
+        if isinstance(steps.effect, Sleep):
+            steps.feed(None)
+        elif isinstance(steps.effect, Do):
+            steps.feed(steps.effect.function())
+        elif isinstance(outcome := next(coming), Exception):
+            steps.fail(outcome)
+        else:
+            steps.feed(outcome)
+    return steps.value, effects
+
+
+def slept(effects: list[Any]) -> list[float]:
+    return [one.seconds for one in effects if isinstance(one, Sleep)]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_it_waits_as_long_as_the_proxy_says(status: int) -> None:
+    full = answer({"error": "full", "code": "queue_full"}, status=status, retry_after="4")
+    got, effects = drive(exchange(GET, POLICY), full, full, answer([]))
+    assert got.status == 200
+    assert slept(effects) == [4, 4]
+
+
+def test_it_does_not_wait_longer_than_it_was_told_to() -> None:
+    """Nor at all if the answer names no time, or says that it would not help."""
+    full = answer({"error": "full", "code": "queue_full"}, status=503, retry_after="6")
+    with pytest.raises(ApiError) as refused:
+        drive(exchange(GET, POLICY), full, full)
+    assert refused.value.retry_after_s == 6
+    for other in (
+        answer({"error": "no", "code": "no_instance"}, status=503),
+        answer({"error": "no", "code": "workflow_unavailable"}, status=503, retry_after="1"),
+        answer({"error": "no", "code": "job_not_ready"}, status=409, retry_after="1"),
+    ):
+        with pytest.raises(ApiError):
+            drive(exchange(GET, POLICY), other)
+
+
+def test_a_broken_connection_is_tried_again_with_growing_pauses() -> None:
+    broken = UnreachableError("broken")
+    _, effects = drive(exchange(GET, POLICY), broken, broken, broken, answer([]))
+    assert slept(effects) == [0.1, 0.2, 0.4]
+    with pytest.raises(UnreachableError):
+        drive(exchange(GET, POLICY), *[broken] * 4)
+
+
+def test_an_error_of_a_server_in_between_is_read_too() -> None:
+    page = Answer(status=502, headers={"x-request-id": "r1"}, body=b"<html>Bad Gateway")
+    with pytest.raises(ApiError) as error:
+        drive(exchange(GET, POLICY), page)
+    assert (error.value.status, error.value.code, error.value.request_id) == (502, "http_502", "r1")
+
+
+def test_what_is_no_json_comes_from_somebody_else() -> None:
+    for body in (b"<html>", b"[]", b"{}", b'{"jobs": [3]}', b'{"jobs": [{"status": "x"}]}'):
+        page = Answer(status=200, headers={}, body=body)
+        with pytest.raises(ClientError, match="something else") as error:
+            drive(ops.list_jobs(POLICY, None, None), page)
+        assert error.value.code == "not_the_proxy"
+
+
+def test_all_results_are_found_in_their_order() -> None:
+    told = [
+        {"type": "video", "name": "clip.mp4", "media_type": "video/mp4", "size_bytes": 9},
+        {"type": "image", "name": "last.png", "media_type": "image/png", "width": 3, "height": 2},
+    ]
+    status = {"job_id": "j", "status": "completed", "type": "clip", "results": told}
+    found, _ = drive(ops.job_results("j", POLICY), answer(status))
+    assert [(info.name, path) for info, path in found] == [
+        ("clip.mp4", "api/jobs/j/result/0"),
+        ("last.png", "api/jobs/j/result/1"),
+    ]
+    assert (found[1][0].width, found[1][0].height) == (3, 2)
+
+
+def test_waiting_ends_with_the_job_though_each_question_ends_earlier() -> None:
+    """Also of a proxy that answers at each change."""
+    now = [0.0]
+
+    def status(word: str) -> Answer:
+        now[0] += 25.0
+        return answer({"job_id": "j", "status": word, "type": "t"})
+
+    policy = Policy(monotonic=lambda: now[0])
+    steps = Steps(ops.wait_for_end("j", policy, 70.0))
+    asked = []
+    while not steps.done:
+        assert isinstance(steps.effect, Send)
+        asked.append(steps.effect.call.query["wait"])
+        steps.feed(status("processing"))
+    assert asked == ["60.000", "45.000", "20.000"]
+    assert not steps.value.finished
+
+
+def test_previews_are_pictures_between_the_events() -> None:
+    """They have no id: a connection that breaks behind one goes on at the state before."""
+    state = json.dumps({"job_id": "j", "status": "completed", "type": "t"})
+    picture = json.dumps({"mime_type": "image/jpeg", "image_base64": "AAEC"})
+    steps = Steps(ops.follow_job("j", POLICY, previews=True))
+    opened = Answer(status=200, headers={})
+    coming: list[Any] = [
+        opened,
+        ServerSentEvent(event="progress", data=state, id="7"),
+        ServerSentEvent(event="preview", data=picture),
+        UnreachableError("broken"),
+        opened,
+        ServerSentEvent(event="completed", data=state, id="8"),
+    ]
+    told, calls = [], []
+    while not steps.done:
+        if isinstance(steps.effect, Emit):
+            told.append(steps.effect.value)
+            steps.feed(None)
+        elif isinstance(steps.effect, Sleep):
+            steps.feed(None)
+        else:
+            calls += [steps.effect.call] if isinstance(steps.effect, Open) else []
+            outcome = coming.pop(0)
+            steps.fail(outcome) if isinstance(outcome, Exception) else steps.feed(outcome)
+    assert [event.name for event in told] == ["progress", "preview", "completed"]
+    assert (told[1].preview, told[1].preview_media_type) == (b"\x00\x01\x02", "image/jpeg")
+    assert [call.headers.get("Last-Event-ID") for call in calls] == [None, "7"]
+    assert calls[0].query == {"previews": "true"}
+
+
+def test_several_files_go_to_the_parameters_in_their_order() -> None:
+    """Asked of the proxy; one that is given by its name is left out."""
+    workflow = answer({"name": "w", "file_parameters": ["image", "mask", "style"]})
+    made = answer({"job_id": "j", "status": "pending", "type": "w"}, status=202)
+    _, effects = drive(
+        submit("w", [b"1", b"3"], {"mask": b"2", "seed": 7}, key="k", policy=POLICY), workflow, made
+    )
+    (call,) = [one.call for one in effects if isinstance(one, Send) and one.call.method == "POST"]
+    assert {name: file.stream.closed for name, file in call.files.items()} == dict.fromkeys(
+        ("mask", "image", "style"), True
+    )
+    assert call.form == {"seed": "7"}
+    assert call.headers["Idempotency-Key"] == "k"
+    with pytest.raises(ClientError, match="image, mask, style"):
+        drive(submit("w", [b"1"] * 4, {}, key=None, policy=POLICY), workflow)
+
+
+def test_without_a_file_it_is_json() -> None:
+    """With numbers and truths as they are."""
+    made = answer({"job_id": "j", "status": "pending", "type": "w"}, status=202)
+    _, effects = drive(submit("w", [], {"seed": 7, "fast": True}, key=None, policy=POLICY), made)
+    (call,) = [one.call for one in effects if isinstance(one, Send)]
+    assert call.json == {"seed": 7, "fast": True}
+    assert call.query == {"mode": "async"}
+
+
+def test_a_download_that_breaks_begins_anew_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = tmp_path / "out.png"
+    target.write_bytes(b"before")
+    opened, broken = Answer(status=200, headers={}), UnreachableError("broken")
+    path, effects = drive(
+        save("api/x", "name", target, POLICY), opened, b"ab", broken, opened, b"abc", b"d", None
+    )
+    assert path == target
+    assert target.read_bytes() == b"abcd"
+    assert [type(one) for one in effects if isinstance(one, Open | NextChunk)].count(Open) == 2
+    with pytest.raises(UnreachableError):
+        drive(save("api/x", "name", target, POLICY), *[opened, b"half", broken] * 4)
+    assert target.read_bytes() == b"abcd"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [("a.png", "a.png"), ("../../etc/x", "x"), ("..\\b.png", "b.png"), ("..", "result"),
+     (".bashrc", "bashrc"), ("a\nb", "ab"), ("", "result")],
+)  # fmt: skip
+def test_a_name_leads_to_no_other_directory(given: str, name: str) -> None:
+    assert safe_name(given) == name
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h/?a=1", "http://[::", ""])
+def test_an_address_that_is_none_is_told(url: str) -> None:
+    with pytest.raises(ClientError) as wrong:
+        Client(url)
+    assert wrong.value.code == "invalid_url"
+
+
+def test_a_key_that_no_header_can_carry_is_told() -> None:
+    with pytest.raises(ClientError, match="characters"):
+        Client(api_key="one\ntwo")
+
+
+@pytest.mark.parametrize(
+    "arises",
+    [
+        lambda request: httpx.ConnectError("refused", request=request),
+        lambda request: httpx.ReadTimeout("", request=request),
+        lambda request: httpx.RemoteProtocolError("cut", request=request),
+    ],
+)
+def test_what_the_network_does_is_unreachable(arises: Callable[..., Exception]) -> None:
+    """With the address in the sentence, and no exception of httpx."""
+    client = Client("gpu:3000", policy=Policy(patience_s=0))
+
+    def failing(request: httpx.Request) -> httpx.Response:
+        raise arises(request)
+
+    client._http = httpx.Client(transport=httpx.MockTransport(failing))
+    with client, pytest.raises(UnreachableError, match="http://gpu:3000"):
+        client.jobs()
+
+
+@pytest.mark.parametrize(
+    ("plain", "awaited"), [(Client, AsyncClient), (Job, AsyncJob), (Result, AsyncResult)]
+)
+def test_both_clients_have_the_same_methods(plain: type, awaited: type) -> None:
+    """With the same parameters and the same words about them."""
+
+    def methods(kind: type) -> dict[str, Any]:
+        return {
+            name.replace("__aenter__", "__enter__").replace("__aexit__", "__exit__"): value
+            for name, value in vars(kind).items()
+            if inspect.isfunction(value)
+        }
+
+    ours, theirs = methods(plain), methods(awaited)
+    assert ours.keys() == theirs.keys()
+    for name, method in ours.items():
+        other = theirs[name]
+        assert method.__doc__ == other.__doc__
+        assert list(inspect.signature(method).parameters.values()) == [
+            one.replace(annotation=str(one.annotation).replace("Async", ""))
+            if one.annotation is not inspect.Parameter.empty
+            else one
+            for one in inspect.signature(other).parameters.values()
+        ]
+
+
+def test_the_client_loads_nothing_of_the_server() -> None:
+    """Whoever only submits needs neither Pillow nor aiohttp."""
+    code = (
+        "import sys\n"
+        "absent = 'PIL aiohttp aiohttp_cors loguru orjson yarl prometheus_client typer rich'\n"
+        "sys.modules.update(dict.fromkeys(absent.split()))\n"
+        "from comfy_proxy.client import Client, AsyncClient\n"
+        "Client('http://127.0.0.1:1').close()\n"
+        "ours = [name for name in sys.modules if name.startswith('comfy_proxy.')]\n"
+        "allowed = ('comfy_proxy.client', 'comfy_proxy.errors', 'comfy_proxy.version')\n"
+        "assert all(name.startswith(allowed) for name in ours), ours\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_package_gives_its_names_when_they_are_used() -> None:
+    """And no others."""
+    import comfy_proxy
+
+    assert {"Settings", "create_app", "setup", "load_settings", "keys"} <= set(dir(comfy_proxy))
+    for name in comfy_proxy.__all__:
+        assert getattr(comfy_proxy, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        comfy_proxy.nothing  # noqa: B018
