@@ -10,6 +10,7 @@ import pytest
 from yarl import URL
 
 from comfy_proxy.addresses import LOOPBACK
+from comfy_proxy.allowed_hosts import parse_allowed_hosts
 from comfy_proxy.errors import SettingsError
 from comfy_proxy.settings import VARIABLES, Settings, load_settings, parse_instance
 
@@ -44,7 +45,7 @@ VALUES: list[tuple[str, str, str, Any]] = [
     ("API_KEYS", "one, two,", "api_keys", ("one", "two")),
     ("WORKFLOW_DIRECTORY", "/", "workflow_directory", Path("/")),
     ("INPUT_ALLOWED_HOSTS", "Files.Example, 10.0.0.1:8000,*.cdn.example,",
-     "input_allowed_hosts", ("files.example", "10.0.0.1:8000", "*.cdn.example")),
+     "input_allowed_hosts", parse_allowed_hosts("files.example,10.0.0.1:8000,*.cdn.example")),
     ("SHARED_STORAGE", "Input, output", "shared_storage", frozenset({"input", "output"})),
     ("ROOT_PATH", "/user/a/proxy/3000/", "root_path", "/user/a/proxy/3000"),
     ("TRUSTED_PROXIES", "loopback, 10.0.0.0/8", "trusted_proxies",

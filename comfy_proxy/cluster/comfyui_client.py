@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import PurePath
 from typing import Any, BinaryIO
 
 import aiohttp
@@ -18,7 +19,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster import answer_bodies, self_check
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.output_file import OutputFile
+from comfy_proxy.cluster.output_file import OutputFile, ResultFileLostError
 from comfy_proxy.cluster.prompt_answers import read_accepted, rejection
 from comfy_proxy.cluster.prompt_lists import (
     HISTORY,
@@ -35,7 +36,6 @@ from comfy_proxy.errors import (
     InstanceRefusedError,
     InstanceUnreachableError,
     InvalidAnswerError,
-    PromptLostError,
     PromptRejectedError,
 )
 from comfy_proxy.full_collections import NoFullCollection
@@ -176,14 +176,16 @@ class ComfyUIClient:
         await self.post("free", {"unload_models": True, "free_memory": True})
 
     async def view(self, file: OutputFile, into: StoredBytes) -> None:
-        """``GET /view``: writes the bytes of an output. Raises PromptLostError if they are gone,
+        """``GET /view``: writes the bytes of a file. Raises ResultFileLostError if there are none,
         ResultError for a name that cannot be asked for, UnavailableError if there is no room.
 
         The body may take any time, but no piece of it longer than COMFYUI_TIMEOUT.
         """
         async with self._request("GET", "view", whole=False, params=file.query()) as response:
             if response.status == 404:
-                raise PromptLostError(f"{self.instance.host} no longer has the result.")
+                name = PurePath(file.filename).name
+                message = f"{self.instance.host} does not have the result {name!r}."
+                raise ResultFileLostError(message)
             _require_ok(response, self.instance.host)
             async for piece in answer_bodies.pieces(response, MAX_RESULT_BYTES, self._silence):
                 await into.write(piece)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from comfy_proxy.errors import ResultError
+from comfy_proxy.errors import PromptLostError, ResultError
+
+
+class ResultFileLostError(PromptLostError):
+    """The instance has told of a file that it does not give: it was restarted since, or the node
+    that told of it never wrote it where ``/view`` looks."""
+
+    code = "result_file_lost"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,8 @@
 * A prompt that only waited is not to blame: the death of its instance costs it no try.
 * An instance that an operator removes under it costs it no try either.
 * Instances that answer checks, but break off the exchanges about this one prompt, are tried
-  ``MAX_BREAKS`` times in all; those that answer with an error where none belongs ``MAX_REFUSALS``
-  times in all.
+  ``MAX_BREAKS`` times in all; those that answer with an error where none belongs, or do
+  not give a file of which they have told, ``MAX_REFUSALS`` times in all.
 
 Pure: no I/O, no clock.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comfy_proxy.cluster.hang_watch import InstanceHangsError
+from comfy_proxy.cluster.output_file import ResultFileLostError
 from comfy_proxy.cluster.translation import InstanceGoneError
 from comfy_proxy.errors import (
     InstanceError,
@@ -41,8 +42,9 @@ the last of them the prompt fails with that error.
 Ten, because resets come in bursts (a proxy between us and the instance that restarts); not without
 end, because a picture that some part of the way refuses breaks every time."""
 MAX_REFUSALS = 3
-"""How often instances may answer with an error of their own, like 500 for a full disk; at the last
-of them the prompt fails with that error."""
+"""How often instances may answer with an error of their own, like 500 for a full disk, or not give
+a file of which a node has told; at the last of them the prompt fails with that error. A node that
+tells of files that it never wrote would run without end."""
 
 _BROKEN = (InstanceUnreachableError, InstanceTimeoutError, PromptLostError)
 """The process of the instance may have ended, or the way to it broken."""
@@ -94,7 +96,7 @@ class Tries:
         """
         if isinstance(error, InstanceGoneError):
             return
-        if not isinstance(error, _BROKEN):
+        if not isinstance(error, _BROKEN) or isinstance(error, ResultFileLostError):
             self.refusals += 1
             if self.refusals >= MAX_REFUSALS:
                 raise error

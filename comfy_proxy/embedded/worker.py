@@ -20,8 +20,8 @@ from comfy_proxy.embedded.websocket import Sockets
 class EmbeddedWorker(LocalServer):
     """A ComfyUI instance inside this process: start it, break it, look at what it did.
 
-    `base_directory` gets input, output, temp and user directories. `test_nodes` adds TimedPass,
-    FailNode and LoadImageDataSetFromFolder, `upscale_models` fills the enum of UpscaleModelLoader,
+    `base_directory` gets input, output, temp and user directories. `test_nodes` adds those
+    of `nodes/testing.py`, `upscale_models` fills the enum of UpscaleModelLoader,
     `missing_nodes` takes classes out, `preview_metadata=False` is an older server without feature
     flags and type-4 frames, `allow_faults` opens `POST /embedded/faults`. `on_death` replaces the
     abrupt end that the fault `die_at_node` asks for (the process of its own exits instead).

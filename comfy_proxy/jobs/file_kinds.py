@@ -27,8 +27,9 @@ _ANY: Final = "application/octet-stream"
 
 
 def inspect_file(file: BinaryIO, kind: FileKind, *, field: str, client_name: str = "") -> FileInfo:
-    """What ``file`` holds. Its extension is told by its content; only what is of no known kind
-    keeps that of ``client_name``.
+    """What ``file`` holds. Its extension is told by its content, unless ``client_name`` has one of
+    that kind: many formats have the same beginning (WebM and Matroska). What may be of any kind
+    keeps its own.
 
     Raises InvalidFieldError naming ``field``: as :func:`inspect_picture` for pictures, and
     ``empty_file`` or ``invalid_file`` for others.
@@ -41,8 +42,11 @@ def inspect_file(file: BinaryIO, kind: FileKind, *, field: str, client_name: str
         raise InvalidFieldError(field, f"The file in {field} is empty.", code="empty_file")
     if kind is FileKind.FILE:
         return _any_file(client_name)
+    own = PurePosixPath(client_name.lower()).suffix
     for extension, media_type in _recognised(head):
         if media_type.startswith(_MEDIA[kind]):
+            if _EXTENSION.fullmatch(own) and media_type_of(own).startswith(_MEDIA[kind]):
+                extension, media_type = own, media_type_of(own)
             return FileInfo(media_type=media_type, extension=extension)
     message = f"The file in {field} is no {kind} of a known format."
     raise InvalidFieldError(field, message, code="invalid_file")
@@ -70,8 +74,9 @@ def _any_file(client_name: str) -> FileInfo:
 
 def media_type_of(name: str) -> str:
     """The media type of a file by its name or extension; that of any bytes if it is not known."""
-    media_type = _MORE_TYPES.get(PurePosixPath(f"x{name}".lower()).suffix)
-    return media_type or mimetypes.guess_type(f"x{name}", strict=False)[0] or _ANY
+    extension = PurePosixPath(f"x{name}".lower()).suffix
+    known = _MORE_TYPES.get(extension) or mimetypes.guess_type(f"x{extension}", strict=False)[0]
+    return known or _ANY
 
 
 _MORE_TYPES: Final = {

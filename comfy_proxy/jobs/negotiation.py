@@ -5,6 +5,7 @@ It says so in the query or the body, in ``Prefer`` (RFC 7240) or in ``Accept`` (
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -130,7 +131,8 @@ def _asked_mode(options: Mapping[str, str]) -> str | None:
 
 
 def _seconds(text: str) -> float | None:
-    return float(text) if _SECONDS.fullmatch(text) else None
+    seconds = float(text) if _SECONDS.fullmatch(text) else math.inf
+    return seconds if math.isfinite(seconds) else None
 
 
 def _preferences(header: str) -> dict[str, str]:

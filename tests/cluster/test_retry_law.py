@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from comfy_proxy.cluster.output_file import ResultFileLostError
 from comfy_proxy.cluster.retry_law import MAX_BREAKS, MAX_REFUSALS, Tries
 from comfy_proxy.errors import (
     InstanceError,
@@ -44,6 +45,8 @@ def test_what_waited_pays_nothing(error: InstanceError) -> None:
         (ResultFrameLostError("frame"), True, MAX_BREAKS),
         (InstanceRefusedError("500"), False, MAX_REFUSALS),
         (InvalidAnswerError("html"), True, MAX_REFUSALS),
+        (ResultFileLostError("file"), True, MAX_REFUSALS),
+        (ResultFileLostError("file"), False, MAX_REFUSALS),
     ],
 )
 def test_an_instance_that_answers_is_not_tried_for_ever(

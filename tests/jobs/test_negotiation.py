@@ -130,7 +130,7 @@ def test_default_mode_sync(options: dict[str, str], prefer: str, synchronous: bo
     assert found.synchronous is synchronous
 
 
-@pytest.mark.parametrize("value", ["", "soon", "-1", "nan", "inf", "1e9", "1_0", "٣", "9" * 400])
+@pytest.mark.parametrize("value", ["", "soon", "-1", "nan", "inf", "1e999", "1_0", "٣", "9" * 400])
 def test_a_preference_that_makes_no_sense_is_ignored(value: str) -> None:
     """RFC 7240: what cannot be complied with is no error and is not claimed to be applied."""
     found = answer_mode({}, prefer=f"wait={value}", accept="", default_mode="async")

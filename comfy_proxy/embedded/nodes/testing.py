@@ -1,14 +1,17 @@
-"""Nodes for tests only: one that takes its time, one that fails, one that loads a folder. Off
-unless asked for."""
+"""Nodes for tests only: one that takes its time, one that fails, one that loads a folder, one that
+tells what it is told to, and two that hand a video through. Off unless asked for."""
 
+import json
+import shutil
 import time
+from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
 from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.nodes.node_class import Context, Json, NodeClass, Result, entry, number
-from comfy_proxy.embedded.nodes.sources import load_image
+from comfy_proxy.embedded.nodes.sources import FILE_INPUT, file_exists, load_image
 
 STEP_S = 0.05  # seconds between two steps of TimedPass's bar
 MODULE = "custom_nodes.comfy_proxy_test_nodes"
@@ -47,6 +50,30 @@ def load_folder(context: Context, inputs: Json) -> Result:
 def folder_fingerprint(folders: Folders, inputs: Json) -> object:
     """The names of the files: a new one is a new input."""
     return sorted(entry.name for entry in (folders.input / inputs["folder"]).iterdir())
+
+
+def load_video(context: Context, inputs: Json) -> Result:
+    """The path of the file; it is not opened."""
+    return Result(outputs=(context.folders.annotated_path(inputs["file"]),))
+
+
+def save_video(context: Context, inputs: Json) -> Result:
+    """A copy among the outputs, told as ComfyUI's own node tells a video."""
+    source: Path = inputs["video"]
+    place = context.folders.save_place(inputs["filename_prefix"], "output", 0, 0)
+    name = f"{place.stem}_{place.counter:05}_{source.suffix}"
+    shutil.copyfile(source, place.directory / name)
+    saved = {"filename": name, "subfolder": place.subfolder, "type": "output"}
+    return Result(ui={"images": [saved], "animated": [True]})
+
+
+def tell(context: Context, inputs: Json) -> Result:
+    """`executed` with the JSON of `ui`; before that the texts of `files` are saved, by name."""
+    for name, text in json.loads(inputs["files"]).items():
+        path = context.folders.base / "output" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return Result(ui=json.loads(inputs["ui"]))
 
 
 SALT = number(0, 0, 2**53)
@@ -90,5 +117,47 @@ TESTING = (
             outputs=("IMAGE",),
         ),
         run=fail,
+    ),
+    NodeClass(
+        name="LoadVideo",
+        entry=entry(
+            "LoadVideo",
+            "Load Video",
+            category="image/video",
+            module=MODULE,
+            inputs={"file": FILE_INPUT},
+            outputs=("VIDEO",),
+        ),
+        run=load_video,
+        live_enums={"file": lambda folders: folders.input_names(pictures_only=False)},
+        validate={"file": file_exists},
+    ),
+    NodeClass(
+        name="SaveVideo",
+        entry=entry(
+            "SaveVideo",
+            "Save Video",
+            category="image/video",
+            module=MODULE,
+            inputs={"video": ["VIDEO"], "filename_prefix": ["STRING", {"default": "video"}]},
+            output_node=True,
+        ),
+        run=save_video,
+    ),
+    NodeClass(
+        name="TellNode",
+        entry=entry(
+            "TellNode",
+            "TellNode",
+            category="testing",
+            module=MODULE,
+            inputs={
+                "ui": ["STRING", {"default": "{}"}],
+                "files": ["STRING", {"default": "{}"}],
+                "seed": number(0, 0, 2**64 - 1),
+            },
+            output_node=True,
+        ),
+        run=tell,
     ),
 )

@@ -91,12 +91,7 @@ def _read(
 def _workflow(stem: str, files: dict[str, Traversable], problems: list[Problem]) -> Workflow | None:
     name, beside = f"{stem}.json", files.get(f"{stem}.toml")
     try:
-        data = _bytes_of(files[name])
-        if len(data) > MAX_TEMPLATE_BYTES:
-            reason = f"is longer than {MAX_TEMPLATE_BYTES} bytes"
-            problems.append(Problem(file=name, key="", reason=reason))
-            return None
-        document = orjson.loads(data)
+        document = orjson.loads(_bytes_of(files[name]))
     except OSError as error:
         problems.append(Problem(file=name, key="", reason=_because(error)))
         return None
@@ -165,12 +160,14 @@ def _checked_graph(
 def _mapping(file: Traversable, problems: list[Problem]) -> MappingFile | None:
     document: dict[str, Any] = {}
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        document = tomllib.loads(_bytes_of(file).decode())
         return MappingFile.model_validate(document)
     except OSError as error:
         reason = _because(error)
     except UnicodeDecodeError:
         reason = "is not UTF-8"
+    except RecursionError:
+        reason = "is nested too deeply"
     except tomllib.TOMLDecodeError as error:
         reason = f"is not TOML: {error}"
     except ValidationError as error:
@@ -187,10 +184,18 @@ def _check_name(stem: str, problems: list[Problem]) -> None:
 
 
 def _bytes_of(file: Traversable) -> bytes:
-    """A file's beginning, as far as it can be used and one byte more."""
     with file.open("rb") as opened:
-        return opened.read(MAX_TEMPLATE_BYTES + 1)
+        data = opened.read(MAX_TEMPLATE_BYTES + 1)
+    if len(data) > MAX_TEMPLATE_BYTES:
+        raise _TooLongError(f"is longer than {MAX_TEMPLATE_BYTES} bytes")
+    return data
+
+
+class _TooLongError(OSError):
+    """A file of which no more is read than MAX_TEMPLATE_BYTES."""
 
 
 def _because(error: OSError) -> str:
+    if isinstance(error, _TooLongError):
+        return str(error)
     return f"cannot be read: {error.strerror or error}"

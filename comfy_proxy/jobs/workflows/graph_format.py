@@ -17,6 +17,10 @@ from comfy_proxy.jobs.workflows.plan import Prompt
 UI_EXPORT: Final = "this is the editor's own format; export with 'Export (API)'"
 
 
+MAX_DEPTH: Final = 100
+"""Brackets in brackets of a graph. A few hundred more could be read, but not copied for a job."""
+
+
 @with_config(ConfigDict(extra="allow"))
 class Node(TypedDict, total=False):
     """One node; what else stands in it (``_meta`` with its title) is passed on to ComfyUI."""
@@ -59,10 +63,25 @@ def _check_links(graph: Prompt) -> Prompt:
     return graph
 
 
+def _check_depth(graph: Prompt) -> Prompt:
+    level: list[Any] = [graph]
+    for _ in range(MAX_DEPTH):
+        level = [
+            one
+            for place in level
+            for one in (place.values() if isinstance(place, dict) else place)
+            if isinstance(one, dict | list)
+        ]
+        if not level:
+            return graph
+    raise ValueError(f"is nested more deeply than {MAX_DEPTH} brackets")
+
+
 Graph = Annotated[
     dict[str, Node],
     BeforeValidator(_refuse_ui_export),
     Field(min_length=1),
+    AfterValidator(_check_depth),
     AfterValidator(_check_links),
 ]
 """Node id → node; each link leads to a node of it."""
