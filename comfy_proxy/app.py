@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
@@ -12,6 +13,9 @@ from yarl import URL
 
 from comfy_proxy import dashboard, instances_api, status
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.comfy_api import api as comfy_api
+from comfy_proxy.comfy_api.doors import Doors
+from comfy_proxy.comfy_api.service import ComfyApi
 from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.plan_feed import PlanFeed
@@ -23,6 +27,7 @@ from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
 from comfy_proxy.keys import (
     CLUSTER,
+    COMFY_API,
     DASHBOARD,
     GATEWAY,
     JOBS,
@@ -70,6 +75,7 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     ledger.observers.append(PlanFeed(cluster.planner, cluster.experience, cluster.clock).observe)
     dispatcher = Dispatcher(ledger, cluster.health_checker, cluster.planner, cluster.clock)
     app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
+    app[COMFY_API] = ComfyApi(ledger, _doors(app[GATEWAY]))
     prompts = JobPrompts(cluster, ledger, dispatcher)
     app[JOBS] = JobService(settings, cluster, prompts, workflows)
     app[WEBHOOKS] = Webhooks(settings, app[JOBS])
@@ -77,17 +83,9 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     dispatcher.durable = app[STATE].sent
     app[JOBS].durable = app[WEBHOOKS].deliveries.durable = app[STATE].durable
     app[GATEWAY].commands.durable = app[STATE].durable
-    register(
-        app,
-        [
-            *status.routes(),
-            *instances_api.routes(),
-            *dashboard.routes(),
-            *operations.routes(),
-            *openapi_routes.routes(partial(_described, workflows)),
-        ],
-        settings,
-    )
+    comfy_routes = comfy_api.routes()
+    ours = [*_routes(workflows), *comfy_routes]
+    register(app, ours, settings, comfy_api.error_forms(comfy_routes))
     app[LOOP_WATCH] = LoopWatch(lambda: app[LOGS].takes("debug"))
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]
@@ -95,6 +93,17 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[DASHBOARD] = dashboard.make_feed(app)
     app.cleanup_ctx.append(_lifecycle)
     app.on_shutdown.append(_end_waiting)
+
+
+def _routes(workflows: WorkflowRegistry) -> list[web.RouteDef]:
+    """Our own API, and its description."""
+    return [
+        *status.routes(),
+        *instances_api.routes(),
+        *dashboard.routes(),
+        *operations.routes(),
+        *openapi_routes.routes(partial(_described, workflows)),
+    ]
 
 
 def _described(workflows: WorkflowRegistry) -> list[Operation]:
@@ -115,7 +124,8 @@ async def _lifecycle(app: web.Application) -> AsyncIterator[None]:
     async with AsyncExitStack() as begun:
         if logs.start():
             begun.push_async_callback(asyncio.to_thread, logs.close)
-        for room in (app[STATE], app[CLUSTER], app[GATEWAY], app[WEBHOOKS], app[JOBS]):
+        rooms = (app[STATE], app[CLUSTER], app[GATEWAY], app[COMFY_API], app[WEBHOOKS], app[JOBS])
+        for room in rooms:
             begun.push_async_callback(_close, room, logs)  # before: half a start is to be ended too
             with logs.current():
                 await room.start()
@@ -140,6 +150,22 @@ def _rooms(app: web.Application, ledger: Ledger) -> Rooms:
         keeper=gateway.views.keeper,
         reconciler=gateway.reconciler,
         webhooks=app[WEBHOOKS],
+        comfy_api=app[COMFY_API],
+    )
+
+
+def _doors(gateway: Gateway) -> Doors:
+    return Doors(
+        cluster=gateway.cluster,
+        intake=gateway.intake,
+        commands=gateway.commands,
+        listen=gateway.events.listen,
+        ended=gateway.views.ended,
+        spool=gateway.spool,
+        files=gateway.files,
+        file_view=gateway.file_view,
+        offered=gateway.offered,
+        secret=secrets.token_bytes(32),
     )
 
 
@@ -152,7 +178,7 @@ def _ids(settings: Settings) -> Mapping[URL, str]:
 
 
 async def _close(
-    room: State | Cluster | Gateway | Webhooks | JobService | Feed, logs: AppLogs
+    room: State | Cluster | Gateway | ComfyApi | Webhooks | JobService | Feed, logs: AppLogs
 ) -> None:
     with logs.current():
         await room.close()
@@ -167,6 +193,7 @@ async def _end_waiting(app: web.Application) -> None:
     jobs, has_had_time = app[JOBS], app[SHUTDOWN].begun
     with app[LOGS].current():
         app[DASHBOARD].end_viewers()
+        app[COMFY_API].end_streams()
         await jobs.processor.close(0.0 if has_had_time else jobs.settings.shutdown_timeout_s)
 
 

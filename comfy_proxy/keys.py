@@ -9,6 +9,7 @@ from aiohttp import web
 
 if TYPE_CHECKING:
     from comfy_proxy.cluster.cluster import Cluster
+    from comfy_proxy.comfy_api.service import ComfyApi
     from comfy_proxy.dashboard.feed import Feed
     from comfy_proxy.gateway.gateway import Gateway
     from comfy_proxy.jobs.service import JobService
@@ -25,6 +26,7 @@ SETTINGS: web.AppKey[Settings] = web.AppKey("comfy_proxy.settings")
 CLUSTER: web.AppKey[Cluster] = web.AppKey("comfy_proxy.cluster")
 GATEWAY: web.AppKey[Gateway] = web.AppKey("comfy_proxy.gateway")
 JOBS: web.AppKey[JobService] = web.AppKey("comfy_proxy.jobs")
+COMFY_API: web.AppKey[ComfyApi] = web.AppKey("comfy_proxy.comfy_api")
 METRICS: web.AppKey[Metrics] = web.AppKey("comfy_proxy.metrics")
 LOGS: web.AppKey[AppLogs] = web.AppKey("comfy_proxy.logs")
 SHUTDOWN: web.AppKey[Shutdown] = web.AppKey("comfy_proxy.shutdown")

@@ -9,10 +9,10 @@ middleware sees them.
 
 from __future__ import annotations
 
-import random
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -29,7 +29,7 @@ from comfy_proxy.gateway import policies, routes
 from comfy_proxy.gateway.exchange.answers import ForwardedResponse, abort, gone
 from comfy_proxy.gateway.exchange.client_socket import ClientSocket
 from comfy_proxy.gateway.exchange.context import CONTEXT, SOCKETS, RequestContext
-from comfy_proxy.gateway.exchange.error_answers import error_response
+from comfy_proxy.gateway.exchange.error_answers import ErrorForm, error_response
 from comfy_proxy.gateway.exchange.socket_traffic import ALL_TRAFFIC, AllTraffic
 from comfy_proxy.gateway.exchange.target import target_path
 from comfy_proxy.keys import CLUSTER, GATEWAY, LOGS, REQUEST_OBSERVERS, SETTINGS, SHUTDOWN
@@ -41,7 +41,7 @@ from comfy_proxy.request_path import normal_path
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
 from comfy_proxy.shutdown import Shutdown
-from comfy_proxy.tracing import Trace, valid_traceparent
+from comfy_proxy.tracing import Trace, valid_request_id, valid_traceparent
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
 """The resources that we registered, the catch-all included; any other one is the host's."""
@@ -54,17 +54,22 @@ _OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes"
 _OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
 """The paths of our routes up to their first variable: ``/api/jobs`` for ``/api/jobs/{job_id}``."""
 
+_ERROR_FORMS: web.AppKey[Mapping[object, ErrorForm]] = web.AppKey("comfy_proxy.error_forms")
+
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_SHARED_PATH = re.compile(r"/api/jobs(/[^/]+(/cancel)?)?")
+_SHARED_PATH = re.compile(r"/api/jobs(/[^/]+(/cancel)?)?|/api/v2(/.*)?")
 """Paths that ComfyUI has too: a method that we lack there goes to ComfyUI, instead of our 405."""
 
 
 def register(
-    app: web.Application, our_routes: Iterable[web.AbstractRouteDef], settings: Settings
+    app: web.Application,
+    our_routes: Iterable[web.AbstractRouteDef],
+    settings: Settings,
+    error_forms: Mapping[object, ErrorForm] = MappingProxyType({}),
 ) -> None:
     """Make ``app`` carry the proxy: ``our_routes`` are answered by us, all other paths forwarded.
 
+    ``error_forms`` are those of handlers that tell errors by another contract than ours.
     Call it after the host has registered its own routes, before the application starts. Needs
     ``app[CLUSTER]`` and ``app[GATEWAY]`` when the first request comes.
     """
@@ -72,10 +77,7 @@ def register(
     # the last one may be the host's.
     ours = web.UrlDispatcher()
     ours.add_routes(our_routes)
-    everything_else = web.DynamicResource("/{path:.*}")
-    for method in _METHODS:
-        if method != hdrs.METH_OPTIONS:  # that one aiohttp-cors adds
-            everything_else.add_route(method, _not_ours)
+    everything_else = _catch_all()
     resources = {*ours.resources(), everything_else}
     for resource in (*ours.resources(), everything_else):
         app.router.register_resource(resource)
@@ -88,6 +90,7 @@ def register(
     app[REQUEST_OBSERVERS] = []
     app[REQUEST_OBSERVERS].append(app[LOGS].record_request)
     app[OUR_RESOURCES] = resources
+    app[_ERROR_FORMS] = error_forms
     app[_OUR_ROUTES] = ours
     app[_OUR_PREFIXES] = frozenset(
         resource.canonical.partition("{")[0].rstrip("/") or "/" for resource in ours.resources()
@@ -98,13 +101,22 @@ def register(
     app.middlewares.append(proxy_middleware)
 
 
+def _catch_all() -> web.DynamicResource:
+    resource = web.DynamicResource("/{path:.*}")
+    for method in _METHODS:
+        if method != hdrs.METH_OPTIONS:  # that one aiohttp-cors adds
+            resource.add_route(method, _not_ours)
+    return resource
+
+
 @web.middleware
 async def proxy_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """See the module. Of exceptions only cancellation and aiohttp's redirects pass through."""
     app = request.app
     if _belongs_to_host(request.match_info, app):
         return await handler(request)
-    context = request[CONTEXT] = RequestContext(_request_id(request, app[SETTINGS]))
+    given = request.headers.get("X-Request-ID", "")
+    context = request[CONTEXT] = RequestContext(valid_request_id(given, app[SETTINGS].api_keys))
     traceparent = valid_traceparent(request.headers.get("traceparent"))
     with app[LOGS].current(Trace(context.id, traceparent)):
         return await _recorded(request, app, handler)
@@ -164,7 +176,9 @@ async def _answer(
         if isinstance(error, ConnectionError) and request.transport is None:
             return gone(request)
         root = root_path(request, app[SETTINGS])
-        return error_response(request, error, app[CLUSTER].instances, root=root)
+        answer = error_response(request, error, app[CLUSTER].instances, root=root)
+        form = app[_ERROR_FORMS].get(request.match_info.handler)
+        return answer if form is None else form(answer)
 
 
 async def _ours_or_forwarded(
@@ -251,17 +265,6 @@ def _broken_off(
     logger.opt(exception=error).error("{} failed in mid-answer", request[CONTEXT].id)
     abort(request, answer)
     return answer
-
-
-def _request_id(request: web.Request, settings: Settings) -> str:
-    """The client's X-Request-ID if it is 1 to 128 plain characters without a key in it, else ours.
-
-    It goes into every log line and to the instances, where a key must not be.
-    """
-    given = request.headers.get("X-Request-ID", "")
-    if _SANE_ID.fullmatch(given) and not any(key in given for key in settings.api_keys):
-        return given
-    return f"{random.getrandbits(128):032x}"
 
 
 async def _finish_headers(

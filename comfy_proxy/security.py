@@ -27,7 +27,7 @@ from comfy_proxy.settings import VARIABLES, Settings
 COOKIE_NAME = "comfy_proxy_key"
 COOKIE_MAX_AGE_S = 30 * 24 * 3600
 """Seconds (30 days) for which a browser keeps the cookie; then it needs ``?token=KEY`` again."""
-OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+OPEN_PATHS = frozenset({"/health/live", "/health/ready", "/api/v2/health"})
 """Paths that need no key: probes of Kubernetes and load balancers have none. Compared in their
 normal form: ``/health%2Flive`` is another path, needs a key and goes to ComfyUI."""
 

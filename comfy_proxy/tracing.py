@@ -7,8 +7,9 @@ Log lines carry the id, and so do requests to instances (``X-Request-ID``, W3C `
 
 from __future__ import annotations
 
+import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from types import MappingProxyType
@@ -18,6 +19,20 @@ _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?"
 )
 """https://www.w3.org/TR/trace-context/#traceparent-header"""
+
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+def valid_request_id(given: str, keys: Collection[str]) -> str:
+    """A client's X-Request-ID if it is 1 to 128 plain characters without one of ``keys`` in it,
+    else one of ours.
+
+    It goes into every log line and to the instances, where a key must not be.
+    """
+    if _SANE_ID.fullmatch(given) and not any(key in given for key in keys):
+        return given
+    return f"{random.getrandbits(128):032x}"
 
 
 class Trace(NamedTuple):

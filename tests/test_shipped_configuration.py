@@ -38,10 +38,11 @@ DOCKERFILE = CONFIG / "docker" / "Dockerfile"
 KUBERNETES = CONFIG / "kubernetes" / "comfy-proxy.yml"
 OF_OTHERS = {
     *("COMFYUI_IMAGE", "CUDA_VISIBLE_DEVICES"),
-    *(URL_VARIABLE, KEY_VARIABLE),
+    *(URL_VARIABLE, KEY_VARIABLE, "COMFY_BASE_URL", "COMFY_API_KEY"),
     *("API_KEY", "COMFYUI_HOSTS", "COMFY_HOST_1", "COMFYUI_PATH", "COMFYUI_PORT"),
 }
-"""Names of variables in our files that are Docker Compose's, CUDA's and the command's to read; and
+"""Names of variables in our files that are Docker Compose's, CUDA's, the command's and the SDKs' to
+read; and
 slips."""
 READERS = {
     ".yml": read_yaml,

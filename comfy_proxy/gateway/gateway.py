@@ -22,6 +22,7 @@ from comfy_proxy.gateway.events.sessions import EventSessions
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.made_files import MadeFiles
+from comfy_proxy.gateway.files.offered_uploads import OfferedUploads
 from comfy_proxy.gateway.files.staging import InputStaging
 from comfy_proxy.gateway.files.uploads import Uploads
 from comfy_proxy.gateway.files.view import FileView
@@ -66,6 +67,7 @@ class Gateway:
             self.files, self.staging, cluster.graph_support.node_info, several=self.several
         )
         self.uploads = Uploads(self.files, self.staging, self.object_info.uploads_changed)
+        self.offered = OfferedUploads(self.uploads)
         self.file_view = FileView(self.files, self.staging)
         self.state = SharedState(cluster)
         self.assets = Assets(self.uploads, self.object_info.uploads_changed)
@@ -190,6 +192,7 @@ class Gateway:
         answered = self.cluster.health_checker.on_success
         answered.append(self.zombies.heard)
         if not self.several:
+            self._follow_of_one()
             return
         heard = (self.state.heard, self.cluster.object_info.heard)
         answered += (self.events.shared.wake, self.clients.wake, *heard, self.failover.answered)
@@ -221,6 +224,18 @@ class Gateway:
         instance.on_interruption.append(self.upload_limits.forget)
         instance.on_interruption.append(self.told.interrupted)
         instance.on_interruption.append(self.files.disks.interrupted)
+
+    def _follow_of_one(self) -> None:
+        """With one instance clients' prompts pass unread, and are not on record; those of the Comfy
+        API are, and are followed as where there are several."""
+        answered = self.cluster.health_checker.on_success
+        answered += (self.clients.wake, self.failover.answered, self.views.keeper.look)
+        instance = self.cluster.instances[0]
+        instance.prompts.on_load.append(partial(self.reconciler.load_changed, instance))
+        instance.prompts.on_load.append(partial(self.views.keeper.look, instance))
+        instance.on_doubt.append(self.failover.doubt)
+        instance.on_interruption.append(self.failover.doubt)
+        instance.on_circuit.append(partial(self._circuit_changed, instance))
 
     def _removed(self, instance: Instance) -> None:
         self.told.removed(instance)

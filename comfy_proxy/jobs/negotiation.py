@@ -91,11 +91,12 @@ def truth(name: str, text: str) -> bool:
     return words[text.lower()]
 
 
-def prefers_json(accept: str, kind: str = "image") -> bool:
-    """True if ``application/json`` has a higher q than anything of ``kind``, the first part of a
-    result's media type; a tie is no preference."""
-    taken = Accept(accept)
-    return taken.quality("application/json") > taken.best_of(kind)
+def prefers_json(accept: str, media_type: str = "image/png") -> bool:
+    """True if ``application/json`` has a higher q than anything of the kind of ``media_type``, a
+    result's (any picture for a picture); a tie is no preference."""
+    taken, kind = Accept(accept), media_type.partition("/")[0]
+    other = taken.quality(media_type) if kind == "application" else taken.best_of(kind)
+    return taken.quality("application/json") > other
 
 
 def prefers_media(accept: str) -> bool:

@@ -52,7 +52,7 @@ async def result(request: web.Request) -> web.StreamResponse:
     if len(results) > 1:
         return json_answer(views.results(job, root), headers=headers)
     made = results[0]
-    if prefers_json(accept, made.media_type.partition("/")[0]):
+    if prefers_json(accept, made.media_type):
         return await _with_data(made, lambda data: views.result(job, made, data, root), headers)
     return await _bytes(request, made, headers)
 

@@ -1,7 +1,8 @@
 """The room as a whole: what is restored at the start, in which order, and what writes from then on.
 
 * Before anything is connected (:meth:`State.start`): the file is opened; who we are, who is
-  drained, the learned costs, who made which file, what is kept of instances' histories.
+  drained, the learned costs, who made which file, what is kept of instances' histories, the jobs
+  and assets of the Comfy API.
 * Once all rooms run, and before the first request (:meth:`State.restore`): clients' prompts,
   webhooks, then jobs. Jobs' prompts of the process before are withdrawn (``orphans.py``).
 * At the end (:meth:`State.close`), after all rooms: costs are written, and the file is closed.
@@ -18,6 +19,7 @@ from functools import partial
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.comfy_api.service import ComfyApi
 from comfy_proxy.gateway.files.disks import Disks
 from comfy_proxy.gateway.files.makers import Makers
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
@@ -28,6 +30,7 @@ from comfy_proxy.jobs.service import JobService
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.state import identity, instance_ids
+from comfy_proxy.state.comfy_api_state import ComfyApiState
 from comfy_proxy.state.drained import DrainedInstances
 from comfy_proxy.state.job_state import JobState
 from comfy_proxy.state.kept_history import KEPT, KeptHistory
@@ -56,6 +59,7 @@ class Rooms:
     keeper: HistoryKeeper
     reconciler: Reconciler
     webhooks: Webhooks
+    comfy_api: ComfyApi
 
 
 class State:
@@ -106,6 +110,7 @@ class State:
             await written.clear()
         webhooks = WebhookState(store, rooms.webhooks)
         await webhooks.restore()
+        rooms.comfy_api.listen_again()
         jobs = JobState(store, rooms.jobs)
         jobs.watch()
         going_on = await jobs.restore()
@@ -162,3 +167,4 @@ class State:
         await LostEntries(store, rooms.own_history).restore()
         await KeptHistory(store, rooms.kept, cluster, rooms.ledger).restore()
         await UnreadEnds(store, rooms.keeper, cluster, rooms.ledger).restore()
+        await ComfyApiState(store, rooms.comfy_api).restore()

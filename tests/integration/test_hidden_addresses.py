@@ -14,7 +14,7 @@ from job_client import form, kill, until
 from comfy_proxy.clock import SystemClock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.gateway.exchange.error_answers import _without_addresses
+from comfy_proxy.gateway.exchange.error_answers import without_addresses
 from comfy_proxy.keys import CLUSTER
 from comfy_proxy.settings import parse_instance
 
@@ -69,7 +69,7 @@ def test_an_address_becomes_a_name() -> None:
     one = Instance(id="1", url=parse_instance("gpu:81"), clock=clock, name="left")
     two = Instance(id="2", url=parse_instance("https://gpu:8188/comfy"), clock=clock)
     told = {"a": ["gpu:81 and gpu:8188/comfy", 7, None], "gpu:81": {"x": "gpu:812, my.gpu:81"}}
-    assert _without_addresses(told, [one, two]) == {
+    assert without_addresses(told, [one, two]) == {
         "a": ["instance left and instance 2", 7, None],
         "instance left": {"x": "gpu:812, my.gpu:81"},
     }

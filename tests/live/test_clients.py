@@ -1,7 +1,8 @@
 """Programs of others before two real ComfyUI servers, with nothing changed but the address.
 
-`scripts/live-comfyui` installs them: ComfyUI's own `script_examples`, comfy-cli, and comfy-sdk
-through comfy-api-proxy. Each runs six times in a row; both servers must have had a part of it.
+`scripts/live-comfyui` installs them: ComfyUI's own `script_examples`, comfy-cli, comfy-sdk (alone
+and through comfy-api-proxy) and, where there is npm, @comfyorg/sdk. Each runs six times in a row;
+both servers must have had a part of it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,28 +193,58 @@ def answer(printed: str) -> dict[str, Any]:
     return data
 
 
+async def run_sdk_jobs(
+    command: list[str | Path], base_url: str, live_urls: tuple[str, str], directory: Path
+) -> list[dict[str, Any]]:
+    """What ``command`` prints of each of six jobs; pictures are right, both servers have some."""
+    workflow, result = directory / "workflow.json", directory / "result.png"
+    workflow.write_text(json.dumps(picture_from("to be set")))
+    env = environment(directory) | {"COMFY_BASE_URL": base_url}
+    jobs = []
+    for _ in range(RUNS):
+        picture = original(directory)
+        job = json.loads(await run(*command, workflow, picture.file, result, env=env))
+        assert job["status"] == "succeeded"
+        assert np.array_equal(downloaded(result), enlarged(picture.pixels))
+        jobs.append(job)
+    histories = [await history(url) for url in live_urls]
+    assert all(sum(job["id"] in ran for ran in histories) == 1 for job in jobs)
+    assert all(any(job["id"] in ran for job in jobs) for ran in histories)
+    return jobs
+
+
+async def test_comfy_sdk_runs_jobs(
+    address: str, live_urls: tuple[str, str], programs: Path, tmp_path: Path
+) -> None:
+    """Comfy's Python SDK speaks to the proxy itself; its events end with the job's end."""
+    command = [programs / "python", CLIENTS / "run_sdk.py"]
+    jobs = await run_sdk_jobs(command, f"http://{address}", live_urls, tmp_path)
+    assert all(job["told"][-1] == "succeeded" for job in jobs)
+
+
+async def test_the_typescript_sdk_runs_jobs(
+    address: str, live_urls: tuple[str, str], tmp_path: Path
+) -> None:
+    """So does Comfy's TypeScript SDK."""
+    modules, node = os.environ.get("COMFY_LIVE_NODE_MODULES"), shutil.which("node")
+    if not modules or node is None:
+        pytest.skip("COMFY_LIVE_NODE_MODULES is not set: scripts/live-comfyui sets it with npm")
+    (tmp_path / "node_modules").symlink_to(modules)
+    script = Path(shutil.copy(CLIENTS / "run_sdk.mjs", tmp_path))
+    jobs = await run_sdk_jobs([node, script], f"http://{address}", live_urls, tmp_path)
+    assert all(job["told"][-1] == "succeeded" for job in jobs)
+
+
 async def test_comfy_sdk_runs_jobs_through_comfy_api_proxy(
     address: str, live_urls: tuple[str, str], programs: Path, tmp_path: Path
 ) -> None:
-    """The SDK's upload, submission, events and download work with comfy-api-proxy in between."""
-    env = environment(tmp_path)
+    """With comfy-api-proxy in between too, as before the proxy spoke its API."""
     port = free_port()
     base_url = f"http://127.0.0.1:{port}"
     proxy = [programs / "comfy-api-proxy", "--comfyui", f"http://{address}", "--port", str(port)]
-    workflow, result = tmp_path / "workflow.json", tmp_path / "result.png"
-    workflow.write_text(json.dumps(picture_from("to be set")))
-    jobs = []
-    async with service(*proxy, url=f"{base_url}/api/v2/health", env=env):
-        for _ in range(RUNS):
-            picture = original(tmp_path)
-            script = [programs / "python", CLIENTS / "run_sdk.py", workflow, picture.file, result]
-            job = json.loads(await run(*script, env=env | {"COMFY_BASE_URL": base_url}))
-            # Its events may end with "expired": comfy-api-proxy asks /history first and /queue
-            # then, and a prompt that ends in between is in neither (direct: 3 of 80 measured).
-            assert job["told"]
-            assert job["status"] == "succeeded"
-            assert np.array_equal(downloaded(result), enlarged(picture.pixels))
-            jobs.append(job["id"])
-    histories = [await history(url) for url in live_urls]
-    assert all(sum(job in ran for ran in histories) == 1 for job in jobs)
-    assert all(any(job in ran for job in jobs) for ran in histories)
+    command = [programs / "python", CLIENTS / "run_sdk.py"]
+    async with service(*proxy, url=f"{base_url}/api/v2/health", env=environment(tmp_path)):
+        # Its events may end with "expired": comfy-api-proxy asks /history first and /queue
+        # then, and a prompt that ends in between is in neither (direct: 3 of 80 measured).
+        jobs = await run_sdk_jobs(command, base_url, live_urls, tmp_path)
+    assert all(job["told"] for job in jobs)

@@ -12,6 +12,7 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_outcomes import ENDS
 from comfy_proxy.gateway.events.frames import Pass, event_frame
+from comfy_proxy.gateway.events.listener import PromptListener
 from comfy_proxy.gateway.events.session import EventSession, signature
 from comfy_proxy.ledger.prompt import Prompt
 
@@ -21,22 +22,34 @@ to another instance, if there is one that can run it and where its client can he
 
 
 class ConnectedClients:
-    """The newest ``sessions`` by clientId."""
+    """The newest ``sessions`` by clientId; ``listener`` is a client inside of the proxy, None if
+    there is none."""
 
     def __init__(self, sessions: Mapping[str, EventSession], clock: Clock) -> None:
         self._sessions = sessions
         self._clock = clock
+        self.listener: PromptListener | None = None
 
     def __repr__(self) -> str:
         return f"<ConnectedClients {len(self._sessions)}>"
 
     def listens(self, client_id: str) -> bool:
-        """Whether a client of that id has a socket here."""
-        return client_id in self._sessions
+        """Whether a client of that id has a socket here, or is inside of the proxy."""
+        return client_id in self._sessions or self._inside(client_id) is not None
+
+    def is_inside(self, client_id: str) -> bool:
+        """Whether that id is not for clients outside of the proxy."""
+        return self._inside(client_id) is not None
+
+    def _inside(self, client_id: str) -> PromptListener | None:
+        listener = self.listener
+        return listener if listener is not None and listener.client_id == client_id else None
 
     def hears(self, client_id: str, instance: Instance, since: float) -> bool:
         """Whether a client of that id has been told, or still may be, on its socket to ``instance``
         what happened there at ``since`` (monotonic seconds)."""
+        if (listener := self._inside(client_id)) is not None:
+            return listener.hears(instance, since)
         session = self._sessions.get(client_id)
         if session is None or session.own is None:
             return False
@@ -57,6 +70,8 @@ class ConnectedClients:
 
     def wake(self, instance: Instance) -> None:
         """``instance`` answered a check: whoever waits for its return may connect."""
+        if self.listener is not None:
+            self.listener.wake(instance)
         for session in self._sessions.values():
             if session.own is not None and (upstream := session.own.upstreams.get(instance)):
                 upstream.retry.set()
@@ -78,6 +93,8 @@ class ConnectedClients:
         """
         if client_id is None:
             return True
+        if (listener := self._inside(client_id)) is not None:
+            return await listener.ready(instance, READY_TIMEOUT_S)
         try:
             async with self._clock.timeout(READY_TIMEOUT_S):
                 while (session := self._sessions.get(client_id)) is not None and not session.deaf:

@@ -11,11 +11,13 @@ from aiohttp import web
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.audience import Everybody
-from comfy_proxy.gateway.events.booking import shared_booking
+from comfy_proxy.gateway.events.booking import FrameBooking, shared_booking
 from comfy_proxy.gateway.events.clients import ConnectedClients
+from comfy_proxy.gateway.events.listener import PromptListener
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.own_sockets import FlagLimits, Surroundings
 from comfy_proxy.gateway.events.session import EventSession, new_socket
@@ -82,6 +84,20 @@ class EventSessions:
         self._cluster.instances.each(self._joined)
         self._cluster.instances.on_removed.append(self._removed)
 
+    def listen(self, client_id: str) -> PromptListener:
+        """The client inside of the proxy, under that id from now on; there is one at most."""
+        common, second_tries = self._common, SecondTries.of(self._cluster, self._ledger)
+        listener = PromptListener(
+            client_id,
+            self._cluster,
+            FrameBooking(client_id, self._ledger, common.made_files, second_tries, common.askers),
+            connected=common.connected,
+            prefixed=common.prefixed,
+            batch=self.shared.batch,
+        )
+        self.clients.listener = listener
+        return listener
+
     def _joined(self, instance: Instance) -> None:
         """Who needs a socket at each instance has it there too."""
         for session in self._sessions.values():
@@ -91,6 +107,8 @@ class EventSessions:
     def _removed(self, instance: Instance) -> None:
         self._everybody.scans.lost(instance)
         self.shared.removed(instance)
+        if self.clients.listener is not None:
+            self.clients.listener.removed(instance)
         for session in self._sessions.values():
             if session.own is not None:
                 session.own.removed(instance)
@@ -101,6 +119,8 @@ class EventSessions:
         self._everybody.scans.close()
         await self._unknown.close()
         await self.shared.close()
+        if self.clients.listener is not None:
+            await self.clients.listener.close()
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """The client's socket, which is served once all handlers have returned.
@@ -111,6 +131,8 @@ class EventSessions:
         if not is_websocket_upgrade(request) or not ws.can_prepare(request):
             return await forward_balanced(request, self._cluster)
         client_id = request.query.get("clientId") or uuid.uuid4().hex
+        if self.clients.is_inside(client_id):
+            client_id = uuid.uuid4().hex  # read in a queue; it would hear of others' prompts
         session = EventSession(client_id, request, ws, self._common)
         request.config_dict[SOCKETS][session] = request
         served = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -20,6 +20,8 @@ MUCH_UNREAD = 1_048_576
 
 DOCS = "/api/docs"
 """Where a client finds what there is; each 404 of ours names it."""
+ErrorForm = Callable[[web.Response], web.Response]
+"""Makes of an error in our form the same one in that of another contract."""
 
 _CODES = {413: "payload_too_large"}
 
@@ -53,9 +55,7 @@ def _of_ours(
     request: web.Request, error: ComfyProxyError, instances: Sequence[Instance], root: str
 ) -> web.Response:
     request[CONTEXT].reason = f"{error.code}: {error.message}"
-    message, details = (
-        _without_addresses(one, instances) for one in (error.message, error.details)
-    )
+    message, details = (without_addresses(one, instances) for one in (error.message, error.details))
     if error.status == HTTPStatus.NOT_FOUND:
         details["docs"] = root + DOCS
     answer = _json(request, error.status, message, error.code, details)
@@ -68,7 +68,7 @@ def _of_ours(
     return answer
 
 
-def _without_addresses(told: Any, instances: Sequence[Instance]) -> Any:
+def without_addresses(told: Any, instances: Sequence[Instance]) -> Any:
     """``told`` (text, or what JSON is made of) with ``instance 2`` for ``gpu2:8188``."""
     if isinstance(told, str):
         for one in instances:
@@ -78,11 +78,11 @@ def _without_addresses(told: Any, instances: Sequence[Instance]) -> Any:
         return told
     if isinstance(told, Mapping):
         return {
-            _without_addresses(key, instances): _without_addresses(value, instances)
+            without_addresses(key, instances): without_addresses(value, instances)
             for key, value in told.items()
         }
     if isinstance(told, list | tuple):
-        return [_without_addresses(one, instances) for one in told]
+        return [without_addresses(one, instances) for one in told]
     return told
 
 

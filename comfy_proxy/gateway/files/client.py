@@ -137,6 +137,29 @@ async def put(
 
     A copy of a result is taken out of the instance's list of assets; inputs stay listed.
     """
+    told = await _uploaded(instance, cluster, file, content, overwrite=overwrite)
+    if uploaded(told) != file:
+        raise InstanceRefusedError(f"{instance.host} took a copy under another name.")
+    if file.type in RESULT_TYPES:
+        with suppress(InstanceError, TimeoutError), told_apart(instance):
+            await unlist(instance, cluster, told)
+
+
+async def offer(
+    instance: Instance, cluster: Cluster, file: FileName, content: StoredBytes
+) -> FileName:
+    """``POST /upload/image`` as ``file``; the name that ComfyUI gave it, which is another one if a
+    file with other bytes has that name."""
+    told = await _uploaded(instance, cluster, file, content, overwrite=False)
+    if (named := uploaded(told)) is None:
+        raise InstanceRefusedError(f"{instance.host} does not tell where an upload is.")
+    return named
+
+
+async def _uploaded(
+    instance: Instance, cluster: Cluster, file: FileName, content: StoredBytes, *, overwrite: bool
+) -> Any:
+    """What ComfyUI answers to the upload. Raises InstanceRefusedError if that is no 200."""
     with content.open() as reader:
         # aiohttp would percent-encode the name, and ComfyUI takes it as it comes.
         form = aiohttp.FormData(quote_fields=False)
@@ -153,12 +176,9 @@ async def put(
             data=form,
             timeout_s=UPLOAD_TIMEOUT_S + content.size / 2**20,
         )
-    told = answer.json()
-    if answer.status != 200 or uploaded(told) != file:
-        raise InstanceRefusedError(f"{instance.host} did not take a copy: {answer.status}.")
-    if file.type in RESULT_TYPES:
-        with suppress(InstanceError, TimeoutError), told_apart(instance):
-            await unlist(instance, cluster, told)
+    if answer.status != 200:
+        raise InstanceRefusedError(f"{instance.host} did not take a file: {answer.status}.")
+    return answer.json()
 
 
 class _FilePayload(Payload):

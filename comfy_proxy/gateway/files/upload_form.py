@@ -6,9 +6,9 @@ import asyncio
 import posixpath
 import re
 import zlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -108,6 +108,16 @@ class UploadForm:
         return self.type, directory.casefold(), _NUMBERED.sub("", name).casefold()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileForm:
+    """A form with one file: as of :class:`UploadForm`; ``content_type`` is what its part tells."""
+
+    fields: Mapping[str, str]
+    file: FileSpan | StoredBytes | None = field(repr=False)
+    filename: str = ""
+    content_type: str = ""
+
+
 async def read_form(body: FormBody, content_type: str) -> UploadForm:
     """The form in ``body``; what cannot be read is empty, as if it were not there.
 
@@ -117,29 +127,38 @@ async def read_form(body: FormBody, content_type: str) -> UploadForm:
     kind = parse_mimetype(content_type)
     if (kind.type, kind.subtype) != ("multipart", "form-data"):
         return UploadForm.nothing()
-    fields: dict[str, str] = {}
-    image: tuple[str, FileSpan | StoredBytes] | None = None
+    form = await read_file_form(body, content_type, "image")
+    return UploadForm(
+        image=form.file,
+        filename=form.filename,
+        subfolder=form.fields.get("subfolder", ""),
+        type=form.fields.get("type", "input"),
+        original_ref=form.fields.get("original_ref", ""),
+    )
 
-    async def take(name: str, part: BodyPartReader, stream: _PieceStream) -> None:
-        nonlocal image
-        if part.filename and name == "image" and image is None:
-            image = part.filename, await _image(part, stream)
+
+async def read_file_form(body: FormBody, content_type: str, name: str) -> FileForm:
+    """The text fields of a form, the first of each name, and its file of that ``name``; what cannot
+    be read is left out."""
+    fields: dict[str, str] = {}
+    found = FileForm(fields=fields, file=None)
+
+    async def take(field_name: str, part: BodyPartReader, stream: _PieceStream) -> None:
+        nonlocal found
+        if part.filename and field_name == name and found.file is None:
+            kind = part.headers.get(hdrs.CONTENT_TYPE, "")
+            file = await _image(part, stream)
+            found = replace(found, file=file, filename=part.filename, content_type=kind)
         elif not part.filename:
-            fields.setdefault(name, await _text(part))
+            fields.setdefault(field_name, await _text(part))
 
     try:
         await _each_part(body, content_type, take)
     except BaseException:  # the client has left, say
-        if image is not None and isinstance(image[1], StoredBytes):
-            image[1].close()
+        if isinstance(found.file, StoredBytes):
+            found.file.close()
         raise
-    return UploadForm(
-        image=image[1] if image else None,
-        filename=image[0] if image else "",
-        subfolder=fields.get("subfolder", ""),
-        type=fields.get("type", "input"),
-        original_ref=fields.get("original_ref", ""),
-    )
+    return found
 
 
 async def read_text_fields(body: FormBody, content_type: str) -> dict[str, str]:

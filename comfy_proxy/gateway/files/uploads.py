@@ -74,7 +74,7 @@ class Uploads:
         self.files = files
         self.staging = staging
         self.locks = KeyedLocks()
-        self._inputs_changed = inputs_changed
+        self.inputs_changed = inputs_changed
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
@@ -90,7 +90,7 @@ class Uploads:
             posted = await asyncio.shield(self.begin(work))
         self._note_asset(posted)
         file = posted.file
-        await self._inputs_changed(file.subfolder if file and file.type == "input" else "")
+        await self.inputs_changed(file.subfolder if file and file.type == "input" else "")
         return native.relayed(posted.answer)
 
     def _note_asset(self, posted: _Posted) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import web
 
@@ -40,7 +40,7 @@ from comfy_proxy.errors import (
     UnavailableError,
 )
 from comfy_proxy.gateway.exchange.forward import Forwarder, forward, forward_balanced
-from comfy_proxy.gateway.exchange.target import request_target, with_parameter
+from comfy_proxy.gateway.exchange.target import quoted, request_target, with_parameter
 from comfy_proxy.gateway.files.file_holders import RETRY_AFTER_S, FileHolders
 from comfy_proxy.gateway.files.file_name import (
     FILE_TYPES,
@@ -79,6 +79,16 @@ class _Viewed:
         return cls(file=file_at(base, subfolder, kind), subfolder=subfolder, directory=directory)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """A file at ``instance``, which shows it at ``target`` (path and query); ``size`` in bytes,
+    None if it is not told."""
+
+    instance: Instance
+    target: str
+    size: int | None
+
+
 Candidate = tuple[Instance, str]
 """Who may have the file, and the path and query by which it has it."""
 
@@ -107,6 +117,37 @@ class FileView:
             self._require_member(viewed)
             return await forward_balanced(request, self._cluster)
         return await self._from(request, holder, target)
+
+    async def find(self, file: FileName) -> Found | None:
+        """Who has ``file``, for a caller inside of the proxy; None if nobody has it.
+
+        Raises UnavailableError while the only one who has it is away.
+        """
+        viewed, target = _Viewed(file=file, subfolder=file.subfolder, directory=""), _target(file)
+        owner, inner = self._files.owner(file.subfolder, file.type)
+        there = file if owner is None else replace(file, subfolder=inner)
+        if file in self._files.uploads:
+            instance = await self._cluster.primary()
+            await self._staging.stage(file, instance, fresh=True)
+            candidates = [(instance, target)]
+        else:
+            candidates = self._candidates(viewed, target)
+        for instance, asked_for in candidates:
+            looked = await self._files.try_look(instance, there)
+            if looked is not None and looked.there:
+                return Found(instance=instance, target=asked_for, size=looked.size)
+            if looked is not None and instance is owner:
+                return None  # whoever else has that name has another file
+        holder = await self._holder(viewed)
+        looked = None if holder is None else await self._files.try_look(holder, file)
+        if holder is None or looked is None or not looked.there:
+            return None
+        return Found(instance=holder, target=target, size=looked.size)
+
+    async def show(self, request: web.Request, found: Found) -> web.StreamResponse:
+        """Answer ``request`` (its range, its conditions) with what was found, as ``/view`` does.
+        Raises UnavailableError if that instance cannot be reached now."""
+        return await self._from(request, found.instance, found.target)
 
     def _candidates(self, viewed: _Viewed, target: str) -> list[Candidate]:
         """By our records, without asking anybody; ``target`` is what the client asks for."""
@@ -174,6 +215,11 @@ class FileView:
         except (InstanceUnreachableError, InstanceTimeoutError):
             pass  # told to the breaker by the attempt
         raise _away()
+
+
+def _target(file: FileName) -> str:
+    query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+    return f"/view?{'&'.join(f'{name}={quoted(value)}' for name, value in query.items())}"
 
 
 def _away() -> UnavailableError:

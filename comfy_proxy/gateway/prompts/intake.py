@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, TypeVar
 
 from aiohttp import web
 
@@ -15,22 +15,25 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.charsets import body_charset
 from comfy_proxy.gateway.exchange.context import CONTEXT
+from comfy_proxy.gateway.exchange.fanout import Answer
 from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.posted import PostedPrompts
-from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, post_headers
+from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, as_json, post_headers
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.ledger.ledger import Ledger
-from comfy_proxy.ledger.prompt import ClientPost, Prompt
+from comfy_proxy.ledger.prompt import ClientPost, PostHeaders, Prompt
 
 T = TypeVar("T")
 
+PROMPT_PATH: Final = "/prompt"
+
 
 class PromptIntake:
-    """The policy ``scheduled``."""
+    """The policy ``scheduled``, and the same for those inside of the proxy (:meth:`submit`)."""
 
     def __init__(
         self,
@@ -59,18 +62,46 @@ class PromptIntake:
         async with self._posted.taken_in(content, body_charset(request)) as (body, document):
             return await self._submit(request, body, document)
 
+    async def submit(
+        self, request: web.Request, body: bytes, document: Mapping[str, Any]
+    ) -> Answer:
+        """Submit ``document`` for ``request``, which came to another route than ``/prompt``: a
+        whole body of ``POST /prompt`` with a ``prompt_id``, of which ``body`` is the text.
+
+        Returns the answer of the instance that was asked; that has taken the prompt if it is a 200.
+        Raises as :meth:`answer`.
+        """
+        cluster = self._cluster
+        self._admission.require(client_of(request, cluster.settings), len(body))
+        headers = post_headers(request, cluster.instances, cluster.settings)
+        post = _post(document, body, PROMPT_PATH, as_json(headers))
+        return await self._submitted(request, str(document["prompt_id"]), post)
+
     async def _submit(
         self, request: web.Request, body: bytes, document: dict[str, Any] | None
     ) -> web.StreamResponse:
         if document is None or not isinstance(document.get("prompt"), dict):
             asking = unread(request, body, self._cluster, self._ledger)
             instance, answer = await asyncio.shield(self._begin(asking))
-        else:
-            prompt, post = await self._prompt(request, body, document)
-            submitting = self._submissions.submit(prompt, post)
-            instance, answer = await asyncio.shield(self._begin(submitting))
+            request[CONTEXT].instance = instance.host
+            return native.relayed(answer)
+        cluster = self._cluster
+        prompt_id, charset = document.get("prompt_id"), body_charset(request)
+        if "prompt_id" not in document:  # a large one has got one in posted.py
+            prompt_id = str(uuid.uuid4())
+            body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
+        path = client_target(request, cluster.settings)
+        headers = post_headers(request, cluster.instances, cluster.settings)
+        post = _post(document, body, path, headers, charset)
+        return native.relayed(await self._submitted(request, str(prompt_id), post))
+
+    async def _submitted(self, request: web.Request, prompt_id: str, post: ClientPost) -> Answer:
+        work = self._cluster.graph_support.work(post.graph)
+        prompt = Prompt(prompt_id=prompt_id, post=post, work=work)
+        submitting = self._begin(self._submissions.submit(prompt, post))
+        instance, answer = await asyncio.shield(submitting)
         request[CONTEXT].instance = instance.host
-        return native.relayed(answer)
+        return answer
 
     async def close(self) -> None:
         """Wait for what was begun, for ``SUBMIT_TIMEOUT_S`` at most."""
@@ -89,23 +120,21 @@ class PromptIntake:
         if not task.cancelled():
             task.exception()  # whoever waits gets it too; nobody may be left
 
-    async def _prompt(
-        self, request: web.Request, body: bytes, document: dict[str, Any]
-    ) -> tuple[Prompt, ClientPost]:
-        cluster = self._cluster
-        prompt_id, charset = document.get("prompt_id"), body_charset(request)
-        if "prompt_id" not in document:  # a large one has got one in posted.py
-            prompt_id = str(uuid.uuid4())
-            body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
-        client_id = document.get("client_id")
-        post = ClientPost(
-            path=client_target(request, cluster.settings),
-            client_id=client_id if isinstance(client_id, str) else None,
-            headers=post_headers(request, cluster.instances, cluster.settings),
-            body=body,
-            charset=charset,
-            placed=bool(document.get("front")) or "number" in document,
-            graph=document["prompt"],
-        )
-        work = cluster.graph_support.work(post.graph)
-        return Prompt(prompt_id=str(prompt_id), post=post, work=work), post
+
+def _post(
+    document: Mapping[str, Any],
+    body: bytes,
+    path: str,
+    headers: PostHeaders,
+    charset: str = prompt_body.UTF_8,
+) -> ClientPost:
+    client_id = document.get("client_id")
+    return ClientPost(
+        path=path,
+        client_id=client_id if isinstance(client_id, str) else None,
+        headers=headers,
+        body=body,
+        charset=charset,
+        placed=bool(document.get("front")) or "number" in document,
+        graph=document["prompt"],
+    )

@@ -59,6 +59,20 @@ def post_headers(
     return PostHeaders(prompt_headers(request, plain, settings), own)
 
 
+def as_json(headers: PostHeaders) -> PostHeaders:
+    """``headers`` of a request to another route, for a body of JSON that was made here."""
+    own = {one: _as_json(given) for one, given in headers.own.items()}
+    return PostHeaders(_as_json(headers.common), own)
+
+
+def _as_json(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    kept = CIMultiDict(headers)
+    for name in (hdrs.CONTENT_ENCODING, "Idempotency-Key"):
+        kept.popall(name, None)
+    kept[hdrs.CONTENT_TYPE] = "application/json"
+    return kept
+
+
 def sent(body: bytes, headers: Mapping[str, str]) -> dict[str, Any]:
     """``data`` and ``headers`` of a request that sends ``body``: a large one in pieces, for asyncio
     moves all that is left of what was written at once after each piece that has gone."""

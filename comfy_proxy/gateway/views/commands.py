@@ -165,6 +165,25 @@ class Commands:
                 return native.reply(cancelled_answer(True), answer)
         return native.relayed(answer)
 
+    async def cancel(self, prompt_id: str) -> None:
+        """End that prompt, wherever it waits, runs or moves, for a caller inside of the proxy; what
+        runs ends with its node. Nothing happens if nobody has it.
+
+        Raises NoHealthyInstanceError, InstanceError.
+        """
+        with self._ledger.transit.watch() as moved:
+            self._withdraw_moving([prompt_id])
+            await self._tell_owners("/queue", "delete", {}, [prompt_id])
+        self._ledger.apply(Deleted(prompt_ids=[prompt_id]))
+        if prompt_id in moved:
+            self._withdraw_moving([prompt_id])
+            await ask_all(self._cluster, "POST", "/queue", json={"delete": [prompt_id]})
+        # Who runs it is asked: an old server interrupts whatever it runs, whichever id is named.
+        if (owner := await self._owners.runner(prompt_id)) is not None:
+            body = {"prompt_id": prompt_id}
+            await ask(owner, self._cluster, "POST", "/interrupt", json=body)
+            self._ledger.apply(Deleted(prompt_ids=[prompt_id], running=True))
+
     def _withdraw_moving(self, ids: Iterable[str]) -> bool:
         """Have whoever moves these prompts withdraw them at the end; False if none of them
         moves."""

@@ -7,6 +7,7 @@ from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.by_pattern import ByPattern, Views
 from comfy_proxy.gateway.views.commands import Commands
+from comfy_proxy.gateway.views.ended_prompts import EndedPrompts
 from comfy_proxy.gateway.views.history import MergedHistory
 from comfy_proxy.gateway.views.history_entries import EndsSeen, OwnEntries
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
@@ -22,7 +23,8 @@ from comfy_proxy.ledger.ledger import Ledger
 
 class PromptViews:
     """``by_prompt`` answers what names prompts, ``merged`` what is put together of all instances;
-    ``keeper`` keeps what was said of those that have ended. ``ends_seen`` is told which are."""
+    ``keeper`` keeps what was said of those that have ended, ``ended`` tells it inside of the proxy.
+    ``ends_seen`` is told which are."""
 
     def __init__(
         self,
@@ -48,6 +50,15 @@ class PromptViews:
         self._known = LedgerRows(ledger, bodies, self.keeper.unread)
         self.commands = Commands(
             cluster, ledger, self._owners, own_history=own_history, keeper=self.keeper
+        )
+        self.ended = EndedPrompts(
+            cluster,
+            self._owners,
+            own_history=own_history,
+            keeper=self.keeper,
+            made_files=made_files,
+            storage=storage,
+            numbers=self._numbers,
         )
         self.by_prompt = ByPattern(self.commands.views, self._one_prompt())
         self.merged: tuple[Views, ...] = (

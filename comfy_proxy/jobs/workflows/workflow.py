@@ -109,7 +109,7 @@ class Workflow:
         factor = self._factor(parameters)
         if info is None or factor is None:
             return None if info is None else (info.width, info.height)
-        width, height = (math.floor(side * factor + 0.5) for side in (info.width, info.height))
+        width, height = (_scaled(side, factor) for side in (info.width, info.height))
         blamed = self.scale[1:] if isinstance(self.scale, str) else str(self.subject)
         if min(width, height) < 1:
             raise InvalidFieldError(blamed, f"The result would be {width}×{height} pixels.")
@@ -235,6 +235,11 @@ class Workflow:
             sizes |= {"width": subject.width, "height": subject.height}
             sizes |= {"target_width": target[0], "target_height": target[1]}
         return sizes
+
+
+def _scaled(side: int, factor: float) -> int:
+    """Half a pixel is rounded up; what is far too large is some number that is too large."""
+    return math.floor(max(0, min(side * factor, 2**31)) + 0.5)
 
 
 def unavailable(workflow: str, missing: Missing) -> WorkflowUnavailableError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -33,6 +34,15 @@ def test_an_impossible_target_is_refused(
     with pytest.raises(InvalidFieldError) as caught:
         shipped("upscale-image").target_size({"image": info}, parameters)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("factor", [1e308, 2**40, 1e-320, 0, -1, -1e308])
+def test_any_factor_is_a_size_or_refused(factor: float) -> None:
+    """A template may have no bounds for it: no number makes an error that is not the client's."""
+    workflow = dataclasses.replace(shipped("upscale-image"), scale="$scale")
+    with pytest.raises(InvalidFieldError) as caught:
+        workflow.target_size({"image": picture()}, {"scale": factor})
+    assert caught.value.field == "scale"
 
 
 def test_the_largest_target_passes() -> None:
