@@ -67,6 +67,20 @@ async def test_clients_are_served_by_https(workers: Pair, tmp_path: Path) -> Non
         )
         said, _ = await process.communicate()
         assert (process.returncode, b"may be restarted" in said) == (0, True)
+        for trusting, code in (
+            ({**environ, "PORT": str(served.port)}, 0),
+            ({"COMFY_PROXY_URL": served.url, "SSL_CERT_FILE": str(cert)}, 0),
+            ({"COMFY_PROXY_URL": served.url}, 1),
+        ):
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "comfy_proxy", "jobs"),
+                env={"COMFY_PROXY_API_KEY": word, **trusting},
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            said, errors = await process.communicate()
+            assert process.returncode == code, errors
+            assert (b"certificate" in errors, len(errors.splitlines())) == (code == 1, code)
         with pytest.raises(aiohttp.ClientError):
             await served.http.get(served.url.replace("https", "http"))
         assert await served.end() == 0

@@ -53,8 +53,9 @@ class AsyncClient:
     """The proxy at ``base_url``, which may have a path (``https://site/comfy``).
 
     ``api_key`` is sent as ``X-API-Key``; ``policy`` says for how long it tries and waits;
-    ``verify`` is an SSL context, or False to trust anybody. All methods raise ClientError. Close
-    it when it is done with, or use it as a context manager.
+    ``verify`` is an SSL context, False to trust anybody, True to trust whom the system trusts (and
+    SSL_CERT_FILE). All methods raise ClientError. Close it when it is done with, or use it as a
+    context manager.
     """
 
     def __init__(

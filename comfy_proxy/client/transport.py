@@ -22,7 +22,8 @@ CONNECT_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where the proxy is. ``url`` may have a path; ``verify`` is as httpx takes it."""
+    """Where the proxy is. ``url`` may have a path; ``verify`` True trusts whom the system trusts,
+    and SSL_CERT_FILE."""
 
     url: httpx.URL
     api_key: str | None = field(repr=False)
@@ -33,7 +34,10 @@ class Target:
         """For the constructor of an httpx client. On this machine no HTTP_PROXY is asked."""
         headers = {"X-API-Key": self.api_key} if self.api_key else {}
         here = _is_loopback(self.url.host)
-        return {"headers": headers, "verify": self.verify, "trust_env": not here}
+        verify = self.verify
+        if verify is True and self.url.scheme == "https":
+            verify = ssl.create_default_context()  # who the system trusts; httpx has its own list
+        return {"headers": headers, "verify": verify, "trust_env": not here}
 
     def request(self, call: Call) -> dict[str, Any]:
         """``call`` for ``httpx.Client.build_request``."""

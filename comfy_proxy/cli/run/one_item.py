@@ -19,7 +19,8 @@ from comfy_proxy.client.models import Status
 from comfy_proxy.client.operations import raise_if_failed
 
 TRIES: Final = 3
-"""How often a job is submitted whose proxy was restarted and has forgotten it."""
+"""How often a job is submitted whose proxy was restarted and has forgotten it, or has dropped its
+results (MAX_RESULTS_SIZE) before they were fetched."""
 CANCEL_PATIENCE_S: Final = 10.0
 """Seconds in which a job that is not wanted any more is to be cancelled at the proxy; beyond, it is
 left to run there."""
@@ -120,7 +121,7 @@ async def _cancel(job: AsyncJob) -> None:
 
 
 def _was_restarted(error: ClientError) -> bool:
-    """Whether the proxy has forgotten the job, or is about to."""
+    """Whether the proxy has forgotten the job or its results, or is about to."""
     if isinstance(error, ApiError):
-        return error.status == 404
+        return error.status in (404, 410)
     return error.code == "draining"
