@@ -96,7 +96,7 @@ async def test_jobs_are_counted_exactly(workers: Pair, start_jobs: Start) -> Non
     running = [await jobs.submit(seconds=60) for _ in range(2)]
     pending = [await jobs.submit() for _ in range(2)]
     manager = jobs.service.manager
-    await until(lambda: all(manager.get_job(job_id).executing_since for job_id in running))
+    await until(lambda: all(manager.get_job(job_id).prompt_id for job_id in running))
     stats = await jobs.get("/metrics")
     assert (stats["jobs"]["pending"], stats["jobs"]["processing"]) == (2, 2)
     assert (await jobs.get("/health"))["job_processing"] == {
