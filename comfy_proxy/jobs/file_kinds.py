@@ -53,7 +53,8 @@ def inspect_file(file: BinaryIO, kind: FileKind, *, field: str, client_name: str
 
 
 def _recognised(head: bytes) -> list[tuple[str, str]]:
-    """Extension and media type of whatever the bytes may be, the most likely first."""
+    """Extension and media type of whatever the bytes may be, of equal likelihood: a WAV has the
+    same first bytes as an AVI, and is told by later ones."""
     try:
         matches = puremagic.magic_string(head)
     except puremagic.PureError:
@@ -61,7 +62,7 @@ def _recognised(head: bytes) -> list[tuple[str, str]]:
     return [
         (match.extension, match.mime_type or media_type_of(match.extension))
         for match in matches
-        if _EXTENSION.fullmatch(match.extension)
+        if match.confidence == matches[0].confidence and _EXTENSION.fullmatch(match.extension)
     ]
 
 

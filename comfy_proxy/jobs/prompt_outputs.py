@@ -15,8 +15,8 @@ from typing import Any, Final
 from comfy_proxy.cluster.output_file import OutputFile
 from comfy_proxy.errors import ResultError
 
-MAX_RESULTS: Final = 10_000
-"""Results of one job; with more it fails, and says so."""
+MAX_RESULTS: Final = 1_000
+"""Results of one job; with more it fails, and says so. Each status tells of all of them."""
 _FLAGS: Final = frozenset(("animated",))
 """Keys that say something of the files beside them, and are no results."""
 _MODELS: Final = frozenset((".glb", ".gltf", ".obj", ".fbx", ".stl", ".ply", ".usdz", ".splat"))
