@@ -21,7 +21,7 @@ from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.plan_feed import PlanFeed
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import operations
-from comfy_proxy.jobs.job_prompts import JobPrompts
+from comfy_proxy.jobs.runs.job_prompts import JobPrompts
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.jobs.workflows.registry import WorkflowRegistry

@@ -18,7 +18,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.membership import MembershipError
 from comfy_proxy.errors import InvalidFieldError, NotFoundError, RequestError
 from comfy_proxy.instance_settings import name_problem, parse_instance
-from comfy_proxy.jobs.negotiation import wait_seconds
+from comfy_proxy.jobs.requests.negotiation import wait_seconds
 from comfy_proxy.keys import CLUSTER, METRICS, STATE
 from comfy_proxy.lenient_json import dumps, loads
 from comfy_proxy.openapi.operation import (

@@ -6,7 +6,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.plan_feed import PlanFeed
 from comfy_proxy.gateway.gateway import Gateway
-from comfy_proxy.jobs.job_prompts import JobPrompts
+from comfy_proxy.jobs.runs.job_prompts import JobPrompts
 from comfy_proxy.ledger.ledger import Ledger
 
 

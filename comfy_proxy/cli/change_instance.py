@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from comfy_proxy.cli.proxy_address import ProxyAddress
-from comfy_proxy.jobs.negotiation import MAX_WAIT_S
+from comfy_proxy.jobs.requests.negotiation import MAX_WAIT_S
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """Seconds for an answer beyond the wait that was asked for; then the command fails."""

@@ -15,7 +15,7 @@ from comfy_proxy.jobs import views
 from comfy_proxy.jobs.answers import find, header_of, json_answer, root_of
 from comfy_proxy.jobs.events import stream_events
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.jobs.negotiation import (
+from comfy_proxy.jobs.requests.negotiation import (
     AnswerMode,
     answer_mode,
     truth,

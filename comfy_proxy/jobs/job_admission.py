@@ -9,9 +9,9 @@ from comfy_proxy.admission import UNKNOWN_S, Promises, Throughput
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import QueueFullError
-from comfy_proxy.jobs.input_file import FEW_BYTES, MEMORY_BYTES, SUM_BYTES
-from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job, JobStatus
+from comfy_proxy.jobs.requests.input_file import FEW_BYTES, MEMORY_BYTES, SUM_BYTES
+from comfy_proxy.jobs.requests.job_request import JobRequest
 
 EXTRA: Final = 10
 """A tenth of MAX_PENDING_JOBS may wait beyond it, of clients that have few jobs here: one that has

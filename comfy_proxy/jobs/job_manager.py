@@ -16,10 +16,10 @@ from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.errors import NotFoundError
 from comfy_proxy.jobs.idempotency import IdempotencyKeys
-from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.kept_results import KeptResults
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.result_file import Results
+from comfy_proxy.jobs.requests.job_request import JobRequest
+from comfy_proxy.jobs.results.result_file import Results
 from comfy_proxy.observers import tell
 
 

@@ -27,11 +27,11 @@ from comfy_proxy.errors import (
 )
 from comfy_proxy.jobs.job_admission import JobAdmission
 from comfy_proxy.jobs.job_manager import JobManager
-from comfy_proxy.jobs.job_prompts import JobPrompts
-from comfy_proxy.jobs.job_request import JobRequest
-from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.overheads import Overheads
+from comfy_proxy.jobs.requests.job_request import JobRequest
+from comfy_proxy.jobs.runs.job_prompts import JobPrompts
+from comfy_proxy.jobs.runs.job_run import JobRun
+from comfy_proxy.jobs.runs.overheads import Overheads
 from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
 from comfy_proxy.metrics.durations import rounded
 from comfy_proxy.observers import tell_all

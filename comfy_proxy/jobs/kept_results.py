@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from loguru import logger
 
-from comfy_proxy.jobs import result_file
 from comfy_proxy.jobs.model import Job
-from comfy_proxy.jobs.result_file import Results
+from comfy_proxy.jobs.results import result_file
+from comfy_proxy.jobs.results.result_file import Results
 from comfy_proxy.observers import tell
 
 

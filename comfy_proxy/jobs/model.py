@@ -21,8 +21,8 @@ from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
 from comfy_proxy.cluster.planning.decision import Decision
 from comfy_proxy.errors import ComfyProxyError, DrainingError
-from comfy_proxy.jobs.job_request import JobRequest
-from comfy_proxy.jobs.result_file import Results
+from comfy_proxy.jobs.requests.job_request import JobRequest
+from comfy_proxy.jobs.results.result_file import Results
 from comfy_proxy.jobs.workflows.parameter import Scalar
 from comfy_proxy.tracing import TRACE, Trace
 

@@ -17,8 +17,8 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.door_plan import DoorPlan
 from comfy_proxy.jobs.job_processor import JobProcessor
-from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job
+from comfy_proxy.jobs.runs.job_run import JobRun
 
 KEPT_S: Final = 0.5
 """Seconds for which the forecast for the last new job serves the next one, if nothing but time has

@@ -13,9 +13,14 @@ from comfy_proxy.errors import ComfyProxyError, JobError, JobNotReadyError, NotF
 from comfy_proxy.jobs import views
 from comfy_proxy.jobs.answers import find, header_of, json_answer, root_of
 from comfy_proxy.jobs.model import Job
-from comfy_proxy.jobs.negotiation import prefers_json, prefers_media, wait_seconds, wants_zip
-from comfy_proxy.jobs.result_file import ResultFile, Results
-from comfy_proxy.jobs.result_zip import zip_etag, zip_of
+from comfy_proxy.jobs.requests.negotiation import (
+    prefers_json,
+    prefers_media,
+    wait_seconds,
+    wants_zip,
+)
+from comfy_proxy.jobs.results.result_file import ResultFile, Results
+from comfy_proxy.jobs.results.result_zip import zip_etag, zip_of
 from comfy_proxy.stored_bytes import StoredBytes
 
 _LONG_BYTES: Final = 2**20

@@ -12,17 +12,17 @@ from loguru import logger
 
 from comfy_proxy.client_identity import client_of
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.jobs.availability import Availability
-from comfy_proxy.jobs.input_file import MEMORY_BYTES
-from comfy_proxy.jobs.input_urls import InputUrls
-from comfy_proxy.jobs.intake import read_job_request
 from comfy_proxy.jobs.job_admission import JobAdmission
 from comfy_proxy.jobs.job_manager import JobManager
 from comfy_proxy.jobs.job_processor import JobProcessor
-from comfy_proxy.jobs.job_prompts import JobPrompts
-from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.queue_forecast import Promises, QueueForecast
+from comfy_proxy.jobs.requests.input_file import MEMORY_BYTES
+from comfy_proxy.jobs.requests.input_urls import InputUrls
+from comfy_proxy.jobs.requests.intake import read_job_request
+from comfy_proxy.jobs.requests.job_request import JobRequest
+from comfy_proxy.jobs.runs.availability import Availability
+from comfy_proxy.jobs.runs.job_prompts import JobPrompts
 from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
 from comfy_proxy.jobs.workflows.watch import TemplateWatch
 from comfy_proxy.jobs.workflows.workflow import Workflow

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from comfy_proxy.jobs.result_file import ResultType
+from comfy_proxy.jobs.results.result_file import ResultType
 
 Status = Literal["pending", "processing", "completed", "failed"]
 Url = Annotated[str, Field(description="a path on this server")]

@@ -8,11 +8,11 @@ from typing import cast
 
 from comfy_proxy.clock import iso
 from comfy_proxy.cluster.planning.decision import Decision
-from comfy_proxy.jobs.file_info import FileInfo, PictureInfo
 from comfy_proxy.jobs.job_manager import elapsed_s
+from comfy_proxy.jobs.media.file_info import FileInfo, PictureInfo
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.queue_forecast import QueueForecast
-from comfy_proxy.jobs.result_file import ResultFile
+from comfy_proxy.jobs.results.result_file import ResultFile
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.view_types import (
     Accepted,

@@ -12,11 +12,11 @@ from typing import Any
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.cluster.planning.decision import Candidate, Decision
-from comfy_proxy.jobs.file_info import FileInfo, PictureInfo
-from comfy_proxy.jobs.input_file import InputFile
-from comfy_proxy.jobs.job_request import JobRequest
+from comfy_proxy.jobs.media.file_info import FileInfo, PictureInfo
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.result_file import ResultFile
+from comfy_proxy.jobs.requests.input_file import InputFile
+from comfy_proxy.jobs.requests.job_request import JobRequest
+from comfy_proxy.jobs.results.result_file import ResultFile
 from comfy_proxy.lenient_json import dumps, loads
 from comfy_proxy.stored_bytes import StoredBytes
 from comfy_proxy.tracing import Trace

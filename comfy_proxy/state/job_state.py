@@ -13,9 +13,9 @@ from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import ComfyProxyError
-from comfy_proxy.jobs.input_file import InputFile
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.result_file import MEMORY_BYTES, Results
+from comfy_proxy.jobs.requests.input_file import InputFile
+from comfy_proxy.jobs.results.result_file import MEMORY_BYTES, Results
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.state import job_record
 from comfy_proxy.state.store import StateStore

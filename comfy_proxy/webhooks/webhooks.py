@@ -14,9 +14,9 @@ from yarl import URL
 from comfy_proxy.allowed_hosts import read_allowed_url
 from comfy_proxy.errors import InvalidFieldError
 from comfy_proxy.jobs import views
-from comfy_proxy.jobs.job_request import JobRequest
 from comfy_proxy.jobs.model import Job
-from comfy_proxy.jobs.request_fields import WEBHOOK_URL
+from comfy_proxy.jobs.requests.job_request import JobRequest
+from comfy_proxy.jobs.requests.request_fields import WEBHOOK_URL
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.lenient_json import dumps
 from comfy_proxy.observers import tell

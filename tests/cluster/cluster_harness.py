@@ -17,7 +17,8 @@ from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.submit_once import SECOND_LOOK_S
 from comfy_proxy.cluster.websocket_pool import PoolState, PromptSocket, WebSocketPool
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.jobs.prompt_execution import Graph, Phase, PromptExecution
+from comfy_proxy.jobs.runs.prompt_execution import Phase, PromptExecution
+from comfy_proxy.jobs.workflows.graph import Graph
 from comfy_proxy.ledger.prompt import JobRef
 
 LONG_S = 600.0

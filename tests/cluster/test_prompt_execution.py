@@ -18,8 +18,9 @@ from comfy_proxy.cluster.comfyui_frames import (
     decode_text,
 )
 from comfy_proxy.errors import InterruptedPromptError, InvalidAnswerError, WorkflowError
-from comfy_proxy.jobs.prompt_execution import Graph, Phase, PromptExecution
-from comfy_proxy.jobs.prompt_outputs import told_results
+from comfy_proxy.jobs.results.prompt_outputs import told_results
+from comfy_proxy.jobs.runs.prompt_execution import Phase, PromptExecution
+from comfy_proxy.jobs.workflows.graph import Graph
 
 RECORDINGS = Path(__file__).parents[1] / "protocol" / "recordings"
 PNG = b"\x89PNG\r\n\x1a\n"

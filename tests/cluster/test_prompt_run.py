@@ -36,8 +36,9 @@ from comfy_proxy.errors import (
     ResultError,
     WorkflowError,
 )
-from comfy_proxy.jobs.prompt_execution import Graph, Phase
-from comfy_proxy.jobs.raw_results import RawResults
+from comfy_proxy.jobs.results.raw_results import RawResults
+from comfy_proxy.jobs.runs.prompt_execution import Phase
+from comfy_proxy.jobs.workflows.graph import Graph
 
 
 async def opened(task: Awaitable[RawResults]) -> Image.Image:

@@ -11,7 +11,7 @@ from manual_clock import ManualClock
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.errors import InstanceTimeoutError, JobTimeoutError, PromptLostError
-from comfy_proxy.jobs.prompt_follower import MAX_RENEWALS
+from comfy_proxy.jobs.runs.prompt_follower import MAX_RENEWALS
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from rooms import make_gateway, make_job_prompts
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.jobs import operations
-from comfy_proxy.jobs.input_file import InputFile
-from comfy_proxy.jobs.job_request import JobRequest
+from comfy_proxy.jobs.media.file_info import FileKind
 from comfy_proxy.jobs.model import Job
+from comfy_proxy.jobs.requests.input_file import InputFile
+from comfy_proxy.jobs.requests.job_request import JobRequest
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.workflows.directory import load_workflows
-from comfy_proxy.jobs.workflows.parameter import FileKind
 from comfy_proxy.keys import CLUSTER, GATEWAY, JOBS, METRICS, WEBHOOKS
 from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe

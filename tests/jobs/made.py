@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_proxy.jobs.result_file import ResultFile, Results
+from comfy_proxy.jobs.results.result_file import ResultFile, Results
 from comfy_proxy.stored_bytes import StoredBytes
 
 

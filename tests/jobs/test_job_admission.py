@@ -11,8 +11,8 @@ from job_client import PNG
 from manual_clock import ManualClock, settle
 
 from comfy_proxy.errors import QueueFullError
-from comfy_proxy.jobs.input_file import FEW_BYTES, MEMORY_BYTES
 from comfy_proxy.jobs.model import Job
+from comfy_proxy.jobs.requests.input_file import FEW_BYTES, MEMORY_BYTES
 from comfy_proxy.jobs.service import JobService
 
 Make = Callable[..., Awaitable[Any]]

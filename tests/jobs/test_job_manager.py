@@ -14,7 +14,7 @@ from manual_clock import ManualClock, settle
 from comfy_proxy.errors import IdempotencyConflictError, NotFoundError
 from comfy_proxy.jobs.job_manager import JobManager, elapsed_s
 from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
-from comfy_proxy.jobs.result_file import Results
+from comfy_proxy.jobs.results.result_file import Results
 from comfy_proxy.jobs.service import JobService
 
 Make = Callable[..., Awaitable[Any]]

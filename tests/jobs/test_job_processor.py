@@ -223,7 +223,9 @@ async def test_a_fault_of_our_own_fails_the_job_alone(
 ) -> None:
     """An error that nobody foresaw ends its job with a reason; the processor goes on."""
     with monkeypatch.context() as patch:
-        patch.setattr("comfy_proxy.jobs.results.convert_picture", lambda *_, **__: {}["surprise"])
+        patch.setattr(
+            "comfy_proxy.jobs.results.conversion.convert_picture", lambda *_, **__: {}["surprise"]
+        )
         end = await jobs.ends(await jobs.submit())
     assert (end["status"], end["error"]["code"]) == ("failed", "internal_error")
     assert (await jobs.ends(await jobs.submit()))["status"] == "completed"

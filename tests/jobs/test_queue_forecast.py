@@ -19,10 +19,10 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.errors import QueueFullError
-from comfy_proxy.jobs.availability import Availability
-from comfy_proxy.jobs.job_run import JobRun
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.queue_forecast import KEPT_S
+from comfy_proxy.jobs.runs.availability import Availability
+from comfy_proxy.jobs.runs.job_run import JobRun
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.jobs.views import statuses
 

@@ -8,7 +8,7 @@ import pytest
 from made import result
 
 from comfy_proxy.jobs.model import Job, JobStatus
-from comfy_proxy.jobs.result_file import ResultFile
+from comfy_proxy.jobs.results.result_file import ResultFile
 from comfy_proxy.jobs.service import JobService
 
 VIDEO = result(b"video", type="video", name="a.mp4", media_type="video/mp4", width=None)

@@ -17,7 +17,7 @@ from direct import graph_of, run_direct
 from PIL import Image
 
 import comfy_proxy.embedded
-from comfy_proxy.jobs.pictures import convert_picture
+from comfy_proxy.jobs.media.pictures import convert_picture
 
 PICTURES = Path(comfy_proxy.embedded.__file__).parent / "pictures"
 Client = TestClient[web.Request, web.Application]

@@ -2,7 +2,7 @@
 
 Values arrive as text (form, query) or as JSON scalars; both obey one rule, so that
 ``?scale=2``, ``scale=2.0`` in a form and ``{"scale": 2}`` are the same request. Files are
-parameters too, of which ``comfy_proxy/jobs/intake.py`` reads the bytes.
+parameters too, of which ``comfy_proxy/jobs/requests/intake.py`` reads the bytes.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import math
 import re
 import secrets
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comfy_proxy.errors import InvalidFieldError
+from comfy_proxy.jobs.media.file_info import FileKind
 
 Scalar = str | int | float | bool
 
@@ -37,21 +37,6 @@ _BOOLEANS: Final = {
     "true": True, "1": True, "yes": True, "on": True,
     "false": False, "0": False, "no": False, "off": False,
 }  # fmt: skip
-
-
-class FileKind(StrEnum):
-    """What a file parameter takes: ``image`` and ``mask`` are pictures, ``file`` is anything."""
-
-    IMAGE = "image"
-    MASK = "mask"
-    VIDEO = "video"
-    AUDIO = "audio"
-    FILE = "file"
-
-    @property
-    def is_picture(self) -> bool:
-        """It is decoded, and its size is known, before the job is made."""
-        return self in (FileKind.IMAGE, FileKind.MASK)
 
 
 Bound = int | Annotated[float, Field(allow_inf_nan=False)] | None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from comfy_proxy.jobs.prompt_execution import Graph
+from comfy_proxy.jobs.workflows.graph import Graph
 from comfy_proxy.jobs.workflows.parameter import Scalar
 
 SOCKET_CLASS: Final = "SaveImageWebsocket"

@@ -12,8 +12,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from comfy_proxy.jobs.media.file_info import FileKind
 from comfy_proxy.jobs.workflows.graph_format import Graph
-from comfy_proxy.jobs.workflows.parameter import FileKind, Parameter, common_parameters
+from comfy_proxy.jobs.workflows.parameter import Parameter, common_parameters
 from comfy_proxy.jobs.workflows.plan import Input, Link
 from comfy_proxy.jobs.workflows.variant import Choose, Variant
 from comfy_proxy.jobs.workflows.workflow import FILE_ALIASES, Workflow

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from comfy_proxy.jobs.workflows.parameter import MAX_SEED, FileKind
+from comfy_proxy.jobs.media.file_info import FileKind
+from comfy_proxy.jobs.workflows.parameter import MAX_SEED
 
 MAX_STEPS: Final = 10_000
 """As many steps as ComfyUI's samplers take."""

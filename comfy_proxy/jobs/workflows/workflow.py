@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, cast
 
 from comfy_proxy.errors import InvalidFieldError, WorkflowUnavailableError
-from comfy_proxy.jobs.file_info import FileInfos, PictureInfo, pictures_of
+from comfy_proxy.jobs.media.file_info import FileInfos, PictureInfo, pictures_of
 from comfy_proxy.jobs.workflows.parameter import Parameter, Scalar, parse_parameters
 from comfy_proxy.jobs.workflows.plan import (
     FIRST_FRAME_CLASSES,

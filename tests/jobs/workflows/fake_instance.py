@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from comfy_proxy.jobs.file_info import PictureInfo
-from comfy_proxy.jobs.prompt_execution import Graph
+from comfy_proxy.jobs.media.file_info import PictureInfo
 from comfy_proxy.jobs.workflows.directory import load_workflows
+from comfy_proxy.jobs.workflows.graph import Graph
 from comfy_proxy.jobs.workflows.workflow import Workflow
 
 CORE = (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from template_files import RAW, described, node
 
 from comfy_proxy.errors import ComfyProxyError
-from comfy_proxy.jobs.file_info import FileInfo
+from comfy_proxy.jobs.media.file_info import FileInfo
 from comfy_proxy.jobs.workflows.directory import MAX_TEMPLATE_BYTES, load_workflows
 from comfy_proxy.jobs.workflows.exported_graph import ExportedGraph, MappingFile
 from comfy_proxy.jobs.workflows.parameter import schema_of

@@ -9,7 +9,7 @@ import pytest
 from fake_instance import WITH_MODEL, Instance, assert_sound, classes, graph, picture, shipped
 
 from comfy_proxy.errors import InvalidFieldError, WorkflowUnavailableError
-from comfy_proxy.jobs.file_info import PictureInfo
+from comfy_proxy.jobs.media.file_info import PictureInfo
 from comfy_proxy.jobs.workflows.directory import load_workflows
 
 

@@ -1,0 +1,1 @@
+"""Files as such: what they are, and pictures read and written."""

@@ -1,0 +1,1 @@
+"""What a prompt has made: told, fetched, converted, packed."""

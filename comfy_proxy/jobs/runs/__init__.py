@@ -1,0 +1,1 @@
+"""One job at work: attempts, its prompts, and how far they are."""
