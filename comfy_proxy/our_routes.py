@@ -127,9 +127,9 @@ def _plain(path: str) -> str:
             return path
     raise SettingsError(
         [
-            f"add_subapp({path[:100]!r}, …) cannot carry comfy_proxy: aiohttp finds paths of plain"
-            " characters only, like /comfy. Use such a one, setup(app) on the application itself,"
-            " or a server in front with ROOT_PATH."
+            f"add_subapp({path[:100]!r}, …) cannot carry comfy_proxy: a path of letters, digits and"
+            " - . _ ~ can, like /comfy, because aiohttp does not find one that has to be encoded."
+            " Or use setup(app) on the application itself, or a server in front with ROOT_PATH."
         ]
     )
 
