@@ -258,6 +258,20 @@ async def test_the_hosts_own_routes_are_untouched(harness: Harness, url: URL) ->
             assert "X-Request-ID" not in answer.headers
 
 
+async def test_a_host_name_instead_of_a_path(harness: Harness, url: URL) -> None:
+    """``add_domain``: as at the root, for that name alone."""
+    parent = web.Application()
+    proxy = await harness.proxy(
+        url, inside=lambda app: (parent.add_domain("localhost", app), parent)[1], routes=ROUTES
+    )
+    for name, status in (("localhost", 202), ("127.0.0.1", 404)):
+        async with proxy.client.post("/api/workflows/a", headers={"Host": name}) as answer:
+            assert answer.status == status
+            assert answer.headers.get("Location") == (
+                "/api/jobs/1/status" if status == 202 else None
+            )
+
+
 async def test_the_hosts_middleware_has_its_say(harness: Harness, url: URL) -> None:
     """It sees the request as it came, and changes an answer of
     any size; its signal sees the same request. It sees a socket's end."""
