@@ -45,6 +45,7 @@ from comfy_proxy.middleware import register
 from comfy_proxy.observation import observe
 from comfy_proxy.openapi import routes as openapi_routes
 from comfy_proxy.openapi.operation import Operation
+from comfy_proxy.our_routes import OUR_ROUTES, require_open
 from comfy_proxy.settings import Settings, load_settings
 from comfy_proxy.state import instance_ids
 from comfy_proxy.state.state import Rooms, State
@@ -54,6 +55,7 @@ from comfy_proxy.webhooks.webhooks import Webhooks
 def create_app(settings: Settings | None = None) -> web.Application:
     """An application that is nothing but the proxy; None reads the environment.
 
+    It runs by itself, or under a path of another one: ``parent.add_subapp("/comfy/", app)``.
     Raises SettingsError. Also what ``adev runserver comfy_proxy`` calls.
     """
     app = web.Application()
@@ -65,8 +67,10 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     """Make any aiohttp application carry the proxy; call it after the host's own routes.
 
     The host's routes win, ours come next, everything else is forwarded to ComfyUI. Nothing starts
-    before the application does. Raises SettingsError.
+    before the application does. ``app`` may become a sub-application of another one afterwards.
+    Raises SettingsError.
     """
+    require_open(app)
     settings = settings or load_settings()
     workflows = load_workflows(settings.workflow_directory)
     cluster = Cluster(settings, classes=workflows.required_classes(), ids=_ids(settings))
@@ -86,13 +90,19 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     comfy_routes = comfy_api.routes()
     ours = [*_routes(workflows), *comfy_routes]
     register(app, ours, settings, comfy_api.error_forms(comfy_routes))
+    app[WEBHOOKS].mount = lambda: app[OUR_ROUTES].mount
+    _watch(app)
+    app.cleanup_ctx.append(_lifecycle)
+    app.on_shutdown.append(_end_waiting)
+
+
+def _watch(app: web.Application) -> None:
+    """What tells of the others, once these and the routes are there."""
     app[LOOP_WATCH] = LoopWatch(lambda: app[LOGS].takes("debug"))
     app[METRICS] = observe(app)
     app[METRICS].logs = app[LOGS]
     app[METRICS].loop_lags = app[LOOP_WATCH].lags
     app[DASHBOARD] = dashboard.make_feed(app)
-    app.cleanup_ctx.append(_lifecycle)
-    app.on_shutdown.append(_end_waiting)
 
 
 def _routes(workflows: WorkflowRegistry) -> list[web.RouteDef]:

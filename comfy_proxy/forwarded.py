@@ -2,7 +2,8 @@
 
 Only peers in ``TRUSTED_PROXIES`` are believed: anybody else could invent these headers. Such a
 server may show us under a path of its own, which it takes off before it forwards.
-:func:`root_path` is that path, and every URL that a client gets from us begins with it.
+:func:`root_path` is that path, with the one that we have in another application (``our_routes.py``)
+behind it, and every URL that a client gets from us begins with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from aiohttp import hdrs, web
 from multidict import MultiMapping, MutableMultiMapping
 
 from comfy_proxy.addresses import MAX_ROOT_PATH, comma_list, is_in, parse_root_path
+from comfy_proxy.request_path import mount_of
 from comfy_proxy.settings import Settings
 
 PREFIX = "X-Forwarded-Prefix"
@@ -36,10 +38,15 @@ def is_believed(request: web.Request, settings: Settings) -> bool:
 def root_path(request: web.Request, settings: Settings) -> str:
     """The path under which the client sees us: ``/a/b`` without a slash at its end, or ``""``.
 
-    ``ROOT_PATH`` if it is set: a client cannot forge it. Else ``X-Forwarded-Prefix`` of a server
-    that is believed; several are joined in their order, as servers in a row add theirs. If one of
-    them is no plain path (:func:`parse_root_path`), or all are too long, the answer is ``""``.
+    Of a server in front it is ``ROOT_PATH`` if that is set: a client cannot forge it. Else
+    ``X-Forwarded-Prefix`` of a server that is believed; several are joined in their order, as
+    servers in a row add theirs. If one of them is no plain path (:func:`parse_root_path`), or all
+    are too long, none counts. The path of ``add_subapp`` comes behind it.
     """
+    return _in_front(request, settings) + mount_of(request)
+
+
+def _in_front(request: web.Request, settings: Settings) -> str:
     if settings.root_path is not None:
         return settings.root_path
     if PREFIX not in request.headers or not is_believed(request, settings):

@@ -37,7 +37,8 @@ from comfy_proxy.logs import AppLogs
 from comfy_proxy.metrics.records import OURS
 from comfy_proxy.observers import tell
 from comfy_proxy.origin_check import is_preflight
-from comfy_proxy.request_path import normal_path
+from comfy_proxy.our_routes import OUR_ROUTES, OurRoutes, slash_added
+from comfy_proxy.request_path import PLACE, normal_path, our_path, our_target
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
 from comfy_proxy.shutdown import Shutdown
@@ -50,12 +51,7 @@ ORIGINS: web.AppKey[AllowedOrigins] = web.AppKey("comfy_proxy.origins")
 """The origins of other sites whose pages may use the proxy; in the application even if there are
 none, because SIGHUP may bring some."""
 
-_OUR_ROUTES: web.AppKey[web.UrlDispatcher] = web.AppKey("comfy_proxy.our_routes")
-_OUR_PREFIXES: web.AppKey[frozenset[str]] = web.AppKey("comfy_proxy.our_prefixes")
-"""The paths of our routes up to their first variable: ``/api/jobs`` for ``/api/jobs/{job_id}``."""
-
 _ERROR_FORMS: web.AppKey[Mapping[object, ErrorForm]] = web.AppKey("comfy_proxy.error_forms")
-
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _SHARED_PATH = re.compile(r"/api/jobs(/[^/]+(/cancel)?)?|/api/v2(/.*)?")
 """Paths that ComfyUI has too: a method that we lack there goes to ComfyUI, instead of our 405."""
@@ -70,17 +66,17 @@ def register(
     """Make ``app`` carry the proxy: ``our_routes`` are answered by us, all other paths forwarded.
 
     ``error_forms`` are those of handlers that tell errors by another contract than ours.
-    Call it after the host has registered its own routes, before the application starts. Needs
+    Call it after the host has registered its own routes, before the application starts and before
+    another one gets it as a sub-application (:func:`our_routes.require_open`). Needs
     ``app[CLUSTER]`` and ``app[GATEWAY]`` when the first request comes.
     """
-    # A router of its own: aiohttp adds a route to the last resource if that has the same path, and
-    # the last one may be the host's.
-    ours = web.UrlDispatcher()
-    ours.add_routes(our_routes)
-    everything_else = _catch_all()
-    resources = {*ours.resources(), everything_else}
-    for resource in (*ours.resources(), everything_else):
+    ours = app[OUR_ROUTES] = OurRoutes(our_routes)
+    for method in _METHODS:
+        if method != hdrs.METH_OPTIONS:  # that one aiohttp-cors adds
+            ours.everything_else.add_route(method, _not_ours)
+    for resource in ours.resources:
         app.router.register_resource(resource)
+    app.cleanup_ctx.append(ours.lifecycle)
     app[SETTINGS] = settings
     app[LOGS] = AppLogs(settings)
     app[SHUTDOWN] = Shutdown()
@@ -89,24 +85,12 @@ def register(
     app[ALL_TRAFFIC] = AllTraffic()
     app[REQUEST_OBSERVERS] = []
     app[REQUEST_OBSERVERS].append(app[LOGS].record_request)
-    app[OUR_RESOURCES] = resources
+    app[OUR_RESOURCES] = set(ours.resources)
     app[_ERROR_FORMS] = error_forms
-    app[_OUR_ROUTES] = ours
-    app[_OUR_PREFIXES] = frozenset(
-        resource.canonical.partition("{")[0].rstrip("/") or "/" for resource in ours.resources()
-    )
     app.on_response_prepare.append(partial(_finish_headers, app))
     app.on_shutdown.append(_end_sockets)
-    app[ORIGINS] = AllowedOrigins(app, resources, settings.cors_origins)
+    app[ORIGINS] = AllowedOrigins(app, ours.resources, settings.cors_origins)
     app.middlewares.append(proxy_middleware)
-
-
-def _catch_all() -> web.DynamicResource:
-    resource = web.DynamicResource("/{path:.*}")
-    for method in _METHODS:
-        if method != hdrs.METH_OPTIONS:  # that one aiohttp-cors adds
-            resource.add_route(method, _not_ours)
-    return resource
 
 
 @web.middleware
@@ -115,6 +99,7 @@ async def proxy_middleware(request: web.Request, handler: Handler) -> web.Stream
     app = request.app
     if _belongs_to_host(request.match_info, app):
         return await handler(request)
+    request[PLACE] = app[OUR_ROUTES].place(request)
     given = request.headers.get("X-Request-ID", "")
     context = request[CONTEXT] = RequestContext(valid_request_id(given, app[SETTINGS].api_keys))
     traceparent = valid_traceparent(request.headers.get("traceparent"))
@@ -160,10 +145,8 @@ async def _answer(
         answer = refused or await _ours_or_forwarded(request, app, handler)
         # A large answer is sent here only if no middleware of the host comes after: they must be
         # able to change an answer, which they cannot once its headers are out.
-        outermost = app.middlewares[0] is proxy_middleware
-        if isinstance(answer, ClientSocket) and not (
-            outermost and len(request.match_info.apps) < 2
-        ):
+        outermost = _is_outermost(request.match_info, app)
+        if isinstance(answer, ClientSocket) and not outermost:
             await answer.write_eof()  # a host's middleware is to see its end
         return await send_if_large(request, answer) if outermost else answer
     except Exception as error:
@@ -186,14 +169,16 @@ async def _ours_or_forwarded(
 ) -> web.StreamResponse:
     context = request[CONTEXT]
     context.policy = OURS
+    if (redirect := slash_added(request)) is not None:
+        return redirect
     if handler is not _not_ours and _has_handler(request):
         try:
             return await handler(request)
         except NotOursError:  # from behind a middleware of the host, which had its turn
             pass
-    if _may_be_ours(request, app):
+    if app[OUR_ROUTES].may_have(normal_path(our_path(request))):
         await _refuse_method(request, app)
-    match = routes.match(request.method, target_path(request.raw_path))
+    match = routes.match(request.method, target_path(our_target(request)))
     context.policy = match.policy
     if match.policy is routes.Policy.SCHEDULED:
         app[SHUTDOWN].check_open()
@@ -202,9 +187,9 @@ async def _ours_or_forwarded(
 
 async def _refuse_method(request: web.Request, app: web.Application) -> None:
     """405 with Allow (RFC 9110 15.5.6) if the path is ours alone and only the method is not."""
-    if _SHARED_PATH.fullmatch(normal_path(request.rel_url.raw_path)):
+    if _SHARED_PATH.fullmatch(normal_path(our_path(request))):
         return
-    match = await app[_OUR_ROUTES].resolve(request)
+    match = await app[OUR_ROUTES].router.resolve(request)
     refusal = match.http_exception
     if isinstance(refusal, web.HTTPMethodNotAllowed):
         preflights = set() if app[SETTINGS].cors_origins else {hdrs.METH_OPTIONS}
@@ -215,25 +200,18 @@ async def _refuse_method(request: web.Request, app: web.Application) -> None:
         raise MethodNotAllowedError(request.method, sorted(methods))
 
 
-def _may_be_ours(request: web.Request, app: web.Application) -> bool:
-    """False if none of our routes has this path.
-
-    Most forwarded requests end here: the router need not look for a route a second time.
-    """
-    prefixes = app[_OUR_PREFIXES]
-    path = normal_path(request.rel_url.raw_path)
-    while path not in prefixes:
-        if path == "/":
-            return False
-        path = path.rpartition("/")[0] or "/"
-    return True
-
-
 def _belongs_to_host(match: web.UrlMappingMatchInfo, app: web.Application) -> bool:
     """A route of the host application, or anything inside a sub-application of it."""
     if match.apps[-1] is not app:
         return True
     return match.http_exception is None and match.route.resource not in app[OUR_RESOURCES]
+
+
+def _is_outermost(match: web.UrlMappingMatchInfo, app: web.Application) -> bool:
+    """True if no middleware of the host sees our answer, none of an outer application either."""
+    if app.middlewares[0] is not proxy_middleware:
+        return False
+    return not any(outer.middlewares for outer in match.apps[:-1])
 
 
 def _has_handler(request: web.Request) -> bool:
@@ -272,6 +250,8 @@ async def _finish_headers(
 ) -> None:
     """The last word on the headers of every answer that is not the host's. ``app`` is the
     application that carries us: ``request.app`` is known only while a handler runs."""
+    if request.match_info.apps[-1] is not app:
+        return  # of another proxy, say, that is inside this application
     if (context := request.get(CONTEXT)) is not None:
         settings = app[SETTINGS]
         context.begun = answer

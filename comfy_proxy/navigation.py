@@ -12,6 +12,8 @@ from urllib.parse import unquote
 from aiohttp import hdrs, web
 from multidict import MultiMapping
 
+from comfy_proxy.request_path import our_path
+
 _PAGES = frozenset({"/", "/index.html", "/dashboard"})
 # The folders and files of the frontend's package (1.32) and of ComfyUI's older one (lib). Folders
 # of custom nodes' scripts (/extensions/NAME) are not among them: a custom node may serve anything.
@@ -39,7 +41,7 @@ def is_allowed_link(request: web.Request) -> bool:
         request.method in _READING
         and _fetch(request.headers, "Mode") == "navigate"
         and _fetch(request.headers, "Dest") == "document"
-        and is_page(request.rel_url.raw_path)
+        and is_page(our_path(request))
     )
 
 
@@ -74,7 +76,7 @@ def is_event_socket(request: web.Request) -> bool:
     return (
         request.method == hdrs.METH_GET
         and request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
-        and unquote(request.rel_url.raw_path) in _SOCKETS
+        and unquote(our_path(request)) in _SOCKETS
     )
 
 

@@ -8,6 +8,7 @@ from comfy_proxy.counted_response import CountedResponse
 from comfy_proxy.gateway.exchange.answers import CLIENT_CLOSED_REQUEST
 from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.metrics.records import RequestRecord
+from comfy_proxy.request_path import our_path
 
 _WITHOUT_BODY = (204, 304)
 
@@ -33,7 +34,7 @@ def request_record(
     first_byte_at = ended if context.begun_at is None else context.begun_at
     return RequestRecord(
         method=request.method,
-        path=request.rel_url.raw_path,
+        path=our_path(request),
         policy=str(context.policy),  # an enum could not be a key of our JSON
         status=CLIENT_CLOSED_REQUEST if answer is None else answer.status,
         duration_s=ended - started,

@@ -21,7 +21,7 @@ from comfy_proxy.forwarded import is_https
 from comfy_proxy.key_settings import misspelt, short_keys
 from comfy_proxy.navigation import is_event_socket, is_navigation
 from comfy_proxy.origin_check import check_host, check_origin, is_preflight
-from comfy_proxy.request_path import normal_path
+from comfy_proxy.request_path import normal_path, our_path
 from comfy_proxy.settings import VARIABLES, Settings
 
 COOKIE_NAME = "comfy_proxy_key"
@@ -41,7 +41,7 @@ def check(request: web.Request, settings: Settings) -> web.Response | None:
     """
     check_host(request, settings)
     check_origin(request, settings)
-    if not settings.api_keys or normal_path(request.rel_url.raw_path) in OPEN_PATHS:
+    if not settings.api_keys or normal_path(our_path(request)) in OPEN_PATHS:
         return None
     if is_preflight(request):
         # It carries no key. Without CORS_ORIGINS aiohttp-cors does not answer it, and it must not
@@ -150,8 +150,7 @@ def _redirect_without_token(request: web.Request, settings: Settings) -> web.Res
     keys = settings.api_keys
     key = next(key for key in request.query.getall("token") if is_key(key, keys))
     # "//evil.example/?token=…" must not become a redirect to another host.
-    url = request.rel_url
-    target = without_key(f"{url.raw_path}?{url.raw_query_string}", keys)
+    target = without_key(f"{our_path(request)}?{request.rel_url.raw_query_string}", keys)
     target = "/" + _LEADING_SLASHES.sub("", target)
     response = web.Response(
         status=303, headers={hdrs.LOCATION: target, hdrs.CACHE_CONTROL: "no-store"}

@@ -21,6 +21,7 @@ import aioresponses.core
 import pytest
 from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
+from hosting import MountedServer
 from hypothesis import HealthCheck, settings
 from internal_errors import collected
 from kept_ports import kept_port
@@ -144,11 +145,18 @@ async def workers(tmp_path: Path) -> AsyncIterator[tuple[EmbeddedWorker, Embedde
 
 @pytest.fixture
 async def start_proxy() -> AsyncIterator[Callable[..., object]]:
-    """``await start_proxy(worker, …, app=None, **settings)`` → a client of the running proxy."""
+    """``await start_proxy(worker, …, app=None, **settings)`` → a client of the running proxy.
+
+    ``mount`` is the path under which ``host``, a new application if None, has that.
+    """
     async with AsyncExitStack() as stack:
 
         async def start(
-            *targets: EmbeddedWorker | str, app: web.Application | None = None, **changes: object
+            *targets: EmbeddedWorker | str,
+            app: web.Application | None = None,
+            mount: str | None = None,
+            host: web.Application | None = None,
+            **changes: object,
         ) -> TestClient[web.Request, web.Application]:
             urls = [target if isinstance(target, str) else target.url for target in targets]
             settings = Settings(
@@ -158,6 +166,9 @@ async def start_proxy() -> AsyncIterator[Callable[..., object]]:
             app = web.Application() if app is None else app
             setup(app, settings)
             server = TestServer(app, handler_cancellation=True)
+            if mount is not None:
+                host = web.Application() if host is None else host
+                server = MountedServer(app, mount, host, handler_cancellation=True)
             return await stack.enter_async_context(TestClient(server))
 
         yield start

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -217,6 +218,20 @@ def test_functions_are_short() -> None:
         and (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES
     }
     assert long == set(LONG_FUNCTIONS)
+
+
+def test_a_requests_path_is_asked_for_in_one_place() -> None:
+    """``request_path.our_path`` and ``our_target`` leave out the path under which another
+    application has us; a request itself does not. In the last two of ``free`` one is a record."""
+    free = {"request_path", "our_routes", "logs.access_log", "dashboard.recent_errors"}
+    asked = re.compile(r"\brequest\.(raw_path|path|path_qs|url)\b|rel_url\.(raw_)?path")
+    wrong = {
+        f"{module}: {found[0]}"
+        for module, path in MODULES.items()
+        if not is_in(module, "embedded") and module not in free
+        for found in asked.finditer(path.read_text())
+    }
+    assert wrong == set()
 
 
 def test_the_gateway_is_named_by_its_wiring_alone() -> None:

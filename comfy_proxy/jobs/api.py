@@ -26,6 +26,7 @@ from comfy_proxy.jobs.result_api import synchronous_answer
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import JOBS, METRICS
 from comfy_proxy.metrics.stats import job_statistics
+from comfy_proxy.request_path import normal_path, our_path
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -94,7 +95,7 @@ def _idempotency_key(request: web.Request) -> str | None:
             "Idempotency-Key", f"Idempotency-Key has 1 to {_MAX_KEY_LENGTH} characters."
         )
     credential = request.headers.get("X-API-Key") or request.headers.get("Authorization", "")
-    return f"{credential}\n{request.path}\n{key}"
+    return f"{credential}\n{normal_path(our_path(request))}\n{key}"
 
 
 # --- asking about a job ------------------------------------------------------------------

@@ -35,7 +35,8 @@ class Webhooks:
     """One for each application; it watches the jobs of ``jobs`` from the beginning.
 
     ``wanted`` are the URLs of unfinished jobs that have one, by job id; ``on_wanted`` hear of a
-    new one, with both.
+    new one, with both. ``mount`` gives the path under which another application has us, or ""; the
+    URLs that are told begin with ROOT_PATH and that.
     """
 
     def __init__(self, settings: Settings, jobs: JobService) -> None:
@@ -45,6 +46,7 @@ class Webhooks:
         self.deliveries = Deliveries(self._receivers.post, clock=jobs.clock)
         self.wanted: dict[str, URL] = {}
         self.on_wanted: list[Callable[[tuple[str, URL]], None]] = []
+        self.mount: Callable[[], str] = str
         jobs.checks.append(self.check)
         jobs.manager.on_created.append(self._created)
         jobs.manager.on_finished.append(self._finished)
@@ -91,5 +93,6 @@ class Webhooks:
         url = self.wanted.pop(job.id, None)
         if url is None or job.completed_at is None:
             return
-        body = dumps(views.status(job, self._jobs, self._settings.root_path or ""))
+        root = (self._settings.root_path or "") + self.mount()
+        body = dumps(views.status(job, self._jobs, root))
         self.deliveries.add(Delivery(job_id=job.id, url=url, body=body, ended_at=job.completed_at))

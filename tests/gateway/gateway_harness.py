@@ -167,10 +167,14 @@ class Harness:
         *upstreams: URL | str,
         routes: Iterable[web.AbstractRouteDef] = (),
         app: web.Application | None = None,
+        inside: Callable[[web.Application], web.Application] | None = None,
         runner_options: dict[str, Any] | None = None,
         **settings: Any,
     ) -> Proxy:
-        """A proxy in ``app`` (a new one if None), its host's settings those that aiohttp has."""
+        """A proxy in ``app`` (a new one if None), its host's settings those that aiohttp has.
+
+        ``inside(app)`` is the application that runs, if that is another one.
+        """
         app = web.Application() if app is None else app
         urls = tuple(parse_instance(str(url)) for url in upstreams)
         cluster = GatewayCluster(Settings(instances=urls, **settings))
@@ -182,7 +186,8 @@ class Harness:
         )
         app.cleanup_ctx.append(cluster.running)
         register(app, list(routes), cluster.settings)
-        runner = await self.serve(app, **(runner_options or {}))
+        served = app if inside is None else inside(app)
+        runner = await self.serve(served, **(runner_options or {}))
         client = aiohttp.ClientSession(
             f"http://127.0.0.1:{runner.addresses[0][1]}",
             auto_decompress=False,

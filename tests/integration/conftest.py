@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
+from hosting import Serve
 from job_client import JobClient, write_templates
 
 
@@ -32,3 +36,24 @@ async def start_jobs(
 async def jobs(start_jobs: Callable[..., Awaitable[JobClient]], workers: Any) -> JobClient:
     """The proxy in front of two workers, with the templates."""
     return await start_jobs(*workers)
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """``await serve(app)`` → its URL; as a host runs it: handlers are not cancelled."""
+    async with AsyncExitStack() as stack:
+
+        async def start(app: web.Application) -> str:
+            runner = web.AppRunner(app, handler_cancellation=False, shutdown_timeout=1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return f"http://127.0.0.1:{runner.addresses[0][1]}"
+
+        yield start
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as made:
+        yield made

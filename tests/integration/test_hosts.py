@@ -6,54 +6,25 @@ import asyncio
 import io
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import log as aiohttp_log
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from hosting import Serve, settings
 from job_client import encode, form, noise, until
 from PIL import Image
 
-from comfy_proxy import Settings, create_app, setup
+from comfy_proxy import create_app, setup
 from comfy_proxy.counted_response import LARGE
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import CLUSTER, JOBS, METRICS, REQUEST_OBSERVERS
-from comfy_proxy.settings import parse_instance
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
-Serve = Callable[[web.Application], Awaitable[str]]
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    """``await serve(app)`` → its URL; as a host runs it: handlers are not cancelled."""
-    async with AsyncExitStack() as stack:
-
-        async def start(app: web.Application) -> str:
-            runner = web.AppRunner(app, handler_cancellation=False, shutdown_timeout=1)
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            return f"http://127.0.0.1:{runner.addresses[0][1]}"
-
-        yield start
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as made:
-        yield made
-
-
-def settings(*workers: EmbeddedWorker, **changes: Any) -> Settings:
-    urls = tuple(parse_instance(worker.url) for worker in workers)
-    return Settings(instances=urls, **{"shutdown_timeout_s": 0.0, "log_directory": None, **changes})
 
 
 async def run_job(session: aiohttp.ClientSession, url: str, picture: bytes) -> int:

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient
 from openapi_spec_validator import validate
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
-from comfy_proxy.middleware import _OUR_ROUTES
+from comfy_proxy.our_routes import OUR_ROUTES
 
 Start = Callable[..., Awaitable[TestClient[Any, Any]]]
 NOT_DESCRIBED = {"/dashboard", "/dashboard/events", "/api/openapi.json", "/api/docs", "/api/v2"}
@@ -40,7 +40,7 @@ async def test_every_route_of_ours_is_in_it(proxy: TestClient[Any, Any]) -> None
     """No route without a description, and none described that is not there."""
     routes = {
         (route.method, resource.canonical)
-        for resource in proxy.app[_OUR_ROUTES].resources()  # type: ignore[index]
+        for resource in proxy.app[OUR_ROUTES].router.resources()  # type: ignore[index]
         for route in resource
         if route.method not in ("HEAD", "OPTIONS")
         and not resource.canonical.startswith(tuple(NOT_DESCRIBED))

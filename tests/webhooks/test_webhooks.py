@@ -99,12 +99,22 @@ async def test_who_waits_gets_it_too(hooked: JobClient, receiver: Receiver) -> N
     assert len(receiver.received) == 1
 
 
-async def test_urls_begin_with_the_root_path(start_hooked: Start, receiver: Receiver) -> None:
-    """As those of the status do."""
-    jobs = await start_hooked(root_path="/comfy")
+@pytest.mark.parametrize(
+    ("where", "root"),
+    [
+        ({"root_path": "/comfy"}, "/comfy"),
+        ({"mount": "/comfy"}, "/comfy"),
+        ({"root_path": "/front", "mount": "/comfy/"}, "/front/comfy"),
+    ],
+)
+async def test_urls_begin_with_the_root_path(
+    start_hooked: Start, receiver: Receiver, where: dict[str, str], root: str
+) -> None:
+    """As those of the status do; the path in another application comes behind it."""
+    jobs = await start_hooked(**where)
     job_id = await jobs.submit(webhook_url=receiver.url)
     told = verified(await receiver.next())
-    assert told["result_url"] == f"/comfy/api/jobs/{job_id}/result"
+    assert told["result_url"] == f"{root}/api/jobs/{job_id}/result"
 
 
 async def test_a_host_that_is_not_allowed(hooked: JobClient, receiver: Receiver) -> None:

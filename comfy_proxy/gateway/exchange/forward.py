@@ -41,6 +41,7 @@ from comfy_proxy.gateway.exchange.retries import is_repeatable, may_repeat
 from comfy_proxy.gateway.exchange.target import instance_url
 from comfy_proxy.gateway.routes import Policy, match
 from comfy_proxy.metrics.records import PromptEvent
+from comfy_proxy.request_path import our_path
 
 T = TypeVar("T")
 Forwarder = Callable[[web.Request, Instance, "Cluster"], Awaitable[web.StreamResponse]]
@@ -148,7 +149,7 @@ async def forward_unless(
 
 def is_prompt(request: web.Request) -> bool:
     """``POST /prompt`` however it is spelt: it puts work into the instance's queue."""
-    return match(request.method, request.rel_url.raw_path).policy is Policy.SCHEDULED
+    return match(request.method, our_path(request)).policy is Policy.SCHEDULED
 
 
 async def accounted(

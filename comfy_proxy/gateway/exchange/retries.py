@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from comfy_proxy.cluster.translation import nothing_sent
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError, InstanceUnreachableError
 from comfy_proxy.gateway.routes import is_named
+from comfy_proxy.request_path import our_path
 
 _SAFE_TO_REPEAT = (hdrs.METH_GET, hdrs.METH_HEAD)
 
@@ -21,7 +22,7 @@ def is_repeatable(request: web.Request) -> bool:
     """GET and HEAD without a body, of a route that the table names: they only read."""
     if request.method not in _SAFE_TO_REPEAT or request.body_exists:
         return False
-    return is_named(request.method, request.rel_url.raw_path)
+    return is_named(request.method, our_path(request))
 
 
 def may_repeat(request: web.Request, error: InstanceError) -> bool:

@@ -12,6 +12,7 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import RequestError
+from comfy_proxy.request_path import our_target
 from comfy_proxy.security import without_key
 from comfy_proxy.settings import Settings
 
@@ -63,7 +64,7 @@ _known_address = lru_cache(maxsize=KNOWN)(_address)
 
 def client_target(request: web.Request, settings: Settings) -> str:
     """Path and query that the client named, less our own key. Raises RequestError."""
-    return without_key(request_target(request.raw_path), settings.api_keys)
+    return without_key(request_target(our_target(request)), settings.api_keys)
 
 
 def request_target(raw_path: str) -> str:

@@ -53,6 +53,7 @@ from comfy_proxy.gateway.files.file_name import (
 from comfy_proxy.gateway.files.file_staging import FileStaging
 from comfy_proxy.gateway.files.instance_prefix import split_prefix
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.request_path import our_target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +109,7 @@ class FileView:
             return await forward_balanced(request, self._cluster)
         if viewed.file in self._files.uploads:
             return await forward_balanced(request, self._cluster, self._staged(viewed.file))
-        target = request_target(request.raw_path)
+        target = request_target(our_target(request))
         for instance, asked_for in self._candidates(viewed, target):
             with contextlib.suppress(UnavailableError):
                 return await self._from(request, instance, asked_for)

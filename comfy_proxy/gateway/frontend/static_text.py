@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 
 from comfy_proxy.gateway.exchange.target import target_path
 from comfy_proxy.gateway.routes import Match
+from comfy_proxy.request_path import our_target
 from comfy_proxy.security import bearer_token, is_key
 from comfy_proxy.settings import Settings
 
@@ -67,7 +68,7 @@ def is_static_text(request: web.Request, match: Match) -> bool:
     ends = _FILES.get(match.pattern, _ANY if match.pattern in _LISTS else ())
     if not ends:
         return False
-    path = target_path(request.raw_path)
+    path = target_path(our_target(request))
     return path.lower().endswith(ends) and bool(_PLAIN_PATH.fullmatch(path))
 
 
