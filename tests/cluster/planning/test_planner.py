@@ -321,6 +321,26 @@ def test_a_move_that_harms_others_must_pay_for_that_too(planner: Planner) -> Non
     assert not planner.gains("moving", one, two)
 
 
+async def test_when_a_move_gains_because_what_runs_is_late(
+    planner: Planner, clock: ManualClock
+) -> None:
+    """The moment is foreseen: before it a move does not gain, after it it does."""
+    one, two = pair(planner)
+    waits_behind(planner, one, 1, A)
+    has_loaded(planner, two, "b")
+    planner.asked(B)
+    assert planner.gains_in_s("moving", one, two) is None
+    planner.lines[one].begin(0, clock.monotonic())
+    assert not planner.gains("moving", one, two)
+    seconds = planner.gains_in_s("moving", one, two)
+    assert seconds is not None
+    await clock.advance(seconds - 0.1)
+    assert not planner.gains("moving", one, two)
+    await clock.advance(0.2)
+    assert planner.gains("moving", one, two)
+    assert planner.gains_in_s("moving", one, two) is None
+
+
 def test_while_nothing_is_known_a_move_is_as_ever(clock: ManualClock) -> None:
     """Also of a prompt that nobody knows here."""
     planner = planner_of(clock)
