@@ -143,16 +143,11 @@ class Line:
     def free_in_s(self, now: float) -> float:
         """Seconds until what runs there has ended. One that has run for longer than it should is
         taken to run on for as long as it is late."""
-        due_s = self.due_in_s(now)
-        return self.offset_s if due_s is None else abs(due_s)
-
-    def due_in_s(self, now: float) -> float | None:
-        """Seconds until what runs there should have ended, negative once it is late; None if
-        nothing runs."""
         if self.running is None:
-            return None
+            return self.offset_s
         elapsed = max(0.0, now - self.began_at)
-        return self.running.load_s + self.running.run_s - elapsed
+        expected = self.running.load_s + self.running.run_s
+        return abs(expected - elapsed)
 
     def end_s(self, key: Hashable) -> float | None:
         """Seconds from the moment when the instance is free until that prompt has ended: 0 for the

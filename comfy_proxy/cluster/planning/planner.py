@@ -154,19 +154,6 @@ class Planner:
             return figure.finish_s <= end_in_s + tie
         return figure.cost_s + tie < end_in_s
 
-    def gains_in_s(self, key: Hashable, busy: Instance, idle: Instance) -> float | None:
-        """Seconds after which :meth:`gains` will say yes because what runs at ``busy`` is so late
-        by then; None if nothing runs there, if nothing is known, or if that is so already."""
-        line = self.lines[busy]
-        slot, due_s, end_s = line.find(key), line.due_in_s(self._now()), line.end_s(key)
-        if slot is None or due_s is None or end_s is None:
-            return None
-        figures = self.figures(slot, [idle])
-        if not figures:
-            return None
-        late_s = max(0.0, figures[0].cost_s + tie_s(slot.run_s) - end_s)
-        return due_s + late_s if due_s + late_s > 0 else None
-
     def weigh(self, slot: Slot, line: Line, run_s: float) -> tuple[Option, float]:
         """What ``line`` would do with ``slot``, which runs ``run_s`` there, and the seconds of
         loading that this causes to others."""

@@ -12,6 +12,7 @@ from typing import Final
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance, runs_empty, takes_work
 from comfy_proxy.cluster.planning.figures import TIE_S
+from comfy_proxy.cluster.planning.late_runs import gains_in_s
 from comfy_proxy.cluster.planning.takers import Takers, Waiting
 from comfy_proxy.cluster.planning.tied import is_tied
 from comfy_proxy.ledger.ledger import Ledger
@@ -63,8 +64,9 @@ class Uneven:
     def gains_in_s(self) -> float | None:
         """Seconds until a prompt that waits behind one which runs for longer than it should would
         gain elsewhere, if nothing else happens; None if there is none."""
+        now = self._cluster.clock.monotonic()
         waits = (
-            self._cluster.planner.gains_in_s(prompt, busy, idle)
+            gains_in_s(self._cluster.planner, prompt, busy, idle, now)
             for busy, idle in self._overloaded()
             for prompt in self._last_of_each_kind(busy)
         )
