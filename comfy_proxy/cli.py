@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from yarl import URL
@@ -75,6 +76,11 @@ def parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("serve", help="run the proxy in front of your instances")
     run.add_argument("--config", type=Path, help="a TOML file; the environment wins")
+    run.add_argument(
+        "--supervised", action="store_true",
+        help="say in a JSON line on standard output when it listens, and end when standard input"
+        " does: for a program that starts it",
+    )  # fmt: skip
     run.set_defaults(run=_serve)
     check = commands.add_parser("check", help="ask each instance what it can run, and leave")
     check.add_argument("--config", type=Path)
@@ -111,7 +117,8 @@ def _add_change(change: argparse.ArgumentParser, action: str) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    return serve(lambda: load_settings(config_file=options.config))
+    load = partial(load_settings, config_file=options.config)
+    return serve(load, supervised=options.supervised)
 
 
 def _change(options: argparse.Namespace) -> int:

@@ -88,7 +88,8 @@ def _is_under_way(action: str, state: Mapping[str, Any]) -> bool:
 
 def own_url(settings: Settings) -> URL:
     """Where the proxy of these settings is reached from this machine."""
-    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
+    first = settings.hosts[0] if settings.hosts else ""
+    host = "127.0.0.1" if first in _EVERYWHERE else first
     scheme = "https" if settings.tls_cert else "http"
     return URL.build(scheme=scheme, host=host, port=settings.port)
 

@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -27,6 +27,7 @@ from comfy_proxy.logs.entry import LEVELS
 from comfy_proxy.reload import reload
 from comfy_proxy.security import start_warnings
 from comfy_proxy.settings import Settings
+from comfy_proxy.supervised import end_with_parent, tell_parent
 from comfy_proxy.tls import load_pair, server_context
 from comfy_proxy.version import __version__
 
@@ -42,10 +43,11 @@ _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 """Failures of HOST and PORT, told in one line and without a stack trace."""
 
 
-def serve(load: Callable[[], Settings]) -> int:
+def serve(load: Callable[[], Settings], *, supervised: bool = False) -> int:
     """Run the proxy until a signal ends it; 0 is an orderly end, 1 a port that cannot be had.
 
-    ``load`` reads the settings, at SIGHUP once more. Raises SettingsError.
+    ``load`` reads the settings, at SIGHUP once more. ``supervised``: another program has started
+    us, is told when we listen and ends us by its own end. Raises SettingsError.
     """
     # Until Signals.listen they would end the process. Windows lacks them (AttributeError).
     with suppress(AttributeError):
@@ -59,15 +61,25 @@ def serve(load: Callable[[], Settings]) -> int:
     tls = server_context(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
     signals = Signals(app, load, tls)
     app.on_startup.insert(0, signals.listen)
+    if supervised:
+        app.on_startup.insert(0, signals.listen_to_parent)
     app.on_startup.append(freeze)
     try:
-        return run(app, settings, tls)
+        return run(app, settings, tls, tell_parent if supervised else None)
     finally:
         logs.close()
 
 
-def run(app: web.Application, settings: Settings, tls: ssl.SSLContext | None = None) -> int:
-    """Listen at HOST and PORT until GracefulExit is raised; the exit code."""
+def run(
+    app: web.Application,
+    settings: Settings,
+    tls: ssl.SSLContext | None = None,
+    tell: Callable[[Sequence[str]], None] | None = None,
+) -> int:
+    """Listen at HOST and PORT until GracefulExit is raised; the exit code.
+
+    ``tell`` is given our URLs once we listen at all of them.
+    """
     for warning in start_warnings(settings, os.environ):
         logger.warning(warning)
     names = map(settings.name_of, range(len(settings.instances)))
@@ -78,14 +90,21 @@ def run(app: web.Application, settings: Settings, tls: ssl.SSLContext | None = N
     logger.info("comfy_proxy {} in front of {}", __version__, instances)
 
     def tell_address(_: str) -> None:
-        url = URL.build(scheme="https" if tls else "http", host=settings.host, port=settings.port)
+        scheme = "https" if tls else "http"
+        urls = [
+            URL.build(scheme=scheme, host=host, port=settings.port)
+            for host in settings.hosts or ("0.0.0.0",)
+        ]
         logs = settings.log_directory and settings.log_directory.absolute()
-        logger.info("listening on {}; dashboard: {}; logs: {}", url, url / "dashboard", logs)
+        listed = ", ".join(map(str, urls))
+        logger.info("listening on {}; dashboard: {}; logs: {}", listed, urls[0] / "dashboard", logs)
+        if tell is not None:
+            tell([str(url) for url in urls])
 
     try:
         web.run_app(
             app,
-            host=settings.host,
+            host=settings.hosts or None,
             port=settings.port,
             ssl_context=tls,
             access_log=None,  # the middleware logs one line for each request
@@ -136,6 +155,15 @@ class Signals:
             loop.add_signal_handler(signal.SIGINT, self._end)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
                 loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    async def listen_to_parent(self, app: web.Application) -> None:
+        """Once nobody holds the other end of standard input we end as at the first signal."""
+        end_with_parent(self._end_once)
+
+    def _end_once(self) -> None:
+        """No second signal: whoever has sent the first one may have ended itself by it."""
+        if self._finishing is None:
+            self._end()
 
     def _change_level(self, step: int) -> None:
         logs = self._app[LOGS]
