@@ -80,27 +80,8 @@ def run(
 
     ``tell`` is given our URLs once we listen at all of them.
     """
-    for warning in start_warnings(settings, os.environ):
-        logger.warning(warning)
-    names = map(settings.name_of, range(len(settings.instances)))
-    instances = ", ".join(
-        f"{name} = {url}" if name else str(url)
-        for name, url in zip(names, settings.instances, strict=True)
-    )
-    logger.info("comfy_proxy {} in front of {}", __version__, instances)
-
-    def tell_address(_: str) -> None:
-        scheme = "https" if tls else "http"
-        urls = [
-            URL.build(scheme=scheme, host=host, port=settings.port)
-            for host in settings.hosts or ("0.0.0.0",)
-        ]
-        logs = settings.log_directory and settings.log_directory.absolute()
-        listed = ", ".join(map(str, urls))
-        logger.info("listening on {}; dashboard: {}; logs: {}", listed, urls[0] / "dashboard", logs)
-        if tell is not None:
-            tell([str(url) for url in urls])
-
+    _tell_start(settings)
+    urls = own_urls(settings, https=tls is not None)
     try:
         web.run_app(
             app,
@@ -113,7 +94,7 @@ def run(
             # For what is still being sent when the jobs have ended or had their grace period: a
             # client that has stopped reading delays the exit by no more than this.
             shutdown_timeout=settings.shutdown_timeout_s,
-            print=tell_address,
+            print=lambda _: _tell_addresses(settings, urls, tell),
             loop=guarded_loop(_event_loop(), settings.max_client_connections),
         )
     except OSError as error:
@@ -122,6 +103,36 @@ def run(
         logger.error("cannot listen on {}:{}: {}", settings.host, settings.port, error.strerror)
         return EXIT_FAILED
     return 0
+
+
+def _tell_start(settings: Settings) -> None:
+    """Log what is dubious about the settings, and the instances."""
+    for warning in start_warnings(settings, os.environ):
+        logger.warning(warning)
+    names = map(settings.name_of, range(len(settings.instances)))
+    instances = ", ".join(
+        f"{name} = {url}" if name else str(url)
+        for name, url in zip(names, settings.instances, strict=True)
+    )
+    logger.info("comfy_proxy {} in front of {}", __version__, instances)
+
+
+def _tell_addresses(
+    settings: Settings, urls: Sequence[URL], tell: Callable[[Sequence[str]], None] | None
+) -> None:
+    """Log that we listen, and tell whoever has started us."""
+    logs = settings.log_directory and settings.log_directory.absolute()
+    listed = ", ".join(map(str, urls))
+    logger.info("listening on {}; dashboard: {}; logs: {}", listed, urls[0] / "dashboard", logs)
+    if tell is not None:
+        tell([str(url) for url in urls])
+
+
+def own_urls(settings: Settings, *, https: bool) -> list[URL]:
+    """Where HOST and PORT make the proxy listen."""
+    hosts = settings.hosts or ("0.0.0.0",)
+    scheme = "https" if https else "http"
+    return [URL.build(scheme=scheme, host=host, port=settings.port) for host in hosts]
 
 
 class Signals:

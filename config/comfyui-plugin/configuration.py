@@ -106,8 +106,8 @@ def _python(environ: Mapping[str, str]) -> str:
         )
     if importlib.util.find_spec("comfy_proxy") is None:
         raise NotUsed(
-            "comfyui-proxy is not installed in ComfyUI's Python:"
-            f" {sys.executable} -m pip install comfyui-proxy, {remedy}"
+            f"comfyui-proxy is not installed in ComfyUI's Python: {sys.executable}"
+            f" -m pip install comfyui-proxy (or the folder of a checkout), {remedy}"
         )
     return sys.executable
 
