@@ -77,7 +77,11 @@ class ProxyProcess:
             )
         told = [line.removeprefix("comfy-proxy: ") for line in lines if line.startswith("comfy-p")]
         code = self.ended.result() if self.ended.done() else None
-        return "; ".join(told) or (lines[-1] if lines else f"it ended with exit code {code}")
+        if told:
+            return "; ".join(told)
+        if lines:
+            return f"{self._command[0]} said last: {lines[-1]}"
+        return f"it ended with exit code {code}"
 
     def let_go(self) -> None:
         """Close our end of the pipe: the proxy ends. Also for a forked process, which has it too

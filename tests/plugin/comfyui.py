@@ -3,7 +3,8 @@
 ``server``, ``folder_paths`` and ``comfy.cli_args`` are small modules with what the plugin uses of
 them; the server behind is an embedded worker's. Its steps are those of ComfyUI 0.3.75: custom nodes
 are loaded, then ``start_multi_address`` is awaited beside a loop that never ends, until ^C.
-``GET /stand-in/reboot`` replaces the process by itself, as ComfyUI-Manager does.
+``GET /stand-in/reboot`` replaces the process by itself, as ComfyUI-Manager does; ``/stand-in/fork``
+leaves a copy of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import signal
 import ssl
 import sys
 from pathlib import Path
@@ -78,12 +80,23 @@ async def _reboot(_: web.Request) -> web.Response:
     os.execv(sys.executable, [sys.executable, *sys.argv])
 
 
+async def _fork(_: web.Request) -> web.Response:
+    """A copy of this process, as workers of PyTorch are; it stays when this one is killed."""
+    pid = os.fork()
+    if pid == 0:
+        for stream in (1, 2):  # the test reads those until nobody has them any more
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        signal.pause()
+    return web.json_response(pid)
+
+
 async def run(args: argparse.Namespace) -> None:
     worker = EmbeddedWorker(base_directory=args.base_directory, name="inside", test_nodes=True)
     worker.folders.prepare()
     instance = worker._instance()
     app = create_app(instance, allow_faults=False)
     app.router.add_get("/stand-in/reboot", _reboot)
+    app.router.add_get("/stand-in/fork", _fork)
     server = PromptServer(app, args)
     load_plugin(args.plugin, args)
     instance.executor.start(instance.sockets)

@@ -77,6 +77,11 @@ class StandIn:
         line = await self.said("and the proxy (process ", after=after)
         return int(line.partition("(process ")[2].partition(")")[0])
 
+    async def inner(self) -> str:
+        """``host:port`` at which it listens behind the proxy."""
+        line = await self.said("ComfyUI listens at ")
+        return line.partition("listens at ")[2].partition(",")[0]
+
     async def end(self, number: signal.Signals = signal.SIGINT) -> int:
         if self.process.returncode is None:
             self.process.send_signal(number)

@@ -150,6 +150,22 @@ async def test_the_proxy_ends_with_comfyui(
     await gone(pid)
 
 
+async def test_a_forked_copy_does_not_keep_the_proxy(
+    start_comfyui: Any, workers: tuple[EmbeddedWorker, EmbeddedWorker], http: Http
+) -> None:
+    """It inherits the pipe by which the proxy hears of ComfyUI's end."""
+    comfyui = await start_comfyui(COMFYUI_HOST_2=workers[1].host)
+    await comfyui.up()
+    proxy = await comfyui.proxy_pid()
+    copy = await asked(http, f"http://{await comfyui.inner()}/stand-in/fork")
+    try:
+        await comfyui.end(signal.SIGKILL)
+        await gone(proxy)
+        assert runs(copy)
+    finally:
+        os.kill(copy, signal.SIGKILL)
+
+
 async def test_a_reboot_leaves_one_proxy(
     start_comfyui: Any, workers: tuple[EmbeddedWorker, EmbeddedWorker], http: Http
 ) -> None:
@@ -157,8 +173,7 @@ async def test_a_reboot_leaves_one_proxy(
     comfyui = await start_comfyui(COMFYUI_HOST_2=workers[1].host)
     await comfyui.up()
     first, seen = await comfyui.proxy_pid(), len(comfyui.lines)
-    inner = next(line for line in comfyui.lines if "ComfyUI listens at" in line)
-    address = inner.partition("listens at ")[2].partition(",")[0]
+    address = await comfyui.inner()
     with pytest.raises(aiohttp.ClientError):
         await http.get(f"http://{address}/stand-in/reboot")
     assert await comfyui.up(after=seen) == f"http 127.0.0.1 {comfyui.port}"
