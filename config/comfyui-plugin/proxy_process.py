@@ -110,6 +110,7 @@ class ProxyProcess:
             for line in process.stdout:
                 self._hear(line.decode("utf-8", "replace").rstrip())
         code = process.wait()
+        self.let_go()
         self._soon(partial(_settle, self.ended, code))
 
     def _hear(self, line: str) -> None:

@@ -22,8 +22,9 @@ def read_settings_file(path: str) -> dict[str, str]:
             text = file.read()
     except FileNotFoundError:
         return {}
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise ValueError(f"{path} cannot be read: {reason}") from None
     return {name.upper(): _plain(value) for name, value in _LINE.findall(text)}
 
 
