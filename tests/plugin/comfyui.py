@@ -110,6 +110,12 @@ async def run(args: argparse.Namespace) -> None:
     )
 
 
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Leave out what asyncio says of a task in whose step ^C came: nobody asks for its result."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--plugin", type=Path, required=True)
@@ -123,6 +129,7 @@ def main() -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    loop.set_exception_handler(_tell)
     try:
         loop.run_until_complete(run(parser.parse_args()))
     except KeyboardInterrupt:
