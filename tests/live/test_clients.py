@@ -13,7 +13,6 @@ import os
 import re
 import secrets
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 from client_programs import (
     Graph,
-    Pixels,
     colour_enlarged,
     decoded,
     downloaded,
-    encoded,
     enlarged,
     environment,
     free_port,
     history,
-    noise,
     one_colour,
     over_the_socket,
     picture_from,
@@ -41,10 +37,9 @@ from client_programs import (
     run_with,
     service,
 )
+from sdk_programs import CLIENTS, RUNS, original, run_sdk_jobs
 
 Client = TestClient[web.Request, web.Application]
-CLIENTS = Path(__file__).parent / "clients"
-RUNS = 6
 
 
 @pytest.fixture(scope="session")
@@ -61,21 +56,6 @@ async def address(live_urls: tuple[str, str], start_proxy: Any) -> str:
     """``host:port`` of the proxy before both servers."""
     client: Client = await start_proxy(*live_urls)
     return f"{client.host}:{client.port}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Original:
-    """A picture to upload, like no other: its file and its pixels."""
-
-    file: Path
-    pixels: Pixels
-
-
-def original(directory: Path) -> Original:
-    seed = secrets.randbelow(1 << 32)
-    file, pixels = directory / f"a picture {seed}.png", noise(seed)
-    file.write_bytes(encoded(pixels))
-    return Original(file=file, pixels=pixels)
 
 
 def colours() -> list[int]:
@@ -191,26 +171,6 @@ def answer(printed: str) -> dict[str, Any]:
     assert envelope["ok"], envelope
     data: dict[str, Any] = envelope["data"]
     return data
-
-
-async def run_sdk_jobs(
-    command: list[str | Path], base_url: str, live_urls: tuple[str, str], directory: Path
-) -> list[dict[str, Any]]:
-    """What ``command`` prints of each of six jobs; pictures are right, both servers have some."""
-    workflow, result = directory / "workflow.json", directory / "result.png"
-    workflow.write_text(json.dumps(picture_from("to be set")))
-    env = environment(directory) | {"COMFY_BASE_URL": base_url}
-    jobs = []
-    for _ in range(RUNS):
-        picture = original(directory)
-        job = json.loads(await run(*command, workflow, picture.file, result, env=env))
-        assert job["status"] == "succeeded"
-        assert np.array_equal(downloaded(result), enlarged(picture.pixels))
-        jobs.append(job)
-    histories = [await history(url) for url in live_urls]
-    assert all(sum(job["id"] in ran for ran in histories) == 1 for job in jobs)
-    assert all(any(job["id"] in ran for job in jobs) for ran in histories)
-    return jobs
 
 
 async def test_comfy_sdk_runs_jobs(

@@ -32,6 +32,7 @@ from client_programs import (
     run,
     run_with,
 )
+from sdk_programs import CLIENTS, run_sdk_jobs
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 180.0
@@ -151,7 +152,8 @@ async def pictures(address: str, count: int) -> list[int]:
 async def test_its_own_address_serves_both(
     inside: ComfyUI, live_urls: tuple[str, str], tmp_path: Path
 ) -> None:
-    """The frontend's page, twelve prompts over both GPUs with the right pixels, comfy-cli."""
+    """The frontend's page, twelve prompts over both GPUs with the right pixels, comfy-cli, and jobs
+    of Comfy's Python SDK."""
     hosts = await inside.healthy(2)
     async with aiohttp.ClientSession() as session, session.get(inside.url) as answer:
         assert answer.status == 200
@@ -168,6 +170,8 @@ async def test_its_own_address_serves_both(
         comfy = [Path(programs, "comfy"), "--skip-prompt", "run", "--workflow", workflow, "--wait"]
         await run(*comfy, "--host", host, "--port", port, env=environment(tmp_path))
         assert await run_with(inside.url, colour)
+        command = [Path(programs, "python"), CLIENTS / "run_sdk.py"]
+        await run_sdk_jobs(command, inside.url, (f"http://{hosts[0]}", live_urls[1]), tmp_path)
 
 
 async def test_what_dies_comes_back_or_ends_too(inside: ComfyUI) -> None:
