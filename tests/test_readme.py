@@ -31,6 +31,13 @@ def test_the_readme_has_no_setting_that_does_not_exist() -> None:
     assert named - {variable.name for variable in VARIABLES} == {"COMFYUI_HOST_1", "COMFYUI_NAME_1"}
 
 
+def test_no_row_of_a_table_is_there_twice() -> None:
+    """A second row would be changed at one place only, and then say something else."""
+    tables = re.split(r"\n(?!\|)", README)
+    for rows in (re.findall(r"^\| .*", table, re.MULTILINE) for table in tables):
+        assert not [row for row in set(rows) if rows.count(row) > 1]
+
+
 def test_every_file_that_the_readme_names_exists() -> None:
     """Scripts, examples and rooms named in the README are there."""
     for name in ("scripts/demo", "scripts/test", "scripts/coverage", "scripts/live-comfyui",
