@@ -13,7 +13,6 @@ Schema = Mapping[str, Any]
 """A JSON Schema (2020-12)."""
 
 TEXT: Final[Schema] = {"type": "string"}
-NUMBER: Final[Schema] = {"type": "number"}
 TRUTH: Final[Schema] = {"type": "string", "enum": ["true", "false"]}
 FLAG: Final[Schema] = {
     "type": "string",

@@ -44,7 +44,8 @@ class InputFile(StoredBytes):
     async def inspect(self, kind: FileKind, *, field: str) -> FileInfo:
         """Find out what the file is, on the executor; raises InvalidFieldError naming ``field``.
 
-        See :func:`~comfy_proxy.jobs.file_kinds.inspect_file`.
+        ``kind`` is what its parameter takes; the codes of the error are those of
+        :func:`~comfy_proxy.jobs.media.file_kinds.inspect_file`.
         """
 
         def look() -> FileInfo:

@@ -1,4 +1,5 @@
-"""Raw results → what a client gets: told apart by kind, still pictures converted as it wishes."""
+"""Raw results → what a client gets: each is known by its kind, and still pictures are converted to
+the format that the client has named."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def _check_depth(graph: Prompt) -> Prompt:
     raise ValueError(f"is nested more deeply than {MAX_DEPTH} brackets")
 
 
-Graph = Annotated[
+GraphInFile = Annotated[
     dict[str, Node],
     BeforeValidator(_refuse_ui_export),
     Field(min_length=1, max_length=MAX_NODES),
