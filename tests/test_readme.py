@@ -26,7 +26,7 @@ def test_every_setting_is_in_the_readme_with_its_default_and_meaning(variable: V
 
 def test_the_readme_has_no_setting_that_does_not_exist() -> None:
     """Every row of the configuration table is a variable of the code, or an instance."""
-    table = README.partition("## Configuration")[2].partition("Security:")[0]
+    table = README.partition("## Configuration")[2].partition("### Security")[0]
     named = {line.split("`")[1] for line in table.splitlines() if line.startswith("| `")}
     assert named - {variable.name for variable in VARIABLES} == {"COMFYUI_HOST_1", "COMFYUI_NAME_1"}
 
@@ -46,13 +46,23 @@ def test_every_file_that_the_readme_names_exists() -> None:
                  "tests/live"):  # fmt: skip
         assert name in README
         assert (ROOT / name).exists(), name
+
+
+def test_every_file_of_a_room_is_there() -> None:
+    """Each row of "How it is built" names files of its folders, or of the package itself."""
     rooms = README.partition("| room |")[2].partition("**The way")[0]
-    for folder in ("", "cluster/", "jobs/", "gateway/"):
-        for line in rooms.splitlines():
-            if line.startswith(f"| `{folder}`") and folder:
-                for word in line.split("`"):
-                    if word.endswith(".py"):
-                        assert (ROOT / "comfy_proxy" / folder / word).is_file(), word
+    for row in re.findall(r"^\| `.*", rooms, re.MULTILINE):
+        folders = ["", *re.findall(r"`([\w/]+/)`", row.partition(" | ")[0])]
+        for name in re.findall(r"`([\w/]+\.py)`", row):
+            assert any((ROOT / "comfy_proxy" / one / name).is_file() for one in folders), name
+
+
+def test_every_link_within_leads_to_a_heading() -> None:
+    """GitHub's name of a heading, or an anchor that stands in the text."""
+    heads = re.findall(r"^#+ (.*)$", README, re.MULTILINE)
+    there = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+    there |= set(re.findall(r'<a id="([\w-]+)">', README))
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= there
 
 
 def test_every_script_that_the_readme_names_can_be_run() -> None:
