@@ -91,3 +91,16 @@ def test_every_promise_has_its_test() -> None:
     assert len(named) == len(re.findall(r"^\| ", table, re.MULTILINE)) - 1
     for file, test in named:
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), test
+
+
+def test_what_is_written_by_hand_is_there() -> None:
+    """Each row of that table names files or rooms, the later ones in the folder of the first."""
+    table = README.partition("### Written by hand")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| [^|]*\((`[^|]*)\) \|", table, re.MULTILINE)
+    assert len(rows) > 20
+    for row in rows:
+        first, *others = re.findall(r"`([\w/]+(?:/|\.py))`", row)
+        folder = ROOT / "comfy_proxy"
+        assert (folder / first).exists(), first
+        for other in others:
+            assert (folder / other).exists() or (folder / first).with_name(other).exists(), other
