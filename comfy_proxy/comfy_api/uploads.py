@@ -20,7 +20,6 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.comfy_api import fields
 from comfy_proxy.comfy_api.assets import Asset, AssetBook
 from comfy_proxy.comfy_api.errors import HashMismatchError, UnprocessableError
-from comfy_proxy.comfy_api.outputs import BINARY, content_type_of
 from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway.exchange.client_watch import while_connected
 from comfy_proxy.gateway.files.file_name import FileName, climbs
@@ -28,6 +27,7 @@ from comfy_proxy.gateway.files.offered_uploads import OfferedUploads
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
 from comfy_proxy.gateway.files.upload_body import UploadBody
 from comfy_proxy.gateway.files.upload_form import FileSpan, read_file_form
+from comfy_proxy.media_types import media_type_of
 from comfy_proxy.settings import Settings
 from comfy_proxy.stored_bytes import StoredBytes
 
@@ -157,7 +157,7 @@ def _type(given: str, told: str, path: str) -> str:
     for one in (given, told):
         if one.isprintable() and "/" in one and len(one) < 128:
             return one
-    return content_type_of(path) or BINARY
+    return media_type_of(path)
 
 
 def _too_large(limit: int) -> PayloadTooLargeError:
