@@ -13,16 +13,22 @@ from typing import Final
 ANY_BYTES: Final = "application/octet-stream"
 """The media type of a file of which nothing is known (RFC 2046, 4.5.1)."""
 _MORE: Final = {
+    ".amr": "audio/amr",
     ".avif": "image/avif",
     ".fbx": "model/fbx",
     ".flac": "audio/flac",
+    ".flv": "video/x-flv",
     ".glb": "model/gltf-binary",
     ".gltf": "model/gltf+json",
     ".m4a": "audio/mp4",
     ".m4v": "video/mp4",
+    ".mka": "audio/x-matroska",
     ".mkv": "video/x-matroska",
+    ".mpga": "audio/mpeg",
     ".obj": "model/obj",
+    ".oga": "audio/ogg",
     ".ogg": "audio/ogg",
+    ".ogv": "video/ogg",
     ".opus": "audio/ogg",
     ".ply": "model/ply",
     ".safetensors": ANY_BYTES,
@@ -30,6 +36,8 @@ _MORE: Final = {
     ".usdz": "model/vnd.usdz+zip",
     ".webm": "video/webm",
     ".webp": "image/webp",
+    ".wma": "audio/x-ms-wma",
+    ".wmv": "video/x-ms-wmv",
 }
 _TYPES: Final = mimetypes.MimeTypes()
 """Python's table as it is shipped; never changed."""

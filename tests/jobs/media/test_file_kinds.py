@@ -37,6 +37,7 @@ def inspect(data: bytes, kind: FileKind, name: str = "") -> FileInfo:
         (WAV, FileKind.AUDIO, "", ".wav"),
         (FLAC, FileKind.AUDIO, "", ".flac"),
         (ID3, FileKind.AUDIO, "a.mp3", ".mp3"),
+        (ID3, FileKind.AUDIO, "", ".mp3"),
         (MP3, FileKind.AUDIO, "a.mp3", ".mp3"),
         (OGG, FileKind.AUDIO, "a.ogg", ".ogg"),
         (M4A, FileKind.AUDIO, "", ".m4a"),
@@ -48,7 +49,8 @@ def inspect(data: bytes, kind: FileKind, name: str = "") -> FileInfo:
     ],
 )
 def test_each_kind(data: bytes, kind: FileKind, name: str, extension: str) -> None:
-    """By content; the client's own extension stays if it is one of that kind."""
+    """By content, whatever the machine's ``/etc/mime.types`` says or lacks; the client's own
+    extension stays if it is one of that kind."""
     assert inspect(data, kind, name).extension == extension
 
 
