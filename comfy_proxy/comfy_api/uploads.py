@@ -39,7 +39,7 @@ _ODD: Final = re.compile(r"[^\w .()+=@-]|\.{2,}")
 
 
 class AssetUploads:
-    """Takes uploads in, into ``assets``."""
+    """Takes uploads in: the bytes go to the instances, what they are into ``assets``."""
 
     def __init__(
         self, assets: AssetBook, offered: OfferedUploads, settings: Settings, clock: Clock
@@ -50,8 +50,8 @@ class AssetUploads:
         self._clock = clock
 
     async def take(self, request: web.Request, owner: str) -> tuple[Asset, bool]:
-        """The asset, and whether its bytes are new here. Of more than MAX_UPLOAD_SIZE, or of
-        MAX_STORED_BYTES, the body is refused.
+        """The asset, and whether its bytes are new here. A body with more bytes than
+        MAX_UPLOAD_SIZE, or than MAX_STORED_BYTES, is refused.
 
         Raises UnprocessableError, HashMismatchError, PayloadTooLargeError, RequestError,
         NoHealthyInstanceError, InstanceError; ClientGoneError.
@@ -81,7 +81,8 @@ class AssetUploads:
     async def _keep(
         self, content: StoredBytes, form: Mapping[str, str], told_type: str, owner: str
     ) -> tuple[Asset, bool]:
-        """Closes ``content``, some time."""
+        """The asset of ``content``, and whether it is new. ``content`` is closed if its bytes are
+        known or this raises; else it belongs to the records of files (``OfferedUploads.put``)."""
         try:
             path = _path(form.get("file_path", ""))
             keep_s = fields.keep_s(form.get("expires_in"))

@@ -14,6 +14,7 @@ Schema = Mapping[str, Any]
 
 TEXT: Final[Schema] = {"type": "string"}
 TRUTH: Final[Schema] = {"type": "string", "enum": ["true", "false"]}
+"""What operators' routes take for a truth."""
 FLAG: Final[Schema] = {
     "type": "string",
     "enum": ["true", "1", "yes", "on", "false", "0", "no", "off"],

@@ -60,6 +60,7 @@ class Receivers:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
+        """Make the HTTP session."""
         self._session = aiohttp.ClientSession(
             # A kept connection may be closed by the receiver just when it is used again: that would
             # be a failed try.
@@ -71,6 +72,7 @@ class Receivers:
         )
 
     async def close(self) -> None:
+        """End all connections."""
         if self._session is not None:
             await self._session.close()
 

@@ -53,6 +53,7 @@ class Webhooks:
         jobs.manager.on_finished.append(self._finished)
 
     async def start(self) -> None:
+        """Before the first job ends; nothing is opened without WEBHOOK_ALLOWED_HOSTS."""
         if self._settings.webhook_allowed_hosts:
             await self._receivers.start()
 

@@ -29,7 +29,7 @@ _GRAPH: Final = TypeAdapter(GraphInFile)
 
 MAX_TEMPLATE_BYTES: Final = 8 * 2**20
 """Bytes of a template; a longer one is no workflow. Its graph is copied for each job, and looked at
-for each instance, while nobody else has a turn."""
+for each instance, while the event loop does nothing else."""
 
 
 class Templates(NamedTuple):

@@ -27,6 +27,7 @@ RESERVED_PARAMETERS: Final = frozenset(
         *("estimated_completion_seconds", "status_url", "result_url", "events_url"),
     )
 )
+"""Names that no parameter has: they mean something else in a request, or in its answer."""
 IMAGE: Final = Parameter(name="image", type="file", kind=FileKind.IMAGE)
 """The file of a template that binds ``$picture`` and names no file itself."""
 PARAMETER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
