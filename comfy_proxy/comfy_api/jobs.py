@@ -52,7 +52,8 @@ class Job:
     ``key`` its Idempotency-Key, ``fingerprint`` a hash of its request. ``runs``: an instance has
     told that it began. ``cancelled``: its client has asked that it end. ``end`` is its last
     status, None before. ``reused``: some results came from ComfyUI's cache. ``accepted``: an
-    instance has taken it; before that nobody sees it. ``progress`` is None when it has ended: ``last_progress`` is what it was then.
+    instance has taken it; before that nobody sees it. ``progress`` is None when it has ended:
+    ``last_progress`` is what it was then.
     ``frames`` counts those that told of its progress, or showed a preview.
     """
 
