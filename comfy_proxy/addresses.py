@@ -158,6 +158,14 @@ def is_loopback(host: str) -> bool:
     return is_localhost(name) or is_in(name, LOOPBACK)
 
 
+@lru_cache(maxsize=16)  # asked at each request, of the one HOST
+def are_loopback(hosts: str) -> bool:
+    """True if each of the comma list HOST is loopback; False for one that names no address, which
+    listens on all of them."""
+    names = comma_list(hosts)
+    return bool(names) and all(map(is_loopback, names))
+
+
 @lru_cache(maxsize=1024)  # asked several times a request, of a few peers and names
 def is_in(address: str, networks: tuple[Network, ...]) -> bool:
     """True if ``address`` is in one of ``networks``; False for a text that is not an address.

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-from comfy_proxy.addresses import is_loopback
+from comfy_proxy.addresses import are_loopback
 from comfy_proxy.instance_settings import is_numbered
 
 MIN_KEY_LENGTH: Final = 16
@@ -55,7 +55,7 @@ def key_problems(
     host: str, keys: Collection[str], environ: Mapping[str, str], known: Collection[str]
 ) -> list[str]:
     """What keeps the proxy from listening at ``host``, where others than this machine may come."""
-    if is_loopback(host):
+    if are_loopback(host):
         return []
     if keys:
         return short_keys(keys)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from aiohttp import hdrs, web
 from yarl import URL
 
-from comfy_proxy.addresses import is_loopback, web_authorities
+from comfy_proxy.addresses import are_loopback, is_loopback, web_authorities
 from comfy_proxy.errors import ForbiddenError
 from comfy_proxy.navigation import is_allowed_link, is_cross_site
 from comfy_proxy.settings import Settings
@@ -37,7 +37,7 @@ def check_host(request: web.Request, settings: Settings) -> None:
     host = request.headers.get(hdrs.HOST)
     if host is None or "*" in settings.cors_origins:  # no browser; or every page is trusted
         return
-    if not is_loopback(settings.host) or not _arrived_on_loopback(request):
+    if not are_loopback(settings.host) or not _arrived_on_loopback(request):
         return
     name = split_host(host)[0]
     if not is_loopback(name) and name not in _configured_names(settings):

@@ -15,7 +15,7 @@ from urllib.parse import quote, quote_plus, unquote_plus
 from aiohttp import hdrs, web
 from multidict import MultiDict, MultiMapping, MutableMultiMapping
 
-from comfy_proxy.addresses import SHARED_ORIGINS, is_loopback
+from comfy_proxy.addresses import SHARED_ORIGINS, are_loopback
 from comfy_proxy.errors import ForbiddenError, UnauthorizedError
 from comfy_proxy.forwarded import is_https
 from comfy_proxy.key_settings import misspelt, short_keys
@@ -68,7 +68,7 @@ def start_warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
 
 def listening_warning(settings: Settings) -> str | None:
     """The warning if anybody in the network could use the proxy, else None."""
-    if settings.api_keys or is_loopback(settings.host):
+    if settings.api_keys or are_loopback(settings.host):
         return None
     return (
         f"Listening on {settings.host or 'all addresses'} without API_KEYS: everybody who can "

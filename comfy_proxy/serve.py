@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -28,6 +28,7 @@ from comfy_proxy.logs.entry import LEVELS
 from comfy_proxy.reload import reload
 from comfy_proxy.security import start_warnings
 from comfy_proxy.settings import Settings
+from comfy_proxy.supervised import end_with_parent, tell_parent
 from comfy_proxy.tls import load_pair, server_context
 from comfy_proxy.version import __version__
 
@@ -43,10 +44,11 @@ _CANNOT_LISTEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES)
 """Failures of HOST and PORT, told in one line and without a stack trace."""
 
 
-def serve(load: Callable[[], Settings]) -> int:
+def serve(load: Callable[[], Settings], *, supervised: bool = False) -> int:
     """Run the proxy until a signal ends it; 0 is an orderly end, 1 a port that cannot be had.
 
-    ``load`` reads the settings, at SIGHUP once more. Raises SettingsError.
+    ``load`` reads the settings, at SIGHUP once more. ``supervised``: another program has started
+    us, is told when we listen and ends us by its own end. Raises SettingsError.
     """
     # Until Signals.listen they would end the process. Windows lacks them (AttributeError).
     with suppress(AttributeError):
@@ -61,15 +63,52 @@ def serve(load: Callable[[], Settings]) -> int:
     signals = Signals(app, load, tls)
     app.cleanup_ctx.append(tell_instances)
     app.on_startup.insert(0, signals.listen)
+    if supervised:
+        app.on_startup.insert(0, signals.listen_to_parent)
     app.on_startup.append(freeze)
     try:
-        return run(app, settings, tls)
+        return run(app, settings, tls, tell_parent if supervised else None)
     finally:
         logs.close()
 
 
-def run(app: web.Application, settings: Settings, tls: ssl.SSLContext | None = None) -> int:
-    """Listen at HOST and PORT until GracefulExit is raised; the exit code."""
+def run(
+    app: web.Application,
+    settings: Settings,
+    tls: ssl.SSLContext | None = None,
+    tell: Callable[[Sequence[str]], None] | None = None,
+) -> int:
+    """Listen at HOST and PORT until GracefulExit is raised; the exit code.
+
+    ``tell`` is given our URLs once we listen at all of them.
+    """
+    _tell_start(settings)
+    urls = own_urls(settings, https=tls is not None)
+    try:
+        web.run_app(
+            app,
+            host=settings.hosts or None,
+            port=settings.port,
+            ssl_context=tls,
+            access_log=None,  # the middleware logs one line for each request
+            handler_cancellation=True,  # a client that leaves ends what it waited for, there too
+            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
+            # For what is still being sent when the jobs have ended or had their grace period: a
+            # client that has stopped reading delays the exit by no more than this.
+            shutdown_timeout=settings.shutdown_timeout_s,
+            print=lambda _: _tell_addresses(settings, urls, tell),
+            loop=guarded_loop(_event_loop(), settings.max_client_connections),
+        )
+    except OSError as error:
+        if error.errno not in _CANNOT_LISTEN and not isinstance(error, socket.gaierror):
+            raise
+        logger.error("cannot listen on {}:{}: {}", settings.host, settings.port, error.strerror)
+        return EXIT_FAILED
+    return 0
+
+
+def _tell_start(settings: Settings) -> None:
+    """Log what is dubious about the settings, and the instances."""
     for warning in start_warnings(settings, os.environ):
         logger.warning(warning)
     names = map(settings.name_of, range(len(settings.instances)))
@@ -79,32 +118,23 @@ def run(app: web.Application, settings: Settings, tls: ssl.SSLContext | None = N
     )
     logger.info("comfy_proxy {} in front of {}", __version__, instances)
 
-    def tell_address(_: str) -> None:
-        url = URL.build(scheme="https" if tls else "http", host=settings.host, port=settings.port)
-        logs = settings.log_directory and settings.log_directory.absolute()
-        logger.info("listening on {}; dashboard: {}; logs: {}", url, url / "dashboard", logs)
 
-    try:
-        web.run_app(
-            app,
-            host=settings.host,
-            port=settings.port,
-            ssl_context=tls,
-            access_log=None,  # the middleware logs one line for each request
-            handler_cancellation=True,  # a client that leaves ends what it waited for, there too
-            keepalive_timeout=KEEPALIVE_TIMEOUT_S,
-            # For what is still being sent when the jobs have ended or had their grace period: a
-            # client that has stopped reading delays the exit by no more than this.
-            shutdown_timeout=settings.shutdown_timeout_s,
-            print=tell_address,
-            loop=guarded_loop(_event_loop(), settings.max_client_connections),
-        )
-    except OSError as error:
-        if error.errno not in _CANNOT_LISTEN and not isinstance(error, socket.gaierror):
-            raise
-        logger.error("cannot listen on {}:{}: {}", settings.host, settings.port, error.strerror)
-        return EXIT_FAILED
-    return 0
+def _tell_addresses(
+    settings: Settings, urls: Sequence[URL], tell: Callable[[Sequence[str]], None] | None
+) -> None:
+    """Log that we listen, and tell whoever has started us."""
+    logs = settings.log_directory and settings.log_directory.absolute()
+    listed = ", ".join(map(str, urls))
+    logger.info("listening on {}; dashboard: {}; logs: {}", listed, urls[0] / "dashboard", logs)
+    if tell is not None:
+        tell([str(url) for url in urls])
+
+
+def own_urls(settings: Settings, *, https: bool) -> list[URL]:
+    """Where HOST and PORT make the proxy listen."""
+    hosts = settings.hosts or ("0.0.0.0",)
+    scheme = "https" if https else "http"
+    return [URL.build(scheme=scheme, host=host, port=settings.port) for host in hosts]
 
 
 class Signals:
@@ -138,6 +168,15 @@ class Signals:
             loop.add_signal_handler(signal.SIGINT, self._end)
             if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
                 loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+
+    async def listen_to_parent(self, app: web.Application) -> None:
+        """Once nobody holds the other end of standard input we end as at the first signal."""
+        end_with_parent(self._end_once)
+
+    def _end_once(self) -> None:
+        """No second signal: whoever has sent the first one may have ended itself by it."""
+        if self._finishing is None:
+            self._end()
 
     def _change_level(self, step: int) -> None:
         logs = self._app[LOGS]

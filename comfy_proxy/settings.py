@@ -118,6 +118,11 @@ class Settings:
         """What the operator calls the instance at ``place`` (from 0 on)."""
         return self.instance_names[place] or None if place < len(self.instance_names) else None
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The addresses of HOST; none stands for all that the machine has."""
+        return comma_list(self.host)
+
     def __repr__(self) -> str:
         hidden = "" if not self.api_keys else f", api_keys=<{len(self.api_keys)} hidden>"
         hosts = ", ".join(str(url) for url in self.instances)
@@ -193,7 +198,8 @@ VARIABLES: tuple[Variable, ...] = (
     _row("LOG_LEVEL", "log_level", one_of(*_LOG_LEVELS), "info", "error, warn, info or debug"),
     _row("LOG_DIRECTORY", "log_directory", path, "./logs",
          "where `combined.log` and `error.log` are written"),
-    _row("HOST", "host", str.strip, "127.0.0.1", "address on which the proxy listens"),
+    _row("HOST", "host", str.strip, "127.0.0.1",
+         "address on which the proxy listens; several are separated by commas"),
     _row("PORT", "port", integer(0, 65535), "3000", "port on which the proxy listens"),
     _row("COMPRESS", "compress", true_or_false, "true",
          "`false` if the frontend's scripts and styles are to go out as ComfyUI sends them"),

@@ -50,11 +50,13 @@ def test_every_file_that_the_readme_names_exists() -> None:
 
 def test_every_file_of_a_room_is_there() -> None:
     """Each row of "How it is built" names files of its folders, or of the package itself."""
+    package = ROOT / "comfy_proxy"
     rooms = README.partition("| room |")[2].partition("**The way")[0]
     for row in re.findall(r"^\| `.*", rooms, re.MULTILINE):
-        folders = ["", *re.findall(r"`([\w/]+/)`", row.partition(" | ")[0])]
+        named = re.findall(r"`([\w/-]+/)`", row.partition(" | ")[0])
+        folders = [package, *(room / one for one in named for room in (package, ROOT))]
         for name in re.findall(r"`([\w/]+\.py)`", row):
-            assert any((ROOT / "comfy_proxy" / one / name).is_file() for one in folders), name
+            assert any((folder / name).is_file() for folder in folders), name
 
 
 def test_every_link_within_leads_to_a_heading() -> None:

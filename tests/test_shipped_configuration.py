@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from string import Template
 
 import pytest
+from packaging.requirements import Requirement
 from shipped_files import (
     CONFIG,
     DEFAULTS,
@@ -37,14 +39,19 @@ UNIT = CONFIG / "systemd" / "comfy-proxy.service"
 DOCKERFILE = CONFIG / "docker" / "Dockerfile"
 KUBERNETES = CONFIG / "kubernetes" / "comfy-proxy.yml"
 OF_OTHERS = {
-    *("COMFYUI_IMAGE", "CUDA_VISIBLE_DEVICES"),
+    *("COMFYUI_IMAGE", "CUDA_VISIBLE_DEVICES", "COMFY_PROXY_PYTHON"),
     *(URL_VARIABLE, KEY_VARIABLE, "COMFY_BASE_URL", "COMFY_API_KEY"),
     *("API_KEY", "COMFYUI_HOSTS", "COMFY_HOST_1", "COMFYUI_PATH", "COMFYUI_PORT"),
 }
-"""Names of variables in our files that are Docker Compose's, CUDA's, the command's and the SDKs' to
-read; and
-slips."""
+"""Names of variables in our files that Docker Compose, CUDA, the plugin, the command and the SDKs
+read; and slips."""
+FILES = sorted(
+    path for path in CONFIG.rglob("*") if path.is_file() and "__pycache__" not in path.parts
+)
 READERS = {
+    ".py": lambda path: ast.parse(path.read_text(encoding="utf-8")),
+    ".md": lambda path: path.read_text(encoding="utf-8"),
+    ".txt": lambda path: list(map(Requirement, path.read_text(encoding="utf-8").splitlines())),
     ".yml": read_yaml,
     ".json": read_json,
     ".toml": lambda path: tomllib.loads(path.read_text(encoding="utf-8")),
@@ -62,7 +69,7 @@ def unit_values(name: str) -> list[str]:
 @pytest.mark.parametrize(
     "path",
     [
-        *(path for path in sorted(CONFIG.rglob("*")) if path.is_file()),
+        *FILES,
         *sorted((ROOT / "comfy_proxy").rglob("*.json")),
         ROOT / "tests" / "monitoring" / "alerts_test.yml",
         ROOT / "pyproject.toml",
@@ -76,7 +83,7 @@ def test_it_can_be_read(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    [*(path for path in CONFIG.rglob("*") if path.is_file()), ROOT / "README.md"],
+    [*(path for path in FILES if path.suffix != ".py"), ROOT / "README.md"],
     ids=lambda path: path.name,
 )
 def test_each_variable_that_is_named_exists(path: Path) -> None:

@@ -64,7 +64,8 @@ def find_proxy(values: Values) -> ProxyAddress:
 
 def own_url(settings: Settings) -> str:
     """Where the proxy of these settings is reached from this machine."""
-    host = "127.0.0.1" if settings.host in _EVERYWHERE else settings.host
+    first = settings.hosts[0] if settings.hosts else ""
+    host = "127.0.0.1" if first in _EVERYWHERE else first
     host = f"[{host}]" if ":" in host else host
     return f"{'https' if settings.tls_cert else 'http'}://{host}:{settings.port}"
 

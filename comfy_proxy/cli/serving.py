@@ -61,7 +61,7 @@ def _settings(values: Values) -> Settings:
 def _serve(values: Values) -> int:
     from comfy_proxy.serve import serve
 
-    return serve(lambda: _settings(values))
+    return serve(lambda: _settings(values), supervised=values.supervised)
 
 
 def _check(values: Values) -> int:
@@ -77,6 +77,13 @@ def _check(values: Values) -> int:
 
 
 _OPTIONS = _settings_options()
+_SUPERVISED = option(
+    "supervised",
+    "say in a JSON line on standard output when it listens, and end when standard input does: for a"
+    " program that starts it",
+    type=bool,
+    default=False,
+)
 COMMANDS = (
     Command(
         name="serve",
@@ -84,7 +91,7 @@ COMMANDS = (
         more="It says which instances it has found and what each can run. Each option is a setting;"
         " secrets are none, because command lines can be read by everybody on the machine.",
         run=_serve,
-        parameters=_OPTIONS,
+        parameters=(*_OPTIONS, _SUPERVISED),
     ),
     Command(
         name="check",

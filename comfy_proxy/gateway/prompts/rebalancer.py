@@ -26,6 +26,7 @@ from comfy_proxy.dispatch.dispatcher import Dispatcher, Unready
 from comfy_proxy.errors import InstanceError, PromptLostError
 from comfy_proxy.gateway.exchange.pieces import read
 from comfy_proxy.gateway.exchange.scanned import ask_scanned
+from comfy_proxy.gateway.prompts.late_runs import LateRuns
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.transfer import Arrival, Transfer
@@ -66,6 +67,7 @@ class Rebalancer:
         self._pace = Pace(cluster.clock)
         self._counted_on: set[Instance] = set()  # healthy, and no check of it has failed since
         self._worker = Worker(self._even_out, "even out prompts")
+        self._late_runs = LateRuns(cluster, ledger, self._uneven, self.consider)
         ledger.observers.append(self._observe)
 
     def consider(self, *, checked: Instance | None = None) -> None:
@@ -80,6 +82,7 @@ class Rebalancer:
     async def close(self) -> None:
         """No more moves; the one that is under way comes to its end."""
         await self._worker.close()
+        self._late_runs.close()
 
     def _observe(self, change: Change) -> None:
         if change.is_acceptance and change.prompt.post is not None:
@@ -90,11 +93,14 @@ class Rebalancer:
         try:
             while self._changed and not self._worker.closing:
                 self._changed = False
+                await self._late_runs.ask()
                 self._counted_on = {one for one in self._cluster.instances if one.healthy}
                 if await self._move_any():
                     self._changed = True
         finally:
             self._counted_on = set()
+        if not self._worker.closing:
+            self._late_runs.foresee()
 
     async def _move_any(self) -> bool:
         """True if a prompt was taken away anywhere."""

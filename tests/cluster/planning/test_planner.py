@@ -13,6 +13,7 @@ from plan_harness import LOAD_S, RUN_S, has_loaded, keys, planner_of, slot, teac
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.demand import DEMAND_LOADS
 from comfy_proxy.cluster.planning.figures import MAX_KEPT, Figures, tie_s
+from comfy_proxy.cluster.planning.late_runs import gains_in_s
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
@@ -319,6 +320,26 @@ def test_a_move_that_harms_others_must_pay_for_that_too(planner: Planner) -> Non
     has_loaded(planner, two, "b")
     planner.asked(B)
     assert not planner.gains("moving", one, two)
+
+
+async def test_when_a_move_gains_because_what_runs_is_late(
+    planner: Planner, clock: ManualClock
+) -> None:
+    """The moment is foreseen: before it a move does not gain, after it it does."""
+    one, two = pair(planner)
+    waits_behind(planner, one, 1, A)
+    has_loaded(planner, two, "b")
+    planner.asked(B)
+    assert gains_in_s(planner, "moving", one, two, clock.monotonic()) is None
+    planner.lines[one].begin(0, clock.monotonic())
+    assert not planner.gains("moving", one, two)
+    seconds = gains_in_s(planner, "moving", one, two, clock.monotonic())
+    assert seconds is not None
+    await clock.advance(seconds - 0.1)
+    assert not planner.gains("moving", one, two)
+    await clock.advance(0.2)
+    assert planner.gains("moving", one, two)
+    assert gains_in_s(planner, "moving", one, two, clock.monotonic()) is None
 
 
 def test_while_nothing_is_known_a_move_is_as_ever(clock: ManualClock) -> None:

@@ -12,7 +12,22 @@ from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.soon import PAUSE_TIMES, Pace
+from comfy_proxy.gateway.prompts.late_runs import LateRuns
 from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
+from comfy_proxy.gateway.prompts.uneven import Uneven
+
+
+class Even(Uneven):
+    """Nothing waits anywhere."""
+
+    def __init__(self) -> None:
+        """It needs to know nobody."""
+
+    def gains_in_s(self) -> float | None:
+        return None
+
+    def unheard(self) -> Iterator[tuple[Instance, object, float]]:
+        return iter(())
 
 
 class Looks:
@@ -30,6 +45,7 @@ class Looks:
         self._cpu_s = 0.0
         self.takes(0.0)
         self.rebalancer._uneven = SimpleNamespace(pairs=self._pairs)  # type: ignore[assignment]
+        self.rebalancer._late_runs = LateRuns(cluster, ledger, Even(), self.rebalancer.consider)
 
     def takes(self, cpu_s: float) -> float:
         """A look takes so many CPU seconds from now on."""
