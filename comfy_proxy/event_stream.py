@@ -1,4 +1,5 @@
-"""The one writer of Server-Sent Events (WHATWG HTML, 9.2): of a job's, and of the dashboard's."""
+"""The one writer of Server-Sent Events (WHATWG HTML, 9.2): of jobs, of those of the Comfy API v2,
+and of the dashboard."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from comfy_proxy.lenient_json import dumps
 
 HEARTBEAT_S = 15.0
 """Seconds without an event after which a comment line is to be sent, as WHATWG HTML 9.2.7 advises:
-some servers in between drop a connection that is silent for longer."""
+some servers in between drop a connection that is silent for longer, and Comfy's SDKs give it up."""
 WRITE_TIMEOUT_S = 60.0
 """Seconds in which a client must take what is written; beyond, its connection is ended. Otherwise
 what it does not read would be kept in memory for it."""
@@ -32,8 +33,8 @@ def event(name: str, data: Any, event_id: int | None = None) -> bytes:
 
 
 class EventStream:
-    """The answer to one client. ``response`` is its open response, of which :meth:`end` is the
-    last word.
+    """The answer to one client, from :meth:`begin` to :meth:`end`; ``response`` is what aiohttp
+    sends of it.
 
     Every method raises ConnectionResetError if the client has left, or has not taken what was
     written after WRITE_TIMEOUT_S.

@@ -28,10 +28,12 @@ class FoundInstances:
         self._tasks = InstanceTasks(cluster.instances, self._look, "find")
 
     def start(self) -> None:
+        """Look at each instance, at those that join too, and again when one answers a check."""
         self._cluster.health_checker.on_success.append(self._answered)
         self._cluster.instances.each(self._tasks.begin)
 
     async def close(self) -> None:
+        """End the looks that are under way."""
         await self._tasks.close()
 
     def _answered(self, instance: Instance) -> None:

@@ -11,9 +11,10 @@ import functools
 import gc
 import io
 import sysconfig
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import aiohttp.web_app
@@ -24,6 +25,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from hosting import MountedServer
 from hypothesis import HealthCheck, settings
 from internal_errors import collected
+from job_client import JobClient, write_templates
 from kept_ports import kept_port
 from loguru import logger
 from manual_clock import ManualClock
@@ -180,6 +182,35 @@ async def proxy(
 ) -> TestClient[web.Request, web.Application]:
     """The proxy in front of the two workers, with settings by default."""
     return await start_proxy(*workers)
+
+
+@pytest.fixture
+def templates(tmp_path: Path) -> Path:
+    """A workflow directory with ``timed`` and ``failing``."""
+    directory = tmp_path / "templates"
+    directory.mkdir()
+    return write_templates(directory)
+
+
+@pytest.fixture
+async def start_jobs(
+    workers: Any, start_proxy: Callable[..., Any], templates: Path
+) -> Callable[..., Awaitable[JobClient]]:
+    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates.
+
+    Needs ``workers`` so that proxies end before the instances do.
+    """
+
+    async def start(*workers: Any, **settings: Any) -> JobClient:
+        return JobClient(await start_proxy(*workers, workflow_directory=templates, **settings))
+
+    return start
+
+
+@pytest.fixture
+async def jobs(start_jobs: Callable[..., Awaitable[JobClient]], workers: Any) -> JobClient:
+    """The proxy in front of two workers, with the templates."""
+    return await start_jobs(*workers)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from manual_clock import ManualClock, settle
 
+import comfy_proxy
 from comfy_proxy.event_stream import WRITE_TIMEOUT_S, EventStream, event
 
 Serve = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -82,3 +84,14 @@ async def test_a_client_that_takes_nothing_is_let_go(clock: ManualClock) -> None
         await writing
     await settle()
     assert clock.waiting == 0
+
+
+def test_there_is_one_writer_of_events() -> None:
+    """A second one would have a heartbeat, a time limit and headers of its own."""
+    package = Path(comfy_proxy.__file__).parent
+    writers = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if '"Content-Type": "text/event-stream"' in path.read_text()
+    ]
+    assert writers == ["event_stream.py"]

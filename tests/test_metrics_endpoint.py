@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from job_client import JobClient, kill, until, write_templates
+from job_client import JobClient, kill, until
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -24,19 +23,6 @@ Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 Start = Callable[..., Awaitable[JobClient]]
 PLAIN = "text/plain;version=0.0.4"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
-
-
-@pytest.fixture
-async def start_jobs(workers: Pair, start_proxy: Callable[..., Any], tmp_path: Path) -> Start:
-    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates."""
-    templates = tmp_path / "templates"
-    templates.mkdir()
-    write_templates(templates)
-
-    async def start(*workers: Any, **settings: Any) -> JobClient:
-        return JobClient(await start_proxy(*workers, workflow_directory=templates, **settings))
-
-    return start
 
 
 class Samples:

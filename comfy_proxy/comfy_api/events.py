@@ -18,13 +18,8 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.comfy_api.jobs import Job, JobBook
 from comfy_proxy.comfy_api.positions import QueuePositions
 from comfy_proxy.comfy_api.views import Links, output_json
-from comfy_proxy.counted_response import CountedResponse
-from comfy_proxy.lenient_json import dumps
+from comfy_proxy.event_stream import HEARTBEAT_S, EventStream, event
 
-HEARTBEAT_S: Final = 15.0
-"""Seconds without an event after which a comment is sent: the SDKs give a silent stream up."""
-WRITE_TIMEOUT_S: Final = 60.0
-"""Seconds in which a client must take an event; beyond them its connection is ended."""
 PACE_S: Final = 0.5
 """Seconds from one ``progress`` or ``preview`` to the next, at least."""
 
@@ -56,33 +51,26 @@ class JobStream:
         self._paced_at: float | None = None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """The stream, sent."""
-        response = CountedResponse(
-            headers={
-                "Content-Type": "text/event-stream",
-                "Cache-Control": "no-store",
-                "X-Accel-Buffering": "no",  # nginx would hold events back until its buffer is full
-            }
-        )
-        await response.prepare(request)
+        """Send the stream to its end. Raises ConnectionResetError if the client has left, or does
+        not take what is written (``event_stream.py``)."""
+        stream = await EventStream.begin(request, self._clock)
         with self._jobs.watched(self._job):
-            await self._run(response)
-        await response.write_eof()
-        return response
+            await self._run(stream)
+        return await stream.end()
 
-    async def _run(self, response: CountedResponse) -> None:
+    async def _run(self, stream: EventStream) -> None:
         job, sent_at = self._job, self._clock.monotonic()
         while not self._closing.is_set():
             seen, is_over = job.version, job.end is not None
             events = self._news(is_over=is_over)
-            for event in events:
-                await self._write(response, event)
+            for one in events:
+                await stream.send(one)
             if is_over:
                 return
             now = self._clock.monotonic()
             sent_at = now if events else sent_at
             if (left_s := sent_at + HEARTBEAT_S - now) <= 0:
-                await self._write(response, b": heartbeat\n\n")
+                await stream.heartbeat()
                 sent_at = now
             else:
                 await job.wait_for_news(seen, self._clock, self._pause_s(left_s, now))
@@ -99,14 +87,14 @@ class JobStream:
         status = str(job.status), self._positions.of(job.id)
         if not is_over and status != self._told_status:
             self._told_status = status
-            events.append(_event("status", {"status": status[0], "queue_position": status[1]}))
+            events.append(event("status", {"status": status[0], "queue_position": status[1]}))
         events += self._paced(is_over=is_over)
         for output in tuple(job.outputs.values()):
             if output.id not in self._told_outputs:
                 self._told_outputs.add(output.id)
-                events.append(_event("output", output_json(job, output, self._links)))
+                events.append(event("output", output_json(job, output, self._links)))
         if is_over:
-            events.append(_event("status", {"status": str(job.status), "queue_position": None}))
+            events.append(event("status", {"status": str(job.status), "queue_position": None}))
         return events
 
     def _paced(self, *, is_over: bool) -> list[bytes]:
@@ -120,7 +108,7 @@ class JobStream:
         progress = self._progress()
         if progress is not None and progress != self._told_progress:
             self._told_progress = progress
-            events.append(_event("progress", progress))
+            events.append(event("progress", progress))
         if (preview := self._job.preview) is not None and preview is not self._told_preview:
             self._told_preview = preview
             picture = {
@@ -128,7 +116,7 @@ class JobStream:
                 "content_type": preview.media_type,
                 "data_base64": base64.b64encode(preview.data).decode(),
             }
-            events.append(_event("preview", picture))
+            events.append(event("preview", picture))
         if events:
             self._paced_at = now
         return events
@@ -138,14 +126,3 @@ class JobStream:
         if job.progress is None:
             return job.last_progress
         return job.progress.snapshot() if job.runs else None
-
-    async def _write(self, response: CountedResponse, data: bytes) -> None:
-        try:
-            async with self._clock.timeout(WRITE_TIMEOUT_S):
-                await response.write(data)
-        except TimeoutError:
-            raise ConnectionResetError("the client does not read its events") from None
-
-
-def _event(name: str, data: Any) -> bytes:
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), dumps(data))

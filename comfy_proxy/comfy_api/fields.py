@@ -15,7 +15,7 @@ from comfy_proxy.comfy_api.priorities import LIMIT
 from comfy_proxy.errors import InvalidFieldError, RequestError
 
 MAX_METADATA_BYTES: Final = 1024  # of a text, in UTF-8
-MAX_LABELS: Final = 16
+MAX_LABELS: Final = 16  # of one job; with more it is refused with 422
 MAX_LABEL_BYTES: Final = 256  # of the value of one, in UTF-8
 MAX_KEY_LENGTH: Final = 255  # characters of an Idempotency-Key
 KEEP_S: Final = (60, 7 * 24 * 3600)

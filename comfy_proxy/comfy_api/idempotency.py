@@ -49,7 +49,7 @@ class Keys:
             await asyncio.shield(known[1])
 
     def submitted(self, job: Job) -> None:
-        """The submission of ``job`` is over, and the key stays its."""
+        """The submission of ``job`` is over; the key stays with it."""
         known = None if job.key is None else self._jobs.get((job.owner, job.key))
         if known is not None and not known[1].done():
             known[1].set_result(None)

@@ -44,6 +44,7 @@ def owner_of(request: web.Request) -> str:
 
 
 def links_of(request: web.Request) -> Links:
+    """Where the client of ``request`` finds us."""
     return Links.of(request, request.app[SETTINGS])
 
 

@@ -28,6 +28,8 @@ MAX_OUTPUTS: Final = 100_000
 
 
 class JobStatus(StrEnum):
+    """The contract's ``JobStatus``. EXPIRED: what became of the job is known nowhere any more."""
+
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -38,6 +40,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_end(self) -> bool:
+        """No other status follows it."""
         return self in (self.SUCCEEDED, self.CANCELED, self.FAILED, self.EXPIRED)
 
 
@@ -46,10 +49,11 @@ class Job:
     """One job; its id is that of its prompt.
 
     ``number`` grows from one job to the next; the book gives it. ``owner`` is who may see it,
-    ``key`` its Idempotency-Key, ``fingerprint`` of its request. ``runs`` as far as is known,
-    ``cancelled``: its client wants it to end. ``end`` is its last status, None before. ``reused``:
-    some results came from ComfyUI's cache. ``accepted``: an instance has taken it; before that
-    nobody sees it. ``progress`` is None when it has ended: ``last_progress`` is what it was then.
+    ``key`` its Idempotency-Key, ``fingerprint`` a hash of its request. ``runs``: an instance has
+    told that it began. ``cancelled``: its client has asked that it end. ``end`` is its last
+    status, None before. ``reused``: some results came from ComfyUI's cache. ``accepted``: an
+    instance has taken it; before that nobody sees it. ``progress`` is None when it has ended:
+    ``last_progress`` is what it was then.
     ``frames`` counts those that told of its progress, or showed a preview.
     """
 
@@ -80,6 +84,7 @@ class Job:
 
     @property
     def status(self) -> JobStatus:
+        """What a client is told now: its end, else that it is being cancelled, else where it is."""
         if self.end is not None:
             return self.end
         if self.cancelled:
@@ -92,6 +97,7 @@ class Job:
 
     @property
     def expires(self) -> datetime:
+        """When it is forgotten, if it has ended by then (UTC)."""
         return self.created + RETENTION
 
     def changed(self) -> None:

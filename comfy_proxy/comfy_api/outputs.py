@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,16 +10,9 @@ from hmac import digest
 from typing import Any, Final
 
 from comfy_proxy.gateway.files.file_name import FileName, file_at
+from comfy_proxy.media_types import media_type_of
 
-BINARY: Final = "application/octet-stream"
 TEXT: Final = "text/plain; charset=utf-8"
-_MORE_TYPES: Final = {
-    ".flac": "audio/flac",
-    ".glb": "model/gltf-binary",
-    ".opus": "audio/ogg",
-    ".webm": "video/webm",
-    ".webp": "image/webp",
-}
 _KINDS: Final[Mapping[str, str]] = {
     "images": "image",
     "gifs": "video",
@@ -31,10 +23,6 @@ _KINDS: Final[Mapping[str, str]] = {
 }
 """By the name under which a node tells its results."""
 _BY_TYPE: Final = ("image", "video", "audio", "text")
-
-_types = mimetypes.MimeTypes()
-for _extension, _type in _MORE_TYPES.items():
-    _types.add_type(_type, _extension)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,11 +39,6 @@ class Output:
     file: FileName | None = None
     place: tuple[str, int] = ("", 0)
     size: int | None = None
-
-
-def content_type_of(name: str) -> str:
-    """By its ending, as it is guessed on every machine alike."""
-    return _types.guess_type(name)[0] or BINARY
 
 
 def outputs_of(job_id: str, told: Any, secret: bytes) -> list[Output]:
@@ -98,7 +81,7 @@ def text_of(told: Any, output: Output) -> str | None:
 def _file(job_id: str, node_id: str, key: str, item: Mapping[str, Any], secret: bytes) -> Output:
     subfolder, kind = str(item.get("subfolder") or ""), str(item.get("type") or "output")
     file = file_at(item["filename"], subfolder, kind)
-    content_type = content_type_of(file.filename)
+    content_type = media_type_of(file.filename)
     return Output(
         id=_id(secret, job_id, node_id, key, file.type, file.subfolder, file.filename),
         node_id=node_id,

@@ -16,8 +16,11 @@ from comfy_proxy.comfy_api.jobs import Job, JobStatus
 from comfy_proxy.errors import InvalidFieldError
 
 MOST: Final = 100
+"""Jobs of a page; ``limit`` above it is refused with 400."""
 USUAL: Final = 50
+"""Jobs of a page if the client names no ``limit``."""
 MAX_FILTERS: Final = 3
+"""Labels of ``metadata[name]=value`` in one request; a further one is refused with 400."""
 _LABEL: Final = re.compile(r"metadata\[(.+)\]")
 
 

@@ -29,6 +29,7 @@ from comfy_proxy.ledger.ledger import Ledger
 MAX_STREAMS: Final = 100
 """Event streams of one client at the same time; one more is answered 429."""
 STREAM_RETRY_S: Final = 5
+"""Seconds after which a client that got that 429 is told to come back (``Retry-After``)."""
 
 
 class ComfyApi:

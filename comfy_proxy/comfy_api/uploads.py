@@ -20,7 +20,6 @@ from comfy_proxy.clock import Clock
 from comfy_proxy.comfy_api import fields
 from comfy_proxy.comfy_api.assets import Asset, AssetBook
 from comfy_proxy.comfy_api.errors import HashMismatchError, UnprocessableError
-from comfy_proxy.comfy_api.outputs import BINARY, content_type_of
 from comfy_proxy.errors import PayloadTooLargeError
 from comfy_proxy.gateway.exchange.client_watch import while_connected
 from comfy_proxy.gateway.files.file_name import FileName, climbs
@@ -28,6 +27,7 @@ from comfy_proxy.gateway.files.offered_uploads import OfferedUploads
 from comfy_proxy.gateway.files.records import MAX_STORED_BYTES
 from comfy_proxy.gateway.files.upload_body import UploadBody
 from comfy_proxy.gateway.files.upload_form import FileSpan, read_file_form
+from comfy_proxy.media_types import media_type_of
 from comfy_proxy.settings import Settings
 from comfy_proxy.stored_bytes import StoredBytes
 
@@ -39,7 +39,7 @@ _ODD: Final = re.compile(r"[^\w .()+=@-]|\.{2,}")
 
 
 class AssetUploads:
-    """Takes uploads in, into ``assets``."""
+    """Takes uploads in: the bytes go to the instances, what they are into ``assets``."""
 
     def __init__(
         self, assets: AssetBook, offered: OfferedUploads, settings: Settings, clock: Clock
@@ -50,8 +50,8 @@ class AssetUploads:
         self._clock = clock
 
     async def take(self, request: web.Request, owner: str) -> tuple[Asset, bool]:
-        """The asset, and whether its bytes are new here. Of more than MAX_UPLOAD_SIZE, or of
-        MAX_STORED_BYTES, the body is refused.
+        """The asset, and whether its bytes are new here. A body with more bytes than
+        MAX_UPLOAD_SIZE, or than MAX_STORED_BYTES, is refused.
 
         Raises UnprocessableError, HashMismatchError, PayloadTooLargeError, RequestError,
         NoHealthyInstanceError, InstanceError; ClientGoneError.
@@ -81,7 +81,8 @@ class AssetUploads:
     async def _keep(
         self, content: StoredBytes, form: Mapping[str, str], told_type: str, owner: str
     ) -> tuple[Asset, bool]:
-        """Closes ``content``, some time."""
+        """The asset of ``content``, and whether it is new. ``content`` is closed if its bytes are
+        known or this raises; else it belongs to the records of files (``OfferedUploads.put``)."""
         try:
             path = _path(form.get("file_path", ""))
             keep_s = fields.keep_s(form.get("expires_in"))
@@ -157,7 +158,7 @@ def _type(given: str, told: str, path: str) -> str:
     for one in (given, told):
         if one.isprintable() and "/" in one and len(one) < 128:
             return one
-    return content_type_of(path) or BINARY
+    return media_type_of(path)
 
 
 def _too_large(limit: int) -> PayloadTooLargeError:

@@ -35,6 +35,7 @@ class Links:
 
     @classmethod
     def of(cls, request: web.Request, settings: Settings) -> Links:
+        """Those for the client of ``request``: by ``Host``, or by what a trusted server tells."""
         root = root_path(request, settings)
         host = request.headers.get(hdrs.HOST, "")
         if is_believed(request, settings):

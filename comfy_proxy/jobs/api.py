@@ -32,7 +32,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SHORTCUTS = ("remove-background", "upscale-image", "upscale-remove-bg")
 """Workflows with an address of their own, ``/api/{name}``, beside ``/api/workflows/{name}``."""
-_MAX_KEY_LENGTH = 255  # characters of an Idempotency-Key; a longer one is refused with 400
+MAX_KEY_LENGTH = 255
+"""Characters of an ``Idempotency-Key``; a longer one is refused with 400."""
 
 
 # --- making a job ------------------------------------------------------------------------
@@ -90,9 +91,9 @@ def _idempotency_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
-    if not 0 < len(key) <= _MAX_KEY_LENGTH:
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
         raise InvalidFieldError(
-            "Idempotency-Key", f"Idempotency-Key has 1 to {_MAX_KEY_LENGTH} characters."
+            "Idempotency-Key", f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters."
         )
     credential = request.headers.get("X-API-Key") or request.headers.get("Authorization", "")
     return f"{credential}\n{normal_path(our_path(request))}\n{key}"

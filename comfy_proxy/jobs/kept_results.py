@@ -15,7 +15,8 @@ from comfy_proxy.observers import tell
 class KeptResults:
     """They share ``max_size`` bytes (MAX_RESULTS_SIZE), in memory and in temporary files.
 
-    Beyond, the oldest is dropped, and its job says so; the newest stays, whatever its size.
+    Beyond, the oldest are dropped: ``results`` of their jobs are None then, and asking for them is
+    answered 410. The newest stay, whatever their size.
     """
 
     def __init__(self, max_size: int) -> None:
@@ -44,6 +45,5 @@ class KeptResults:
     def _drop(self, job: Job) -> None:
         self.release(job)
         job.results = None
-        job.result_dropped = True
         logger.bind(job_id=job.id).warning("the result was dropped to bound the memory")
         tell(self.on_dropped, job)

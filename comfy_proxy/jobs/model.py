@@ -71,7 +71,7 @@ class Job:
     * ``trace`` is that of the request which made it.
     * ``placement`` is why it is at its instance, None while it has no place.
     * ``variant`` is that of its workflow which it ran last, None before its first place.
-    * ``results`` are None again when their memory was needed for newer ones (``result_dropped``).
+    * ``results`` are None again when their memory was needed for newer ones.
     """
 
     type: str
@@ -98,7 +98,6 @@ class Job:
     preview: PictureFrame | None = field(default=None, repr=False)
     variant: str | None = None
     results: Results | None = field(default=None, repr=False)
-    result_dropped: bool = False
     error: JobFailure | None = None
     idempotency_key: str | None = None
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)

@@ -48,6 +48,7 @@ async def synchronous_answer(
 
 
 async def result(request: web.Request) -> web.StreamResponse:
+    """``GET /api/jobs/{job_id}/result``: bytes, JSON, a list or a ZIP, by ``Accept``."""
     job, results = await _finished_results(request)
     accept = header_of(request, "Accept")
     headers = {"Vary": "Accept"}
@@ -63,6 +64,7 @@ async def result(request: web.Request) -> web.StreamResponse:
 
 
 async def one_result(request: web.Request) -> web.StreamResponse:
+    """``GET /api/jobs/{job_id}/result/{n}``: the bytes of one. Raises NotFoundError."""
     _, results = await _finished_results(request)
     text = request.match_info["n"]
     at = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else len(results)

@@ -242,6 +242,8 @@ def _file(info: FileInfo, size: int) -> InputFile:
 def _in_words(seconds: float) -> str:
     if seconds < 1:
         return "less than a second"
+    if seconds < 1.5:
+        return "about a second"
     if seconds < 90:
         return f"about {round(seconds)} seconds"
     return f"about {round(seconds / 60)} minutes"

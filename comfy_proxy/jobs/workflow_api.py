@@ -13,6 +13,7 @@ from comfy_proxy.keys import JOBS
 
 
 async def list_all(request: web.Request) -> web.Response:
+    """``GET /api/workflows``."""
     service, root = request.app[JOBS], root_of(request)
     problems: list[ProblemView] = [
         {"file": one.file, "key": one.key, "reason": one.reason}
@@ -24,6 +25,7 @@ async def list_all(request: web.Request) -> web.Response:
 
 
 async def one(request: web.Request) -> web.Response:
+    """``GET /api/workflows/{name}``. Raises NotFoundError."""
     service = request.app[JOBS]
     workflow = service.workflows.get(request.match_info["name"])
     return json_answer(_view(workflow, service, root_of(request)))

@@ -33,7 +33,7 @@ _MODE: Final = (
         name="Idempotency-Key",
         place="header",
         description="the same key with the same request gives the same job",
-        schema={"type": "string", "minLength": 1, "maxLength": 255},
+        schema={"type": "string", "minLength": 1, "maxLength": api.MAX_KEY_LENGTH},
     ),
     Parameter(name="Prefer", place="header", description="`wait=N` or `respond-async` (RFC 7240)"),
 )

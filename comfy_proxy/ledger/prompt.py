@@ -112,11 +112,10 @@ class Attempt:
 
     ``generation`` counts the processes that this instance is known to have had before: an attempt
     of an older generation cannot be there any more. ``accepted_at`` is when the instance answered
-    that it took it, ``began_at`` when an event told that it runs, ``last_sign_at`` when the
-    instance last told anything of it, ``ended_at`` when it was there no longer, whatever the
-    reason. ``node`` is the last one that the instance told it has come to, None if it told of none
-    since the prompt began there. ``cached`` are the nodes whose results it took from its cache,
-    None if it told of none.
+    that it took it, ``began_at`` when an event told that it runs, ``ended_at`` when it was there no
+    longer, whatever the reason. ``node`` is the last one that the instance told it has come to,
+    None if it told of none since the prompt began there. ``cached`` are the nodes whose results it
+    took from its cache, None if it told of none.
 
     ``end`` is what a frame has told of its end before that end could be booked: before the answer
     to its POST, or without that anybody heard it begin (then ``/history`` knows its times).
@@ -134,7 +133,6 @@ class Attempt:
     sent_at: float
     accepted_at: float | None = None
     began_at: float | None = None
-    last_sign_at: float | None = None
     ended_at: float | None = None
     node: str | None = None
     cached: frozenset[str] | None = None

@@ -91,7 +91,7 @@ def began(books: Books, event: events.Began, now: Now) -> Iterable[Change]:
         return found(books, event, now)
     if attempt.end is not None:
         return ()
-    attempt.last_sign_at, attempt.node = now.monotonic, None
+    attempt.node = None
     if attempt.began_at is None:
         attempt.began_at = now.monotonic
     if prompt.state is State.SUBMITTING:  # the answer to its POST comes after its first event
@@ -126,7 +126,7 @@ def nodes_cached(books: Books, event: events.NodesCached, now: Now) -> Iterable[
     if found is None:
         return ()
     prompt, attempt = found
-    attempt.cached, attempt.last_sign_at = event.nodes, now.monotonic
+    attempt.cached = event.nodes
     return (same(prompt, event),)
 
 
@@ -135,7 +135,7 @@ def node_reached(books: Books, event: events.NodeReached, now: Now) -> Iterable[
     if found is None:
         return ()
     prompt, attempt = found
-    attempt.node, attempt.last_sign_at = event.node, now.monotonic
+    attempt.node = event.node
     return (same(prompt, event),)
 
 
@@ -144,7 +144,6 @@ def end_told(books: Books, event: events.EndTold, now: Now) -> Iterable[Change]:
     attempt = None if prompt is None else prompt.attempt
     if prompt is None or attempt is None:
         return ()
-    attempt.last_sign_at = now.monotonic
     # Of one that nobody heard begin, the nodes that ran may have been told to nobody either.
     worked = attempt.worked or attempt.began_at is None
     end = replace(event.end, worked=worked)

@@ -31,6 +31,7 @@ class Family:
 
     @property
     def unit(self) -> str:
+        """As OpenMetrics names it; "" for a number without one."""
         return "seconds" if self.name.endswith("_seconds") else ""
 
 

@@ -13,8 +13,8 @@ Schema = Mapping[str, Any]
 """A JSON Schema (2020-12)."""
 
 TEXT: Final[Schema] = {"type": "string"}
-NUMBER: Final[Schema] = {"type": "number"}
 TRUTH: Final[Schema] = {"type": "string", "enum": ["true", "false"]}
+"""What operators' routes take for a truth."""
 FLAG: Final[Schema] = {
     "type": "string",
     "enum": ["true", "1", "yes", "on", "false", "0", "no", "off"],

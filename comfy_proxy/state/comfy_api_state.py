@@ -26,6 +26,7 @@ from comfy_proxy.state.store import StateStore
 JOB: Final = "comfy-api-job"
 ASSET: Final = "comfy-api-asset"
 SECRET: Final = "comfy-api-secret"
+"""Kinds of values in the store: one for each job, one for each asset, and the one secret."""
 _PLAIN: Final = ("id", "number", "owner", "metadata", "priority", "key", "fingerprint", "reused")
 
 

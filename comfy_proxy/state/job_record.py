@@ -35,7 +35,6 @@ _PLAIN = (
     "prompt_id",
     "attempts",
     "percentage",
-    "result_dropped",
     "idempotency_key",
     "version",
 )

@@ -21,6 +21,7 @@ from comfy_proxy.webhooks.delivery import Delivery
 from comfy_proxy.webhooks.webhooks import Webhooks
 
 WEBHOOK: Final = "webhook"
+"""The kind of these values in the store; their keys are the jobs' ids."""
 
 
 class WebhookState:

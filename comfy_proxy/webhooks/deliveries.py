@@ -26,18 +26,20 @@ MAX_PENDING: Final = 1000
 """Webhooks that are on their way at once; one more drops the oldest. Those that stay longest are
 those of a receiver that is down, so it loses its own, and those of others still get through."""
 AT_ONCE: Final = 4
-"""Tries at one host at a time; the next one waits. A receiver that comes back is not run over, and
-one that hangs holds up nobody else's."""
+"""Tries at one host at a time; one more waits until another has ended. A receiver that comes back
+is not flooded, and one that hangs holds up the webhooks of no other host."""
 FIRST_WAIT_S: Final = 5.0
+"""Seconds before the second try; before each further one twice as many, up to LONGEST_WAIT_S."""
 LONGEST_WAIT_S: Final = 1800.0
+"""Seconds between two tries, at most, but for JITTER_S and what a receiver asks for."""
 JITTER_S: Final = 5.0
-"""Seconds before the second try; twice as many before each further one, up to half an hour, and up
-to five more by chance, so that many of one moment do not come again in one moment."""
+"""Seconds, at most, that chance adds to each wait, so that webhooks which failed at the same moment
+are not tried again at the same moment."""
 LONGEST_RETRY_AFTER_S: Final = 3600.0
-"""Seconds of a receiver's ``Retry-After`` that are heeded."""
+"""Seconds of a receiver's ``Retry-After`` that are waited for; a longer one counts as so many."""
 GIVE_UP_AFTER: Final = timedelta(hours=6)
-"""Time from a job's end after which it is no longer tried: so a receiver that is repaired on the
-same working day gets it. One try is made in any case."""
+"""Time from a job's end after which no further try is made, so that a receiver that is repaired on
+the same working day gets its webhooks. The first try is made in any case."""
 
 _BACKOFF: Final = tenacity.wait_exponential(
     multiplier=FIRST_WAIT_S, max=LONGEST_WAIT_S
@@ -45,11 +47,13 @@ _BACKOFF: Final = tenacity.wait_exponential(
 
 
 class Deliveries:
-    """``post`` makes one try, and raises RefusedError or TryAgainError. Nothing is posted before
-    ``durable`` has returned: else a job's end could be told that a kill makes undone.
+    """Delivers what is given to :meth:`add`, until :meth:`close`.
 
-    ``on_pending`` hear what is to be delivered, ``on_over`` that it is over, and how, ``on_retry``
-    that one is to be tried again. ``keeps``: what is left at the end is sent after a restart.
+    ``post`` makes one try, and raises RefusedError or TryAgainError. Nothing is posted before
+    ``durable`` has returned: otherwise a receiver could be told of an end that the STATE_FILE does
+    not have yet, and after a kill the job would run again. ``on_pending`` callbacks hear what is to
+    be delivered, ``on_over`` what is over and how, ``on_retry`` that one is to be tried again. With
+    ``keeps`` what is left at the end is sent after a restart, without it one last try is made.
     """
 
     def __init__(self, post: Callable[[Delivery], Awaitable[None]], *, clock: Clock) -> None:
@@ -74,7 +78,7 @@ class Deliveries:
         return len(self._tasks)
 
     def add(self, delivery: Delivery) -> None:
-        """Deliver it, from now on. Returns at once."""
+        """Begin to deliver it; returns at once. Beyond MAX_PENDING the oldest one is dropped."""
         while len(self._tasks) >= MAX_PENDING:
             oldest = next(iter(self._tasks))
             task = self._tasks.pop(oldest)
@@ -186,7 +190,7 @@ class Deliveries:
 
 
 def wait_s(state: tenacity.RetryCallState) -> float:
-    """Seconds until the next try: the backoff, or the receiver's wish if that is longer."""
+    """Seconds until the next try: the backoff, or what the receiver asks for if that is longer."""
     error = None if state.outcome is None else state.outcome.exception()
-    wish_s = error.retry_after_s if isinstance(error, TryAgainError) else None
-    return max(_BACKOFF(state), min(wish_s or 0.0, LONGEST_RETRY_AFTER_S))
+    asked_s = error.retry_after_s if isinstance(error, TryAgainError) else None
+    return max(_BACKOFF(state), min(asked_s or 0.0, LONGEST_RETRY_AFTER_S))

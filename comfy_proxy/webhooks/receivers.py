@@ -20,9 +20,10 @@ TRY_TIMEOUT_S: Final = 15.0
 """Seconds for one try, from the look-up of the host to the status of the answer; beyond, it counts
 as failed. A receiver is to take the message and answer, and to do its work after that."""
 ANSWER_BYTES: Final = 4096
+"""Bytes of an answer's body that are read, so that a receiver which has written a word or two sees
+no broken connection. What is beyond is left unread: nothing of the body is used."""
 ANSWER_S: Final = 1.0
-"""Bytes of an answer's body that are read, and seconds for that, so that a receiver which has
-written a word or two sees no broken connection. What is beyond is left: nothing of it is used."""
+"""Seconds in which they must come; then the connection is closed, and the status counts."""
 _MAY_PASS: Final = frozenset(
     (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 )
@@ -40,7 +41,10 @@ class RefusedError(WebhookError):
 
 
 class TryAgainError(WebhookError):
-    """The receiver could not be reached, or cannot take it now; ``retry_after_s`` is its wish."""
+    """The receiver could not be reached, or cannot take it now.
+
+    ``retry_after_s`` are the seconds that it asks for (``Retry-After``), None if it asks for none.
+    """
 
 
 class Receivers:
@@ -56,6 +60,7 @@ class Receivers:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
+        """Make the HTTP session."""
         self._session = aiohttp.ClientSession(
             # A kept connection may be closed by the receiver just when it is used again: that would
             # be a failed try.
@@ -67,6 +72,7 @@ class Receivers:
         )
 
     async def close(self) -> None:
+        """End all connections."""
         if self._session is not None:
             await self._session.close()
 
@@ -81,9 +87,9 @@ class Receivers:
         if 200 <= status < 300:
             return
         if status in _MAY_PASS or status >= 500:
-            wish = answer.headers.get(hdrs.RETRY_AFTER, "")
-            wish_s = read_retry_after(wish, self._clock.now())
-            raise TryAgainError(f"answered {status}", retry_after_s=wish_s)
+            text = answer.headers.get(hdrs.RETRY_AFTER, "")
+            asked_s = read_retry_after(text, self._clock.now())
+            raise TryAgainError(f"answered {status}", retry_after_s=asked_s)
         raise RefusedError(f"answered {status}")
 
     async def _ask(self, delivery: Delivery) -> aiohttp.ClientResponse:

@@ -1,7 +1,8 @@
 """Which jobs have a webhook, and what it says at their end.
 
-Jobs know nothing of it: ``webhook_url`` is an option of a request (``jobs/intake.py``), checked
-before its job is made, and the end of a job is what the JobManager tells its observers.
+Jobs know nothing of it: ``webhook_url`` is an option of a request
+(``jobs/requests/request_fields.py``), checked before its job is made, and the end of a job is what
+the JobManager tells its observers.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Webhooks:
         jobs.manager.on_finished.append(self._finished)
 
     async def start(self) -> None:
+        """Before the first job ends; nothing is opened without WEBHOOK_ALLOWED_HOSTS."""
         if self._settings.webhook_allowed_hosts:
             await self._receivers.start()
 

@@ -22,7 +22,7 @@ def hash_of(data: bytes) -> str:
     return f"blake3:{blake3(data).hexdigest()}"
 
 
-async def test_an_upload_and_its_bytes(v2: V2) -> None:
+async def test_an_upload_is_shown_as_it_came(v2: V2) -> None:
     data = noise()
     asset = await v2.upload(data, file_path="photo.png", expected_hash=hash_of(data))
     assert (asset["hash"], asset["size_bytes"]) == (hash_of(data), len(data))
@@ -73,7 +73,7 @@ async def test_known_bytes_are_not_uploaded_again(v2: V2, workers: Workers) -> N
     assert len([*workers[0].folders.base.glob("input/*.png")]) == 1
 
 
-async def test_from_a_hash(v2: V2, proxy: Http) -> None:
+async def test_bytes_that_were_uploaded_are_found_by_their_hash(v2: V2, proxy: Http) -> None:
     data = noise()
     path = f"/api/v2/assets/by-hash/{hash_of(data)}"
     body = {"hash": hash_of(data)}

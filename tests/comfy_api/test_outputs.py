@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.comfy_api.outputs import Output, content_type_of, outputs_of, text_of
+from comfy_proxy.comfy_api.outputs import Output, outputs_of, text_of
 
 SECRET = b"s" * 32
 
@@ -74,8 +74,3 @@ def test_odd_entries_do_no_harm(told: Any) -> None:
 def test_a_flag_is_no_output() -> None:
     """``animated`` says of what kind the pictures beside it are."""
     assert outputs_of("j", {"9": {"animated": [file("x.png")]}}, SECRET) == []
-
-
-def test_types_are_the_same_on_every_machine() -> None:
-    assert content_type_of("a.webm") == "video/webm"
-    assert content_type_of("A.PNG") == "image/png"

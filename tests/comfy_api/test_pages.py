@@ -46,7 +46,7 @@ def test_a_job_that_comes_meanwhile_changes_no_later_page(clock: ManualClock) ->
     assert [one.id for one in (*shown, *rest)] == ["2", "1", "0"]
 
 
-def test_filters(clock: ManualClock) -> None:
+def test_a_page_has_only_jobs_that_its_filters_name(clock: ManualClock) -> None:
     jobs = book(clock, 4)
     for one in jobs:
         one.end = JobStatus.FAILED if one.id == "3" else None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
-from job_client import PNG, JobClient, write_templates
+from job_client import PNG
 from manual_clock import ManualClock
 from rooms import make_gateway, make_job_prompts
 
@@ -80,32 +79,3 @@ async def api_alone(service: JobService) -> AsyncIterator[TestClient[Any, Any]]:
     app[METRICS] = observe(app)
     async with TestClient(TestServer(app, handler_cancellation=True)) as client:
         yield client
-
-
-@pytest.fixture
-def templates(tmp_path: Path) -> Path:
-    """A workflow directory with ``timed`` and ``failing``."""
-    directory = tmp_path / "templates"
-    directory.mkdir()
-    return write_templates(directory)
-
-
-@pytest.fixture
-async def start_jobs(
-    workers: Any, start_proxy: Callable[..., Any], templates: Path
-) -> Callable[..., Awaitable[JobClient]]:
-    """``await start_jobs(worker, …, **settings)`` → a client of a proxy with the templates.
-
-    Needs ``workers`` so that proxies end before the instances do.
-    """
-
-    async def start(*workers: Any, **settings: Any) -> JobClient:
-        return JobClient(await start_proxy(*workers, workflow_directory=templates, **settings))
-
-    return start
-
-
-@pytest.fixture
-async def jobs(start_jobs: Callable[..., Awaitable[JobClient]], workers: Any) -> JobClient:
-    """The proxy in front of two workers, with the templates."""
-    return await start_jobs(*workers)

@@ -61,7 +61,12 @@ async def test_accepted(service: JobService, job: Job) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.4, "less than a second"), (12.3, "about 12 seconds"), (150.0, "about 2 minutes")],
+    [
+        (0.4, "less than a second"),
+        (1.2, "about a second"),
+        (12.3, "about 12 seconds"),
+        (150.0, "about 2 minutes"),
+    ],
 )
 async def test_the_estimate_is_a_text_too(
     service: JobService, job: Job, seconds: float, words: str

@@ -67,10 +67,8 @@ def test_the_nodes_that_came_from_the_cache_are_kept_for_each_attempt() -> None:
     bench = Bench()
     prompt = bench.running()
     assert prompt.attempts[-1].cached is None
-    bench.clock.seconds += 1
     assert cached(bench, "a", "1", "2")
     assert prompt.attempts[-1].cached == {"1", "2"}
-    assert prompt.attempts[-1].last_sign_at == bench.clock.seconds
     assert bench.told[-1].old is bench.told[-1].new is prompt.state
     bench.ledger.apply(events.Lost(prompt=prompt, ran=True))
     bench.ledger.apply(events.Sent(prompt=prompt, instance=bench.two))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from job_client import JobClient, write_templates
+from job_client import JobClient
 from webhook_receiver import Receiver, hooks, receiving
 
 
@@ -19,16 +18,12 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 @pytest.fixture
 async def start_hooked(
-    workers: Any, receiver: Receiver, start_proxy: Callable[..., Any], tmp_path: Path
+    workers: Any, receiver: Receiver, start_jobs: Callable[..., Awaitable[JobClient]]
 ) -> Callable[..., Awaitable[JobClient]]:
     """``await start_hooked(**settings)`` → a client of a proxy before two workers, with the
     templates, whose webhooks may go to ``receiver``."""
-    templates = tmp_path / "templates"
-    templates.mkdir()
-    write_templates(templates)
 
     async def start(**settings: Any) -> JobClient:
-        allowed = {**hooks(receiver), "workflow_directory": templates, **settings}
-        return JobClient(await start_proxy(*workers, **allowed))
+        return await start_jobs(*workers, **{**hooks(receiver), **settings})
 
     return start

@@ -157,7 +157,7 @@ async def test_one_try_is_made_however_late(
     assert (post.tried, ends) == (["a"], {"a": "delivered"})
 
 
-async def test_a_refusal_is_the_end(
+async def test_after_a_final_answer_there_is_no_further_try(
     deliveries: Deliveries, post: Post, ends: dict[str, str], clock: ManualClock
 ) -> None:
     post.error = RefusedError("answered 404")

@@ -51,14 +51,18 @@ async def test_it_is_taken(receivers: Receivers, receiver: Receiver, status: int
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-async def test_it_may_be_taken_later(receivers: Receivers, receiver: Receiver, status: int) -> None:
+async def test_an_answer_that_may_pass_is_tried_again(
+    receivers: Receivers, receiver: Receiver, status: int
+) -> None:
     receiver.answers = [status]
     with pytest.raises(TryAgainError, match=f"answered {status}"):
         await receivers.post(delivery(receiver))
 
 
 @pytest.mark.parametrize("status", [304, 400, 401, 404, 405, 410, 413, 422])
-async def test_it_is_refused(receivers: Receivers, receiver: Receiver, status: int) -> None:
+async def test_any_other_answer_is_final(
+    receivers: Receivers, receiver: Receiver, status: int
+) -> None:
     receiver.answers = [status]
     with pytest.raises(RefusedError, match=f"answered {status}"):
         await receivers.post(delivery(receiver))

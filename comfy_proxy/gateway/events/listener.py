@@ -71,11 +71,12 @@ class PromptListener:
         return there.is_connected or await self._upstreams.joined(instance, timeout_s)
 
     def listen_at(self, instance: Instance) -> None:
-        """Have a socket at ``instance``, some time."""
+        """Begin to connect a socket at ``instance``, unless there is one; returns at once."""
         self._upstreams.open(instance)
 
     def hears(self, instance: Instance, since: float) -> bool:
-        """As of ``Upstreams``."""
+        """Whether what happened at ``instance`` at ``since`` (monotonic) has been told on the
+        socket there, or still may be."""
         return self._upstreams.hears(instance, since)
 
     def wake(self, instance: Instance) -> None:

@@ -19,7 +19,7 @@ from comfy_proxy.stored_bytes import StoredBytes
 
 
 class OfferedUploads:
-    """Puts them by way of ``uploads``."""
+    """Uploads them in the name of the proxy, by way of ``uploads``."""
 
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
@@ -30,8 +30,9 @@ class OfferedUploads:
         """Upload ``content`` as ``wanted``; the name that it got, another one if a file with other
         bytes has that.
 
-        What was begun is finished even if the caller is cancelled. The bytes are closed here, some
-        time. Raises NoHealthyInstanceError, InstanceError, UnavailableError.
+        What was begun is finished even if the caller is cancelled. ``content`` belongs to the
+        records of files from now on (``records.py``), which close it; if this raises it is closed.
+        Raises NoHealthyInstanceError, InstanceError, UnavailableError.
         """
         return await asyncio.shield(self._uploads.begin(self._put(content, wanted)))
 

@@ -63,7 +63,7 @@ class UploadRecords:
         return file in self._known
 
     def keep(self, file: FileName, content: StoredBytes) -> None:
-        """``content`` is what ``file`` is from now on; it is closed here, some time."""
+        """``content`` is what ``file`` is from now on; its closing is left to these records."""
         self._drop(file)
         before = self._known.get(file)
         earlier = () if before is None else (*before.earlier, before.digest)[-MAX_EARLIER:]

@@ -7,7 +7,6 @@ them is ComfyUI's work, whose error ends the job.
 
 from __future__ import annotations
 
-import mimetypes
 import re
 from pathlib import PurePosixPath
 from typing import BinaryIO, Final
@@ -17,12 +16,12 @@ import puremagic
 from comfy_proxy.errors import InvalidFieldError
 from comfy_proxy.jobs.media.file_info import FileInfo, FileKind
 from comfy_proxy.jobs.media.pictures import inspect_picture
+from comfy_proxy.media_types import ANY_BYTES, media_type_of
 
 _HEAD_BYTES: Final = 65_536  # enough for each signature that puremagic knows
 _EXTENSION: Final = re.compile(r"\.[a-z0-9]{1,10}")
 _MEDIA: Final = {FileKind.VIDEO: ("video/",), FileKind.AUDIO: ("audio/", "video/")}
 """ComfyUI's LoadAudio takes the sound of a video too."""
-_ANY: Final = "application/octet-stream"
 
 
 def inspect_file(file: BinaryIO, kind: FileKind, *, field: str, client_name: str = "") -> FileInfo:
@@ -52,17 +51,20 @@ def inspect_file(file: BinaryIO, kind: FileKind, *, field: str, client_name: str
 
 
 def _recognised(head: bytes) -> list[tuple[str, str]]:
-    """Extension and media type of whatever the bytes may be, of equal likelihood: a WAV has the
-    same first bytes as an AVI, and is told by later ones."""
+    """Extension and media type of what the bytes are most likely, of several that are equally
+    likely all: a WAV has the same first bytes as an AVI, and is told by later ones. What has no
+    known media type does not count."""
     try:
         matches = puremagic.magic_string(head)
     except puremagic.PureError:
         return []
-    return [
-        (match.extension, match.mime_type or media_type_of(match.extension))
+    known = [
+        (match.confidence, match.extension, match.mime_type or media_type_of(match.extension))
         for match in matches
-        if match.confidence == matches[0].confidence and _EXTENSION.fullmatch(match.extension)
+        if _EXTENSION.fullmatch(match.extension)
     ]
+    known = [one for one in known if one[2] != ANY_BYTES]  # an MP3 with tags may also be a .koz
+    return [(extension, kind) for confidence, extension, kind in known if confidence == known[0][0]]
 
 
 def _any_file(client_name: str) -> FileInfo:
@@ -70,29 +72,3 @@ def _any_file(client_name: str) -> FileInfo:
     if not _EXTENSION.fullmatch(extension):
         extension = ".bin"
     return FileInfo(media_type=media_type_of(extension), extension=extension)
-
-
-def media_type_of(name: str) -> str:
-    """The media type of a file by its name or extension; that of any bytes if it is not known."""
-    extension = PurePosixPath(f"x{name}".lower()).suffix
-    known = _MORE_TYPES.get(extension) or mimetypes.guess_type(f"x{extension}", strict=False)[0]
-    return known or _ANY
-
-
-_MORE_TYPES: Final = {
-    ".webp": "image/webp",
-    ".avif": "image/avif",
-    ".mkv": "video/x-matroska",
-    ".flac": "audio/flac",
-    ".opus": "audio/ogg",
-    ".m4a": "audio/mp4",
-    ".glb": "model/gltf-binary",
-    ".gltf": "model/gltf+json",
-    ".obj": "model/obj",
-    ".stl": "model/stl",
-    ".fbx": "model/fbx",
-    ".ply": "model/ply",
-    ".usdz": "model/vnd.usdz+zip",
-    ".safetensors": _ANY,
-}
-"""Types that not every system's table has, or has by other names."""

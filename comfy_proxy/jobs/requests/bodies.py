@@ -1,4 +1,4 @@
-"""Bodies with a picture in them, and forms.
+"""Bodies with files in them, and forms.
 
 Forms are read by aiohttp's MultipartReader from a stream of our own. That counts all bytes that are
 read (MultipartReader reads a preamble without end), and makes one error of the many that aiohttp
@@ -27,11 +27,11 @@ def too_large(limit: int) -> PayloadTooLargeError:
     return PayloadTooLargeError(message, details={"max_upload_size": limit})
 
 
-def picture_body(content: StreamReader, limit: int, *, told_limit: int) -> ClientBody:
+def body_with_files(content: StreamReader, limit: int, *, told_limit: int) -> ClientBody:
     """A request's content of at most ``limit`` bytes, with what MultipartReader needs of a stream.
 
     Reading raises PayloadTooLargeError beyond the limit, and RequestError ``broken_body`` if the
-    client goes away or the transfer encoding is wrong. ``told_limit`` is the limit of the picture,
+    client goes away or the transfer encoding is wrong. ``told_limit`` is the limit of the files,
     which the error names: ``limit`` has room for what a form or JSON puts around it.
     """
     return ClientBody(

@@ -12,9 +12,10 @@ from comfy_proxy.stored_bytes import StoredBytes
 MEMORY_BYTES: Final = 1_048_576
 """Bytes of a file that stay in memory; a larger one goes to a temporary file."""
 SUM_BYTES: Final = 64 * 2**20
-"""Bytes of all files of unfinished jobs that may be in memory before ``FEW_BYTES`` is the limit
-for each new one: a thousand jobs with a megabyte each must not take a gigabyte."""
+"""Bytes of all files of unfinished jobs that may be in memory; beyond, a new file stays there only
+up to FEW_BYTES: a thousand jobs with a megabyte each must not take a gigabyte."""
 FEW_BYTES: Final = 32_768
+"""Bytes of a new file that stay in memory once SUM_BYTES are reached."""
 
 
 class InputFile(StoredBytes):
@@ -44,7 +45,8 @@ class InputFile(StoredBytes):
     async def inspect(self, kind: FileKind, *, field: str) -> FileInfo:
         """Find out what the file is, on the executor; raises InvalidFieldError naming ``field``.
 
-        See :func:`~comfy_proxy.jobs.file_kinds.inspect_file`.
+        ``kind`` is what its parameter takes; the codes of the error are those of
+        :func:`~comfy_proxy.jobs.media.file_kinds.inspect_file`.
         """
 
         def look() -> FileInfo:

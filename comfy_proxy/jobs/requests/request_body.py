@@ -13,7 +13,7 @@ from aiohttp import BodyPartReader, web
 
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import InvalidFieldError, RequestError, UnsupportedMediaTypeError
-from comfy_proxy.jobs.requests.bodies import FormReader, picture_body, too_large
+from comfy_proxy.jobs.requests.bodies import FormReader, body_with_files, too_large
 from comfy_proxy.jobs.requests.input_file import MEMORY_BYTES
 from comfy_proxy.jobs.requests.input_urls import MAX_URL_LENGTH, is_url
 from comfy_proxy.jobs.requests.request_fields import MAX_FIELDS_BYTES, RequestFields
@@ -77,7 +77,7 @@ class RequestBody:
         declared = self._request.content_length
         if declared is not None and declared > limit:
             raise too_large(self._files.limit)
-        return picture_body(self._request.content, limit, told_limit=self._files.limit)
+        return body_with_files(self._request.content, limit, told_limit=self._files.limit)
 
     async def _read_bare(self) -> None:
         files = self._workflow.files

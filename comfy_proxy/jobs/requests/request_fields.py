@@ -14,12 +14,13 @@ from comfy_proxy.jobs.workflows.parameter import (
 from comfy_proxy.jobs.workflows.workflow import Workflow
 
 WEBHOOK_URL: Final = "webhook_url"
+"""The option that says where a job's end is told (``webhooks/``)."""
 OPTIONS: Final = frozenset(("async", "mode", "token", WEBHOOK_URL))
 """Keys of the query or the body that tell how to answer; workflows have no such parameters."""
 
 
 class RequestFields:
-    """Those from one place, each at most once."""
+    """Parameters (``values``) and options of the query, or of the body; each at most once."""
 
     def __init__(self, workflow: Workflow) -> None:
         self._known = workflow.parameters

@@ -1,4 +1,5 @@
-"""Raw results → what a client gets: told apart by kind, still pictures converted as it wishes."""
+"""Raw results → what a client gets: each is known by its kind, and still pictures are converted to
+the format that the client has named."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from comfy_proxy.cluster.output_file import OutputFile
-from comfy_proxy.jobs.media.file_kinds import media_type_of
 from comfy_proxy.jobs.media.picture_files import TooManyPixelsError, UnreadableError, open_picture
 from comfy_proxy.jobs.media.pictures import MAX_RESULT_PIXELS, convert_picture
 from comfy_proxy.jobs.results.prompt_outputs import ToldText
 from comfy_proxy.jobs.results.raw_results import RawResult, RawResults
 from comfy_proxy.jobs.results.result_file import MEMORY_BYTES, ResultFile, Results, ResultType
 from comfy_proxy.jobs.workflows.workflow import ConvertOptions
+from comfy_proxy.media_types import media_type_of
 from comfy_proxy.stored_bytes import StoredBytes
 
 _TYPES: Final[Mapping[str, ResultType]] = {

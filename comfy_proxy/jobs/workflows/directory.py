@@ -7,7 +7,6 @@ mapping ``NAME.toml`` beside ``NAME.json`` if there is one. README, "Workflows",
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable
 from importlib import resources
@@ -19,19 +18,18 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from comfy_proxy.jobs.workflows.exported_graph import ExportedGraph, MappingFile
-from comfy_proxy.jobs.workflows.graph_format import UI_EXPORT, Graph, is_ui_export
+from comfy_proxy.jobs.workflows.graph_format import UI_EXPORT, GraphInFile, is_ui_export
 from comfy_proxy.jobs.workflows.problem import Problem, problems_of
 from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
-from comfy_proxy.jobs.workflows.template import TemplateFile
+from comfy_proxy.jobs.workflows.template import WORKFLOW_NAME, TemplateFile
 from comfy_proxy.jobs.workflows.workflow import Workflow
 
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_GRAPH: Final = TypeAdapter(Graph)
+_GRAPH: Final = TypeAdapter(GraphInFile)
 
 
 MAX_TEMPLATE_BYTES: Final = 8 * 2**20
 """Bytes of a template; a longer one is no workflow. Its graph is copied for each job, and looked at
-for each instance, while nobody else has a turn."""
+for each instance, while the event loop does nothing else."""
 
 
 class Templates(NamedTuple):
@@ -178,7 +176,7 @@ def _mapping(file: Traversable, problems: list[Problem]) -> MappingFile | None:
 
 
 def _check_name(stem: str, problems: list[Problem]) -> None:
-    if not _NAME.fullmatch(stem):
+    if not WORKFLOW_NAME.fullmatch(stem):
         reason = f"{stem!r} cannot be a name: letters, digits, '.', '_' and '-' can"
         problems.append(Problem(file=f"{stem}.json", key="name", reason=reason))
 

@@ -15,15 +15,13 @@ from typing_extensions import TypedDict
 from comfy_proxy.jobs.workflows.plan import Prompt
 
 UI_EXPORT: Final = "this is the editor's own format; export with 'Export (API)'"
-
-
+"""What is told of a file in that format."""
 MAX_DEPTH: Final = 100
-"""Brackets in brackets of a graph. A few hundred more could be read, but not copied for a job."""
-
-
+"""Brackets in brackets of a graph; a deeper one is no workflow. A few hundred could be read, but
+not copied for a job."""
 MAX_NODES: Final = 5000
-"""Nodes of a graph. It is copied for each job while nobody else has a turn: 30 ms for a thousand
-small ones."""
+"""Nodes of a graph; one with more is no workflow. It is copied for each job while the event loop
+does nothing else: 30 ms for a thousand small ones."""
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -82,7 +80,7 @@ def _check_depth(graph: Prompt) -> Prompt:
     raise ValueError(f"is nested more deeply than {MAX_DEPTH} brackets")
 
 
-Graph = Annotated[
+GraphInFile = Annotated[
     dict[str, Node],
     BeforeValidator(_refuse_ui_export),
     Field(min_length=1, max_length=MAX_NODES),

@@ -12,8 +12,11 @@ from comfy_proxy.jobs.workflows.graph import Graph
 from comfy_proxy.jobs.workflows.parameter import Scalar
 
 SOCKET_CLASS: Final = "SaveImageWebsocket"
+"""The node class that sends its pictures as frames on the socket."""
 PREVIEW_CLASS: Final = "PreviewImage"
+"""The node class that writes them as temporary files."""
 FIRST_FRAME_CLASSES: Final = ("ImageFromBatch", "MaskToImage", "ImageToMask")
+"""The node classes by which the first frame of an animation is taken."""
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 """Longer ones are no ids of ComfyUI's editor; Python takes no number of thousands of digits."""

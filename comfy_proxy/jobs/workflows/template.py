@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from comfy_proxy.jobs.media.file_info import FileKind
-from comfy_proxy.jobs.workflows.graph_format import Graph
+from comfy_proxy.jobs.workflows.graph_format import GraphInFile
 from comfy_proxy.jobs.workflows.parameter import Parameter, common_parameters
 from comfy_proxy.jobs.workflows.plan import Input, Link
 from comfy_proxy.jobs.workflows.variant import Choose, Variant
@@ -27,6 +27,7 @@ RESERVED_PARAMETERS: Final = frozenset(
         *("estimated_completion_seconds", "status_url", "result_url", "events_url"),
     )
 )
+"""Names that no parameter has: they mean something else in a request, or in its answer."""
 IMAGE: Final = Parameter(name="image", type="file", kind=FileKind.IMAGE)
 """The file of a template that binds ``$picture`` and names no file itself."""
 PARAMETER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -34,8 +35,9 @@ _SIZES: Final = ("width", "height", "target_width", "target_height")
 _OUTPUT_CLASSES: Final = ("SaveImage", "PreviewImage")
 _FORMAT: Final = ConfigDict(extra="forbid", strict=True)
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-"""It must fit into a URL path, ``/api/workflows/{name}``."""
+WORKFLOW_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""The name of a workflow, which fits into a URL path, ``/api/workflows/{name}``."""
+Name = Annotated[str, Field(pattern=rf"^{WORKFLOW_NAME.pattern}$")]
 Reference = Annotated[str, Field(pattern=r"^\$[a-z][a-z0-9_.]*$")]
 """``$name`` of a parameter, or of a size of a picture."""
 
@@ -101,7 +103,7 @@ class VariantFile(BaseModel):
 
     name: str | None = None
     when: When = When()
-    graph: Graph
+    graph: GraphInFile
     bind: dict[str, Reference | ChooseFile] = {}
     output: Annotated[tuple[str, int], Field(strict=False)] | str | None = None
     outputs: list[str] | None = None

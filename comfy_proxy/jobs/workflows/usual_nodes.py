@@ -12,10 +12,10 @@ from typing import Final, Literal
 
 from comfy_proxy.jobs.media.file_info import FileKind
 from comfy_proxy.jobs.workflows.parameter import MAX_SEED
+from comfy_proxy.jobs.workflows.workflow import MAX_SIDE
 
 MAX_STEPS: Final = 10_000
 """As many steps as ComfyUI's samplers take."""
-_MAX_SIDE: Final = 16384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,11 @@ _CFG: Final = _number("cfg", 0, 100)
 _DENOISE: Final = _number("denoise", 0, 1)
 _SAMPLER: Final = {"sampler_name": _text("sampler"), "scheduler": _text("scheduler")}
 _SIZE: Final = {
-    "width": _integer("width", 16, _MAX_SIDE),
-    "height": _integer("height", 16, _MAX_SIDE),
+    "width": _integer("width", 16, MAX_SIDE),
+    "height": _integer("height", 16, MAX_SIDE),
     "batch_size": _integer("batch_size", 1, 4096),
 }
-_VIDEO_SIZE: Final = {**_SIZE, "length": _integer("length", 1, _MAX_SIDE)}
+_VIDEO_SIZE: Final = {**_SIZE, "length": _integer("length", 1, MAX_SIDE)}
 _CHECKPOINT: Final = _text("checkpoint", "file name of the model")
 
 USUAL_NODES: Final[Mapping[str, Mapping[str, UsualInput]]] = {
