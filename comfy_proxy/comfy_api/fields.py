@@ -118,10 +118,15 @@ def keep_s(given: Any) -> int | None:
     if given in (None, ""):
         return None
     least, most = KEEP_S
-    text = str(given)
-    if isinstance(given, bool) or not text.isdecimal() or not least <= int(text[:9]) <= most:
+    seconds = whole_number(given) if isinstance(given, str) else given
+    if type(seconds) is not int or not least <= seconds <= most:
         raise _refused("expires_in", f"expires_in must be from {least} to {most} seconds.")
-    return int(text)
+    return seconds
+
+
+def whole_number(text: str) -> int | None:
+    """The number that ``text`` is, written in up to 9 digits; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def _bytes(text: str) -> int:
