@@ -17,11 +17,10 @@ from comfy_proxy.jobs.negotiation import prefers_json, prefers_media, wait_secon
 from comfy_proxy.jobs.result_file import ResultFile, Results
 from comfy_proxy.jobs.result_zip import zip_etag, zip_of
 from comfy_proxy.stored_bytes import StoredBytes
+from comfy_proxy.stored_files import is_harmless
 
 _LONG_BYTES: Final = 2**20
 """Bytes from which on base64 is made in a thread: 20 MB of it take 40 ms."""
-_SHOWN: Final = ("image/", "video/", "audio/", "text/plain", "application/json")
-"""Media types that a browser may show: none of them can hold a script, but for SVG."""
 
 
 async def synchronous_answer(
@@ -177,8 +176,7 @@ def _disposition(media_type: str, name: str) -> str:
     A page or an SVG is only saved: opened here its scripts would have our own pages' rights, and a
     workflow may have got it from anywhere.
     """
-    shown = media_type.startswith(_SHOWN) and not media_type.startswith("image/svg")
-    kind = "inline" if shown else "attachment"
+    kind = "inline" if is_harmless(media_type) else "attachment"
     plain = "".join(one if one.isascii() and one.isprintable() else "_" for one in name)
     plain = plain.replace("\\", "_").replace('"', "_")
     if plain == name:
