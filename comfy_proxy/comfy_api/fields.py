@@ -51,6 +51,16 @@ def workflow(document: Mapping[str, Any]) -> Json:
     return graph
 
 
+def classes(graph: Mapping[str, Any]) -> dict[str, str]:
+    """The nodes of ``graph`` with their classes. Raises UnprocessableError for one that has none:
+    ComfyUI answers 500 to it, as if the fault were its own."""
+    for node_id, node in graph.items():
+        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+            message = f"workflow: node {node_id[:40]!r} is no object with a class_type."
+            raise _refused("workflow", message, "invalid_workflow")
+    return {node_id: node["class_type"] for node_id, node in graph.items()}
+
+
 def extra_data(document: Mapping[str, Any]) -> Json | None:
     """What is passed on to partner nodes; it is never shown. Raises InvalidFieldError."""
     extra = document.get("extra_data")

@@ -122,9 +122,13 @@ class AssetStore:
         return [self._named(item, prompt_id) for item in items] if listed else items
 
     def _named(self, item: Any, prompt_id: str) -> Any:
-        if not isinstance(item, dict) or "filename" not in item:
-            return item
-        asset = self._entry(item["type"], item["subfolder"], item["filename"])
+        match item:
+            case {"type": str(kind), "subfolder": str(folder), "filename": str(name)} if (
+                self._folders.by_type(kind) is not None
+            ):
+                asset = self._entry(kind, folder, name)
+            case _:
+                return item
         asset.job_id = prompt_id
         return item | {"id": asset.asset_id}
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import zipfile
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack
 from typing import BinaryIO, Final, cast
 
@@ -46,11 +46,20 @@ async def zip_chunks(results: Results) -> AsyncGenerator[bytes, None]:
         for one in results:
             held.enter_context(one.body.held())
         pieces = _pieces(results)
-        while piece := await asyncio.to_thread(next, pieces, b""):
-            yield piece
+        reading = None
+        try:
+            while True:
+                reading = asyncio.create_task(asyncio.to_thread(next, pieces, b""))
+                if not (piece := await asyncio.shield(reading)):
+                    return
+                yield piece
+        finally:  # of a client that leaves the thread may still be at its piece
+            if reading is not None:
+                await asyncio.wait([reading])
+            pieces.close()
 
 
-def _pieces(results: Results) -> Iterator[bytes]:
+def _pieces(results: Results) -> Generator[bytes, None, None]:
     pipe = _Pipe()
     with zipfile.ZipFile(cast(BinaryIO, pipe), "w", zipfile.ZIP_STORED) as archive:
         for name, one in zip(_names(results), results, strict=True):

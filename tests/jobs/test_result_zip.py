@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
 import tempfile
 import zipfile
@@ -108,9 +110,29 @@ async def test_it_goes_on_when_the_results_are_dropped(directory: Path) -> None:
 
 
 async def test_a_client_that_leaves_holds_nothing(directory: Path) -> None:
+    """Neither a file nor a half-made archive, which would complain when it is collected."""
     results = (await large(b"1" * 3_000_000), await large(b"2" * 3_000_000))
     chunks = zip_chunks(results)
     assert await anext(chunks)
     close(results)
     await chunks.aclose()
+    gc.collect()
+    assert files_in(directory) == set()
+
+
+async def test_a_client_that_leaves_while_a_thread_reads(directory: Path) -> None:
+    """The thread's piece is waited for: it is not to read what is closed under it."""
+    results = (await large(b"1" * 3_000_000), await large(b"2" * 3_000_000))
+    fetching: asyncio.Task[None]
+
+    async def fetch() -> None:
+        async for _ in zip_chunks(results):
+            fetching.cancel()
+
+    fetching = asyncio.create_task(fetch())
+    await asyncio.wait([fetching])
+    assert fetching.cancelled()
+    close(results)
+    await asyncio.get_running_loop().shutdown_asyncgens()
+    gc.collect()
     assert files_in(directory) == set()
