@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.comfy_api.outputs import Output, content_type_of, outputs_of, text_of
+from comfy_proxy.comfy_api.outputs import MAX_OF_JOB, Output, content_type_of, outputs_of, text_of
 
 SECRET = b"s" * 32
 
@@ -79,3 +79,10 @@ def test_a_flag_is_no_output() -> None:
 def test_types_are_the_same_on_every_machine() -> None:
     assert content_type_of("a.webm") == "video/webm"
     assert content_type_of("A.PNG") == "image/png"
+
+
+def test_no_job_has_outputs_without_end() -> None:
+    """The first are told: each answer has them all in it."""
+    names = [f"{n}.png" for n in range(MAX_OF_JOB + 5)]
+    told = made(*map(file, names))
+    assert [one.name for one in told] == names[:MAX_OF_JOB]
