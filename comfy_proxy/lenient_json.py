@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import orjson
@@ -70,7 +71,11 @@ def dumps(data: Any, *, default: Callable[[Any], Any] | None = None, option: int
     except TypeError:  # a lone surrogate, or an integer beyond 64 bits
         plain, sort = _plain(data), bool(option & SORT_KEYS)
         text = json.dumps(
-            plain, default=default, sort_keys=sort, separators=(",", ":"), allow_nan=False
+            plain,
+            default=lambda value: _as_orjson(value, default),
+            sort_keys=sort,
+            separators=(",", ":"),
+            allow_nan=False,
         )
         return text.encode()
 
@@ -78,6 +83,16 @@ def dumps(data: Any, *, default: Callable[[Any], Any] | None = None, option: int
 def dumps_exact(data: Any) -> bytes:
     """``data`` as ComfyUI writes it: blanks after commas, NaN, ASCII with escapes."""
     return json.dumps(data).encode()
+
+
+def _as_orjson(value: Any, default: Callable[[Any], Any] | None) -> Any:
+    """What orjson can write by itself and ``json`` cannot (a time, a UUID), else by ``default``."""
+    try:
+        return orjson.loads(orjson.dumps(value))
+    except TypeError:
+        if default is None:
+            raise
+        return default(value)
 
 
 def _plain(value: Any) -> Any:
@@ -89,4 +104,6 @@ def _plain(value: Any) -> Any:
         }
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
     return value

@@ -42,6 +42,7 @@ from comfy_proxy.request_path import PLACE, normal_path, our_path, our_target
 from comfy_proxy.request_records import request_record
 from comfy_proxy.settings import Settings
 from comfy_proxy.shutdown import Shutdown
+from comfy_proxy.stored_files import confine
 from comfy_proxy.tracing import Trace, valid_request_id, valid_traceparent
 
 OUR_RESOURCES: web.AppKey[set[web.AbstractResource]] = web.AppKey("comfy_proxy.our_resources")
@@ -260,6 +261,8 @@ async def _finish_headers(
         answer.headers["X-Request-ID"] = context.id
         if isinstance(answer, ForwardedResponse):
             answer.drop_additions()
+        if context.shows_file:
+            confine(answer.headers)
         if settings.cors_origins:
             answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
         if root := root_path(request, settings):  # last: all URLs above are without the root

@@ -107,12 +107,20 @@ def forms_of(keys: Collection[str]) -> set[str]:
 
 def key_of(request: web.Request, keys: Collection[str]) -> str | None:
     """What stands for the key with which ``request`` came, the same in a header, a cookie and the
-    query of a WebSocket (:func:`cookie_value`); None if it has none of ``keys``."""
+    query of a WebSocket; None if it has none of ``keys``. It opens nothing: it may be written into
+    a file, where neither the key nor its cookie may be."""
     given = [*request.headers.getall("X-API-Key", [])]
     given += filter(None, map(bearer_token, request.headers.getall(hdrs.AUTHORIZATION, [])))
     values = {*map(cookie_value, given), *_cookies(request)}
     values.update(map(cookie_value, request.query.getall("token", [])))
-    return next((value for value in map(cookie_value, keys) if value in values), None)
+    found = next((value for value in map(cookie_value, keys) if value in values), None)
+    return None if found is None else owner_of_text(found)
+
+
+def owner_of_text(credential: str) -> str:
+    """What stands for ``credential`` where it may not be written down: a digest of it."""
+    told = credential.encode("utf-8", "surrogateescape")
+    return hmac.new(told, b"comfy-proxy owner 1", hashlib.sha256).hexdigest()
 
 
 def bearer_token(authorization: str) -> str | None:

@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 import weakref
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import BinaryIO, Final, Self, TypeVar
 
@@ -56,8 +56,9 @@ class StoredBytes:
         self._remove: weakref.finalize[[str], StoredBytes] | None = None
         self._hash = hashlib.sha256()
         self._cut: tuple[int, str] | None = None
+        self._holders = 0
         self.closed = False
-        """True after :meth:`close`: nothing can be read then."""
+        """True after :meth:`close`: nothing can be read then, but for those who hold it."""
         self.size = 0
         self.on_disk = 0
         """Bytes from the beginning that are in the file already."""
@@ -88,7 +89,7 @@ class StoredBytes:
         none of them. Not for bytes that :meth:`write` is used for as well. Raises as that."""
         try:
             path = self._path or self._make_file()
-            await self._in_thread(lambda: self._append(path, pieces))
+            await run_in(self._executor, lambda: self._append(path, pieces))
         except OSError as error:
             message = "The body cannot be stored at the moment."
             raise UnavailableError(message, code="storage_unavailable") from error
@@ -100,7 +101,7 @@ class StoredBytes:
         if self._path is not None or self.size > self._memory_bytes:
             await self._flush()
         elif self._hashed and self.size > BATCH_BYTES:
-            await self._in_thread(lambda: self._hash.update(bytes(self._batch)))
+            await run_in(self._executor, lambda: self._hash.update(bytes(self._batch)))
         elif self._hashed:
             self._hash.update(self._batch)
         return self
@@ -108,9 +109,10 @@ class StoredBytes:
     def open(self) -> BinaryIO:
         """A new file object at the start, independent of others; the caller closes it.
 
-        Raises ClosedError after :meth:`close`, FileNotFoundError if somebody removed the file.
+        Raises ClosedError after :meth:`close`, unless it is held; FileNotFoundError if somebody
+        removed the file.
         """
-        if self.closed:
+        if self.closed and not self._holders:
             raise ClosedError("The bytes are closed.")
         if self._cut is None:
             return io.BytesIO(self._batch) if self._path is None else open(self._path, "rb")
@@ -132,7 +134,7 @@ class StoredBytes:
             with self.open() as file:
                 return file.read()
 
-        return read_all() if self._path is None else await self._in_thread(read_all)
+        return read_all() if self._path is None else await run_in(self._executor, read_all)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """All bytes in order, BATCH_BYTES at most at a time. Raises as :meth:`open`."""
@@ -141,11 +143,25 @@ class StoredBytes:
                 yield chunk
 
     def close(self) -> None:
-        """Forget the bytes and remove the file; may be called again, and during a write."""
+        """Forget the bytes and remove the file, at once or when nobody holds it any more; may be
+        called again, and during a write."""
         self.closed = True
+        if self._holders:
+            return
         self._batch.clear()
         if self._remove is not None:
             self._remove()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside the block :meth:`open` works, as often as wanted, even if others close it."""
+        self._holders += 1
+        try:
+            yield
+        finally:
+            self._holders -= 1
+            if self.closed:
+                self.close()
 
     async def _flush(self) -> None:
         batch, self._batch = self._batch, bytearray()
@@ -172,8 +188,10 @@ class StoredBytes:
             if not self.closed:
                 raise
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+async def run_in(executor: Executor | None, work: Callable[[], T]) -> T:
+    """``work``, done in a thread of ``executor``; asyncio's own if that is None."""
+    return await asyncio.get_running_loop().run_in_executor(executor, work)
 
 
 class _Window(io.FileIO):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -69,6 +72,24 @@ def test_what_we_write_is_json_by_the_standard() -> None:
     expected = {"caf\udce9.png": [None, *ODD["caf\udce9.png"][1:]]}
     data = json.loads(written, parse_constant=refuse)
     assert data == {"a": expected, "b": [None, 1], "3": 4}
+
+
+@dataclass
+class _Odd:
+    text: str
+    number: float
+
+
+def test_what_orjson_writes_by_itself_is_written_beside_odd_data_too() -> None:
+    """A time, a UUID and a dataclass look the same, whatever else is in the document."""
+    moment, made = datetime(2026, 1, 1, tzinfo=UTC), UUID(int=1)
+    plain = {"a": moment, "b": made, "c": _Odd("x", 1.5)}
+    assert json.loads(dumps(plain | {"d": "\ud800"})) == json.loads(dumps(plain)) | {"d": "\ud800"}
+    odd = dumps({"a": _Odd("\ud800", float("nan")), "b": moment})
+    assert json.loads(odd) == {
+        "a": {"text": "\ud800", "number": None},
+        "b": "2026-01-01T00:00:00+00:00",
+    }
 
 
 def test_options_count_for_odd_data_too() -> None:

@@ -137,3 +137,19 @@ async def test_pieces_are_written_out_at_once() -> None:
     assert await stored.read() == b"abcdef"
     assert stored.digest == hashlib.sha256(b"abcdef").hexdigest()
     stored.close()
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 100])
+async def test_whoever_holds_them_reads_them_to_the_end(directory: Path, memory_bytes: int) -> None:
+    """Others may close them meanwhile; they go when the last holder has let go."""
+    stored = StoredBytes(memory_bytes=memory_bytes)
+    await stored.write(b"content")
+    await stored.finish()
+    with stored.held():
+        with stored.held():
+            stored.close()
+            assert await stored.read() == b"content"
+        assert await stored.read() == b"content"
+    with pytest.raises(ClosedError):
+        stored.open()
+    assert files_in(directory) == []

@@ -14,6 +14,7 @@ from comfy_proxy.comfy_api.outputs import Output, text_of
 from comfy_proxy.comfy_api.service import ComfyApi
 from comfy_proxy.comfy_api.views import ASSETS, asset_json, output_asset_json
 from comfy_proxy.errors import NotFoundError, RequestError
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.files.file_name import FileName
 from comfy_proxy.gateway.files.view import Found
 from comfy_proxy.keys import COMFY_API
@@ -83,6 +84,7 @@ async def _asset(request: web.Request) -> web.StreamResponse:
 async def _content(request: web.Request) -> web.StreamResponse:
     """The bytes, from whichever instance has them; ranges and conditions are that instance's."""
     api = request.app[COMFY_API]
+    request[CONTEXT].shows_file = True
     found = api.asset(request.match_info["id"], owner_of(request))
     if isinstance(found, Asset):
         return await api.doors.file_view.show(request, await _place(api, found.file))

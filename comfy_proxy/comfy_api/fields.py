@@ -51,6 +51,16 @@ def workflow(document: Mapping[str, Any]) -> Json:
     return graph
 
 
+def classes(graph: Mapping[str, Any]) -> dict[str, str]:
+    """The nodes of ``graph`` with their classes. Raises UnprocessableError for one that has none:
+    ComfyUI answers 500 to it, as if the fault were its own."""
+    for node_id, node in graph.items():
+        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+            message = f"workflow: node {node_id[:40]!r} is no object with a class_type."
+            raise _refused("workflow", message, "invalid_workflow")
+    return {node_id: node["class_type"] for node_id, node in graph.items()}
+
+
 def extra_data(document: Mapping[str, Any]) -> Json | None:
     """What is passed on to partner nodes; it is never shown. Raises InvalidFieldError."""
     extra = document.get("extra_data")
@@ -118,10 +128,15 @@ def keep_s(given: Any) -> int | None:
     if given in (None, ""):
         return None
     least, most = KEEP_S
-    text = str(given)
-    if isinstance(given, bool) or not text.isdecimal() or not least <= int(text[:9]) <= most:
+    seconds = whole_number(given) if isinstance(given, str) else given
+    if type(seconds) is not int or not least <= seconds <= most:
         raise _refused("expires_in", f"expires_in must be from {least} to {most} seconds.")
-    return int(text)
+    return seconds
+
+
+def whole_number(text: str) -> int | None:
+    """The number that ``text`` is, written in up to 9 digits; None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def _bytes(text: str) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from loguru import logger
@@ -21,7 +22,7 @@ from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.cluster.prompt_outcomes import cached_nodes, messages_of
 from comfy_proxy.comfy_api.doors import Doors
 from comfy_proxy.comfy_api.jobs import Job, JobBook, JobStatus
-from comfy_proxy.comfy_api.outputs import Output, node_outputs, outputs_of
+from comfy_proxy.comfy_api.outputs import MAX_OF_JOB, Output, node_outputs, outputs_of
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.gateway.events.frames import Executed, OfPrompt, Pass
 from comfy_proxy.gateway.events.listener import Heard
@@ -100,7 +101,8 @@ class Follower:
         if isinstance(seen, Executed) and seen.node is not None:
             shown = self._doors.storage.prefixed(seen.output, instance)
             made = node_outputs(job.id, seen.node, shown, self._doors.secret)
-            new = [one for one in made if one.id not in job.outputs]
+            left = max(0, MAX_OF_JOB - len(job.outputs))
+            new = list(islice((one for one in made if one.id not in job.outputs), left))
             task = self._begin(self._add(job, new))
             looking = self._looking.setdefault(job.id, set())
             looking.add(task)

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from comfy_proxy.clock import Clock, wait_for_event
 from comfy_proxy.cluster.comfyui_frames import PictureFrame
-from comfy_proxy.comfy_api.outputs import Output
+from comfy_proxy.comfy_api.outputs import MAX_OF_JOB, Output
 from comfy_proxy.comfy_api.progress import JobProgress
 from comfy_proxy.observers import tell
 
@@ -180,8 +180,10 @@ class JobBook:
         return None if job_id is None else self.find(job_id)
 
     def note_outputs(self, job: Job, outputs: Iterable[Output]) -> None:
-        """These are outputs of ``job``, in their order."""
+        """These are outputs of ``job``, in their order; beyond MAX_OF_JOB none is added."""
         for output in outputs:
+            if output.id not in job.outputs and len(job.outputs) >= MAX_OF_JOB:
+                continue
             job.outputs[output.id] = output
             self._outputs[output.id] = job.id
 

@@ -7,11 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import digest
+from itertools import islice
 from typing import Any, Final
 
 from comfy_proxy.gateway.files.file_name import FileName, file_at
 from comfy_proxy.media_types import media_type_of
 
+MAX_OF_JOB: Final = 10_000
+"""Outputs of one job, the first that were told; of more than them nothing is told. Each answer
+about a job has all of its outputs in it, and 100,000 took seconds of everybody's time."""
 TEXT: Final = "text/plain; charset=utf-8"
 _KINDS: Final[Mapping[str, str]] = {
     "images": "image",
@@ -42,9 +46,11 @@ class Output:
 
 
 def outputs_of(job_id: str, told: Any, secret: bytes) -> list[Output]:
-    """The outputs in what an entry of the history tells: node id → its results."""
+    """The outputs in what an entry of the history tells: node id → its results. MAX_OF_JOB at
+    most."""
     nodes = told.items() if isinstance(told, Mapping) else ()
-    return [one for node, results in nodes for one in node_outputs(job_id, node, results, secret)]
+    made = (one for node, results in nodes for one in node_outputs(job_id, node, results, secret))
+    return list(islice(made, MAX_OF_JOB))
 
 
 def node_outputs(job_id: str, node_id: str, results: Any, secret: bytes) -> Iterator[Output]:

@@ -11,7 +11,7 @@ from typing import Final
 
 from multidict import MultiMapping
 
-from comfy_proxy.comfy_api.fields import wrong_label
+from comfy_proxy.comfy_api.fields import whole_number, wrong_label
 from comfy_proxy.comfy_api.jobs import Job, JobStatus
 from comfy_proxy.errors import InvalidFieldError
 
@@ -85,9 +85,9 @@ def _place(cursor: str) -> int:
 
 
 def _limit(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text[:9]) <= MOST:
+    if (limit := whole_number(text)) is None or not 1 <= limit <= MOST:
         raise InvalidFieldError("limit", f"limit must be from 1 to {MOST}.")
-    return int(text)
+    return limit
 
 
 def _statuses(text: str) -> Iterable[JobStatus]:

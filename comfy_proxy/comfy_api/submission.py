@@ -115,7 +115,7 @@ class Submissions:
         try:
             if references.TYPE.encode() in raw:
                 await _off_loop(raw, lambda: references.resolve(graph, find))
-            job.follow(_classes(graph))
+            job.follow(fields.classes(graph))
             self._jobs.add(job)
             await self._post(request, job, graph, extra)
         except InstanceTimeoutError:  # it may have been taken: it must not be run twice
@@ -153,15 +153,6 @@ class Submissions:
         if told is not None and told != job.id:  # an old server, which chooses ids itself
             self._jobs.rename(job, told)
         job.accepted = True
-
-
-def _classes(graph: Mapping[str, Any]) -> dict[str, str]:
-    """The nodes of ``graph`` with their classes."""
-    return {
-        node_id: str(node.get("class_type", ""))
-        for node_id, node in graph.items()
-        if isinstance(node, dict)
-    }
 
 
 async def _read(raw: bytes) -> Any:

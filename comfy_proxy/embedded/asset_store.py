@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from PIL import Image
@@ -98,11 +99,8 @@ class AssetStore:
         return asset
 
     def saved(self, ui: Json, prompt_id: str) -> Json:
-        """What a node shows, each file with the id of its entry."""
-        named: Json = {}
-        for kind, items in ui.items():
-            named[kind] = [item | {"id": self._saved(item, prompt_id)} for item in items]
-        return named
+        """What a node shows, each file with the id of its entry; texts and the like as they are."""
+        return {key: self._named_in(items, prompt_id) for key, items in ui.items()}
 
     def known(self) -> list[Asset]:
         """All whose file is there, the oldest first."""
@@ -119,10 +117,20 @@ class AssetStore:
         with self._lock:
             self._by_place.pop((asset.kind, asset.subfolder, asset.name), None)
 
-    def _saved(self, item: Json, prompt_id: str) -> str:
-        asset = self._entry(item["type"], item["subfolder"], item["filename"])
+    def _named_in(self, items: Any, prompt_id: str) -> Any:
+        listed = isinstance(items, list)
+        return [self._named(item, prompt_id) for item in items] if listed else items
+
+    def _named(self, item: Any, prompt_id: str) -> Any:
+        match item:
+            case {"type": str(kind), "subfolder": str(folder), "filename": str(name)} if (
+                self._folders.by_type(kind) is not None
+            ):
+                asset = self._entry(kind, folder, name)
+            case _:
+                return item
         asset.job_id = prompt_id
-        return asset.asset_id
+        return item | {"id": asset.asset_id}
 
     def _entry(self, kind: str, subfolder: str, name: str) -> Asset:
         root = self._folders.by_type(kind)

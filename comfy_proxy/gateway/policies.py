@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from aiohttp import web
 
 from comfy_proxy.errors import NoHealthyInstanceError
+from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.forward import forward_balanced
 from comfy_proxy.gateway.exchange.headers import is_websocket_upgrade
 from comfy_proxy.gateway.exchange.websocket import forward_websocket
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.gateway.routes import Match, Policy
+
+STORED_FILES: Final = frozenset(("/view", "/userdata/{file}", "/assets/{asset_id}/content"))
+"""Rows that answer with files of workflows and of clients. A custom node may have more of its own:
+its page is made of that route's answers, so nobody but it can tell."""
 
 Answer = Callable[[web.Request, Match], Awaitable[web.StreamResponse]]
 """How a part answers a request: a bound method of it."""
@@ -59,6 +65,7 @@ WITH_ONE: Mapping[Policy, Callable[[Gateway], Answer]] = {
 
 async def answer(request: web.Request, match: Match, gateway: Gateway) -> web.StreamResponse:
     """Answer ``request`` as its row of the table says; with one instance nearly always forward."""
+    request[CONTEXT].shows_file = match.pattern in STORED_FILES
     if gateway.several:
         await gateway.state.know_user(request)
         policy = POLICIES[match.policy]

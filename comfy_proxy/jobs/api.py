@@ -27,6 +27,7 @@ from comfy_proxy.jobs.service import JobService
 from comfy_proxy.keys import JOBS, METRICS
 from comfy_proxy.metrics.stats import job_statistics
 from comfy_proxy.request_path import normal_path, our_path
+from comfy_proxy.security import key_of, owner_of_text
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -87,7 +88,11 @@ async def _answer(
 
 
 def _idempotency_key(request: web.Request) -> str | None:
-    """The key, or None, with credential and path: a client's key must not reveal another's job."""
+    """The key, or None, with path and whose it is: a client's key must not reveal another's job.
+
+    Whoever comes without API_KEYS, and with a credential all the same, is known by that. No
+    credential is in it: it is written into STATE_FILE.
+    """
     key = request.headers.get("Idempotency-Key")
     if key is None:
         return None
@@ -95,8 +100,10 @@ def _idempotency_key(request: web.Request) -> str | None:
         raise InvalidFieldError(
             "Idempotency-Key", f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters."
         )
-    credential = request.headers.get("X-API-Key") or request.headers.get("Authorization", "")
-    return f"{credential}\n{normal_path(our_path(request))}\n{key}"
+    keys = request.app[JOBS].settings.api_keys
+    credential = request.headers.get("X-API-Key") or request.headers.get("Authorization")
+    owner = (key_of(request, keys) or "") if keys else owner_of_text(credential or "")
+    return f"{owner}\n{normal_path(our_path(request))}\n{key}"
 
 
 # --- asking about a job ------------------------------------------------------------------

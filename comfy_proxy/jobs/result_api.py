@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -19,14 +18,15 @@ from comfy_proxy.jobs.requests.negotiation import (
     wait_seconds,
     wants_zip,
 )
+from comfy_proxy.jobs.results.base64_json import Base64Json
 from comfy_proxy.jobs.results.result_file import ResultFile, Results
-from comfy_proxy.jobs.results.result_zip import zip_etag, zip_of
+from comfy_proxy.jobs.results.result_zip import zip_chunks, zip_etag, zip_size
+from comfy_proxy.lenient_json import dumps
 from comfy_proxy.stored_bytes import StoredBytes
+from comfy_proxy.stored_files import is_harmless
 
 _LONG_BYTES: Final = 2**20
-"""Bytes from which on base64 is made in a thread: 20 MB of it take 40 ms."""
-_SHOWN: Final = ("image/", "video/", "audio/", "text/plain", "application/json")
-"""Media types that a browser may show: none of them can hold a script, but for SVG."""
+"""Bytes from which on base64 is made piece by piece: 20 MB of it take 40 ms."""
 
 
 async def synchronous_answer(
@@ -54,7 +54,7 @@ async def result(request: web.Request) -> web.StreamResponse:
     headers = {"Vary": "Accept"}
     root = root_of(request)
     if wants_zip(accept):
-        return await _zip(request, job, results)
+        return _zip(request, job, results)
     if len(results) > 1:
         return json_answer(views.results(job, root), headers=headers)
     made = results[0]
@@ -129,11 +129,12 @@ def _results_or_raise(job: Job) -> Results:
 async def _with_data(
     made: ResultFile, view: Callable[[bytes], Mapping[str, Any]], headers: dict[str, str]
 ) -> web.Response:
-    """JSON of which the bytes of ``made`` are a part."""
-    data = await made.body.read()
-    if len(data) < _LONG_BYTES:
-        return json_answer(view(data), headers=headers)
-    return json_answer(await asyncio.to_thread(view, data), headers=headers)
+    """JSON of which the bytes of ``made`` are a part: as a data URL, if they are no text."""
+    if made.type == "text" or made.size < _LONG_BYTES:
+        return json_answer(view(await made.body.read()), headers=headers)
+    told = Base64Json(dumps(view(b"")), dumps(views.data_url(made, b"")), made.body)
+    headers = {**headers, "Content-Length": str(told.size)}
+    return web.Response(body=told.chunks(), headers=headers, content_type="application/json")
 
 
 async def _bytes(
@@ -145,13 +146,16 @@ async def _bytes(
     return await _body(made.body, made.media_type, headers)
 
 
-async def _zip(request: web.Request, job: Job, results: Results) -> web.StreamResponse:
+def _zip(request: web.Request, job: Job, results: Results) -> web.StreamResponse:
     etag = zip_etag(results)
     name = f"{job.type}-{job.id[:8]}.zip"
     headers = _headers(etag, "application/zip", name, {"Vary": "Accept"})
     if _is_known(request, etag):
         return web.Response(status=304, headers=headers)
-    return await _body(await zip_of(results), "application/zip", headers)
+    headers["Content-Type"] = "application/zip"
+    if (size := zip_size(results)) is not None:
+        headers["Content-Length"] = str(size)
+    return web.Response(body=zip_chunks(results), headers=headers)
 
 
 def _headers(etag: str, media_type: str, name: str, headers: dict[str, str]) -> dict[str, str]:
@@ -184,8 +188,7 @@ def _disposition(media_type: str, name: str) -> str:
     A page or an SVG is only saved: opened here its scripts would have our own pages' rights, and a
     workflow may have got it from anywhere.
     """
-    shown = media_type.startswith(_SHOWN) and not media_type.startswith("image/svg")
-    kind = "inline" if shown else "attachment"
+    kind = "inline" if is_harmless(media_type) else "attachment"
     plain = "".join(one if one.isascii() and one.isprintable() else "_" for one in name)
     plain = plain.replace("\\", "_").replace('"', "_")
     if plain == name:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from http import HTTPStatus
 from typing import Final
 
@@ -14,6 +13,7 @@ from aiohttp import hdrs
 
 from comfy_proxy.clock import Clock
 from comfy_proxy.errors import ComfyProxyError
+from comfy_proxy.http_date import read_http_date
 from comfy_proxy.webhooks.delivery import Delivery
 
 TRY_TIMEOUT_S: Final = 15.0
@@ -121,10 +121,5 @@ def read_retry_after(text: str, now: datetime) -> int | None:
     text = text.strip()
     if text.isascii() and text.isdigit():
         return int(text[:9])
-    try:
-        moment = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0, int((moment - now).total_seconds()))
+    moment = read_http_date(text)
+    return None if moment is None else max(0, int((moment - now).total_seconds()))

@@ -115,6 +115,8 @@ async def test_bytes_that_are_gone_are_uploaded_again(
         ({"file_path": "models/checkpoints/x.safetensors"}, 422, "invalid_request"),
         ({"file_path": "checkpoints/x.safetensors"}, 422, "invalid_request"),
         ({"expires_in": "10"}, 422, "invalid_request"),
+        ({"expires_in": "000000060" + "9" * 16}, 422, "invalid_request"),
+        ({"expires_in": "000000060" + "9" * 5000}, 422, "invalid_request"),
     ],
 )
 async def test_what_is_wrong_is_named(

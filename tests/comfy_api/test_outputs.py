@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.comfy_api.outputs import Output, outputs_of, text_of
+from comfy_proxy.comfy_api.outputs import MAX_OF_JOB, Output, outputs_of, text_of
 
 SECRET = b"s" * 32
 
@@ -74,3 +74,10 @@ def test_odd_entries_do_no_harm(told: Any) -> None:
 def test_a_flag_is_no_output() -> None:
     """``animated`` says of what kind the pictures beside it are."""
     assert outputs_of("j", {"9": {"animated": [file("x.png")]}}, SECRET) == []
+
+
+def test_no_job_has_outputs_without_end() -> None:
+    """The first are told: each answer has them all in it."""
+    names = [f"{n}.png" for n in range(MAX_OF_JOB + 5)]
+    told = made(*map(file, names))
+    assert [one.name for one in told] == names[:MAX_OF_JOB]

@@ -62,6 +62,8 @@ def test_a_page_has_only_jobs_that_its_filters_name(clock: ManualClock) -> None:
         ({"limit": "0"}, "invalid_parameter"),
         ({"limit": "101"}, "invalid_parameter"),
         ({"limit": "x"}, "invalid_parameter"),
+        ({"limit": "0000000019"}, "invalid_parameter"),
+        ({"limit": "000000001" + "9" * 5000}, "invalid_parameter"),
         ({"status": "done"}, "invalid_parameter"),
         ({"cursor": "?"}, "invalid_cursor"),
         ({"cursor": "eHg="}, "invalid_cursor"),

@@ -302,3 +302,17 @@ async def test_a_deleted_job_has_no_results(told: Callable[..., Any]) -> None:
     for path in ("result", "result/0", "result/2"):
         body = await jobs.get(f"/api/jobs/{job_id}/{path}", expect=404)
         assert body["code"] == "job_not_found"
+
+
+async def test_a_result_that_somebody_has_removed_is_made_again(
+    start_jobs: Start, workers: Pair, templates: Path
+) -> None:
+    """ComfyUI tells of it from its cache, without the file: the node that saves runs once more."""
+    (templates / "colours.json").write_text(json.dumps(COLOURS))
+    jobs = await start_jobs(workers[0])
+    first = await jobs.status(await post(jobs, "colours"))
+    for file in workers[0].folders.base.glob("output/sub/*.png"):
+        file.unlink()
+    again = await jobs.status(await post(jobs, "colours"))
+    assert (again["status"], again["attempts"]) == ("completed", 2), again["error"]
+    assert again["results"][0]["width"] == first["results"][0]["width"]

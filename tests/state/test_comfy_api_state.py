@@ -39,6 +39,18 @@ async def test_jobs_and_assets_are_as_before(proxy: Restarting) -> None:
     assert (await v2.upload(data, expect=200))["id"] == asset["id"]
 
 
+async def test_odd_texts_are_kept_too(proxy: Restarting) -> None:
+    """Half a surrogate pair in labels is JSON: the job is the same after a restart, and its key
+    gives it, so that it does not run twice."""
+    await proxy.start()
+    v2, workflow, labels = V2(proxy.http), graph(), {"a": "\ud800"}
+    job = await v2.ends((await v2.submit(workflow, key="k", metadata=labels))["id"])
+    await proxy.restart()
+    v2 = V2(proxy.http)
+    assert (await v2.get(f"jobs/{job['id']}"))["metadata"] == labels
+    assert (await v2.submit(workflow, key="k", metadata=labels))["id"] == job["id"]
+
+
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_jobs_that_run_and_wait_go_on(proxy: Restarting, how: str) -> None:
     """Each ends once under its id, with progress that is heard again."""

@@ -177,6 +177,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
         ("soon", None),
         ("-5", None),
         ("1.5", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
         ("٣", None),
     ],
 )

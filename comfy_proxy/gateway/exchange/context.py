@@ -42,6 +42,8 @@ class RequestContext:
     """Why it was answered with an error, for the access log: the error's own words."""
     user_at: Callable[[Instance, str], str] | None = None
     """What an instance calls the user whom the client names: each has ids of its own."""
+    shows_file: bool = False
+    """The answer is a file that a workflow or a client has made: a browser is to run none of it."""
     traffic: Traffic | None = None
     """What went through the WebSocket that the request has become; None if it has become none."""
     begun: web.StreamResponse | None = None

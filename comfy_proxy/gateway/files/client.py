@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import quote
 
@@ -23,6 +22,7 @@ from comfy_proxy.gateway.exchange.fanout import ask, asked
 from comfy_proxy.gateway.exchange.native import load
 from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, file_at, is_hidden
 from comfy_proxy.gateway.files.unlisted import unlist
+from comfy_proxy.http_date import read_http_date
 from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes, read_some
 
 if TYPE_CHECKING:
@@ -87,10 +87,8 @@ async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
 
 def _seconds(date: str) -> float | None:
     """Of a date as HTTP writes it (RFC 9110 5.6.7), since the epoch."""
-    try:
-        return parsedate_to_datetime(date).timestamp()
-    except (ValueError, OverflowError):
-        return None
+    moment = read_http_date(date)
+    return None if moment is None else moment.timestamp()
 
 
 async def _listed(instance: Instance, cluster: Cluster, file: FileName) -> Look:

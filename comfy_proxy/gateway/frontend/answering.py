@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 
 import aiohttp
 from aiohttp import hdrs, web
@@ -20,6 +19,7 @@ from comfy_proxy.gateway.exchange.headers import tokens
 from comfy_proxy.gateway.frontend.kept import Entry, Key
 from comfy_proxy.gateway.frontend.static_text import is_text
 from comfy_proxy.gateway.frontend.versions import tag_of
+from comfy_proxy.http_date import read_http_date
 
 MIN_BYTES = 1024
 """Of a body that is packed; a smaller one fits into one packet as it is."""
@@ -129,8 +129,4 @@ def _directives(values: Iterable[str]) -> set[str]:
 
 
 def _date(text: str | None) -> datetime | None:
-    try:
-        found = parsedate_to_datetime(text or "")
-    except ValueError:
-        return None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return read_http_date(text or "")

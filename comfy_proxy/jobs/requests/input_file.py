@@ -7,7 +7,7 @@ from typing import Final
 
 from comfy_proxy.jobs.media.file_info import FileInfo, FileKind
 from comfy_proxy.jobs.media.file_kinds import inspect_file
-from comfy_proxy.stored_bytes import StoredBytes
+from comfy_proxy.stored_bytes import StoredBytes, run_in
 
 MEMORY_BYTES: Final = 1_048_576
 """Bytes of a file that stay in memory; a larger one goes to a temporary file."""
@@ -53,5 +53,5 @@ class InputFile(StoredBytes):
             with self.open() as file:
                 return inspect_file(file, kind, field=field, client_name=self.client_name)
 
-        self._info = await self._in_thread(look)
+        self._info = await run_in(self._executor, look)
         return self._info

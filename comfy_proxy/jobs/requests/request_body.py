@@ -25,6 +25,11 @@ _BARE: Final = ("image/", "video/", "audio/")
 """Media types of a body that is a file and nothing else."""
 _MAX_FIELDS: Final = 10_000
 """Fields of a form; to take a million of them apart would take a second."""
+_SIGNS: Final = (b",", b":", b"[", b"{")
+"""What is between the values of JSON, and never in base64. Files may be long, and the rest has
+MAX_FIELDS_BYTES at most: with more signs than that a body is a heap of values, which takes twenty
+times its length of memory, and a second of everybody's time, to be read at once."""
+_TOO_MANY: Final = f"The JSON body has more than {MAX_FIELDS_BYTES} commas, colons and brackets."
 _URL_START: Final = len(b"https://")
 
 
@@ -149,8 +154,12 @@ class RequestBody:
         limit = self._files.limit * 4 // 3 + self._files.limit // 16 + MAX_FIELDS_BYTES
         body = self._body(limit)
         stored = StoredBytes(memory_bytes=MEMORY_BYTES, hashed=False, executor=self._executor)
+        signs = 0
         try:
             async for chunk in body:
+                signs += sum(map(chunk.count, _SIGNS))
+                if signs > MAX_FIELDS_BYTES:
+                    raise RequestError(_TOO_MANY, code="invalid_json")
                 await stored.write(chunk)
             await stored.finish()
 

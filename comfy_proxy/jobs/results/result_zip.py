@@ -1,51 +1,96 @@
-"""All results of a job as one ZIP file."""
+"""All results of a job as one ZIP file, made while it is sent: nothing of it is stored."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
-import tempfile
+import io
 import zipfile
 from collections import Counter
-from typing import BinaryIO, cast
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack
+from typing import BinaryIO, Final, cast
 
-from comfy_proxy.jobs.results.result_file import MEMORY_BYTES, Results
-from comfy_proxy.stored_bytes import StoredBytes
+from comfy_proxy.jobs.results.result_file import Results, size_of
 
-_COPY_BYTES = 2**20
+_COPY_BYTES: Final = 2**20  # read from a result, and sent, at once
+_ENTRY_BYTES: Final = 30 + 16 + 46
+"""Bytes around a file, beside its name, which is there twice: header, data descriptor and place in
+the directory (APPNOTE.TXT 6.3.10, 4.3.7 to 4.3.12)."""
+_END_BYTES: Final = 22
+_SHORT_BYTES: Final = 2**30
+"""Bytes up to which a ZIP surely has no ZIP64 fields, which ``zipfile`` adds near 2 GiB."""
 
 
 def zip_etag(results: Results) -> str:
-    """A validator of :func:`zip_of`, the same for the same results."""
+    """A validator of :func:`zip_chunks`, the same for the same results."""
     names = "".join(f"{one.name}\0{one.etag}" for one in results)
     digest = hashlib.sha256(names.encode(errors="replace")).hexdigest()
     return f'"zip-{digest[:32]}"'
 
 
-async def zip_of(results: Results) -> StoredBytes:
-    """The ZIP.
+def zip_size(results: Results) -> int | None:
+    """Bytes of the ZIP, known before it is made; None if it is so large that they are not."""
+    names = sum(len(name.encode()) for name in _names(results))
+    size = size_of(results) + len(results) * _ENTRY_BYTES + 2 * names + _END_BYTES
+    return size if size < _SHORT_BYTES else None
+
+
+async def zip_chunks(results: Results) -> AsyncGenerator[bytes, None]:
+    """The ZIP, a megabyte at a time, from the first step on even if the results are dropped.
 
     Nothing is compressed: pictures and videos are already. Two results of one name have their
-    numbers in front of it. Raises UnavailableError if the disk does not take it.
+    numbers in front of it. Raises OSError if a file cannot be read.
     """
-    packed = StoredBytes(memory_bytes=MEMORY_BYTES)
-    with tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES) as file:
-        await asyncio.to_thread(_pack, results, cast(BinaryIO, file))
-        while piece := await asyncio.to_thread(file.read, _COPY_BYTES):
-            await packed.write(piece)
-    return await packed.finish()
+    with ExitStack() as held:
+        for one in results:
+            held.enter_context(one.body.held())
+        pieces = _pieces(results)
+        reading = None
+        try:
+            while True:
+                reading = asyncio.create_task(asyncio.to_thread(next, pieces, b""))
+                if not (piece := await asyncio.shield(reading)):
+                    return
+                yield piece
+        finally:  # of a client that leaves the thread may still be at its piece
+            if reading is not None:
+                await asyncio.wait([reading])
+            pieces.close()
 
 
-def _pack(results: Results, file: BinaryIO) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+def _pieces(results: Results) -> Generator[bytes, None, None]:
+    pipe = _Pipe()
+    with zipfile.ZipFile(cast(BinaryIO, pipe), "w", zipfile.ZIP_STORED) as archive:
         for name, one in zip(_names(results), results, strict=True):
             # ZipInfo has the same date for all: the ZIP of the same results has the same bytes.
             entry = zipfile.ZipInfo(name)
             entry.file_size = one.size
             with archive.open(entry, "w") as into, one.body.open() as source:
-                shutil.copyfileobj(source, into, _COPY_BYTES)
-    file.seek(0)
+                while data := source.read(_COPY_BYTES):
+                    into.write(data)
+                    yield pipe.taken()
+    yield pipe.taken()
+
+
+class _Pipe(io.RawIOBase):
+    """A file that only grows; what was written is taken out at the other end."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:  # type: ignore[override]
+        self._written += data
+        return len(data)
+
+    def taken(self) -> bytes:
+        """What was written since the last time."""
+        data = bytes(self._written)
+        self._written.clear()
+        return data
 
 
 def _names(results: Results) -> list[str]:

@@ -9,6 +9,7 @@ that ran out of memory has one more try, which counts against no instance.
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from uuid import uuid4
 
 from loguru import logger
 
@@ -16,6 +17,7 @@ from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.gpu_memory import once_more
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.capabilities import KEEP_LACK_S
+from comfy_proxy.cluster.output_file import ResultFileLostError
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.retry_law import Tries
 from comfy_proxy.cluster.roster import ByInstance
@@ -74,6 +76,7 @@ class JobRun:
         self._tries = Tries()
         self._failed_on: set[Instance] = set()
         self._cached_at = cached_at
+        self._runs_anew = False
         self._rejected_by: set[Instance] = set()
         self._out_of_memory_at: Instance | None = None
         self._availability = Availability(cluster, workflow, job.request)
@@ -192,6 +195,8 @@ class JobRun:
         else:
             self._failed_on.add(instance)
             self._cached_at = None
+            # Somebody has removed it, and the same prompt tells of it again from its cache.
+            self._runs_anew = self._runs_anew or isinstance(error, ResultFileLostError)
         ran = placement.running or isinstance(error, InstanceDiedError)
         restarted = isinstance(error, PromptLostError)
         answers = not (ran or restarted) and await self._cluster.health_checker.check(instance)
@@ -228,6 +233,7 @@ class JobRun:
             self.job.variant = plan.variant
             with hang_watch.over(instance, replaceable=True):
                 graph = plan.build(await self._upload(instance))
+            graph = graph.run_anew(uuid4().hex) if self._runs_anew else graph
             tracker = Tracker(self.job, placement, self._manager)
             self._prompt = self._prompts.prompt_of(
                 self.job, self._prompt, self._availability.work_at(instance)

@@ -363,6 +363,18 @@ async def test_a_json_parameter_that_is_no_scalar(client: Any, server: Server, s
     assert await refused(client, server, spools, json=body) == expected
 
 
+@pytest.mark.parametrize("body", [b'{"a":[%s0]}' % (b"[]," * 4_000_000), b"[" * 2**21])
+async def test_a_heap_of_json_values_is_not_read(
+    client: Any, server: Server, spools: Any, body: bytes
+) -> None:
+    """A body may be as long as a picture in base64; so many values would take twenty times that."""
+    server.limit = 100_000_000
+    sent = {"data": io.BytesIO(body), "headers": {"Content-Type": "application/json"}}
+    assert (await refused(client, server, spools, **sent))[:2] == (400, "invalid_json")
+    assert isinstance(server.errors[-1], ComfyProxyError)
+    assert "commas" in server.errors[-1].message
+
+
 async def test_a_hostile_form_field_is_not_collected(
     client: Any, server: Server, spools: Any
 ) -> None:
