@@ -32,7 +32,7 @@ class Graph:
         and in those that nobody reads: none of them comes from ComfyUI's cache.
 
         An input that its class does not know is a part of what a node is cached by, and nothing
-        else (``comfy_execution/caching.py``).
+        else (``CacheKeySetInputSignature`` in ComfyUI).
         """
         values = [value for node in self.prompt.values() for value in node["inputs"].values()]
         links = [value for value in values if isinstance(value, list) and value]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comfy_proxy.jobs.runs.prompt_execution import RUN_ANEW, Graph
+from comfy_proxy.jobs.workflows.graph import RUN_ANEW, Graph
 
 
 def test_nodes_with_results_are_marked() -> None:
