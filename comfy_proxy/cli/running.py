@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ def _wanted(values: Values, proxy: ProxyAddress) -> _Wanted:
         _make_folder(target)
     elif not target.absolute().parent.is_dir():
         raise CommandError(f"there is no folder {target.parent}.", code=EXIT_USAGE)
+    _check_writable(target if is_folder else target.absolute().parent)
     folder = target if is_folder else None
     items = make_items(workflow, paths, named, count=values.count, folder=folder)
     inputs = frozenset(path.resolve() for item in items for path in item.files.values())
@@ -136,6 +138,16 @@ def _make_folder(target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CommandError(f"{target}: {error.strerror}", code=EXIT_USAGE) from None
+
+
+def _check_writable(folder: Path) -> None:
+    """Before anything is run: results that cannot be kept are a GPU's time for nothing."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        message = f"{folder} cannot be written to: {error.strerror}."
+        raise CommandError(message, code=EXIT_USAGE) from None
 
 
 async def _run_all(wanted: _Wanted, proxy: ProxyAddress, report: Report) -> None:

@@ -59,6 +59,9 @@ def close_all(uploads: Mapping[str, Upload]) -> None:
 
 
 def _upload(name: str, stream: IO[bytes], *, ours: bool) -> Upload:
+    # It goes into a header, where a control character or a byte that is no UTF-8 makes the form one
+    # that nobody reads; the proxy looks at its ending only.
+    name = "".join(one if one.isprintable() else "_" for one in name)
     kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
     repeatable = hasattr(stream, "seekable") and stream.seekable()
     return Upload(name=name, media_type=kind, stream=stream, repeatable=repeatable, ours=ours)

@@ -386,3 +386,33 @@ async def test_the_book_names_files_of_its_folder_only(command: CommandLine) -> 
     book.write_text("".join(json.dumps(line) + "\n" for line in lines))
     said = await command("run", "upscale-image", "in", "-o", "out/")
     assert said.out.splitlines()[-1] == "2 done, of 2"
+
+
+async def test_a_folder_that_cannot_be_written_to_is_found_before_anything_runs(
+    command: CommandLine, front: Any
+) -> None:
+    """Results that cannot be kept are a GPU's time for nothing."""
+    photos(command.folder / "in", "a.png")
+    seen: list[Any] = []
+    front.app[REQUEST_OBSERVERS].append(seen.append)
+    for target in ("/proc/", "/proc/a.png"):
+        said = await command("run", "upscale-image", "in", "-o", target)
+        assert said.code == 2
+        assert said.err.startswith("comfy-proxy: /proc cannot be written to: ")
+    assert {one.method for one in seen} == {"GET"}
+
+
+async def test_a_name_with_control_characters_stays_on_its_line(command: CommandLine) -> None:
+    """It cannot look like another file's line, or take a terminal over; the file keeps its name,
+    also one that is no UTF-8."""
+    photos(command.folder / "in", "a\nb\x1b[2J.png", "-c.png", "d\udcff.png")
+    said = await command("run", "upscale-image", "in", "-o", "out/")
+    assert said.code == 0
+    assert len(said.out.splitlines()) == 4
+    assert "\x1b" not in said.out
+    out = command.folder / "out"
+    assert {one for one in os.listdir(out) if one[0] != "."} == {
+        "a\nb\x1b[2J.png",
+        "-c.png",
+        "d\udcff.png",
+    }

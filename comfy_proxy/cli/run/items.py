@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def make_items(
     for path, stem in stems.items():
         beside = folder is not None and path.absolute().parent == folder.absolute()
         for name, copy in _copies(f"{stem}-{workflow.name}" if beside else stem, count):
-            label = str(path) if count == 1 else f"{path} ({copy})"
+            label = shown(path) if count == 1 else f"{shown(path)} ({copy})"
             items.append(Item(label=label, stem=name, files={free[0]: path, **named}, copy=copy))
     return items
 
@@ -78,6 +79,11 @@ def expanded(words: Iterable[str]) -> list[Path]:
     the shell has left it as it is."""
     found = [path for word in words for path in _paths(word)]
     return list(dict.fromkeys(found))
+
+
+def shown(path: Path) -> str:
+    """``path`` on one line of a terminal: nothing in a file's name ends it, or moves the cursor."""
+    return "".join(one if one.isprintable() else "\ufffd" for one in str(path))
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
@@ -125,7 +131,7 @@ def _stems(paths: Sequence[Path]) -> list[str]:
     for place, path in enumerate(paths):
         names = [names[place] for names in choices]
         free = (name for name, count in zip(names, counts, strict=True) if count[name] == 1)
-        digest = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:8]
         stems.append(next(free, f"{path.name}-{digest}"))
     return stems
 

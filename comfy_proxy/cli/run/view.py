@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from comfy_proxy.cli.run.items import Item
+from comfy_proxy.cli.run.items import Item, shown
 from comfy_proxy.client.models import Status
 
 
@@ -88,4 +88,4 @@ class Lines:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths))
+    return ", ".join(map(shown, paths))
