@@ -117,12 +117,6 @@ TABLE: tuple[Difference, ...] = (
         reason="hop by hop: aiohttp closes after a 500, our connection is not concerned",
         undo=absent(b"Connection", b"close"),
     ),
-    Difference(
-        name="Content-Security-Policy of files",
-        reason="a browser runs nothing of what a workflow or a client has made (stored_files.py)",
-        kinds="view|userdata|assets",
-        undo=added(b"Content-Security-Policy", rb"sandbox"),
-    ),
     # What comes of several instances.
     Difference(
         name="@N in the subfolder of outputs",
