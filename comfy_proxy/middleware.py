@@ -261,7 +261,7 @@ async def _finish_headers(
         answer.headers["X-Request-ID"] = context.id
         if isinstance(answer, ForwardedResponse):
             answer.drop_additions()
-        if context.shows_file:
+        if context.shows_file and answer.status in (200, 206):
             confine(answer.headers)
         if settings.cors_origins:
             answer.headers.add(hdrs.VARY, hdrs.ORIGIN)
