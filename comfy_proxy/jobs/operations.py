@@ -18,10 +18,10 @@ from comfy_proxy.jobs.view_types import (
     Message,
     Result,
 )
+from comfy_proxy.jobs.workflow_operations import FLAG
 from comfy_proxy.jobs.workflows.workflow import Workflow
 from comfy_proxy.openapi.operation import (
     ANY_BYTES,
-    FLAG,
     WAIT,
     Answer,
     Operation,

@@ -7,11 +7,10 @@ from typing import Any, Final
 
 from comfy_proxy.jobs import api, workflow_api
 from comfy_proxy.jobs.view_types import Accepted, LegacyResult, WorkflowList, WorkflowView
-from comfy_proxy.jobs.workflows.parameter import schema_of
+from comfy_proxy.jobs.workflows.parameter import TRUTHS, schema_of
 from comfy_proxy.jobs.workflows.workflow import FILE_ALIASES, Workflow
 from comfy_proxy.openapi.operation import (
     ANY_BYTES,
-    FLAG,
     Answer,
     Operation,
     Parameter,
@@ -21,6 +20,8 @@ from comfy_proxy.openapi.operation import (
 )
 
 _WORKFLOW: Final = "workflows"
+FLAG: Final[Schema] = {"type": "string", "enum": list(TRUTHS)}
+"""A flag in the query."""
 _MODE: Final = (
     Parameter(name="mode", description="how to answer", schema={"enum": ["async", "sync"]}),
     Parameter(name="async", description="`false`: the result in this answer", schema=FLAG),

@@ -15,11 +15,6 @@ Schema = Mapping[str, Any]
 TEXT: Final[Schema] = {"type": "string"}
 TRUTH: Final[Schema] = {"type": "string", "enum": ["true", "false"]}
 """What operators' routes take for a truth."""
-FLAG: Final[Schema] = {
-    "type": "string",
-    "enum": ["true", "1", "yes", "on", "false", "0", "no", "off"],
-}
-"""What a workflow takes for a truth; the first four are true."""
 ANY_BYTES: Final = "*/*"
 """The media type of an answer that is whatever a workflow has made."""
 

@@ -82,12 +82,15 @@ class Uneven:
 
     def _overloaded(self) -> Iterator[tuple[Instance, Instance]]:
         """Those where prompts wait while another one has little to do, each with that one."""
-        takers = [one for one in self._cluster.instances if one.healthy and takes_work(one)]
-        idle = min(takers, key=lambda one: one.load, default=None)
+        healthy = [one for one in self._cluster.instances if one.healthy]
+        loaded = [one for one in healthy if one.load >= MIN_LOAD]
+        if not loaded:
+            return  # nothing waits anywhere, as most of the time
+        idle = min(filter(takes_work, healthy), key=lambda one: one.load, default=None)
         if idle is None or idle.load > 1:
             return
-        for busy in self._cluster.instances:
-            if busy.healthy and busy.load - idle.load >= MIN_LOAD:
+        for busy in loaded:
+            if busy.load - idle.load >= MIN_LOAD:
                 yield busy, idle
 
     def _leaving(self) -> Iterator[tuple[Instance, Instance]]:

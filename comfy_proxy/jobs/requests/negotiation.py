@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from comfy_proxy.accept import Accept, highest
 from comfy_proxy.errors import InvalidFieldError
+from comfy_proxy.jobs.workflows.parameter import TRUTHS
 
 MAX_WAIT_S = 300.0
 """Most seconds of ``?wait=N``; more is refused with 400."""
@@ -84,11 +85,10 @@ def waits_for_change(until: str | None) -> bool:
 
 def truth(name: str, text: str) -> bool:
     """A flag of the query or the body, in whatever case; raises InvalidFieldError naming it."""
-    words = dict.fromkeys(("true", "1", "yes", "on"), True)
-    words |= dict.fromkeys(("false", "0", "no", "off"), False)
-    if text.lower() not in words:
+    value = TRUTHS.get(text.lower())
+    if value is None:
         raise InvalidFieldError(name, f"{name} must be true or false.")
-    return words[text.lower()]
+    return value
 
 
 def prefers_json(accept: str, media_type: str = "image/png") -> bool:

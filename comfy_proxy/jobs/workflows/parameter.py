@@ -33,11 +33,11 @@ _RANDOM_SEEDS: Final = 2**53
 # those has made a mistake and should hear of it.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")  # more digits are no number of any node
-_BOOLEANS: Final = {
+TRUTHS: Final = {
     "true": True, "1": True, "yes": True, "on": True,
     "false": False, "0": False, "no": False, "off": False,
 }  # fmt: skip
-
+"""What counts as a truth, in lower case: as a parameter's value, and for flags of a request."""
 
 Bound = int | Annotated[float, Field(allow_inf_nan=False)] | None
 """A float alone would round the largest seed up to one that ComfyUI refuses."""
@@ -135,7 +135,7 @@ class Parameter(BaseModel):
         return {**schema, "description": text} if text else schema
 
     def _boolean(self, raw: Scalar) -> bool:
-        value = _BOOLEANS.get(str(raw).strip().lower())
+        value = TRUTHS.get(str(raw).strip().lower())
         if value is None:
             raise self._refusal("must be true or false")
         return value
