@@ -86,7 +86,7 @@ async def test_each_step_is_said_when_it_begins_and_where_the_dashboard_is(tmp_p
 async def test_the_port_may_be_chosen(tmp_path: Path) -> None:
     """One that is taken is told in one line, without a stack trace."""
     with kept_port() as port:
-        async with demo("--output", str(tmp_path), "--port", str(port)) as process:
+        async with demo("--output", str(tmp_path), "--port", str(port), "--keep") as process:
             lines = await lines_until(process, DASHBOARD)
             assert f"http://127.0.0.1:{port}/dashboard" in lines[-1]
             async with demo("--output", str(tmp_path), "--port", str(port)) as second:
