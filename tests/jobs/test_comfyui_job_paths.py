@@ -37,7 +37,7 @@ async def comfyui() -> AsyncIterator[ModernComfyUI]:
 
 
 @pytest.fixture
-async def proxied(start_jobs: Any, comfyui: ModernComfyUI) -> JobClient:
+async def proxied(comfyui: ModernComfyUI, start_jobs: Any) -> JobClient:
     made: JobClient = await start_jobs(str(comfyui.server.make_url("")).rstrip("/"))
     return made
 
