@@ -64,6 +64,14 @@ TABLE: tuple[Difference, ...] = (
         chance=hidden_in_body(rb'("(timestamp|create_time)": )\d{13}', rb"\1."),
     ),
     Difference(
+        name="where it was interrupted",
+        reason="a prompt that has just begun may be at its first node yet, or at its second",
+        kinds="history",
+        chance=hidden_in_body(
+            rb'(\["execution_interrupted", \{"prompt_id": "[^"]*"), "node_id": [^}]*\}', rb"\1}"
+        ),
+    ),
+    Difference(
         name="ids of prompts",
         reason="a prompt without an id is given one by chance",
         kinds=TOLD,
