@@ -44,6 +44,7 @@ class Room:
             self.throughput.left()
 
 
+@pytest.mark.long
 async def test_in_an_overload_everybody_is_told_the_truth(clock: ManualClock) -> None:
     """Five times as many as there is room for, for 60 s: whoever comes back as told finds a place
     then, and nine of ten had been told their wait within a factor of two from the beginning."""

@@ -27,6 +27,8 @@ from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import CLUSTER, SETTINGS
 from comfy_proxy.serve import run
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 PATIENCE_S = 30.0

@@ -12,6 +12,8 @@ from serving import Served, serving
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
+pytestmark = pytest.mark.long
+
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 LONE = "\ud800"
 GRAPH = {

@@ -17,6 +17,8 @@ import pytest
 from child_signals import listen_to_all
 from kept_ports import kept_port
 
+pytestmark = pytest.mark.long
+
 PATIENCE_S = 60.0
 """Before what does not come true fails the test."""
 DASHBOARD = re.compile(r"dashboard: (http://127\.0\.0\.1:\d+/dashboard)")

@@ -124,6 +124,7 @@ async def command(served: Served, *words: str, **environ: str) -> tuple[int, str
     return process.returncode, said.decode()
 
 
+@pytest.mark.long
 async def test_the_command_speaks_to_the_proxy_that_runs(workers: Pair, tmp_path: Path) -> None:
     """At HOST and PORT with a key of API_KEYS, or at ``--url``; what it says is the state."""
     hosts = [worker.host for worker in workers]
@@ -146,6 +147,7 @@ async def test_the_command_speaks_to_the_proxy_that_runs(workers: Pair, tmp_path
     assert "right = http://" in served.said
 
 
+@pytest.mark.long
 async def test_the_command_adds_and_removes(workers: Pair, tmp_path: Path) -> None:
     """What it says is what is so; a WARNING of the log tells each."""
     third = EmbeddedWorker(base_directory=tmp_path / "three", name="three", test_nodes=True)

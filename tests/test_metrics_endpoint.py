@@ -82,7 +82,7 @@ async def test_jobs_are_counted_exactly(workers: Pair, start_jobs: Start) -> Non
     running = [await jobs.submit(seconds=60) for _ in range(2)]
     pending = [await jobs.submit() for _ in range(2)]
     manager = jobs.service.manager
-    await until(lambda: all(manager.get_job(job_id).prompt_id for job_id in running))
+    await until(lambda: all(manager.get_job(one).executing_since for one in running))
     stats = await jobs.get("/metrics")
     assert (stats["jobs"]["pending"], stats["jobs"]["processing"]) == (2, 2)
     assert (await jobs.get("/health"))["job_processing"] == {
@@ -217,6 +217,7 @@ async def test_requests_are_counted_with_themselves_left_out(
     }  # fmt: skip
 
 
+@pytest.mark.long
 async def test_strange_paths_and_methods_make_no_series(workers: Pair, start_jobs: Start) -> None:
     """Whatever clients ask for, the answer does not grow (ten thousand: tests/metrics)."""
     jobs = await start_jobs(*workers)

@@ -22,6 +22,8 @@ from serving import PATIENCE_S, Served, serving
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
+pytestmark = pytest.mark.long
+
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 OLD, NEW = "an old key of sixteen", "a new key of sixteen"
 ROW = """

@@ -9,9 +9,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import pytest
 from serving import PATIENCE_S, Served, serving
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+
+pytestmark = pytest.mark.long
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 

@@ -65,6 +65,7 @@ async def test_the_example_makes_a_picture(front: Any, tmp_path: Path) -> None:
     assert open_picture(large.read_bytes()).size == (40, 20)
 
 
+@pytest.mark.long
 @needs_node
 @pytest.mark.parametrize("options", [(), ("--experimental-eventsource",)], ids=["fetch", "native"])
 async def test_events_go_on_where_the_connection_broke(

@@ -18,6 +18,8 @@ from serving import PATIENCE_S, Served, serving
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
+pytestmark = pytest.mark.long
+
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 
 

@@ -49,6 +49,7 @@ async def supervised(logs: Path, **environ: str) -> AsyncIterator[asyncio.subpro
             process.stdin.close()
 
 
+@pytest.mark.long
 async def test_it_says_where_it_listens_and_ends_with_standard_input(tmp_path: Path) -> None:
     """At every address of HOST; the end is an orderly one."""
     async with supervised(tmp_path, HOST="127.0.0.1, 127.0.0.2") as process:
@@ -67,6 +68,7 @@ async def test_it_says_where_it_listens_and_ends_with_standard_input(tmp_path: P
         assert await process.stdout.read() == b""
 
 
+@pytest.mark.long
 async def test_a_parent_that_ends_before_it_listens_ends_it_too(tmp_path: Path) -> None:
     async with supervised(tmp_path) as process:
         process.stdin.close()

@@ -41,6 +41,7 @@ async def shown(served: Served, trusted: ssl.SSLContext) -> str:
     return str(dict(pair for part in subject for pair in part)["commonName"])
 
 
+@pytest.mark.long
 async def test_clients_are_served_by_https(workers: Pair, tmp_path: Path) -> None:
     """Pages, sockets and the command; the browser's cookie is for https alone."""
     cert, key = certificate(tmp_path, "proxy")
@@ -87,6 +88,7 @@ async def test_clients_are_served_by_https(workers: Pair, tmp_path: Path) -> Non
     assert re.search(r"listening on https://", served.said)
 
 
+@pytest.mark.long
 async def test_a_renewed_certificate_is_read_at_sighup(workers: Pair, tmp_path: Path) -> None:
     """New connections get it; one that cannot be used changes nothing, and is told."""
     cert, key = certificate(tmp_path, "old")

@@ -9,6 +9,8 @@ import pytest
 from command_process import PATIENCE_S, CommandLine
 from job_client import JobClient
 
+pytestmark = pytest.mark.long
+
 
 async def test_workflows_are_listed_and_described(command: CommandLine) -> None:
     """In a pipe with tabs between the cells."""

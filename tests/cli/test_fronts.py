@@ -50,6 +50,7 @@ def both(words: list[str]) -> tuple[Any, Any]:
     return (by_argparse[0].name, vars(by_argparse[1])), (by_typer[0].name, vars(by_typer[1]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(BY_NAME))
 def test_each_command_reads_the_same(name: str) -> None:
     """With all of its parameters, with each one alone, and with none that may be left out."""
@@ -135,6 +136,7 @@ def without_extras(*words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [one.name for one in COMMANDS if one.extra])
 def test_without_the_extra_it_is_named_in_a_sentence(name: str) -> None:
     done = without_extras(name, *needed(BY_NAME[name]))
@@ -144,6 +146,7 @@ def test_without_the_extra_it_is_named_in_a_sentence(name: str) -> None:
     assert "pip install 'comfyui-proxy[cli]'" in done.stderr
 
 
+@pytest.mark.long
 def test_without_the_extra_the_others_run() -> None:
     """``check`` against nobody, ``serve`` with a setting that is wrong, ``drain`` of nobody."""
     done = without_extras("check", "--instance", "127.0.0.1:1")
@@ -155,6 +158,7 @@ def test_without_the_extra_the_others_run() -> None:
     assert "comfy-proxy" in without_extras("--version").stdout
 
 
+@pytest.mark.long
 def test_the_shell_is_offered_commands_and_options() -> None:
     """By typer, for the shells that it knows."""
     command = get_command(typer_front.app(COMMANDS, ABOUT))

@@ -22,6 +22,8 @@ from job_client import JobClient, noise, open_picture, until, write_templates
 
 from comfy_proxy.keys import REQUEST_OBSERVERS
 
+pytestmark = pytest.mark.long
+
 SECRET = "0123456789abcdef"
 
 

@@ -48,6 +48,7 @@ def test_a_wrong_option_is_told_like_a_wrong_variable() -> None:
     assert [line.partition(":")[0] for line in wrong.value.problems] == ["PORT", "COMFYUI_HOST_1"]
 
 
+@pytest.mark.long
 async def test_serve_says_what_it_has_found(tmp_path: Path, workers: Any) -> None:
     """One line for each instance, with what it can run or lacks; one that does not answer is named
     at the start, and told of when it has come."""

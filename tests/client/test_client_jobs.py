@@ -21,6 +21,7 @@ from comfy_proxy.client.asynchronous import AsyncClient
 SECRET = "0123456789abcdef"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("made", ["path", "text", "bytes", "file"])
 async def test_a_file_may_be_given_in_each_way(client: Any, tmp_path: Path, made: str) -> None:
     """A path, a path as text, the bytes, or a file that is open; the result is the picture."""

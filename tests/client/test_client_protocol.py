@@ -290,6 +290,7 @@ def test_both_clients_have_the_same_methods(plain: type, awaited: type) -> None:
         ]
 
 
+@pytest.mark.long
 def test_the_client_loads_nothing_of_the_server() -> None:
     """Whoever only submits needs neither Pillow nor aiohttp."""
     code = (

@@ -47,6 +47,7 @@ async def test_its_id_is_its_prompts(v2: V2, proxy: Http) -> None:
     assert list(await get(proxy, f"/history/{job['id']}")) == [job["id"]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("body", "status", "expected"),
     [

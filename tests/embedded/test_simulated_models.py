@@ -198,6 +198,7 @@ async def test_there_are_none_by_default(tmp_path: Path) -> None:
         await client.close()
 
 
+@pytest.mark.long
 async def test_a_process_takes_them_as_options(tmp_path: Path) -> None:
     """`speed` divides the times, and /system_stats tells what was loaded."""
     models = SimulatedModels(files={"a.safetensors": 7}, vram=9, load_s=LOAD_S, speed=1000.0)

@@ -13,6 +13,8 @@ from worker_client import Client, timed
 from comfy_proxy.embedded import process as process_module
 from comfy_proxy.embedded.process import WorkerProcess, WorkerProcessError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 async def process(tmp_path: Path) -> AsyncIterator[WorkerProcess]:

@@ -99,6 +99,7 @@ async def test_one_that_does_not_answer_joins_all_the_same(
     assert third.started == [prompt_id]
 
 
+@pytest.mark.long
 async def test_one_is_removed_under_load(
     proxy: Http, workers: Workers, third: EmbeddedWorker
 ) -> None:
@@ -407,6 +408,7 @@ async def test_its_figures_vanish_and_the_sums_stay(proxy: Http, workers: Worker
     assert (await get(proxy, "/api/instances"))["instances"][0]["id"] == "1"
 
 
+@pytest.mark.long
 async def test_nothing_of_it_is_left_behind(
     proxy: Http, workers: Workers, third: EmbeddedWorker, at_once: None
 ) -> None:

@@ -103,6 +103,7 @@ REQUESTS: dict[str, Callable[[Any], Awaitable[int]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", REQUESTS)
 @pytest.mark.parametrize("first_is_out", [False, True], ids=["dies just now", "is out already"])
 async def test_every_route_finds_the_one_that_has_returned(

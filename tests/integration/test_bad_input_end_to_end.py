@@ -32,6 +32,7 @@ def named(field: str, content: bytes, filename: str = "p.png") -> FormData:
     return data
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [

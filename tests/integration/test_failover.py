@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
 from job_client import JobClient, form, kill, noise, open_picture, until
 
 from comfy_proxy.cluster.retry_law import MAX_BREAKS
@@ -15,6 +16,7 @@ Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 Start = Callable[..., Awaitable[JobClient]]
 
 
+@pytest.mark.long
 async def test_one_of_two_is_killed_under_twenty_jobs(start_jobs: Start, workers: Pair) -> None:
     """All twenty complete with their own pictures, once each; the killed one works again later."""
     jobs = await start_jobs(*workers, health_check_interval_s=0.2)

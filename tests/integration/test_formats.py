@@ -97,6 +97,7 @@ async def test_crop(jobs: JobClient) -> None:
     assert whole.getpixel((52, 72))[3] > 200
 
 
+@pytest.mark.long
 async def test_both_steps(jobs: JobClient) -> None:
     """``upscale-remove-bg`` enlarges and cuts out in one job."""
     image = await made(jobs, "upscale-remove-bg", encode(subject()), scale=2)

@@ -49,6 +49,7 @@ async def tells(http: TestClient, workers: Pair, method: str, path: str) -> int:
     return answer.status
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["gone", "one gone", "break", "cut", "non_json", "500"])
 async def test_no_failure_names_an_address(start_proxy: Start, workers: Pair, how: str) -> None:
     """Whatever the instances do: refuse connections, break off, answer what is no answer."""

@@ -13,6 +13,8 @@ from job_client import JobClient, noise, open_picture, until
 from comfy_proxy.embedded.process import WorkerProcess
 from comfy_proxy.keys import CLUSTER
 
+pytestmark = pytest.mark.long
+
 Start = Callable[..., Awaitable[JobClient]]
 HUNG_S = 0.5
 

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from crowd import check_crowd, crowd, five_prompts, over_a_restart
 from crowd_client import Client
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+
+pytestmark = pytest.mark.long
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 

@@ -24,6 +24,8 @@ from webhook_receiver import SECRET, receiving
 
 from comfy_proxy.embedded.process import WorkerProcess
 
+pytestmark = pytest.mark.long
+
 JOBS = int(os.environ.get("RESTART_JOBS", "7"))
 PROMPTS = int(os.environ.get("RESTART_PROMPTS", "6"))
 """``RESTART_JOBS=50 RESTART_PROMPTS=20`` is the run that the README tells of."""

@@ -30,6 +30,7 @@ async def done_elsewhere(jobs: JobClient, workers: Pair, job_id: str, attempts: 
     await until(lambda: workers[1].executed == [end["prompt_id"]])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "faults",
     [
@@ -122,6 +123,7 @@ async def test_dies_at_a_node(bad_then_good: JobClient, workers: Pair) -> None:
     await done_elsewhere(bad_then_good, workers, await bad_then_good.submit())
 
 
+@pytest.mark.long
 async def test_dies_before_the_result_is_fetched(bad_then_good: JobClient, workers: Pair) -> None:
     """The prompt ended but its file cannot be had any more: done elsewhere."""
     workers[0].faults.hang = ("/view",)

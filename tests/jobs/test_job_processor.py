@@ -43,6 +43,7 @@ async def left_alone(jobs: JobClient, *workers: EmbeddedWorker) -> None:
     assert jobs.service.processor.running == jobs.service.processor.waiting == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [1, 4, 6])
 async def test_the_limit_is_reached_and_never_exceeded(
     start_jobs: Start, workers: Pair, limit: int
@@ -191,6 +192,7 @@ async def test_cancelled_while_it_runs(start_jobs: Start, workers: Pair) -> None
     await left_alone(jobs, worker)
 
 
+@pytest.mark.long
 async def test_cancelled_while_its_result_is_fetched(start_jobs: Start, workers: Pair) -> None:
     """Between the end of the prompt and the end of the job it can be cancelled too."""
     worker = workers[0]

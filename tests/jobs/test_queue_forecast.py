@@ -242,6 +242,7 @@ async def test_after_the_execution_the_rest_is_left(
     assert queue.left_s(job) == [0.5]
 
 
+@pytest.mark.long
 async def test_a_listing_plans_once(queue: Queue, make_request: Make) -> None:
     """A thousand waiting jobs are listed with one plan, and one walk through those beyond it."""
     queue.learn(UPSCALE, 10.0)

@@ -96,6 +96,7 @@ async def test_a_batch_of_three(told: Callable[..., Any]) -> None:
             assert (answer.status, await answer.read()) == (304, b"")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", ["3", "-1", "00000000001", "x", "1.0", "٣", "0x1", "1e0"])
 async def test_a_result_that_is_not_there(told: Callable[..., Any], number: str) -> None:
     """404, with how many there are; nothing but digits is a number."""

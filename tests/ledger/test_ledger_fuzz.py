@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ledger_harness import SUCCESS, Bench
@@ -224,6 +225,7 @@ _BY_PROMPT: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 @given(SEQUENCES)
 def test_the_books_are_right_after_every_event(sequence: list[tuple[str, Any, bool]]) -> None:
     fuzz = Fuzz()

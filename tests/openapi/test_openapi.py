@@ -92,6 +92,7 @@ async def test_the_page_comes_from_here(proxy: TestClient[Any, Any]) -> None:
         assert (answer.status, (await answer.json())["code"]) == (404, "not_found")
 
 
+@pytest.mark.long
 async def test_answers_are_as_described(
     caplog: pytest.LogCaptureFixture,
     start_proxy: Start,

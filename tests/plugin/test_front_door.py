@@ -18,6 +18,8 @@ from serving import PATIENCE_S
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
+pytestmark = pytest.mark.long
+
 Http = aiohttp.ClientSession
 
 

@@ -26,6 +26,7 @@ def _forget_models(transcript: dict) -> None:
             exchange["body"] = []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MEASURED)
 async def test_the_measured_conversation(name: str, worker: EmbeddedWorker) -> None:
     """In every scenario the worker says what the real server said when it was asked."""

@@ -38,6 +38,7 @@ async def three(tmp_path: Path) -> AsyncIterator[list[EmbeddedWorker]]:
         ]
 
 
+@pytest.mark.long
 async def test_the_proxy_answers_as_a_worker_does(
     three: list[EmbeddedWorker], start_proxy: Callable[..., Any]
 ) -> None:

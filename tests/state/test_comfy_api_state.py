@@ -51,6 +51,7 @@ async def test_odd_texts_are_kept_too(proxy: Restarting) -> None:
     assert (await v2.submit(workflow, key="k", metadata=labels))["id"] == job["id"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_jobs_that_run_and_wait_go_on(proxy: Restarting, how: str) -> None:
     """Each ends once under its id, with progress that is heard again."""

@@ -130,6 +130,7 @@ VALUES = st.recursive(
 SEPARATORS = st.sampled_from([(", ", ": "), (",", ":"), ("\n,", " :\t")])
 
 
+@pytest.mark.long
 @given(st.dictionaries(st.text(), VALUES), st.dictionaries(st.text(), VALUES), SEPARATORS)
 def test_any_json_is_cut_where_json_cuts_it(
     first: dict[str, Any], second: dict[str, Any], separators: tuple[str, str]
@@ -145,6 +146,7 @@ def test_any_json_is_cut_where_json_cuts_it(
             assert text == json.dumps(info, separators=separators, ensure_ascii=False)
 
 
+@pytest.mark.long
 def test_a_changed_document_is_read_where_it_changed() -> None:
     """Classes that change, come, go and move: the index is that of one that is read anew."""
     rng = random.Random(7)
@@ -173,6 +175,7 @@ def test_a_changed_document_is_read_where_it_changed() -> None:
         before = after
 
 
+@pytest.mark.long
 def test_ten_megabytes_go_through_in_short_steps() -> None:
     """No step scans more than STEP_BYTES and the class that it ends with; one that is known is
     compared alone, in a tenth of the steps."""

@@ -100,6 +100,7 @@ async def test_instances_that_answer_the_same_share_it(one: Setting) -> None:
     assert list(other) == [*first, "New"]
 
 
+@pytest.mark.long
 async def test_the_loop_has_its_turns_while_a_large_answer_is_read(one: Setting) -> None:
     """Hundreds of them, and no more work between two of them for two answers than for one."""
     bodies = {instance: large_object_info(n) for n, instance in enumerate(one.instances)}

@@ -261,6 +261,7 @@ def test_speeds_have_the_right_ratios_in_any_order(costs: Costs, order: tuple[st
     assert [costs.speed(one) for one in SPEEDS] == pytest.approx([0.5, 1.0, 2.0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(5))
 def test_speeds_neither_drift_nor_follow_outliers(costs: Costs, seed: int) -> None:
     """However works are spread, with noise, and one run in fifty that takes 100 times as long."""

@@ -50,6 +50,7 @@ async def walk(client: Client, query: str) -> list[Json]:
         after = f"&after={quote(page['next_cursor'], safe='')}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ORDERS)
 async def test_one_cursor_over_all(
     client: Client, one: AssetServer, two: AssetServer, order: str

@@ -23,6 +23,7 @@ async def test_an_odd_name_beside_long_metadata(name: str) -> None:
     assert [asset_text(one) for one in page.assets] == [json.dumps(asset).encode()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("more", ["", "x" * LONG_BYTES])
 @pytest.mark.parametrize("depth", [*range(900, 1_000), 1_500])
 async def test_metadata_that_is_very_deep_stays_as_it_came(depth: int, more: str) -> None:

@@ -86,6 +86,7 @@ class OneConnection:
             return answer.status, len(await answer.read())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("instances", [1, 2])
 async def test_a_post_follows_each_view_on_its_connection(

@@ -234,6 +234,7 @@ ODD_NAMES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ODD_NAMES)
 async def test_odd_names_are_found_brought_and_viewed(front: Front, name: str) -> None:
     """Whatever ComfyUI takes as a name: an input on one disk, a result, and its marked copy."""

@@ -40,6 +40,7 @@ async def upload(http: TestClient, name: str, colour: str, **fields: str) -> Any
         return await answer.json()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("holder", [0, 1])
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_prompt_runs_where_the_file_is(

@@ -48,6 +48,7 @@ async def colours(http: Any, prompt: Callable[[], dict[str, Any]], count: int = 
     return [await colour_of(http, entry) for entry in (await ended(http, *ids)).values()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["input", "temp", "output"])
 async def test_each_overwrite_is_what_the_next_prompts_read(
     front: Any, workers: Workers, kind: str
@@ -60,6 +61,7 @@ async def test_each_overwrite_is_what_the_next_prompts_read(
     assert all(worker.executed for worker in workers)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keep_files", [True, False])
 @pytest.mark.parametrize("away", [0, 1])
 async def test_an_overwrite_that_one_instance_missed(

@@ -9,6 +9,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import pytest
 from crowd_client import png
 from gateway_harness import Harness
 from job_client import encode, form, write_templates
@@ -38,6 +39,7 @@ async def test_the_frontends_text_comes_from_nginx(harness: Harness, tmp_path: P
     assert site.answered.count(200) == 2, asked  # packed, and as it is
 
 
+@pytest.mark.long
 async def test_a_new_version_shows_when_a_second_has_passed(
     harness: Harness, tmp_path: Path
 ) -> None:

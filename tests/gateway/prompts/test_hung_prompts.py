@@ -22,6 +22,8 @@ from comfy_proxy.embedded.process import WorkerProcess
 from comfy_proxy.gateway.files.upload_body import PASSED_BYTES
 from comfy_proxy.keys import CLUSTER
 
+pytestmark = pytest.mark.long
+
 Pair = tuple[WorkerProcess, WorkerProcess]
 Start = Callable[..., Awaitable[TestClient[Any, Any]]]
 HUNG_S = 0.3

@@ -99,6 +99,7 @@ async def crowd(http: Http, *models: str) -> dict[str, str]:
     return posted
 
 
+@pytest.mark.long
 async def test_two_models_in_turn_cost_a_load_each(gpus: Gpus, http: Http) -> None:
     """Each has an instance, and its prompts go there."""
     posted = await crowd(http, *"ab" * 10)
@@ -108,6 +109,7 @@ async def test_two_models_in_turn_cost_a_load_each(gpus: Gpus, http: Http) -> No
         assert len({posted[one] for one in gpu.started if one in posted}) == 1
 
 
+@pytest.mark.long
 async def test_at_one_instance_a_batch_costs_a_load(gpus: Gpus, one: Http) -> None:
     """All of the model that is loaded, then all of the other one."""
     running = await post(one, graph("a", seconds=30), client_id="0")
@@ -148,6 +150,7 @@ async def answered(http: Http, model: str, client: str, **fields: Any) -> Json:
         return dict(await answer.json())
 
 
+@pytest.mark.long
 async def test_front_and_number_are_obeyed(gpus: Gpus, one: Http) -> None:
     """Whatever is loaded; and nobody is put before one that waits with such a number."""
     running = await post(one, graph("a", seconds=0.5), client_id="0")
@@ -163,6 +166,7 @@ async def test_front_and_number_are_obeyed(gpus: Gpus, one: Http) -> None:
     assert gpus[0].started[-4:] == order
 
 
+@pytest.mark.long
 async def test_a_clients_prompts_of_a_kind_keep_their_order(gpus: Gpus, one: Http) -> None:
     posted = [(await post(one, graph(model), client_id="me"), model) for model in "babbaab" * 2]
     await ended(one, *(prompt_id for prompt_id, _ in posted))
@@ -171,6 +175,7 @@ async def test_a_clients_prompts_of_a_kind_keep_their_order(gpus: Gpus, one: Htt
         assert [prompt_id for prompt_id in gpus[0].started if prompt_id in own] == own
 
 
+@pytest.mark.long
 async def test_the_client_sees_comfyuis_contract(gpus: Gpus, http: Http) -> None:
     """One id, in the queue or the history at all times, every event once; wherever it runs."""
     async with listening(http) as listener:

@@ -77,6 +77,7 @@ async def exchange(
         return answer.status, await answer.read()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("charset", CHARSETS)
 async def test_a_prompt_in_any_charset_is_counted_and_owned(
     proxy: TestClient, workers: Workers, charset: str
@@ -192,6 +193,7 @@ ODD_IDS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("odd", ODD_IDS, ids=repr)
 async def test_an_odd_id_is_owned_as_the_answer_tells_it(
     proxy: TestClient, workers: Workers, odd: Any
@@ -209,6 +211,7 @@ async def test_an_odd_id_is_owned_as_the_answer_tells_it(
     assert [end.prompt_id for end in told] == [prompt_id]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("odd", [None, 5, "a/b", "a?b#c%d", "..", "{x}", "ö"], ids=repr)
 async def test_a_prompt_with_an_odd_id_moves_as_any(
     proxy: TestClient, workers: Workers, odd: Any

@@ -77,6 +77,7 @@ def sent_to(gateway: Any, prompt_id: str) -> Instance | None:
     return None if prompt is None else prompt.target
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["break", "500", "400", "cut"])
 async def test_the_target_fails(proxy: TestClient, workers: Workers, fault: str) -> None:
     """The target breaks or refuses while a prompt moves: it arrives somewhere, and runs once."""

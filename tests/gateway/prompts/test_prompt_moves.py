@@ -102,6 +102,7 @@ async def hammering(http: Any, prompt_ids: list[str]) -> AsyncIterator[list[str]
         await asyncio.gather(*tasks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("client_id", [None, "polls-only"])
 async def test_no_view_misses_it(
     proxy: TestClient, workers: Workers, client_id: str | None

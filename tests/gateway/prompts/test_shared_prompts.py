@@ -104,6 +104,7 @@ async def test_an_upload_is_in_the_enum_at_once(front: Any) -> None:
     assert name in info["LoadImage"]["input"]["required"]["image"][0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mark", ["", "@1/", "@2/"])
 async def test_an_earlier_result_as_input(front: Any, workers: Workers, mark: str) -> None:
     """Under its name, and under marked names, of whichever instance: what is copied for it is
@@ -141,6 +142,7 @@ async def test_a_folder_of_uploads(front: Any, workers: Workers) -> None:
     ]
 
 
+@pytest.mark.long
 async def test_a_prompt_whose_instance_dies_runs_at_the_other(front: Any, workers: Workers) -> None:
     """Its upload is there, and its picture is found, also after the first one is back."""
     name = await upload(front, png("red"), "in.png")

@@ -26,6 +26,7 @@ def fill(*instances: FakeInstance) -> None:
         next(turns).history[name] = finished(name, start, start + (start * 7) % 11)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prefix", ["sort_by=created_at&", "sort_by=execution_duration&", ""])
 @pytest.mark.parametrize("order", ["sort_order=asc&", "sort_order=desc&", ""])
 @pytest.mark.parametrize(

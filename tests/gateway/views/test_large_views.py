@@ -115,6 +115,7 @@ class LargeInstance:
         return answer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("path", "count"), [("/queue", 2), ("/history", 2), ("/history/two", 1)])
 async def test_seventy_mib_of_each_instance(harness: Harness, path: str, count: int) -> None:
     """Graphs with pictures in them, far beyond what is kept in memory: all of it arrives."""

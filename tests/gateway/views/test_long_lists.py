@@ -14,6 +14,8 @@ from views_harness import front
 from comfy_proxy.json_listing import STEP_BYTES
 from comfy_proxy.json_scanner import JsonScanner
 
+pytestmark = pytest.mark.long
+
 COUNT = 12_000
 LONGEST = 2 * STEP_BYTES
 """What is read or written at once is a step, and at most as much again for what it ends with."""

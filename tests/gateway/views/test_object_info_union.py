@@ -101,6 +101,7 @@ async def test_what_was_united_is_not_united_again() -> None:
     assert not after.is_of(documents)
 
 
+@pytest.mark.long
 async def test_a_large_union_is_made_in_short_steps() -> None:
     """Two documents of 10 MB that differ in one class of a hundred."""
     documents = [catalog(large_object_info(revision)) for revision in (1, 2)]

@@ -86,6 +86,7 @@ def test_too_many_results_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
         told_results({"1": {"text": ["a"] * 4}}, [])
 
 
+@pytest.mark.long
 def test_a_file_that_is_told_a_million_times_is_one_result() -> None:
     """A node in a loop may do that; only what differs counts."""
     one = entry("a.png")
@@ -94,6 +95,7 @@ def test_a_file_that_is_told_a_million_times_is_one_result() -> None:
         told_results({"1": {"text": ["x"] * (MAX_RESULTS + 1)}}, [])
 
 
+@pytest.mark.long
 @given(st.dictionaries(st.text(), st.dictionaries(KEYS, JSON, max_size=4), max_size=4))
 def test_any_json_has_results_or_none(outputs: dict[str, dict[str, Any]]) -> None:
     """Whatever a custom node tells, nothing but ResultError is raised, and no text is lost."""

@@ -86,6 +86,7 @@ def check(directory: Path, document: Any, mapping: str | None = None) -> None:
         use(workflow)
 
 
+@pytest.mark.long
 @MANY
 @given(JSON)
 def test_any_json(tmp_path: Path, document: Any) -> None:
@@ -93,6 +94,7 @@ def test_any_json(tmp_path: Path, document: Any) -> None:
     check(tmp_path, document)
 
 
+@pytest.mark.long
 @MANY
 @given(st.lists(st.integers(0, 40), max_size=8), JSON)
 def test_a_described_template_with_anything_in_it(
@@ -102,6 +104,7 @@ def test_a_described_template_with_anything_in_it(
     check(tmp_path, changed(described(), at, value))
 
 
+@pytest.mark.long
 @MANY
 @given(st.lists(st.integers(0, 40), max_size=8), JSON)
 def test_an_exported_graph_with_anything_in_it(tmp_path: Path, at: list[int], value: Any) -> None:
@@ -115,6 +118,7 @@ def test_an_exported_graph_with_anything_in_it(tmp_path: Path, at: list[int], va
     check(tmp_path, changed(graph, at, value))
 
 
+@pytest.mark.long
 @MANY
 @given(st.dictionaries(TEXT, JSON, max_size=4), st.dictionaries(TEXT, JSON, max_size=3))
 def test_any_mapping(top: dict[str, Any], parameters: dict[str, Any]) -> None:
