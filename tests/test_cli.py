@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,11 @@ PATIENCE_S = 30.0
 """Before what does not come true fails the test."""
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def ports() -> Iterator[list[int]]:
+    """Two free ports that no other program is given while the test runs."""
+    with kept_port() as first, kept_port() as second:
+        yield [first, second]
 
 
 @pytest.fixture(autouse=True)
@@ -83,9 +85,11 @@ def test_clients_connections_are_kept_as_long_as_comfyui_keeps_them(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_serve_answers_until_it_is_told_to_end(workers: Pair, number: int) -> None:
+async def test_serve_answers_until_it_is_told_to_end(
+    workers: Pair, number: int, ports: list[int]
+) -> None:
     """``comfy-proxy serve`` listens where it is told and ends with 0 on a signal."""
-    port = free_port()
+    port = ports[0]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "comfy_proxy", "serve"),
         env=environment(workers, PORT=str(port)),
@@ -101,9 +105,9 @@ async def test_serve_answers_until_it_is_told_to_end(workers: Pair, number: int)
     assert "Traceback" not in log.decode()
 
 
-async def test_a_hangup_does_not_end_what_runs_under_nohup(workers: Pair) -> None:
+async def test_a_hangup_does_not_end_what_runs_under_nohup(workers: Pair, ports: list[int]) -> None:
     """Whoever started it like that wants it to stay when the terminal goes away."""
-    port = free_port()
+    port = ports[0]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "comfy_proxy", "serve"),
         env=environment(workers, PORT=str(port)),
@@ -119,9 +123,9 @@ async def test_a_hangup_does_not_end_what_runs_under_nohup(workers: Pair) -> Non
     assert process.returncode == 0
 
 
-async def test_it_runs_without_standard_streams(workers: Pair) -> None:
+async def test_it_runs_without_standard_streams(workers: Pair, ports: list[int]) -> None:
     """As some service managers start it: its own sockets must not get their numbers."""
-    port = free_port()
+    port = ports[0]
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", f"exec {sys.executable} -m comfy_proxy serve <&- >&- 2>&-"),
         env=environment(workers, PORT=str(port)),
@@ -131,9 +135,9 @@ async def test_it_runs_without_standard_streams(workers: Pair) -> None:
     assert await process.wait() == 0
 
 
-async def test_a_signal_before_it_is_ready_does_not_end_it(workers: Pair) -> None:
+async def test_a_signal_before_it_is_ready_does_not_end_it(workers: Pair, ports: list[int]) -> None:
     """Whoever changes the level may be quicker than the start."""
-    port = free_port()
+    port = ports[0]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "comfy_proxy", "serve"),
         env=environment(workers, PORT=str(port)),
@@ -149,7 +153,7 @@ async def test_a_signal_before_it_is_ready_does_not_end_it(workers: Pair) -> Non
     assert process.returncode == 0
 
 
-async def test_a_client_that_does_not_read_cannot_hold_up_the_end(workers: Pair) -> None:
+async def test_a_client_that_does_not_read_cannot_hold_up_the_end(ports: list[int]) -> None:
     """What is still being sent has SHUTDOWN_TIMEOUT too, not aiohttp's minute."""
 
     async def endless(request: web.Request) -> web.StreamResponse:
@@ -167,7 +171,7 @@ async def test_a_client_that_does_not_read_cannot_hold_up_the_end(workers: Pair)
     app.router.add_get("/system_stats", stats)
     app.router.add_get("/endless", endless)
     async with TestServer(app) as upstream:
-        port = free_port()
+        port = ports[0]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "comfy_proxy", "serve"),
             env={
@@ -188,12 +192,12 @@ async def test_a_client_that_does_not_read_cannot_hold_up_the_end(workers: Pair)
     assert process.returncode == 0
 
 
-async def test_adev_runs_it(workers: Pair) -> None:
+async def test_adev_runs_it(workers: Pair, ports: list[int]) -> None:
     """``adev runserver comfy_proxy`` finds the application and serves jobs' health."""
-    port = free_port()
+    port = ports[0]
     process = await asyncio.create_subprocess_exec(
         *(str(Path(sys.executable).parent / "adev"), "runserver", "comfy_proxy"),
-        *("-p", str(port), "--aux-port", str(free_port()), "--no-livereload"),
+        *("-p", str(port), "--aux-port", str(ports[1]), "--no-livereload"),
         env=environment(workers),
         cwd=ROOT,
         stdout=asyncio.subprocess.DEVNULL,
