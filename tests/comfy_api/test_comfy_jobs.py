@@ -6,6 +6,7 @@ import asyncio
 import io
 import uuid
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -30,7 +31,9 @@ async def test_a_job_from_its_submission_to_its_end(v2: V2) -> None:
     assert (ended["status"], ended["error"]) == ("succeeded", None)
     assert ended["created_at"] <= ended["started_at"] <= ended["completed_at"]
     assert ended["completed_at"] < ended["expires_at"]
-    assert ended["metrics"]["execution_ms"] >= 100
+    times = [datetime.fromisoformat(ended[f"{name}_at"]) for name in ("created", "completed")]
+    told_ms = ended["metrics"]["queue_ms"] + ended["metrics"]["execution_ms"]
+    assert told_ms == pytest.approx((times[1] - times[0]) / timedelta(milliseconds=1), abs=2)
     assert ended["progress"]["value"] == 1.0
     (output,) = ended["outputs"]
     assert (output["node_id"], output["type"]) == ("3", "image")
