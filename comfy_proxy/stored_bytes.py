@@ -218,13 +218,26 @@ async def read_some(file: BinaryIO, size: int) -> bytes:
 
 def _unlink(path: str) -> None:
     """Remove the file; a large one in a thread if an event loop runs here, because to remove 50 MB
-    takes 20 to 60 ms."""
+    takes 20 to 60 ms.
+
+    The thread is asked for in the next turn of the loop: the garbage collector may call this at any
+    point, also where the executor holds the lock that it would wait for, and nothing went on ever
+    again.
+    """
     with contextlib.suppress(OSError):
         if os.stat(path).st_size > LARGE_BYTES:
-            with contextlib.suppress(RuntimeError):  # no loop, or one whose threads have ended
-                asyncio.get_running_loop().run_in_executor(None, _remove, path)
+            with contextlib.suppress(RuntimeError):  # no loop runs here
+                loop = asyncio.get_running_loop()
+                loop.call_soon(_remove_in_thread, loop, path)
                 return
     _remove(path)
+
+
+def _remove_in_thread(loop: asyncio.AbstractEventLoop, path: str) -> None:
+    try:
+        loop.run_in_executor(None, _remove, path)
+    except RuntimeError:  # its threads have ended
+        _remove(path)
 
 
 def _remove(path: str) -> None:

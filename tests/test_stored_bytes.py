@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import tempfile
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,6 +104,48 @@ async def test_a_large_file_is_removed_in_a_thread(
     await stored.finish()
     stored.close()
     assert await removed != threading.get_ident()
+    assert files_in(directory) == []
+
+
+async def test_the_garbage_collector_may_remove_one_while_a_thread_is_asked_for(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The executor holds its lock then, and would wait for itself for ever."""
+
+    class Asked(ThreadPoolExecutor):
+        is_busy = False
+        asked_when_busy = 0
+
+        def submit(self, *work: Any, **more: Any) -> Future[Any]:
+            self.asked_when_busy += self.is_busy
+            return super().submit(*work, **more)
+
+    monkeypatch.setattr(stored_bytes, "LARGE_BYTES", 1000)
+    executor = Asked(1)
+    asyncio.get_running_loop().set_default_executor(executor)
+    stored = StoredBytes(memory_bytes=0)
+    await stored.write(b"x" * 1001)
+    await stored.finish()
+    executor.is_busy = True
+    del stored
+    executor.is_busy = False
+    await asyncio.sleep(0)
+    await asyncio.get_running_loop().shutdown_default_executor()
+    assert executor.asked_when_busy == 0
+    assert files_in(directory) == []
+
+
+async def test_a_large_file_goes_when_there_are_no_more_threads(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As at the end of the program."""
+    monkeypatch.setattr(stored_bytes, "LARGE_BYTES", 1000)
+    stored = StoredBytes(memory_bytes=0)
+    await stored.write(b"x" * 1001)
+    await stored.finish()
+    await asyncio.get_running_loop().shutdown_default_executor()
+    del stored
+    await asyncio.sleep(0)
     assert files_in(directory) == []
 
 
