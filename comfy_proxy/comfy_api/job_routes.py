@@ -13,9 +13,9 @@ from comfy_proxy.comfy_api.pages import Page
 from comfy_proxy.comfy_api.service import ComfyApi
 from comfy_proxy.comfy_api.views import JOBS, Links, job_json, listed_json
 from comfy_proxy.errors import NotFoundError
-from comfy_proxy.json_steps import in_turns, loads_in_steps
+from comfy_proxy.json_steps import in_turns, loads_in_steps, written_in_turns
 from comfy_proxy.keys import COMFY_API, SETTINGS, SHUTDOWN
-from comfy_proxy.lenient_json import dumps, dumps_exact
+from comfy_proxy.lenient_json import dumps
 from comfy_proxy.security import key_of
 
 CANCEL_S: Final = 1.0
@@ -80,18 +80,19 @@ async def _workflow(request: web.Request) -> web.StreamResponse:
     graph = await _graph(api, job)
     if graph is None:
         raise NotFoundError(f"The workflow of job {job.id} is not known any more.")
-    body = b'{"workflow": ' + graph + b', "format": "api"}'
+    body = b"".join((b'{"workflow": ', *graph, b', "format": "api"}'))
     return web.Response(body=body, content_type="application/json")
 
 
-async def _graph(api: ComfyApi, job: Job) -> bytes | None:
+async def _graph(api: ComfyApi, job: Job) -> list[bytes] | None:
     """Of a job that lives as it was posted, of one that has ended as its history has it."""
     prompt = api.ledger.find(job.id)
     body = b"" if prompt is None else await api.doors.spool.body(prompt)
     if body:
         document = await in_turns(loads_in_steps(body))
-        return dumps_exact(document["prompt"])
-    return await api.doors.ended.graph(job.id)
+        return await written_in_turns(document["prompt"])
+    text = await api.doors.ended.graph(job.id)
+    return None if text is None else [text]
 
 
 async def _cancel(request: web.Request) -> web.StreamResponse:

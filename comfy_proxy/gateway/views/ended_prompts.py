@@ -22,8 +22,7 @@ from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.owner import PromptOwners, Told
 from comfy_proxy.json_scanner import ANY, TEXT, JsonScanner, Shape, Value
-from comfy_proxy.json_steps import feed
-from comfy_proxy.lenient_json import dumps_exact
+from comfy_proxy.json_steps import feed, written_in_turns
 
 Entry = dict[str, Any]
 """``outputs`` and ``status`` of an entry of the history, in ComfyUI's shape."""
@@ -79,7 +78,7 @@ class EndedPrompts:
     async def graph(self, prompt_id: str) -> bytes | None:
         """The text of the graph that has run; None if nobody has it."""
         if (own := self._own_history.entry(prompt_id)) is not None:
-            return dumps_exact(own["prompt"][2])
+            return b"".join(await written_in_turns(own["prompt"][2]))
         root = await self._kept(prompt_id, _GRAPH)
         if root is None and (told := await self._asked(prompt_id, _GRAPH)) is not None:
             root = told.answer.root

@@ -19,16 +19,13 @@ from comfy_proxy.jobs.requests.input_urls import MAX_URL_LENGTH, is_url
 from comfy_proxy.jobs.requests.request_fields import MAX_FIELDS_BYTES, RequestFields
 from comfy_proxy.jobs.requests.request_files import RequestFiles
 from comfy_proxy.jobs.workflows.workflow import Workflow
+from comfy_proxy.json_signs import count_signs
 from comfy_proxy.stored_bytes import StoredBytes
 
 _BARE: Final = ("image/", "video/", "audio/")
 """Media types of a body that is a file and nothing else."""
 _MAX_FIELDS: Final = 10_000
 """Fields of a form; to take a million of them apart would take a second."""
-_SIGNS: Final = (b",", b":", b"[", b"{")
-"""What is between the values of JSON, and never in base64. Files may be long, and the rest has
-MAX_FIELDS_BYTES at most: with more signs than that a body is a heap of values, which takes twenty
-times its length of memory, and a second of everybody's time, to be read at once."""
 _TOO_MANY: Final = f"The JSON body has more than {MAX_FIELDS_BYTES} commas, colons and brackets."
 _URL_START: Final = len(b"https://")
 
@@ -157,7 +154,7 @@ class RequestBody:
         signs = 0
         try:
             async for chunk in body:
-                signs += sum(map(chunk.count, _SIGNS))
+                signs += count_signs(chunk)
                 if signs > MAX_FIELDS_BYTES:
                     raise RequestError(_TOO_MANY, code="invalid_json")
                 await stored.write(chunk)
