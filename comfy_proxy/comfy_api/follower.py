@@ -39,6 +39,8 @@ SETTLE_S: Final = 10.0
 the job has ended with the outputs of which frames have told."""
 SIZES_AT_ONCE: Final = 8
 """Files whose sizes are asked for at the same time, of one job."""
+FOUND_AT_ONCE: Final = 100
+"""Outputs that are made out of a node's results in one turn of the event loop: some 2 ms."""
 SIZES_S: Final = 2.0
 """Seconds that the sizes of what a job has made have to be told, all together. Beyond them those
 that were not told are 0: an instance that loads the next model answers nothing for longer."""
@@ -102,7 +104,7 @@ class Follower:
             shown = self._doors.storage.prefixed(seen.output, instance)
             made = node_outputs(job.id, seen.node, shown, self._doors.secret)
             left = max(0, MAX_OF_JOB - len(job.outputs))
-            new = list(islice((one for one in made if one.id not in job.outputs), left))
+            new = islice((one for one in made if one.id not in job.outputs), left)
             task = self._begin(self._add(job, new))
             looking = self._looking.setdefault(job.id, set())
             looking.add(task)
@@ -151,7 +153,8 @@ class Follower:
             await asyncio.gather(*self._looking.get(job.id, ()), return_exceptions=True)
         told = {} if entry is None else _messages(entry)
         if entry is not None:
-            outputs = outputs_of(job.id, entry.get("outputs"), self._doors.secret)
+            told_there = entry.get("outputs")
+            outputs = await in_turns(outputs_of(job.id, told_there, self._doors.secret))
             sized = await self._sized([job.outputs.get(one.id, one) for one in outputs])
             self._jobs.note_outputs(job, sized)
         job.reused = job.reused or bool(cached_nodes(told.get("execution_cached")))
@@ -198,27 +201,33 @@ class Follower:
 
     async def _add(self, job: Job, outputs: Iterable[Output]) -> None:
         """A node has made these just now."""
-        sized = await self._sized(outputs)
+        sized = await self._sized(await in_turns(outputs))
         if job.end is None:
             self._jobs.note_outputs(job, sized)
             job.changed()
 
     async def _sized(self, outputs: Iterable[Output]) -> list[Output]:
         """``outputs`` with their sizes, as far as these are told within SIZES_S."""
-        limit = asyncio.Semaphore(SIZES_AT_ONCE)
-        deadline = self._clock.monotonic() + SIZES_S
+        found = list(outputs)
+        deadline, left = self._clock.monotonic() + SIZES_S, iter(range(len(found)))
 
-        async def sized(output: Output) -> Output:
-            if output.file is None or output.size is not None:
-                return output
-            try:
-                async with self._clock.timeout(deadline - self._clock.monotonic()), limit:
-                    found = await self._doors.file_view.find(output.file)
-            except (ComfyProxyError, TimeoutError):
-                return output
-            return output if found is None else replace(output, size=found.size)
+        async def look() -> None:
+            for at in left:
+                found[at] = await self._with_size(found[at], deadline)
 
-        return await asyncio.gather(*map(sized, outputs))
+        await asyncio.gather(*(look() for _ in range(min(SIZES_AT_ONCE, len(found)))))
+        return found
+
+    async def _with_size(self, output: Output, deadline: float) -> Output:
+        left_s = deadline - self._clock.monotonic()
+        if output.file is None or output.size is not None or left_s <= 0:
+            return output
+        try:
+            async with self._clock.timeout(left_s):
+                found = await self._doors.file_view.find(output.file)
+        except (ComfyProxyError, TimeoutError):
+            return output
+        return output if found is None else replace(output, size=found.size)
 
     def _looked(self, job_id: str, task: asyncio.Task[None]) -> None:
         looking = self._looking.get(job_id, set())
@@ -254,6 +263,17 @@ class Follower:
                 logger.info("what became of a job is not known: {}", error.message)
             else:
                 logger.opt(exception=error).error("following a job failed")
+
+
+async def in_turns(outputs: Iterable[Output]) -> list[Output]:
+    """``outputs``, which are made one after the other; after every FOUND_AT_ONCE of them others
+    have their turn."""
+    found: list[Output] = []
+    for output in outputs:
+        found.append(output)
+        if len(found) % FOUND_AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return found
 
 
 def _ending(entry: Mapping[str, Any]) -> Ending:
