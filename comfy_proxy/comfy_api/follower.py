@@ -22,7 +22,13 @@ from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.cluster.prompt_outcomes import cached_nodes, messages_of
 from comfy_proxy.comfy_api.doors import Doors
 from comfy_proxy.comfy_api.jobs import Job, JobBook, JobStatus
-from comfy_proxy.comfy_api.outputs import MAX_OF_JOB, Output, node_outputs, outputs_of
+from comfy_proxy.comfy_api.outputs import (
+    MAX_OF_JOB,
+    Output,
+    in_turns,
+    node_outputs,
+    outputs_of,
+)
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.gateway.events.frames import Executed, OfPrompt, Pass
 from comfy_proxy.gateway.events.listener import Heard
@@ -39,8 +45,6 @@ SETTLE_S: Final = 10.0
 the job has ended with the outputs of which frames have told."""
 SIZES_AT_ONCE: Final = 8
 """Files whose sizes are asked for at the same time, of one job."""
-FOUND_AT_ONCE: Final = 100
-"""Outputs that are made out of a node's results in one turn of the event loop: some 2 ms."""
 SIZES_S: Final = 2.0
 """Seconds that the sizes of what a job has made have to be told, all together. Beyond them those
 that were not told are 0: an instance that loads the next model answers nothing for longer."""
@@ -83,6 +87,11 @@ class Follower:
                 settling = self._begin(self._settle(job, end, self._clock.now()))
                 settling.add_done_callback(lambda task: self._settling.discard(job.id))
             return
+        if isinstance(change.event, events.Sent):
+            # What an instance made that has lost it half way is no part of its next run.
+            for task in self._looking.get(job.id, ()):
+                task.cancel()
+            self._jobs.drop_outputs(job)
         job.runs = change.new is State.RUNNING
         if job.runs and job.started is None:
             job.started = self._clock.now()
@@ -263,17 +272,6 @@ class Follower:
                 logger.info("what became of a job is not known: {}", error.message)
             else:
                 logger.opt(exception=error).error("following a job failed")
-
-
-async def in_turns(outputs: Iterable[Output]) -> list[Output]:
-    """``outputs``, which are made one after the other; after every FOUND_AT_ONCE of them others
-    have their turn."""
-    found: list[Output] = []
-    for output in outputs:
-        found.append(output)
-        if len(found) % FOUND_AT_ONCE == 0:
-            await asyncio.sleep(0)
-    return found
 
 
 def _ending(entry: Mapping[str, Any]) -> Ending:

@@ -12,7 +12,7 @@ from v2_client import V2
 
 from comfy_proxy.comfy_api import events, follower, views
 from comfy_proxy.comfy_api.jobs import Job, JobStatus
-from comfy_proxy.comfy_api.outputs import Output, outputs_of
+from comfy_proxy.comfy_api.outputs import FOUND_AT_ONCE, Output, in_turns, outputs_of
 from comfy_proxy.counted_response import LARGE, CountedResponse
 from comfy_proxy.keys import COMFY_API
 
@@ -133,7 +133,7 @@ async def test_they_are_found_a_few_at_a_time() -> None:
 
     task = asyncio.create_task(other())
     files = {"images": [{"filename": f"{number}.png"} for number in range(COUNT)]}
-    found = await follower.in_turns(outputs_of("a", {"9": files}, b"s"))
+    found = await in_turns(outputs_of("a", {"9": files}, b"s"))
     task.cancel()
     assert [one.name for one in found] == [one["filename"] for one in files["images"]]
-    assert turns >= COUNT // follower.FOUND_AT_ONCE
+    assert turns >= COUNT // FOUND_AT_ONCE
