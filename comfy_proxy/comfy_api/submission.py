@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from aiohttp import web
 
 from comfy_proxy.bodies import read_client_body
+from comfy_proxy.cluster.object_info.graph_support import MAX_INPUTS, MAX_NODES, is_readable
 from comfy_proxy.cluster.prompt_answers import read_accepted, rejection, without_paths
 from comfy_proxy.comfy_api import fields, references
 from comfy_proxy.comfy_api.doors import Doors
@@ -124,6 +125,9 @@ class Submissions:
         try:
             if references.TYPE.encode() in raw:
                 await _off_loop(raw, lambda: references.resolve(graph, find))
+            if not is_readable(graph):
+                message = f"workflow has more than {MAX_NODES} nodes, or {MAX_INPUTS} inputs."
+                raise UnprocessableError(message, code="invalid_workflow")
             job.follow(fields.classes(graph))
             self._jobs.add(job)
             await self._post(request, job, graph, extra)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from job_client import until
 from prompt_client import Http, graph
 from v2_client import V2, code
 
+from comfy_proxy.cluster.object_info.graph_support import MAX_INPUTS, MAX_NODES
 from comfy_proxy.comfy_api import submission
 from comfy_proxy.comfy_api.fields import MAX_NAME_LENGTH
 from comfy_proxy.comfy_api.references import MAX_ID_CHARS, MAX_TOLD
@@ -70,6 +72,17 @@ async def test_a_name_of_megabytes_is_refused(proxy: Http, name: str) -> None:
     long = b'"%s"' % (b"x" * (MAX_NAME_LENGTH + 1))
     body = body.replace(b'"A"' if name == "class_type" else b'"1"', long)
     assert str(MAX_NAME_LENGTH) in (await refused(proxy, body))["error"]["message"]
+
+
+@pytest.mark.parametrize("nodes", [1, MAX_NODES + 1])
+async def test_a_graph_that_is_too_large_to_plan_is_refused(proxy: Http, nodes: int) -> None:
+    """Whatever looks through its nodes and inputs does so in one turn of the loop."""
+    inputs = {str(number): "x" for number in range(MAX_INPUTS + 1 if nodes == 1 else 1)}
+    node = {"class_type": "EmptyImage", "inputs": inputs}
+    workflow = {str(number): node for number in range(nodes)}
+    told = await refused(proxy, json.dumps({"workflow": workflow}).encode())
+    assert code(told) == "invalid_workflow"
+    assert f"more than {MAX_NODES} nodes" in told["error"]["message"]
 
 
 async def test_of_references_without_a_file_some_are_told(proxy: Http) -> None:
