@@ -68,9 +68,9 @@ class EndedPrompts:
         if (own := self._own_history.entry(prompt_id)) is not None:
             return {"outputs": own["outputs"], "status": own["status"]}
         if (root := await self._kept(prompt_id, HISTORY)) is not None:
-            return _entry(root)
+            return await _entry(root)
         told = await self._asked(prompt_id, HISTORY)
-        if told is None or (entry := _entry(told.answer.root)) is None:
+        if told is None or (entry := await _entry(told.answer.root)) is None:
             return None
         self._made_files.entries_read({prompt_id: entry}, told.instance)
         return {**entry, "outputs": self._storage.prefixed(entry.get("outputs"), told.instance)}
@@ -143,9 +143,9 @@ def _first(root: Value | None) -> HistoryEntry | None:
     return entries[0] if entries and entries[0].value.is_object else None
 
 
-def _entry(root: Value | None) -> Entry | None:
+async def _entry(root: Value | None) -> Entry | None:
     entry = _first(root)
-    return None if entry is None else entry.data()
+    return None if entry is None else await entry.data_in_turns()
 
 
 def _graph(root: Value | None) -> bytes | None:
