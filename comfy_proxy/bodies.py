@@ -185,9 +185,13 @@ class SentBody(Protocol):
     def chunks(self) -> AsyncIterator[bytes]: ...
 
 
-async def read_client_body(request: web.Request, limit: int) -> bytes:
-    """All of the client's body, whatever limit a host application has set; raises as ClientBody."""
+async def read_client_body(
+    request: web.Request, limit: int, check: Callable[[bytes], None] = lambda piece: None
+) -> bytes:
+    """All of the client's body, whatever limit a host application has set; raises as ClientBody,
+    and what ``check`` raises, which sees each piece as it comes."""
     body = bytearray()
     async for piece in ClientBody(request.content, limit):
+        check(piece)
         body += piece
     return bytes(body)

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, cast
 
+from aiohttp import web
 from loguru import logger
 
 HEAD_TIMEOUT_S: Final = 30.0
@@ -26,12 +27,30 @@ _LATE: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Le
 
 
 class Connections:
-    """Those that are open, at most ``limit`` (MAX_CLIENT_CONNECTIONS). One more is told 503."""
+    """Those that are open, at most ``limit`` (MAX_CLIENT_CONNECTIONS). One more is told 503.
+
+    After :meth:`end` none is taken any more. ``silent`` are those of which no head has come yet,
+    with their guards.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.open = 0
         self.refused = 0
+        self.ended = False
+        self.silent: dict[_Guard, asyncio.Transport] = {}
+
+    async def end(self, app: web.Application) -> None:
+        """The server has stopped to listen: close what has asked for nothing yet. The first of the
+        application's ``on_shutdown``, so that it comes right after aiohttp has closed what is idle.
+
+        aiohttp overlooks a connection that is made in the turn of the loop in which it does so, or
+        that was accepted before and is made later: it ignores what comes on it, and waits for it
+        until SHUTDOWN_TIMEOUT is over.
+        """
+        self.ended = True
+        for transport in self.silent.values():
+            transport.close()
 
     def guarded(self, make: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
         """As ``make``, with a guard before each protocol."""
@@ -58,12 +77,17 @@ class _Guard(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is not of that class
+        if self._connections.ended:
+            self._inner = None
+            transport.close()
+            return
         if self._connections.open >= self._connections.limit or self._inner is None:
             self._inner = None
             self._connections.refuse(transport)
             return
         self._connections.open += 1
         self._counted = True
+        self._connections.silent[self] = transport
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(HEAD_TIMEOUT_S, self._late, transport)
         self._inner.connection_made(transport)
@@ -75,8 +99,7 @@ class _Guard(asyncio.Protocol):
             tail = self._tail + data[:3]
             self._tail = (self._tail + data[-3:])[-3:]
             if _END in data or _END in tail:
-                self._timer.cancel()
-                self._timer = None
+                self._no_longer_silent()
         self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -91,28 +114,34 @@ class _Guard(asyncio.Protocol):
             self._inner.resume_writing()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        self._no_longer_silent()
         if self._counted:
             self._connections.open -= 1
         if self._inner is not None and self._counted:
             self._inner.connection_lost(error)
 
+    def _no_longer_silent(self) -> None:
+        self._connections.silent.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _late(self, transport: asyncio.Transport) -> None:
-        self._timer = None
+        self._no_longer_silent()
         if self._tail:
             transport.write(_LATE)
         transport.close()
 
 
-def guarded_loop(loop: asyncio.AbstractEventLoop, limit: int) -> asyncio.AbstractEventLoop:
-    """A loop of the same kind, whose servers take ``limit`` connections; ``loop`` is closed.
+def guarded_loop(
+    loop: asyncio.AbstractEventLoop, connections: Connections
+) -> asyncio.AbstractEventLoop:
+    """A loop of the same kind, whose servers take as many as ``connections``; ``loop`` is closed.
 
     ``web.run_app`` makes its server itself, and has the loop to listen.
     """
     kind: Any = type(loop)
     loop.close()
-    connections = Connections(limit)
 
     class GuardedLoop(kind):  # type: ignore[misc]
         async def create_server(self, protocol_factory: Any, *of: Any, **more: Any) -> Any:

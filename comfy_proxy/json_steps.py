@@ -8,38 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, Final, TypeVar
 
 from comfy_proxy.json_listing import BLANKS, FLAT_VALUE, STEP_BYTES, end_of
+from comfy_proxy.json_pieces import written
 from comfy_proxy.json_scanner import IN_SCALAR, IN_STRING, JsonScanner
-from comfy_proxy.lenient_json import dumps_exact, loads_exact
+from comfy_proxy.json_strings import pieces_of_string
+from comfy_proxy.lenient_json import loads_exact
 
 T = TypeVar("T")
 Steps = Generator[int, None, T]
 """Yields after each step how many bytes it went through."""
 
-MANY: Final = 200
-"""So many items of a list are written in one step, at most."""
 VALUE_BYTES: Final = 128
 """Bytes of text that take as long as what is done for a value besides: some 10 microseconds."""
 _VALUE = re.compile(FLAT_VALUE, re.DOTALL)
 _ITEMS = re.compile(rb"(?>(?:\s*+" + FLAT_VALUE + rb"\s*+,)*)", re.DOTALL)
-_COLON = re.compile(rb"\s*+:")
-_DEPTH: Final = 4
-"""Only so many levels deep lists and objects are written in steps; what is in them further down is
-written at once."""
+MAX_BLANKS: Final = 2**20
+"""Bytes of blanks in a row. A text with more of them is refused: 16 MB took 30 ms."""
 
 
-def loads_in_steps(text: bytes) -> Steps[Any]:
+def loads_in_steps(text: bytes, long_text: Callable[[list[str]], Any] = "".join) -> Steps[Any]:
     """The value of a JSON text as ``loads_exact`` reads it, STEP_BYTES or so at a time.
 
-    A text of up to STEP_BYTES is read at once, and so is a single string, however long it is.
-    Raises ValueError.
+    A text of up to STEP_BYTES is read at once. ``long_text`` makes the value of a string that is
+    longer than that out of its parts: to join 100 MB of them takes 50 ms. Raises ValueError, also
+    for a number of more than STEP_BYTES and for more than MAX_BLANKS in a row.
     """
     if len(text) <= STEP_BYTES:
         return loads_exact(text)
-    reader = _Reader(text)
+    reader = _Reader(text, long_text)
     try:
         value = yield from reader.value()
     except RecursionError as error:
@@ -49,9 +48,9 @@ def loads_in_steps(text: bytes) -> Steps[Any]:
     return value
 
 
-def loads_long(text: bytes) -> Any:
+def loads_long(text: bytes, long_text: Callable[[list[str]], Any] = "".join) -> Any:
     """The same for a thread, which lets go of the interpreter's lock between two steps."""
-    steps = loads_in_steps(text)
+    steps = loads_in_steps(text, long_text)
     while True:
         try:
             next(steps)
@@ -60,22 +59,22 @@ def loads_long(text: bytes) -> Any:
 
 
 def dumps_long(data: Any) -> bytes:
-    """As ``dumps_exact``, for a thread: no long list is written in one step."""
-    return b"".join(_written(data, _DEPTH))
+    """As ``dumps_exact``, for a thread: nothing long is written in one step."""
+    return b"".join(written(data))
 
 
 async def written_in_turns(data: Any) -> list[bytes]:
     """The same in pieces; between two steps the event loop has its turn."""
-    return await made_in_turns(_written(data, _DEPTH))
+    return await made_in_turns(written(data))
 
 
 async def made_in_turns(pieces: Iterable[bytes]) -> list[bytes]:
-    """All of ``pieces``, each of which is made when it is asked for; after every STEP_BYTES of them
-    the event loop has its turn."""
+    """All of ``pieces``, each of which is made when it is asked for; after every STEP_BYTES,
+    each piece counted as VALUE_BYTES more than it has, the event loop has its turn."""
     made, done = [], 0
     for piece in pieces:
         made.append(piece)
-        done += len(piece)
+        done += len(piece) + VALUE_BYTES
         if done >= STEP_BYTES:
             done = 0
             await asyncio.sleep(0)
@@ -117,32 +116,55 @@ class _Reader:
     brackets around it, and a mebibyte of ``[[[[0]]]],`` in 400 brackets took 12 s.
     """
 
-    def __init__(self, text: bytes) -> None:
+    def __init__(self, text: bytes, long_text: Callable[[list[str]], Any]) -> None:
         self.text = text
+        self._long_text = long_text
         self.at = 0
         self._begun = 0  # where the step did
         self._values = 0  # that were read in it by themselves
 
     def blanks(self) -> int:
         """Go on to what is no blank."""
-        self.at = end_of(BLANKS, self.text, self.at)
-        return self.at
+        end = end_of(BLANKS, self.text, self.at, self.at + MAX_BLANKS)
+        if end == self.at + MAX_BLANKS:
+            raise ValueError("The JSON has too many blanks in a row.")
+        self.at = end
+        return end
 
     def value(self) -> Steps[Any]:
         self._values += 1
         text, start = self.text, self.blanks()
-        found = _VALUE.match(text, start, start + STEP_BYTES)
-        if found is None and text[start : start + 1] in (b"[", b"{"):
-            self.at += 1
-            return (yield from (self._items() if text[start] == 0x5B else self._members()))
-        if found is None or text[start : start + 1] not in (b"[", b"{"):
-            # A string, a number or a word, which may end after the step.
-            is_string = text[start : start + 1] == b'"'
-            end = end_of(IN_STRING if is_string else IN_SCALAR, text, start + is_string) + is_string
+        first = text[start : start + 1]
+        if first == b'"':
+            return (yield from self._string(self._long_text))
+        if first in (b"[", b"{"):
+            found = _VALUE.match(text, start, start + STEP_BYTES)
+            if found is None:
+                self.at += 1
+                return (yield from (self._items() if first == b"[" else self._members()))
+            self.at = found.end()
         else:
-            end = found.end()
-        self.at = end
-        return loads_exact(text[start:end])
+            self.at = end_of(IN_SCALAR, text, start, start + STEP_BYTES + 1)
+            if self.at > start + STEP_BYTES:
+                raise ValueError("A number in the JSON is too long.")
+        return loads_exact(text[start : self.at])
+
+    def _string(self, long_text: Callable[[list[str]], Any]) -> Steps[Any]:
+        start = self.at
+        end = end_of(IN_STRING, self.text, start + 1, start + STEP_BYTES)
+        if self.text[end : end + 1] == b'"':
+            self.at = end + 1
+            return loads_exact(self.text[start : self.at])
+        parts, pieces = [], pieces_of_string(self.text, start + 1)
+        while True:
+            try:
+                parts.append(next(pieces))
+            except StopIteration as found:
+                self.at = found.value + 1
+                break
+            yield STEP_BYTES
+        self._begun, self._values = self.at, 0
+        return long_text(parts)
 
     def _items(self) -> Steps[list[Any]]:
         items: list[Any] = []
@@ -166,12 +188,10 @@ class _Reader:
             start = self.blanks()
             if self.text[start : start + 1] != b'"':
                 raise ValueError("A name is missing in the JSON.")
-            self.at = end_of(IN_STRING, self.text, start + 1) + 1
-            name = loads_exact(self.text[start : self.at])
-            colon = _COLON.match(self.text, self.at)
-            if colon is None:
+            name = yield from self._string("".join)
+            if self.text[self.blanks() : self.at + 1] != b":":
                 raise ValueError("A colon is missing in the JSON.")
-            self.at = colon.end()
+            self.at += 1
             members[name] = yield from self.value()
             if done := self._step():
                 yield done
@@ -204,28 +224,3 @@ class _Reader:
         if byte not in (b",", closing):
             raise ValueError("A comma is missing in the JSON.")
         return byte == closing
-
-
-def _written(data: Any, depth: int) -> Iterator[bytes]:
-    if isinstance(data, dict) and data and depth:
-        before = b"{"
-        for name, value in data.items():
-            yield before + dumps_exact(name) + b": "
-            yield from _written(value, depth - 1)
-            before = b", "
-        yield b"}"
-    elif isinstance(data, list) and len(data) > MANY:
-        before = b"["
-        for at in range(0, len(data), MANY):
-            yield before + dumps_exact(data[at : at + MANY])[1:-1]
-            before = b", "
-        yield b"]"
-    elif isinstance(data, list) and data and depth:
-        before = b"["
-        for value in data:
-            yield before
-            yield from _written(value, depth - 1)
-            before = b", "
-        yield b"]"
-    else:
-        yield dumps_exact(data)

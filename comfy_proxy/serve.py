@@ -20,7 +20,7 @@ from loguru import logger
 from yarl import URL
 
 from comfy_proxy.app import create_app, finish_work
-from comfy_proxy.connection_guard import guarded_loop
+from comfy_proxy.connection_guard import Connections, guarded_loop
 from comfy_proxy.found_instances import tell_instances
 from comfy_proxy.keys import LOGS, SETTINGS
 from comfy_proxy.large_blocks import give_back_large_blocks
@@ -84,6 +84,8 @@ def run(
     """
     _tell_start(settings)
     urls = own_urls(settings, https=tls is not None)
+    connections = Connections(settings.max_client_connections)
+    app.on_shutdown.insert(0, connections.end)
     try:
         web.run_app(
             app,
@@ -97,7 +99,7 @@ def run(
             # client that has stopped reading delays the exit by no more than this.
             shutdown_timeout=settings.shutdown_timeout_s,
             print=lambda _: _tell_addresses(settings, urls, tell),
-            loop=guarded_loop(_event_loop(), settings.max_client_connections),
+            loop=guarded_loop(_event_loop(), connections),
         )
     except OSError as error:
         if error.errno not in _CANNOT_LISTEN and not isinstance(error, socket.gaierror):

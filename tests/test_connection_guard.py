@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -110,10 +111,58 @@ async def test_a_head_may_come_in_pieces(guarded: Guarded, monkeypatch: pytest.M
     assert guarded.connections.open == 0
 
 
+@pytest.mark.parametrize("after", [0, 1])
+@pytest.mark.parametrize("sent", [b"", HEAD[:-3], HEAD])
+async def test_who_connects_while_it_closes_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch, after: int, sent: bytes
+) -> None:
+    """In the turn of the loop in which aiohttp closes what is idle, or right after it: aiohttp
+    ignores what is asked there, and would wait its whole shutdown timeout."""
+    connections, app = Connections(2), web.Application()
+    app.on_shutdown.append(connections.end)
+    runner = web.AppRunner(app, shutdown_timeout=3600)
+    await runner.setup()
+    assert runner.server is not None
+    ours, theirs = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, ours)
+    guard = connections.guarded(runner.server)()
+
+    def connected() -> None:
+        transport.set_protocol(guard)
+        guard.connection_made(transport)
+        theirs.send(sent)
+
+    close_idle = runner.server.pre_shutdown
+
+    def closing() -> None:
+        steps = [connected, close_idle]
+        for step in reversed(steps) if after else steps:
+            step()
+
+    monkeypatch.setattr(runner.server, "pre_shutdown", closing)
+    async with asyncio.timeout(10):
+        await runner.cleanup()
+    await settle()
+    assert connections.open == 0
+    theirs.close()
+
+
+async def test_who_comes_after_the_end_is_not_taken(guarded: Guarded) -> None:
+    """Its connection was accepted before, and is made now."""
+    served = await guarded.connect(HEAD)
+    assert (await answer(served)).startswith(b"HTTP/1.1 200")
+    await guarded.connections.end(web.Application())
+    late = await guarded.connect(HEAD)
+    async with asyncio.timeout(10):
+        await asyncio.wait([asyncio.ensure_future(late[0].read())])
+    assert guarded.connections.open == 1, "who has asked is aiohttp's own matter"
+
+
 def test_a_loop_of_the_same_kind_guards_its_servers() -> None:
     """What ``web.run_app`` listens with."""
     plain = asyncio.new_event_loop()
-    loop = guarded_loop(plain, 1)
+    loop = guarded_loop(plain, Connections(1))
     assert isinstance(loop, type(plain))
     assert plain.is_closed()
 

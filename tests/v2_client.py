@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -30,8 +31,9 @@ class V2:
         self, path: str, workflow: Json, *, key: str | None = None, expect: int = 201, **fields: Any
     ) -> Json:
         headers = self.headers | ({} if key is None else {"Idempotency-Key": key})
-        body = {"workflow": workflow, **fields}
-        async with self.http.post(f"/api/v2/{path}", json=body, headers=headers) as answer:
+        body = io.BytesIO(json.dumps({"workflow": workflow, **fields}).encode())
+        headers |= {"Content-Type": "application/json"}
+        async with self.http.post(f"/api/v2/{path}", data=body, headers=headers) as answer:
             return await told(answer, expect)
 
     async def get(self, path: str, expect: int = 200, **query: str) -> Json:

@@ -106,7 +106,7 @@ class ComfyUIClient:
         found = [one for one in entries if one.prompt_id == prompt_id and one.value.is_object]
         if not found:
             return None
-        entry = found[-1].data()
+        entry = await found[-1].data_in_turns()
         tell(self.instance.on_history, {prompt_id: entry})
         return entry
 

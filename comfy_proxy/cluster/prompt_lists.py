@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from comfy_proxy.json_listing import STEP_BYTES
 from comfy_proxy.json_scanner import ANY, TEXT, Shape, Value
+from comfy_proxy.json_steps import in_turns, loads_in_steps
 
 MOST_ITEMS = 2**63 - 1
 """So many entries or jobs an instance is asked for at most. A client may send a number of 4,300
@@ -137,18 +139,36 @@ class HistoryEntry:
         ``{"prompt": [number, None, graph], "outputs": …, "status": …}``; the graph is None, or
         ``{node: None…}`` if it was scanned for HISTORY_WITH_NODES, and so is ``meta`` there.
         """
-        kept: dict[str, Any] = {}
+        return self._kept({name: part.data() for name, part in self._parts()})
+
+    async def data_in_turns(self) -> dict[str, Any]:
+        """The same; of long parts a few kilobytes at a time. A node may tell 50 MB of text."""
+        return self._kept({name: await _in_turns(part) for name, part in self._parts()})
+
+    def _parts(self) -> Iterator[tuple[str, Value]]:
         for name in ("outputs", "status", "meta"):
             part = self.value.get(name.encode())
             if part is not None and part.text is not None:
-                kept[name] = part.data()
+                yield name, part
+
+    def _kept(self, parts: dict[str, Any]) -> dict[str, Any]:
         if self.number is not None:
             row = self.value.get(b"prompt")
             graph = None if row is None else row.get(2)
             nodes = None if graph is None or graph.members is None else graph.members
             names = None if nodes is None else {one.name(): None for one in nodes}
-            kept["prompt"] = [self.number.data(), None, names]
-        return kept
+            parts["prompt"] = [self.number.data(), None, names]
+        return parts
+
+
+async def _in_turns(part: Value) -> Any:
+    """Its value as of :meth:`Value.data`."""
+    if part.text is None or len(part.text) <= STEP_BYTES:
+        return part.data()
+    try:
+        return await in_turns(loads_in_steps(part.text))
+    except ValueError:
+        return None
 
 
 def read_history(root: Value | None) -> list[HistoryEntry] | None:

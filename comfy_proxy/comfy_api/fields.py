@@ -18,6 +18,9 @@ MAX_METADATA_BYTES: Final = 1024  # of a text, in UTF-8
 MAX_LABELS: Final = 16  # of one job; with more it is refused with 422
 MAX_LABEL_BYTES: Final = 256  # of the value of one, in UTF-8
 MAX_KEY_LENGTH: Final = 255  # characters of an Idempotency-Key
+MAX_NAME_LENGTH: Final = 1024
+"""Characters of a node's id and of its class. A graph with longer ones is refused with 422: they
+are told, compared and repeated at many places."""
 KEEP_S: Final = (60, 7 * 24 * 3600)
 """Seconds that ``expires_in`` may be, from a minute to a week."""
 _LABEL_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,40}")
@@ -53,12 +56,21 @@ def workflow(document: Mapping[str, Any]) -> Json:
 
 def classes(graph: Mapping[str, Any]) -> dict[str, str]:
     """The nodes of ``graph`` with their classes. Raises UnprocessableError for one that has none:
-    ComfyUI answers 500 to it, as if the fault were its own."""
+    ComfyUI answers 500 to it, as if the fault were its own; and for a name over MAX_NAME_LENGTH."""
+    found: dict[str, str] = {}
     for node_id, node in graph.items():
-        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+        name = node.get("class_type") if isinstance(node, dict) else None
+        if not isinstance(name, str):
             message = f"workflow: node {node_id[:40]!r} is no object with a class_type."
             raise _refused("workflow", message, "invalid_workflow")
-    return {node_id: node["class_type"] for node_id, node in graph.items()}
+        if len(node_id) > MAX_NAME_LENGTH or len(name) > MAX_NAME_LENGTH:
+            message = (
+                f"workflow: the id or class of node {node_id[:40]!r} is longer than"
+                f" {MAX_NAME_LENGTH} characters."
+            )
+            raise _refused("workflow", message, "invalid_workflow")
+        found[node_id] = name
+    return found
 
 
 def extra_data(document: Mapping[str, Any]) -> Json | None:
@@ -80,14 +92,14 @@ def metadata(document: Mapping[str, Any]) -> Metadata:
         case None:
             return None
         case str():
-            if _bytes(given) > MAX_METADATA_BYTES:
+            if _is_longer(given, MAX_METADATA_BYTES):
                 raise _no_metadata(f"metadata is longer than {MAX_METADATA_BYTES} bytes.")
         case dict():
             if len(given) > MAX_LABELS:
                 raise _no_metadata(f"metadata has {len(given)} labels; {MAX_LABELS} are allowed.")
             for name, value in given.items():
                 if (wrong := wrong_label(name, value)) is not None:
-                    raise _no_metadata(f"The label {name!r}: {wrong}")
+                    raise _no_metadata(f"The label {name[:40]!r}: {wrong}")
         case _:
             raise _no_metadata("metadata must be labels, or a text.")
     return given
@@ -97,7 +109,7 @@ def wrong_label(name: str, value: Any) -> str | None:
     """What is wrong with a label, by the rules of Comfy's own servers; None if nothing is."""
     if not _LABEL_NAME.fullmatch(name):
         return "its name is 1 to 40 characters of A-Z a-z 0-9 _ - and the full stop."
-    if not isinstance(value, str) or _bytes(value) > MAX_LABEL_BYTES:
+    if not isinstance(value, str) or _is_longer(value, MAX_LABEL_BYTES):
         return f"its value is a text of at most {MAX_LABEL_BYTES} bytes."
     if _CONTROLS.search(value):
         return "its value has a control character."
@@ -139,8 +151,9 @@ def whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
-def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "surrogatepass"))
+def _is_longer(text: str, limit: int) -> bool:
+    """Than ``limit`` bytes in UTF-8; 16 MB are not encoded to know that."""
+    return len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit
 
 
 def _refused(field: str, message: str, code: str | None = None) -> UnprocessableError:

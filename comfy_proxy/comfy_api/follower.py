@@ -22,7 +22,13 @@ from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.cluster.prompt_outcomes import cached_nodes, messages_of
 from comfy_proxy.comfy_api.doors import Doors
 from comfy_proxy.comfy_api.jobs import Job, JobBook, JobStatus
-from comfy_proxy.comfy_api.outputs import MAX_OF_JOB, Output, node_outputs, outputs_of
+from comfy_proxy.comfy_api.outputs import (
+    MAX_OF_JOB,
+    Output,
+    in_turns,
+    node_outputs,
+    outputs_of,
+)
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.gateway.events.frames import Executed, OfPrompt, Pass
 from comfy_proxy.gateway.events.listener import Heard
@@ -81,6 +87,11 @@ class Follower:
                 settling = self._begin(self._settle(job, end, self._clock.now()))
                 settling.add_done_callback(lambda task: self._settling.discard(job.id))
             return
+        if isinstance(change.event, events.Sent):
+            # What an instance made that has lost it half way is no part of its next run.
+            for task in self._looking.get(job.id, ()):
+                task.cancel()
+            self._jobs.drop_outputs(job)
         job.runs = change.new is State.RUNNING
         if job.runs and job.started is None:
             job.started = self._clock.now()
@@ -102,7 +113,7 @@ class Follower:
             shown = self._doors.storage.prefixed(seen.output, instance)
             made = node_outputs(job.id, seen.node, shown, self._doors.secret)
             left = max(0, MAX_OF_JOB - len(job.outputs))
-            new = list(islice((one for one in made if one.id not in job.outputs), left))
+            new = islice((one for one in made if one.id not in job.outputs), left)
             task = self._begin(self._add(job, new))
             looking = self._looking.setdefault(job.id, set())
             looking.add(task)
@@ -151,7 +162,8 @@ class Follower:
             await asyncio.gather(*self._looking.get(job.id, ()), return_exceptions=True)
         told = {} if entry is None else _messages(entry)
         if entry is not None:
-            outputs = outputs_of(job.id, entry.get("outputs"), self._doors.secret)
+            told_there = entry.get("outputs")
+            outputs = await in_turns(outputs_of(job.id, told_there, self._doors.secret))
             sized = await self._sized([job.outputs.get(one.id, one) for one in outputs])
             self._jobs.note_outputs(job, sized)
         job.reused = job.reused or bool(cached_nodes(told.get("execution_cached")))
@@ -198,27 +210,33 @@ class Follower:
 
     async def _add(self, job: Job, outputs: Iterable[Output]) -> None:
         """A node has made these just now."""
-        sized = await self._sized(outputs)
+        sized = await self._sized(await in_turns(outputs))
         if job.end is None:
             self._jobs.note_outputs(job, sized)
             job.changed()
 
     async def _sized(self, outputs: Iterable[Output]) -> list[Output]:
         """``outputs`` with their sizes, as far as these are told within SIZES_S."""
-        limit = asyncio.Semaphore(SIZES_AT_ONCE)
-        deadline = self._clock.monotonic() + SIZES_S
+        found = list(outputs)
+        deadline, left = self._clock.monotonic() + SIZES_S, iter(range(len(found)))
 
-        async def sized(output: Output) -> Output:
-            if output.file is None or output.size is not None:
-                return output
-            try:
-                async with self._clock.timeout(deadline - self._clock.monotonic()), limit:
-                    found = await self._doors.file_view.find(output.file)
-            except (ComfyProxyError, TimeoutError):
-                return output
-            return output if found is None else replace(output, size=found.size)
+        async def look() -> None:
+            for at in left:
+                found[at] = await self._with_size(found[at], deadline)
 
-        return await asyncio.gather(*map(sized, outputs))
+        await asyncio.gather(*(look() for _ in range(min(SIZES_AT_ONCE, len(found)))))
+        return found
+
+    async def _with_size(self, output: Output, deadline: float) -> Output:
+        left_s = deadline - self._clock.monotonic()
+        if output.file is None or output.size is not None or left_s <= 0:
+            return output
+        try:
+            async with self._clock.timeout(left_s):
+                found = await self._doors.file_view.find(output.file)
+        except (ComfyProxyError, TimeoutError):
+            return output
+        return output if found is None else replace(output, size=found.size)
 
     def _looked(self, job_id: str, task: asyncio.Task[None]) -> None:
         looking = self._looking.get(job_id, set())

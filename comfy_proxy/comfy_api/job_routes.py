@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from typing import Final
 
 from aiohttp import web
@@ -12,10 +14,11 @@ from comfy_proxy.comfy_api.jobs import Job
 from comfy_proxy.comfy_api.pages import Page
 from comfy_proxy.comfy_api.service import ComfyApi
 from comfy_proxy.comfy_api.views import JOBS, Links, job_json, listed_json
+from comfy_proxy.counted_response import LARGE, CountedResponse
 from comfy_proxy.errors import NotFoundError
-from comfy_proxy.json_steps import in_turns, loads_in_steps
+from comfy_proxy.json_steps import in_turns, loads_in_steps, written_in_turns
 from comfy_proxy.keys import COMFY_API, SETTINGS, SHUTDOWN
-from comfy_proxy.lenient_json import dumps, dumps_exact
+from comfy_proxy.lenient_json import dumps
 from comfy_proxy.security import key_of
 
 CANCEL_S: Final = 1.0
@@ -57,7 +60,7 @@ async def _submit(request: web.Request) -> web.StreamResponse:
     api, owner = request.app[COMFY_API], owner_of(request)
     request.app[SHUTDOWN].check_open()
     job = await api.submissions.submit(request, owner, api.finding(owner))
-    return _answer(request, api, job, status=201)
+    return await _answer(request, api, job, status=201)
 
 
 async def _list(request: web.Request) -> web.StreamResponse:
@@ -65,14 +68,24 @@ async def _list(request: web.Request) -> web.StreamResponse:
     page = Page.of(request.query)
     own = (job for job in api.jobs if job.owner == owner and job.accepted)
     jobs, cursor = page.cut(own)
-    told = [listed_json(job, links, api.positions.of(job.id)) for job in jobs]
-    body = {"jobs": told, "truncated": False} | ({"next_cursor": cursor} if cursor else {})
-    return web.Response(body=dumps(body), content_type="application/json")
+    return await _sent(request, _listed(api, links, jobs, cursor))
+
+
+def _listed(api: ComfyApi, links: Links, jobs: list[Job], cursor: str | None) -> Iterator[bytes]:
+    """A page; each of its jobs is read when it is that one's turn."""
+    before = b'{"jobs":['
+    for job in jobs:
+        yield before
+        yield from listed_json(job, links, api.positions.of(job.id))
+        before = b","
+    yield b"" if jobs else before
+    yield b'],"truncated":false'
+    yield (b',"next_cursor":%s}' % dumps(cursor)) if cursor else b"}"
 
 
 async def _job(request: web.Request) -> web.StreamResponse:
     api, job = await _found(request)
-    return _answer(request, api, job)
+    return await _answer(request, api, job)
 
 
 async def _workflow(request: web.Request) -> web.StreamResponse:
@@ -80,18 +93,19 @@ async def _workflow(request: web.Request) -> web.StreamResponse:
     graph = await _graph(api, job)
     if graph is None:
         raise NotFoundError(f"The workflow of job {job.id} is not known any more.")
-    body = b'{"workflow": ' + graph + b', "format": "api"}'
+    body = b"".join((b'{"workflow": ', *graph, b', "format": "api"}'))
     return web.Response(body=body, content_type="application/json")
 
 
-async def _graph(api: ComfyApi, job: Job) -> bytes | None:
+async def _graph(api: ComfyApi, job: Job) -> list[bytes] | None:
     """Of a job that lives as it was posted, of one that has ended as its history has it."""
     prompt = api.ledger.find(job.id)
     body = b"" if prompt is None else await api.doors.spool.body(prompt)
     if body:
         document = await in_turns(loads_in_steps(body))
-        return dumps_exact(document["prompt"])
-    return await api.doors.ended.graph(job.id)
+        return await written_in_turns(document["prompt"])
+    text = await api.doors.ended.graph(job.id)
+    return None if text is None else [text]
 
 
 async def _cancel(request: web.Request) -> web.StreamResponse:
@@ -102,7 +116,7 @@ async def _cancel(request: web.Request) -> web.StreamResponse:
         job.cancelled = True
         job.changed()
         await _wait_for_end(api, job)
-    return _answer(request, api, job)
+    return await _answer(request, api, job)
 
 
 async def _wait_for_end(api: ComfyApi, job: Job) -> None:
@@ -135,8 +149,29 @@ async def _found(request: web.Request) -> tuple[ComfyApi, Job]:
     return api, job
 
 
-def _answer(
+async def _answer(
     request: web.Request, api: ComfyApi, job: Job, *, status: int = 200
 ) -> web.StreamResponse:
-    told = job_json(job, links_of(request), api.positions.of(job.id))
-    return web.Response(body=dumps(told), status=status, content_type="application/json")
+    pieces = job_json(job, links_of(request), api.positions.of(job.id))
+    return await _sent(request, pieces, status=status)
+
+
+async def _sent(
+    request: web.Request, pieces: Iterator[bytes], *, status: int = 200
+) -> web.StreamResponse:
+    """JSON in its pieces: a short one in one, a long one as its client takes it. Never more than
+    LARGE bytes of it are in memory, and others have their turn in between."""
+    batch, answer = bytearray(), CountedResponse(status=status)
+    answer.content_type = "application/json"
+    for piece in pieces:
+        batch += piece
+        if len(batch) >= LARGE:
+            if not answer.prepared:
+                await answer.prepare(request)
+            await answer.write(bytes(batch))
+            batch.clear()
+            await asyncio.sleep(0)
+    if not answer.prepared:
+        return web.Response(body=bytes(batch), status=status, content_type="application/json")
+    await answer.write_eof(bytes(batch))
+    return answer

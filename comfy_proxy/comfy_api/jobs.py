@@ -187,6 +187,12 @@ class JobBook:
             job.outputs[output.id] = output
             self._outputs[output.id] = job.id
 
+    def drop_outputs(self, job: Job) -> None:
+        """What ``job``, which has not ended, has made so far is none of its outputs."""
+        for output_id in job.outputs:
+            self._outputs.pop(output_id, None)
+        job.outputs.clear()
+
     @contextmanager
     def watched(self, job: Job) -> Iterator[None]:
         """Somebody listens to ``job`` inside the block: previews are kept, and news are told."""

@@ -14,8 +14,14 @@ from comfy_proxy.gateway.files.file_name import FileName, annotated
 
 TYPE: Final = "core/ASSET"
 
-Find = Callable[[Mapping[str, Any]], FileName | None]
-"""The file that the ``info`` of a reference means; None if there is none."""
+MAX_TOLD: Final = 100
+"""References without a file that are told; of more of them it is told how many there are."""
+MAX_ID_CHARS: Final = 200
+"""Characters of the id or hash of a reference; one that is longer means no file, and is cut off
+where it is told."""
+
+Find = Callable[[Mapping[str, str]], FileName | None]
+"""The file that ``id`` and ``hash`` of a reference mean; None if there is none."""
 
 
 def resolve(graph: dict[str, Any], find: Find) -> None:
@@ -34,18 +40,24 @@ def resolve(graph: dict[str, Any], find: Find) -> None:
             elif isinstance(value, dict | list):
                 left.append(value)
     if missing:
+        more = len(missing) - MAX_TOLD
+        told = ", ".join(missing[:MAX_TOLD]) + (f" and {more} more" if more > 0 else "")
         raise UnprocessableError(
-            f"These assets are not known: {', '.join(missing)}.",
+            f"These assets are not known: {told}.",
             code="missing_asset",
-            details={"missing_ids": missing},
+            details={"missing_ids": missing[:MAX_TOLD]},
         )
 
 
 def _name(reference: Mapping[str, Any], find: Find, missing: list[str]) -> str:
     info = reference.get("info")
-    file = find(info) if isinstance(info, dict) else None
+    given = {
+        key: value[: MAX_ID_CHARS + 1]
+        for key in ("id", "hash")
+        if isinstance(info, dict) and isinstance(value := info.get(key), str)
+    }
+    file = find(given)
     if file is None:
-        given = info.get("id") if isinstance(info, dict) else None
-        missing.append(str(given) if given is not None else "<no id>")
+        missing.append(given.get("id", "<no id>")[:MAX_ID_CHARS])
         return ""
     return annotated(file)

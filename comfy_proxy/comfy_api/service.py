@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from hmac import digest
-from typing import Any, Final
+from typing import Final
 
 from comfy_proxy.comfy_api.assets import Asset, AssetBook
 from comfy_proxy.comfy_api.doors import Doors
@@ -108,11 +108,11 @@ class ComfyApi:
     def finding(self, owner: str) -> Find:
         """Finds the files of references in graphs of ``owner``."""
 
-        def find(info: Mapping[str, Any]) -> FileName | None:
+        def find(info: Mapping[str, str]) -> FileName | None:
             try:
-                found = self.asset(str(info.get("id")), owner)
+                found = self.asset(info.get("id", ""), owner)
             except NotFoundError:
-                known = self.assets.by_hash(str(info.get("hash")), owner)
+                known = self.assets.by_hash(info.get("hash", ""), owner)
                 return None if known is None else self.assets.used(known).file
             if isinstance(found, Asset):
                 return self.assets.used(found).file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,10 +14,14 @@ from comfy_proxy.comfy_api.assets import Asset
 from comfy_proxy.comfy_api.jobs import Job
 from comfy_proxy.comfy_api.outputs import Output
 from comfy_proxy.forwarded import is_believed, is_https, root_path
+from comfy_proxy.lenient_json import dumps
 from comfy_proxy.settings import Settings
 
 JOBS: Final = "/api/v2/jobs"
 ASSETS: Final = "/api/v2/assets"
+
+OUTPUTS_AT_ONCE: Final = 50
+"""Outputs that are one piece of a job's JSON: some 25 KB, which take less than a millisecond."""
 
 Json = dict[str, Any]
 
@@ -45,8 +49,33 @@ class Links:
         return cls(root=root, base=f"{scheme}://{host}{root}")
 
 
-def job_json(job: Job, links: Links, position: int | None) -> Json:
-    """The contract's ``Job``; ``position`` is its place among those that wait, from 1 on."""
+def job_json(job: Job, links: Links, position: int | None) -> Iterator[bytes]:
+    """The contract's ``Job``; ``position`` is its place among those that wait, from 1 on.
+
+    In pieces of OUTPUTS_AT_ONCE outputs, each made when it is asked for: 10,000 take 60 ms and
+    5 MB. What it tells of the job is as it was when the first one was made.
+    """
+    return _pieces(_head(job, links, position), job, links)
+
+
+def listed_json(job: Job, links: Links, position: int | None) -> Iterator[bytes]:
+    """A job in a list: what the SDKs call its times is told beside the rest."""
+    updated = job.completed or job.started or job.created
+    times = {"create_time": iso(job.created), "update_time": iso(updated)}
+    return _pieces(_head(job, links, position) | times, job, links)
+
+
+def _pieces(head: Json, job: Job, links: Links) -> Iterator[bytes]:
+    outputs = tuple(job.outputs.values())
+    yield dumps(head)[:-1] + b',"outputs":['
+    for at in range(0, len(outputs), OUTPUTS_AT_ONCE):
+        some = [output_json(job, one, links) for one in outputs[at : at + OUTPUTS_AT_ONCE]]
+        yield (b"," if at else b"") + dumps(some)[1:-1]
+    yield b"]}"
+
+
+def _head(job: Job, links: Links, position: int | None) -> Json:
+    """All of it but its outputs."""
     progress = job.last_progress
     if job.progress is not None and (job.runs or job.end is not None):
         progress = job.progress.snapshot()
@@ -60,7 +89,6 @@ def job_json(job: Job, links: Links, position: int | None) -> Json:
         "expires_at": iso(job.expires),
         "queue_position": position,
         "progress": progress,
-        "outputs": [output_json(job, one, links) for one in job.outputs.values()],
         "error": job.error,
         "outputs_reused": job.reused,
         "metrics": {
@@ -71,13 +99,6 @@ def job_json(job: Job, links: Links, position: int | None) -> Json:
     }
     more: Mapping[str, Any] = {"metadata": job.metadata, "priority": job.priority}
     return told | {key: value for key, value in more.items() if value is not None}
-
-
-def listed_json(job: Job, links: Links, position: int | None) -> Json:
-    """A job in a list: what the SDKs call its times is told beside the rest."""
-    updated = job.completed or job.started or job.created
-    times = {"create_time": iso(job.created), "update_time": iso(updated)}
-    return job_json(job, links, position) | times
 
 
 def output_json(job: Job, output: Output, links: Links) -> Json:

@@ -18,15 +18,15 @@ from comfy_proxy.jobs.requests.negotiation import (
     wait_seconds,
     wants_zip,
 )
-from comfy_proxy.jobs.results.base64_json import Base64Json
 from comfy_proxy.jobs.results.result_file import ResultFile, Results
 from comfy_proxy.jobs.results.result_zip import zip_chunks, zip_etag, zip_size
+from comfy_proxy.jobs.results.streamed_json import Base64Json, StreamedJson, TextJson
 from comfy_proxy.lenient_json import dumps
 from comfy_proxy.stored_bytes import StoredBytes
 from comfy_proxy.stored_files import is_harmless
 
 _LONG_BYTES: Final = 2**20
-"""Bytes from which on base64 is made piece by piece: 20 MB of it take 40 ms."""
+"""Bytes of a result from which on it comes into its JSON piece by piece: 20 MB take 40 ms."""
 
 
 async def synchronous_answer(
@@ -59,7 +59,10 @@ async def result(request: web.Request) -> web.StreamResponse:
         return json_answer(views.results(job, root), headers=headers)
     made = results[0]
     if prefers_json(accept, made.media_type):
-        return await _with_data(made, lambda data: views.result(job, made, data, root), headers)
+        as_text = made.type == "text"
+        return await _with_data(
+            made, lambda data: views.result(job, made, data, root), headers, as_text=as_text
+        )
     return await _bytes(request, made, headers)
 
 
@@ -127,13 +130,23 @@ def _results_or_raise(job: Job) -> Results:
 
 
 async def _with_data(
-    made: ResultFile, view: Callable[[bytes], Mapping[str, Any]], headers: dict[str, str]
+    made: ResultFile,
+    view: Callable[[bytes], Mapping[str, Any]],
+    headers: dict[str, str],
+    *,
+    as_text: bool = False,
 ) -> web.Response:
-    """JSON of which the bytes of ``made`` are a part: as a data URL, if they are no text."""
-    if made.type == "text" or made.size < _LONG_BYTES:
+    """JSON of which the bytes of ``made`` are a part: ``as_text``, or as a data URL."""
+    if made.size < _LONG_BYTES:
         return json_answer(view(await made.body.read()), headers=headers)
-    told = Base64Json(dumps(view(b"")), dumps(views.data_url(made, b"")), made.body)
-    headers = {**headers, "Content-Length": str(told.size)}
+    document = dumps(view(b""))
+    told: StreamedJson
+    if as_text:
+        told = TextJson(document, b'"text":""', made.body)
+    else:
+        told = Base64Json(document, dumps(views.data_url(made, b"")), made.body)
+    if told.size is not None:
+        headers = {**headers, "Content-Length": str(told.size)}
     return web.Response(body=told.chunks(), headers=headers, content_type="application/json")
 
 

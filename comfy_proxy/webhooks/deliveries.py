@@ -28,6 +28,9 @@ those of a receiver that is down, so it loses its own, and those of others still
 AT_ONCE: Final = 4
 """Tries at one host at a time; one more waits until another has ended. A receiver that comes back
 is not flooded, and one that hangs holds up the webhooks of no other host."""
+BEGUN_AT_ONCE: Final = 20
+"""Webhooks that begin in one turn of the event loop. When a thousand jobs end at once, and one
+write of the disk has all of them, they would begin in one: 50 ms for everybody else."""
 FIRST_WAIT_S: Final = 5.0
 """Seconds before the second try; before each further one twice as many, up to LONGEST_WAIT_S."""
 LONGEST_WAIT_S: Final = 1800.0
@@ -63,6 +66,7 @@ class Deliveries:
         self._dropped: set[asyncio.Task[None]] = set()  # cancelled, and about to end
         self._trying: set[Delivery] = set()
         self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._beginning = asyncio.Semaphore(BEGUN_AT_ONCE)
         self._stopping = asyncio.Event()
         self.durable: Callable[[], Awaitable[None]] | None = None
         self.keeps = False
@@ -124,6 +128,8 @@ class Deliveries:
         try:
             if self.durable is not None:
                 await self.durable()
+            async with self._beginning:
+                await asyncio.sleep(0)
             await self._until_taken(delivery)
         except TryAgainError as error:
             if self._stopping.is_set():

@@ -295,6 +295,52 @@ async def test_a_job_goes_on_when_its_instance_dies(v2: V2, workers: Workers, pr
     assert {job["id"] for job in jobs} <= set(workers[0].executed) | set(workers[1].executed)
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_outputs_are_those_of_one_run(
+    v2: V2, workers: Workers, proxy: Http, *, restarts: bool
+) -> None:
+    """Of the last: what a node made where the job was lost half way is no output of it."""
+    workflow = graph(1.0)
+    workflow["0"] = {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["1", 0], "filename_prefix": "early"},
+    }
+    job = await v2.submit(workflow)
+    record = proxy.app[COMFY_API].jobs.find(job["id"])
+    await until(lambda: record.outputs)
+    (early,) = record.outputs
+    maker = next(one for one in workers if one.started)
+    await (maker.restart(keep_files=False) if restarts else maker.kill())
+    end = await v2.ends(job["id"])
+    assert end["status"] == "succeeded"
+    assert sorted(one["node_id"] for one in end["outputs"]) == ["0", "3"]
+    assert [(await v2.content(one["id"]))[0] for one in end["outputs"]] == [200, 200]
+    await v2.get(f"assets/{early}", expect=200 if early in record.outputs else 404)
+
+
+@pytest.mark.parametrize("fault", ["killed", "hangs", "bare"])
+async def test_the_second_output_is_gone_when_the_first_was_fetched(
+    workers: Workers, start_proxy: Callable[..., Any], fault: str
+) -> None:
+    """The job has ended; who asks for what nobody has is told so, and soon."""
+    v2 = V2(await start_proxy(*workers, comfyui_timeout_s=0.5))
+    workflow = graph()
+    workflow["1"]["inputs"]["batch_size"] = 2
+    job = await v2.ends((await v2.submit(workflow))["id"])
+    first, second = (one["id"] for one in job["outputs"])
+    assert (await v2.content(first))[0] == 200
+    maker = next(one for one in workers if job["id"] in one.executed)
+    if fault == "killed":
+        await maker.kill()
+    elif fault == "hangs":
+        maker.faults.hang = ("/",)
+    else:
+        await maker.restart(keep_files=False)
+    status, body = await v2.content(second)
+    assert (status, b"error" in body) in ((404, True), (502, True), (503, True), (504, True))
+    assert (await v2.get(f"jobs/{job['id']}"))["outputs"] == job["outputs"]
+
+
 async def test_the_end_is_known_when_the_instance_died_after_it(v2: V2, workers: Workers) -> None:
     """Its outputs are still named; their bytes are with the instance, and so 503."""
     job = await v2.ends((await v2.submit())["id"])

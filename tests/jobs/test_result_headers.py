@@ -10,6 +10,7 @@ from made import result
 from comfy_proxy.jobs.model import Job, JobStatus
 from comfy_proxy.jobs.results.result_file import ResultFile
 from comfy_proxy.jobs.service import JobService
+from comfy_proxy.stored_bytes import StoredBytes
 
 VIDEO = result(b"video", type="video", name="a.mp4", media_type="video/mp4", width=None)
 SOUND = result(b"sound", type="audio", name="a.flac", media_type="audio/flac", width=None)
@@ -92,6 +93,25 @@ async def test_a_result_in_json(
         body = await answer.json()
     assert body["result"] == {**content, "prompt_id": None}
     assert [one["type"] for one in body["results"]] == [made.type]
+
+
+async def test_a_long_text_in_json_is_never_in_memory(
+    service: JobService, job: Job, api_alone: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node may tell 50 MB, or save them: all of it is told, as it is read."""
+    text = "K\u00e4fer\n\U0001fab2" * 300_000
+    made = result(text.encode(), type="text", name="a.txt", media_type="text/plain; charset=utf-8")
+    url = complete(service, job, made)
+
+    async def whole(self: StoredBytes) -> bytes:
+        raise AssertionError("read as a whole")
+
+    monkeypatch.setattr(StoredBytes, "read", whole)
+    async with api_alone.get(url, headers={"Accept": "application/json"}) as answer:
+        assert (answer.status, answer.headers["Vary"]) == (200, "Accept")
+        told = await answer.json()
+    assert told["result"] == {"text": text, "prompt_id": None}
+    assert told["results"][0]["size_bytes"] == len(text.encode())
 
 
 async def test_data_is_json_either_way(service: JobService, job: Job, api_alone: Any) -> None:

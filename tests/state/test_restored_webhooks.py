@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from aiohttp import web
 from job_client import form, noise, until
 from loguru import logger
 from restarting import Restarting
 from standardwebhooks import Webhook
 from webhook_receiver import SECRET, Receiver, hooks, receiving
+from yarl import URL
 
 from comfy_proxy.keys import STATE, WEBHOOKS
+from comfy_proxy.state import sqlite_rows
+from comfy_proxy.webhooks.deliveries import MAX_PENDING
+from comfy_proxy.webhooks.delivery import Delivery
 
 LONG_S = 60.0
 
@@ -53,6 +60,42 @@ async def test_what_was_not_taken_yet(proxy: Restarting, receiver: Receiver, kil
     sent = len(receiver.received)
     await proxy.restart()
     assert (pending(proxy), len(receiver.received)) == (0, sent)
+
+
+async def test_a_thousand_at_once_and_a_stop(
+    proxy: Restarting, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All come, before it or after; the file is written a few times, not for each of them."""
+    writes: list[int] = []
+    write = sqlite_rows.write
+
+    def counting(database: Any, batch: Any) -> None:
+        writes.append(len(batch))
+        write(database, batch)
+
+    monkeypatch.setattr(sqlite_rows, "write", counting)
+    await proxy.start()
+
+    async def slow(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.2)
+        return web.Response(status=204)
+
+    receiver.answers = [slow]
+    url, now = URL(receiver.url), datetime.now(UTC)
+    for number in range(MAX_PENDING):
+        proxy.http.app[WEBHOOKS].deliveries.add(
+            Delivery(job_id=str(number), url=url, body=b"{}", ended_at=now)
+        )
+    await receiver.next()
+    assert len([one for one in writes if one > 0]) < 20
+    assert max(writes) >= MAX_PENDING // 2
+    await receiver.next(10)
+    await proxy.stop()
+    assert len(receiver.received) < MAX_PENDING
+    receiver.answers = [204]
+    await proxy.start()
+    await until(lambda: not pending(proxy))
+    assert {told.id for told in receiver.received} == {f"msg_{at}" for at in range(MAX_PENDING)}
 
 
 @pytest.mark.parametrize("begun", [True, False])

@@ -14,10 +14,12 @@ from manual_clock import ManualClock, settle
 from webhook_receiver import SECRET, Receiver
 from yarl import URL
 
+from comfy_proxy.clock import sleep
 from comfy_proxy.metrics.records import WebhookOutcome
 from comfy_proxy.webhook_settings import parse_secrets
 from comfy_proxy.webhooks.deliveries import (
     AT_ONCE,
+    BEGUN_AT_ONCE,
     FIRST_WAIT_S,
     GIVE_UP_AFTER,
     JITTER_S,
@@ -216,6 +218,92 @@ async def test_one_host_is_tried_a_few_times_at_once(
     assert ends == {"quick": "delivered"}
 
 
+class Slow(Post):
+    """Takes ``TAKES_S`` for each, and is down until ``down_until``; ``at_once`` is the most tries
+    that it had at a time."""
+
+    TAKES_S = 0.2
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.down_until = 0.0
+        self.now = self.at_once = 0
+
+    async def __call__(self, delivery: Delivery) -> None:
+        await super().__call__(delivery)
+        self.now += 1
+        self.at_once = max(self.at_once, self.now)
+        try:
+            await sleep(self._clock, self.TAKES_S)
+            if self._clock.monotonic() < self.down_until:
+                raise TryAgainError("answered 503")
+        finally:
+            self.now -= 1
+
+
+@pytest.mark.parametrize("down_s", [0.0, 30.0])
+async def test_a_thousand_at_once(clock: ManualClock, down_s: float) -> None:
+    """To a receiver that takes 200 ms for each: all come, as fast as four at a time can, once it is
+    there."""
+    post = Slow(clock)
+    post.down_until = clock.monotonic() + down_s
+    deliveries, ends = Deliveries(post, clock=clock), dict[str, str]()
+    deliveries.on_over.append(lambda over: ends.update({over[0].job_id: str(over[1])}))
+    for number in range(MAX_PENDING):
+        deliveries.add(delivery(clock, str(number)))
+    began = clock.monotonic()
+    while len(deliveries):
+        await clock.advance(1.0)
+    assert ends == dict.fromkeys(map(str, range(MAX_PENDING)), "delivered")
+    assert post.at_once == AT_ONCE
+    needed_s = MAX_PENDING / AT_ONCE * Slow.TAKES_S
+    assert clock.monotonic() - began < needed_s + 2 * down_s + FIRST_WAIT_S
+    assert clock.waiting == 0
+    await deliveries.close(0)
+
+
+async def test_a_thousand_begin_a_few_at_a_time(clock: ManualClock) -> None:
+    """One write of the disk has all of their ends, so all of them may begin in that moment."""
+    post, written = Post(clock), asyncio.Event()
+    deliveries, most, seen = Deliveries(post, clock=clock), 0, 0
+
+    async def durable() -> None:
+        await written.wait()
+
+    deliveries.durable = durable
+    for number in range(MAX_PENDING):
+        deliveries.add(delivery(clock, str(number), f"host-{number}.example"))
+    await settle()
+    written.set()
+    while len(deliveries):
+        await asyncio.sleep(0)
+        most, seen = max(most, len(post.tried) - seen), len(post.tried)
+    assert len(post.tried) == MAX_PENDING
+    assert most <= 2 * BEGUN_AT_ONCE
+    await deliveries.close(0)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_thousand_at_the_stop(clock: ManualClock, keeps: bool) -> None:
+    """It ends in time; with a STATE_FILE none is over that was not taken."""
+    post = Slow(clock)
+    deliveries, ends = Deliveries(post, clock=clock), dict[str, str]()
+    deliveries.keeps = keeps
+    deliveries.on_over.append(lambda over: ends.update({over[0].job_id: str(over[1])}))
+    for number in range(MAX_PENDING):
+        deliveries.add(delivery(clock, str(number)))
+    await clock.advance(1.0)
+    closing = asyncio.create_task(deliveries.close(8.0))
+    await settle()
+    await clock.advance(8.0)
+    assert closing.done()
+    taken = [job_id for job_id, how in ends.items() if how == "delivered"]
+    assert set(taken) <= set(post.tried)
+    assert len(ends) == (len(taken) if keeps else MAX_PENDING)
+    assert post.at_once == AT_ONCE
+    assert clock.waiting == 0
+
+
 async def test_the_oldest_makes_room(
     deliveries: Deliveries, post: Post, ends: dict[str, str], clock: ManualClock
 ) -> None:
@@ -225,7 +313,7 @@ async def test_the_oldest_makes_room(
         deliveries.add(delivery(clock, str(number), "down.example"))
     await settle()
     deliveries.add(delivery(clock, "new"))
-    await settle()
+    await until(lambda: "new" in ends)
     assert ends == {"0": "dropped", "new": "delivered"}
     assert len(deliveries) == MAX_PENDING - 1
 

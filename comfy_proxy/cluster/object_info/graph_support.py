@@ -57,7 +57,7 @@ class GraphSupport:
     def work(self, graph: Mapping[str, Any]) -> Work | None:
         """What ``graph`` needs, as far as the classes of any instance are known that has them; None
         for one beyond ``MAX_NODES``, ``MAX_INPUTS`` or ``MAX_MODELS``."""
-        if len(graph) > MAX_NODES or not _can_be_read(graph):
+        if not is_readable(graph):
             return None
         work = work_of(graph, self._cache.richest())
         return work if len(work.models) <= MAX_MODELS else None
@@ -124,8 +124,10 @@ class GraphSupport:
         return missing
 
 
-def _can_be_read(graph: Mapping[str, Any]) -> bool:
-    """Whether it has no more than ``MAX_INPUTS``; counts no further than that."""
+def is_readable(graph: Mapping[str, Any]) -> bool:
+    """Whether it has no more than ``MAX_NODES`` and ``MAX_INPUTS``; counts no further than that."""
+    if len(graph) > MAX_NODES:
+        return False
     left = MAX_INPUTS
     for node in graph.values():
         inputs = node.get("inputs") if isinstance(node, dict) else None

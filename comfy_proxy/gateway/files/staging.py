@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
@@ -24,6 +24,9 @@ from comfy_proxy.gateway.files.records import UploadRecords
 CONCURRENT_FILES = 8
 """Files that are brought to one instance for one prompt at once. A folder may have a thousand, and
 each question is to be answered in ``client.LOOK_TIMEOUT_S``, the wait for a connection included."""
+MAX_NAME_CHARS: Final = 4096
+"""Characters of a text that may be the name of a folder; Linux has no longer paths. A longer one,
+as a picture in base64, is passed over: 16 MB took 20 ms, several times."""
 
 
 def files_in_graph(prompt: Mapping[str, Any], node_info: NodeCatalog) -> list[FileName]:
@@ -147,7 +150,9 @@ def _chosen(node: Any, node_info: NodeCatalog) -> Iterator[str]:
         return
     node_class = node_info.get(class_name)
     for name, value in inputs.items():
-        if isinstance(value, str) and (node_class is None or node_class.chooses(name) is not False):
+        if not isinstance(value, str) or len(value) > MAX_NAME_CHARS:
+            continue
+        if node_class is None or node_class.chooses(name) is not False:
             yield value
 
 

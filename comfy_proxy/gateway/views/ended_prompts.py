@@ -22,8 +22,7 @@ from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.owner import PromptOwners, Told
 from comfy_proxy.json_scanner import ANY, TEXT, JsonScanner, Shape, Value
-from comfy_proxy.json_steps import feed
-from comfy_proxy.lenient_json import dumps_exact
+from comfy_proxy.json_steps import feed, written_in_turns
 
 Entry = dict[str, Any]
 """``outputs`` and ``status`` of an entry of the history, in ComfyUI's shape."""
@@ -69,9 +68,9 @@ class EndedPrompts:
         if (own := self._own_history.entry(prompt_id)) is not None:
             return {"outputs": own["outputs"], "status": own["status"]}
         if (root := await self._kept(prompt_id, HISTORY)) is not None:
-            return _entry(root)
+            return await _entry(root)
         told = await self._asked(prompt_id, HISTORY)
-        if told is None or (entry := _entry(told.answer.root)) is None:
+        if told is None or (entry := await _entry(told.answer.root)) is None:
             return None
         self._made_files.entries_read({prompt_id: entry}, told.instance)
         return {**entry, "outputs": self._storage.prefixed(entry.get("outputs"), told.instance)}
@@ -79,7 +78,7 @@ class EndedPrompts:
     async def graph(self, prompt_id: str) -> bytes | None:
         """The text of the graph that has run; None if nobody has it."""
         if (own := self._own_history.entry(prompt_id)) is not None:
-            return dumps_exact(own["prompt"][2])
+            return b"".join(await written_in_turns(own["prompt"][2]))
         root = await self._kept(prompt_id, _GRAPH)
         if root is None and (told := await self._asked(prompt_id, _GRAPH)) is not None:
             root = told.answer.root
@@ -144,9 +143,9 @@ def _first(root: Value | None) -> HistoryEntry | None:
     return entries[0] if entries and entries[0].value.is_object else None
 
 
-def _entry(root: Value | None) -> Entry | None:
+async def _entry(root: Value | None) -> Entry | None:
     entry = _first(root)
-    return None if entry is None else entry.data()
+    return None if entry is None else await entry.data_in_turns()
 
 
 def _graph(root: Value | None) -> bytes | None:

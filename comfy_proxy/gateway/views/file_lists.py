@@ -24,7 +24,8 @@ from comfy_proxy.gateway.exchange.target import client_target
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.latest_answers import LatestAnswers
-from comfy_proxy.json_steps import MANY, written_in_turns
+from comfy_proxy.json_pieces import MANY
+from comfy_proxy.json_steps import written_in_turns
 
 LISTS = (
     "/internal/files/{directory_type}",

@@ -13,23 +13,25 @@ from aiohttp import BodyPartReader, web
 
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.errors import InvalidFieldError, RequestError, UnsupportedMediaTypeError
+from comfy_proxy.jobs.requests.base64_text import LongText
 from comfy_proxy.jobs.requests.bodies import FormReader, body_with_files, too_large
 from comfy_proxy.jobs.requests.input_file import MEMORY_BYTES
 from comfy_proxy.jobs.requests.input_urls import MAX_URL_LENGTH, is_url
 from comfy_proxy.jobs.requests.request_fields import MAX_FIELDS_BYTES, RequestFields
 from comfy_proxy.jobs.requests.request_files import RequestFiles
 from comfy_proxy.jobs.workflows.workflow import Workflow
+from comfy_proxy.json_signs import count_signs
+from comfy_proxy.json_steps import loads_long
 from comfy_proxy.stored_bytes import StoredBytes
 
 _BARE: Final = ("image/", "video/", "audio/")
 """Media types of a body that is a file and nothing else."""
 _MAX_FIELDS: Final = 10_000
 """Fields of a form; to take a million of them apart would take a second."""
-_SIGNS: Final = (b",", b":", b"[", b"{")
-"""What is between the values of JSON, and never in base64. Files may be long, and the rest has
-MAX_FIELDS_BYTES at most: with more signs than that a body is a heap of values, which takes twenty
-times its length of memory, and a second of everybody's time, to be read at once."""
 _TOO_MANY: Final = f"The JSON body has more than {MAX_FIELDS_BYTES} commas, colons and brackets."
+_LONG_BYTES: Final = 64 * 2**10
+"""A body of so many bytes or more is read in steps: one of 50 MB, which is a single base64 text,
+held everybody up for 100 ms."""
 _URL_START: Final = len(b"https://")
 
 
@@ -122,8 +124,8 @@ class RequestBody:
             if value is None:
                 continue
             if self._workflow.file_of(name) is None:
-                self._fields.add(name, value)
-            elif isinstance(value, str):
+                self._fields.add(name, _in_one(value))
+            elif isinstance(value, str | LongText):
                 await self._files.add_text(name, value)
             else:
                 message = f"{name} must be a text: base64, a data URL or a URL."
@@ -157,26 +159,42 @@ class RequestBody:
         signs = 0
         try:
             async for chunk in body:
-                signs += sum(map(chunk.count, _SIGNS))
+                signs += count_signs(chunk)
                 if signs > MAX_FIELDS_BYTES:
                     raise RequestError(_TOO_MANY, code="invalid_json")
                 await stored.write(chunk)
             await stored.finish()
 
-            def parse() -> Any:
-                with stored.open() as file:
-                    return orjson.loads(file.read())
-
             loop = asyncio.get_running_loop()
-            document = await loop.run_in_executor(self._executor, parse)
-        except orjson.JSONDecodeError as error:
-            message = f"The body is not JSON: {error.msg}."
+            document = await loop.run_in_executor(self._executor, _parsed, stored)
+        except ValueError as error:
+            message = f"The body is not JSON: {getattr(error, 'msg', error)}."
             raise RequestError(message, code="invalid_json") from None
         finally:
             stored.close()
         if not isinstance(document, dict):
             raise RequestError("The JSON body must be an object.", code="invalid_json")
         return document
+
+
+def _parsed(stored: StoredBytes) -> Any:
+    """The JSON; of a long one each long text as LongText."""
+    with stored.open() as file:
+        text = file.read()
+    return orjson.loads(text) if len(text) < _LONG_BYTES else loads_long(text, LongText)
+
+
+def _in_one(value: Any) -> Any:
+    """A text that is no file in one. Raises RequestError for one that is no Unicode, which only
+    long bodies can bring."""
+    text = value.joined() if isinstance(value, LongText) else value
+    try:
+        if isinstance(text, str):
+            text.encode()
+    except UnicodeEncodeError:
+        message = "The body is not JSON: it has half a surrogate pair."
+        raise RequestError(message, code="invalid_json") from None
+    return text
 
 
 async def _beginning(chunks: AsyncIterator[bytes], size: int) -> bytes:

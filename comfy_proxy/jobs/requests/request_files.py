@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 
 from comfy_proxy.errors import InvalidFieldError
-from comfy_proxy.jobs.requests.base64_text import decode_file
+from comfy_proxy.jobs.requests.base64_text import LongText, decode_file
 from comfy_proxy.jobs.requests.bodies import too_large
 from comfy_proxy.jobs.requests.input_file import InputFile
 from comfy_proxy.jobs.requests.input_urls import InputUrls, is_url
@@ -69,9 +69,9 @@ class RequestFiles:
             del self.files[name], self.fields[name]
             file.close()
 
-    async def add_text(self, field: str, text: str) -> None:
+    async def add_text(self, field: str, text: str | LongText) -> None:
         """The same for base64, a data URL, or a URL of INPUT_ALLOWED_HOSTS."""
-        if is_url(text):
+        if isinstance(text, str) and is_url(text):
             _, file = self._new(field, "")
             left = self.limit - self.size
             await self._urls.fetch(text, file, field=field, limit=left)

@@ -22,6 +22,7 @@ from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient
 from PIL import Image
 
+from comfy_proxy import json_strings
 from comfy_proxy.clock import SystemClock
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.requests.input_urls import InputUrls
@@ -215,6 +216,30 @@ async def test_json_is_read(client: Any, server: Server, text: str) -> None:
     assert await server.job.files["image"].read() in (PNG, BIG_PNG)
     assert server.job.parameters == {"scale": 1.5, "format": "PNG"}
     assert server.job.options == {"async": "false"}
+
+
+async def test_a_long_json_body_is_read_in_steps(
+    client: Any, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its base64 is never one text: 50 MB of it held everybody up for 100 ms."""
+    read: list[int] = []
+    monkeypatch.setattr(
+        json_strings, "loads_exact", lambda text: (read.append(len(text)), json.loads(text))[1]
+    )
+    text = base64.b64encode(BIG_PNG).decode()
+    await post(client, "/upscale-image", **json_body(image=text, scale=1.5))
+    assert await server.job.files["image"].read() == BIG_PNG
+    assert sum(read) >= len(text)
+    assert max(read) <= json_strings.PIECE_BYTES + 2
+
+
+@pytest.mark.parametrize("value", ["\ud800", "x" * 100_000])
+async def test_a_wrong_value_in_a_long_json_body(
+    client: Any, server: Server, spools: Any, value: str
+) -> None:
+    """Is refused as in a short one: a text that is no Unicode, one that is too long."""
+    body = {"image": base64.b64encode(BIG_PNG).decode(), "quality": value}
+    assert (await refused(client, server, spools, **json_body(**body)))[0] == 400
 
 
 async def test_the_body_wins_over_the_query(client: Any, server: Server) -> None:
