@@ -10,8 +10,13 @@ from statistics import fmean, median
 from typing import Any
 
 from comfy_proxy.cluster.planning.costed import Costed, log_effort, ratio
-from comfy_proxy.cluster.planning.known_works import MAX_FINGERPRINTS, KnownWorks
-from comfy_proxy.cluster.planning.samples import Window
+from comfy_proxy.cluster.planning.known_works import (
+    MAX_FINGERPRINTS,
+    KnownWork,
+    KnownWorks,
+    times,
+)
+from comfy_proxy.cluster.planning.samples import ENOUGH_RUNS, Window
 from comfy_proxy.cluster.planning.speeds import SharedWork, Speeds
 
 _RECENT = 50
@@ -36,6 +41,8 @@ class WorkTimes:
         """Note one run; returns if an answer is new or changed materially."""
         window = self._works.window(instance, work)
         material = window.add(seconds, at)
+        if len(window) == ENOUGH_RUNS and len(self.instances(work.fingerprint)) > 1:
+            material = True  # it counts as it is from now on, here and for those with fewer runs
         self._inferred.clear()
         if len(self._recent) > self._works.instances:
             self._recent = {
@@ -49,7 +56,7 @@ class WorkTimes:
         return recent.add(window.value, at) or material
 
     def here(self, instance: Hashable, fingerprint: str) -> float | None:
-        """Seconds of exactly this work at this instance."""
+        """Seconds of exactly this work at this instance, of however few runs."""
         known = self._works.get(fingerprint)
         window = None if known is None else known.windows.get(instance)
         return None if window is None else window.value
@@ -59,20 +66,32 @@ class WorkTimes:
         known = self._works.get(fingerprint)
         return 0 if known is None else len(known.windows.get(instance, ()))
 
+    def proven(self, instance: Hashable, fingerprint: str) -> float | None:
+        """Seconds of exactly this work at this instance, if it ran ENOUGH_RUNS times there."""
+        known = self._works.get(fingerprint)
+        window = None if known is None else known.windows.get(instance)
+        return None if window is None or not window.proven else window.value
+
     def near(self, instance: Hashable, work: Costed) -> float | None:
-        """Seconds here, else of this work elsewhere, else of the next in size of its kind."""
-        seconds = self.here(instance, work.fingerprint)
-        if seconds is not None:
-            return seconds
-        base = self._infer(("same", work.fingerprint), lambda: self._same(work))
-        if base is not None:
-            return base * self._speeds.speed(instance)
-        effort = log_effort(work)
-        known = self._works.nearest_here(instance, work.kind, effort)
+        """Seconds here, else of this work elsewhere, else of the next in size of its kind.
+
+        Those here are no more than what is proven elsewhere suggests until they are proven.
+        """
+        known = self._works.get(work.fingerprint)
         if known is not None:
-            return known.windows[instance].value * ratio(effort, known.log_effort, _KIND_LIMIT)
+            return self._of_work(instance, known)
         base = self._infer(("kind", work.fingerprint, work.kind), lambda: self._of_kind(work))
-        return None if base is None else base * self._speeds.speed(instance)
+        if base is None:
+            return None
+        elsewhere_s = base * self._speeds.speed(instance)
+        effort = log_effort(work)
+        nearest = self._works.nearest_here(instance, work.kind, effort)
+        if nearest is None:
+            return elsewhere_s
+        own_s = self._of_work(instance, nearest)
+        own_s *= ratio(effort, nearest.log_effort, _KIND_LIMIT)
+        is_proven = self._works.is_proven(instance, work.kind)
+        return own_s if is_proven else min(own_s, elsewhere_s)
 
     def alike(self, instance: Hashable, work: Costed) -> float | None:
         """Seconds here as works of any kind with the same models suggest; None without models."""
@@ -81,12 +100,16 @@ class WorkTimes:
         return None if base is None else base * self._speeds.speed(instance)
 
     def mean(self, instance: Hashable) -> float | None:
-        """Mean seconds of the last _RECENT runs here, else of those elsewhere."""
+        """Mean seconds of the last _RECENT runs here, else of those elsewhere; of both the lower
+        one as long as there are fewer than ENOUGH_RUNS here."""
         recent = self._recent.get(instance)
-        if recent is not None:
+        if recent is not None and recent.proven:
             return recent.value
         base = self._infer(("mean",), self._mean_elsewhere)
-        return None if base is None else base * self._speeds.speed(instance)
+        if base is None:
+            return None
+        elsewhere_s = base * self._speeds.speed(instance)
+        return elsewhere_s if recent is None else min(recent.value, elsewhere_s)
 
     def instances(self, fingerprint: str) -> list[Hashable]:
         """Where this work has run, last of all where it did so last."""
@@ -94,11 +117,18 @@ class WorkTimes:
         return [] if known is None else list(known.windows)
 
     def shared(self, instance: Hashable) -> list[SharedWork]:
-        """The last works here that ran elsewhere too, and how long they take where."""
-        return [
-            (one.windows[instance].value, one.times(apart=instance))
-            for one in self._works.shared(instance)
-        ]
+        """The last works here that ran elsewhere too, and how long they take where.
+
+        Those that ran ENOUGH_RUNS times here and there; if there are none, those with fewer runs,
+        from ENOUGH_RUNS works on; none before.
+        """
+        proven: list[SharedWork] = []
+        few: list[SharedWork] = []
+        for one in self._works.shared(instance):
+            here, others = one.windows[instance], one.shown(apart=instance)
+            is_proven = here.proven and all(window.proven for window in others.values())
+            (proven if is_proven else few).append((here.value, times(others)))
+        return proven or (few if len(few) >= ENOUGH_RUNS else [])
 
     def export(self, key: Callable[[Any], str], now: float) -> dict[str, Any]:
         """All that is known, as plain data; ages in seconds at ``now``."""
@@ -128,28 +158,35 @@ class WorkTimes:
             self._inferred[question] = answer()
         return self._inferred[question]
 
-    def _same(self, work: Costed) -> float | None:
-        known = self._works.get(work.fingerprint)
-        return None if known is None else self._speeds.base_s(known.times())
+    def _of_work(self, instance: Hashable, known: KnownWork) -> float:
+        """Seconds of a work that has run, here or elsewhere."""
+        window = known.windows.get(instance)
+        if window is not None and (window.proven or not known.is_proven):
+            return window.value
+        base = self._infer(("same", known.fingerprint), lambda: self._base_s(known))
+        elsewhere_s = (base or 0.0) * self._speeds.speed(instance)
+        return elsewhere_s if window is None else min(window.value, elsewhere_s)
+
+    def _base_s(self, known: KnownWork) -> float:
+        return self._speeds.base_s(times(known.shown()))
 
     def _of_kind(self, work: Costed) -> float | None:
         effort = log_effort(work)
         known = self._works.nearest(work.kind, effort)
         if known is None:
             return None
-        base_s = self._speeds.base_s(known.times())
-        return base_s * ratio(effort, known.log_effort, _KIND_LIMIT)
+        return self._base_s(known) * ratio(effort, known.log_effort, _KIND_LIMIT)
 
     def _of_models(self, work: Costed) -> float | None:
         """A median, because works of different kinds are not nearer for having a like effort."""
         effort = log_effort(work)
         alike = self._works.with_models(work.models) if work.models else ()
         seconds = [
-            self._speeds.base_s(one.times()) * ratio(effort, one.log_effort, _MODELS_LIMIT)
-            for one in alike
+            self._base_s(one) * ratio(effort, one.log_effort, _MODELS_LIMIT) for one in alike
         ]
         return median(seconds) if seconds else None
 
     def _mean_elsewhere(self) -> float | None:
-        means = [one.value / self._speeds.speed(where) for where, one in self._recent.items()]
+        recent = {where: one for where, one in self._recent.items() if one.proven} or self._recent
+        means = [one.value / self._speeds.speed(where) for where, one in recent.items()]
         return fmean(means) if means else None
