@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import median_low
 from typing import Any, TypeVar
 
 from comfy_proxy.cluster.planning.costed import Costed, log_effort
@@ -26,7 +27,7 @@ came last. More would make it slower and hardly better."""
 _Key = TypeVar("_Key", bound=Hashable)
 
 _SAMPLES = 15
-"""Runs of a work at an instance of which the median is made."""
+"""Runs of a work at an instance of which the median is made, of an even number the lower one."""
 
 
 @dataclass(slots=True)
@@ -123,7 +124,7 @@ class KnownWorks:
         self._kinds_at.setdefault((instance, known.kind), {})[known.fingerprint] = known
         window = known.windows.pop(instance, None)
         if window is None:
-            window = Window(_SAMPLES)
+            window = Window(_SAMPLES, median_low)
             self._size += 1
         known.windows[instance] = window
         while len(self._works) > 1 and (

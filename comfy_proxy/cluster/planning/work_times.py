@@ -120,7 +120,7 @@ class WorkTimes:
         """The last works here that ran elsewhere too, and how long they take where.
 
         Those that ran ENOUGH_RUNS times here and there; if there are none, those with fewer runs,
-        from ENOUGH_RUNS works on; none before.
+        if they are more than ENOUGH_RUNS: one first run is one of many then.
         """
         proven: list[SharedWork] = []
         few: list[SharedWork] = []
@@ -128,7 +128,7 @@ class WorkTimes:
             here, others = one.windows[instance], one.shown(apart=instance)
             is_proven = here.proven and all(window.proven for window in others.values())
             (proven if is_proven else few).append((here.value, times(others)))
-        return proven or (few if len(few) >= ENOUGH_RUNS else [])
+        return proven or (few if len(few) > ENOUGH_RUNS else [])
 
     def export(self, key: Callable[[Any], str], now: float) -> dict[str, Any]:
         """All that is known, as plain data; ages in seconds at ``now``."""
