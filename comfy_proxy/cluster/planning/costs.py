@@ -2,7 +2,7 @@
 
 Every answer is learned from executions. One that nobody has measured is borrowed from the nearest
 that is: the same work elsewhere, another size of it, other works with its models; and it gives
-way to the first measurement of its own.
+way to measurements of its own, to a slower one after ENOUGH_RUNS of them.
 
 Pure: no I/O, the clock is an argument.
 """

@@ -101,7 +101,7 @@ class KnownWorks:
         works = reversed(self._at.get(instance, {}).values())
         return islice((one for one in works if len(one.windows) > 1), NEIGHBOURS)
 
-    def is_proven(self, instance: Hashable, kind: str) -> bool:
+    def ran_enough(self, instance: Hashable, kind: str) -> bool:
         """If works of ``kind`` ran there ENOUGH_RUNS times, of whatever size."""
         runs = 0
         for one in self._kinds_at.get((instance, kind), {}).values():

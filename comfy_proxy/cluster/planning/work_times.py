@@ -90,8 +90,9 @@ class WorkTimes:
             return elsewhere_s
         own_s = self._of_work(instance, nearest)
         own_s *= ratio(effort, nearest.log_effort, _KIND_LIMIT)
-        is_proven = self._works.is_proven(instance, work.kind)
-        return own_s if is_proven else min(own_s, elsewhere_s)
+        if self._works.ran_enough(instance, work.kind):
+            return own_s
+        return min(own_s, elsewhere_s)
 
     def alike(self, instance: Hashable, work: Costed) -> float | None:
         """Seconds here as works of any kind with the same models suggest; None without models."""

@@ -64,6 +64,18 @@ class Gpus:
         works = works or (PLAIN,)
         return Counter([await self.run(works[number % len(works)]) for number in range(count)])
 
+    def queued(self, count: int) -> Counter[Instance]:
+        """Where so many prompts would go that came at once; then they are taken back."""
+        lines = self.planner.lines
+        where = {}
+        for key in range(count):
+            figure = self.planner.best(slot(key, PLAIN), list(lines))[0]
+            where[key] = figure.instance
+            lines[figure.instance].join(self.planner.slot(key, PLAIN, figure.instance))
+        for key, instance in where.items():
+            lines[instance].leave(key)
+        return Counter(where.values())
+
 
 @pytest.fixture
 def gpus(clock: ManualClock) -> Gpus:
@@ -240,6 +252,17 @@ async def test_one_that_is_twice_as_slow_is_known_to_be_after_a_few_runs(
     assert await gpus.share(10, what) == {two: 10}
     assert gpus.planner.run_s(what, one) == pytest.approx(2 * WARM_S)
     assert gpus.planner.costs.speed(one) / gpus.planner.costs.speed(two) == pytest.approx(2)
+
+
+async def test_of_a_queue_it_gets_what_it_can_finish(
+    gpus: Gpus, one: Instance, two: Instance
+) -> None:
+    """A third, once it is known to be twice as slow; half of it before."""
+    await warm(gpus, PLAIN, two)
+    gpus.slowness[one] = 2.0
+    assert gpus.queued(30)[one] in (14, 15, 16)
+    await warm(gpus, PLAIN, one, FIRST_RUNS + ENOUGH_RUNS)
+    assert gpus.queued(30)[one] in (9, 10, 11)
 
 
 async def test_what_is_slow_is_slow_at_other_work_too(
