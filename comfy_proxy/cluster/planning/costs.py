@@ -114,8 +114,8 @@ class Costs:
         nearest size of its kind there, that elsewhere, COLD_SHARE of cold executions likewise,
         works of other kinds with the same models. None if there is nothing of all that.
         """
-        ask = self._warm.here if as_measured else self._warm.proven
-        seconds = ask(instance, work.fingerprint)
+        at_least = 1 if as_measured else ENOUGH_RUNS
+        seconds = self._warm.here(instance, work.fingerprint, at_least)
         if seconds is not None:
             return seconds
         key = (instance, work.fingerprint)

@@ -55,22 +55,16 @@ class WorkTimes:
             recent = self._recent[instance] = Window(_RECENT, fmean)
         return recent.add(window.value, at) or material
 
-    def here(self, instance: Hashable, fingerprint: str) -> float | None:
-        """Seconds of exactly this work at this instance, of however few runs."""
+    def here(self, instance: Hashable, fingerprint: str, at_least: int = 1) -> float | None:
+        """Seconds of exactly this work at this instance; None of fewer than ``at_least`` runs."""
         known = self._works.get(fingerprint)
         window = None if known is None else known.windows.get(instance)
-        return None if window is None else window.value
+        return None if window is None or len(window) < at_least else window.value
 
     def samples(self, instance: Hashable, fingerprint: str) -> int:
         """Of how many runs :meth:`here` is the median."""
         known = self._works.get(fingerprint)
         return 0 if known is None else len(known.windows.get(instance, ()))
-
-    def proven(self, instance: Hashable, fingerprint: str) -> float | None:
-        """Seconds of exactly this work at this instance, if it ran ENOUGH_RUNS times there."""
-        known = self._works.get(fingerprint)
-        window = None if known is None else known.windows.get(instance)
-        return None if window is None or not window.proven else window.value
 
     def near(self, instance: Hashable, work: Costed) -> float | None:
         """Seconds here, else of this work elsewhere, else of the next in size of its kind.
