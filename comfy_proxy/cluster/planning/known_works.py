@@ -53,15 +53,14 @@ class KnownWork:
         last = dict(islice(others, NEIGHBOURS))
         return {where: window for where, window in last.items() if window.proven} or last
 
+    def times(self, apart: Hashable = None) -> list[tuple[Hashable, float]]:
+        """Where of :meth:`shown` it takes how long."""
+        return [(where, window.value) for where, window in self.shown(apart).items()]
+
     @property
     def is_proven(self) -> bool:
         """Whether it ran ENOUGH_RUNS times at one of the NEIGHBOURS where it ran last."""
         return any(window.proven for window in islice(reversed(self.windows.values()), NEIGHBOURS))
-
-
-def times(windows: Mapping[Hashable, Window]) -> list[tuple[Hashable, float]]:
-    """Where it takes how long."""
-    return [(where, window.value) for where, window in windows.items()]
 
 
 class KnownWorks:

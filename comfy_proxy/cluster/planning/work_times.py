@@ -10,12 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from comfy_proxy.cluster.planning.costed import Costed, log_effort, ratio
-from comfy_proxy.cluster.planning.known_works import (
-    MAX_FINGERPRINTS,
-    KnownWork,
-    KnownWorks,
-    times,
-)
+from comfy_proxy.cluster.planning.known_works import MAX_FINGERPRINTS, KnownWork, KnownWorks
 from comfy_proxy.cluster.planning.samples import ENOUGH_RUNS, Window
 from comfy_proxy.cluster.planning.speeds import SharedWork, Speeds
 
@@ -120,9 +115,9 @@ class WorkTimes:
         proven: list[SharedWork] = []
         few: list[SharedWork] = []
         for one in self._works.shared(instance):
-            here, others = one.windows[instance], one.shown(apart=instance)
-            is_proven = here.proven and all(window.proven for window in others.values())
-            (proven if is_proven else few).append((here.value, times(others)))
+            here, others = one.windows[instance], one.shown(apart=instance).values()
+            is_proven = here.proven and all(window.proven for window in others)
+            (proven if is_proven else few).append((here.value, one.times(apart=instance)))
         return proven or (few if len(few) > ENOUGH_RUNS else [])
 
     def export(self, key: Callable[[Any], str], now: float) -> dict[str, Any]:
@@ -158,26 +153,24 @@ class WorkTimes:
         window = known.windows.get(instance)
         if window is not None and (window.proven or not known.is_proven):
             return window.value
-        base = self._infer(("same", known.fingerprint), lambda: self._base_s(known))
+        base = self._infer(("same", known.fingerprint), lambda: self._speeds.base_s(known.times()))
         elsewhere_s = (base or 0.0) * self._speeds.speed(instance)
         return elsewhere_s if window is None else min(window.value, elsewhere_s)
-
-    def _base_s(self, known: KnownWork) -> float:
-        return self._speeds.base_s(times(known.shown()))
 
     def _of_kind(self, work: Costed) -> float | None:
         effort = log_effort(work)
         known = self._works.nearest(work.kind, effort)
         if known is None:
             return None
-        return self._base_s(known) * ratio(effort, known.log_effort, _KIND_LIMIT)
+        return self._speeds.base_s(known.times()) * ratio(effort, known.log_effort, _KIND_LIMIT)
 
     def _of_models(self, work: Costed) -> float | None:
         """A median, because works of different kinds are not nearer for having a like effort."""
         effort = log_effort(work)
         alike = self._works.with_models(work.models) if work.models else ()
         seconds = [
-            self._base_s(one) * ratio(effort, one.log_effort, _MODELS_LIMIT) for one in alike
+            self._speeds.base_s(one.times()) * ratio(effort, one.log_effort, _MODELS_LIMIT)
+            for one in alike
         ]
         return median(seconds) if seconds else None
 
