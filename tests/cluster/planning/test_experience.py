@@ -299,8 +299,7 @@ def test_a_restart_makes_the_first_runs_count_anew(
     """One that is restarted again and again, and runs once each time, is not slow for that."""
     for _ in range(2 * ENOUGH_RUNS):
         planner.restarted(one)
-        for _ in range(FIRST_RUNS):
-            runs.ran(PLAIN, 9 * RUN_S)
+        runs.ran(PLAIN, 9 * RUN_S)
     assert planner.costs.samples(one, PLAIN) == 0
     assert planner.run_s(PLAIN, one) == pytest.approx(RUN_S)
 
