@@ -118,8 +118,10 @@ class Experience:
         if not work.models or (run.cached is not None and work.loaders <= run.cached):
             return ()
         candidates = run.missing or work.models
-        # Its own time however few runs made it: what is slow has not loaded for so much longer.
-        run_s = costs.run_s(run.instance, work, as_measured=True)
+        # Models that should be there are missed only by what it takes there, of however few runs,
+        # for a slow instance has not loaded for being slow. Of those that should be missing, one
+        # slow first run does not tell that they were there.
+        run_s = costs.run_s(run.instance, work, as_measured=not run.missing)
         load_s = costs.load_s(run.instance, candidates)
         if run_s is None or load_s <= 0:
             return run.missing

@@ -291,6 +291,21 @@ async def test_what_is_slow_shows_in_many_works_of_a_few_runs_each(
     assert await gpus.share(20, work(kind="next")) == {two: 20}
 
 
+async def test_a_load_that_takes_less_than_a_first_run_is_known_to_be_one(
+    gpus: Gpus, one: Instance, two: Instance
+) -> None:
+    """Its models had to give way to others: neither a time of its own nor more memory than that."""
+    gpus.lag_s[one] = 4 * LOAD_S
+    await gpus.run(A, at=one)
+    await warm(gpus, A, two)
+    await gpus.run(work("b"), at=one)
+    memory = gpus.planner.lines[one].loaded.memory.sets
+    await gpus.run(A, at=one)
+    assert gpus.planner.lines[one].loaded.memory.sets == memory
+    assert gpus.planner.run_s(A, one) == pytest.approx(WARM_S)
+    assert gpus.planner.costs.load_s(one, A.models) == pytest.approx(LOAD_S)
+
+
 async def test_one_that_is_faster_is_known_to_be(gpus: Gpus, one: Instance, two: Instance) -> None:
     await warm(gpus, PLAIN, two)
     gpus.slowness[one] = 0.5
