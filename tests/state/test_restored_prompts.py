@@ -17,6 +17,7 @@ from prompts_of_clients import (
 )
 from restarting import Restarting
 
+from comfy_proxy.cluster.planning.samples import ENOUGH_RUNS
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.keys import CLUSTER, GATEWAY, STATE
 from comfy_proxy.ledger.prompt import Prompt
@@ -238,7 +239,7 @@ async def test_a_prompt_that_was_given_up(proxy: Restarting) -> None:
 async def test_what_was_learned(proxy: Restarting) -> None:
     """Costs are restored by the instances' URLs."""
     await proxy.start()
-    for _ in range(4):
+    for _ in range(4 * ENOUGH_RUNS):
         await succeeded(proxy.http, await post(proxy.http))
     ledger = proxy.http.app[GATEWAY].ledger
     await until(lambda: not ledger.live())  # what the last one took is learned with its end

@@ -2,7 +2,7 @@
 
 Every answer is learned from executions. One that nobody has measured is borrowed from the nearest
 that is: the same work elsewhere, another size of it, other works with its models; and it gives
-way to the first measurement of its own.
+way to measurements of its own, to a slower one after ENOUGH_RUNS of them.
 
 Pure: no I/O, the clock is an argument.
 """
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from comfy_proxy.cluster.planning.costed import Costed
 from comfy_proxy.cluster.planning.load_times import LoadTimes, Size, shares
+from comfy_proxy.cluster.planning.samples import ENOUGH_RUNS
 from comfy_proxy.cluster.planning.speeds import Speeds
 from comfy_proxy.cluster.planning.work_times import WorkTimes
 
@@ -105,14 +106,16 @@ class Costs:
         if material | self._settle(instance, work):
             self._changed(instance)
 
-    def run_s(self, instance: Hashable, work: Costed) -> float | None:
+    def run_s(self, instance: Hashable, work: Costed, *, as_measured: bool = False) -> float | None:
         """Seconds that ``work`` runs at ``instance`` when its models are loaded.
 
-        The median of what it took there; else borrowed, in this order: it elsewhere, the nearest
-        size of its kind there, that elsewhere, COLD_SHARE of cold executions likewise, works of
-        other kinds with the same models. None if there is nothing of all that.
+        The median of what it took there: of fewer than ENOUGH_RUNS runs, unless ``as_measured``, no
+        more than it takes where it ran as often. Else borrowed, in this order: it elsewhere, the
+        nearest size of its kind there, that elsewhere, COLD_SHARE of cold executions likewise,
+        works of other kinds with the same models. None if there is nothing of all that.
         """
-        seconds = self._warm.here(instance, work.fingerprint)
+        at_least = 1 if as_measured else ENOUGH_RUNS
+        seconds = self._warm.here(instance, work.fingerprint, at_least)
         if seconds is not None:
             return seconds
         key = (instance, work.fingerprint)
@@ -161,6 +164,7 @@ class Costs:
                 [key(where), work, [[run.seconds, run.shares, now - run.at] for run in runs]]
                 for (where, work), runs in self._cold.items()
             ],
+            "speeds_of_runs": ENOUGH_RUNS,
             "speeds": {key(where): speed for where, speed in self._speeds.export()},
         }
 
@@ -192,9 +196,11 @@ class Costs:
     ) -> None:
         if data["format"] != 1:
             raise ValueError(f"format {data['format']!r}")
-        speeds = {instance(key): float(speed) for key, speed in data["speeds"].items()}
-        speeds.pop(None, None)
-        self._speeds.restore(speeds)
+        # Earlier versions had them from single runs: they are learned anew.
+        if data.get("speeds_of_runs") == ENOUGH_RUNS:
+            speeds = {instance(key): float(speed) for key, speed in data["speeds"].items()}
+            speeds.pop(None, None)
+            self._speeds.restore(speeds)
         self._warm.restore(data["warm"], instance, now)
         self._halved.restore(data["halved"], instance, now)
         self._loads.restore(data["loads"], instance, now)

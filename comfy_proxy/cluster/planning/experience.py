@@ -20,10 +20,10 @@ from comfy_proxy.observers import tell
 LOAD_SHARE: Final = 0.3
 """Models count as loaded for a prompt if it took longer than its warm run by more than this share
 of what loading them takes; by less, they were there."""
-FIRST_RUNS: Final = 3
+FIRST_RUNS: Final = 1
 """So many warm runs of a process that were slower than believed teach nothing: a process that has
-just begun still allocates and compiles, and one such run would make it the slowest of all, to be
-asked only when the others have work. One that is slow indeed shows it with the next run."""
+just begun still imports, allocates and compiles, and one that is restarted often would be believed
+to be always that slow. What is slow for longer than that is learned with ENOUGH_RUNS more."""
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -118,7 +118,11 @@ class Experience:
         if not work.models or (run.cached is not None and work.loaders <= run.cached):
             return ()
         candidates = run.missing or work.models
-        run_s, load_s = costs.run_s(run.instance, work), costs.load_s(run.instance, candidates)
+        # Models that should be there are missed only by what it takes there, of however few runs,
+        # for a slow instance has not loaded for being slow. Of those that should be missing, one
+        # slow first run does not tell that they were there.
+        run_s = costs.run_s(run.instance, work, as_measured=not run.missing)
+        load_s = costs.load_s(run.instance, candidates)
         if run_s is None or load_s <= 0:
             return run.missing
         if costs.samples(run.instance, work) == 0 and run.missing:

@@ -9,10 +9,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from statistics import median_low
 from typing import Any, TypeVar
 
 from comfy_proxy.cluster.planning.costed import Costed, log_effort
-from comfy_proxy.cluster.planning.samples import Window
+from comfy_proxy.cluster.planning.samples import ENOUGH_RUNS, Window
 
 MAX_FINGERPRINTS = 2_000
 """How many works are remembered over all instances; for one more, the one goes that has not run
@@ -26,7 +27,7 @@ came last. More would make it slower and hardly better."""
 _Key = TypeVar("_Key", bound=Hashable)
 
 _SAMPLES = 15
-"""Runs of a work at an instance of which the median is made."""
+"""Runs of a work at an instance of which the median is made, of an even number the lower one."""
 
 
 @dataclass(slots=True)
@@ -45,10 +46,21 @@ class KnownWork:
         if self.log_effort == 0.0:
             self.effort = 1.0
 
-    def times(self, apart: Hashable = None) -> list[tuple[Hashable, float]]:
-        """Where it took how long: the last NEIGHBOURS instances, without ``apart``."""
+    def shown(self, apart: Hashable = None) -> dict[Hashable, Window]:
+        """Where it has run: the last NEIGHBOURS instances, without ``apart``; those with fewer
+        than ENOUGH_RUNS runs only if there are no others."""
         others = (one for one in reversed(self.windows.items()) if one[0] != apart)
-        return [(instance, window.value) for instance, window in islice(others, NEIGHBOURS)]
+        last = dict(islice(others, NEIGHBOURS))
+        return {where: window for where, window in last.items() if window.proven} or last
+
+    def times(self, apart: Hashable = None) -> list[tuple[Hashable, float]]:
+        """Where of :meth:`shown` it takes how long."""
+        return [(where, window.value) for where, window in self.shown(apart).items()]
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether it ran ENOUGH_RUNS times at one of the NEIGHBOURS where it ran last."""
+        return any(window.proven for window in islice(reversed(self.windows.values()), NEIGHBOURS))
 
 
 class KnownWorks:
@@ -88,6 +100,15 @@ class KnownWorks:
         works = reversed(self._at.get(instance, {}).values())
         return islice((one for one in works if len(one.windows) > 1), NEIGHBOURS)
 
+    def ran_enough(self, instance: Hashable, kind: str) -> bool:
+        """If works of ``kind`` ran there ENOUGH_RUNS times, of whatever size."""
+        runs = 0
+        for one in self._kinds_at.get((instance, kind), {}).values():
+            runs += len(one.windows[instance])
+            if runs >= ENOUGH_RUNS:
+                return True
+        return False
+
     def knows(self, instance: Hashable) -> bool:
         """If a work that ran there is remembered."""
         return instance in self._at
@@ -102,7 +123,7 @@ class KnownWorks:
         self._kinds_at.setdefault((instance, known.kind), {})[known.fingerprint] = known
         window = known.windows.pop(instance, None)
         if window is None:
-            window = Window(_SAMPLES)
+            window = Window(_SAMPLES, median_low)
             self._size += 1
         known.windows[instance] = window
         while len(self._works) > 1 and (

@@ -14,6 +14,13 @@ AGE_S = 24 * 3600.0
 
 A day, because drivers, options and neighbours change from one day to the next. A window that gets
 nothing newer keeps what it has: an old time is better than none."""
+ENOUGH_RUNS = 2
+"""So many warm runs of a work make a time of its own. With fewer an instance counts as no slower
+than instances with as many show.
+
+A first run also imports, compiles and allocates. It must not stand for the next one: what is
+believed to be slow is not asked, and could not show that it is not. Of two the lower one counts
+(the lower median), so that one slow run is forgiven and a slow instance is known after two."""
 MATERIAL = 0.1
 """By which part of itself a value must move for callers to hear of it."""
 MATERIAL_S = 0.05
@@ -33,6 +40,11 @@ class Window:
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    @property
+    def proven(self) -> bool:
+        """Whether it has ENOUGH_RUNS samples."""
+        return len(self._samples) >= ENOUGH_RUNS
 
     def add(self, seconds: float, at: float) -> bool:
         """Note one sample; returns if the value is new or moved materially since that was said."""
