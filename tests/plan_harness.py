@@ -46,9 +46,9 @@ def work(
 
 
 def slot(key: Any, what: Work, number: float | None = None, **more: Any) -> Slot:
-    """A prompt that runs for RUN_S, accepted at 0 unless told."""
+    """A prompt that runs for RUN_S, unless told."""
     given = {} if number is None else {"number": float(number)}
-    return Slot(**{"key": key, "work": what, "run_s": RUN_S, "since": 0.0, **given, **more})
+    return Slot(**{"key": key, "work": what, "run_s": RUN_S, **given, **more})
 
 
 def line_of(

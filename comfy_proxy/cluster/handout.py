@@ -59,6 +59,10 @@ class Handout:
             return None
         _, instance, there = head
         waiter = there.popleft()
+        run_s = self._plan.figures[waiter].option.run_s
+        for other in there:
+            if other.order < waiter.order:
+                other.overtaken_s += run_s
         return waiter, instance, self._plan.candidates[waiter]
 
     def _beyond_plan(self, waiter: Waiter, free: Sequence[Instance]) -> Given | None:
@@ -83,6 +87,8 @@ class Handout:
             return []
         key = (work.fingerprint, len(usable), *(one.id for one in own))
         if key not in self._best:
-            slot = self._planner.slot(waiter, work, own[0], Standing(since=waiter.rank))
+            slot = self._planner.slot(
+                waiter, work, own[0], Standing(overtaken_s=waiter.overtaken_s)
+            )
             self._best[key] = self._planner.best(slot, usable)
         return self._best[key]

@@ -166,7 +166,12 @@ class Scheduler:
             "offering a prompt of {} to {}: {}", lambda: busy.host, lambda: idle.host, lambda: why
         )
         slot = self._planner.lines[busy].find(prompt.key)
-        target = self._placement(idle, prompt.accepts, work=None if slot is None else slot.work)
+        target = self._placement(
+            idle,
+            prompt.accepts,
+            work=None if slot is None else slot.work,
+            standing=NEW if slot is None else Standing(overtaken_s=slot.overtaken_s),
+        )
         target.decision, target.turn = why, prompt.turn
         prompt.offer(target)
         self._move(prompt)
@@ -186,7 +191,7 @@ class Scheduler:
 
     def _give(self, waiter: Waiter, instance: Instance) -> Placement:
         work = waiter.work_at(instance)
-        standing = Standing(since=waiter.rank)
+        standing = Standing(overtaken_s=waiter.overtaken_s)
         placement = self._placement(instance, waiter.may_move_to, work=work, standing=standing)
         placement.turn = waiter.turn
         return placement

@@ -28,6 +28,9 @@ class Waiter:
     """``rank`` is when it came, in monotonic seconds, and ``turn`` that of its client
     (``fair_share.py``): the lowest turn is served first, and of equal ones who came first.
 
+    ``overtaken_s`` is what those run that came later and got a place before it, to which it would
+    have gone next.
+
     ``accepts`` says where it can run, ``avoid`` where only if it must. ``passed_over`` did not
     answer the check just now. ``placement`` is the place that it was given, until it takes it;
     ``openings`` counts how often the door had opened by then. ``tried`` is the place that it took
@@ -36,6 +39,7 @@ class Waiter:
 
     rank: float
     turn: float = 0.0
+    overtaken_s: float = 0.0
     accepts: Accepts = anywhere
     avoid: Collection[Instance] = ()
     work_at: WorkAt = unknown_work

@@ -109,6 +109,9 @@ class PlanFeed:
         line.begin(prompt, now)
 
     def _leave(self, prompt: Prompt, line: Line) -> None:
+        slot = line.find(prompt)
+        if slot is not None:
+            prompt.overtaken_s = slot.overtaken_s  # its patience does not begin anew elsewhere
         line.leave(prompt)
         self._runs.pop(prompt, None)
 

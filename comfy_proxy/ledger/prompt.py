@@ -163,7 +163,8 @@ class Prompt:
     ``[number, id, graph, extra_data, outputs]``. ``renamed``: its instance gave it another id than
     its body has. ``reused``: another prompt had its id before, whose entry may be in an instance's
     history. ``work`` is what it needs and what drives its time, None where nobody could read it.
-    ``fatal`` is the error that ends it after one loss too many.
+    ``fatal`` is the error that ends it after one loss too many. ``overtaken_s`` is for how many
+    seconds it was overtaken at the instances that it has left; the planner's feed sets it.
     """
 
     prompt_id: str
@@ -183,6 +184,7 @@ class Prompt:
     fatal: ComfyProxyError | None = None
     end: End | None = None
     trace: Trace | None = field(default_factory=TRACE.get, repr=False)
+    overtaken_s: float = 0.0
 
     @property
     def client_id(self) -> str | None:
@@ -193,7 +195,7 @@ class Prompt:
     def standing(self) -> Standing:
         """What entitles it to its place among others."""
         placed = self.post is not None and self.post.placed
-        return Standing(client=self.client_id, fixed=placed, since=self.accepted_at)
+        return Standing(client=self.client_id, fixed=placed, overtaken_s=self.overtaken_s)
 
     @property
     def attempt(self) -> Attempt | None:

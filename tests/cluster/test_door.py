@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from manual_clock import ManualClock, settle
-from plan_harness import has_loaded, teach, work
+from plan_harness import LOAD_S, RUN_S, has_loaded, teach, work
 
 from comfy_proxy.cluster import door
 from comfy_proxy.cluster.cluster import Cluster
@@ -17,6 +17,7 @@ from comfy_proxy.cluster.door import RELOOK_S
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.door_plan import LOOKAHEAD, DoorPlan
+from comfy_proxy.cluster.planning.joining import PATIENCE_LOADS
 from comfy_proxy.cluster.planning.work import Work
 
 A, B = work("a"), work("b")
@@ -206,6 +207,23 @@ async def test_those_that_share_their_models_go_together(
         await jobs.end(order[done])
     # With two places the second one has come before there was anything to put together.
     assert order == ([0, 2, 4, 6, 1, 3, 5] if places == 1 else [0, 1, 3, 5, 2, 4, 6])
+
+
+async def test_who_is_overtaken_at_the_door_gets_a_place_when_its_patience_ends(
+    make_jobs: Callable[..., Jobs],
+) -> None:
+    """Each opening plans anew, and remembers for how long who was overtaken: an endless stream for
+    the model that is loaded goes ahead for four loads and the time of its own run, no longer."""
+    jobs = make_jobs("gpu:1")
+    has_loaded(jobs.cluster.planner, jobs.cluster.instances[0], "a")
+    await jobs.come(A, A, B, A)
+    ahead_s = 0.0
+    while 2 not in dict(jobs.got):
+        await jobs.come(A)
+        await jobs.end(jobs.got[-1][0])
+        ahead_s += RUN_S
+    patience_s = PATIENCE_LOADS * LOAD_S + RUN_S
+    assert patience_s - 3 * RUN_S <= ahead_s <= patience_s + 3 * RUN_S
 
 
 async def test_no_more_places_than_there_is_room_for(jobs: Jobs) -> None:

@@ -159,17 +159,18 @@ def test_one_that_is_not_there_any_more_has_left(bench: Bench, how: str) -> None
     assert len(bench.line(bench.one)) == 0
 
 
-def test_one_that_moved_has_waited_since_it_was_accepted_first(bench: Bench) -> None:
+def test_one_that_moved_has_been_overtaken_where_it_was(bench: Bench) -> None:
     """Its patience does not begin anew."""
     prompt = bench.accepted()
-    since = bench.clock.monotonic()
+    slot = bench.line(bench.one).find(prompt)
+    assert slot is not None
+    slot.overtaken_s = 7.0
     bench.apply(events.MoveBegan(prompt=prompt, queue_entry=[]))
     bench.apply(events.TakenAway(prompt=prompt))
-    bench.clock._now += 60
     bench.apply(events.Sent(prompt=prompt, instance=bench.two))
     slot = bench.line(bench.two).find(prompt)
     assert slot is not None
-    assert slot.since == since
+    assert slot.overtaken_s == 7.0
 
 
 def test_one_whose_work_nobody_could_read_is_in_no_line(bench: Bench) -> None:

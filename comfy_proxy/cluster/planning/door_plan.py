@@ -113,7 +113,8 @@ class DoorPlan:
         best = tied[0] if len(tied) == 1 else min(tied, key=self._order_of)
         self.figures[waiter], self.candidates[waiter] = best, figures
         line = self._line(best.instance)
-        slot = self._planner.slot(waiter, best.work, best.instance, Standing(since=waiter.rank))
+        standing = Standing(overtaken_s=waiter.overtaken_s)
+        slot = self._planner.slot(waiter, best.work, best.instance, standing)
         line.join(slot, best.option.before)
 
     def _order_of(self, figure: Figure) -> tuple[int, ...]:
@@ -123,7 +124,7 @@ class DoorPlan:
     def _figure(self, waiter: Waiter, work: Work, instance: Instance) -> Figure | None:
         """As :meth:`Planner.figures`, behind those that this plan sends there."""
         line = self._lines.get(instance)
-        standing = Standing(since=waiter.rank)
+        standing = Standing(overtaken_s=waiter.overtaken_s)
         if line is None:
             known = self._known.get(work.fingerprint)
             if known is None:

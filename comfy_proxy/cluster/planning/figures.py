@@ -105,7 +105,7 @@ class Figures:
         """What ``line`` would do with ``slot``, which runs ``run_s`` there, and the seconds of
         loading that this causes to others."""
         now = self._now()
-        found = option(line, slot, now, run_s)
+        found = option(line, slot, run_s)
         return found, self._demand.harm_s(slot.work.models, line, now) if found.load_s else 0.0
 
     def _find(self, found: _Found, slot: Slot, instances: Iterable[Instance]) -> None:

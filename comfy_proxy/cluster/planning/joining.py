@@ -23,7 +23,7 @@ STEPS: Final = 1024
 behind it."""
 
 
-def option(line: Line, slot: Slot, now: float, run_s: float | None = None) -> Option:
+def option(line: Line, slot: Slot, run_s: float | None = None) -> Option:
     """What would become of ``slot``, which is not in ``line`` yet, if it joined it; ``run_s`` is
     what it runs there, None if ``slot`` says so rightly.
 
@@ -36,7 +36,7 @@ def option(line: Line, slot: Slot, now: float, run_s: float | None = None) -> Op
     parked = line.waiting[end] if end < len(line.waiting) else None
     load_s = line.loads(missing(held, slot.work.models))
     if load_s > 0 and line.patience_s != 0 and not slot.fixed:
-        index = _behind_its_own(line, slot, now)
+        index = _behind_its_own(line, slot)
         if index is not None:
             before = line.waiting[index]
             return Option(behind_s=line.after(index)[1], load_s=0.0, run_s=run_s, before=before)
@@ -124,19 +124,18 @@ def kept_number(line: Line, number: float) -> float | None:
     return number if number <= line.counter < inf else None
 
 
-def _behind_its_own(line: Line, slot: Slot, now: float) -> int | None:
+def _behind_its_own(line: Line, slot: Slot) -> int | None:
     """The index among those that wait before which it has its models loaded, behind all that use
     them; None if there is no place that it may have."""
-    models, free_in_s, waiting = slot.work.models, line.free_in_s(now), line.waiting
+    models, waiting = slot.work.models, line.waiting
     if absent(line, models):
         return None
     # With nothing running the first one begins now, unless it is not there yet.
     first = 0 if line.running is not None or line.tried_out else 1
     for index in range(_end_index(line) - 1, first - 1, -1):
         other = waiting[index]
-        start_s = free_in_s + other.end_s - other.load_s - other.run_s
-        waits_s = start_s + slot.run_s + now - other.since
-        if not _may_overtake(slot, other) or waits_s > _patience_with(line, other, slot):
+        overtaken_s = other.overtaken_s + slot.run_s
+        if not _may_overtake(slot, other) or overtaken_s > _patience_with(line, other, slot):
             return None
         held = waiting[index - 1].held if index else line.loaded.held
         own = waiting[index - 1] if index else line.running
@@ -147,8 +146,12 @@ def _behind_its_own(line: Line, slot: Slot, now: float) -> int | None:
 
 
 def _patience_with(line: Line, other: Slot, slot: Slot) -> float:
-    """For how long ``other`` may be kept waiting so that ``slot`` needs no load: the time of
-    ``PATIENCE_LOADS`` loads, and that of what waits with the same models as ``other``."""
+    """For how long in all ``other`` may be overtaken so that those like ``slot`` need no load: the
+    time of ``PATIENCE_LOADS`` loads, and that of what waits with the same models as ``other``.
+
+    How long it waits otherwise does not count: in a queue that is longer than this, nobody could be
+    put to its own, and by turns each of 48 prompts of four models loaded one.
+    """
     if line.patience_s is not None:
         return line.patience_s
     load_s = max(line.loads(other.work.models), line.loads(slot.work.models))

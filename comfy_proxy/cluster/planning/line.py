@@ -23,8 +23,8 @@ class Loads(Protocol):
 
 class Line:
     """The prompts of one instance. ``loads`` tells what loading costs there, ``runs`` how long a
-    work runs there (None: as its slot says), ``patience_s`` for how long a prompt may be kept
-    waiting so that others need no load; None: see ``joining.py``."""
+    work runs there (None: as its slot says), ``patience_s`` for how long in all a prompt may be
+    overtaken so that others need no load; None: see ``joining.py``."""
 
     def __init__(
         self,
@@ -76,7 +76,10 @@ class Line:
         self._slots[slot.key] = slot
         self.changes += 1
         if before is not None:
-            self._waiting.insert(self._waiting.index(before), slot)
+            index = self._waiting.index(before)
+            for other in self._waiting[index:]:
+                other.overtaken_s += slot.run_s
+            self._waiting.insert(index, slot)
             self._planned = False
             return
         self._waiting.append(slot)

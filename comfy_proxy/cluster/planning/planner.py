@@ -71,14 +71,13 @@ class Planner:
         standing: Standing = NEW,
     ) -> Slot:
         """A place in the line of ``instance``, which it does not take yet."""
-        since = standing.since
         return Slot(
             key=key,
             work=work,
             run_s=self.run_s(work, instance) or 0.0,
-            since=self._now() if since is None else since,
             client=standing.client,
             fixed=standing.fixed,
+            overtaken_s=standing.overtaken_s,
         )
 
     def asked(self, work: Work) -> None:
@@ -162,7 +161,7 @@ class Planner:
     def join(self, slot: Slot, instance: Instance) -> None:
         """It waits at ``instance`` now, where it is best placed."""
         line = self.lines[instance]
-        line.join(slot, option(line, slot, self._now(), slot.run_s).before)
+        line.join(slot, option(line, slot, slot.run_s).before)
 
     def _costs_changed(self, instance: Hashable | None) -> None:
         """For ``costs.on_change``."""

@@ -13,12 +13,12 @@ from comfy_proxy.cluster.planning.work import Work
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
     """What entitles a prompt to its place: ``client`` is whose prompts of one kind keep their
-    order, ``fixed`` that its client chose its place in the queue, ``since`` when it was accepted
-    (monotonic seconds, None: just now)."""
+    order, ``fixed`` that its client chose its place in the queue, ``overtaken_s`` for how many
+    seconds it was overtaken before it came there."""
 
     client: str | None = None
     fixed: bool = False
-    since: float | None = None
+    overtaken_s: float = 0.0
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
@@ -27,17 +27,18 @@ class Slot:
 
     ``number`` is what its instance gave it, infinite before that is known; ``fixed`` if its client
     chose it, or its place among others. ``client`` is whose prompts of one kind keep their order.
-    ``since`` is when it was accepted. ``load_s`` and ``end_s`` are set by the line: the seconds of
-    loading that it will cause, and those until it ends, from the moment when the instance is free.
+    ``overtaken_s`` is what those run that came later and were put ahead of it. ``load_s`` and
+    ``end_s`` are set by the line: the seconds of loading that it will cause, and those until it
+    ends, from the moment when the instance is free.
     """
 
     key: Hashable
     work: Work
     run_s: float
-    since: float
     number: float = inf
     fixed: bool = False
     client: str | None = None
+    overtaken_s: float = 0.0
     load_s: float = 0.0
     end_s: float = 0.0
     held: Held = field(default=(), repr=False)

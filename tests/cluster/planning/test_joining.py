@@ -19,7 +19,7 @@ A, B, C = work("a"), work("b"), work("c")
 
 def placed(line: Line, new: Slot) -> float | None:
     """It joins where it is best placed; the number by which it gets there."""
-    line.join(new, option(line, new, new.since).before)
+    line.join(new, option(line, new).before)
     return number_of(line, new.key)
 
 
@@ -28,7 +28,7 @@ def placed(line: Line, new: Slot) -> float | None:
 
 def test_one_whose_models_are_loaded_at_the_end_goes_to_the_end() -> None:
     line = line_of(slot("1", B, 1), slot("2", A, 2), loaded=["b"])
-    found = option(line, slot("new", A), 0.0)
+    found = option(line, slot("new", A))
     assert (found.before, found.load_s, found.run_s) == (None, 0.0, RUN_S)
     assert found.behind_s == 2 * RUN_S + LOAD_S
 
@@ -36,7 +36,7 @@ def test_one_whose_models_are_loaded_at_the_end_goes_to_the_end() -> None:
 def test_one_goes_behind_the_last_that_shares_its_models() -> None:
     """And before whoever would have them loaded again."""
     line = line_of(slot("1", A, 1), slot("2", A, 2), slot("3", B, 3), slot("4", B, 4))
-    found = option(line, slot("new", A), 0.0)
+    found = option(line, slot("new", A))
     assert found.before is line.find("3")
     assert (found.behind_s, found.load_s) == (LOAD_S + 2 * RUN_S, 0.0)
 
@@ -44,43 +44,43 @@ def test_one_goes_behind_the_last_that_shares_its_models() -> None:
 def test_nobody_goes_before_the_first_of_an_idle_instance() -> None:
     """That one begins at once, before any number could reach the instance."""
     line = line_of(slot("1", B, 1), slot("2", B, 2), loaded=["a"])
-    found = option(line, slot("new", A), 0.0)
+    found = option(line, slot("new", A))
     assert (found.before, found.load_s) == (None, LOAD_S)
 
 
 def test_one_goes_first_if_its_models_are_loaded_beside_those_of_what_runs() -> None:
     line = line_of(slot("0", C, 0), slot("1", B, 1), loaded=["a"], sets=2)
     line.begin("0", now=0.0)
-    found = option(line, slot("new", A), 0.0)
+    found = option(line, slot("new", A))
     assert (found.before, found.behind_s, found.load_s) == (line.find("1"), 0.0, 0.0)
 
 
 def test_one_goes_behind_the_one_that_runs_with_its_models() -> None:
     line = line_of(slot("0", A, 0), slot("1", B, 1))
     line.begin("0", now=0.0)
-    assert option(line, slot("new", A), 0.0).before is line.find("1")
+    assert option(line, slot("new", A)).before is line.find("1")
 
 
 def test_one_whose_models_nobody_has_goes_to_the_end() -> None:
     line = line_of(slot("1", A, 1), slot("2", B, 2))
-    found = option(line, slot("new", C), 0.0)
+    found = option(line, slot("new", C))
     assert (found.before, found.load_s) == (None, LOAD_S)
 
 
 def test_one_without_models_goes_to_the_end() -> None:
     line = line_of(slot("1", A, 1), slot("2", B, 2))
-    assert option(line, slot("new", work()), 0.0).before is None
+    assert option(line, slot("new", work())).before is None
 
 
 def test_one_with_a_place_of_its_own_goes_there() -> None:
     """By `front` or `number`: where that is, its instance decides."""
     line = line_of(slot("1", A, 1), slot("2", B, 2))
-    assert option(line, slot("new", A, fixed=True), 0.0).before is None
+    assert option(line, slot("new", A, fixed=True)).before is None
 
 
 def test_nobody_with_a_place_of_its_own_is_overtaken() -> None:
     line = line_of(slot("1", A, 1), slot("2", B, 2, fixed=True), slot("3", B, 3))
-    assert option(line, slot("new", A), 0.0).before is None
+    assert option(line, slot("new", A)).before is None
 
 
 def test_a_clients_prompts_of_one_kind_keep_their_order() -> None:
@@ -88,18 +88,18 @@ def test_a_clients_prompts_of_one_kind_keep_their_order() -> None:
     same = work("b", kind="kind")
     new = slot("new", work("a", kind="kind"), client="me")
     line = line_of(slot("1", A, 1), slot("2", same, 2, client="me"))
-    assert option(line, new, 0.0).before is None
+    assert option(line, new).before is None
     line = line_of(slot("1", A, 1), slot("2", same, 2, client="other"))
-    assert option(line, new, 0.0).before is line.find("2")
+    assert option(line, new).before is line.find("2")
     line = line_of(slot("1", A, 1), slot("2", B, 2, client="me"))
-    assert option(line, new, 0.0).before is line.find("2")
+    assert option(line, new).before is line.find("2")
 
 
 def test_one_that_names_a_result_comes_after_what_makes_it() -> None:
     maker = work("b", writes=["portrait"])
     line = line_of(slot("1", A, 1), slot("2", maker, 2))
-    assert option(line, slot("new", work("a", reads=["portrait_00001_.png"])), 0.0).before is None
-    assert option(line, slot("new", work("a", reads=["landscape.png"])), 0.0).before is not None
+    assert option(line, slot("new", work("a", reads=["portrait_00001_.png"]))).before is None
+    assert option(line, slot("new", work("a", reads=["landscape.png"]))).before is not None
 
 
 # --- patience ----------------------------------------------------------------------------------
@@ -107,44 +107,49 @@ def test_one_that_names_a_result_comes_after_what_makes_it() -> None:
 
 def test_patience_0_never_overtakes() -> None:
     line = line_of(slot("1", A, 1), slot("2", B, 2), patience_s=0)
-    found = option(line, slot("new", A), 0.0)
+    found = option(line, slot("new", A))
     assert (found.before, found.load_s) == (None, LOAD_S)
 
 
 def test_nobody_is_overtaken_beyond_the_patience() -> None:
-    """It counts from when it came until it would begin: 1 s for the one ahead, 1 s for the new
-    one, and what it has waited already."""
-    line = line_of(slot("1", A, 1), slot("2", B, 2), loaded=["a"], patience_s=30.0)
-    assert option(line, slot("new", A), now=28.0).before is not None
-    assert option(line, slot("new", A), now=28.1).before is None
+    """What counts is how long those run that were put ahead of it, wherever it waits."""
+    line = line_of(slot("1", A, 1), slot("2", B, 2), slot("3", B, 3), patience_s=10.0)
+    for number in range(9):
+        placed(line, slot(f"new {number}", A))
+    assert option(line, slot("new", A, run_s=1.0)).before is line.find("2")
+    assert option(line, slot("new", A, run_s=1.1)).before is None
+    placed(line, slot("last", A))
+    assert option(line, slot("new", A)).before is None
+    assert keys(line)[-3:] == ["last", "2", "3"]
 
 
-def test_what_runs_counts_against_the_patience() -> None:
-    line = line_of(slot("0", A, 0, run_s=25.0), slot("2", B, 2), loaded=["a"], patience_s=30.0)
+def test_how_long_the_wait_is_counts_nothing_against_the_patience() -> None:
+    """In a long queue of two models by turns, each of its prompts would cost a load."""
+    line = line_of(slot("0", A, 0, run_s=500.0), loaded=["a"])
     line.begin("0", now=0.0)
-    assert option(line, slot("new", A, run_s=5.0), now=0.0).before is not None
-    assert option(line, slot("new", A, run_s=5.1), now=0.0).before is None
+    for number in range(1, 11):
+        placed(line, slot(f"a{number}", A))
+        placed(line, slot(f"b{number}", B))
+    assert keys(line) == [f"{model}{number}" for model in "ab" for number in range(1, 11)]
 
 
 def test_the_least_patient_of_those_that_would_be_overtaken_decides() -> None:
-    """The second one came long ago, by a number that it got late."""
+    """The second one was overtaken where it came from."""
     line = line_of(
-        slot("1", A, 1), slot("2", B, 2, since=30.0), slot("3", B, 3, since=0.0), patience_s=30.0
+        slot("1", A, 1), slot("2", B, 2), slot("3", B, 3, overtaken_s=29.5), patience_s=30.0
     )
-    assert option(line, slot("new", A), now=30.0).before is None
+    assert option(line, slot("new", A)).before is None
 
 
 def test_the_learned_patience_is_a_few_loads_and_what_shares_them() -> None:
     line = line_of(slot("1", A, 1), slot("2", B, 2), slot("3", B, 3), loaded=["a"])
     bound = PATIENCE_LOADS * LOAD_S + 2 * RUN_S
-    # 2 would begin after 1 and the new one
-    latest = bound - 2 * RUN_S
-    # 3 came later: that it has waited less is why 2 decides
-    slots = line.find("3")
-    assert slots is not None
-    slots.since = 1.5
-    assert option(line, slot("new", A), now=latest - 12).before is line.find("2")
-    assert option(line, slot("new", A), now=latest + 0.1).before is None
+    second = line.find("2")
+    assert second is not None
+    second.overtaken_s = bound - RUN_S
+    assert option(line, slot("new", A)).before is second
+    second.overtaken_s = bound - RUN_S + 0.1
+    assert option(line, slot("new", A)).before is None
 
 
 # --- numbers -----------------------------------------------------------------------------------
@@ -240,8 +245,8 @@ def test_beyond_goes_on_where_the_line_ends() -> None:
     line = line_of(slot("1", B, 1), slot("2", A, 2), patience_s=0)
     other = beyond(line, 4.0)
     assert (len(other), other.free_in_s(100.0)) == (0, 4.0)
-    assert option(other, slot("new", A), 0.0).load_s == 0
-    assert option(other, slot("new", B), 0.0).load_s == LOAD_S
+    assert option(other, slot("new", A)).load_s == 0
+    assert option(other, slot("new", B)).load_s == LOAD_S
     before = line.changes
     joins(other, slot("3", B, 3))
     other.begin("3", 0.0)
@@ -253,7 +258,7 @@ def test_the_first_that_is_only_tried_out_may_be_overtaken() -> None:
     """It was not sent yet: nothing begins it."""
     other = beyond(line_of(slot("1", A, 1)), 0.0)
     joins(other, slot("2", B, 2))
-    assert option(other, slot("new", A), 0.0).before is other.find("2")
+    assert option(other, slot("new", A)).before is other.find("2")
 
 
 # --- places that clients and other instances have chosen -----------------------------------------
@@ -263,9 +268,9 @@ def test_one_that_its_client_put_behind_everything_is_in_nobodys_way() -> None:
     """ComfyUI puts whoever comes without a number before it; so do we, and the order goes on."""
     line = line_of(slot("1", A, 1), slot("2", B, 2), slot("parked", C, 1e300, fixed=True))
     line.counter = 2
-    found = option(line, slot("new", A), 0.0)
+    found = option(line, slot("new", A))
     assert (found.before, found.load_s) == (line.find("2"), 0.0)
-    found = option(line, slot("new", B), 0.0)
+    found = option(line, slot("new", B))
     assert (found.before, found.load_s) == (line.find("parked"), 0.0)
     assert placed(line, slot("new", B)) is None  # the instance's own number does
 

@@ -350,3 +350,26 @@ def test_while_nothing_is_known_a_move_is_as_ever(clock: ManualClock) -> None:
     joins(planner, one, "x", A)
     joins(planner, one, "y", A, 1)
     assert planner.gains("y", one, two)
+
+
+# --- many at once ------------------------------------------------------------------------------
+
+
+def test_a_long_queue_of_many_models_costs_few_loads(clock: ManualClock) -> None:
+    """Sixty prompts of four models by turns, over two instances that keep one each, with runs of
+    half a load, so that most wait for longer than anybody's patience."""
+    works = [work(model) for model in "aabcd"]
+    planner = planner_of(clock)
+    teach(planner, *works, run_s=LOAD_S / 2)
+    first, *_ = planner.lines
+    for number in range(60):
+        what = works[number % len(works)]
+        planner.asked(what)
+        slot = planner.slot(number, what, first)
+        instance = planner.best(slot, list(planner.lines))[0].instance
+        planner.join(planner.slot(number, what, instance), instance)
+    loads = 0
+    for line in planner.lines.values():
+        assert len(line) > 20
+        loads += sum(one.load_s > 0 for one in line.waiting)
+    assert loads <= 12  # by their turns alone it would be one for nearly each
