@@ -76,6 +76,7 @@ def shuffled(chance: random.Random, prompts: Mapping[str, int]) -> list[str]:
 SCENARIOS = {
     "two-models": Scenario(models="ab", rows={"two-models": half_load(a=30, b=30)}),
     "four-burst": Scenario(models="abcd", rows={"four-burst": burst(a=12, b=12, c=12, d=12)}),
+    "long-burst": Scenario(models="abcd", rows={"long-burst": burst(a=30, b=30, c=30, d=30)}),
     "skew": Scenario(models="ab", rows={"skew": half_load(a=48, b=12)}),
     "own-jobs": Scenario(
         models="ab",
