@@ -58,8 +58,10 @@ async def test_an_address_that_is_spelt_otherwise_is_the_same_instance(proxy: Re
     await interrupt(*proxy.workers)
     await succeeded(proxy.http, *waiting)
     assert sorted(one for one in executed(proxy) if one in waiting) == sorted(waiting)
+    # One whose instance is the later of both to end may be moved, as at any time.
+    moved = (await get(proxy.http, "/metrics"))["prompts"]["moved"]
     submitted = [one for worker in proxy.workers for one in worker.submitted]
-    assert sorted(submitted) == sorted(set(submitted))
+    assert len(submitted) == len(set(submitted)) + moved
 
 
 async def test_what_ended_meanwhile(proxy: Restarting) -> None:
