@@ -71,6 +71,7 @@ class Follower:
         self._tasks: set[asyncio.Task[None]] = set()
         self._settling: set[str] = set()
         self._looking: dict[str, set[asyncio.Task[None]]] = {}
+        self._closed = False
 
     def observe(self, change: Change) -> None:
         """A change of the ledger."""
@@ -78,7 +79,7 @@ class Follower:
         if change.old is not change.new:
             self._jobs.queue_changed()
         job = self._jobs.find(prompt.prompt_id)
-        if job is None or job.end is not None:
+        if job is None or job.end is not None or self._closed:
             return
         if change.is_end:
             end = prompt.end
@@ -107,7 +108,7 @@ class Follower:
         if not isinstance(seen, OfPrompt) or seen.prompt_id is None:
             return
         job = self._jobs.find(seen.prompt_id)
-        if job is None or job.end is not None or job.progress is None:
+        if job is None or job.end is not None or job.progress is None or self._closed:
             return
         if isinstance(seen, Executed) and seen.node is not None:
             shown = self._doors.storage.prefixed(seen.output, instance)
@@ -143,7 +144,9 @@ class Follower:
             self._end(job, JobStatus.EXPIRED, None, self._clock.now())
 
     async def close(self) -> None:
-        """Look for nothing any more."""
+        """Look for nothing any more: prompts still end while the rooms below are closed, and nobody
+        could be asked what they have made. The next process resolves them."""
+        self._closed = True
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()

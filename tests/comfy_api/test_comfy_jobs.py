@@ -411,3 +411,14 @@ async def test_the_clientid_inside_is_nobody_elses(v2: V2, proxy: Http) -> None:
         assert statuses(events)[-1] == "succeeded"
         assert any(name == "progress" for name, _ in events)
     assert proxy.app[GATEWAY].clients.listens(client_id)
+
+
+async def test_nothing_is_looked_for_once_it_is_closed(v2: V2, proxy: Http) -> None:
+    """Prompts still end while the rooms below are closed; a look would find closed sessions."""
+    api = proxy.app[COMFY_API]
+    job = await v2.submit(graph(0.2))
+    prompt = proxy.app[GATEWAY].ledger.find(job["id"])
+    await api.follower.close()
+    await until(lambda: prompt.ended)
+    assert not api.follower._tasks
+    assert api.jobs.find(job["id"]).end is None
