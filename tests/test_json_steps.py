@@ -45,6 +45,7 @@ def odd(chance: random.Random, depth: int) -> Any:
     return {str(odd(chance, 0)): odd(chance, depth - 1) for _ in range(count)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(20))
 def test_it_is_read_and_written_as_at_once(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the JSON, with steps so short that nearly all is cut."""
@@ -88,6 +89,7 @@ def test_no_step_goes_through_more_than_a_few_kilobytes() -> None:
     assert sum(map(len, steps)) == len(LONG_LIST)
 
 
+@pytest.mark.long
 async def test_others_have_their_turn_while_it_is_read_and_written() -> None:
     """Once for each step."""
     turns = 0
@@ -137,6 +139,7 @@ def test_no_full_collection_while_a_long_answer_is_there() -> None:
     assert gc.get_threshold() == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("around", [b"[]", b'{"": }'])
 def test_a_step_is_not_made_for_each_value(around: bytes) -> None:
     """Each is passed on by as many readers as there are brackets around it: 12 s for a mebibyte.

@@ -131,6 +131,7 @@ async def test_jobs_are_counted_exactly(workers: Pair, start_jobs: Start) -> Non
     assert counted["average_processing_time_seconds"] == told["processing_time"]["mean_seconds"]
 
 
+@pytest.mark.long
 async def test_an_instance_that_dies_is_seen_in_the_figures(
     workers: Pair, start_jobs: Start
 ) -> None:

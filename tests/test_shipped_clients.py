@@ -55,6 +55,7 @@ def test_it_is_a_page_that_one_can_read() -> None:
     assert len(MODULE.read_text().splitlines()) < 150
 
 
+@pytest.mark.long
 @needs_node
 async def test_the_example_makes_a_picture(front: Any, tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(noise(20, 10))
@@ -108,6 +109,7 @@ async def test_events_go_on_where_the_connection_broke(
     assert any(b"last-event-id: " in sent.lower() for sent in line.sent)
 
 
+@pytest.mark.long
 @needs_node
 async def test_mistakes_and_failures_are_errors_with_their_codes(
     front: Any, tmp_path: Path
@@ -133,6 +135,7 @@ async def test_mistakes_and_failures_are_errors_with_their_codes(
     ]
 
 
+@pytest.mark.long
 @needs_node
 async def test_a_submission_whose_answer_was_lost_is_one_job(front: Any, tmp_path: Path) -> None:
     """It is sent again with the same key."""
@@ -152,6 +155,7 @@ async def test_a_submission_whose_answer_was_lost_is_one_job(front: Any, tmp_pat
     assert [one.id for one in JobClient(front).service.manager] == [job]
 
 
+@pytest.mark.long
 @needs_node
 async def test_a_key_is_sent(workers: Any, start_proxy: Callable[..., Any], tmp_path: Path) -> None:
     front = await start_proxy(*workers, api_keys=(SECRET,))

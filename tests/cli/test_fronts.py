@@ -78,6 +78,7 @@ def test_an_option_may_have_its_value_left_out(words: list[str], wait: float) ->
     assert by_typer[1]["wait"] == wait
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [[], ["srve"], ["serve", "--prt", "1"], ["serve", "extra"], ["run", "x"], ["cancel"],
@@ -114,6 +115,7 @@ def test_serve_has_an_option_for_each_setting() -> None:
     assert set(SECRET) == secrets
 
 
+@pytest.mark.long
 def test_help_can_be_read_of_each_command(capsys: pytest.CaptureFixture[str]) -> None:
     """Brackets and percent signs in it are no markup and no format; each option is in it."""
     parsers = argparse_front.parser(COMMANDS, ABOUT)

@@ -36,6 +36,7 @@ async def test_a_file_may_be_given_in_each_way(client: Any, tmp_path: Path, made
     assert open_picture(await result.bytes()).size == (40, 20)
 
 
+@pytest.mark.long
 async def test_a_file_has_the_name_of_its_parameter_as_a_keyword(client: Any) -> None:
     """With what is no file as parameters, of their own types; None is not sent."""
     job = await client.submit("remove-background", image=PNG, crop=False, quality=None)
@@ -127,6 +128,7 @@ async def test_an_interrupted_run_cancels_its_job(front: Any, jobs: JobClient) -
     assert not list(jobs.service.manager)
 
 
+@pytest.mark.long
 async def test_files_go_to_their_parameters_in_order_or_by_name(
     client: Any, tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ async def test_the_key_is_sent(kind: str, workers: Any, start_proxy: Callable[..
     assert refused.value.status == 401
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("root", [None, "/comfy"])
 async def test_the_address_may_have_a_path(
     kind: str, root: str | None, workers: Any, start_proxy: Callable[..., Any]

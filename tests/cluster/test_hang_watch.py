@@ -135,6 +135,7 @@ async def test_what_it_alone_can_answer_waits_for_the_hang_timeout(site: Site) -
     assert site.doubted == [site.one]  # once: each doubt begins the look at it anew
 
 
+@pytest.mark.long
 async def test_with_no_hang_timeout_it_waits_for_ever(clock: ManualClock) -> None:
     site = Site(clock, timeout_s=0)
     site.silent = {site.one}

@@ -104,6 +104,7 @@ async def test_bytes_that_are_gone_are_uploaded_again(
     assert (await v2.upload(data))["id"] != asset["id"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("fields", "status", "expected"),
     [
@@ -128,6 +129,7 @@ async def test_what_is_wrong_is_named(
     assert not any([*one.folders.base.glob("**/*-*.png")] for one in workers)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ['a".png', "ü ñ.png", "a..b.png", "a;b\\c.png", "x" * 300, "%2e"])
 async def test_odd_names_are_taken(v2: V2, name: str) -> None:
     """The client's name is told as it came; the file's is one that ComfyUI takes."""

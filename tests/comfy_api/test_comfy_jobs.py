@@ -295,6 +295,7 @@ async def test_a_job_goes_on_when_its_instance_dies(v2: V2, workers: Workers, pr
     assert {job["id"] for job in jobs} <= set(workers[0].executed) | set(workers[1].executed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_outputs_are_those_of_one_run(
     v2: V2, workers: Workers, proxy: Http, *, restarts: bool

@@ -43,6 +43,7 @@ async def test_a_heap_of_values_is_refused_before_it_is_read(
     assert (read, len(proxy.app[COMFY_API].jobs)) == ([], 0)
 
 
+@pytest.mark.long
 async def test_a_long_text_goes_through_whole(v2: V2) -> None:
     """Of a note in the graph, with its escapes; also when it has ended."""
     workflow = graph()
@@ -74,6 +75,7 @@ async def test_a_name_of_megabytes_is_refused(proxy: Http, name: str) -> None:
     assert str(MAX_NAME_LENGTH) in (await refused(proxy, body))["error"]["message"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nodes", [1, MAX_NODES + 1])
 async def test_a_graph_that_is_too_large_to_plan_is_refused(proxy: Http, nodes: int) -> None:
     """Whatever looks through its nodes and inputs does so in one turn of the loop."""

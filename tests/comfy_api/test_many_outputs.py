@@ -92,6 +92,7 @@ async def test_one_job_is_told_in_pieces_too(
     assert max(size for size, _ in writes) < 2 * LARGE
 
 
+@pytest.mark.long
 async def test_its_events_are_made_one_at_a_time(
     v2: V2, ended: list[Job], writes: list[tuple[int, int]]
 ) -> None:

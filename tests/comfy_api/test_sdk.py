@@ -59,6 +59,7 @@ def slow_copy(seconds: float = 0.15) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 async def test_twelve_jobs_use_both_instances_and_each_gets_its_own_picture(
     comfy: AsyncComfy, workers: Workers
 ) -> None:

@@ -164,6 +164,7 @@ async def test_previews_come_before_the_state_and_each_once(
         assert (await viewer.next())[0] == "state"
 
 
+@pytest.mark.long
 async def test_a_slow_viewer_is_sent_the_newest_alone(
     client: Any, feed: Feed, show: Show, clock: ManualClock
 ) -> None:
@@ -181,6 +182,7 @@ async def test_a_slow_viewer_is_sent_the_newest_alone(
         assert second["number"] == show.made == 9
 
 
+@pytest.mark.long
 async def test_a_viewer_that_takes_nothing_is_let_go(
     client: Any, feed: Feed, show: Show, clock: ManualClock
 ) -> None:

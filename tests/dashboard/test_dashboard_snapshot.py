@@ -135,6 +135,7 @@ async def test_jobs_in_the_order_of_interest(workers: Pair, start_jobs: Start) -
         await jobs.delete(job_id)
 
 
+@pytest.mark.long
 async def test_no_more_jobs_than_a_page_can_show(workers: Pair, start_jobs: Start) -> None:
     """Forty of those in work, and ten that ended, however many there are."""
     jobs = await start_jobs(*workers, max_concurrent_jobs=2)

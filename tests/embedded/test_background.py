@@ -27,6 +27,7 @@ def test_finds_the_subject() -> None:
     assert ((matte > 0.5) == inside).mean() > 0.95
 
 
+@pytest.mark.long
 def test_the_same_picture_gives_the_same_matte() -> None:
     """There is no chance in the result."""
     picture, _ = _disc()
@@ -60,6 +61,7 @@ def test_nothing_to_find(shape: tuple[int, int]) -> None:
     assert foreground_matte(picture, 1024, lambda *_: None).min() == 1.0
 
 
+@pytest.mark.long
 async def test_the_core_nodes(client: Client) -> None:
     """The core workflow of 2026 makes an RGBA picture: the ground transparent, the subject not."""
     picture, inside = _disc()

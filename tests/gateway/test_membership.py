@@ -303,6 +303,7 @@ async def test_the_proxy_itself_is_no_instance(proxy: Http) -> None:
     await ended(proxy, await post(proxy))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("body", "field"),
     [

@@ -75,6 +75,7 @@ def test_what_comfyui_does_not_know_is_no_prompt(path: str) -> None:
     assert match("POST", path).policy is Policy.CUSTOM
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", TAKEN)
 async def test_a_prompt_that_is_taken_is_counted_and_owned(
     proxy: TestClient, workers: Workers, path: str
@@ -91,6 +92,7 @@ async def test_a_prompt_that_is_taken_is_counted_and_owned(
     assert (await figures(proxy))["forwarded"] == before["forwarded"] + 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOT_TAKEN)
 async def test_a_path_that_is_no_prompts_is_answered_by_comfyui(
     proxy: TestClient, workers: Workers, path: str
@@ -154,6 +156,7 @@ async def test_ours_by_an_odd_path_are_ours(proxy: TestClient) -> None:
             assert answer.status == 404
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "status"),
     [

@@ -138,6 +138,7 @@ def _json(content: bytes) -> tuple[str, bytes]:
     return "application/json", b'{"image":"' + base64.b64encode(content)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("wrap", [_raw, _multipart, _json], ids=["raw", "form", "json"])
 async def test_a_client_that_leaves_during_the_upload(
     bare: Bare, wrap: Callable[[bytes], tuple[str, bytes]]

@@ -165,6 +165,7 @@ async def test_a_job_that_ends_the_process_fails_at_the_second_loss(
     assert sum(len(worker.started) for worker in workers) == 3
 
 
+@pytest.mark.long
 async def test_a_job_that_never_ran_survives_any_number_of_deaths(
     start_jobs: Start, workers: Pair
 ) -> None:

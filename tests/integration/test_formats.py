@@ -86,6 +86,7 @@ def subject() -> Image.Image:
     return picture
 
 
+@pytest.mark.long
 async def test_crop(jobs: JobClient) -> None:
     """By default the result is cut to the subject; ``crop=false`` keeps the whole canvas."""
     whole = await made(jobs, "remove-background", encode(subject()), crop="false")

@@ -148,6 +148,7 @@ def ours_now() -> tuple[set[str], int]:
     return {name for name in names if not name.startswith("asyncio_")}, sockets
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="the system does not tell")
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "in the middle of jobs"])
 async def test_start_and_stop_leave_nothing(
@@ -205,6 +206,7 @@ async def test_what_fails_half_way_leaves_nothing(
     assert aiohttp_log.server_logger.filters == filters
 
 
+@pytest.mark.long
 @pytest.mark.logs_faults
 async def test_a_watcher_that_fails_harms_nobody(
     workers: Pair, serve: Serve, session: aiohttp.ClientSession, picture: bytes

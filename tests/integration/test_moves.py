@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import pytest
 from job_client import JobClient, noise, open_picture, until
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
@@ -42,6 +43,7 @@ async def test_a_waiting_prompt_moves_and_runs_once(jobs: JobClient, workers: Pa
             await jobs.delete(job_id)
 
 
+@pytest.mark.long
 async def test_a_burst_ends_well(jobs: JobClient, workers: Pair) -> None:
     """Uneven jobs, moved or not: each runs once and has the result of its own picture."""
     pictures = [noise() for _ in range(13)]

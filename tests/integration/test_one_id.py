@@ -116,6 +116,7 @@ async def test_a_client_s_prompt_is_followed_by_its_id(
     assert told[1]["processing_seconds"] >= 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "path"),
     [

@@ -81,6 +81,7 @@ async def figures(proxy: TestClient, path: str = "/metrics") -> Any:
         return await answer.json()
 
 
+@pytest.mark.long
 async def test_loads_of_clients_prompts(proxy: TestClient, gpus: Pair) -> None:
     """Each model is loaded once at an instance of its own; all that follows is spared it."""
     for model in ("a.safetensors", "b.safetensors") * 3:

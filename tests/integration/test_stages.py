@@ -62,6 +62,7 @@ async def test_one_instance_answers_nonsense(
     assert made.tobytes() == open_picture(picture).tobytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/object_info", "/upload", "/prompt"])
 async def test_an_endless_answer(start_jobs: Start, workers: Pair, path: str) -> None:
     """A body without end is cut off by COMFYUI_TIMEOUT, not collected, and done elsewhere."""
@@ -133,6 +134,7 @@ async def test_dies_before_the_result_is_fetched(bad_then_good: JobClient, worke
     await done_elsewhere(bad_then_good, workers, job_id)
 
 
+@pytest.mark.long
 async def test_a_dropped_socket_is_no_failure(start_jobs: Start, workers: Pair) -> None:
     """The socket breaks while the prompt runs: the job is settled and completes (trap 4)."""
     worker = workers[0]

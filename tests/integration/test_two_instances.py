@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from direct_run import run_again
 from job_client import JobClient, noise, open_picture, until
 
@@ -12,6 +13,7 @@ from comfy_proxy.embedded.worker import EmbeddedWorker
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
 
 
+@pytest.mark.long
 async def test_jobs_are_spread_over_both(jobs: JobClient, workers: Pair) -> None:
     """Twenty jobs of the same length: each instance runs its share, nobody runs one twice."""
     ids = await asyncio.gather(*(jobs.submit(seconds=0.03) for _ in range(20)))

@@ -16,6 +16,7 @@ Start = Callable[..., Awaitable[JobClient]]
 RAW = {"Content-Type": "image/png"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("query", "headers"),
     [

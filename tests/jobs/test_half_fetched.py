@@ -84,6 +84,7 @@ async def jobs(start_jobs: Start, workers: Pair, templates: Path) -> JobClient:
 FAULTS = [killed, hanging, back_without_files, cut_off]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_all_results_are_of_one_run(
     jobs: JobClient, fetches: Fetches, fault: Callable[[EmbeddedWorker], Awaitable[None]]
@@ -107,6 +108,7 @@ async def test_all_results_are_of_one_run(
     assert archive.read(archive.namelist()[1]) == second
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_the_synchronous_answer_too(
     jobs: JobClient, fetches: Fetches, fault: Callable[[EmbeddedWorker], Awaitable[None]]

@@ -127,6 +127,7 @@ async def test_all_results_as_a_zip(told: Callable[..., Any]) -> None:
         assert answer.status == 304
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("accept", "kind"),
     [
@@ -212,6 +213,7 @@ async def test_several_kinds_at_once(told: Callable[..., Any]) -> None:
             assert await answer.read() == data
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "header"),
     [
@@ -235,6 +237,7 @@ async def test_names_in_headers(told: Callable[..., Any], name: str, header: str
         assert "Set-Cookie" not in answer.headers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["../../secret.png", "/etc/passwd", "gone.png", ".."])
 async def test_a_file_that_the_instance_does_not_give(told: Callable[..., Any], name: str) -> None:
     """The job fails with a reason after three tries; the proxy reads no file of its own."""
@@ -245,6 +248,7 @@ async def test_a_file_that_the_instance_does_not_give(told: Callable[..., Any], 
     assert status["error"]["code"] != "internal_error"
 
 
+@pytest.mark.long
 async def test_a_video_passes_through_untouched(told: Callable[..., Any]) -> None:
     """Larger than what stays in memory: streamed from the disk, the same bytes, with their length,
     and without a body for HEAD."""

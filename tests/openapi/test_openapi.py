@@ -29,6 +29,7 @@ async def described(proxy: TestClient[Any, Any]) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.long
 async def test_it_is_an_openapi_document(proxy: TestClient[Any, Any]) -> None:
     """OpenAPI 3.1, as its own schema has it."""
     document = await described(proxy)

@@ -133,6 +133,7 @@ async def test_files_that_are_anothers_by_now(proxy: Restarting) -> None:
     assert await get(proxy.http, f"/history/{old}") == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["clear", "delete"])
 async def test_what_clients_have_deleted_stays_deleted(proxy: Restarting, order: str) -> None:
     """Also an entry of an instance that is away."""

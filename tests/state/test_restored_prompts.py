@@ -64,6 +64,7 @@ async def test_an_address_that_is_spelt_otherwise_is_the_same_instance(proxy: Re
     assert len(submitted) == len(set(submitted)) + moved
 
 
+@pytest.mark.long
 async def test_what_ended_meanwhile(proxy: Restarting) -> None:
     """Prompts that ended while the proxy was down are found to have ended, though others run and
     wait at their instance and no frame tells of them."""

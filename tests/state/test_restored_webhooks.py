@@ -40,6 +40,7 @@ def verified(receiver: Receiver) -> list[Any]:
     return [Webhook(SECRET).verify(told.body, told.headers) for told in receiver.received]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed", [True, False])
 async def test_what_was_not_taken_yet(proxy: Restarting, receiver: Receiver, killed: bool) -> None:
     """It comes after the restart, under the same id and with the same body, and then no more."""
@@ -62,6 +63,7 @@ async def test_what_was_not_taken_yet(proxy: Restarting, receiver: Receiver, kil
     assert (pending(proxy), len(receiver.received)) == (0, sent)
 
 
+@pytest.mark.long
 async def test_a_thousand_at_once_and_a_stop(
     proxy: Restarting, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,6 +174,7 @@ async def test_a_key_of_before_there_were_webhooks(proxy: Restarting, receiver: 
     assert len(fingerprint) == 64
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("record", [b"{", b"{}", b'{"url": 1, "body": null}', b"[]"])
 async def test_a_record_that_cannot_be_read(
     proxy: Restarting, receiver: Receiver, record: bytes

@@ -241,6 +241,7 @@ class Slow(Post):
             self.now -= 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("down_s", [0.0, 30.0])
 async def test_a_thousand_at_once(clock: ManualClock, down_s: float) -> None:
     """To a receiver that takes 200 ms for each: all come, as fast as four at a time can, once it is

@@ -201,6 +201,7 @@ def test_a_class_of_megabytes_is_scanned_in_steps() -> None:
     assert list(made(body)) == ["A", "B"]
 
 
+@pytest.mark.long
 def test_the_garbage_collector_has_nothing_to_walk_through() -> None:
     """A table of thousands of classes is a handful of objects to it."""
     body = large_object_info(size=0)

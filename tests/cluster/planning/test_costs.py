@@ -352,6 +352,7 @@ def test_a_time_that_begins_to_count_is_told_though_it_has_not_moved(costs: Cost
     assert costs.version > version
 
 
+@pytest.mark.long
 def test_works_that_have_not_run_for_longest_are_forgotten(costs: Costs) -> None:
     """There are never more than MAX_FINGERPRINTS."""
     for number in range(MAX_FINGERPRINTS + 10):
@@ -490,6 +491,7 @@ EXECUTIONS = st.lists(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=100, deadline=None)
 @given(EXECUTIONS, st.lists(WORKS, min_size=1, max_size=3), st.none() | st.integers(-1, 10**12))
 def test_answers_are_seconds_whatever_was_learned(

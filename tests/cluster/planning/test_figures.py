@@ -69,6 +69,7 @@ def expected(planner: Planner, what: Work, clock: ManualClock, standing: Standin
     return {one.instance for one in figures if one.cost_s <= limit_s}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(8))
 async def test_the_best_are_those_of_all_figures_worked_out_anew(
     clock: ManualClock, seed: int

@@ -158,6 +158,7 @@ ARRIVALS = st.lists(st.tuples(st.sampled_from((0, 0, 0, 1)), POST), min_size=8, 
 """How many run before one more comes, and that one."""
 
 
+@pytest.mark.long
 @given(ARRIVALS, st.sampled_from((None, None, 20.0)), st.integers(1, 2))
 def test_what_is_to_keep_its_order_keeps_it(
     arrivals: list[Any], patience_s: float | None, sets: int

@@ -43,6 +43,7 @@ def fills(planner: Planner, clock: ManualClock, chance: random.Random) -> dict[I
     return dict(sorted(loads.items(), key=lambda pair: pair[1]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(60))
 async def test_it_is_what_each_pair_alone_would_be(clock: ManualClock, seed: int) -> None:
     """Whatever is known, loaded and waits; and where nothing gains that is told beforehand."""

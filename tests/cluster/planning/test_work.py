@@ -245,6 +245,7 @@ NODES = VALUES | st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @given(
     st.dictionaries(st.sampled_from("1234") | st.text(), NODES, max_size=6),
     st.none() | st.integers(),

@@ -48,6 +48,7 @@ def is_type(kind: str) -> Callable[[Any], bool]:
 # --- how many sockets there are -----------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_clients_that_only_look_need_one_socket_an_instance(
     workers: Any, start_proxy: Start
 ) -> None:

@@ -45,6 +45,7 @@ async def _echo(socket: web.WebSocketResponse) -> None:
         )
 
 
+@pytest.mark.long
 async def test_text_and_binary_frames_pass_both_ways(harness: Harness) -> None:
     """In order, whatever their size; ComfyUI's pictures exceed aiohttp's 4 MiB (PROTOCOL.md
     trap 23)."""

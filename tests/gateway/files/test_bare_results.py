@@ -49,6 +49,7 @@ async def colours(front: Any, *prompt_ids: str) -> list[Any]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("maker", "colour"), [(1, RED), (2, BLUE)])
 async def test_it_runs_where_the_name_was_made_last(
     front: Any, workers: Workers, maker: int, colour: Any

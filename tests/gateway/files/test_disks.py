@@ -143,6 +143,7 @@ async def test_while_it_does_not_say_it_is_asked_again(proxy: Any, workers: Work
     assert instance.mark == "2.1"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mark", ["", "3", "02", "2.", "2.x", "x", "2.1.1", "-1", "2.1e9"])
 async def test_what_is_no_mark_is_nobodys(proxy: Any, mark: str) -> None:
     """A client may have made a folder of that name."""

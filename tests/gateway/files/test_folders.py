@@ -105,6 +105,7 @@ async def test_it_does_not_run_where_a_picture_cannot_be_brought(front: Front) -
     assert await stage(front, 2, "set1")
 
 
+@pytest.mark.long
 async def test_many_files_are_brought_a_few_at_a_time(front: Front) -> None:
     """A hundred at once would wait for a connection longer than a question may take."""
     await front.take_away(2)

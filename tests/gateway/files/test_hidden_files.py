@@ -53,6 +53,7 @@ async def test_a_prompt_runs_where_the_file_is(
     assert workers[holder].submitted == ids
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["output", "temp"])
 async def test_one_of_the_results(proxy: TestClient, workers: Workers, kind: str) -> None:
     """Made by whoever: it bears no mark, which nobody could be shown or copied by."""
@@ -106,6 +107,7 @@ async def test_a_file_that_nobody_has_is_refused_by_comfyui(
         assert (answer.status, await answer.json()) == (400, await direct.json())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fields", [{}, {"subfolder": "deep"}])
 async def test_an_upload_is_usable_wherever_a_prompt_lands(
     proxy: TestClient, workers: Workers, fields: dict[str, str]

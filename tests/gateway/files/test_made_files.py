@@ -76,6 +76,7 @@ async def by_socket(http: TestClient, graph: Any) -> None:
 ASKERS = [by_history_of, by_whole_history, by_nothing, by_socket]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ASKERS, ids=lambda run: run.__name__)
 async def test_the_file_of_a_told_path_is_the_one_made_last(
     proxy: TestClient, workers: Workers, run: Callable[..., Any]
@@ -88,6 +89,7 @@ async def test_the_file_of_a_told_path_is_the_one_made_last(
     at_each(workers, 4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", ASKERS, ids=lambda run: run.__name__)
 async def test_a_repeat_from_the_cache_tells_its_own_file_again(
     proxy: TestClient, workers: Workers, run: Callable[..., Any]

@@ -61,6 +61,7 @@ def body_from(client: Client, length: int) -> PassedBody:
     return PassedBody(cast(web.Request, SimpleNamespace(content=client)), b"b", length)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("epilogue", [b"", b"\r\n" * 100, b"--b--" * 3, b"x" * 100])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 50, 1000])
 async def test_the_end_of_the_form_is_held_back(size: int, epilogue: bytes) -> None:

@@ -143,6 +143,7 @@ async def test_one_name_after_the_other(harness: Harness, more: bytes) -> None:
         assert arrived.get_nowait() == "x (1).png"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", [40_000, 200_000])  # all received first; some pass as they come
 async def test_uploads_of_one_name_at_once(front: Front, step: int) -> None:
     """Twelve clients overwrite one name: both instances end with the same bytes, one of theirs."""
@@ -153,6 +154,7 @@ async def test_uploads_of_one_name_at_once(front: Front, step: int) -> None:
     assert one in contents
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1000, 1_200_000])
 async def test_collisions_at_once(front: Front, size: int) -> None:
     """Twelve different pictures of one name get twelve names, each with its own bytes on both."""

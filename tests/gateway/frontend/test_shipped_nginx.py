@@ -73,6 +73,7 @@ async def test_nobody_is_given_what_the_proxy_would_refuse(
     assert statuses == [200, 401, 401, 401]
 
 
+@pytest.mark.long
 async def test_uploads_sockets_prompts_and_pictures_pass(
     workers: object, start_proxy: Any, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import past_the_proxy
+import pytest
 from aiohttp.test_utils import TestClient
 from prompts_front import (
     LONG_S,
@@ -132,6 +133,7 @@ async def test_an_operator_and_a_reboot_do_not_undo_each_other(
     assert takes_work(instance)
 
 
+@pytest.mark.long
 async def test_what_has_left_is_not_overtaken_by_all_that_comes_later(
     proxy: TestClient, workers: Workers
 ) -> None:

@@ -66,6 +66,7 @@ async def prompt_error(proxy: Http, prompt_id: str) -> Json:
     return dict(event)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("listens", [True, False])
 async def test_two_deaths_and_an_error(
     proxy: TestClient, workers: Workers, fatal: Json, listens: bool
@@ -94,6 +95,7 @@ async def test_two_deaths_and_an_error(
     assert (prompts["failed"], prompts["completed"]) == (1, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("listens", [True, False])
 async def test_who_waited_behind_it_is_innocent(
     proxy: TestClient, workers: Workers, fatal: Json, listens: bool

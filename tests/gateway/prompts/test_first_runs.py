@@ -71,6 +71,7 @@ async def gets_its_share(jobs: JobClient, worker: EmbeddedWorker, run: Run) -> b
     return len(worker.started) - before >= ENOUGH_RUNS
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("run", [of_a_client, of_a_job])
 async def test_one_that_returns_gets_its_share(jobs: JobClient, workers: Workers, run: Run) -> None:
     await first_and_then_away(jobs, workers, run)
@@ -78,6 +79,7 @@ async def test_one_that_returns_gets_its_share(jobs: JobClient, workers: Workers
     assert await gets_its_share(jobs, workers[0], run)
 
 
+@pytest.mark.long
 async def test_it_gets_it_from_a_proxy_that_was_restarted(
     start_jobs: Callable[..., Awaitable[JobClient]], workers: Workers, tmp_path: Path
 ) -> None:

@@ -63,6 +63,7 @@ async def test_one_that_stays_where_its_instance_has_died_goes_on(
     await until(lambda: not ledger.live())
 
 
+@pytest.mark.long
 async def test_one_that_was_lost_is_not_deleted_where_it_runs_again(
     proxy: TestClient, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,6 +123,7 @@ async def test_at_one_instance_a_batch_costs_a_load(gpus: Gpus, one: Http) -> No
     assert order == ["a"] * 8 + ["b"] * 8
 
 
+@pytest.mark.long
 async def test_a_place_between_others_is_a_number_between_theirs(gpus: Gpus, one: Http) -> None:
     """The answer tells it, the queue shows it, and ComfyUI runs it in that order."""
     running = await post(one, graph("a", seconds=0.5), client_id="0")
@@ -200,6 +201,7 @@ async def test_the_client_sees_comfyuis_contract(gpus: Gpus, http: Http) -> None
     assert sorted(started) == sorted(posted)
 
 
+@pytest.mark.long
 async def test_what_cannot_run_is_refused_at_once(gpus: Gpus, one: Http) -> None:
     """By ComfyUI's own validation, however long the queue is."""
     running = await post(one, graph("a", seconds=0.3), client_id="0")

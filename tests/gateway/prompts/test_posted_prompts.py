@@ -47,6 +47,7 @@ async def test_a_large_body_that_is_no_prompt_has_comfyuis_answer(
         assert answer.status in (400, 500)
 
 
+@pytest.mark.long
 async def test_one_prompt_too_many_is_503_with_retry_after(
     proxy: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

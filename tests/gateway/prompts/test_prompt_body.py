@@ -134,6 +134,7 @@ async def test_what_cannot_be_read_is_answered_by_comfyui(
     assert (await get(proxy, "/metrics"))["prompts"]["forwarded"] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/prompt", "/queue", "/history", "/interrupt", "/free"])
 @pytest.mark.parametrize("charset", ["punycode", "IDNA"])
 async def test_a_charset_that_takes_hours_is_not_read(
@@ -172,6 +173,7 @@ async def test_commands_in_another_charset_reach_whom_they_concern(
     assert set(await get(proxy, "/history")) == left
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/queue", "/history", "/interrupt", "/free"])
 @pytest.mark.parametrize("charset", ["utf-16", "nonsense"])
 async def test_commands_that_cannot_be_read_are_answered_by_comfyui(

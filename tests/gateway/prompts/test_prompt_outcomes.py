@@ -140,6 +140,7 @@ async def test_one_that_left_no_history_is_not_watched_for_ever(
     assert ends == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("odd", ["a/b", "..", ".", "../object_info", "ä%2F", "x?y#z"])
 async def test_no_id_makes_others_uncounted(
     proxy: TestClient, workers: Workers, ends: list[PromptEnd], odd: str

@@ -43,6 +43,7 @@ async def known(proxy: Any, workers: Workers, prompt_ids: list[str]) -> None:
     await until(lambda: instance.prompts.queue_remaining == len(prompt_ids))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("listens", [True, False])
 async def test_waiting_and_running_prompts_go_on(
     proxy: TestClient, workers: Workers, listens: bool

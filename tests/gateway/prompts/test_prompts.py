@@ -111,6 +111,7 @@ async def test_prompts_of_one_client_spread(proxy: TestClient, workers: Workers)
     assert all(len(worker.submitted) >= 4 for worker in workers)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "body",
     [

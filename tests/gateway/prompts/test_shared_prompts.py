@@ -73,6 +73,7 @@ async def test_nothing_is_renamed(front: Any) -> None:
     assert [entries[one]["outputs"]["3"]["images"] for one in ids] == told
 
 
+@pytest.mark.long
 async def test_an_upload_is_one_file(front: Any, workers: Workers) -> None:
     """Prompts on both use it, it is written once, also over an older one, and every picture is
     found as it was told."""

@@ -199,6 +199,7 @@ async def test_what_ends_later_comes_later() -> None:
         assert list(await get(client, "/history")) == ["short", "odd", "long"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("max_items", [None, -2, 0, 1, 3, 4, 9])
 @pytest.mark.parametrize("offset", [-7, -1, 0, 1, 3, 4, 9])
 async def test_pages_are_comfyuis(max_items: int | None, offset: int) -> None:

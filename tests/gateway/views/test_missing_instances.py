@@ -433,6 +433,7 @@ async def test_of_a_giant_all_but_its_graph_is_kept() -> None:
         assert found.size < 1000
 
 
+@pytest.mark.long
 async def test_a_giant_that_is_one_without_its_graph_too_is_not_kept() -> None:
     """Its outputs alone are longer than what is kept of an entry."""
     async with two_fakes() as (one, two), front(one, two) as (client, gateway):

@@ -134,6 +134,7 @@ async def test_deleting_and_clearing_real_histories(workers: Workers) -> None:
         assert await get(client, "/history") == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/queue", "/history", "/interrupt", "/free"])
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"5", b"{}", b"[]", b'{"delete": 5}', b'{"delete": [[]]}', b'"clear"']

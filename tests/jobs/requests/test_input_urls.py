@@ -207,6 +207,7 @@ def trickled(url: str) -> dict[str, Any]:
     return {"data": body(), "headers": {"Content-Type": "multipart/form-data; boundary=b"}}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "way",
     [

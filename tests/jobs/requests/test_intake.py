@@ -412,6 +412,7 @@ async def test_a_hostile_form_field_is_not_collected(
     assert await refused(client, server, spools, **sent) == expected
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "code"), [("x", "unknown"), ("crop", "duplicate")])
 async def test_ten_thousand_form_fields(
     client: Any, server: Server, spools: Any, name: str, code: str
@@ -468,6 +469,7 @@ async def test_a_file_over_the_limit_in_a_form(client: Any, server: Server, spoo
     assert status == 200
 
 
+@pytest.mark.long
 async def test_a_real_stream_of_101_mb(client: Any, server: Server, spools: Any) -> None:
     """At the default limit, in a form, without a Content-Length."""
     server.limit = 104_857_600
@@ -486,6 +488,7 @@ async def test_a_json_picture_over_the_limit(client: Any, server: Server, spools
     assert (await post(client, **json_body(image=text)))[0] == 200
 
 
+@pytest.mark.long
 async def test_a_form_s_endless_preamble_is_bounded(
     client: Any, server: Server, spools: Any
 ) -> None:

@@ -106,6 +106,7 @@ async def test_files_in_json(post: Any, service: JobService) -> None:
     assert await contents(only(service)) == {"background": PNG, "overlay": OTHER}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sent", "code", "field"),
     [
@@ -189,6 +190,7 @@ async def test_a_workflow_without_a_file(
     assert only(service).request.files == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sent", "status", "code"),
     [
