@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import json
 import random
 from typing import Any
 
 import pytest
+from loop_turns import loop_turns
 
 from comfy_proxy.full_collections import NEVER, QUIET_BYTES, NoFullCollection
 from comfy_proxy.json_listing import STEP_BYTES, Listing
@@ -92,24 +92,14 @@ def test_no_step_goes_through_more_than_a_few_kilobytes() -> None:
 @pytest.mark.long
 async def test_others_have_their_turn_while_it_is_read_and_written() -> None:
     """Once for each step."""
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
     text = json.dumps(LONG_LIST).encode()
-    task = asyncio.create_task(other())
-    assert await in_turns(loads_in_steps(text)) == LONG_LIST
-    read = turns
-    pieces = await written_in_turns(LONG_LIST)
-    written = turns - read
-    task.cancel()
-    assert read >= len(text) // STEP_BYTES
+    with loop_turns() as read:
+        assert await in_turns(loads_in_steps(text)) == LONG_LIST
+    with loop_turns() as written:
+        pieces = await written_in_turns(LONG_LIST)
+    assert read.count >= len(text) // STEP_BYTES
     assert b"".join(pieces) == text
-    assert written >= len(LONG_LIST) // MANY // 2
+    assert written.count >= len(LONG_LIST) // MANY // 2
 
 
 async def test_a_scanner_gets_long_pieces_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,15 +226,6 @@ def test_what_is_long_and_wrong_is_refused(text: bytes) -> None:
 
 async def test_many_small_pieces_are_a_step_too() -> None:
     """To make one takes as long as a hundred bytes: 16,384 of one byte took 65 ms."""
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
-    await made_in_turns(b"[" for _ in range(10_000))
-    task.cancel()
-    assert turns >= 10_000 * VALUE_BYTES // STEP_BYTES
+    with loop_turns() as turns:
+        await made_in_turns(b"[" for _ in range(10_000))
+    assert turns.count >= 10_000 * VALUE_BYTES // STEP_BYTES

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
+from loop_turns import loop_turns
 
 from comfy_proxy.cluster.prompt_lists import HISTORY, HistoryEntry, read_history
 from comfy_proxy.json_scanner import JsonScanner
@@ -40,17 +40,8 @@ async def test_in_turns_it_is_the_same_as_at_once(outputs: Any) -> None:
 
 async def test_others_have_their_turn_while_it_is_read() -> None:
     """A node may tell 50 MB of text, which took 100 ms and more."""
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
     entry = entry_of(OUTPUTS[1])
     assert entry.outputs is not None
-    task = asyncio.create_task(other())
-    await entry.data_in_turns()
-    task.cancel()
-    assert turns >= (entry.outputs.end - entry.outputs.start) // PIECE_BYTES
+    with loop_turns() as turns:
+        await entry.data_in_turns()
+    assert turns.count >= (entry.outputs.end - entry.outputs.start) // PIECE_BYTES

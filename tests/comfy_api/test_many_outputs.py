@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from loop_turns import loop_turns
 from prompt_client import Http
 from v2_client import V2
 
@@ -124,17 +125,8 @@ async def test_sizes_are_asked_for_by_a_few_tasks(
 
 async def test_they_are_found_a_few_at_a_time() -> None:
     """The ids of 10,000 took 170 ms in one turn; each is a hash."""
-    turns = 0
-
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(other())
     files = {"images": [{"filename": f"{number}.png"} for number in range(COUNT)]}
-    found = await in_turns(outputs_of("a", {"9": files}, b"s"))
-    task.cancel()
+    with loop_turns() as turns:
+        found = await in_turns(outputs_of("a", {"9": files}, b"s"))
     assert [one.name for one in found] == [one["filename"] for one in files["images"]]
-    assert turns >= COUNT // FOUND_AT_ONCE
+    assert turns.count >= COUNT // FOUND_AT_ONCE
