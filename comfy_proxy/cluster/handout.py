@@ -10,7 +10,6 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.door_plan import DoorPlan, Rank
 from comfy_proxy.cluster.planning.figures import Figure
 from comfy_proxy.cluster.planning.planner import Planner
-from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.waiter import Waiter
 
 MAX_BEYOND: Final = 256
@@ -87,8 +86,6 @@ class Handout:
             return []
         key = (work.fingerprint, len(usable), *(one.id for one in own))
         if key not in self._best:
-            slot = self._planner.slot(
-                waiter, work, own[0], Standing(overtaken_s=waiter.overtaken_s)
-            )
+            slot = self._planner.slot(waiter, work, own[0])
             self._best[key] = self._planner.best(slot, usable)
         return self._best[key]

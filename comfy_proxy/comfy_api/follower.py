@@ -25,8 +25,8 @@ from comfy_proxy.comfy_api.jobs import Job, JobBook, JobStatus
 from comfy_proxy.comfy_api.outputs import (
     MAX_OF_JOB,
     Output,
-    in_turns,
     node_outputs,
+    outputs_in_turns,
     outputs_of,
 )
 from comfy_proxy.errors import ComfyProxyError
@@ -166,7 +166,7 @@ class Follower:
         told = {} if entry is None else _messages(entry)
         if entry is not None:
             told_there = entry.get("outputs")
-            outputs = await in_turns(outputs_of(job.id, told_there, self._doors.secret))
+            outputs = await outputs_in_turns(outputs_of(job.id, told_there, self._doors.secret))
             sized = await self._sized([job.outputs.get(one.id, one) for one in outputs])
             self._jobs.note_outputs(job, sized)
         job.reused = job.reused or bool(cached_nodes(told.get("execution_cached")))
@@ -213,7 +213,7 @@ class Follower:
 
     async def _add(self, job: Job, outputs: Iterable[Output]) -> None:
         """A node has made these just now."""
-        sized = await self._sized(await in_turns(outputs))
+        sized = await self._sized(await outputs_in_turns(outputs))
         if job.end is None:
             self._jobs.note_outputs(job, sized)
             job.changed()

@@ -56,7 +56,7 @@ def outputs_of(job_id: str, told: Any, secret: bytes) -> Iterator[Output]:
     return islice(made, MAX_OF_JOB)
 
 
-async def in_turns(outputs: Iterable[Output]) -> list[Output]:
+async def outputs_in_turns(outputs: Iterable[Output]) -> list[Output]:
     """``outputs``, which are made one after the other; after every FOUND_AT_ONCE of them others
     have their turn."""
     found: list[Output] = []

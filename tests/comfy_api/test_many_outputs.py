@@ -13,7 +13,7 @@ from v2_client import V2
 
 from comfy_proxy.comfy_api import events, follower, views
 from comfy_proxy.comfy_api.jobs import Job, JobStatus
-from comfy_proxy.comfy_api.outputs import FOUND_AT_ONCE, Output, in_turns, outputs_of
+from comfy_proxy.comfy_api.outputs import FOUND_AT_ONCE, Output, outputs_in_turns, outputs_of
 from comfy_proxy.counted_response import LARGE, CountedResponse
 from comfy_proxy.keys import COMFY_API
 
@@ -127,6 +127,6 @@ async def test_they_are_found_a_few_at_a_time() -> None:
     """The ids of 10,000 took 170 ms in one turn; each is a hash."""
     files = {"images": [{"filename": f"{number}.png"} for number in range(COUNT)]}
     with loop_turns() as turns:
-        found = await in_turns(outputs_of("a", {"9": files}, b"s"))
+        found = await outputs_in_turns(outputs_of("a", {"9": files}, b"s"))
     assert [one.name for one in found] == [one["filename"] for one in files["images"]]
     assert turns.count >= COUNT // FOUND_AT_ONCE

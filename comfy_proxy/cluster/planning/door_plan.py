@@ -124,18 +124,17 @@ class DoorPlan:
     def _figure(self, waiter: Waiter, work: Work, instance: Instance) -> Figure | None:
         """As :meth:`Planner.figures`, behind those that this plan sends there."""
         line = self._lines.get(instance)
-        standing = Standing(overtaken_s=waiter.overtaken_s)
         if line is None:
             known = self._known.get(work.fingerprint)
             if known is None:
-                slot = self._planner.slot(waiter, work, instance, standing)
+                slot = self._planner.slot(waiter, work, instance)
                 figures = self._planner.figures(slot, self._instances)
                 known = self._known[work.fingerprint] = {one.instance: one for one in figures}
             return known.get(instance)
         key = (instance, work.fingerprint)
         found = self._kept.get(key)
         if found is None or found[0] != line.changes:
-            slot = self._planner.slot(waiter, work, instance, standing)
+            slot = self._planner.slot(waiter, work, instance)
             weighed = self._planner.weigh(slot, line, slot.run_s)
             found = self._kept[key] = line.changes, *weighed
         _, option, harm_s = found
