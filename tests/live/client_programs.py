@@ -173,6 +173,17 @@ async def history(url: str) -> dict[str, Any]:
         return answer
 
 
+async def use_only(url: str, number: int) -> None:
+    """Have the proxy at ``url`` give new work to its instance 1 or 2 alone: the other is drained.
+
+    Of runs one after the other the faster server may rightly have them all.
+    """
+    async with aiohttp.ClientSession(url) as session:
+        for command in (f"{number}/resume", f"{3 - number}/drain"):
+            async with session.post(f"/api/instances/{command}") as answer:
+                assert answer.status == 200, await answer.text()
+
+
 async def run_with(url: str, value: object) -> list[str]:
     """The prompts in the history at ``url`` in whose graph some input has that value."""
     return [

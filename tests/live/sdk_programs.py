@@ -19,10 +19,16 @@ from client_programs import (
     noise,
     picture_from,
     run,
+    use_only,
 )
 
 CLIENTS = Path(__file__).parent / "clients"
 RUNS = 6
+
+
+def turns() -> list[int]:
+    """The number of the server that each run is for."""
+    return [1 + at % 2 for at in range(RUNS)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +47,28 @@ def original(directory: Path) -> Original:
 
 
 async def run_sdk_jobs(
-    command: list[str | Path], base_url: str, live_urls: tuple[str, str], directory: Path
+    command: list[str | Path],
+    base_url: str,
+    live_urls: tuple[str, str],
+    directory: Path,
+    proxy_url: str | None = None,
 ) -> list[dict[str, Any]]:
-    """What ``command`` prints of each of six jobs; pictures are right, both servers have some."""
+    """What ``command`` prints of each of six jobs, by turns on both servers; pictures are right.
+
+    ``proxy_url`` is where the proxy is if that is not the SDK's ``base_url``.
+    """
     workflow, result = directory / "workflow.json", directory / "result.png"
     workflow.write_text(json.dumps(picture_from("to be set")))
     env = environment(directory) | {"COMFY_BASE_URL": base_url}
     jobs = []
-    for _ in range(RUNS):
+    for number in turns():
+        await use_only(proxy_url or base_url, number)
         picture = original(directory)
         job = json.loads(await run(*command, workflow, picture.file, result, env=env))
         assert job["status"] == "succeeded"
         assert np.array_equal(downloaded(result), enlarged(picture.pixels))
         jobs.append(job)
     histories = [await history(url) for url in live_urls]
-    assert all(sum(job["id"] in ran for ran in histories) == 1 for job in jobs)
-    assert all(any(job["id"] in ran for job in jobs) for ran in histories)
+    ran_at = [[at for at, ran in enumerate(histories, 1) if job["id"] in ran] for job in jobs]
+    assert ran_at == [[number] for number in turns()]
     return jobs

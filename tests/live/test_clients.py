@@ -1,8 +1,8 @@
 """Programs of others before two real ComfyUI servers, with nothing changed but the address.
 
 `scripts/live-comfyui` installs them: ComfyUI's own `script_examples`, comfy-cli, comfy-sdk (alone
-and through comfy-api-proxy) and, where there is npm, @comfyorg/sdk. Each runs six times in a row;
-both servers must have had a part of it.
+and through comfy-api-proxy) and, where there is npm, @comfyorg/sdk. Each runs six times in a row,
+by turns on the one and the other server.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ from client_programs import (
     run,
     run_with,
     service,
+    use_only,
 )
-from sdk_programs import CLIENTS, RUNS, original, run_sdk_jobs
+from sdk_programs import CLIENTS, RUNS, original, run_sdk_jobs, turns
 
 Client = TestClient[web.Request, web.Application]
 
@@ -64,11 +65,11 @@ def colours() -> list[int]:
     return list(range(first, first + RUNS))
 
 
-async def assert_both_ran(live_urls: tuple[str, str], values: list[Any]) -> None:
-    """Each value is in exactly one prompt of one server; both servers have some."""
+async def assert_ran_by_turns(live_urls: tuple[str, str], values: list[Any]) -> None:
+    """Each value is in exactly one prompt, of the server whose turn it was."""
     seen = [[await run_with(url, value) for value in values] for url in live_urls]
-    assert [len(one) + len(two) for one, two in zip(*seen, strict=True)] == [1] * len(values)
-    assert all(any(prompts) for prompts in seen)
+    counts = [(len(one), len(two)) for one, two in zip(*seen, strict=True)]
+    assert counts == [(1, 0) if number == 1 else (0, 1) for number in turns()]
 
 
 def example(name: str, address: str, graph: Graph, directory: Path) -> Path:
@@ -100,7 +101,8 @@ async def test_the_basic_example_queues_a_prompt(
 ) -> None:
     """``basic_api_example.py`` posts and leaves; history and /view have the picture afterwards."""
     wanted = colours()
-    for colour in wanted:
+    for number, colour in zip(turns(), wanted, strict=True):
+        await use_only(f"http://{address}", number)
         script = example("basic_api_example.py", address, one_colour(colour), tmp_path)
         await run(programs / "python", script, env=environment(tmp_path))
         entry = await finished(address, colour)
@@ -110,7 +112,7 @@ async def test_the_basic_example_queues_a_prompt(
             session.get(f"http://{address}/view", params=picture) as response,
         ):
             assert np.array_equal(decoded(await response.read()), colour_enlarged(colour))
-    await assert_both_ran(live_urls, wanted)
+    await assert_ran_by_turns(live_urls, wanted)
 
 
 @pytest.mark.parametrize(
@@ -131,13 +133,14 @@ async def test_the_websocket_examples_end_with_their_pictures(
 ) -> None:
     """They wait on the socket for their prompt's end and have its picture: by file or by frame."""
     wanted = colours()
-    for colour in wanted:
+    for number, colour in zip(turns(), wanted, strict=True):
+        await use_only(f"http://{address}", number)
         script = example(name, address, graph(colour), tmp_path)
         runner = CLIENTS / "run_example.py"
         await run(programs / "python", runner, script, tmp_path, env=environment(tmp_path))
         picture = downloaded(tmp_path / f"{node_id}-0.png")
         assert np.array_equal(picture, colour_enlarged(colour))
-    await assert_both_ran(live_urls, wanted)
+    await assert_ran_by_turns(live_urls, wanted)
 
 
 async def test_comfy_cli_uploads_runs_and_downloads(
@@ -150,19 +153,20 @@ async def test_comfy_cli_uploads_runs_and_downloads(
     comfy = [programs / "comfy", "--skip-prompt", "--json"]
     workflow = tmp_path / "workflow.json"
     names = []
-    for number in range(RUNS):
+    for at, number in enumerate(turns()):
+        await use_only(f"http://{address}", number)
         picture = original(tmp_path)
         (uploaded,) = answer(await run(*comfy, "upload", picture.file, *where, env=env))["uploads"]
         names.append(uploaded["cloud_name"])
         workflow.write_text(json.dumps(picture_from(uploaded["cloud_name"])))
-        waiting = ["--wait"] if number % 2 else ["--no-watch"]
-        ran = answer(await run(*comfy, "run", "--workflow", workflow, *where, *waiting, env=env))
-        if not number % 2:
+        how = "--wait" if at // 2 % 2 else "--no-watch"
+        ran = answer(await run(*comfy, "run", "--workflow", workflow, *where, how, env=env))
+        if how == "--no-watch":
             await run(*comfy, "jobs", "wait", ran["prompt_id"], *where, env=env)
         out = ["--out-dir", tmp_path / "downloads"]
         (file,) = answer(await run(*comfy, "download", ran["prompt_id"], *out, env=env))["files"]
         assert np.array_equal(downloaded(file["path"]), enlarged(picture.pixels))
-    await assert_both_ran(live_urls, names)
+    await assert_ran_by_turns(live_urls, names)
 
 
 def answer(printed: str) -> dict[str, Any]:
@@ -206,5 +210,5 @@ async def test_comfy_sdk_runs_jobs_through_comfy_api_proxy(
     async with service(*proxy, url=f"{base_url}/api/v2/health", env=environment(tmp_path)):
         # Its events may end with "expired": comfy-api-proxy asks /history first and /queue
         # then, and a prompt that ends in between is in neither (direct: 3 of 80 measured).
-        jobs = await run_sdk_jobs(command, base_url, live_urls, tmp_path)
+        jobs = await run_sdk_jobs(command, base_url, live_urls, tmp_path, f"http://{address}")
     assert all(job["told"] for job in jobs)

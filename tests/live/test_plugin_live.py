@@ -130,11 +130,14 @@ async def pictures(address: str, count: int) -> list[int]:
         aiohttp.ClientSession(f"http://{address}") as session,
         session.ws_connect("/ws?clientId=plugin", max_msg_size=0) as socket,
     ):
-        for colour in range(first, first + count):
+
+        async def post(colour: int) -> None:
             body = {"prompt": one_colour(colour), "client_id": "plugin"}
             async with session.post("/prompt", json=body) as answer:
                 assert answer.status == 200, await answer.text()
                 wanted[(await answer.json())["prompt_id"]] = colour
+
+        await asyncio.gather(*map(post, range(first, first + count)))
         left = dict(wanted)
         async with asyncio.timeout(PATIENCE_S):
             while left:
