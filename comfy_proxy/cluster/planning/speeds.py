@@ -32,6 +32,9 @@ Not a plain median: two groups of instances that each share many works, and only
 other, would never be moved to their true distance. Not a plain mean: one slow run would count."""
 _SHORTEST_S = 0.001
 """Shorter times count as this: zero has no logarithm."""
+_SHORTEST_TOLD_S = 0.1
+"""Shorter times count as this where speeds are fitted: they are overhead and noise. Twelve runs of
+20 ms at one instance and 50 ms at its equal would send that one no run of a second's work."""
 
 
 class Speeds:
@@ -59,7 +62,10 @@ class Speeds:
         for _, others in works:
             for other, _ in others:
                 self._logs.setdefault(other, self._mean)
-        fitted = centre([_log(here) - self._base(others) for here, others in works])
+        shortest_s = _SHORTEST_TOLD_S
+        fitted = centre(
+            [_log(here, shortest_s) - self._base(others, shortest_s) for here, others in works]
+        )
         limit = log(MAX_SPEED)
         self._logs.pop(instance, None)  # to come last now
         self._logs[instance] = min(max(fitted, self._mean - limit), self._mean + limit)
@@ -85,9 +91,11 @@ class Speeds:
         self._mean = fmean(self._logs.values()) if self._logs else 0.0
         self.revision += 1
 
-    def _base(self, times: Sequence[tuple[Hashable, float]]) -> float:
+    def _base(
+        self, times: Sequence[tuple[Hashable, float]], shortest_s: float = _SHORTEST_S
+    ) -> float:
         own, mean = self._logs.get, self._mean
-        return centre([_log(seconds) - own(other, mean) for other, seconds in times])
+        return centre([_log(seconds, shortest_s) - own(other, mean) for other, seconds in times])
 
     def _tell(self, instance: Hashable) -> bool:
         """If its speed is another than when that was last said."""
@@ -110,5 +118,5 @@ def centre(values: list[float]) -> float:
     return sum([min(max(one, low), high) for one in values]) / len(values)
 
 
-def _log(seconds: float) -> float:
-    return log(seconds if seconds > _SHORTEST_S else _SHORTEST_S)
+def _log(seconds: float, shortest_s: float) -> float:
+    return log(seconds if seconds > shortest_s else shortest_s)

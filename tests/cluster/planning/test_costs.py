@@ -280,6 +280,16 @@ def test_speeds_neither_drift_nor_follow_outliers(costs: Costs, seed: int) -> No
     assert [costs.speed(one) for one in SPEEDS] == pytest.approx([0.5, 1.0, 2.0], rel=0.1)
 
 
+def test_runs_too_short_to_be_measured_tell_of_no_speed(costs: Costs) -> None:
+    """20 ms at one and 50 ms at the other are noise: both are believed to be equally fast."""
+    proven(costs, "a", 0.02)
+    proven(costs, "b", 0.05)
+    proven(costs, "a", 2.0, OTHER)
+    assert (costs.speed("a"), costs.speed("b")) == (1.0, 1.0)
+    assert costs.run_s("b", OTHER) == pytest.approx(2.0)
+    assert costs.run_s("b", WORK) == 0.05
+
+
 def test_groups_find_their_distance_by_one_work_in_common(costs: Costs) -> None:
     """Though each shares ten among themselves, and believed until then to be as fast."""
     true = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 8.0}
