@@ -32,6 +32,7 @@ from comfy_proxy.errors import (
 from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer
+from comfy_proxy.gateway.prompts.prompt_nesting import PromptNesting
 from comfy_proxy.json_pieces import written
 from comfy_proxy.json_signs import count_signs
 from comfy_proxy.json_steps import VALUE_BYTES, in_turns, loads_in_steps, written_in_turns
@@ -203,9 +204,12 @@ class _Signs:
 
     def __init__(self) -> None:
         self._left = MAX_SIGNS
+        self._nesting = PromptNesting()
 
     def check(self, piece: bytes) -> None:
-        """Raises UnprocessableError if there are more than MAX_SIGNS with these."""
+        """Raises UnprocessableError if there are more than MAX_SIGNS with these, or they are nested
+        too deeply for ComfyUI."""
+        self._nesting.check(piece, UnprocessableError)
         self._left -= count_signs(piece)
         if self._left < 0:
             raise UnprocessableError(

@@ -17,6 +17,7 @@ from comfy_proxy.comfy_api import submission
 from comfy_proxy.comfy_api.fields import MAX_NAME_LENGTH
 from comfy_proxy.comfy_api.references import MAX_ID_CHARS, MAX_TOLD
 from comfy_proxy.comfy_api.submission import LONG_BYTES, MAX_SIGNS
+from comfy_proxy.gateway.prompts.prompt_nesting import MAX_NESTING
 from comfy_proxy.json_steps import loads_in_steps
 from comfy_proxy.keys import COMFY_API
 
@@ -41,6 +42,13 @@ async def test_a_heap_of_values_is_refused_before_it_is_read(
     told = await refused(proxy, b'{"workflow": {"1": {"inputs": {"a": [%s]}}}}' % heap)
     assert told["error"]["details"] == {"limit": MAX_SIGNS}
     assert (read, len(proxy.app[COMFY_API].jobs)) == ([], 0)
+
+
+async def test_a_workflow_that_would_stop_its_instance_is_refused(proxy: Http) -> None:
+    deep = b"[" * MAX_NESTING + b"]" * MAX_NESTING
+    told = await refused(proxy, b'{"workflow": {"1": {"inputs": {"a": %s}}}}' % deep)
+    assert told["error"]["code"] == "too_deeply_nested"
+    assert len(proxy.app[COMFY_API].jobs) == 0
 
 
 @pytest.mark.long

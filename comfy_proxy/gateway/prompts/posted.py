@@ -16,6 +16,7 @@ from comfy_proxy.errors import UnavailableError
 from comfy_proxy.full_collections import NoFullCollection
 from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES, outline
+from comfy_proxy.gateway.prompts.prompt_nesting import PromptNesting
 from comfy_proxy.stored_bytes import StoredBytes
 
 QUIET_BYTES: Final = 256 * 2**10
@@ -43,11 +44,14 @@ class PostedPrompts:
         ``null`` for what is large in it, and with an id if it is a prompt that has none. Both to be
         let go of at the end of the block.
 
-        Raises as ClientBody, and UnavailableError if the disk takes no large one.
+        Raises as ClientBody, RequestError if it is nested too deeply, and UnavailableError if the
+        disk takes no large one.
         """
         stored, quiet = StoredBytes(memory_bytes=LARGE_BYTES, hashed=False), None
+        nesting = PromptNesting(charset)
         try:
             async for piece in content:
+                nesting.check(piece)
                 await stored.write(piece)
             await stored.finish()
             quiet = NoFullCollection() if stored.size > QUIET_BYTES else None
