@@ -11,9 +11,9 @@ from comfy_proxy.json_nesting import Nesting
 
 MAX_NESTING: Final = 200
 """Brackets that may be open at once in the body of a prompt; with more it is refused. ComfyUI
-copies what it takes from its queue by recursion: from some 490 on (measured, 0.3.75 under Python 3.11) that ends
-the thread that runs prompts, and the instance answers, but runs nothing any more. A graph of the
-frontend has ten at most."""
+copies what it takes from its queue by recursion: from some 490 on (0.3.75 under Python 3.11) that
+ends the thread that runs prompts, and the instance answers, but runs nothing any more. A graph of
+the frontend has ten at most."""
 
 
 class PromptNesting:
