@@ -39,6 +39,7 @@ from comfy_proxy import Settings
 from comfy_proxy.clock import SystemClock
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.late_runs import LateRuns
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.joining import number_of
 from comfy_proxy.cluster.planning.model_lists import ModelFile
@@ -267,6 +268,13 @@ def rebalance(bench: Bench, count: int) -> Times:
     ledger, times = Waiting(bench), Times()
     bench.clock.stopped_at = bench.clock.monotonic()
     uneven = Uneven(bench.cluster, ledger)  # type: ignore[arg-type]
+    late_runs = LateRuns(
+        bench.planner,
+        bench.cluster.clock,
+        instances=lambda: bench.cluster.instances,
+        movable=uneven.movable,
+        again=lambda: None,
+    )
     works = {one: bench.random.choice(bench.works) for one in bench.cluster.instances[::2]}
     for instance, what in works.items():
         bench.planner.lines[instance].loaded.began(what.models)
@@ -285,6 +293,9 @@ def rebalance(bench: Bench, count: int) -> Times:
             ledger.ends(instance)
             with times.timed(name):
                 found = next(uneven.pairs(), None)
+                if found is None:
+                    late_runs.foresee()
+            late_runs.close()
             assert (found is not None) == (name == "found")
     return times
 
@@ -324,7 +335,7 @@ def rebalance_jobs(bench: Bench, count: int) -> Times:
 async def with_loop(run: Callable[[Bench, int], Times], bench: Bench, count: int) -> Times:
     """``run``, of which something asks for what is done soon; that is dropped."""
     times = run(bench, count)
-    await bench.cluster.scheduler.rebalancing.close()
+    await bench.cluster.scheduler.close()
     return times
 
 
@@ -345,7 +356,7 @@ def rows(options: argparse.Namespace) -> dict[str, Callable[[Bench], Times]]:
             bench, waiting, count, costs_change_every=5
         ),
         "door": lambda bench: asyncio.run(door(bench, waiting, max(20, count // 20))),
-        "rebalance": lambda bench: rebalance(bench, max(20, count // 10)),
+        "rebalance": lambda bench: asyncio.run(with_loop(rebalance, bench, max(20, count // 10))),
         "rebalance of jobs": lambda bench: asyncio.run(
             with_loop(rebalance_jobs, bench, max(20, count // 10))
         ),

@@ -123,7 +123,7 @@ class Cluster:
         # The checks first: one that passes begins a chore (_learn). The connections last.
         await self.health_checker.close()
         await self.hangs.close()
-        await self.scheduler.rebalancing.close()
+        await self.scheduler.close()
         for task in tuple(self._chores):
             task.cancel()
         if self._chores:

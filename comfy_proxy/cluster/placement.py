@@ -15,10 +15,11 @@ class Placement:
     """Counts as one active job of its instance from its making until :meth:`release`.
 
     ``in_queue``: the prompt was sent there and has not ended. ``running``: ComfyUI said that it
-    executes. ``move_to`` is a place at another instance, offered to a prompt that still waits
-    here (PROTOCOL.md trap 24); ``move`` takes the prompt there if that can be, or declines, and is
-    awaited; whoever follows the prompt sets it. ``accepts`` says to which instances it may be
-    moved; an offer that was declined is not repeated. ``of_client``: not one of our jobs'.
+    executes. ``is_leaving``: it is being deleted there. ``move_to`` is a place at another instance,
+    offered to a prompt that still waits here (PROTOCOL.md trap 24); ``move`` takes the prompt there
+    if that can be, or declines, and is awaited; whoever follows the prompt sets it. ``accepts``
+    says to which instances it may be moved; an offer that was declined is not repeated.
+    ``of_client``: not one of our jobs'.
     ``give_up`` ends the attempt with an error after which it goes on elsewhere; set by whoever
     follows the prompt, None for a client's own.
     ``key`` is under what the line of its instance knows it: itself, or the prompt that was sent;
@@ -46,6 +47,7 @@ class Placement:
         self._declined = False
         self.in_queue = False
         self.running = False
+        self.is_leaving = False
         self.move_to: Placement | None = None
         self.give_up: Callable[[InstanceError], None] | None = None
         self.move: Callable[[], Coroutine[Any, Any, None]] | None = None

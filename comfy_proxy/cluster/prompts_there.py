@@ -16,12 +16,14 @@ from comfy_proxy.errors import InstanceError
 class Placed(Protocol):
     """A prompt that came through this proxy (``placement.py``).
 
-    ``in_queue``: it was sent to the instance and has not ended; ``running``: it executes there.
+    ``in_queue``: it was sent to the instance and has not ended; ``running``: it executes there;
+    ``is_leaving``: it is being deleted there, and the next ``status`` counts without it.
     ``of_client``: it is not of our jobs. ``give_up`` has it go on elsewhere.
     """
 
     in_queue: bool
     running: bool
+    is_leaving: bool
     of_client: bool
     give_up: Callable[[InstanceError], None] | None
 
@@ -76,4 +78,4 @@ class PromptsThere:
         self.worked_at = self._now()
 
     def _own_queued(self) -> int:
-        return sum(placement.in_queue for placement in self.placements)
+        return sum(one.in_queue and not one.is_leaving for one in self.placements)

@@ -10,20 +10,21 @@ prompts wait elsewhere, one of them is offered its place (PROTOCOL.md trap 24).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 from loguru import logger
 
 from comfy_proxy.clock import Clock
+from comfy_proxy.cluster import moves
 from comfy_proxy.cluster.door import Door
 from comfy_proxy.cluster.health_checker import HealthChecker
-from comfy_proxy.cluster.instance import Instance, runs_empty, takes_work
+from comfy_proxy.cluster.instance import Instance, takes_work
+from comfy_proxy.cluster.late_runs import LateRuns
 from comfy_proxy.cluster.load_balancer import LoadBalancer
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning import decision
 from comfy_proxy.cluster.planning.planner import NEW, Planner
 from comfy_proxy.cluster.planning.slot import Standing
-from comfy_proxy.cluster.planning.takers import Takers
 from comfy_proxy.cluster.planning.work import Work
 from comfy_proxy.cluster.soon import Pace, Soon
 from comfy_proxy.cluster.waiter import Accepts, Waiter, WorkAt, anywhere, unknown_work
@@ -32,9 +33,11 @@ from comfy_proxy.tracing import untraced
 
 
 class Scheduler:
-    """Hands out places. ``on_change`` callbacks hear that one was taken or given back.
+    """Hands out places. ``on_change`` callbacks hear that one was taken or given back,
+    ``on_job_left`` ones that one was given back which was not of a client's own prompt.
 
-    ``rebalancing`` is asked for whenever a load has changed, and ends with the cluster.
+    ``rebalancing`` is asked for whenever a load has changed, and when what waits behind something
+    late had better go elsewhere. :meth:`close` ends it.
     """
 
     def __init__(
@@ -51,7 +54,15 @@ class Scheduler:
         self._planner = planner
         self._moves: set[asyncio.Task[None]] = set()
         self.on_change: list[Callable[[], None]] = []
+        self.on_job_left: list[Callable[[], None]] = []
         self.rebalancing = Soon(self.rebalance, Pace(clock))
+        self._late_runs = LateRuns(
+            planner,
+            clock,
+            instances=lambda: load_balancer.instances,
+            movable=moves.movable,
+            again=self.rebalancing.ask,
+        )
         # What was foreseen may turn out wrong while nothing else happens.
         health_checker.on_success.append(lambda instance: self.rebalancing.ask())
         self.door = Door(
@@ -134,31 +145,23 @@ class Scheduler:
 
         From the most loaded to the least loaded of the instances, the prompt that came last, of
         those that are finished earlier there. What waits at an instance that is to run empty goes
-        first, before those at the door.
+        first, before those at the door. If there is none, the moment is foreseen when there will be
+        because something runs for longer than it should.
         """
-        for prompt, busy, heir in _leaving(self._load_balancer):
+        for prompt, busy, heir in moves.leaving(self._load_balancer):
             self._offer(prompt, busy, heir)
-        if len(self.door):
+        if len(self.door) or not any(one.placements for one in self._load_balancer.instances):
+            self._late_runs.close()  # those at the door come first; or no job waits anywhere
             return
-        if not any(one.placements for one in self._load_balancer.instances):
-            return  # no job waits anywhere
-        loads = {one: _load_after_moves(one) for one in self._load_balancer.instances}
-        by_load = sorted(loads, key=loads.__getitem__)
-        targets = {i: loads[i] for i in by_load if i.available and not i.failing}
-        takers = Takers(self._planner, targets)
-        for busy in reversed(by_load):
-            limit = loads[busy] - 2
-            lower = [one for one, load in targets.items() if load <= limit]
-            if not lower:
-                return
-            for prompt in reversed([p for p in _placements(busy) if p.movable]):
-                waiting = takers.waiting(prompt.key, busy)
-                if not takers.any_for(waiting, limit):
-                    continue
-                for idle in lower:
-                    if prompt.accepts(idle) and takers.gains(waiting, idle):
-                        self._offer(prompt, busy, idle)
-                        return
+        found = moves.gaining(self._load_balancer, self._planner)
+        if found is not None:
+            self._offer(*found)
+        self._late_runs.foresee()
+
+    async def close(self) -> None:
+        """Nothing is evened out any more; places are given as before."""
+        await self.rebalancing.close()
+        self._late_runs.close()
 
     def _offer(self, prompt: Placement, busy: Instance, idle: Instance) -> None:
         why = decision.moved(prompt.key, busy, idle, self._planner)
@@ -215,7 +218,7 @@ class Scheduler:
         if work is not None:
             slot = self._planner.slot(placement, work, instance, standing)
             self._planner.join(slot, instance)
-        self._tell()
+        tell_all(self.on_change, "the scheduler")
         return placement
 
     def _sent(self, placement: Placement) -> None:
@@ -226,11 +229,10 @@ class Scheduler:
 
     def _released(self, placement: Placement) -> None:
         self._planner.lines[placement.instance].leave(placement)
-        self._tell()
-        tell_all((self.door.open, self.rebalancing.ask), "a place that was given back")
-
-    def _tell(self) -> None:
         tell_all(self.on_change, "the scheduler")
+        if not placement.of_client:
+            tell_all(self.on_job_left, "a job's place that was given back")
+        tell_all((self.door.open, self.rebalancing.ask), "a place that was given back")
 
     def _busy(self, waiter: Waiter) -> Instance | None:
         """If all failed the check, one that sent frames just now: it is busy, not dead.
@@ -245,27 +247,3 @@ class Scheduler:
             if instance.signs.alive_just_now and not instance.full:
                 return instance
         return None
-
-
-def _placements(instance: Instance) -> list[Placement]:
-    """Its placements with all that they can do: an instance knows only how to count them."""
-    return [one for one in instance.placements if isinstance(one, Placement)]
-
-
-def _load_after_moves(instance: Instance) -> int:
-    """Prompts that are offered a place elsewhere count there already, not here too."""
-    return instance.load - sum(p.move_to is not None for p in _placements(instance))
-
-
-def _leaving(load_balancer: LoadBalancer) -> Iterator[tuple[Placement, Instance, Instance]]:
-    """Each prompt that waits where nothing is to wait, from where, and where to.
-
-    Also beyond the capacity there: those at the door would take each place that is given back, and
-    it would run where it is.
-    """
-    for busy in filter(runs_empty, load_balancer.instances):
-        for prompt in [one for one in _placements(busy) if one.movable and one.move]:
-            takers = [one for one in load_balancer.instances if takes_work(one)]
-            takers = [one for one in takers if not one.failing and prompt.accepts(one)]
-            if takers:
-                yield prompt, busy, min(takers, key=load_balancer.rank)

@@ -37,7 +37,7 @@ class Pace:
         finally:
             pause_s = PAUSE_TIMES * (self._cpu_s() - begun)
             if pause_s >= SHORTEST_PAUSE_S:
-                self._next_at = self._clock.monotonic() + pause_s
+                self._next_at = max(self._next_at, self._clock.monotonic() + pause_s)
 
     async def wait(self) -> None:
         """Return when the pause is over."""

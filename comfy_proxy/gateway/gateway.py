@@ -203,6 +203,8 @@ class Gateway:
         # One that returns idle says nothing by itself: no frame tells that it could take work.
         answered.append(lambda instance: self.rebalancer.consider(checked=instance))
         self.cluster.drains.on_change.append(self._takes_work_or_not)
+        # The `status` that tells of a job's end may come before its place is given back.
+        self.cluster.scheduler.on_job_left.append(self.rebalancer.consider)
         self.cluster.instances.each(self._listen)
         self.cluster.instances.on_removed.append(self._removed)
         self.cluster.membership.has_more = self.removed.has_more

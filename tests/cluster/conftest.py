@@ -42,7 +42,7 @@ async def make_cluster(clock: ManualClock) -> AsyncIterator[Callable[..., Cluste
 
     yield make
     for cluster in made:
-        await cluster.scheduler.rebalancing.close()
+        await cluster.scheduler.close()
 
 
 @pytest.fixture

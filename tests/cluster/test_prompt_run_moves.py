@@ -61,9 +61,36 @@ async def test_prompt_that_began_unheard_stays(pair: Cluster, workers: Pair) -> 
     assert not run.placement.running
     run.offer(Placement(pair.instances[1]))
     await eventually(lambda: not pair.instances[1].placements)
+    assert not run.placement.is_leaving
     workers[0].faults.silent_sockets = False
     assert await run.task
     assert workers[1].submitted == []
+
+
+async def test_what_is_told_of_the_queue_while_one_is_taken_away_counts_without_it(
+    pair: Cluster, workers: Pair
+) -> None:
+    """Else one of the others would be missing from the load of its instance afterwards, until that
+    tells of its queue again."""
+    one, two = pair.instances
+    await somebody(pair, graph(seconds=LONG_S))
+    run = Run(pair, graph(colour=2))
+    await run.waits_there(workers[0])
+    await somebody(pair, graph(colour=3), "theirs too")
+    await eventually(lambda: one.load == 3)
+    workers[0].faults.hang = ("/history",)
+    run.offer(Placement(two))
+    await eventually(lambda: workers[0].faults._waiters)
+    await eventually(lambda: one.prompts.queue_remaining == 2)
+    assert one.load == 3
+    workers[0].faults.clear()
+    target = await run.task
+    assert isinstance(target, Placement)
+    assert one.load == 2
+    target.release()
+    await pair.clients[one].delete("theirs too")
+    await pair.clients[one].interrupt("theirs")
+    await nothing_left(pair, *workers)
 
 
 async def test_offer_during_the_submission(pair: Cluster, workers: Pair) -> None:

@@ -110,6 +110,22 @@ async def test_what_changes_at_the_same_time_is_one_reason_and_what_comes_later_
     assert offers(queue) == [False, True, False]
 
 
+async def test_short_work_after_long_work_shortens_no_pause(clock: ManualClock) -> None:
+    """The pause of the long one counts on."""
+    spent = iter([0.0, 0.1, 0.1, 0.105])
+    pace = Pace(clock, lambda: next(spent))
+    begun = clock.monotonic()
+    for _ in range(2):
+        with pace.measured():
+            pass
+    waiting = asyncio.create_task(pace.wait())
+    await clock.advance(PAUSE_TIMES * 0.1 - 0.01)
+    assert not waiting.done()
+    await clock.advance(0.01)
+    assert waiting.done()
+    assert clock.monotonic() - begun == pytest.approx(PAUSE_TIMES * 0.1)
+
+
 async def test_difference_of_one_is_left(cluster: Cluster, queue: list[Placement]) -> None:
     """Moving would only turn the difference round."""
     queued(cluster, cluster.instances[1])
@@ -216,6 +232,17 @@ async def test_declined_is_not_repeated(
     assert cluster.instances[1].active_jobs == 0
 
 
+async def test_it_is_told_that_a_job_has_left(cluster: Cluster, queue: list[Placement]) -> None:
+    """Once, and when it does not count any more; of a client's own prompt the ledger tells."""
+    one, told = cluster.instances[0], list[int]()
+    cluster.scheduler.on_job_left.append(lambda: told.append(one.active_jobs))
+    cluster.scheduler.enter(one).release()
+    assert told == []
+    queue[2].release()
+    queue[2].release()
+    assert told == [2]
+
+
 def test_released_once(clock: ManualClock) -> None:
     """Giving a place back twice tells it once."""
     told: list[Placement] = []
@@ -232,7 +259,7 @@ async def test_nothing_is_looked_at_any_more_once_the_cluster_was_closed(
 ) -> None:
     """What its jobs give back then is no reason either."""
     cluster.scheduler.rebalancing.ask()
-    await cluster.scheduler.rebalancing.close()
+    await cluster.scheduler.close()
     cluster.scheduler.rebalancing.ask()
     await settle()
     assert offers(queue) == [False, False, False]

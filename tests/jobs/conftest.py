@@ -36,7 +36,7 @@ async def service(clock: ManualClock) -> AsyncIterator[JobService]:
     made = JobService(settings, cluster, make_job_prompts(cluster), workflows)
     made.processor._max_concurrent = 0  # what is submitted waits
     yield made
-    await cluster.scheduler.rebalancing.close()
+    await cluster.scheduler.close()
     made.executor.shutdown()
 
 

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from typing import Final
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.planning.figures import tie_s
+from comfy_proxy.cluster.planning.figures import Figure, free_in
 from comfy_proxy.cluster.planning.line import Line
-from comfy_proxy.cluster.planning.planner import Planner
+from comfy_proxy.cluster.planning.planner import Planner, gains_beyond_s
+from comfy_proxy.cluster.planning.slot import Slot
+
+ROUNDING_S: Final = 1e-6
+"""Seconds by which what is foreseen comes later than the moment that is computed: so much at most
+is lost in adding up, and a look before that moment would find nothing."""
 
 
-def gains_in_s(
-    planner: Planner, key: Hashable, busy: Instance, idle: Instance, now: float
-) -> float | None:
-    """Seconds after which ``planner.gains`` will say yes because what runs at ``busy`` is so late
-    by then; None if nothing runs there, if nothing is known, or if that is so already."""
-    line = planner.lines[busy]
-    slot, due_s, end_s = line.find(key), _due_in_s(line, now), line.end_s(key)
-    if slot is None or due_s is None or end_s is None:
-        return None
-    figures = planner.figures(slot, [idle])
-    if not figures:
-        return None
-    late_s = max(0.0, figures[0].cost_s + tie_s(slot.run_s) - end_s)
-    return due_s + late_s if due_s + late_s > 0 else None
+class LateRun:
+    """What runs at ``busy`` at the moment ``now`` (monotonic seconds), seen by what waits there."""
+
+    def __init__(self, planner: Planner, busy: Instance, now: float) -> None:
+        self._planner = planner
+        self._busy = busy
+        self._line = line = planner.lines[busy]
+        self._due_s = due_in_s(line, now)
+        self._others_s = free_in(busy, line, planner.costs, now) - line.free_in_s(now)
+
+    def gains_in_s(self, slot: Slot, figure: Figure) -> float | None:
+        """Seconds after which the prompt of ``slot``, which waits there, will gain
+        (``planner.gains``) at the instance of ``figure`` because what runs is so late by then; None
+        if nothing runs, or if that is so already."""
+        due_s, end_s = self._due_s, self._line.end_s(slot.key)
+        if due_s is None or end_s is None or slot is self._line.running:
+            return None
+        beyond_s = gains_beyond_s(slot, figure, self._planner.run_s(slot.work, self._busy))
+        late_s = beyond_s - self._others_s - end_s + ROUNDING_S
+        return due_s + late_s if late_s > 0 and due_s + late_s > 0 else None
 
 
-def _due_in_s(line: Line, now: float) -> float | None:
+def due_in_s(line: Line, now: float) -> float | None:
     """Seconds until what runs there should have ended, negative once it is late; None if nothing
     runs, as far as is known."""
     if line.running is None:

@@ -137,8 +137,7 @@ class Planner:
     def gains(self, key: Hashable, busy: Instance, idle: Instance) -> bool:
         """Whether a prompt that waits at ``busy`` had better go to ``idle``, where less is to do.
 
-        It had if that needs no load, takes no longer there and is not finished later, or if nothing
-        is known; otherwise if it is finished earlier there, the loads that this causes included.
+        It had if nothing is known; otherwise as :func:`gains_beyond_s` has it.
         """
         slot, end_in_s = self.lines[busy].find(key), self.end_in_s(key, busy)
         if slot is None or end_in_s is None:
@@ -146,12 +145,7 @@ class Planner:
         figures = self.figures(slot, [idle])
         if not figures:
             return True
-        figure = figures[0]
-        run_s = self.run_s(slot.work, busy) or figure.option.run_s
-        tie = tie_s(slot.run_s)
-        if figure.extra_s == 0 and figure.option.run_s <= run_s * (1 + SLOWER_SHARE):
-            return figure.finish_s <= end_in_s + tie
-        return figure.cost_s + tie < end_in_s
+        return gains_beyond_s(slot, figures[0], self.run_s(slot.work, busy)) < end_in_s
 
     def weigh(self, slot: Slot, line: Line, run_s: float) -> tuple[Option, float]:
         """What ``line`` would do with ``slot``, which runs ``run_s`` there, and the seconds of
@@ -168,6 +162,19 @@ class Planner:
         for one, line in self.lines.items():
             if instance is None or one is instance:
                 line.changed()
+
+
+def gains_beyond_s(slot: Slot, figure: Figure, run_s: float | None) -> float:
+    """A prompt that waits had better go where ``figure`` is of if it would end in more than so many
+    seconds where it is; it runs ``run_s`` there.
+
+    If it needs no load elsewhere and takes no longer, it need not be finished earlier; otherwise it
+    must be, the loads that this causes included.
+    """
+    option, tie = figure.option, tie_s(slot.run_s)
+    if figure.extra_s == 0 and option.run_s <= (run_s or option.run_s) * (1 + SLOWER_SHARE):
+        return figure.finish_s - tie
+    return figure.cost_s + tie
 
 
 def _line(instance: Instance, costs: Costs, files: ModelFiles, patience_s: float | None) -> Line:

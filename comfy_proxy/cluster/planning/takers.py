@@ -7,7 +7,7 @@ that; only pairs for which that leaves a hope are decided by :meth:`Planner.gain
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
@@ -66,6 +66,11 @@ class Takers:
             return False
         return self._planner.gains(waiting.key, waiting.busy, idle)
 
+    def cheapest(self, slot: Slot, limit: int) -> Sequence[Figure]:
+        """What the prompt of ``slot`` would cost where the load is ``limit`` at most, as far as
+        that is known; the cheapest first."""
+        return self._sort(slot).cheapest(limit)
+
     def _sort(self, slot: Slot) -> _Sort:
         key = slot.work.fingerprint, slot.fixed
         sort = self._sorts.get(key)
@@ -80,10 +85,12 @@ class Takers:
 class _Sort:
     """What a sort of work would cost at each of those that may take it over."""
 
-    def __init__(self, loads: Mapping[Instance, int], figures: Iterable[Figure]) -> None:
+    def __init__(self, loads: Mapping[Instance, int], figures: Sequence[Figure]) -> None:
         self._loads = loads
         self._seconds = {one.instance: _seconds_of(one) for one in figures}
         self._least: dict[int, tuple[float, float]] = {}
+        self._figures = figures
+        self._cheapest: dict[int, list[Figure]] = {}
         self._highest = max(loads.values(), default=0)
 
     def may_gain(self, waiting: Waiting, idle: Instance) -> bool:
@@ -102,6 +109,15 @@ class _Sort:
             ]
             costs_s, runs_s = zip(*found, (inf, inf), strict=True)
             known = self._least[limit] = min(costs_s), min(runs_s)
+        return known
+
+    def cheapest(self, limit: int) -> list[Figure]:
+        """What it costs where the load is ``limit`` at most, the least first."""
+        limit = min(limit, self._highest)
+        known = self._cheapest.get(limit)
+        if known is None:
+            there = [one for one in self._figures if self._loads[one.instance] <= limit]
+            known = self._cheapest[limit] = sorted(there, key=lambda one: one.cost_s)
         return known
 
 

@@ -16,6 +16,7 @@ from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.late_runs import LateRuns
 from comfy_proxy.cluster.object_info.graph_support import UNKNOWN_LACK
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.planning.decision import moved
@@ -26,11 +27,11 @@ from comfy_proxy.dispatch.dispatcher import Dispatcher, Unready
 from comfy_proxy.errors import InstanceError, PromptLostError
 from comfy_proxy.gateway.exchange.pieces import read
 from comfy_proxy.gateway.exchange.scanned import ask_scanned
-from comfy_proxy.gateway.prompts.late_runs import LateRuns
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.spool import PromptSpool
 from comfy_proxy.gateway.prompts.transfer import Arrival, Transfer
 from comfy_proxy.gateway.prompts.uneven import Uneven, is_movable
+from comfy_proxy.gateway.prompts.unheard_runs import UnheardRuns
 from comfy_proxy.gateway.prompts.worker import Worker
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -67,7 +68,14 @@ class Rebalancer:
         self._pace = Pace(cluster.clock)
         self._counted_on: set[Instance] = set()  # healthy, and no check of it has failed since
         self._worker = Worker(self._even_out, "even out prompts")
-        self._late_runs = LateRuns(cluster, ledger, self._uneven, self.consider)
+        self._unheard_runs = UnheardRuns(cluster, ledger)
+        self._late_runs = LateRuns(
+            cluster.planner,
+            cluster.clock,
+            instances=lambda: cluster.instances,
+            movable=self._uneven.movable,
+            again=self.consider,
+        )
         ledger.observers.append(self._observe)
 
     def consider(self, *, checked: Instance | None = None) -> None:
@@ -93,14 +101,15 @@ class Rebalancer:
         try:
             while self._changed and not self._worker.closing:
                 self._changed = False
-                await self._late_runs.ask()
+                await self._unheard_runs.ask(self._late_runs.unheard())
                 self._counted_on = {one for one in self._cluster.instances if one.healthy}
                 if await self._move_any():
                     self._changed = True
         finally:
             self._counted_on = set()
         if not self._worker.closing:
-            self._late_runs.foresee()
+            with self._pace.measured():
+                self._late_runs.foresee()
 
     async def _move_any(self) -> bool:
         """True if a prompt was taken away anywhere."""

@@ -11,8 +11,7 @@ from typing import Final
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance, runs_empty, takes_work
-from comfy_proxy.cluster.planning.figures import TIE_S
-from comfy_proxy.cluster.planning.late_runs import gains_in_s
+from comfy_proxy.cluster.late_runs import MIN_LOAD, Movable
 from comfy_proxy.cluster.planning.takers import Takers, Waiting
 from comfy_proxy.cluster.planning.tied import is_tied
 from comfy_proxy.ledger.ledger import Ledger
@@ -22,9 +21,6 @@ from comfy_proxy.ledger.states import State
 MAX_HEIRS: Final = 16
 """So many instances at most are asked to take over what waits at one that is to run empty. Beyond
 them it stays there, and runs there: of hundreds each may lack what it needs, and each is asked."""
-MIN_LOAD: Final = 2
-"""Prompts at an instance. Where there are fewer, none is moved away to an instance that has none:
-the only one runs already."""
 
 
 class Uneven:
@@ -61,37 +57,9 @@ class Uneven:
             return False
         return runs_empty(busy) or self._cluster.planner.gains(prompt, busy, idle)
 
-    def gains_in_s(self) -> float | None:
-        """Seconds until a prompt that waits behind one which runs for longer than it should would
-        gain elsewhere, if nothing else happens; None if there is none."""
-        now = self._cluster.clock.monotonic()
-        waits = (
-            gains_in_s(self._cluster.planner, prompt, busy, idle, now)
-            for busy, idle in self._overloaded()
-            for prompt in self._last_of_each_kind(busy)
-        )
-        return min((one for one in waits if one is not None), default=None)
-
-    def unheard(self) -> Iterator[tuple[Instance, object, float]]:
-        """Each instance where prompts wait although nothing runs, as far as is known: with the
-        first of them, and the seconds after which that should have ended if it has begun now."""
-        for busy, _ in self._overloaded():
-            line = self._cluster.planner.lines[busy]
-            if line.running is None and line.waiting:
-                yield busy, line.waiting[0].key, max(TIE_S, line.waiting[0].end_s)
-
-    def _overloaded(self) -> Iterator[tuple[Instance, Instance]]:
-        """Those where prompts wait while another one has little to do, each with that one."""
-        healthy = [one for one in self._cluster.instances if one.healthy]
-        loaded = [one for one in healthy if one.load >= MIN_LOAD]
-        if not loaded:
-            return  # nothing waits anywhere, as most of the time
-        idle = min(filter(takes_work, healthy), key=lambda one: one.load, default=None)
-        if idle is None or idle.load > 1:
-            return
-        for busy in loaded:
-            if busy.load - idle.load >= MIN_LOAD:
-                yield busy, idle
+    def movable(self, busy: Instance) -> list[Movable]:
+        """What may leave ``busy``; of equal ones the last, which gains most by it."""
+        return [Movable(one) for one in self._last_of_each_kind(busy)]
 
     def _leaving(self) -> Iterator[tuple[Instance, Instance]]:
         """From each that is to run empty to the MAX_HEIRS with the least to do, busy as they

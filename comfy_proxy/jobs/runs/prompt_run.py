@@ -132,11 +132,13 @@ class PromptRun:
         entry = [self._prompt.number, self.prompt_id, {}, {}, []]
         self._ledger.apply(events.MoveBegan(prompt=self._prompt, queue_entry=entry))
         away = False
+        self.placement.is_leaving = True  # the next `status` may be read before the answer
         try:
             away = await self._client.delete(self.prompt_id)
         except InstanceError as error:
             self._gave_up = error
         finally:
+            self.placement.is_leaving = away
             if not away and not self._prompt.ended:
                 self._ledger.apply(events.Stayed(prompt=self._prompt))
         if self._following is None or self._following.done() or self._prompt.ended:

@@ -13,7 +13,7 @@ from plan_harness import LOAD_S, RUN_S, has_loaded, keys, planner_of, slot, teac
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.planning.demand import DEMAND_LOADS
 from comfy_proxy.cluster.planning.figures import MAX_KEPT, Figures, tie_s
-from comfy_proxy.cluster.planning.late_runs import gains_in_s
+from comfy_proxy.cluster.planning.late_runs import LateRun
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.planning.slot import Standing
 from comfy_proxy.cluster.planning.work import Work
@@ -330,16 +330,23 @@ async def test_when_a_move_gains_because_what_runs_is_late(
     waits_behind(planner, one, 1, A)
     has_loaded(planner, two, "b")
     planner.asked(B)
-    assert gains_in_s(planner, "moving", one, two, clock.monotonic()) is None
+
+    def gains_in_s() -> float | None:
+        slot = planner.lines[one].find("moving")
+        assert slot is not None
+        (figure,) = planner.figures(slot, [two])
+        return LateRun(planner, one, clock.monotonic()).gains_in_s(slot, figure)
+
+    assert gains_in_s() is None
     planner.lines[one].begin(0, clock.monotonic())
     assert not planner.gains("moving", one, two)
-    seconds = gains_in_s(planner, "moving", one, two, clock.monotonic())
+    seconds = gains_in_s()
     assert seconds is not None
-    await clock.advance(seconds - 0.1)
+    await clock.advance(seconds - 0.001)
     assert not planner.gains("moving", one, two)
-    await clock.advance(0.2)
+    await clock.advance(0.001)
     assert planner.gains("moving", one, two)
-    assert gains_in_s(planner, "moving", one, two, clock.monotonic()) is None
+    assert gains_in_s() is None
 
 
 def test_while_nothing_is_known_a_move_is_as_ever(clock: ManualClock) -> None:

@@ -7,27 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestClient
 from manual_clock import ManualClock, settle
 from yarl import URL
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.soon import PAUSE_TIMES, Pace
-from comfy_proxy.gateway.prompts.late_runs import LateRuns
 from comfy_proxy.gateway.prompts.rebalancer import Rebalancer
-from comfy_proxy.gateway.prompts.uneven import Uneven
-
-
-class Even(Uneven):
-    """Nothing waits anywhere."""
-
-    def __init__(self) -> None:
-        """It needs to know nobody."""
-
-    def gains_in_s(self) -> float | None:
-        return None
-
-    def unheard(self) -> Iterator[tuple[Instance, object, float]]:
-        return iter(())
+from comfy_proxy.keys import CLUSTER, GATEWAY
 
 
 class Looks:
@@ -45,7 +32,7 @@ class Looks:
         self._cpu_s = 0.0
         self.takes(0.0)
         self.rebalancer._uneven = SimpleNamespace(pairs=self._pairs)  # type: ignore[assignment]
-        self.rebalancer._late_runs = LateRuns(cluster, ledger, Even(), self.rebalancer.consider)
+        self.rebalancer._late_runs._instances = lambda: ()  # nothing waits anywhere
 
     def takes(self, cpu_s: float) -> float:
         """A look takes so many CPU seconds from now on."""
@@ -110,3 +97,17 @@ async def test_a_check_that_passes_while_it_looks_is_news_only_if_it_did_not_cou
     looks.rebalancer.consider()
     await settle()
     assert len(looks.at) == 3
+
+
+async def test_it_looks_when_a_job_has_left_and_not_for_the_places_that_it_takes_itself(
+    proxy: TestClient[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ``status`` that tells of the job's end may come before its place is given back."""
+    woken: list[bool] = []
+    worker = proxy.app[GATEWAY].rebalancer._worker
+    monkeypatch.setattr(worker, "wake", lambda: woken.append(True))
+    scheduler, (one, _) = proxy.app[CLUSTER].scheduler, proxy.app[CLUSTER].instances
+    scheduler.enter(one).release()
+    assert not woken
+    scheduler._placement(one, lambda instance: True).release()
+    assert woken
