@@ -12,6 +12,7 @@ from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
+from comfy_proxy.cluster.object_info.dead_links import DeadLink, dead_link
 from comfy_proxy.cluster.planning.work import Work, work_of
 from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
@@ -61,6 +62,12 @@ class GraphSupport:
             return None
         work = work_of(graph, self._cache.richest())
         return work if len(work.models) <= MAX_MODELS else None
+
+    def dead_link(self, graph: Mapping[str, Any]) -> DeadLink | None:
+        """A link of ``graph`` to no node that would stop the instance that runs it, as far as the
+        classes are known; None if there is none, or for a graph beyond ``MAX_INPUTS``."""
+        catalog = self._cache.richest()
+        return dead_link(graph, catalog) if catalog and is_readable(graph) else None
 
     async def lacks_of(
         self, graph: Mapping[str, Any], instances: Iterable[Instance]

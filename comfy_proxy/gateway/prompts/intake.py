@@ -12,6 +12,7 @@ from aiohttp import web
 from comfy_proxy.bodies import ClientBody
 from comfy_proxy.client_identity import client_of
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.errors import RequestError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.charsets import body_charset
 from comfy_proxy.gateway.exchange.context import CONTEXT
@@ -96,7 +97,15 @@ class PromptIntake:
         return native.relayed(await self._submitted(request, str(prompt_id), post))
 
     async def _submitted(self, request: web.Request, prompt_id: str, post: ClientPost) -> Answer:
-        work = self._cluster.graph_support.work(post.graph)
+        support = self._cluster.graph_support
+        if (dead := support.dead_link(post.graph)) is not None:
+            raise RequestError(
+                f"The input {dead.input_name} of node {dead.node_id} is linked to node"
+                f" {dead.target}, which is not there.",
+                code="invalid_prompt",
+                details={"node_id": dead.node_id, "input_name": dead.input_name},
+            )
+        work = support.work(post.graph)
         prompt = Prompt(prompt_id=prompt_id, post=post, work=work)
         submitting = self._begin(self._submissions.submit(prompt, post))
         instance, answer = await asyncio.shield(submitting)

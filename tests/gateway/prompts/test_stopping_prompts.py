@@ -1,4 +1,4 @@
-"""A prompt so deep that copying it would stop its instance is refused, however it comes."""
+"""A prompt that would stop the instance which takes it is refused, however it comes."""
 
 from __future__ import annotations
 
@@ -61,3 +61,15 @@ async def test_what_is_no_charset_has_comfyuis_answer(proxy: Http, charset: str)
     headers = {"Content-Type": f"application/json; charset={charset}"}
     async with proxy.post("/prompt", data=b"{}", headers=headers) as answer:
         assert answer.status in (400, 500)
+
+
+async def test_a_link_to_nothing_that_comfyui_does_not_check(proxy: Http, workers: Workers) -> None:
+    """The instances have told what they can run: by that it is known."""
+    await ended(proxy, await post(proxy, graph(0.0)))
+    prompt = graph()
+    prompt["3"]["inputs"]["more"] = ["99", 0.5]
+    async with proxy.post("/prompt", json={"prompt": prompt}) as answer:
+        told: Json = await answer.json()
+    assert (answer.status, told["code"]) == (400, "invalid_prompt")
+    assert told["details"] == {"node_id": "3", "input_name": "more"}
+    assert sum(len(worker.submitted) for worker in workers) == 1
