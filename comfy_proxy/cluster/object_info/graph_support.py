@@ -12,7 +12,7 @@ from comfy_proxy.cluster.health_checker import HealthChecker
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
-from comfy_proxy.cluster.object_info.dead_links import DeadLink, dead_link
+from comfy_proxy.cluster.object_info.fatal_graph import fatal_flaw
 from comfy_proxy.cluster.planning.work import Work, work_of
 from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.errors import InstanceError
@@ -63,11 +63,11 @@ class GraphSupport:
         work = work_of(graph, self._cache.richest())
         return work if len(work.models) <= MAX_MODELS else None
 
-    def dead_link(self, graph: Mapping[str, Any]) -> DeadLink | None:
-        """A link of ``graph`` to no node that would stop the instance that runs it, as far as the
-        classes are known; None if there is none, or for a graph beyond ``MAX_INPUTS``."""
-        catalog = self._cache.richest()
-        return dead_link(graph, catalog) if catalog and is_readable(graph) else None
+    def fatal_flaw(self, graph: Mapping[str, Any]) -> str | None:
+        """What in ``graph`` would stop the instance that runs it, as far as the classes are known,
+        in a sentence; None for nothing, or for a graph beyond ``MAX_NODES`` or ``MAX_INPUTS``."""
+        catalog = self._cache.richest() or _NOTHING_KNOWN
+        return fatal_flaw(graph, catalog) if is_readable(graph) else None
 
     async def lacks_of(
         self, graph: Mapping[str, Any], instances: Iterable[Instance]

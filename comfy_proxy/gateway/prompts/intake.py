@@ -98,13 +98,8 @@ class PromptIntake:
 
     async def _submitted(self, request: web.Request, prompt_id: str, post: ClientPost) -> Answer:
         support = self._cluster.graph_support
-        if (dead := support.dead_link(post.graph)) is not None:
-            raise RequestError(
-                f"The input {dead.input_name} of node {dead.node_id} is linked to node"
-                f" {dead.target}, which is not there.",
-                code="invalid_prompt",
-                details={"node_id": dead.node_id, "input_name": dead.input_name},
-            )
+        if (flaw := support.fatal_flaw(post.graph)) is not None:
+            raise RequestError(flaw, code="invalid_prompt", details={"field": "prompt"})
         work = support.work(post.graph)
         prompt = Prompt(prompt_id=prompt_id, post=post, work=work)
         submitting = self._begin(self._submissions.submit(prompt, post))

@@ -71,5 +71,5 @@ async def test_a_link_to_nothing_that_comfyui_does_not_check(proxy: Http, worker
     async with proxy.post("/prompt", json={"prompt": prompt}) as answer:
         told: Json = await answer.json()
     assert (answer.status, told["code"]) == (400, "invalid_prompt")
-    assert told["details"] == {"node_id": "3", "input_name": "more"}
+    assert told["details"] == {"field": "prompt"}
     assert sum(len(worker.submitted) for worker in workers) == 1

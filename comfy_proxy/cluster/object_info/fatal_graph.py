@@ -1,9 +1,12 @@
-"""A link to a node that is not there, where ComfyUI does not see it before it runs the prompt.
+"""What in a graph would stop the instance that takes it, though ComfyUI does not refuse it.
 
-ComfyUI checks the inputs that a class declares and refuses a prompt in which one of them is linked
-to nothing. Of other inputs it sees the links only when it has taken the prompt from its queue: then
-the exception (``NodeNotFoundError``, ``execution.py`` before its loop, 0.3.75) ends the thread that
-runs prompts, and the instance answers, but runs nothing any more. Pure.
+* A chain of very many nodes (``chains.py``).
+* A link to a node that is not there. ComfyUI refuses it for an input that its class declares. Of
+  other inputs it sees the links only when it has taken the prompt from its queue: then the
+  exception (``NodeNotFoundError``, 0.3.75) ends the thread that runs prompts, and the instance
+  answers, but runs nothing any more.
+
+Pure.
 """
 
 from __future__ import annotations
@@ -11,23 +14,40 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
+from comfy_proxy.cluster.chains import MAX_CHAIN, longest_chain
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 
 Graph = Mapping[str, Any]
 
 
-class DeadLink(NamedTuple):
-    """The input of the node that is linked to ``target``, which is no node of the graph."""
+class _Link(NamedTuple):
+    """The input of the node that is linked to the node ``target``."""
 
     node_id: str
     input_name: str
     target: str
 
 
-def dead_link(graph: Graph, catalog: NodeCatalog) -> DeadLink | None:
-    """The first one that would end the thread, by the classes of ``catalog``; None if there is
-    none. What no output needs is not run, and may be linked to anything."""
+def fatal_flaw(graph: Graph, catalog: NodeCatalog) -> str | None:
+    """In a sentence what would stop an instance with the classes of ``catalog``; None if nothing
+    would."""
     nodes = {node_id: node for node_id, node in graph.items() if _inputs(node) is not None}
+    if len(nodes) > MAX_CHAIN:
+        reads = {one: [link.target for link in _links(one, nodes)] for one in nodes}
+        length, circles = longest_chain(reads)
+        if length + len(circles) > MAX_CHAIN:
+            return f"More than {MAX_CHAIN} nodes of the prompt hang one behind the other."
+    if (dead := _dead_link(nodes, catalog)) is not None:
+        return (
+            f"The input {dead.input_name} of node {dead.node_id} is linked to node {dead.target},"
+            " which is not there."
+        )
+    return None
+
+
+def _dead_link(nodes: Graph, catalog: NodeCatalog) -> _Link | None:
+    """The first link to nothing that ends the thread. What no output needs is not run, and may be
+    linked to anything."""
     dead = [one for node_id in nodes for one in _links(node_id, nodes) if one.target not in nodes]
     if not dead:
         return None  # as nearly always
@@ -55,13 +75,13 @@ def _reached(outputs: Iterable[str], nodes: Graph, catalog: NodeCatalog | None =
     return reached
 
 
-def _links(node_id: str, nodes: Graph) -> Iterator[DeadLink]:
+def _links(node_id: str, nodes: Graph) -> Iterator[_Link]:
     """Those of its inputs, as ComfyUI takes them (by its ``is_link``)."""
     for name, value in nodes[node_id]["inputs"].items():
         if not isinstance(value, list) or len(value) != 2:
             continue
         if isinstance(value[0], str) and isinstance(value[1], int | float):
-            yield DeadLink(node_id, name, value[0])
+            yield _Link(node_id, name, value[0])
 
 
 def _inputs(node: Any) -> Mapping[str, Any] | None:
@@ -74,6 +94,6 @@ def _is_output(node: Any, catalog: NodeCatalog) -> bool:
     return node_class is not None and node_class.is_output
 
 
-def _declares(link: DeadLink, nodes: Graph, catalog: NodeCatalog) -> bool:
+def _declares(link: _Link, nodes: Graph, catalog: NodeCatalog) -> bool:
     node_class = catalog.get(str(nodes[link.node_id].get("class_type")))
     return node_class is not None and node_class.declares(link.input_name)

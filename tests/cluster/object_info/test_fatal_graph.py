@@ -1,4 +1,4 @@
-"""dead_links.py: links to nothing that ComfyUI would find too late, and no others."""
+"""fatal_graph.py: what ComfyUI would find too late, and nothing else."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from comfy_proxy.cluster.chains import MAX_CHAIN
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
-from comfy_proxy.cluster.object_info.dead_links import DeadLink, dead_link
+from comfy_proxy.cluster.object_info.fatal_graph import fatal_flaw
 
 CATALOG = NodeCatalog.from_json(
     {
@@ -16,6 +17,12 @@ CATALOG = NodeCatalog.from_json(
         "Save": {"input": {"required": {"images": ["IMAGE"]}}, "output_node": True},
     }
 )
+
+
+def flaw(node_id: str, input_name: str, target: str) -> str:
+    return (
+        f"The input {input_name} of node {node_id} is linked to node {target}, which is not there."
+    )
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
@@ -34,18 +41,18 @@ def graph(**scale: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("slot", [0, 0.5, -1, True])
 def test_an_input_that_nobody_declares(slot: Any) -> None:
     """ComfyUI takes any number for a link's."""
-    assert dead_link(graph(more=["99", slot]), CATALOG) == DeadLink("2", "more", "99")
+    assert fatal_flaw(graph(more=["99", slot]), CATALOG) == flaw("2", "more", "99")
 
 
 def test_one_behind_such_an_input_though_it_is_declared() -> None:
     """What only an input leads to that nobody declares is not checked either."""
     found = graph(more=["4", 0]) | {"4": node("Scale", image=["99", 0])}
-    assert dead_link(found, CATALOG) == DeadLink("4", "image", "99")
+    assert fatal_flaw(found, CATALOG) == flaw("4", "image", "99")
 
 
 @pytest.mark.parametrize("target", [None, [], {"class_type": "Make"}, {"inputs": []}])
 def test_what_it_leads_to_has_no_inputs(target: Any) -> None:
-    assert dead_link(graph(more=["4", 0]) | {"4": target}, CATALOG) == DeadLink("2", "more", "4")
+    assert fatal_flaw(graph(more=["4", 0]) | {"4": target}, CATALOG) == flaw("2", "more", "4")
 
 
 @pytest.mark.parametrize(
@@ -62,8 +69,27 @@ def test_what_it_leads_to_has_no_inputs(target: Any) -> None:
     ],
 )
 def test_what_comfyui_runs_or_refuses_itself(found: dict[str, Any]) -> None:
-    assert dead_link(found, CATALOG) is None
+    assert fatal_flaw(found, CATALOG) is None
 
 
 def test_of_no_class_is_it_known_what_it_declares() -> None:
-    assert dead_link(graph(more=["99", 0]), NodeCatalog()) is None
+    assert fatal_flaw(graph(more=["99", 0]), NodeCatalog()) is None
+
+
+def chain(length: int, **last: Any) -> dict[str, Any]:
+    """So many nodes, each of which reads the one before it, by an input that it declares."""
+    found = {str(at): node("Scale", image=[str(at - 1), 0]) for at in range(2, length)}
+    return found | {"1": node("Make", **last), "save": node("Save", images=[str(length - 1), 0])}
+
+
+def test_a_chain_that_comfyui_cannot_follow() -> None:
+    """Also where no class is known, and what is in a circle counts as a chain."""
+    refused = f"More than {MAX_CHAIN} nodes of the prompt hang one behind the other."
+    assert fatal_flaw(chain(MAX_CHAIN), CATALOG) is None
+    assert fatal_flaw(chain(MAX_CHAIN + 1), NodeCatalog()) == refused
+    assert fatal_flaw(chain(MAX_CHAIN + 1, more=["save", 0]), CATALOG) == refused
+
+
+def test_many_nodes_side_by_side_are_no_chain() -> None:
+    wide = {str(at): node("Scale", image=["1", 0]) for at in range(2, 2 * MAX_CHAIN)}
+    assert fatal_flaw(graph() | wide, CATALOG) is None
