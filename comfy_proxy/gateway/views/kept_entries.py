@@ -29,7 +29,6 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.files.told_files import told_files
 from comfy_proxy.gateway.views.history_entries import Change, ShownEntry
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
-from comfy_proxy.json_scanner import ANY, TEXT, Shape
 from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
 from comfy_proxy.observers import tell
 
@@ -43,19 +42,6 @@ MAX_ENTRY_BYTES = 8 * 2**20
 """Bytes of an entry, its graph included. A longer entry is kept without its graph and without what
 came with that (both are ``{}``): that is mostly pictures, which cannot be packed. They would take
 the place of hundreds of other entries, and to unpack them would stop the event loop each time."""
-KEPT: Shape = {
-    ANY: {
-        b"prompt": {
-            0: {},
-            2: {ANY: {}},
-            3: {b"create_time": {}, b"extra_pnginfo": {b"workflow": {b"id": {}}}},
-        },
-        b"outputs": TEXT,
-        b"status": TEXT,
-        b"meta": TEXT,
-    }
-}
-"""What to read of an entry that is to be kept: HISTORY_WITH_NODES, and what its job is to tell."""
 _NUMBER = b"\0number\0"
 
 
@@ -90,9 +76,9 @@ class KeptEntry:
         storage: SharedStorage,
         kept_at: float,
     ) -> KeptEntry | None:
-        """``entry`` of the ``answer`` of ``instance``, which was scanned for KEPT. None if it has
-        not the form of ComfyUI's, or is longer than MAX_ENTRY_BYTES even without its graph. To pack
-        a long entry takes a while: call it in a thread then."""
+        """``entry`` of the ``answer`` of ``instance``, which was scanned for HISTORY_TO_KEEP. None
+        if it has not the form of ComfyUI's, or is longer than MAX_ENTRY_BYTES even without its
+        graph. To pack a long entry takes a while: call it in a thread then."""
         if entry.prompt_id is None or entry.number is None:
             return None
         shown = ShownEntry.of(entry, answer, instance, storage)
@@ -194,7 +180,8 @@ class KeptEntries:
     """Entries by prompt id, the one that was kept first at the front.
 
     ``on_kept`` callbacks hear each entry that is kept from now on, ``on_gone`` the prompt id of
-    each that is forgotten, for whatever reason.
+    each that is forgotten, for whatever reason, and ``on_files_gone`` the entry if the
+    reason is that its files cannot be had any more.
     """
 
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -205,6 +192,7 @@ class KeptEntries:
         self._proven: dict[str, float] = {}
         self.on_kept: list[Callable[[KeptEntry], None]] = []
         self.on_gone: list[Callable[[str], None]] = []
+        self.on_files_gone: list[Callable[[KeptEntry], None]] = []
 
     def __repr__(self) -> str:
         return f"<KeptEntries {len(self._entries)}, {self._bytes} B>"
@@ -255,6 +243,11 @@ class KeptEntries:
                 self._bytes -= entry.size
                 tell(self.on_gone, prompt_id)
 
+    def files_gone(self, entry: KeptEntry) -> None:
+        """Forget ``entry``: its files are gone from its instance, or are another prompt's now."""
+        self.delete([entry.prompt_id])
+        tell(self.on_files_gone, entry)
+
     def removed(self, instance: Instance, common: Container[str]) -> None:
         """``instance`` was removed. Its entries are kept only if all their files are of kinds for
         which all instances share one directory (``common``), so that others can serve them."""
@@ -262,7 +255,7 @@ class KeptEntries:
             if all(file.type in common for file in one.files):
                 self._entries[one.prompt_id] = replace(one, instance=None)
             else:
-                self.delete([one.prompt_id])
+                self.files_gone(one)
 
     def clear(self) -> None:
         """Forget all entries."""
