@@ -35,9 +35,10 @@ MAX_UNTOLD_BYTES: Final = 32 * 2**20
 """Bytes of the bodies with which these were posted; beyond them too the first ones count as
 told."""
 AGAIN_S: Final = 60.0
-"""Seconds after its end in which a prompt may run once more because its files are gone: a client
-that polls asks within them. Later it is failed, so that a disk which is emptied has not all runs of
-the last hours repeated for clients that never ask."""
+"""Seconds after its end in which the files of a prompt are looked for when its instance was in
+trouble, and in which it may run once more: a client that polls asks within them. Later they are
+looked for when it is asked for, and it has failed then, so that a disk which is emptied has not all
+runs of the last hours repeated for clients that never ask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,15 @@ class LostResults:
             self._add(_Untold(prompt, self._cluster.clock.monotonic(), again))
 
     def untold_at(self, instance: Instance) -> list[str]:
-        """The ids of those that have ended there."""
-        return [key for key, one in self._untold.items() if one.prompt.instance is instance]
+        """The ids of those that have ended there within AGAIN_S."""
+        return [
+            prompt_id
+            for prompt_id, one in self._untold.items()
+            if one.prompt.instance is instance and self._is_fresh(one)
+        ]
+
+    def _is_fresh(self, one: _Untold) -> bool:
+        return self._cluster.clock.monotonic() - one.ended_at <= AGAIN_S
 
     def shown(self, prompt_ids: Iterable[str | None] | None) -> None:
         """A client was shown that these prompts have ended (None: all of them), has deleted them,
@@ -132,8 +140,7 @@ class LostResults:
         untold, instance = self._take(entry.prompt_id), entry.instance
         if untold is None or instance is None:
             return
-        is_fresh = self._cluster.clock.monotonic() - untold.ended_at <= AGAIN_S
-        if not is_fresh or not self._runs_again(untold, instance):
+        if not self._is_fresh(untold) or not self._runs_again(untold, instance):
             self._fail(untold.prompt, instance)
 
     def _add(self, one: _Untold) -> None:

@@ -23,6 +23,7 @@ from comfy_proxy.errors import ComfyProxyError, InstanceError, UnavailableError
 from comfy_proxy.gateway.exchange.native import LONG_BYTES
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer, ask_queue, ask_scanned
 from comfy_proxy.gateway.files.shared_storage import SharedStorage
+from comfy_proxy.gateway.views.heard_entries import HeardEntries
 from comfy_proxy.gateway.views.kept_entries import (
     MAX_ENTRY_BYTES,
     KeptEntries,
@@ -44,7 +45,7 @@ class Losses(Protocol):
     """What becomes of prompts whose results are lost: ``prompts/lost_results.py``."""
 
     def untold_at(self, instance: Instance, /) -> Collection[str]:
-        """Prompts that have ended well there, which nobody was told."""
+        """Prompts that have ended well there just now, which nobody was told."""
 
     def shown(self, prompt_ids: Iterable[str | None] | None, /) -> None:
         """A client was shown that these have ended, or has deleted them; None: all."""
@@ -76,18 +77,27 @@ class HistoryKeeper:
     and write it takes ComfyUI seconds in which its event loop does nothing else. It is kept when a
     client asks for it (:meth:`read`).
 
-    ``losses`` is told of what is lost: an entry of ``wanted`` that its instance had no longer when
-    it was asked, and one whose files are gone before anybody was told of its end.
+    An entry of ``wanted`` that its instance has no longer when it is asked is put together of what
+    was ``heard``, if its files are there. ``losses`` is told of what is lost: if that cannot be
+    done, and if the files of an entry are gone before anybody was told of its end.
     """
 
     def __init__(
-        self, cluster: Cluster, storage: SharedStorage, entries: KeptEntries, losses: Losses
+        self,
+        cluster: Cluster,
+        storage: SharedStorage,
+        entries: KeptEntries,
+        wanted: WantedEntries,
+        *,
+        heard: HeardEntries,
+        losses: Losses,
     ) -> None:
         self._cluster = cluster
         self._storage = storage
+        self._heard = heard
         self.losses = losses
         self.entries = entries
-        self.wanted = WantedEntries()
+        self.wanted = wanted
         self._readers = InstanceTasks(cluster.instances, self._read_all, "keep the history of")
         entries.on_files_gone.append(losses.files_gone)
         cluster.instances.on_removed.append(self._removed)
@@ -179,7 +189,11 @@ class HistoryKeeper:
         if isinstance(found, KeptEntry):
             self.entries.add(found)
         elif found is _Without.LOST:
-            self.losses.unread(prompt, instance)
+            made = await self._heard.entry(prompt, instance)
+            if made is not None:
+                self.entries.add(made)
+            if made is None or not await stands_in(made, (instance,), self.entries, self._cluster):
+                self.losses.unread(prompt, instance)
         elif found is _Without.UNWRITTEN or self.wanted.was_absent(prompt_id, instance):
             return
         self.wanted.drop(prompt_id, instance)

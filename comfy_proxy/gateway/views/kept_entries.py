@@ -22,6 +22,7 @@ from typing import Any
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import Job, ended_job, whole_job
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
+from comfy_proxy.cluster.prompt_outcomes import ended_at
 from comfy_proxy.gateway.exchange.pieces import Piece, joined, length
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.file_name import FileName
@@ -104,6 +105,29 @@ class KeptEntry:
             packed=zlib.compress(before + after, 1),
             packed_job=zlib.compress(dumps(job), 1),
             files=tuple(_files(None if entry.outputs is None else entry.outputs.data())),
+        )
+
+    @classmethod
+    def made(
+        cls, entry: dict[str, Any], instance: Instance, storage: SharedStorage, kept_at: float
+    ) -> KeptEntry:
+        """``entry``, as ComfyUI would have written it, of a prompt that has ended at ``instance``.
+        To pack a long one takes a while: call it in a thread then."""
+        own, prompt_id, *row = entry["prompt"]
+        shown = {**entry, "outputs": storage.prefixed(entry["outputs"], instance)}
+        before = dumps_exact(prompt_id) + b': {"prompt": ['
+        rest = dumps_exact({key: value for key, value in shown.items() if key != "prompt"})
+        after = b", " + dumps_exact([prompt_id, *row])[1:] + b", " + rest[1:]
+        return cls(
+            prompt_id=prompt_id,
+            instance=instance,
+            kept_at=kept_at,
+            ended_ms=ended_at(entry),
+            own=own,
+            split=len(before),
+            packed=zlib.compress(before + after, 1),
+            packed_job=zlib.compress(dumps(ended_job(shown)), 1),
+            files=tuple(_files(entry["outputs"])),
         )
 
     @property

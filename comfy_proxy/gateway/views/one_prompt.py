@@ -115,6 +115,8 @@ class OnePrompt:
             return await self._read(request, prompt_id, told, asked_at)
         if kept is not None and await stands_in(kept, told.asked, self._kept, self._cluster):
             return await self._shown(request, kept, unasked(self._cluster, told.asked))
+        if (own := self._own_history.entry(prompt_id)) is not None:  # made just now
+            return await self._shown(request, OwnEntry(prompt_id=prompt_id, entry=own))
         if (owner := self._owners.ended_away(prompt_id, told.asked)) is not None:
             raise away(owner)
         return await native.relayed_scanned(request, told.answer)

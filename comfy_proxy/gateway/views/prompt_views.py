@@ -8,6 +8,7 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.views.by_pattern import ByPattern, Views
 from comfy_proxy.gateway.views.commands import Commands
 from comfy_proxy.gateway.views.ended_prompts import EndedPrompts
+from comfy_proxy.gateway.views.heard_entries import HeardEntries
 from comfy_proxy.gateway.views.history import MergedHistory
 from comfy_proxy.gateway.views.history_entries import EndsSeen, OwnEntries
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper, Losses
@@ -18,6 +19,7 @@ from comfy_proxy.gateway.views.one_prompt import OnePrompt
 from comfy_proxy.gateway.views.owner import PromptOwners
 from comfy_proxy.gateway.views.queue import MergedQueue
 from comfy_proxy.gateway.views.queue_rows import Bodies, LedgerRows
+from comfy_proxy.gateway.views.wanted_entries import WantedEntries
 from comfy_proxy.ledger.ledger import Ledger
 
 
@@ -47,8 +49,10 @@ class PromptViews:
         self._numbers = HistoryNumbers()
         self._owners = PromptOwners(cluster, ledger)
         self.kept = KeptEntries()
-        self.keeper = HistoryKeeper(cluster, storage, self.kept, losses)
-        self._known = LedgerRows(ledger, bodies, self.keeper.wanted.at)
+        wanted = WantedEntries()
+        self._known = LedgerRows(ledger, bodies, wanted.at)
+        heard = HeardEntries(made_files.outputs, wanted, self._known, storage)
+        self.keeper = HistoryKeeper(cluster, storage, self.kept, wanted, heard=heard, losses=losses)
         self.commands = Commands(
             cluster, ledger, self._owners, own_history=own_history, keeper=self.keeper
         )
