@@ -252,16 +252,23 @@ class HistoryKeeper:
         return _Without.ABSENT
 
     async def read(
-        self, entry: HistoryEntry, answer: ScannedAnswer, instance: Instance, asked_at: float
+        self,
+        entry: HistoryEntry,
+        answer: ScannedAnswer,
+        instance: Instance,
+        asked_at: float,
+        *,
+        shown: bool = False,
     ) -> None:
         """``entry`` was read in an ``answer`` of ``instance``, which was asked for at ``asked_at``
         (monotonic seconds) and was scanned for HISTORY_TO_KEEP: keep it if it is wanted, so that it
-        is not asked for twice, or if it is long."""
+        is not asked for twice, or if it is long and is ``shown`` to a client."""
         prompt_id = entry.prompt_id
         if prompt_id is None:
             return
         is_wanted = self.wanted.find(prompt_id, instance) is not None
-        if not is_wanted and (not is_long(entry) or self.entries.find(prompt_id) is not None):
+        is_new = shown and is_long(entry) and self.entries.find(prompt_id) is None
+        if not is_wanted and not is_new:
             return
         try:
             kept = await self._packed(entry, answer, instance, asked_at)

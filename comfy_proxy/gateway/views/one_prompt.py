@@ -134,7 +134,7 @@ class OnePrompt:
         self._ends_seen(read, instance, read)
         if not is_reused:
             for entry in entries:
-                await self._keeper.read(entry, answer, instance, asked_at)
+                await self._keeper.read(entry, answer, instance, asked_at, shown=True)
         self._keeper.losses.shown(read)
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
