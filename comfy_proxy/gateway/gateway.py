@@ -229,6 +229,7 @@ class Gateway:
         instance.on_circuit.append(partial(self._circuit_changed, instance))
         instance.on_interruption.append(self.state.interrupted)
         instance.on_interruption.append(self.upload_limits.forget)
+        instance.on_interruption.append(self.made_files.outputs.interrupted)
         instance.on_interruption.append(self.told.interrupted)
         instance.on_interruption.append(self.files.disks.interrupted)
 

@@ -363,7 +363,8 @@ async def test_an_instance_that_starts_again_before_the_end_was_read(
     wanted = proxy.app[GATEWAY].views.keeper.wanted
     await until(lambda: wanted.instance_of(job["id"]))
     maker = next(one for one in workers if job["id"] in one.executed)
-    await maker.kill()
+    maker.refuse_connections()
+    maker.drop_connections()
     for worker in workers:
         worker.faults.clear()
     await maker.restart(keep_files=keep_files)

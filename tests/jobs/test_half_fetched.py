@@ -135,7 +135,8 @@ async def test_an_instance_that_starts_again_before_its_results_were_asked_for(
         job_id = (await answer.json())["job_id"]
     await until(lambda: any(worker.executed for worker in workers))
     [maker] = [worker for worker in workers if worker.executed]
-    await maker.kill()
+    maker.refuse_connections()
+    maker.drop_connections()
     for worker in workers:
         worker.faults.clear()
     await maker.restart(keep_files=False)

@@ -98,7 +98,7 @@ class FrameBooking:
         match seen:
             case Began(prompt_id=prompt_id):
                 self._first_tries[instance].discard(prompt_id)  # its socket has missed the rest
-                self._made_files.outputs.began(prompt_id)
+                self._made_files.outputs.began(prompt_id, instance)
                 self._ledger.apply(events.Began(prompt_id=prompt_id, instance=instance))
             case Cached(prompt_id=prompt_id, nodes=nodes):
                 self._ledger.apply(

@@ -34,7 +34,7 @@ class HeardResults:
 
 
 class HeardOutputs:
-    """By prompt id."""
+    """By prompt id: of each that was heard from its beginning on, without a break."""
 
     def __init__(self) -> None:
         self._heard: OrderedDict[str, HeardResults] = OrderedDict()
@@ -43,23 +43,21 @@ class HeardOutputs:
     def __repr__(self) -> str:
         return f"<HeardOutputs of {len(self._heard)} prompts, {self._bytes} B>"
 
-    def began(self, prompt_id: str) -> None:
+    def began(self, prompt_id: str, instance: Instance) -> None:
         """It begins, perhaps anew: what was told before is not of this run."""
         self.forget(prompt_id)
+        self._heard[prompt_id] = HeardResults(instance=instance)
+        self._bound()
 
     def executed(
         self, prompt_id: str, node: str, output: Mapping[str, Any], size: int, instance: Instance
     ) -> None:
         """``instance`` tells, in a frame of ``size`` bytes, what ``node`` has made."""
-        found = self._heard.get(prompt_id)
-        if found is None or found.instance is not instance:
-            self.forget(prompt_id)
-            found = self._heard[prompt_id] = HeardResults(instance=instance)
-        found.outputs[node] = output
-        found.size += size
-        self._bytes += size
-        while self._heard and (len(self._heard) > MAX_PROMPTS or self._bytes > MAX_BYTES):
-            self.forget(next(iter(self._heard)))
+        if (found := self.find(prompt_id, instance)) is not None:
+            found.outputs[node] = output
+            found.size += size
+            self._bytes += size
+            self._bound()
 
     def ended(self, prompt_id: str, told: Mapping[str, Any]) -> None:
         """The event of its end is there."""
@@ -67,9 +65,20 @@ class HeardOutputs:
             found.ended_ms = finite(told.get("timestamp")) or None
 
     def find(self, prompt_id: str, instance: Instance) -> HeardResults | None:
-        """What ``instance`` told of it; None if it told no results, or these are forgotten."""
+        """All that ``instance`` told of it; None if some of that was not heard, or is forgotten."""
         found = self._heard.get(prompt_id)
         return found if found is not None and found.instance is instance else None
+
+    def interrupted(self, instance: Instance) -> None:
+        """A connection to ``instance`` broke: what it told of prompts that run may have been
+        missed."""
+        for prompt_id, found in tuple(self._heard.items()):
+            if found.instance is instance and found.ended_ms is None:
+                self.forget(prompt_id)
+
+    def _bound(self) -> None:
+        while len(self._heard) > MAX_PROMPTS or self._bytes > MAX_BYTES:
+            self.forget(next(iter(self._heard)))
 
     def forget(self, prompt_id: str) -> None:
         """Its entry was read, or is not to be read."""

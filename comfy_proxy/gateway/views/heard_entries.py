@@ -8,6 +8,8 @@ may be there still: then this is what ComfyUI would have said, without the messa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.gateway.exchange.native import LONG_BYTES
@@ -39,10 +41,12 @@ class HeardEntries:
 
     async def entry(self, prompt: Prompt, instance: Instance) -> KeptEntry | None:
         """The entry of a success of which ``instance`` told; None if no frame told any result of
-        it. Its files may be gone: see ``kept_files.py``."""
+        it that lasts. Its files may be gone: see ``kept_files.py``."""
         heard = self._outputs.find(prompt.prompt_id, instance)
         sent_at = [one.sent_at for one in prompt.attempts if one.instance is instance]
         if heard is None or heard.ended_ms is None or not sent_at:
+            return None
+        if not (outputs := dict(_lasting(heard.outputs))):
             return None
         if prompt.end is None or prompt.end.ending is not Ending.SUCCESS:
             return None
@@ -50,7 +54,7 @@ class HeardEntries:
         end = {"prompt_id": prompt.prompt_id, "timestamp": heard.ended_ms}
         entry = {
             "prompt": row,
-            "outputs": heard.outputs,
+            "outputs": outputs,
             "status": {
                 "status_str": "success",
                 "completed": True,
@@ -66,3 +70,25 @@ class HeardEntries:
     def _changed(self, prompt_id: str) -> None:
         if self._wanted.instance_of(prompt_id) is None:
             self._outputs.forget(prompt_id)
+
+
+def _lasting(outputs: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """``outputs`` without previews: ComfyUI empties its directory of temporary files when it
+    starts."""
+    for node, output in outputs.items():
+        lasting = {
+            kind: [one for one in made if not _is_temporary(one)]
+            if isinstance(made, list)
+            else made
+            for kind, made in output.items()
+        }
+        if lasting == output or any(_files(made) for made in lasting.values()):
+            yield node, lasting
+
+
+def _files(made: Any) -> list[Any]:
+    return [one for one in made if isinstance(one, dict)] if isinstance(made, list) else []
+
+
+def _is_temporary(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("type") == "temp"

@@ -38,10 +38,23 @@ def unread(workers: Workers) -> None:
         worker.faults.hang = ("/history",)
 
 
-async def starts_again(http: Http, worker: EmbeddedWorker, *, keep_files: bool = False) -> None:
-    """Its process ends, another one takes its place, and the proxy knows what it has lost."""
-    await worker.kill()
-    worker.faults.clear()
+async def starts_again(
+    http: Http, workers: Workers, prompt_id: str | None = None, *, keep_files: bool = False
+) -> None:
+    """The process of who ran the prompt (None: of both) ends, another one takes its place, and the
+    proxy knows what it has lost."""
+    for worker in workers:
+        if prompt_id is None or prompt_id in worker.started:
+            worker.refuse_connections()
+            worker.drop_connections()  # else its kill waits for what hangs
+    for worker in workers:
+        worker.faults.clear()
+    for worker in workers:
+        if prompt_id is None or prompt_id in worker.started:
+            await comes_back(http, worker, keep_files=keep_files)
+
+
+async def comes_back(http: Http, worker: EmbeddedWorker, *, keep_files: bool) -> None:
     await worker.restart(keep_files=keep_files)
     await recover(http, worker)
     keeper, instance = http.app[GATEWAY].views.keeper, instance_of(http, worker)
@@ -87,7 +100,7 @@ async def test_a_success_that_was_told_fails_with_the_reason(proxy: Http, worker
     async with listening(proxy) as listener:
         prompt_id = await post(proxy, client_id=listener.client_id)
         await over(listener, prompt_id)
-        await starts_again(proxy, worker_of(workers, prompt_id))
+        await starts_again(proxy, workers, prompt_id)
         entry = await shown_once(proxy, prompt_id)
         kind, told = end_of(entry)
         assert (kind, told["exception_type"]) == ("execution_error", "ResultsLostError")
@@ -109,7 +122,7 @@ async def test_a_success_that_was_told_is_one_if_its_files_are_there(
         posted = graph()
         prompt_id = await post(proxy, posted, client_id=listener.client_id, **PAID)
         await over(listener, prompt_id)
-        await starts_again(proxy, worker_of(workers, prompt_id), keep_files=True)
+        await starts_again(proxy, workers, prompt_id, keep_files=True)
         entry = (await get(proxy, f"/history/{prompt_id}"))[prompt_id]
         assert await get(proxy, "/history") == {prompt_id: entry}
         assert entry["status"]["status_str"] == "success"
@@ -122,6 +135,27 @@ async def test_a_success_that_was_told_is_one_if_its_files_are_there(
     assert started(workers) == [prompt_id]
 
 
+async def test_previews_are_no_part_of_what_is_there_still(proxy: Http, workers: Workers) -> None:
+    """ComfyUI deletes them when it starts; the picture that was saved is shown."""
+    unread(workers)
+    both = graph()
+    both["4"] = {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}}
+    only = graph()
+    only["3"]["class_type"] = "PreviewImage"
+    del only["3"]["inputs"]["filename_prefix"]
+    async with listening(proxy) as listener:
+        prompt_ids = [await post(proxy, one, client_id=listener.client_id) for one in (both, only)]
+        for prompt_id in prompt_ids:
+            await over(listener, prompt_id)
+        await starts_again(proxy, workers, keep_files=True)
+    saved, previewed = [
+        (await get(proxy, f"/history/{prompt_id}"))[prompt_id] for prompt_id in prompt_ids
+    ]
+    assert saved["status"]["status_str"] == "success"
+    assert list(saved["outputs"]) == ["3"]
+    assert end_of(previewed)[1]["exception_type"] == "ResultsLostError"
+
+
 async def test_an_error_that_was_told_keeps_its_reason(proxy: Http, workers: Workers) -> None:
     unread(workers)
     failing = graph()
@@ -131,7 +165,7 @@ async def test_an_error_that_was_told_keeps_its_reason(proxy: Http, workers: Wor
         prompt_id = await post(proxy, failing, client_id=listener.client_id)
         await over(listener, prompt_id)
         [heard] = [one for one in listener.frames if one["type"] == "execution_error"]
-        await starts_again(proxy, worker_of(workers, prompt_id))
+        await starts_again(proxy, workers, prompt_id)
         kind, told = end_of(await shown_once(proxy, prompt_id))
         assert (kind, told["node_id"], told["node_type"]) == ("execution_error", "4", "FailNode")
         assert heard["data"]["exception_message"].strip() in told["exception_message"]
@@ -144,7 +178,7 @@ async def test_an_interruption_that_was_told_is_one(proxy: Http, workers: Worker
         await until(lambda: "executing" in listener.kinds(prompt_id))
         await interrupt(proxy, prompt_id)
         await over(listener, prompt_id)
-        await starts_again(proxy, worker_of(workers, prompt_id))
+        await starts_again(proxy, workers, prompt_id)
         assert end_of(await shown_once(proxy, prompt_id))[0] == "execution_interrupted"
 
 
@@ -169,7 +203,7 @@ async def test_a_success_that_nobody_was_told_runs_once_more(proxy: Http, worker
     """Its client only polls, and has not asked when the files are gone: it gets its picture."""
     prompt_id = await post(proxy, client_id="polls")
     await kept(proxy, prompt_id)
-    await starts_again(proxy, worker_of(workers, prompt_id))
+    await starts_again(proxy, workers, prompt_id)
     entry = (await ended(proxy, prompt_id))[prompt_id]
     assert entry["status"]["status_str"] == "success"
     [picture] = entry["outputs"]["3"]["images"]
@@ -185,7 +219,7 @@ async def test_one_whose_files_are_there_still_does_not_run_again(
     """The history alone is gone: it was kept in the moment in which the end was learnt."""
     prompt_id = await post(proxy)
     await kept(proxy, prompt_id)
-    await starts_again(proxy, worker_of(workers, prompt_id), keep_files=True)
+    await starts_again(proxy, workers, prompt_id, keep_files=True)
     entry = (await get(proxy, f"/history/{prompt_id}"))[prompt_id]
     assert entry["status"]["status_str"] == "success"
     assert started(workers) == [prompt_id]
@@ -197,7 +231,7 @@ async def test_who_was_shown_it_has_had_it(proxy: Http, workers: Workers, path: 
     prompt_id = await post(proxy)
     await kept(proxy, prompt_id)
     assert prompt_id in str(await get(proxy, path.format(prompt_id)))
-    await starts_again(proxy, worker_of(workers, prompt_id))
+    await starts_again(proxy, workers, prompt_id)
     assert await get(proxy, f"/history/{prompt_id}") == {}
     assert started(workers) == [prompt_id]
 
@@ -206,10 +240,9 @@ async def test_it_runs_once_more_and_no_more(proxy: Http, workers: Workers) -> N
     """Lost a second time it has failed."""
     prompt_id = await post(proxy)
     await kept(proxy, prompt_id)
-    await starts_again(proxy, worker_of(workers, prompt_id))
+    await starts_again(proxy, workers, prompt_id)
     await kept(proxy, prompt_id)
-    for worker in workers:
-        await starts_again(proxy, worker)
+    await starts_again(proxy, workers)
     assert end_of(await shown_once(proxy, prompt_id))[0] == "execution_error"
     assert started(workers) == [prompt_id, prompt_id]
 
@@ -217,7 +250,7 @@ async def test_it_runs_once_more_and_no_more(proxy: Http, workers: Workers) -> N
 async def test_what_was_paid_for_does_not_run_again(proxy: Http, workers: Workers) -> None:
     prompt_id = await post(proxy, **PAID)
     await kept(proxy, prompt_id)
-    await starts_again(proxy, worker_of(workers, prompt_id))
+    await starts_again(proxy, workers, prompt_id)
     entry = await shown_once(proxy, prompt_id)
     assert end_of(entry)[1]["exception_type"] == "ResultsLostError"
     assert "api_key_comfy_org" not in str(entry)
@@ -230,7 +263,7 @@ async def test_what_nobody_asks_for_does_not_run_again(
     monkeypatch.setattr(lost_results, "AGAIN_S", -1.0)
     prompt_id = await post(proxy)
     await kept(proxy, prompt_id)
-    await starts_again(proxy, worker_of(workers, prompt_id))
+    await starts_again(proxy, workers, prompt_id)
     assert end_of(await shown_once(proxy, prompt_id))[0] == "execution_error"
 
 
@@ -244,8 +277,7 @@ async def test_what_is_remembered_is_bounded(
     await kept(proxy, first)
     second = await post(proxy, graph(prefix="second"))
     await kept(proxy, second)
-    for worker in workers:
-        await starts_again(proxy, worker)
+    await starts_again(proxy, workers)
     await ended(proxy, second)
     assert await get(proxy, f"/history/{first}") == {}
     assert sorted(started(workers)) == sorted([first, second, second])
