@@ -127,7 +127,7 @@ class Client:
 
     async def look_once(self, work: Work, when: str) -> None:
         entry = await self.history(work.id)
-        if entry == {}:
+        if entry == {} or (entry and _is_lost(entry)):
             work.gone.append((time.time(), when))
         elif entry and not work.image:
             if entry["status"]["status_str"] != "success":
@@ -147,6 +147,12 @@ class Client:
             work.wrong = work.wrong or fault_of(data, work.colour)
         else:
             self.strange(f"picture of {work.id}: {status} {data[:120]!r}")
+
+
+def _is_lost(entry: dict[str, Any]) -> bool:
+    """Whether it says that the results of a success are gone, and nothing else."""
+    messages = entry["status"]["messages"]
+    return any(data.get("exception_type") == "ResultsLostError" for _, data in messages)
 
 
 class PollingClient(Client):

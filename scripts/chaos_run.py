@@ -12,7 +12,7 @@ The exit code is 0 if none of these was found:
   again    run once more though the instance that ran it had neither died nor hung
   twice    its client was told two ends
   wrong    another picture, none, or the end of somebody else's prompt
-  gone     {} as the history of a success whose process lives
+  gone     {}, or that its results were lost, as the history of a success whose process lives
   untold   it ended, and the socket of its client did not say so
   refused  not taken
   failed   for another reason than those of poison and input
@@ -20,7 +20,7 @@ These are printed and do not count:
   poison   failed because two processes ended while they ran it
   rerun    run once more, and that was needed
   unseen   for a while in neither queue nor history
-  forgot   {} as the history of a success whose process has ended since (--strict counts it)
+  forgot   the same of a success whose process has ended since (--strict counts it)
   input    failed, because an instance that had its uploaded input had lost its files
   slow     an answer after more than 7 s
 Logs, findings.txt and findings.json of each seed are kept in a directory, which is printed first.

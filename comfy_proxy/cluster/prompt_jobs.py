@@ -25,6 +25,8 @@ _PREVIEWABLE = frozenset({"images", "video", "audio", "3d"})
 """Kinds of outputs that the frontend can show."""
 _PROGRESS = ("pending", "in_progress")
 """Statuses in the order in which a job has them; all others come after these."""
+ENDED = len(_PROGRESS)
+"""The :func:`progress` of a job that has ended, however."""
 
 
 class JobList:
@@ -105,14 +107,13 @@ def pending_job(entry: list[Any]) -> Job:
 
 
 def failed_job(entry: Mapping[str, Any]) -> Job:
-    """A job as ComfyUI makes it of a history's ``entry`` whose only message is the error."""
-    ((_, error),) = entry["status"]["messages"]
-    return {
-        **pending_job(entry["prompt"]),
-        "status": "failed",
-        "execution_end_time": error["timestamp"],
-        "execution_error": error,
-    }
+    """A job as ComfyUI makes it of a history's ``entry`` whose only message is its end, which is an
+    error or an interruption."""
+    ((kind, told),) = entry["status"]["messages"]
+    job = {**pending_job(entry["prompt"]), "execution_end_time": told["timestamp"]}
+    if kind == "execution_interrupted":
+        return {**job, "status": "cancelled"}
+    return {**job, "status": "failed", "execution_error": told}
 
 
 def running_job(entry: list[Any]) -> Job:
@@ -186,7 +187,7 @@ def in_turn(job: Job) -> Job:
 def progress(job: Job) -> int:
     """Grows as the job gets on."""
     status = job.get("status")
-    return _PROGRESS.index(status) if status in _PROGRESS else len(_PROGRESS)
+    return _PROGRESS.index(status) if status in _PROGRESS else ENDED
 
 
 def place(job: Job, *, by_duration: bool) -> float:

@@ -41,6 +41,20 @@ HISTORY_WITH_NODES: Shape = {
 }
 """As HISTORY, and the ids of the nodes in each graph, and what ``meta`` tells of those that gave
 results."""
+HISTORY_TO_KEEP: Shape = {
+    ANY: {
+        b"prompt": {
+            0: {},
+            2: {ANY: {}},
+            3: {b"create_time": {}, b"extra_pnginfo": {b"workflow": {b"id": {}}}},
+        },
+        b"outputs": TEXT,
+        b"status": TEXT,
+        b"meta": TEXT,
+    }
+}
+"""What to read of an entry that is to be kept (``gateway/views/kept_entries.py``): as
+HISTORY_WITH_NODES, and what its job is to tell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -163,7 +163,10 @@ class Follower:
             except ComfyProxyError as error:
                 logger.info("the end of job {} cannot be read: {}", job.id, error.message)
             await asyncio.gather(*self._looking.get(job.id, ()), return_exceptions=True)
-        told = {} if entry is None else _messages(entry)
+        told, ending = {} if entry is None else _messages(entry), end.ending
+        if ending is Ending.SUCCESS and "execution_error" in told:
+            ending = Ending.ERROR  # what it made was lost before anybody could read it
+            self._jobs.drop_outputs(job)
         if entry is not None:
             told_there = entry.get("outputs")
             outputs = await outputs_in_turns(outputs_of(job.id, told_there, self._doors.secret))
@@ -173,9 +176,9 @@ class Follower:
         if job.started is None and end.ending not in _WITHOUT_ENTRY:
             job.started = now - timedelta(seconds=end.execution_s or 0.0)
         why = None
-        if end.ending in (Ending.ERROR, Ending.LOST):
+        if ending in (Ending.ERROR, Ending.LOST):
             why = self._error(end.error, told.get("execution_error"))
-        self._end(job, _STATUSES[end.ending], why, now)
+        self._end(job, _STATUSES[ending], why, now)
 
     def _end(
         self, job: Job, status: JobStatus, error: Mapping[str, Any] | None, now: datetime

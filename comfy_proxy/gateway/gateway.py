@@ -31,6 +31,7 @@ from comfy_proxy.gateway.prompts.failover import Failover
 from comfy_proxy.gateway.prompts.hung_prompts import HungPrompts
 from comfy_proxy.gateway.prompts.intake import PromptIntake
 from comfy_proxy.gateway.prompts.lost_prompts import LostPrompts
+from comfy_proxy.gateway.prompts.lost_results import LostResults
 from comfy_proxy.gateway.prompts.needs import Needs
 from comfy_proxy.gateway.prompts.own_history import OwnHistory
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
@@ -114,6 +115,7 @@ class Gateway:
             self.admission.observe,
             self.spool.observe,
             self.own_history.observe,
+            self.lost_results.observe,
             self.views.keeper.observe,
             self._count_load,
             self.zombies.observe,
@@ -153,15 +155,20 @@ class Gateway:
 
     def _build_views(self) -> None:
         self.first_page = FirstPage(self.cluster)
+        self.lost_results = LostResults(
+            self.cluster, self.ledger, self.own_history, self.clients.listens
+        )
         self.views = PromptViews(
             self.cluster,
             self.ledger,
             own_history=self.own_history,
             ends_seen=self.reconciler.seen,
+            losses=self.lost_results,
             bodies=self.spool,
             made_files=self.made_files,
             storage=self.files.storage,
         )
+        self.reconciler.keep = self.views.keeper.read
         self.commands, self.by_prompt = self.views.commands, self.views.by_prompt
         self.first_found = FirstFound(self.cluster)
         self.merged = ByPattern(*self.views.merged, MergedFileLists(self.cluster).views)
@@ -224,6 +231,7 @@ class Gateway:
         instance.on_circuit.append(partial(self._circuit_changed, instance))
         instance.on_interruption.append(self.state.interrupted)
         instance.on_interruption.append(self.upload_limits.forget)
+        instance.on_interruption.append(self.made_files.outputs.interrupted)
         instance.on_interruption.append(self.told.interrupted)
         instance.on_interruption.append(self.files.disks.interrupted)
 

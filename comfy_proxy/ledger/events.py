@@ -189,6 +189,15 @@ class RanOutOfMemory:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class BeginsAnew:
+    """``prompt``, a record that nobody has seen yet, takes the place of one that has ended well at
+    ``instance``. Nobody was told so, and what it made is gone: it is to run once more."""
+
+    prompt: Prompt
+    instance: Instance
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Restarted:
     """It is proven that the process of ``instance`` has ended since it was last asked."""
 
@@ -230,6 +239,7 @@ Event = (
     | Lost
     | GivenUp
     | RanOutOfMemory
+    | BeginsAnew
     | Restarted
     | Found
     | Removed

@@ -38,10 +38,14 @@ _STEPS: Final[Mapping[type[Any], Callable[[Books, Any, Now], Iterable[Change]]]]
     events.Lost: loss_steps.lost,
     events.GivenUp: loss_steps.given_up,
     events.RanOutOfMemory: loss_steps.ran_out_of_memory,
+    events.BeginsAnew: loss_steps.begins_anew,
     events.Restarted: loss_steps.restarted,
     events.Found: steps.found,
     events.Removed: loss_steps.removed,
 }
+
+_FIRST: Final = (events.Received, events.BeginsAnew)
+"""Events of prompts that the ledger does not know yet."""
 
 
 class Ledger:
@@ -69,7 +73,7 @@ class Ledger:
         if self._telling:
             raise RuntimeError("An observer of the ledger must not write to it.")
         prompt = getattr(event, "prompt", None)
-        if prompt is not None and not isinstance(event, events.Received):
+        if prompt is not None and not isinstance(event, _FIRST):
             self._require(prompt)
         now = Now(self._clock.monotonic(), self._clock.now().timestamp())
         changes = list(_STEPS[type(event)](self._books, event, now))

@@ -12,7 +12,7 @@ from comfy_proxy.ledger.books import Books
 from comfy_proxy.ledger.changes import Now, close, ended, same, to
 from comfy_proxy.ledger.events import Change, Event
 from comfy_proxy.ledger.prompt import Attempt, Prompt
-from comfy_proxy.ledger.states import State
+from comfy_proxy.ledger.states import IllegalTransitionError, State
 
 
 def doubted(books: Books, event: events.Doubted, now: Now) -> Iterable[Change]:
@@ -90,6 +90,21 @@ def ran_out_of_memory(books: Books, event: events.RanOutOfMemory, now: Now) -> I
     if attempt is None:
         return ()
     attempt.out_of_memory = prompt.reused = True
+    return _goes_on(books, prompt, attempt, event, now)
+
+
+def begins_anew(books: Books, event: events.BeginsAnew, now: Now) -> Iterable[Change]:
+    prompt = event.prompt
+    prompt.check(State.MOVING, only_from=(State.RECEIVED,))
+    if prompt.attempts or books.lists(prompt) or books.find(prompt.prompt_id) is not None:
+        raise IllegalTransitionError(f"Another prompt lives under the id {prompt.prompt_id}.")
+    at, generation = now.monotonic, books.generations[event.instance]
+    attempt = Attempt(instance=event.instance, generation=generation, sent_at=at, accepted_at=at)
+    attempt.lost = True
+    prompt.attempts.append(attempt)
+    if prompt.accepted_at is None:
+        prompt.accepted_at, prompt.accepted_time = now.monotonic, now.time
+    books.add(prompt)
     return _goes_on(books, prompt, attempt, event, now)
 
 

@@ -8,7 +8,8 @@
                         └─────── moving ◀─────┘          │
                                    └──── from each of them
 
-Any other step is illegal: it raises, and nothing has changed.
+From ``received`` to ``moving`` goes what takes the place of a prompt whose results were lost before
+anybody was told of them. Any other step is illegal: it raises, and nothing has changed.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Ending(StrEnum):
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.RECEIVED: frozenset({State.SUBMITTING, State.ENDED}),
+    State.RECEIVED: frozenset({State.SUBMITTING, State.MOVING, State.ENDED}),
     State.SUBMITTING: frozenset(
         {State.RECEIVED, State.QUEUED, State.RUNNING, State.MOVING, State.ENDED}
     ),

@@ -20,7 +20,7 @@ from loguru import logger
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.roster import ByInstance
-from comfy_proxy.errors import InstanceError
+from comfy_proxy.errors import InstanceError, UnavailableError
 from comfy_proxy.gateway.prompts.posting import ClientOrder
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -117,7 +117,7 @@ class PromptRecovery:
     async def _settle(self, instance: Instance, prompts: set[Prompt]) -> None:
         try:
             await self._look_for([one for one in prompts if one.at(instance)], instance)
-        except InstanceError as error:
+        except (InstanceError, UnavailableError) as error:
             logger.debug("{} does not say what has ended: {}", instance.host, error.message)
             left = {one for one in prompts if one.at(instance)}
             if left:

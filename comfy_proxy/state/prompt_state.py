@@ -29,6 +29,7 @@ _TOLD: Final = (
     events.Stayed,
     events.Lost,
     events.RanOutOfMemory,
+    events.BeginsAnew,
 )
 
 

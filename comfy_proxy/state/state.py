@@ -166,5 +166,5 @@ class State:
         await KnownFiles(store, rooms.makers, cluster).restore()
         await LostEntries(store, rooms.own_history).restore()
         await KeptHistory(store, rooms.kept, cluster, rooms.ledger).restore()
-        await UnreadEnds(store, rooms.keeper, cluster, rooms.ledger).restore()
+        await UnreadEnds(store, rooms.keeper.wanted, cluster, rooms.ledger).restore()
         await ComfyApiState(store, rooms.comfy_api).restore()

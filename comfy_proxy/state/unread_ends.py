@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from comfy_proxy.cluster.cluster import Cluster
-from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
+from comfy_proxy.gateway.views.wanted_entries import WantedEntries
 from comfy_proxy.ledger.events import Found
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import Prompt
@@ -24,13 +24,13 @@ UNREAD: Final = "unread-end"
 
 
 class UnreadEnds:
-    """Observes ``keeper``."""
+    """Observes ``wanted``."""
 
     def __init__(
-        self, store: StateStore, keeper: HistoryKeeper, cluster: Cluster, ledger: Ledger
+        self, store: StateStore, wanted: WantedEntries, cluster: Cluster, ledger: Ledger
     ) -> None:
         self._store = store
-        self._keeper = keeper
+        self._wanted = wanted
         self._ledger = ledger
         self._by_url = several_by_url(cluster)
 
@@ -44,11 +44,11 @@ class UnreadEnds:
                 self._store.delete(UNREAD, prompt_id)
                 continue
             self._ledger.apply(Found(prompt_id=prompt_id, instance=instance))
-            self._keeper.want(Prompt(prompt_id=prompt_id, state=State.ENDED), instance)
-        self._keeper.on_changed.append(self._changed)
+            self._wanted.add(Prompt(prompt_id=prompt_id, state=State.ENDED), instance)
+        self._wanted.on_changed.append(self._changed)
 
     def _changed(self, prompt_id: str) -> None:
-        instance = self._keeper.wanted_at(prompt_id)
+        instance = self._wanted.instance_of(prompt_id)
         if instance is None:
             self._store.delete(UNREAD, prompt_id)
         else:

@@ -352,6 +352,29 @@ async def test_the_end_is_known_when_the_instance_died_after_it(v2: V2, workers:
     assert status == 503
 
 
+@pytest.mark.parametrize(("keep_files", "status"), [(True, "succeeded"), (False, "failed")])
+async def test_an_instance_that_starts_again_before_the_end_was_read(
+    v2: V2, workers: Workers, proxy: Http, *, keep_files: bool, status: str
+) -> None:
+    """The job has what frames told, if that can be fetched; else it fails with the reason."""
+    for worker in workers:
+        worker.faults.hang = ("/history",)
+    job = await v2.submit()
+    wanted = proxy.app[GATEWAY].views.keeper.wanted
+    await until(lambda: wanted.instance_of(job["id"]))
+    maker = next(one for one in workers if job["id"] in one.executed)
+    maker.refuse_connections()
+    maker.drop_connections()
+    for worker in workers:
+        worker.faults.clear()
+    await maker.restart(keep_files=keep_files)
+    end = await v2.ends(job["id"])
+    assert end["status"] == status
+    assert [(await v2.content(one["id"]))[0] for one in end["outputs"]] == [200] * keep_files
+    if not keep_files:
+        assert "started again before its results were read" in end["error"]["message"]
+
+
 async def test_an_end_is_heard_though_the_sockets_are_silent(v2: V2, workers: Workers) -> None:
     """ComfyUI tells nothing any more: queue and history are looked at."""
     for worker in workers:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_client import JobClient
+from job_client import JobClient, until
 
 from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.output_file import OutputFile
@@ -123,6 +123,26 @@ async def test_the_synchronous_answer_too(
     assert answer.status == 200, told
     assert [one["name"] for one in told["results"]] == [name for _, name in fetches.whole[1:]]
     assert fetches.faulty not in {host for host, _ in fetches.whole[1:]}
+
+
+async def test_an_instance_that_starts_again_before_its_results_were_asked_for(
+    jobs: JobClient, workers: Pair
+) -> None:
+    """The prompt has ended, and its history and files are gone: it runs once more."""
+    for worker in workers:
+        worker.faults.hang = ("/history",)
+    async with jobs.http.post("/api/workflows/colours", json={"batch_size": 2}) as answer:
+        job_id = (await answer.json())["job_id"]
+    await until(lambda: any(worker.executed for worker in workers))
+    [maker] = [worker for worker in workers if worker.executed]
+    maker.refuse_connections()
+    maker.drop_connections()
+    for worker in workers:
+        worker.faults.clear()
+    await maker.restart(keep_files=False)
+    end = await jobs.ends(job_id)
+    assert (end["status"], len(end["results"])) == ("completed", 2), end
+    assert sum(len(worker.executed) for worker in workers) == 2
 
 
 async def test_one_instance_alone_that_comes_back_without_its_files(

@@ -29,7 +29,7 @@ _of_prompt = st.tuples(
         (
             "sent", "sent to a place", "refused", "died", "accepted", "accepted without number",
             "renamed", "finished", "undone", "move", "taken away", "stayed", "lost",
-            "lost running", "out of memory",
+            "lost running", "out of memory", "begins anew",
             "received again",
         )
     ),
@@ -40,7 +40,9 @@ _of_instance = st.tuples(
     st.sampled_from(("doubted", "cleared", "restarted", "over")), st.just(0), st.booleans()
 )
 _of_all = st.tuples(
-    st.sampled_from(("received", "deleted", "clear", "later")), st.sampled_from(IDS), st.booleans()
+    st.sampled_from(("received", "anew", "deleted", "clear", "later")),
+    st.sampled_from(IDS),
+    st.booleans(),
 )
 _carry = st.tuples(st.just("carry"), st.integers(0, 5), st.booleans())
 SEQUENCES = st.lists(
@@ -113,6 +115,9 @@ class Fuzz(Bench):
             post = ClientPost(path="", client_id=None, headers=PostHeaders({}), body=b"", graph={})
             self.prompts.append(Prompt(prompt_id=which, post=post))
             return [events.Received(prompt=self.prompts[-1])]
+        if kind == "anew":
+            self.prompts.append(Prompt(prompt_id=which))
+            return [events.BeginsAnew(prompt=self.prompts[-1], instance=instance)]
         if kind == "later":
             self.clock.seconds += 1
             return []
@@ -222,6 +227,7 @@ _BY_PROMPT: dict[str, Any] = {
     "given up": lambda prompt, at: events.GivenUp(prompt=prompt, ran=False),
     "given up running": lambda prompt, at: events.GivenUp(prompt=prompt, ran=True),
     "out of memory": lambda prompt, at: events.RanOutOfMemory(prompt=prompt),
+    "begins anew": lambda prompt, at: events.BeginsAnew(prompt=prompt, instance=at),
 }
 
 

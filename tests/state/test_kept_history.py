@@ -221,6 +221,28 @@ async def test_an_instance_that_died_with_an_unread_entry(proxy: Restarting) -> 
     assert await get(proxy.http, f"/history/{prompt_id}") == {}
 
 
+@pytest.mark.parametrize("keep_files", [True, False])
+async def test_an_instance_that_started_again_with_an_unread_entry(
+    proxy: Restarting, *, keep_files: bool
+) -> None:
+    """Nobody knows any more what it has made: its prompt has failed with the reason, also after the
+    next restart, until a client deletes it."""
+    prompt_id, at = await ends_unread(proxy)
+    await proxy.workers[at].restart(keep_files=keep_files)
+    await proxy.start()
+    wanted = proxy.http.app[GATEWAY].views.keeper.wanted
+    await until(lambda: wanted.instance_of(prompt_id) is None)
+    entry = (await get(proxy.http, f"/history/{prompt_id}"))[prompt_id]
+    [[kind, told]] = entry["status"]["messages"]
+    assert (kind, told["exception_type"]) == ("execution_error", "ResultsLostError")
+    await proxy.restart()
+    assert (await get(proxy.http, "/history"))[prompt_id]["status"] == entry["status"]
+    async with proxy.http.post("/history", json={"delete": [prompt_id]}) as answer:
+        assert answer.status == 200
+    await proxy.restart()
+    assert await get(proxy.http, f"/history/{prompt_id}") == {}
+
+
 async def test_what_was_read_is_to_be_read_no_more(proxy: Restarting) -> None:
     """The file has either the entry, or that it is to be read."""
     await proxy.start()

@@ -252,3 +252,24 @@ async def test_what_was_learned(proxy: Restarting) -> None:
     await proxy.restart(*reversed(proxy.workers))
     costs = proxy.http.app[GATEWAY].cluster.planner.costs
     assert costs.export(lambda one: str(one.url), now=0.0)["speeds"] == pytest.approx(before)
+
+
+async def test_one_that_was_to_run_once_more(proxy: Restarting) -> None:
+    """Its results were lost before anybody was told of them, and then the proxy was killed."""
+    await proxy.start()
+    prompt_id = await post(proxy.http)
+    gateway = proxy.http.app[GATEWAY]
+    await until(lambda: gateway.views.kept.find(prompt_id))
+    await gateway.failover.close()
+    maker = next(one for one in proxy.workers if prompt_id in one.executed)
+    await maker.restart(keep_files=False)
+    await until(lambda: gateway.ledger.find(prompt_id))
+    await proxy.http.app[STATE].durable()
+    proxy.killed_now()
+    await proxy.stop()
+    await proxy.start()
+    cluster = proxy.http.app[CLUSTER]  # what moves goes on when an instance has passed a check
+    assert await cluster.health_checker.check(cluster.instances[0])
+    entry = await ended(proxy.http, prompt_id)
+    assert entry["status"]["status_str"] == "success"
+    assert [one for worker in proxy.workers for one in worker.executed] == [prompt_id] * 2

@@ -67,6 +67,7 @@ class FrameBooking:
                 self._first_tries[instance].discard(prompt_id)
                 return False
             case Ended(prompt_id=prompt_id, kind=kind, data=data):
+                self._made_files.outputs.ended(prompt_id, data)
                 return self._ended(prompt_id, End.of(told_by_frame(kind, data)), instance)
             case _:
                 self._note(seen, instance)
@@ -97,6 +98,7 @@ class FrameBooking:
         match seen:
             case Began(prompt_id=prompt_id):
                 self._first_tries[instance].discard(prompt_id)  # its socket has missed the rest
+                self._made_files.outputs.began(prompt_id, instance)
                 self._ledger.apply(events.Began(prompt_id=prompt_id, instance=instance))
             case Cached(prompt_id=prompt_id, nodes=nodes):
                 self._ledger.apply(
@@ -106,8 +108,11 @@ class FrameBooking:
                 self._node_reached(self._own_running(instance), instance, node)
             case AtNode(prompt_id=prompt_id, node=node):
                 self._node_reached(prompt_id, instance, node)
-            case Executed(output=output):
+            case Executed(prompt_id=prompt_id, node=node, output=output, frame=frame):
                 self._made_files.heard(output, instance)
+                if prompt_id is not None and node is not None:
+                    size = len(frame.data)
+                    self._made_files.outputs.executed(prompt_id, node, output, size, instance)
             case Custom(kind=kind, data=data):
                 self._askers.heard(instance, self._client_id, kind, data)
 

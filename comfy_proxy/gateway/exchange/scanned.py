@@ -17,8 +17,10 @@ from comfy_proxy.cluster import answer_bodies
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_lists import (
+    HISTORY_TO_KEEP,
     HISTORY_WITH_NODES,
     QUEUE,
+    HistoryEntry,
     Queue,
     read_history,
     read_queue,
@@ -60,6 +62,18 @@ class ScannedAnswer(Head):
     def part(self, value: Value) -> Slice:
         """The text of ``value``."""
         return Slice(self.text, value.start, value.end)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadHistory:
+    """The ``entries`` of a history by prompt id, and their ``data`` as :meth:`HistoryEntry.data`
+    has it; None for what is no entry of ComfyUI's. ``answer`` was scanned for HISTORY_TO_KEEP, and
+    was asked for at ``asked_at`` (monotonic seconds)."""
+
+    answer: ScannedAnswer
+    asked_at: float
+    entries: dict[str, HistoryEntry] = field(repr=False)
+    data: dict[str, Any] = field(repr=False)
 
 
 async def ask_scanned(
@@ -167,6 +181,18 @@ async def ask_history(
         instance, cluster, path, HISTORY_WITH_NODES, timeout_s=timeout_s, keep=False, fresh=fresh
     )
     return await _read(answer, _history_data)
+
+
+async def read_entries(instance: Instance, cluster: Cluster, path: str) -> ReadHistory | None:
+    """``/history…`` with all that is needed to keep its entries; None if the answer is none. Raises
+    InstanceError; UnavailableError if the disk is full."""
+    asked_at = cluster.clock.monotonic()
+    answer = await ask_scanned(instance, cluster, path, HISTORY_TO_KEEP)
+    data = await _read(answer, _history_data)
+    if data is None:
+        return None
+    found = {one.prompt_id: one for one in read_history(answer.root) or () if one.prompt_id}
+    return ReadHistory(answer=answer, asked_at=asked_at, entries=found, data=data)
 
 
 def _history_data(root: Value | None) -> dict[str, Any] | None:

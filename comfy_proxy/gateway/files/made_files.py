@@ -24,6 +24,7 @@ from comfy_proxy.cluster.prompt_outcomes import ended_at
 from comfy_proxy.gateway.files.asset_owners import told_assets
 from comfy_proxy.gateway.files.file_holders import FileHolders
 from comfy_proxy.gateway.files.file_name import FileName
+from comfy_proxy.gateway.files.heard_outputs import HeardOutputs
 from comfy_proxy.gateway.files.makers import MAX_RECORDS
 from comfy_proxy.gateway.files.told_files import told_files
 
@@ -46,7 +47,8 @@ class ToldOutputs:
 
 
 class MadeFiles:
-    """Feeds the records of ``files``. ``unended``: the ids of prompts whose end would be news.
+    """Feeds the records of ``files``. ``unended``: the ids of prompts whose end would be news;
+    ``outputs`` is what frames told, by their prompts.
 
     The latest ``limit`` entries that were read are remembered; one before these is recorded again
     when it is read again, as of its end.
@@ -64,6 +66,7 @@ class MadeFiles:
         self._unended = unended
         self._limit = limit
         self._read: OrderedDict[_Key, None] = OrderedDict()
+        self.outputs = HeardOutputs()
 
     def __repr__(self) -> str:
         return f"<MadeFiles of {len(self._read)} prompts>"

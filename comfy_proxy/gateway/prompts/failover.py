@@ -108,7 +108,7 @@ class Failover:
         match change.event:
             case events.Doubted(instance=instance):
                 self._askers.wake(instance)
-            case events.GivenUp():
+            case events.GivenUp() | events.BeginsAnew():
                 self._worker.wake()
             case events.RanOutOfMemory():
                 self._first_tries.clear_away(change.prompt)

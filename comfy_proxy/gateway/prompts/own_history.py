@@ -1,9 +1,10 @@
 """Clients' prompts that ended here, not at an instance: what ComfyUI would say of their ends.
 
 A prompt that no instance has any more (``Ending.LOST``; mostly because the process of its instance
-ended while it ran, once too often) is in no instance's history. This keeps its entry, as ComfyUI
-writes one of a prompt that failed (recorded: ``tests/protocol/recordings``), until a client deletes
-it, posts another prompt under its id, or ``MAX_ENTRIES`` newer ones came.
+ended while it ran, once too often) is in no instance's history, and neither is one that ended in
+the moment before that process did (``lost_results.py``). This keeps its entry, as ComfyUI writes
+one of a prompt that failed or was interrupted (recorded: ``tests/protocol/recordings``), until a
+client deletes it, posts another prompt under its id, or ``MAX_ENTRIES`` newer ones came.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from comfy_proxy.clock import Clock
-from comfy_proxy.errors import ComfyProxyError
+from comfy_proxy.errors import ComfyProxyError, PromptLostError
 from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.prompt import Prompt
@@ -33,24 +34,49 @@ Tell = Callable[[str | None, str, Mapping[str, Any]], None]
 """clientId, type and data of an event as ComfyUI writes it."""
 
 
+class ResultsLostError(PromptLostError):
+    """A prompt has run to its end, and what it made is gone with the process of its instance."""
+
+    code = "results_lost"
+
+
 def execution_error(prompt: Prompt, error: ComfyProxyError, now: datetime) -> Event:
-    """The data of the event ``execution_error``; the node is the last one that was heard of."""
-    node_id = next((one.node for one in reversed(prompt.attempts) if one.node), None) or ""
-    graph = {} if prompt.post is None else prompt.post.graph
-    node = graph.get(node_id)
-    node_type = node.get("class_type") if isinstance(node, Mapping) else None
+    """The data of the event ``execution_error``; the node is the last one that was heard of, none
+    if what the nodes made was lost afterwards."""
     return {
-        "prompt_id": prompt.prompt_id,
-        "node_id": node_id,
-        "node_type": node_type if isinstance(node_type, str) else "",
-        "executed": [],
+        **_at_node(prompt, None if isinstance(error, ResultsLostError) else _last_node(prompt)),
         "exception_message": error.message,
         "exception_type": type(error).__name__,
         "traceback": [],
         "current_inputs": {},
         "current_outputs": [],
-        "timestamp": int(now.timestamp() * 1000),
+        "timestamp": _milliseconds(now),
     }
+
+
+def execution_interrupted(prompt: Prompt, now: datetime) -> Event:
+    """The data of the event ``execution_interrupted``, at the last node that was heard of."""
+    return {**_at_node(prompt, _last_node(prompt)), "timestamp": _milliseconds(now)}
+
+
+def _last_node(prompt: Prompt) -> str | None:
+    return next((one.node for one in reversed(prompt.attempts) if one.node), None)
+
+
+def _at_node(prompt: Prompt, node_id: str | None) -> Event:
+    graph = {} if prompt.post is None else prompt.post.graph
+    node = graph.get(node_id or "")
+    node_type = node.get("class_type") if isinstance(node, Mapping) else None
+    return {
+        "prompt_id": prompt.prompt_id,
+        "node_id": node_id or "",
+        "node_type": node_type if isinstance(node_type, str) else "",
+        "executed": [],
+    }
+
+
+def _milliseconds(now: datetime) -> int:
+    return int(now.timestamp() * 1000)
 
 
 class OwnHistory:
@@ -110,25 +136,37 @@ class OwnHistory:
         ):
             self.delete([next(iter(self._entries))])
 
+    def add_ended(self, prompt: Prompt, lost: ResultsLostError) -> None:
+        """``prompt`` had ended at an instance, and what that could tell of it is gone. The entry
+        has its own end, or ``lost`` if that was a success. Nobody is told an event: its client has
+        heard of the end, if it listens."""
+        end, now = prompt.end, self._clock.now()
+        if end is not None and end.ending is Ending.INTERRUPTED:
+            self._write(prompt, "execution_interrupted", execution_interrupted(prompt, now))
+            return
+        error: ComfyProxyError = lost
+        if end is not None and end.ending is Ending.ERROR and end.error is not None:
+            error = end.error
+        self._write(prompt, "execution_error", execution_error(prompt, error, now))
+
     def _add(self, prompt: Prompt, error: ComfyProxyError) -> None:
         event = execution_error(prompt, error, self._clock.now())
+        self._write(prompt, "execution_error", event)
+        self._tell(prompt.client_id, "execution_error", event)
+        over = {"node": None, "prompt_id": prompt.prompt_id}
+        self._tell(prompt.client_id, "executing", over)
+
+    def _write(self, prompt: Prompt, kind: str, event: Event) -> None:
         body = b"" if prompt.post is None else prompt.post.body
         graph = {} if prompt.post is None else prompt.post.graph
         self.delete([prompt.prompt_id])
         entry = {
             "prompt": [prompt.number, prompt.prompt_id, graph, _extra_data(body, prompt), []],
             "outputs": {},
-            "status": {
-                "status_str": "error",
-                "completed": False,
-                "messages": [["execution_error", event]],
-            },
+            "status": {"status_str": "error", "completed": False, "messages": [[kind, event]]},
             "meta": {},
         }
         self.keep(prompt.prompt_id, entry, len(body))
-        self._tell(prompt.client_id, "execution_error", event)
-        over = {"node": None, "prompt_id": prompt.prompt_id}
-        self._tell(prompt.client_id, "executing", over)
 
 
 def _extra_data(body: bytes, prompt: Prompt) -> dict[str, Any]:

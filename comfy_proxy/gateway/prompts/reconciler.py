@@ -10,7 +10,8 @@ and all that the ledger still has at an instance where nothing waits or runs.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -23,8 +24,8 @@ from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path
 from comfy_proxy.cluster.prompt_outcomes import told_by
 from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.dispatch.second_tries import SecondTries
-from comfy_proxy.errors import InstanceError
-from comfy_proxy.gateway.exchange.scanned import ask_history, ask_queue
+from comfy_proxy.errors import InstanceError, UnavailableError
+from comfy_proxy.gateway.exchange.scanned import ReadHistory, ScannedAnswer, ask_queue, read_entries
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.gateway.prompts.heard_changes import HeardChanges, Listeners
 from comfy_proxy.ledger import events
@@ -40,10 +41,20 @@ MAX_NEWEST = 2048
 """Entries of the history that one look reads at most; what ended before them is asked for by id."""
 MAX_BY_ID = 100
 """Prompts that one look asks the history for by id; the others are asked for at the next look."""
+Keep = Callable[[HistoryEntry, ScannedAnswer, Instance, float], Awaitable[None]]
+"""Keeps an entry of an answer that this instance was asked for at that moment (monotonic)."""
+
+
+async def _keep_none(*_entry: object) -> None:
+    """Nobody keeps what ends."""
 
 
 class Reconciler:
-    """Tells the ledger of ends, and ``listeners`` of those that their sockets have missed."""
+    """Tells the ledger of ends, and ``listeners`` of those that their sockets have missed.
+
+    ``keep`` is given the entry of each end that is booked, which is in hand just then: asked for a
+    second time it might be gone with the process of its instance, and nobody would have heard.
+    """
 
     def __init__(
         self,
@@ -58,6 +69,7 @@ class Reconciler:
         self._made_files = made_files
         self._listeners = listeners
         self._second_tries = SecondTries.of(cluster, ledger)
+        self.keep: Keep = _keep_none
         self._remaining = ByInstance[int]()
         self._changes = HeardChanges(cluster.clock, listeners, self._look_at)
         cluster.instances.on_removed.append(self._changes.removed)
@@ -146,7 +158,7 @@ class Reconciler:
                 await self._look_at_newest(instance)
             if left := self._to_be_asked_for(instance):
                 await self.look_for(left, instance)
-        except InstanceError as error:  # the next frame, or check, comes back here
+        except (InstanceError, UnavailableError) as error:  # the next frame, or check, comes back
             logger.debug("no ends can be looked for at {}: {}", instance.host, error.message)
         finally:
             self._changes.looked(instance, self._followed(instance))
@@ -172,20 +184,25 @@ class Reconciler:
         size = NEWEST
         while size <= MAX_NEWEST:
             path = f"/history?max_items={size}"
-            entries = await ask_history(instance, self._cluster, path) or {}
+            history = await read_entries(instance, self._cluster, path)
+            if history is None:
+                return
             news = [
                 key
-                for key, entry in entries.items()
+                for key, entry in history.data.items()
                 if not _is_reused(self._ledger.find_at(key, instance))
                 and self._settle(key, entry, instance)
             ]
-            if not news or len(entries) < size:
+            for key in news:
+                await _keep(key, history, instance, self.keep)
+            if not news or len(history.data) < size:
                 return
             size *= 4
 
     async def look_for(self, prompts: Sequence[Prompt], instance: Instance) -> None:
         """Ask for each of ``prompts`` by id: it is in the queue still, or in the history, or gone.
-        Books those that have ended, MAX_BY_ID at most. Raises InstanceError."""
+        Books those that have ended, MAX_BY_ID at most. Raises InstanceError; UnavailableError if
+        the disk is full."""
         if (queue := await ask_queue(instance, self._cluster)) is None:
             return
         there, asked = queue.view(), 0
@@ -198,10 +215,12 @@ class Reconciler:
                     return
                 asked += 1
                 path = history_path(prompt.prompt_id)
-                history = await ask_history(instance, self._cluster, path) or {}
-                entry = history.get(prompt.prompt_id)
-                if not self._settle(prompt.prompt_id, entry, instance):
+                history = await read_entries(instance, self._cluster, path)
+                entry = None if history is None else history.data.get(prompt.prompt_id)
+                if history is None or not self._settle(prompt.prompt_id, entry, instance):
                     self._is_gone(prompt, instance)
+                else:
+                    await _keep(prompt.prompt_id, history, instance, self.keep)
             self._gaps.discard(prompt)
 
     def _is_gone(self, prompt: Prompt, instance: Instance) -> None:
@@ -229,6 +248,14 @@ class Reconciler:
         self._ledger.apply(events.Finished(prompt=prompt, end=End.of(told)))
         self._listeners.end_learnt(prompt, entry, instance)
         return True
+
+
+async def _keep(prompt_id: str, history: ReadHistory, instance: Instance, keep: Keep) -> None:
+    """Have the entry of that prompt kept, and others have their turn: to pack it takes a while."""
+    entry = history.entries.get(prompt_id)
+    if entry is not None:
+        await keep(entry, history.answer, instance, history.asked_at)
+        await asyncio.sleep(0)
 
 
 def _is_reused(prompt: Prompt | None) -> bool:

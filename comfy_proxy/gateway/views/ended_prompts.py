@@ -51,14 +51,14 @@ class EndedPrompts:
         self._storage = storage
         self._numbers = numbers
         self._changes = _Changes()
-        keeper.on_changed.append(lambda prompt_id: self._changes.tell())
+        keeper.wanted.on_changed.append(lambda prompt_id: self._changes.tell())
 
     async def settled(self, prompt_id: str, timeout_s: float) -> bool:
         """Return when the entry of a prompt that has just ended was read, or is not to be; False if
         that takes longer. ComfyUI writes the entry a moment after it has told the end."""
 
         def is_over() -> bool:
-            return self._keeper.wanted_at(prompt_id) is None
+            return self._keeper.wanted.instance_of(prompt_id) is None
 
         return await self._changes.until(is_over, self._cluster.clock, timeout_s)
 

@@ -36,6 +36,7 @@ from comfy_proxy.gateway.views.history_entries import (
     is_first_try,
     is_given_up,
 )
+from comfy_proxy.gateway.views.history_keeper import Losses
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
 from comfy_proxy.gateway.views.kept_entries import KeptEntries, KeptEntry
 from comfy_proxy.ledger.ledger import Ledger
@@ -69,6 +70,7 @@ class MergedHistory:
         own_history: OwnEntries,
         ends_seen: EndsSeen,
         kept: KeptEntries,
+        losses: Losses,
         made_files: MadeFiles,
         storage: SharedStorage,
         numbers: HistoryNumbers,
@@ -78,6 +80,7 @@ class MergedHistory:
         self._own_history = own_history
         self._ends_seen = ends_seen
         self._kept = kept
+        self._losses = losses
         self._made_files = made_files
         self._storage = storage
         self._numbers = numbers
@@ -108,7 +111,9 @@ class MergedHistory:
             self._ends_seen(ordered, instance)
         for prompt_id in self._first_tries(answers):
             ordered.pop(prompt_id, None)
-        numbered = await self._numbered(page(ordered, max_items, offset))
+        shown = page(ordered, max_items, offset)
+        self._losses.shown(one for one in shown if isinstance(one, str))
+        numbered = await self._numbered(shown)
         return await native.reply_pieces(request, [b"{", *await listed(numbered), b"}"], like)
 
     def _in_order(

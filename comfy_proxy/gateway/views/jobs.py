@@ -23,6 +23,7 @@ from multidict import MultiDict
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import (
+    ENDED,
     Job,
     JobList,
     failed_job,
@@ -44,6 +45,7 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.history_entries import OwnEntries, is_given_up
+from comfy_proxy.gateway.views.history_keeper import Losses
 from comfy_proxy.gateway.views.kept_entries import KeptEntries
 from comfy_proxy.gateway.views.listed_jobs import ListedJob, OwnJob, ReadPage
 from comfy_proxy.gateway.views.queue_rows import LedgerRows
@@ -70,6 +72,7 @@ class MergedJobs:
         *,
         own_history: OwnEntries,
         kept: KeptEntries,
+        losses: Losses,
         made_files: MadeFiles,
         storage: SharedStorage,
     ) -> None:
@@ -78,6 +81,7 @@ class MergedJobs:
         self._known = known
         self._own_history = own_history
         self._kept = kept
+        self._losses = losses
         self._made_files = made_files
         self._storage = storage
         self._second_tries = SecondTries.of(cluster, ledger)
@@ -107,6 +111,7 @@ class MergedJobs:
         own = await self._own(page, found, [*absent, *self._known.at(missing)], answered)
         listed = [OwnJob.of(job, by_duration=page.by_duration) for job in own]
         shown, told = page.cut([*found.values(), *listed], total + len(own))
+        self._losses.shown(job.id for job in shown if job.progress == ENDED)
         texts = await made_in_turns(job.shown(self._storage) for job in shown)
         pieces: list[Piece] = [
             b'{"jobs": [',

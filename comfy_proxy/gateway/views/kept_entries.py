@@ -22,6 +22,7 @@ from typing import Any
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_jobs import Job, ended_job, whole_job
 from comfy_proxy.cluster.prompt_lists import HistoryEntry
+from comfy_proxy.cluster.prompt_outcomes import ended_at
 from comfy_proxy.gateway.exchange.pieces import Piece, joined, length
 from comfy_proxy.gateway.exchange.scanned import ScannedAnswer
 from comfy_proxy.gateway.files.file_name import FileName
@@ -29,7 +30,6 @@ from comfy_proxy.gateway.files.shared_storage import SharedStorage
 from comfy_proxy.gateway.files.told_files import told_files
 from comfy_proxy.gateway.views.history_entries import Change, ShownEntry
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
-from comfy_proxy.json_scanner import ANY, TEXT, Shape
 from comfy_proxy.lenient_json import dumps, dumps_exact, loads, loads_exact
 from comfy_proxy.observers import tell
 
@@ -43,19 +43,6 @@ MAX_ENTRY_BYTES = 8 * 2**20
 """Bytes of an entry, its graph included. A longer entry is kept without its graph and without what
 came with that (both are ``{}``): that is mostly pictures, which cannot be packed. They would take
 the place of hundreds of other entries, and to unpack them would stop the event loop each time."""
-KEPT: Shape = {
-    ANY: {
-        b"prompt": {
-            0: {},
-            2: {ANY: {}},
-            3: {b"create_time": {}, b"extra_pnginfo": {b"workflow": {b"id": {}}}},
-        },
-        b"outputs": TEXT,
-        b"status": TEXT,
-        b"meta": TEXT,
-    }
-}
-"""What to read of an entry that is to be kept: HISTORY_WITH_NODES, and what its job is to tell."""
 _NUMBER = b"\0number\0"
 
 
@@ -90,9 +77,9 @@ class KeptEntry:
         storage: SharedStorage,
         kept_at: float,
     ) -> KeptEntry | None:
-        """``entry`` of the ``answer`` of ``instance``, which was scanned for KEPT. None if it has
-        not the form of ComfyUI's, or is longer than MAX_ENTRY_BYTES even without its graph. To pack
-        a long entry takes a while: call it in a thread then."""
+        """``entry`` of the ``answer`` of ``instance``, which was scanned for HISTORY_TO_KEEP. None
+        if it has not the form of ComfyUI's, or is longer than MAX_ENTRY_BYTES even without its
+        graph. To pack a long entry takes a while: call it in a thread then."""
         if entry.prompt_id is None or entry.number is None:
             return None
         shown = ShownEntry.of(entry, answer, instance, storage)
@@ -118,6 +105,29 @@ class KeptEntry:
             packed=zlib.compress(before + after, 1),
             packed_job=zlib.compress(dumps(job), 1),
             files=tuple(_files(None if entry.outputs is None else entry.outputs.data())),
+        )
+
+    @classmethod
+    def made(
+        cls, entry: dict[str, Any], instance: Instance, storage: SharedStorage, kept_at: float
+    ) -> KeptEntry:
+        """``entry``, as ComfyUI would have written it, of a prompt that has ended at ``instance``.
+        To pack a long one takes a while: call it in a thread then."""
+        own, prompt_id, *row = entry["prompt"]
+        shown = {**entry, "outputs": storage.prefixed(entry["outputs"], instance)}
+        before = dumps_exact(prompt_id) + b': {"prompt": ['
+        rest = dumps_exact({key: value for key, value in shown.items() if key != "prompt"})
+        after = b", " + dumps_exact([prompt_id, *row])[1:] + b", " + rest[1:]
+        return cls(
+            prompt_id=prompt_id,
+            instance=instance,
+            kept_at=kept_at,
+            ended_ms=ended_at(entry),
+            own=own,
+            split=len(before),
+            packed=zlib.compress(before + after, 1),
+            packed_job=zlib.compress(dumps(ended_job(shown)), 1),
+            files=tuple(_files(entry["outputs"])),
         )
 
     @property
@@ -194,7 +204,8 @@ class KeptEntries:
     """Entries by prompt id, the one that was kept first at the front.
 
     ``on_kept`` callbacks hear each entry that is kept from now on, ``on_gone`` the prompt id of
-    each that is forgotten, for whatever reason.
+    each that is forgotten, for whatever reason, and ``on_files_gone`` the entry if the
+    reason is that its files cannot be had any more.
     """
 
     def __init__(self, *, max_entries: int = MAX_ENTRIES, max_bytes: int = MAX_BYTES) -> None:
@@ -205,6 +216,7 @@ class KeptEntries:
         self._proven: dict[str, float] = {}
         self.on_kept: list[Callable[[KeptEntry], None]] = []
         self.on_gone: list[Callable[[str], None]] = []
+        self.on_files_gone: list[Callable[[KeptEntry], None]] = []
 
     def __repr__(self) -> str:
         return f"<KeptEntries {len(self._entries)}, {self._bytes} B>"
@@ -255,6 +267,11 @@ class KeptEntries:
                 self._bytes -= entry.size
                 tell(self.on_gone, prompt_id)
 
+    def files_gone(self, entry: KeptEntry) -> None:
+        """Forget ``entry``: its files are gone from its instance, or are another prompt's now."""
+        self.delete([entry.prompt_id])
+        tell(self.on_files_gone, entry)
+
     def removed(self, instance: Instance, common: Container[str]) -> None:
         """``instance`` was removed. Its entries are kept only if all their files are of kinds for
         which all instances share one directory (``common``), so that others can serve them."""
@@ -262,7 +279,7 @@ class KeptEntries:
             if all(file.type in common for file in one.files):
                 self._entries[one.prompt_id] = replace(one, instance=None)
             else:
-                self.delete([one.prompt_id])
+                self.files_gone(one)
 
     def clear(self) -> None:
         """Forget all entries."""

@@ -46,7 +46,7 @@ async def stands_in(
     except InstanceError as error:
         raise away(at) from error
     if not all(same):
-        entries.delete([kept.prompt_id])
+        entries.files_gone(kept)
         return False
     entries.prove(kept, asked_at)
     return True

@@ -18,7 +18,7 @@ from comfy_proxy.cluster.prompt_jobs import (
     read_job,
     running_job,
 )
-from comfy_proxy.cluster.prompt_lists import HistoryEntry, read_history
+from comfy_proxy.cluster.prompt_lists import HISTORY_TO_KEEP, HistoryEntry, read_history
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange import native
@@ -39,7 +39,7 @@ from comfy_proxy.gateway.views.history_entries import (
 )
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.history_numbers import HistoryNumbers
-from comfy_proxy.gateway.views.kept_entries import KEPT, KeptEntry
+from comfy_proxy.gateway.views.kept_entries import KeptEntry
 from comfy_proxy.gateway.views.kept_files import stands_in
 from comfy_proxy.gateway.views.listed_jobs import prefixed_text
 from comfy_proxy.gateway.views.owner import Asking, PromptOwners, Told, away
@@ -103,7 +103,7 @@ class OnePrompt:
             at = kept.instance
             if at is None or not await self._cluster.health_checker.answers(at):
                 return await self._shown(request, kept, [at] if at else [])
-        asking = self._asking(f"/history/{quote(prompt_id, safe='')}", KEPT)
+        asking = self._asking(f"/history/{quote(prompt_id, safe='')}", HISTORY_TO_KEEP)
         asked_at = self._cluster.clock.monotonic()
         try:
             told = await self._owners.find(prompt_id, asking, _entries)
@@ -115,6 +115,8 @@ class OnePrompt:
             return await self._read(request, prompt_id, told, asked_at)
         if kept is not None and await stands_in(kept, told.asked, self._kept, self._cluster):
             return await self._shown(request, kept, unasked(self._cluster, told.asked))
+        if (own := self._own_history.entry(prompt_id)) is not None:  # made just now
+            return await self._shown(request, OwnEntry(prompt_id=prompt_id, entry=own))
         if (owner := self._owners.ended_away(prompt_id, told.asked)) is not None:
             raise away(owner)
         return await native.relayed_scanned(request, told.answer)
@@ -132,7 +134,8 @@ class OnePrompt:
         self._ends_seen(read, instance, read)
         if not is_reused:
             for entry in entries:
-                await self._keeper.shown(entry, answer, instance, asked_at)
+                await self._keeper.read(entry, answer, instance, asked_at, shown=True)
+        self._keeper.losses.shown(read)
         shown = [ShownEntry.of(entry, answer, instance, self._storage) for entry in entries]
         texts = [entry.numbered(self._numbers) for entry in shown]
         return await native.reply_pieces(request, [b"{", *await listed(texts), b"}"], answer)
@@ -144,6 +147,7 @@ class OnePrompt:
         missing: Sequence[Instance] = (),
     ) -> web.StreamResponse:
         """Answer with an entry that is kept here; ``missing`` could not be asked for it."""
+        self._keeper.losses.shown([entry.prompt_id])
         headers = CIMultiDict({hdrs.CONTENT_TYPE: "application/json; charset=utf-8"})
         like = Answer(status=200, headers=headers, body=b"")
         name_missing(like, missing)
@@ -167,6 +171,7 @@ class OnePrompt:
             is_first = job is not None and self._second_tries.job_goes_on(job, instance)
             if job is not None and not is_first:
                 self._made_files.jobs_read([job], instance)
+                self._keeper.losses.shown([prompt_id] if job.get("execution_end_time") else [])
                 shown = prefixed_text(answer, instance, self._storage)
                 return await native.reply_pieces(request, shown, answer)
             if not _knows_jobs(answer):
@@ -189,6 +194,7 @@ class OnePrompt:
             return failed_job(own)
         kept = self._kept.find(prompt_id)
         if kept is not None and await stands_in(kept, asked, self._kept, self._cluster):
+            self._keeper.losses.shown([prompt_id])
             return kept.whole_job(self._numbers)
         if (owner := self._owners.ended_away(prompt_id, asked)) is not None:
             raise away(owner)

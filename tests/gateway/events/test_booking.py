@@ -15,6 +15,7 @@ from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.frame_reader import FrameReader
 from comfy_proxy.gateway.events.frames import event_frame
+from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.prompt import End, Prompt
@@ -32,7 +33,8 @@ class Told:
 
     def connect(self, client_id: str = "me") -> None:
         """A new socket, which has heard nothing yet."""
-        made_files: Any = None
+        files: Any = None  # no test here tells of any
+        made_files = MadeFiles(files, ManualClock(), unended=self.ledger)
         self._reader = FrameReader(lambda output: output)
         second_tries = SecondTries(self.ledger, enabled=True)
         self._booking = FrameBooking(
