@@ -15,6 +15,7 @@ import pytest
 from rooms_harness import Client, answering, gateway_over
 
 from comfy_proxy.cluster.instance import Instance
+from comfy_proxy.cluster.object_info import questions
 from comfy_proxy.cluster.object_info.cache import ObjectInfoCache
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.gateway.gateway import Gateway
@@ -82,7 +83,8 @@ class Room:
 
 
 @pytest.fixture
-async def make_room(tmp_path: Path) -> AsyncIterator[Any]:
+async def make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    monkeypatch.setattr(questions, "LISTS_PATIENCE_S", 60.0)
     async with AsyncExitStack() as stack:
 
         async def make(*options: dict[str, Any]) -> Room:
