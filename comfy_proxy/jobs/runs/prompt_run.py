@@ -133,6 +133,7 @@ class PromptRun:
         self._ledger.apply(events.MoveBegan(prompt=self._prompt, queue_entry=entry))
         away = False
         try:
+            await self._follower.require_waiting()
             away = await self._client.delete(self.prompt_id)
         except InstanceError as error:
             self._gave_up = error
