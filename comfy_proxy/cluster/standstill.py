@@ -166,6 +166,8 @@ class Standstills:
     def _load_told(self, instance: Instance) -> None:
         watch, remaining = self._watches[instance], instance.prompts.queue_remaining
         before, watch.remaining = watch.remaining, remaining
+        if instance.stands_still and remaining < before:
+            self._returns.wake(instance)  # taken away, or it runs again
         # While it is suspected the next look says whether one has run, or was only taken away.
         if not remaining or watch.idle or (remaining < before and watch.since is None):
             watch.forget()
@@ -229,18 +231,20 @@ class Standstills:
     # --- whether it is back ------------------------------------------------------------------
 
     async def _look_for_return(self, instance: Instance) -> None:
-        """A connection broke, or it was away: another process has another history, or none."""
+        """Another process has another history, or none; and what has run there is the newest."""
         watch = self._watches[instance]
-        watch.interrupted = False
+        interrupted, watch.interrupted = watch.interrupted, False
         try:
             async with self._clock.timeout(ASK_TIMEOUT_S):
                 newest = await _newest(self._clients[instance])
         except (InstanceError, TimeoutError) as error:
             logger.debug("{}: whether it is another process: {!r}", instance.host, error)
-            watch.interrupted = True  # the next check asks again
+            watch.interrupted |= interrupted  # the next check asks again
             return
-        if instance.stands_still and (newest is None or newest != watch.newest):
-            self._use_again(instance, "it was started again")
+        is_back = interrupted if newest is None else newest != watch.newest
+        if instance.stands_still and is_back:
+            why = "it was started again" if interrupted else "it runs prompts again"
+            self._use_again(instance, why)
 
     def _use_again(self, instance: Instance, why: str) -> None:
         instance.stands_still = False

@@ -2,7 +2,8 @@
 
 ComfyUI keeps its queue in memory: a process that ends takes along what waited and what ran there. A
 prompt counts as lost only if that is proven: nobody listens at the address any more, or a ComfyUI
-answers there that has the prompt neither in its queue nor in its history.
+answers there that has the prompt neither in its queue nor in its history. One that stands still has
+lost what its thread had taken when it died, and nothing else (``cluster/standstill.py``).
 """
 
 from __future__ import annotations
@@ -41,10 +42,12 @@ class LostPrompts:
         lost = await self._lost_of(doubtful, instance)
         if lost is None:
             return
-        if lost:
+        suspect = self._ledger.suspect(instance)
+        if instance.stands_still and len(lost) == 1:
+            (suspect,) = lost  # its thread died over that one; what waits there is in its queue
+        elif lost:
             self._ledger.apply(events.Restarted(instance=instance))
             self._cluster.planner.restarted(instance)
-        suspect = self._ledger.suspect(instance)
         for prompt in lost:
             if prompt.at(instance) and prompt.state in (State.QUEUED, State.RUNNING):
                 self._lose(prompt, instance, ran=prompt is suspect)
