@@ -224,7 +224,6 @@ class Standstills:
             " that runs prompts has probably died, and its own log says why",
             *(instance.host, label(instance), waiting, seconds),
         )
-        instance.signs.troubled()  # what that thread had in hand is lost
         tell(self.on_found, instance)
         self._drains.tell(instance)
 

@@ -43,8 +43,9 @@ class LostPrompts:
         if lost is None:
             return
         suspect = self._ledger.suspect(instance)
-        if instance.stands_still and len(lost) == 1:
-            (suspect,) = lost  # its thread died over that one; what waits there is in its queue
+        taken = [one for one in lost if not _is_troubled(one, instance)]
+        if taken:  # by the thread of an instance that stands still, which died over it
+            suspect = taken[0]
         elif lost:
             self._ledger.apply(events.Restarted(instance=instance))
             self._cluster.planner.restarted(instance)
@@ -78,9 +79,8 @@ class LostPrompts:
         without a gap (PROTOCOL.md trap 15). What is in neither though there was no trouble with
         the instance was deleted by somebody there.
         """
-        prompts = [
-            one for one in prompts if instance.signs.troubled_since(one.attempts[-1].sent_at)
-        ]
+        if not instance.stands_still:
+            prompts = [one for one in prompts if _is_troubled(one, instance)]
         try:
             queue = await ask_queue(instance, self._cluster, timeout_s=ASK_TIMEOUT_S)
             if queue is None:
@@ -101,3 +101,8 @@ class LostPrompts:
 
     async def _asked(self, path: str, instance: Instance) -> Mapping[str, Any] | None:
         return await ask_history(instance, self._cluster, path, timeout_s=ASK_TIMEOUT_S)
+
+
+def _is_troubled(prompt: Prompt, instance: Instance) -> bool:
+    """Whether the process of ``instance`` may have ended since it was sent ``prompt``."""
+    return instance.signs.troubled_since(prompt.attempts[-1].sent_at)

@@ -214,7 +214,7 @@ class Reconciler:
         if prompt.deleted:
             end = End(ending=Ending.CANCELLED)
             self._ledger.apply(events.Finished(prompt=prompt, end=end))
-        elif instance.signs.troubled_since(prompt.attempts[-1].sent_at):
+        elif instance.stands_still or instance.signs.troubled_since(prompt.attempts[-1].sent_at):
             self._ledger.apply(events.Doubted(instance=instance))
         else:
             end = End(ending=Ending.VANISHED)

@@ -91,14 +91,14 @@ class PromptFollower:
                 self._take(frame)
 
     async def require_waiting(self) -> None:
-        """Raises PromptVanishedError if an instance that stands still has the prompt no more: its
-        thread died over it, so the prompt must not be moved as one that is not to blame."""
-        instance, prompt_id = self._placement.instance, self._execution.prompt_id
-        if not instance.stands_still or prompt_id in await self._client.queue():
+        """Raises PromptVanishedError if the instance has lost the prompt without any trouble. It
+        may have ended the thread there, and must not be moved as one that is not to blame."""
+        prompt_id = self._execution.prompt_id
+        if prompt_id in await self._client.queue() or not self._is_untroubled():
             return
         if await self._client.history(prompt_id) is None:
             self._placement.in_queue = False
-            raise PromptVanishedError(instance.host)
+            raise PromptVanishedError(self._placement.instance.host)
 
     async def settle(self) -> None:
         """The socket was lost: a new one hears ``status`` frames, at each the end is looked for.
@@ -223,10 +223,14 @@ class PromptFollower:
         entry = await self._client.history(self._execution.prompt_id)
         if entry is None:
             self._placement.in_queue = False
-            instance = self._placement.instance
-            if instance.stands_still or not instance.signs.troubled_since(self._followed_at):
-                raise PromptVanishedError(instance.host)
-            raise PromptLostError(f"{instance.host} has forgotten the prompt.")
+            host = self._placement.instance.host
+            if self._is_untroubled():
+                raise PromptVanishedError(host)
+            raise PromptLostError(f"{host} has forgotten the prompt.")
         self._execution.take_history(entry)
         self._placement.running = False
         self._on_update(self._execution)
+
+    def _is_untroubled(self) -> bool:
+        """The process of its instance cannot have ended since the prompt was sent."""
+        return not self._placement.instance.signs.troubled_since(self._followed_at)
