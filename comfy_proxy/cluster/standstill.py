@@ -143,10 +143,14 @@ class Standstills:
 
     def queue_read(self, instance: Instance, queue: QueueView) -> None:
         """For ``HealthChecker.on_queue``."""
+        watch = self._watches[instance]
         if queue.running and instance.stands_still:
             self.began(instance)
-        elif not queue.running and queue.pending and self._watches[instance].since is None:
-            self._watches[instance].forget()
+        elif queue.running:
+            watch.forget()
+            watch.runs = True
+        elif queue.pending and watch.since is None:
+            watch.forget()
             self._begin(instance, suspected=True)
 
     def answered(self, instance: Instance) -> None:

@@ -7,7 +7,6 @@ from typing import Final
 
 from aiohttp import web
 
-from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.gateway.exchange.forward import forward_balanced
@@ -71,18 +70,7 @@ async def answer(request: web.Request, match: Match, gateway: Gateway) -> web.St
         await gateway.state.know_user(request)
         policy = POLICIES[match.policy]
     else:
-        if match.policy is Policy.SCHEDULED:
-            _require_in_use(gateway.cluster.instances[0])
+        if match.policy is Policy.SCHEDULED and gateway.cluster.instances[0].drained:
+            raise NoHealthyInstanceError("The only ComfyUI instance is drained.", retry_after_s=30)
         policy = WITH_ONE.get(match.policy, POLICIES[Policy.PRIMARY])
     return await policy(gateway)(request, match)
-
-
-def _require_in_use(only: Instance) -> None:
-    """Raises NoHealthyInstanceError if a prompt must not be sent to the only instance."""
-    if only.drained:
-        raise NoHealthyInstanceError("The only ComfyUI instance is drained.", retry_after_s=30)
-    if only.stands_still:
-        raise NoHealthyInstanceError(
-            "The only ComfyUI instance stands still: it runs nothing until it is restarted.",
-            retry_after_s=30,
-        )

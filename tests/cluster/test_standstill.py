@@ -175,6 +175,16 @@ async def test_an_idle_one_is_asked_nothing(site: Site) -> None:
     assert (site.server.asked, site.clock.waiting) == (0, 0)
 
 
+async def test_what_health_checks_read_is_not_asked_once_more(site: Site) -> None:
+    """Nobody hears what runs there, nor its end; the next check tells that something runs."""
+    site.server.pending = [str(number) for number in range(100)]
+    while len(site.server.pending) > 1:
+        site.server.running = [site.server.pending.pop(0)]
+        site.checked()
+        await site.clock.advance(QUIET_S * 3)
+    assert (site.server.asked, site.instance.stands_still) == (0, False)
+
+
 async def test_one_question_for_a_long_prompt_whose_beginning_nobody_hears(site: Site) -> None:
     """More come behind it, and health checks read the queue; the next prompt has one too."""
     site.server.pending = ["a", "b"]
