@@ -19,6 +19,7 @@ from comfy_proxy.comfy_api.service import ComfyApi
 from comfy_proxy.dashboard.feed import Feed
 from comfy_proxy.dispatch.dispatcher import Dispatcher
 from comfy_proxy.dispatch.plan_feed import PlanFeed
+from comfy_proxy.dispatch.run_feed import RunFeed
 from comfy_proxy.gateway.gateway import Gateway
 from comfy_proxy.jobs import operations
 from comfy_proxy.jobs.runs.job_prompts import JobPrompts
@@ -77,6 +78,7 @@ def setup(app: web.Application, settings: Settings | None = None) -> None:
     app[CLUSTER] = cluster
     ledger = Ledger(cluster.clock)
     ledger.observers.append(PlanFeed(cluster.planner, cluster.experience, cluster.clock).observe)
+    ledger.observers.append(RunFeed(cluster.standstills, ledger).observe)
     dispatcher = Dispatcher(ledger, cluster.health_checker, cluster.planner, cluster.clock)
     app[GATEWAY] = Gateway(cluster, ledger, dispatcher)
     app[COMFY_API] = ComfyApi(ledger, _doors(app[GATEWAY]))

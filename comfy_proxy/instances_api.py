@@ -120,8 +120,9 @@ async def _drain(request: web.Request) -> web.Response:
 
 
 async def _resume(request: web.Request) -> web.Response:
-    instance = _instance(request)
-    request.app[CLUSTER].drains.resume(instance)
+    instance, cluster = _instance(request), request.app[CLUSTER]
+    cluster.drains.resume(instance)
+    cluster.standstills.resume(instance)
     await request.app[STATE].durable()
     return _answer(request, instance)
 
@@ -217,5 +218,5 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         parameters=(WAIT,),
         errors=(404, 503),
     ),
-    _row("POST", "/api/instances/{id}/resume", _resume, "Give a drained instance work again"),
+    _row("POST", "/api/instances/{id}/resume", _resume, "Give an instance work again"),
 )

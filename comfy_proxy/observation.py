@@ -109,5 +109,6 @@ def _instance_state(instance: Instance, cluster: Cluster) -> InstanceState:
         name=instance.name,
         drained=instance.drained,
         leaving=instance.leaving,
+        stands_still=instance.stands_still,
         models_loaded=cluster.planner.lines[instance].loaded.names(),
     )

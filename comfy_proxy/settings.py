@@ -168,7 +168,8 @@ VARIABLES: tuple[Variable, ...] = (
     _row("HEALTH_FAILURE_THRESHOLD", "health_failure_threshold", integer(1, 1000), "3",
          "consecutive failures that open the circuit breaker"),
     _row("HANG_TIMEOUT", "hang_timeout_s", milliseconds(0), "30000",
-         "ms without an answer after which an instance's work goes elsewhere; 0 = never"),
+         "ms without an answer, or of running nothing while prompts wait, after which an"
+         " instance's work goes elsewhere; 0 = never"),
     _row("JOB_TIMEOUT", "job_timeout_s", milliseconds(1), "300000",
          "ms; how long a finished job is kept"),
     _row("PENDING_TIMEOUT", "pending_timeout_s", milliseconds(1), "600000",

@@ -89,7 +89,8 @@ async def _ready(request: web.Request) -> web.Response:
 
 
 def instance_view(instance: InstanceState) -> InstanceView:
-    """One instance for operators. ``draining``: one of them takes it out of use; ``leaving``: it is
+    """One instance for operators. ``draining``: one of them takes it out of use; ``stands_still``:
+    it answers and runs nothing, so it gets no work until it was restarted; ``leaving``: it is
     removed as soon as it is empty; ``empty``: nothing waits or runs there, as far as it told."""
     response_s = instance.response_time_s
     return {
@@ -99,6 +100,7 @@ def instance_view(instance: InstanceState) -> InstanceView:
         "status": "healthy" if instance.healthy else "unhealthy",
         "circuit": instance.circuit,
         "draining": instance.drained,
+        "stands_still": instance.stands_still,
         "leaving": instance.leaving,
         "empty": instance.load == 0,
         "load": instance.load,

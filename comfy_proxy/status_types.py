@@ -16,7 +16,8 @@ class Connections(TypedDict):
 
 
 class InstanceView(TypedDict):
-    """One instance for operators. ``draining``: one of them takes it out of use; ``leaving``: it is
+    """One instance for operators. ``draining``: one of them takes it out of use; ``stands_still``:
+    it answers and runs nothing, so it gets no work until it was restarted; ``leaving``: it is
     removed as soon as it is empty; ``empty``: nothing waits or runs there, as far as it told."""
 
     id: str
@@ -25,6 +26,7 @@ class InstanceView(TypedDict):
     status: Literal["healthy", "unhealthy"]
     circuit: str
     draining: bool
+    stands_still: bool
     leaving: bool
     empty: bool
     load: int

@@ -12,7 +12,7 @@ from comfy_proxy.cli.proxy_address import OPTIONS, find_proxy
 
 _HELP: Final = {
     "drain": "give an instance nothing new, so that it may be restarted",
-    "resume": "give a drained instance work again",
+    "resume": "give an instance work again",
     "add": "have one more instance, until the proxy is restarted",
     "remove": "have one less: what waits there goes elsewhere, what runs there ends first",
 }

@@ -110,7 +110,8 @@ def job_rows(snapshot: Snapshot) -> list[tuple[object, ...]]:
 
 
 def _takes_work(instance: Snapshot) -> bool:
-    return instance["status"] == "healthy" and not instance["draining"]
+    in_use = not (instance["draining"] or instance["stands_still"])
+    return instance["status"] == "healthy" and in_use
 
 
 def _in_a_word(instance: Snapshot) -> str:
@@ -120,6 +121,8 @@ def _in_a_word(instance: Snapshot) -> str:
 def _state(instance: Snapshot) -> str:
     if instance["status"] != "healthy":
         return f"unhealthy: {instance['last_error']}" if instance["last_error"] else "unhealthy"
+    if instance["stands_still"]:
+        return "stands still: restart it"
     if instance["leaving"]:
         return "leaving"
     return "draining" if instance["draining"] else "healthy"

@@ -34,6 +34,7 @@ from comfy_proxy.cluster.planning.model_files import ModelFiles
 from comfy_proxy.cluster.planning.planner import Planner
 from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.cluster.scheduler import Scheduler
+from comfy_proxy.cluster.standstill import Standstills
 from comfy_proxy.errors import InstanceError, NoHealthyInstanceError
 from comfy_proxy.metrics.records import CircuitRecord, PromptEnd, PromptEvent, PromptRecord
 from comfy_proxy.observers import tell
@@ -84,6 +85,7 @@ class Cluster:
         self.experience = Experience(self.planner, self.clock)
         self.scheduler = _scheduler(self, settings)
         self.drains = Drains(self.scheduler, self.clock, self.learn_load)
+        self.standstills = _standstills(self, settings.hang_timeout_s)
         self.membership = _membership(self, newcomers)
         self.several = self.membership.several
         self.on_prompt: list[Callable[[PromptRecord], None]] = []
@@ -94,6 +96,8 @@ class Cluster:
     def _connect(self) -> None:
         """Have the parts hear of each other what concerns them."""
         self.health_checker.on_success += (self.capabilities.heard, self.gpu_memory.heard)
+        self.health_checker.on_success.append(self.standstills.answered)
+        self.health_checker.on_queue.append(self.standstills.queue_read)
         self.instances.each(self._connect_one)
 
     def _connect_one(self, instance: Instance) -> None:
@@ -116,6 +120,7 @@ class Cluster:
         """
         await self.connections.start()
         self.hangs.start()
+        self.standstills.start()
         await self.health_checker.start()
 
     async def close(self) -> None:
@@ -123,6 +128,7 @@ class Cluster:
         # The checks first: one that passes begins a chore (_learn). The connections last.
         await self.health_checker.close()
         await self.hangs.close()
+        await self.standstills.close()
         await self.scheduler.close()
         for task in tuple(self._chores):
             task.cancel()
@@ -251,6 +257,11 @@ def _scheduler(cluster: Cluster, settings: Settings) -> Scheduler:
         clock=cluster.clock,
         pending_timeout_s=settings.pending_timeout_s,
     )
+
+
+def _standstills(cluster: Cluster, timeout_s: float) -> Standstills:
+    roster, clients = cluster.instances, cluster.clients
+    return Standstills(roster, clients, cluster.drains, clock=cluster.clock, timeout_s=timeout_s)
 
 
 def _membership(cluster: Cluster, newcomers: Newcomers) -> Membership:

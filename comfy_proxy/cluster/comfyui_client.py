@@ -91,7 +91,7 @@ class ComfyUIClient:
 
     async def queue(self, *, fresh: bool = False) -> QueueView:
         """``GET /queue``; ``fresh`` as of :meth:`ConnectionManager.request`."""
-        queue = read_queue(await self._scanned("queue", QUEUE, fresh=fresh))
+        queue = read_queue(await self.scanned("queue", QUEUE, fresh=fresh))
         if queue is None:
             raise InvalidAnswerError(f"{self.instance.host}: /queue has no queue.")
         return queue.view()
@@ -102,7 +102,7 @@ class ComfyUIClient:
         ``{"prompt": [number, None, None], "outputs": …, "status": …}``: the rest is not read.
         """
         path = history_path(prompt_id)
-        entries = read_history(await self._scanned(path, HISTORY, fresh=fresh)) or ()
+        entries = read_history(await self.scanned(path, HISTORY, fresh=fresh)) or ()
         found = [one for one in entries if one.prompt_id == prompt_id and one.value.is_object]
         if not found:
             return None
@@ -210,13 +210,13 @@ class ComfyUIClient:
         async with self._request("POST", path, json=payload) as response:
             _require_ok(response, self.instance.host)
 
-    async def _scanned(self, path: str, shape: Shape, *, fresh: bool = False) -> Value:
-        """What ``shape`` names in the answer to a GET.
+    async def scanned(self, path: str, shape: Shape, **options: Any) -> Value:
+        """What ``shape`` names in the answer to a GET. Raises InstanceError.
 
         The body may take any time, but no piece of it longer than COMFYUI_TIMEOUT.
         """
         scanner = JsonScanner(shape)
-        async with self._request("GET", path, whole=False, fresh=fresh) as response:
+        async with self._request("GET", path, whole=False, **options) as response:
             _require_ok(response, self.instance.host)
             limit, quiet, came = answer_bodies.MAX_SCANNED_BYTES, None, 0
             async for piece in answer_bodies.pieces(response, limit, self._silence):

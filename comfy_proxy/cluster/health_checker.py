@@ -27,6 +27,7 @@ from comfy_proxy.cluster.comfyui_client import ComfyUIClient
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.lateness import Lateness
+from comfy_proxy.cluster.prompt_lists import QueueView
 from comfy_proxy.cluster.roster import ByInstance, Roster
 from comfy_proxy.cluster.self_check import ItselfError
 from comfy_proxy.errors import InstanceError, InstanceTimeoutError
@@ -55,7 +56,8 @@ JITTER = 0.1
 
 class HealthChecker:
     """Owns one task for each instance; ``on_success`` callbacks hear every check that passed. One
-    that raises changes neither the verdict nor what the others hear.
+    that raises changes neither the verdict nor what the others hear. ``on_queue`` callbacks hear
+    what waits and runs there, once for each check that was made at the interval.
 
     ``interval_s`` is HEALTH_CHECK_INTERVAL and ``timeout_s`` HEALTH_CHECK_TIMEOUT, in seconds.
     """
@@ -84,6 +86,7 @@ class HealthChecker:
         self._demanded = asyncio.Event()
         self._demands = 0
         self.on_success: list[Callable[[Instance], None]] = []
+        self.on_queue: list[Callable[[Instance, QueueView], None]] = []
 
     async def start(self) -> None:
         """Begin to watch, also those that join later; the first checks are under way, not
@@ -223,6 +226,8 @@ class HealthChecker:
             logger.debug("the queue of {} cannot be read: {!r}", instance.host, error)
         else:
             instance.prompts.observed(len(queue.running) + len(queue.pending))
+            for callback in self.on_queue:
+                callback(instance, queue)
 
     async def _pause(self, instance: Instance) -> None:
         """Sleep until the next check is due: the interval, or a second if the instance fails and

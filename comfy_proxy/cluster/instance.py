@@ -42,7 +42,8 @@ class Instance:
     have of it (`@2`; `@2.1` once its disk was emptied), ``name`` what its operator calls it,
     ``capacity`` how many of our prompts it may have at once. ``draining`` counts who waits until it
     has nothing to do, or restarts it; ``drained`` is set by an operator alone (``drains.py``), and
-    neither undoes the other. ``prompts`` is what it has to do, ``signs`` when it spoke last and was
+    neither undoes the other. ``stands_still``: it answers and runs nothing (``standstill.py``).
+    ``prompts`` is what it has to do, ``signs`` when it spoke last and was
     in trouble. ``leaving``: it is to be removed as soon as it is empty; ``left``: it was removed,
     and is a member no more (``roster.py``). ``is_proxy``: it is this proxy (``self_check.py``).
     ``kept_by`` are all that keep something of it.
@@ -78,7 +79,7 @@ class Instance:
         self.last_error: str | None = None
         self.last_error_at: datetime | None = None
         self.draining = 0
-        self.drained = self.leaving = self.left = self.is_proxy = False
+        self.drained = self.stands_still = self.leaving = self.left = self.is_proxy = False
         self.kept_by: WeakValueDictionary[int, Keeper] = WeakValueDictionary()
         self.observers: list[Callable[[Attempt], None]] = []
         self.on_circuit: list[Callable[[CircuitRecord], None]] = []
@@ -271,7 +272,7 @@ def takes_work(instance: Instance) -> bool:
 
 def runs_empty(instance: Instance) -> bool:
     """Whether it is to get nothing new, and what waits there is to go elsewhere."""
-    return instance.drained or instance.draining > 0
+    return instance.drained or instance.draining > 0 or instance.stands_still
 
 
 def _call(callbacks: Iterable[Callable[[Instance], None]], instance: Instance) -> None:

@@ -36,6 +36,10 @@ QUEUE: Shape = {b"queue_running": {ANY: _ENTRY}, b"queue_pending": {ANY: _ENTRY}
 """What to read of ``/queue``: of each entry its number, id, time of creation and clientId."""
 HISTORY: Shape = {ANY: {b"prompt": {0: {}}, b"outputs": TEXT, b"status": TEXT}}
 """What to read of ``/history``: of each entry its number, outputs and status."""
+NUMBERS: Shape = {ANY: {b"prompt": {0: {}}}}
+"""What to read of ``/history`` where only ids and numbers are of interest."""
+Newest = tuple[str | None, float]
+"""Id and number of the prompt that has ended last; the id is None if it cannot be read."""
 HISTORY_WITH_NODES: Shape = {
     ANY: {b"prompt": {0: {}, 2: {ANY: {}}}, b"outputs": TEXT, b"status": TEXT, b"meta": TEXT}
 }
@@ -200,6 +204,15 @@ def _history_entry(value: Value) -> HistoryEntry:
         number=None if row is None else row.get(0),
         outputs=value.get(b"outputs"),
     )
+
+
+def read_newest(root: Value) -> Newest | None:
+    """The last one of an answer scanned for NUMBERS; None if it has none."""
+    entries = read_history(root)
+    if not entries:
+        return None
+    number = entries[-1].number
+    return entries[-1].prompt_id, finite(None if number is None else number.data())
 
 
 def history_path(prompt_id: str) -> str:

@@ -6,6 +6,8 @@
   ``ProcessEndedError`` and is never tried again: it would end one instance after the other.
 * A prompt that only waited is not to blame: the death of its instance costs it no try.
 * An instance that an operator removes under it costs it no try either.
+* A prompt that its instance does not have any more, though it was in no trouble, may have ended the
+  thread there that runs prompts (PROTOCOL.md trap 27): that counts like a process that ended.
 * Instances that answer checks, but break off the exchanges about this one prompt, are tried
   ``MAX_BREAKS`` times in all; those that answer with an error where none belongs, or do
   not give a file of which they have told, ``MAX_REFUSALS`` times in all.
@@ -50,6 +52,16 @@ _BROKEN = (InstanceUnreachableError, InstanceTimeoutError, PromptLostError)
 """The process of the instance may have ended, or the way to it broken."""
 
 
+class PromptVanishedError(PromptLostError):
+    """The instance was in no trouble, and has the prompt in neither its queue nor its history."""
+
+    def __init__(self, instance: str) -> None:
+        super().__init__(
+            f"{instance} has lost the prompt: it is neither in its queue nor in its history. It was"
+            " deleted there, or ended the thread of ComfyUI that runs prompts."
+        )
+
+
 @dataclass(kw_only=True, slots=True)
 class Tries:
     """How often one prompt was tried in vain, and why; whoever submits it keeps one for it."""
@@ -85,6 +97,11 @@ class Tries:
             " for longer than HANG_TIMEOUT; it is not tried again."
         )
 
+    def _vanished(self, error: PromptVanishedError) -> None:
+        self.losses += 1
+        if self.losses >= MAX_LOSSES:
+            raise error
+
     def failed(
         self, error: InstanceError, *, ran: bool, answers: bool, node: str | None = None
     ) -> None:
@@ -96,7 +113,9 @@ class Tries:
         """
         if isinstance(error, InstanceGoneError):
             return
-        if not isinstance(error, _BROKEN) or isinstance(error, ResultFileLostError):
+        if isinstance(error, PromptVanishedError):
+            self._vanished(error)
+        elif not isinstance(error, _BROKEN) or isinstance(error, ResultFileLostError):
             self.refusals += 1
             if self.refusals >= MAX_REFUSALS:
                 raise error
@@ -115,7 +134,7 @@ def process_ended(node: str | None) -> ProcessEndedError:
     """The error of a prompt that was lost too often; ``node`` as in :meth:`Tries.lost_running`."""
     where = "" if node is None else f" (the last time at node {node})"
     return ProcessEndedError(
-        f"ComfyUI's process ended {MAX_LOSSES} times while it ran this{where}; it is not tried"
-        " again. Out of memory and driver faults end a process like that: ComfyUI's own log says"
-        " more."
+        f"ComfyUI's process ended {MAX_LOSSES} times while it ran this{where}, or its thread that"
+        " runs prompts did; it is not tried again. Out of memory and driver faults end a process"
+        " like that: ComfyUI's own log says more."
     )

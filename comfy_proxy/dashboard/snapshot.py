@@ -68,6 +68,7 @@ def _instance(one: InstanceState, running: list[Job], metrics: Metrics) -> dict[
         "host": one.host,
         "name": one.name,
         "draining": one.drained,
+        "stands_still": one.stands_still,
         "leaving": one.leaving,
         "status": "healthy" if one.healthy else "unhealthy",
         "circuit": one.circuit,

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from comfy_proxy.embedded.asset_store import AssetStore
-from comfy_proxy.embedded.faults import Faults
+from comfy_proxy.embedded.faults import Faults, ThreadDiedError
 from comfy_proxy.embedded.folders import Folders
 from comfy_proxy.embedded.node_cache import NodeCache
 from comfy_proxy.embedded.nodes.node_class import Json, NodeClass
@@ -133,7 +133,7 @@ class Executor:
                 if run.client_id is not None:
                     end = {"node": None, "prompt_id": item.prompt_id}
                     self.sockets.send("executing", end, run.client_id)
-        except _Stopped:
+        except (_Stopped, ThreadDiedError):
             return
 
     def _clear_interrupt(self) -> None:

@@ -5,10 +5,14 @@ worker started with `--allow-faults`. Path prefixes are matched without a leadin
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 ANSWERS = ("html", "non_json", "empty", "endless", "trickle", "cut", "break")
+
+
+class ThreadDiedError(BaseException):
+    """The end of the thread that runs prompts. No `except Exception` stops it."""
 
 
 @dataclass(kw_only=True)
@@ -26,7 +30,12 @@ class Faults:
     fail with OSError. `silent_sockets`: no frame leaves any more. `die_at_node`: the worker dies
     the moment a node of that class starts ("*": any). `slow_node_s`: each node takes so much
     longer, in silence. `oom_until_free`: SimulatedSampler fails for want of memory, until a
-    `POST /free` that unloads models.
+    `POST /free` that unloads models. `stands_still`: no prompt is taken from the queue, though all
+    requests are answered, as if the thread that runs prompts had died (PROTOCOL.md trap 27); a
+    restart of the worker ends it. `thread_dies_at`: that thread dies as it takes a prompt with a
+    node of that class ("*": any): the prompt is then in no list, and nothing runs until a restart.
+
+    `on_change` is called after each change.
     """
 
     delay_s: float = 0.0
@@ -40,8 +49,11 @@ class Faults:
     die_at_node: str = ""
     slow_node_s: float = 0.0
     oom_until_free: bool = False
+    stands_still: bool = False
+    thread_dies_at: str = ""
 
     def __post_init__(self) -> None:
+        self.on_change: Callable[[], None] = lambda: None
         self._waiters: set[asyncio.Future[None]] = set()
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -50,6 +62,8 @@ class Faults:
         for waiter in self.__dict__.get("_waiters", ()):
             if not waiter.done():
                 waiter.set_result(None)
+        if (on_change := self.__dict__.get("on_change")) is not None:
+            on_change()
 
     def clear(self) -> None:
         """Switch everything off; requests that hung are answered now."""
@@ -80,6 +94,12 @@ class Faults:
                 await waiter
             finally:
                 self._waiters.discard(waiter)
+
+    def taking(self, classes: Collection[str]) -> None:
+        """A prompt with nodes of these classes is taken from the queue to run. Raises
+        ThreadDiedError."""
+        if self.thread_dies_at in {"*", *classes}:
+            raise ThreadDiedError
 
     def take_broken_prompt(self) -> bool:
         """Whether this POST /prompt is one of those to break; counts it."""

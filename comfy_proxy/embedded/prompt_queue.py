@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from comfy_proxy.embedded.faults import Faults
 from comfy_proxy.embedded.nodes.node_class import Json
 
 MAXIMUM_HISTORY_SIZE = 10000  # entries; for each one more the oldest is forgotten
@@ -47,11 +48,13 @@ class PromptResult:
 class PromptQueue:
     """Heap of waiting prompts, the running one, the last 10,000 results.
 
-    `on_change(remaining)` is called under the lock at every change, from any thread.
+    `on_change(remaining)` is called under the lock at every change, from any thread. Whether a
+    prompt can be taken is up to `faults`; :meth:`wake` has them asked anew.
     """
 
-    def __init__(self, on_change: Callable[[int], None]) -> None:
+    def __init__(self, on_change: Callable[[int], None], faults: Faults | None = None) -> None:
         self._on_change = on_change
+        self._faults = faults or Faults()
         self._not_empty = threading.Condition(threading.RLock())
         self._waiting: list[QueueItem] = []
         self._running: list[Any] | None = None
@@ -68,11 +71,13 @@ class PromptQueue:
     def get(self) -> QueueItem | None:
         """Wait for the next prompt and mark it running; None once the queue is closed."""
         with self._not_empty:
-            while not self._waiting and not self._closed:
+            while (not self._waiting or self._faults.stands_still) and not self._closed:
                 self._not_empty.wait()
             if self._closed:
                 return None
             item = heapq.heappop(self._waiting)
+            # Where the real thread dies of a copy that fails: it has taken the prompt already.
+            self._faults.taking([node["class_type"] for node in item.graph.values()])
             # A copy for `/queue` and the history, which show the graph as it was sent: running it
             # adds `is_changed` to its nodes.
             self._running = copy.deepcopy(item.row())
@@ -98,6 +103,11 @@ class PromptQueue:
                 "meta": result.meta,
             }
             self._changed()
+
+    def wake(self) -> None:
+        """Have `get` look again whether it may take a prompt."""
+        with self._not_empty:
+            self._not_empty.notify_all()
 
     def close(self) -> None:
         """Make `get` return None from now on."""

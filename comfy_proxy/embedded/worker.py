@@ -90,14 +90,17 @@ class EmbeddedWorker(LocalServer):
             raise RuntimeError("The worker runs already.")
         self.folders.prepare()
         self._gpu.unload()
+        self.faults.stands_still = False  # that was the thread of the process before
         life = Life(self._instance(), allow_faults=self._allow_faults)
+        self.faults.on_change = life.instance.queue.wake
         self.port = await life.start(port or self.port)
         self._life = life
 
     def _instance(self) -> Instance:
         loop = asyncio.get_running_loop()
         queue = PromptQueue(
-            lambda remaining: sockets.send("status", {"status": queue_info(remaining)}, None)
+            lambda remaining: sockets.send("status", {"status": queue_info(remaining)}, None),
+            self.faults,
         )
         on_death = self._on_death or (lambda: _call_threadsafe(loop, self._die))
         executor = Executor(

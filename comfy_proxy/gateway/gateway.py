@@ -198,6 +198,10 @@ class Gateway:
         """Begin to listen: to loads, to instances that return."""
         answered = self.cluster.health_checker.on_success
         answered.append(self.zombies.heard)
+        # What its thread had in hand when it died is in no list: that is looked for.
+        self.cluster.standstills.on_found.append(
+            lambda instance: self.ledger.apply(events.Doubted(instance=instance))
+        )
         if not self.several:
             self._follow_of_one()
             return

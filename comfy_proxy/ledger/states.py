@@ -54,8 +54,8 @@ class Ending(StrEnum):
     """A newer prompt was accepted under its id. ComfyUI runs both, but no answer and no event
     tells which of the two it is about (PROTOCOL.md trap 9), so only the newer one is followed."""
     VANISHED = "vanished"
-    """Its instance never failed and has it neither in its queue nor in its history: somebody
-    deleted it there who did not come through us."""
+    """Its instance never failed, runs others, and has it neither in its queue nor in its history:
+    somebody deleted it there who did not come through us."""
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {

@@ -174,6 +174,10 @@ def _instances_now(live: LiveState) -> Iterator[Family]:
         [((i.host,), i.drained) for i in each],
     )  # fmt: skip
     yield gauge(
+        "instance_stands_still", "1 if it answers and runs nothing.", _HOST,
+        [((i.host,), i.stands_still) for i in each],
+    )  # fmt: skip
+    yield gauge(
         "instance_circuit_state", "1 for the state of the circuit breaker.", f"{_HOST} state",
         [((i.host, state), i.circuit == state) for i in each for state in CIRCUIT_STATES],
     )  # fmt: skip

@@ -18,7 +18,8 @@ class InstanceState:
     ``healthy``: its circuit is closed and a check has passed since the start. ``load`` counts all
     prompts there, ``client_prompts`` those of them that do not belong to our jobs. ``last_error``
     is the last failure since a check passed, else None. ``drained``: an operator takes it out of
-    use; ``leaving``: it is to be removed once it is empty. ``models_loaded`` are the models in its
+    use; ``stands_still``: it answers and runs nothing, so it gets no work; ``leaving``: it is to be
+    removed once it is empty. ``models_loaded`` are the models in its
     memory as far as can be told, those used last first.
     """
 
@@ -42,6 +43,7 @@ class InstanceState:
     name: str | None = None
     drained: bool = False
     leaving: bool = False
+    stands_still: bool = False
 
     @property
     def models_listed(self) -> list[str]:

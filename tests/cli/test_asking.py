@@ -9,6 +9,8 @@ import pytest
 from command_process import PATIENCE_S, CommandLine
 from job_client import JobClient
 
+from comfy_proxy.keys import CLUSTER
+
 pytestmark = pytest.mark.long
 
 
@@ -72,6 +74,11 @@ async def test_status_tells_instances_queue_and_jobs(command: CommandLine, jobs:
     said = await command("status")
     assert said.code == 1
     assert [line.split("\t")[1] for line in said.out.splitlines()[2:4]] == ["draining"] * 2
+    assert (await command("resume", "1")).code == 0
+    assert (await command("status")).code == 0
+    jobs.http.app[CLUSTER].instances[0].stands_still = True
+    said = await command("status")
+    assert (said.code, said.out.splitlines()[2].split("\t")[1]) == (1, "stands still: restart it")
     assert (await command("resume", "1")).code == 0
     assert (await command("status")).code == 0
 

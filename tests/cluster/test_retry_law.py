@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from comfy_proxy.cluster.output_file import ResultFileLostError
-from comfy_proxy.cluster.retry_law import MAX_BREAKS, MAX_REFUSALS, Tries
+from comfy_proxy.cluster.retry_law import MAX_BREAKS, MAX_REFUSALS, PromptVanishedError, Tries
 from comfy_proxy.errors import (
     InstanceError,
     InstanceRefusedError,
@@ -59,3 +59,15 @@ def test_an_instance_that_answers_is_not_tried_for_ever(
     with pytest.raises(type(error)) as raised:
         tries.failed(error, ran=ran, answers=True)
     assert raised.value is error
+
+
+def test_what_an_instance_lost_without_any_trouble_is_tried_once_more() -> None:
+    """It may have ended the thread that runs prompts; a process that ended under it counts too."""
+    tries = Tries()
+    tries.failed(PromptVanishedError("gpu1:8188"), ran=False, answers=True)
+    with pytest.raises(PromptVanishedError, match="gpu2:8188 has lost the prompt"):
+        tries.failed(PromptVanishedError("gpu2:8188"), ran=False, answers=True)
+    tries = Tries()
+    assert tries.lost_running() is None
+    with pytest.raises(PromptVanishedError):
+        tries.failed(PromptVanishedError("gpu1:8188"), ran=False, answers=True)

@@ -61,7 +61,8 @@ async def test_the_instances(workers: Pair, start_jobs: Start) -> None:
         assert one.pop("last_check").endswith("Z")
         assert one == {
             "id": str(number), "host": workers[number - 1].host, "status": "healthy",
-            "name": None, "draining": False, "leaving": False,
+            "name": None, "draining": False, "stands_still": False,
+            "leaving": False,
             "circuit": "closed", "load": 0, "connections": {"open": 0, "in_use": 0},
             "client_prompts": 0, "jobs": [], "consecutive_failures": 0, "last_error": None,
             "last_error_at": None, "models_loaded": [], "models_more": 0,

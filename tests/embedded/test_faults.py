@@ -240,6 +240,41 @@ async def test_faults_are_closed_by_default(client: Client) -> None:
         assert answer.status == 405
 
 
+async def test_while_it_stands_still_nothing_begins(worker: EmbeddedWorker, client: Client) -> None:
+    """All is answered, and prompts wait; switched off, they run. A restart switches it off."""
+    worker.faults.stands_still = True
+    prompt_id = await client.submit(timed(0))
+    queue = await client.get("/queue")
+    assert [row[1] for row in queue["queue_pending"]] == [prompt_id]
+    assert queue["queue_running"] == []
+    worker.faults.stands_still = False
+    await client.event("executing", node=None, prompt_id=prompt_id)
+    worker.faults.stands_still = True
+    await worker.restart()
+    assert not worker.faults.stands_still
+
+
+async def test_a_thread_that_dies_takes_its_prompt_along(
+    worker: EmbeddedWorker, client: Client
+) -> None:
+    """It is in no list, nothing tells so, and nothing runs until a restart."""
+    worker.faults.thread_dies_at = "TimedPass"
+    lost = await client.submit(timed(0))
+    async with asyncio.timeout(10):
+        while (await client.get("/queue"))["queue_pending"]:
+            pass
+    worker.faults.clear()
+    behind = await client.submit(timed(0, salt=1))
+    queue = await client.get("/queue")
+    assert (queue["queue_running"], [row[1] for row in queue["queue_pending"]]) == ([], [behind])
+    assert await client.get(f"/history/{lost}") == {}
+    assert (worker.submitted, worker.started) == ([lost, behind], [])
+    await worker.restart()
+    again = await Client(worker.url).connect()
+    await again.run(timed(0))
+    await again.close()
+
+
 def test_everything_is_off_by_default() -> None:
     """A fresh Faults spoils nothing."""
     faults = Faults()

@@ -109,7 +109,8 @@ class Batch:
 def in_flight(snapshot: Mapping[str, Any]) -> int:
     """How many jobs keep the instances busy that take work now, by what the proxy tells."""
     usable: int = sum(
-        one["status"] == "healthy" and not one["draining"] for one in snapshot["instances"]
+        one["status"] == "healthy" and not (one["draining"] or one.get("stands_still"))
+        for one in snapshot["instances"]
     )
     allowed = int(snapshot["queue"]["max_concurrent_jobs"]) + 1  # one waits for the next place
     return max(2, min(usable * JOBS_AN_INSTANCE, allowed, MAX_IN_FLIGHT))

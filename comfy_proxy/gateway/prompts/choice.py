@@ -48,13 +48,15 @@ class Choice:
             usable = [one for one in usable if one.healthy]
             if usable:
                 return self._best(usable, lacks)
-        drained = any(one.healthy and one.drained for one in self._cluster.instances)
-        raise NoHealthyInstanceError(
-            "Every ComfyUI instance is drained or away."
-            if drained
-            else "No ComfyUI instance can be reached.",
-            retry_after_s=5,
-        )
+        raise NoHealthyInstanceError(self._why_none(), retry_after_s=5)
+
+    def _why_none(self) -> str:
+        healthy = [one for one in self._cluster.instances if one.healthy]
+        if any(one.stands_still for one in healthy):
+            return "Every ComfyUI instance stands still (it runs nothing), is drained or away."
+        if any(one.drained for one in healthy):
+            return "Every ComfyUI instance is drained or away."
+        return "No ComfyUI instance can be reached."
 
     def _best(self, usable: list[Instance], lacks: Mapping[Instance, float]) -> Instance:
         """In this order: lacks least, can be heard, finishes it first as far as that is known, has
@@ -107,7 +109,7 @@ class Choice:
         """Healthy ones; else those that are busy, not dead (PROTOCOL.md trap 8); else who answers
         again."""
         left = [one for one in self._cluster.instances if one not in self.failed]
-        left = [one for one in left if not one.drained]
+        left = [one for one in left if not (one.drained or one.stands_still)]
         left = [one for one in left if not one.draining] or left
         if usable := [one for one in left if one.healthy and one not in self.silent]:
             return usable

@@ -2,7 +2,8 @@
 
 ComfyUI keeps its queue in memory: a process that ends takes along what waited and what ran there. A
 prompt counts as lost only if that is proven: nobody listens at the address any more, or a ComfyUI
-answers there that has the prompt neither in its queue nor in its history.
+answers there that has the prompt neither in its queue nor in its history. One that stands still has
+lost what its thread had taken when it died, and nothing else (``cluster/standstill.py``).
 """
 
 from __future__ import annotations
@@ -41,10 +42,13 @@ class LostPrompts:
         lost = await self._lost_of(doubtful, instance)
         if lost is None:
             return
-        if lost:
+        suspect = self._ledger.suspect(instance)
+        taken = [one for one in lost if not _is_troubled(one, instance)]
+        if taken:  # by the thread of an instance that stands still, which died over it
+            suspect = taken[0]
+        elif lost:
             self._ledger.apply(events.Restarted(instance=instance))
             self._cluster.planner.restarted(instance)
-        suspect = self._ledger.suspect(instance)
         for prompt in lost:
             if prompt.at(instance) and prompt.state in (State.QUEUED, State.RUNNING):
                 self._lose(prompt, instance, ran=prompt is suspect)
@@ -75,9 +79,8 @@ class LostPrompts:
         without a gap (PROTOCOL.md trap 15). What is in neither though there was no trouble with
         the instance was deleted by somebody there.
         """
-        prompts = [
-            one for one in prompts if instance.signs.troubled_since(one.attempts[-1].sent_at)
-        ]
+        if not instance.stands_still:
+            prompts = [one for one in prompts if _is_troubled(one, instance)]
         try:
             queue = await ask_queue(instance, self._cluster, timeout_s=ASK_TIMEOUT_S)
             if queue is None:
@@ -98,3 +101,8 @@ class LostPrompts:
 
     async def _asked(self, path: str, instance: Instance) -> Mapping[str, Any] | None:
         return await ask_history(instance, self._cluster, path, timeout_s=ASK_TIMEOUT_S)
+
+
+def _is_troubled(prompt: Prompt, instance: Instance) -> bool:
+    """Whether the process of ``instance`` may have ended since it was sent ``prompt``."""
+    return instance.signs.troubled_since(prompt.attempts[-1].sent_at)

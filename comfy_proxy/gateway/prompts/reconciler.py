@@ -22,6 +22,7 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.instance_tasks import InstanceTasks
 from comfy_proxy.cluster.prompt_lists import HistoryEntry, history_path
 from comfy_proxy.cluster.prompt_outcomes import told_by
+from comfy_proxy.cluster.retry_law import PromptVanishedError
 from comfy_proxy.cluster.roster import ByInstance
 from comfy_proxy.dispatch.second_tries import SecondTries
 from comfy_proxy.errors import InstanceError, UnavailableError
@@ -218,22 +219,27 @@ class Reconciler:
                 history = await read_entries(instance, self._cluster, path)
                 entry = None if history is None else history.data.get(prompt.prompt_id)
                 if history is None or not self._settle(prompt.prompt_id, entry, instance):
-                    self._is_gone(prompt, instance)
+                    self._is_gone(prompt, instance, runs=bool(queue.running))
                 else:
                     await _keep(prompt.prompt_id, history, instance, self.keep)
             self._gaps.discard(prompt)
 
-    def _is_gone(self, prompt: Prompt, instance: Instance) -> None:
-        """Neither queue nor history has it."""
+    def _is_gone(self, prompt: Prompt, instance: Instance, *, runs: bool) -> None:
+        """Neither queue nor history has it. If the instance ``runs`` something else somebody has
+        deleted it there; else it may have ended the thread that runs prompts (PROTOCOL.md
+        trap 27), and its client is told."""
         if not _must_be_there(prompt, instance, self._ledger):
             return
         if prompt.deleted:
             end = End(ending=Ending.CANCELLED)
             self._ledger.apply(events.Finished(prompt=prompt, end=end))
-        elif instance.signs.troubled_since(prompt.attempts[-1].sent_at):
+        elif instance.stands_still or instance.signs.troubled_since(prompt.attempts[-1].sent_at):
             self._ledger.apply(events.Doubted(instance=instance))
         else:
-            self._ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.VANISHED)))
+            end = End(ending=Ending.VANISHED)
+            if not runs:
+                end = End(ending=Ending.LOST, error=PromptVanishedError(instance.host))
+            self._ledger.apply(events.Finished(prompt=prompt, end=end))
             with prompt.context():
                 logger.info("prompt {} has left no history", prompt.prompt_id)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from loguru import logger
 
 from comfy_proxy.cluster.cluster import Cluster
+from comfy_proxy.cluster.retry_law import PromptVanishedError
 from comfy_proxy.errors import ComfyProxyError, WorkflowError
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
@@ -40,8 +41,11 @@ class PromptReports:
             return
         if change.is_acceptance:
             self._accepted(prompt)
-        if change.is_end and prompt.end is not None and prompt.end.ending in OUTCOMES:
-            self._ended(prompt, prompt.end, change)
+        end = prompt.end
+        if not change.is_end or end is None or isinstance(end.error, PromptVanishedError):
+            return
+        if end.ending in OUTCOMES:
+            self._ended(prompt, end, change)
 
     def _accepted(self, prompt: Prompt) -> None:
         places = [one.instance for one in prompt.attempts if one.accepted_at is not None]

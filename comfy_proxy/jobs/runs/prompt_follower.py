@@ -22,6 +22,7 @@ from comfy_proxy.cluster.comfyui_frames import (
 )
 from comfy_proxy.cluster.placement import Placement
 from comfy_proxy.cluster.prompt_outcomes import cached_nodes
+from comfy_proxy.cluster.retry_law import PromptVanishedError
 from comfy_proxy.cluster.websocket_pool import PromptSocket, WebSocketPool
 from comfy_proxy.errors import (
     ConnectionBrokenError,
@@ -69,13 +70,14 @@ class PromptFollower:
         self._silence_timeout_s = silence_timeout_s
         self._on_update = on_update
         self._renewals = 0
-        self._silent_at = 0.0
+        self._silent_at = self._followed_at = 0.0
 
     async def follow(self, socket: PromptSocket) -> None:
         """Returns at the end of the prompt, or with it unsettled when ``socket`` was lost.
 
         Raises InstanceError, JobTimeoutError.
         """
+        self._followed_at = self._clock.monotonic()
         self._on_update(self._execution)
         self._renew()
         while not self._execution.phase.ended:
@@ -87,6 +89,16 @@ class PromptFollower:
                 return
             else:
                 self._take(frame)
+
+    async def require_waiting(self) -> None:
+        """Raises PromptVanishedError if the instance has lost the prompt without any trouble. It
+        may have ended the thread there, and must not be moved as one that is not to blame."""
+        prompt_id = self._execution.prompt_id
+        if prompt_id in await self._client.queue() or not self._is_untroubled():
+            return
+        if await self._client.history(prompt_id) is None:
+            self._placement.in_queue = False
+            raise PromptVanishedError(self._placement.instance.host)
 
     async def settle(self) -> None:
         """The socket was lost: a new one hears ``status`` frames, at each the end is looked for.
@@ -211,7 +223,14 @@ class PromptFollower:
         entry = await self._client.history(self._execution.prompt_id)
         if entry is None:
             self._placement.in_queue = False
-            raise PromptLostError(f"{self._placement.instance.host} has forgotten the prompt.")
+            host = self._placement.instance.host
+            if self._is_untroubled():
+                raise PromptVanishedError(host)
+            raise PromptLostError(f"{host} has forgotten the prompt.")
         self._execution.take_history(entry)
         self._placement.running = False
         self._on_update(self._execution)
+
+    def _is_untroubled(self) -> bool:
+        """The process of its instance cannot have ended since the prompt was sent."""
+        return not self._placement.instance.signs.troubled_since(self._followed_at)

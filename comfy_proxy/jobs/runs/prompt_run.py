@@ -134,6 +134,7 @@ class PromptRun:
         away = False
         self.placement.is_leaving = True  # the next `status` may be read before the answer
         try:
+            await self._follower.require_waiting()
             away = await self._client.delete(self.prompt_id)
         except InstanceError as error:
             self._gave_up = error
