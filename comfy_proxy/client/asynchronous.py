@@ -219,7 +219,8 @@ class AsyncResult:
 
     async def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to ``path``, under its own name if that is a directory; returns the file's path.
-        A file there is replaced once all has come; not more than a piece is in memory."""
+        A file there is replaced once all has come, a FIFO or device is written into; not more than
+        a piece is in memory."""
         saving = save(self._path, self.name, path, self._client.policy)
         return await self._client.perform(saving)
 

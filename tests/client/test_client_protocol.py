@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,6 +45,7 @@ from comfy_proxy.client.exchange import exchange
 from comfy_proxy.client.submission import submit
 
 POLICY = Policy(patience_s=1.0, max_wait_s=10.0)
+ANSWERED = Answer(status=200, headers={})
 GET = Call(method="GET", path="api/jobs/list")
 
 
@@ -221,6 +224,74 @@ def test_a_download_that_breaks_begins_anew_and_leaves_nothing_behind(tmp_path: 
         drive(save("api/x", "name", target, POLICY), *[opened, b"half", broken] * 4)
     assert target.read_bytes() == b"abcd"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def saved(target: Path) -> Path:
+    """Where "abcd" is after it was saved to ``target``."""
+    path, _ = drive(save("api/x", "name", target, POLICY), ANSWERED, b"ab", b"cd", None)
+    assert isinstance(path, Path)
+    return path
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    """Also one of a link, and one that leads to no file yet; one that leads to itself is told."""
+    (tmp_path / "far").mkdir()
+    real = tmp_path / "far" / "real.png"
+    for name, leads_to in (("one", "far/real.png"), ("two", "one")):
+        (tmp_path / name).symlink_to(leads_to)
+    for before in (b"before", None):
+        real.unlink(missing_ok=True)
+        if before is not None:
+            real.write_bytes(before)
+        assert saved(tmp_path / "two") == tmp_path / "two"
+        assert (tmp_path / "one").is_symlink()
+        assert (tmp_path / "two").is_symlink()
+        assert real.read_bytes() == b"abcd"
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(OSError, match="symbolic links"):
+        saved(tmp_path / "round")
+    assert {one.name for one in tmp_path.iterdir()} == {"far", "one", "two", "round"}
+    assert list((tmp_path / "far").iterdir()) == [real]
+
+
+def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
+    """A FIFO stays one, and whoever reads it gets all, once all is there; so a terminal does, also
+    by a link."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    for target in (tmp_path / "fifo", tmp_path / "link"):
+        reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            broken = UnreachableError("broken")
+            with pytest.raises(UnreachableError):
+                drive(save("x", "n", target, POLICY), *[ANSWERED, b"half", broken] * 4)
+            assert saved(target) == target
+            assert os.read(reading, 100) == b"abcd"
+        finally:
+            os.close(reading)
+    assert (tmp_path / "fifo").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    ours, other = pty.openpty()
+    device = Path(os.ttyname(other))
+    saved(device)
+    assert os.read(ours, 100) == b"abcd"
+    assert device.is_char_device()
+    os.close(ours)
+    os.close(other)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_of_the_results_name_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with pytest.raises(IsADirectoryError):
+        drive(save("api/x", "name", tmp_path, POLICY))
+
+
+@pytest.mark.parametrize("name", ["図" * 75 + ".png", "図" * 85, "a" * 251 + ".png", "é" * 127])
+def test_a_name_that_the_file_system_takes_is_taken(tmp_path: Path, name: str) -> None:
+    """Its temporary name is none that would be too long, counted in bytes."""
+    assert saved(tmp_path / name).read_bytes() == b"abcd"
+    assert os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.parametrize(
