@@ -1,48 +1,112 @@
-"""Where results go, and which of them are there already."""
+"""What a result's file is called, and how it comes there."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import hashlib
 import mimetypes
+import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from comfy_proxy.cli.command import CommandError
 from comfy_proxy.cli.run.items import Item
+from comfy_proxy.cli.run.target import Target
 from comfy_proxy.client.asynchronous import AsyncResult
 from comfy_proxy.client.models import ResultInfo
 
-BOOK: Final = ".comfy-proxy.jsonl"
-"""In a folder of results: what each was made of, one line of JSON for each item that is done."""
+MAX_NAME_BYTES: Final = 255
+"""Bytes of a file's name that file systems take; of a longer one the stem is cut."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """``paths`` of an item's results, none if they went to standard output. ``avoided``: the file
+    that has the name which they would have had."""
+
+    paths: Sequence[Path] = ()
+    avoided: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """``target`` is a folder, or the file of the only item. ``inputs`` are never replaced."""
+    """Results on their way to ``target``. ``inputs`` are never replaced, and in a folder nothing
+    is but what the same item has made before."""
 
-    target: Path
-    is_folder: bool
+    target: Target
     inputs: Collection[Path] = field(default=(), repr=False)
+    _chosen: set[Path] = field(default_factory=set, init=False, repr=False)
 
-    async def save(self, item: Item, results: Sequence[AsyncResult]) -> list[Path]:
-        """Write each result; a file is whole, or it is not there. Raises CommandError if it would
-        replace an input, OSError and ClientError."""
+    async def save(
+        self, item: Item, results: Sequence[AsyncResult], own: Sequence[Path] = ()
+    ) -> Saved:
+        """Write each result; a file is whole, or it is not there. ``own`` are the files that the
+        item has made before. Raises CommandError if it would replace an input or if the target
+        takes one result only, OSError and ClientError."""
+        infos = [result.info for result in results]
+        if self.target.folder is not None:
+            paths, avoided = self._choose(self.target.folder, item, infos, own)
+        elif self.target.file is not None:
+            paths, avoided = self._named(self.target.file, infos), None
+        else:
+            return await self._pass_on(results)
+        with ExitStack() as chosen:
+            self._chosen.update(paths)
+            chosen.callback(self._chosen.difference_update, paths)
+            for path, result in zip(paths, results, strict=True):
+                await result.save(path)
+        return Saved(paths=paths, avoided=avoided)
+
+    def _choose(
+        self, folder: Path, item: Item, infos: Sequence[ResultInfo], own: Sequence[Path]
+    ) -> tuple[list[Path], Path | None]:
+        """The item's own files, else the first names that nobody has; with the file that has the
+        name which they would have had."""
+        if [one.suffix for one in own] == [extension(info) for info in infos]:
+            return list(own), None
+        avoided = None
+        for number in count(1):
+            aside = "" if number == 1 else f"-{number}"
+            paths = [
+                folder / fitted(item.stem, f"{aside}{_counted(n, infos)}{extension(info)}")
+                for n, info in enumerate(infos, start=1)
+            ]
+            taken = next((one for one in paths if not self._is_free(one) and one not in own), None)
+            if taken is None:
+                return paths, avoided
+            avoided = avoided or taken
+        raise AssertionError  # count() has no end
+
+    def _is_free(self, path: Path) -> bool:
+        return path not in self._chosen and not os.path.lexists(path)
+
+    def _named(self, file: Path, infos: Sequence[ResultInfo]) -> list[Path]:
         paths = [
-            self._path(item, result.info, number, of=len(results))
-            for number, result in enumerate(results, start=1)
+            file.with_name(fitted(file.stem, f"{_counted(n, infos)}{file.suffix}"))
+            for n in range(1, len(infos) + 1)
         ]
         for path in paths:
             if path.resolve() in self.inputs:
                 raise CommandError(f"{path} is an input, which is not replaced")
-        return [await result.save(path) for path, result in zip(paths, results, strict=True)]
+        return paths
 
-    def _path(self, item: Item, info: ResultInfo, number: int, *, of: int) -> Path:
-        counted = "" if of == 1 else f"-{number}"
-        if self.is_folder:
-            return self.target / f"{item.stem}{counted}{extension(info)}"
-        return self.target.with_stem(f"{self.target.stem}{counted}")
+    async def _pass_on(self, results: Sequence[AsyncResult]) -> Saved:
+        where = self.target.stream or "standard output"
+        if len(results) != 1:
+            raise CommandError(f"{where} takes one result, and these are {len(results)}")
+        if self.target.stream is not None:
+            return Saved(paths=[await results[0].save(self.target.stream)])
+        with tempfile.TemporaryDirectory() as folder:
+            path = await results[0].save(Path(folder) / "result")
+            await asyncio.to_thread(_say_bytes, path)
+        return Saved()
 
 
 def extension(info: ResultInfo) -> str:
@@ -50,49 +114,21 @@ def extension(info: ResultInfo) -> str:
     return Path(info.name).suffix or mimetypes.guess_extension(info.media_type) or ""
 
 
-class DoneBook:
-    """What was made in ``folder``, and of what. None remembers nothing.
+def fitted(stem: str, rest: str) -> str:
+    """``stem`` and ``rest`` as one name of MAX_NAME_BYTES at most: a longer stem is cut, and ends
+    with a digest of the whole of it, so that what was different stays so."""
+    whole, room = os.fsencode(stem), MAX_NAME_BYTES - len(os.fsencode(rest))
+    if len(whole) <= room:
+        return stem + rest
+    end = f"-{hashlib.sha256(whole).hexdigest()[:8]}"
+    return whole[: room - len(end)].decode(errors="ignore") + end + rest
 
-    A line is written when an item's files are there under their names: what was interrupted before
-    that is made again. Lines that cannot be read count as none.
-    """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._path = None if folder is None else folder / BOOK
-        self._folder = folder
-        self._done: dict[tuple[str, str], list[tuple[str, int]]] = {}
-        self._lacks_newline = False
-        if self._path is not None and self._path.exists():
-            text = self._path.read_text(encoding="utf-8", errors="replace")
-            self._lacks_newline = not text.endswith("\n")
-            for line in text.splitlines():
-                self._read(line)
+def _counted(number: int, infos: Sequence[ResultInfo]) -> str:
+    return "" if len(infos) == 1 else f"-{number}"
 
-    def outputs(self, stem: str, fingerprint: str) -> list[Path]:
-        """The files that were made of this, if all of them are there as they were made."""
-        known = self._done.get((stem, fingerprint), [])
-        assert self._folder is not None or not known
-        paths = [(Path(self._folder or ".") / name, size) for name, size in known]
-        whole = all(path.is_file() and path.stat().st_size == size for path, size in paths)
-        return [path for path, _ in paths] if whole else []
 
-    def add(self, stem: str, fingerprint: str, paths: Sequence[Path]) -> None:
-        """Raises OSError."""
-        if self._path is None:
-            return
-        made = [(path.name, path.stat().st_size) for path in paths]
-        self._done[stem, fingerprint] = made
-        line = json.dumps({"stem": stem, "made_of": fingerprint, "files": made})
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("\n" + line + "\n" if self._lacks_newline else line + "\n")
-        self._lacks_newline = False
-
-    def _read(self, line: str) -> None:
-        try:
-            told: Any = json.loads(line)
-            files = [(str(name), int(size)) for name, size in told["files"]]
-            key = str(told["stem"]), str(told["made_of"])
-        except (ValueError, KeyError, TypeError):
-            return
-        if all(Path(name).name == name for name, _ in files):
-            self._done[key] = files
+def _say_bytes(path: Path) -> None:
+    with path.open("rb") as file:
+        shutil.copyfileobj(file, sys.stdout.buffer)
+    sys.stdout.buffer.flush()
