@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -62,6 +63,13 @@ def option(name: str, text: str, **rest: Any) -> Parameter:
 
 def argument(name: str, text: str, **rest: Any) -> Parameter:
     return Parameter(name=name, help=text, **rest)
+
+
+def check_range(name: str, number: float, low: float, high: float) -> None:
+    """Raises CommandError, exit code 2, if the option ``name`` is not between both (NaN is not)."""
+    if not low <= number <= high:
+        between = f"is from {low} to {high}" if high < math.inf else f"is at least {low}"
+        raise CommandError(f"{name} {between}, not {number}.", code=EXIT_USAGE)
 
 
 class CommandError(Exception):

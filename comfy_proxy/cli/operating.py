@@ -7,7 +7,7 @@ import math
 from functools import partial
 from typing import Final
 
-from comfy_proxy.cli.command import Command, Parameter, Values, argument, option
+from comfy_proxy.cli.command import Command, Parameter, Values, argument, check_range, option
 from comfy_proxy.cli.proxy_address import OPTIONS, find_proxy
 
 _HELP: Final = {
@@ -38,12 +38,14 @@ def _parameters(action: str) -> tuple[Parameter, ...]:
 def _change(action: str, values: Values) -> int:
     from comfy_proxy.cli.change_instance import change_instance
 
+    wait_s = getattr(values, "wait", 0.0)
+    check_range("--wait", wait_s, 0, math.inf)
     return asyncio.run(
         change_instance(
             action,
             values.instance,
             proxy=find_proxy(values),
-            wait_s=getattr(values, "wait", 0.0),
+            wait_s=wait_s,
             name=getattr(values, "name", None),
             force=getattr(values, "force", False),
             say=print,

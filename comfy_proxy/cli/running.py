@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from comfy_proxy.cli.asking import known_workflows
 from comfy_proxy.cli.command import (
@@ -20,6 +20,7 @@ from comfy_proxy.cli.command import (
     CommandError,
     Values,
     argument,
+    check_range,
     option,
 )
 from comfy_proxy.cli.proxy_address import OPTIONS, ProxyAddress, find_proxy
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from comfy_proxy.cli.run.outputs import Outputs
     from comfy_proxy.cli.run.view import Report, View
     from comfy_proxy.client.models import Workflow
+
+MAX_COUNT: Final = 100_000
+"""How often one file is run at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +83,7 @@ def _wanted(values: Values, proxy: ProxyAddress) -> _Wanted:
     from comfy_proxy.cli.run.outputs import Outputs
     from comfy_proxy.cli.run.target import find_target
 
-    if values.count < 1:
-        raise CommandError("--count is at least 1.", code=EXIT_USAGE)
+    check_range("--count", values.count, 1, MAX_COUNT)
     workflow = _find_workflow(values, proxy)
     parameters = pairs(values.param, "--param")
     _check_parameters(workflow, parameters)
