@@ -145,6 +145,14 @@ def test_a_value_may_have_a_sign_of_equality_in_it() -> None:
             pairs([wrong], "--param")
 
 
+def test_a_name_is_given_once() -> None:
+    """As the API has it: of two values nobody knows which one is meant."""
+    for second in ("seed=1", "seed=2"):
+        with pytest.raises(CommandError, match="--param seed is given twice") as twice:
+            pairs(["seed=1", "size=1", second], "--param")
+        assert twice.value.code == 2
+
+
 PICTURE = ResultInfo(name="still", type="image", media_type="image/png")
 
 

@@ -105,12 +105,15 @@ def shown(path: Path) -> str:
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
-    """``name=value`` of an option that may be given several times. Raises CommandError."""
+    """``name=value`` of an option that may be given several times, each name once. Raises
+    CommandError."""
     given: dict[str, str] = {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise CommandError(f"{option} {word}: it is to be NAME=VALUE.", code=EXIT_USAGE)
+        if name in given:
+            raise CommandError(f"{option} {name} is given twice.", code=EXIT_USAGE)
         given[name] = value
     return given
 
