@@ -250,7 +250,7 @@ class _Run:
                 return await asyncio.sleep(seconds)
             case Do(function):
                 return await asyncio.to_thread(function)
-        with translated(self._target):
+        with translated(self._target, self._http):
             match effect:
                 case Send(call):
                     return await self._send(call)
@@ -265,12 +265,12 @@ class _Run:
         await self._open.aclose()
 
     async def _send(self, call: Call) -> Answer:
-        response = await self._http.send(self._http.build_request(**self._target.request(call)))
+        response = await self._http.send(self._target.request(self._http, call))
         return head_of(response, response.content)
 
     async def _open_answer(self, call: Call) -> Answer:
         await self.close()
-        request = self._http.build_request(**self._target.request(call))
+        request = self._target.request(self._http, call)
         response = await self._http.send(request, stream=True)
         self._open.push_async_callback(response.aclose)
         if response.status_code != 200:

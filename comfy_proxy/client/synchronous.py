@@ -250,7 +250,7 @@ class _Run:
                 return time.sleep(seconds)
             case Do(function):
                 return function()
-        with translated(self._target):
+        with translated(self._target, self._http):
             match effect:
                 case Send(call):
                     return self._send(call)
@@ -265,12 +265,12 @@ class _Run:
         self._open.close()
 
     def _send(self, call: Call) -> Answer:
-        response = self._http.send(self._http.build_request(**self._target.request(call)))
+        response = self._http.send(self._target.request(self._http, call))
         return head_of(response, response.content)
 
     def _open_answer(self, call: Call) -> Answer:
         self.close()
-        request = self._http.build_request(**self._target.request(call))
+        request = self._target.request(self._http, call)
         response = self._http.send(request, stream=True)
         self._open.callback(response.close)
         if response.status_code != 200:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import os
 import pty
 import subprocess
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -23,6 +25,7 @@ from comfy_proxy.client import (
     AsyncResult,
     Client,
     ClientError,
+    InvalidValueError,
     Job,
     Policy,
     Result,
@@ -42,7 +45,7 @@ from comfy_proxy.client.effects import (
     Steps,
 )
 from comfy_proxy.client.exchange import exchange
-from comfy_proxy.client.submission import submit
+from comfy_proxy.client.submission import get_workflow, submit
 
 POLICY = Policy(patience_s=1.0, max_wait_s=10.0)
 ANSWERED = Answer(status=200, headers={})
@@ -303,16 +306,60 @@ def test_a_name_leads_to_no_other_directory(given: str, name: str) -> None:
     assert safe_name(given) == name
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h/?a=1", "http://[::", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x",
+        "http://",
+        "http://h/?a=1",
+        "http://[::",
+        "",
+        "http://h:99999",
+        "h:0",
+        "http://h:-1",
+    ],
+)
 def test_an_address_that_is_none_is_told(url: str) -> None:
-    with pytest.raises(ClientError) as wrong:
+    with pytest.raises(InvalidValueError) as wrong:
         Client(url)
     assert wrong.value.code == "invalid_url"
 
 
 def test_a_key_that_no_header_can_carry_is_told() -> None:
-    with pytest.raises(ClientError, match="characters"):
-        Client(api_key="one\ntwo")
+    for key in ("one\ntwo", "é"):
+        with pytest.raises(InvalidValueError, match="characters"):
+            Client(api_key=key)
+
+
+@pytest.mark.parametrize("limit", ["patience_s", "max_wait_s", "answer_timeout_s"])
+def test_a_limit_that_is_no_number_is_told(limit: str) -> None:
+    """NaN is above and below nothing: it would be no limit."""
+    for number in (math.nan, -1.0):
+        with pytest.raises(InvalidValueError) as wrong:
+            Policy(**{limit: number})
+        assert wrong.value.field == limit
+
+
+def test_names_are_one_part_of_the_path() -> None:
+    """Whatever is in them. Those that would lead elsewhere, or nowhere, are told."""
+    status = answer({"job_id": "j", "status": "pending", "type": "w"})
+    for name in ("a/b", "a/../b", "?x=1", "#x", "%2e%2e", "a b", "図"):
+        _, (sent,) = drive(ops.job_status(name, POLICY), status)
+        assert sent.call.path == f"api/jobs/{quote(name, safe='')}/status"
+        base = httpx.URL("http://h:1/comfy/")
+        url = base.copy_with(raw_path=base.raw_path + sent.call.path.encode())
+        assert url.raw_path.decode() == f"/comfy/{sent.call.path}"
+    for name in ("", ".", "..", "\udcff"):
+        for operation in (
+            ops.job_status(name, POLICY),
+            ops.cancel_job(name, POLICY),
+            ops.follow_job(name, POLICY, previews=False),
+            ops.wait_for_end(name, POLICY, None),
+            submit(name, [], {}, key=None, policy=POLICY),
+            get_workflow(name, POLICY),
+        ):
+            with pytest.raises(InvalidValueError, match="is not the"):
+                drive(operation)
 
 
 @pytest.mark.parametrize(
