@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import Final
 
 from comfy_proxy.cli.command import EXIT_FAILED, EXIT_USAGE, CommandError, Values
-from comfy_proxy.cli.proxy_address import KEY_VARIABLE, ProxyAddress, find_proxy
-from comfy_proxy.client.errors import ApiError, ClientError, UnreachableError
+from comfy_proxy.cli.proxy_address import ProxyAddress, find_proxy, key_wanted
+from comfy_proxy.client.answers import NOT_THE_PROXY
+from comfy_proxy.client.errors import ApiError, ClientError, InvalidValueError, UnreachableError
 from comfy_proxy.client.policy import Policy
 from comfy_proxy.client.synchronous import Client
 
@@ -41,8 +42,10 @@ def told_in_words(proxy: ProxyAddress) -> Iterator[None]:
 
 
 def command_error(error: ClientError, proxy: ProxyAddress) -> CommandError:
-    """With exit code 2 if it is a field of the request that is wrong."""
-    wrong = isinstance(error, ApiError) and error.status == 400 and error.field is not None
+    """With exit code 2 if it is a field of the request that is wrong, or cannot be sent."""
+    wrong = isinstance(error, InvalidValueError) or (
+        isinstance(error, ApiError) and error.status == 400 and error.field is not None
+    )
     return CommandError(sentence(error, proxy), code=EXIT_USAGE if wrong else EXIT_FAILED)
 
 
@@ -50,11 +53,12 @@ def sentence(error: ClientError, proxy: ProxyAddress) -> str:
     """What is wrong, and what can be done about it."""
     if isinstance(error, UnreachableError):
         return f"{error.message} Is the proxy running there? (--url names another address)"
+    if error.code == NOT_THE_PROXY:
+        return f"{error.message} (It is {proxy.url}; --url names another one.)"
     if not isinstance(error, ApiError):
         return error.message
     if error.status == 401:
-        what = "does not take this key" if proxy.api_key else "wants a key"
-        return f"{proxy.url} {what}: put it into {KEY_VARIABLE}, or name its --api-key-file."
+        return key_wanted(proxy)
     found_by = f" (request {error.request_id})" if error.status >= 500 and error.request_id else ""
     return f"{error.message}{found_by}"
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
-from comfy_proxy.client.answers import read_as, read_event
+from comfy_proxy.client.answers import NOT_THE_PROXY, read_as, read_event
 from comfy_proxy.client.effects import Call, Emit, NextEvent, Operation, Sleep
 from comfy_proxy.client.errors import ApiError, InvalidValueError, JobFailedError, UnreachableError
 from comfy_proxy.client.exchange import exchange
@@ -97,7 +97,7 @@ def cancel_job(job_id: str, policy: Policy) -> Operation[bool]:
     try:
         yield from exchange(Call(method="DELETE", path=_job(job_id)), policy)
     except ApiError as error:
-        if error.status == 404:
+        if error.status == 404 and error.code != NOT_THE_PROXY:
             return False
         raise
     return True

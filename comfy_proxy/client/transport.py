@@ -18,6 +18,8 @@ from comfy_proxy.client.policy import Policy
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """Seconds in which a connection must be there; beyond, the proxy counts as unreachable."""
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL says of an answer in plain HTTP."""
 MAX_PORT: Final = 65_535
 
 
@@ -124,7 +126,9 @@ def translated(target: Target, http: httpx.Client | httpx.AsyncClient) -> Iterat
     except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
         raise InvalidValueError(f"This cannot be sent{_why(error)}.") from error
     except httpx.ConnectError as error:
-        raise UnreachableError(f"Nothing answers at {where}{_why(error)}.") from error
+        raise _tls_error(where, error) or UnreachableError(
+            f"Nothing answers at {where}{_why(error)}."
+        ) from error
     except httpx.TimeoutException as error:
         raise UnreachableError(f"{where} did not answer in time.") from error
     except httpx.TransportError as error:
@@ -132,6 +136,22 @@ def translated(target: Target, http: httpx.Client | httpx.AsyncClient) -> Iterat
     except (httpx.HTTPError, SSEError) as error:
         message = f"What {where} sends cannot be read{_why(error)}."
         raise ClientError(message, code="not_the_proxy") from error
+
+
+def _tls_error(where: str, error: BaseException) -> ClientError | None:
+    """If it is TLS that has failed: trying again would not help."""
+    arisen: BaseException | None = error
+    while arisen is not None and not isinstance(arisen, ssl.SSLError):
+        arisen = arisen.__cause__ or arisen.__context__
+    if arisen is None:
+        return None
+    if isinstance(arisen, ssl.SSLCertVerificationError):
+        message = f"The certificate of {where} is not trusted: {arisen.verify_message}."
+    elif arisen.reason in _NO_TLS:
+        message = f"{where} does not speak TLS: is its address http://…?"
+    else:
+        message = f"There is no TLS connection to {where}: {arisen.reason or arisen}."
+    return ClientError(message, code="tls_failed")
 
 
 def _closed() -> ClientError:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pty
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -121,6 +122,46 @@ def test_what_is_no_json_comes_from_somebody_else() -> None:
         with pytest.raises(ClientError, match="something else") as error:
             drive(ops.list_jobs(POLICY, None, None), page)
         assert error.value.code == "not_the_proxy"
+
+
+def test_who_knows_none_of_our_paths_is_not_the_proxy() -> None:
+    """A page, or an error of a ComfyUI that nobody of ours has asked; what the proxy passes on from
+    one is its word. To cancel there is not to find nothing."""
+    for page in (
+        Answer(status=404, headers={}, body=b"404: Not Found"),
+        Answer(status=405, headers={"x-request-id": "r"}, body=b"<html>"),
+        answer({"error": "Job not found"}, status=404),
+    ):
+        for asked in (ops.list_jobs(POLICY, None, None), ops.cancel_job("j", POLICY)):
+            with pytest.raises(ApiError, match="No comfy_proxy answers") as error:
+                drive(asked, page)
+            assert (error.value.code, error.value.status) == ("not_the_proxy", page.status)
+    for ours in (
+        answer({"error": "gone", "code": "not_found"}, status=404),
+        answer({"error": "Job not found"}, status=404, x_request_id="r"),
+    ):
+        assert drive(ops.cancel_job("j", POLICY), ours)[0] is False
+
+
+@pytest.mark.parametrize(
+    ("arisen", "told"),
+    [(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong"), "http://"),
+     (ssl.SSLCertVerificationError(1, "self-signed"), "not trusted"),
+     (ssl.SSLError(1, "[SSL: NO_PROTOCOLS_AVAILABLE] x"), "no TLS connection")],
+)  # fmt: skip
+def test_tls_that_fails_is_not_tried_again(arisen: ssl.SSLError, told: str) -> None:
+    """It would fail again; and somebody does answer."""
+    arisen.reason = str(arisen.args[1]).partition(": ")[2].partition("]")[0]
+    arisen.verify_message = "self-signed"  # type: ignore[attr-defined]
+    client = Client("https://gpu:3000")
+
+    def failing(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("tls", request=request) from arisen
+
+    client._http = httpx.Client(transport=httpx.MockTransport(failing))
+    with client, pytest.raises(ClientError, match=told) as error:
+        client.jobs()
+    assert (error.value.code, "https://gpu:3000" in str(error.value)) == ("tls_failed", True)
 
 
 def test_all_results_are_found_in_their_order() -> None:

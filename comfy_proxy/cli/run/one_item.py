@@ -13,6 +13,7 @@ from comfy_proxy.cli.run.done_book import DoneBook
 from comfy_proxy.cli.run.items import Item, Recipe
 from comfy_proxy.cli.run.outputs import Outputs, Saved
 from comfy_proxy.cli.run.view import View
+from comfy_proxy.client.answers import NOT_THE_PROXY
 from comfy_proxy.client.asynchronous import AsyncClient, AsyncJob
 from comfy_proxy.client.errors import ApiError, ClientError, JobFailedError
 from comfy_proxy.client.models import Status
@@ -126,5 +127,5 @@ async def _cancel(job: AsyncJob) -> None:
 def _was_restarted(error: ClientError) -> bool:
     """Whether the proxy has forgotten the job or its results, or is about to."""
     if isinstance(error, ApiError):
-        return error.status in (404, 410)
+        return error.status in (404, 410) and error.code != NOT_THE_PROXY
     return error.code == "draining"
