@@ -25,7 +25,8 @@ class Parameter:
 
     ``name`` is the attribute of Values. ``type`` is ``str``, ``float``, ``int``, ``bool`` (an
     option without a value) or ``Path``. ``many``: it may be given several times, and is a list.
-    ``bare``: the value if the option is given without one. ``complete`` gives words for the shell.
+    ``bare``: the value if the option is given without one. ``complete`` gives words for
+    the shell, by the values that the line has so far.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Parameter:
     many: bool = False
     bare: str | None = None
     metavar: str | None = None
-    complete: Callable[[], Iterable[str]] | None = None
+    complete: Callable[[Values], Iterable[str]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

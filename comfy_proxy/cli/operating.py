@@ -22,12 +22,21 @@ _WAIT = option(
 )  # fmt: skip
 
 
+def _known(values: Values) -> list[str]:
+    """For completion, which only those ask for who have the extra cli."""
+    from comfy_proxy.cli.talk import instance_names
+
+    return instance_names(values)
+
+
 def _parameters(action: str) -> tuple[Parameter, ...]:
     if action == "add":
         which = argument("instance", "host:port, or http(s)://…", required=True, metavar="ADDRESS")
         own: tuple[Parameter, ...] = (option("name", "what it is to be called", metavar="NAME"),)
     else:
-        which = argument("instance", "its number, or its name", required=True, metavar="ID")
+        which = argument(
+            "instance", "its number, or its name", required=True, metavar="ID", complete=_known
+        )
         own = (_WAIT,) if action in ("drain", "remove") else ()
     if action == "remove":
         force = "at once: what runs there begins anew elsewhere"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 from comfy_proxy.cli.command import EXIT_FAILED, EXIT_USAGE, CommandError, Values
 from comfy_proxy.cli.proxy_address import ProxyAddress, find_proxy, key_wanted
 from comfy_proxy.client.answers import NOT_THE_PROXY
 from comfy_proxy.client.errors import ApiError, ClientError, InvalidValueError, UnreachableError
+from comfy_proxy.client.operations import ask
 from comfy_proxy.client.policy import Policy
 from comfy_proxy.client.synchronous import Client
 
@@ -71,9 +71,28 @@ def nearest(name: str, known: Iterable[str], what: str) -> CommandError:
     return CommandError(f"there is no {what} {name!r}; {hint}", code=EXIT_USAGE)
 
 
-def workflow_names() -> list[str]:
-    """For the shell's completion: those of the proxy that the environment names, if it answers."""
-    nowhere = SimpleNamespace(url=None, api_key_file=None, config=None)
-    with suppress(Exception), talk(nowhere, COMPLETION) as client:
-        return [workflow.name for workflow in client.workflows()]
+def workflow_names(values: Values) -> list[str]:
+    """For the shell's completion, as what follows: those of the proxy that the line or the
+    environment names, none if it does not answer."""
+    return _offered(values, lambda client: [one.name for one in client.workflows()])
+
+
+def job_ids(values: Values) -> list[str]:
+    return _offered(values, lambda client: [one.job_id for one in client.jobs()])
+
+
+def instance_names(values: Values) -> list[str]:
+    """The name of each instance that has one, of others the number."""
+
+    def read(told: Any) -> list[str]:
+        return [str(one["name"] or one["id"]) for one in told["instances"]]
+
+    return _offered(
+        values, lambda client: client.perform(ask("api/instances", read, client.policy))
+    )
+
+
+def _offered(values: Values, words: Callable[[Client], list[str]]) -> list[str]:
+    with suppress(Exception), talk(values, COMPLETION) as client:
+        return words(client)
     return []

@@ -109,17 +109,28 @@ async def test_nobody_at_the_address_is_one_sentence(
     assert len(said.err.splitlines()) == 1
 
 
-async def test_the_shell_is_offered_the_workflows_of_the_proxy(command: CommandLine) -> None:
-    """Where nobody answers it is offered nothing, and told nothing."""
-    asked = {
-        "_COMFY_PROXY_COMPLETE": "complete_bash",
-        "COMP_WORDS": "comfy-proxy run up",
-        "COMP_CWORD": "2",
-    }
-    said = await command(**asked)
-    assert said.out.split() == ["upscale-image", "upscale-remove-bg"]
-    said = await command(**asked, COMFY_PROXY_URL="127.0.0.1:1")
-    assert (said.out.strip(), said.err) == ("", "")
+async def test_the_shell_is_offered_what_the_proxy_has(
+    command: CommandLine, jobs: JobClient
+) -> None:
+    """Workflows, jobs and instances of the one that the line names, else of the environment's.
+    Where nobody answers it is offered nothing, and told nothing."""
+
+    async def offered(line: str, **environ: str) -> list[str]:
+        asked = {"_COMFY_PROXY_COMPLETE": "complete_bash", "COMP_WORDS": f"comfy-proxy {line}"}
+        said = await command(**asked, COMP_CWORD=str(len(line.split())), **environ)
+        assert said.err == ""
+        return said.out.split()
+
+    ours, nobody = str(jobs.http.make_url("/")), "http://127.0.0.1:1"
+    both = ["upscale-image", "upscale-remove-bg"]
+    assert await offered("run up") == both
+    assert await offered("run up", COMFY_PROXY_URL=nobody) == []
+    assert await offered(f"run --url {ours} up", COMFY_PROXY_URL=nobody) == both
+    assert await offered(f"run --url {nobody} up") == []
+    job = await jobs.submit(seconds=0)
+    assert await offered(f"cancel {job[:3]}") == [job]
+    assert await offered("drain 1") == ["1"]
+    assert await offered("jobs --status pe") == ["pending"]
 
 
 async def test_a_proxy_server_that_cannot_be_used_is_one_sentence(command: CommandLine) -> None:
