@@ -202,6 +202,31 @@ async def test_a_file_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     assert await saved(outputs, "b", PICTURE) == ["b.png"]
 
 
+async def test_two_runs_into_one_folder_replace_nothing_of_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is the second gets the next name, though the first one's was free a moment before;
+    of several results all, and nothing is left behind. Also where there are no hard links."""
+
+    def unlinked(*_: object) -> None:
+        raise PermissionError
+
+    for links in (True, False):
+        folder = tmp_path / str(links)
+        folder.mkdir()
+        if not links:
+            monkeypatch.setattr(os, "link", unlinked)
+        runs = [Outputs(target=Target(folder=folder)) for _ in range(4)]
+        made = await asyncio.gather(*(saved(one, "a", PICTURE, PICTURE) for one in runs))
+        if links:
+            assert len({name for names in made for name in names}) == 8
+        (folder / "b-2.png").write_bytes(b"mine")
+        assert await saved(runs[0], "b", PICTURE, PICTURE) == ["b-2-1.png", "b-2-2.png"]
+        assert (folder / "b-2.png").read_bytes() == b"mine"
+        assert not [name for name in os.listdir(folder) if name.startswith(".")]
+        assert "b-1.png" not in os.listdir(folder)
+
+
 @pytest.mark.parametrize("letter", ["a", "é", "図", "\U0001f600"])
 async def test_a_name_that_would_be_too_long_is_cut(tmp_path: Path, letter: str) -> None:
     """By bytes, as a file system counts; what was different stays so, what fits is as it was."""

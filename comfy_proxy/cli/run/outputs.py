@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import mimetypes
 import os
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from comfy_proxy.cli.command import CommandError
 from comfy_proxy.cli.run.items import Item
@@ -42,7 +44,6 @@ class Outputs:
 
     target: Target
     inputs: Collection[Path] = field(default=(), repr=False)
-    _chosen: set[Path] = field(default_factory=set, init=False, repr=False)
 
     async def save(
         self, item: Item, results: Sequence[AsyncResult], own: Sequence[Path] = ()
@@ -50,48 +51,16 @@ class Outputs:
         """Write each result; a file is whole, or it is not there. ``own`` are the files that the
         item has made before. Raises CommandError if it would replace an input or if the target
         takes one result only, OSError and ClientError."""
-        infos = [result.info for result in results]
         if self.target.folder is not None:
-            paths, avoided = self._choose(self.target.folder, item, infos, own)
-        elif self.target.file is not None:
-            paths, avoided = self._named(self.target.file, infos), None
-        else:
+            return await _into_folder(self.target.folder, item, results, own)
+        if self.target.file is None:
             return await self._pass_on(results)
-        with ExitStack() as chosen:
-            self._chosen.update(paths)
-            chosen.callback(self._chosen.difference_update, paths)
-            for path, result in zip(paths, results, strict=True):
-                await result.save(path)
-        return Saved(paths=paths, avoided=avoided)
+        paths = self._named(self.target.file, len(results))
+        return Saved(paths=[await one.save(to) for one, to in zip(results, paths, strict=True)])
 
-    def _choose(
-        self, folder: Path, item: Item, infos: Sequence[ResultInfo], own: Sequence[Path]
-    ) -> tuple[list[Path], Path | None]:
-        """The item's own files, else the first names that nobody has; with the file that has the
-        name which they would have had."""
-        if [one.suffix for one in own] == [extension(info) for info in infos]:
-            return list(own), None
-        avoided = None
-        for number in count(1):
-            aside = "" if number == 1 else f"-{number}"
-            paths = [
-                folder / fitted(item.stem, f"{aside}{_counted(n, infos)}{extension(info)}")
-                for n, info in enumerate(infos, start=1)
-            ]
-            taken = next((one for one in paths if not self._is_free(one) and one not in own), None)
-            if taken is None:
-                return paths, avoided
-            avoided = avoided or taken
-        raise AssertionError  # count() has no end
-
-    def _is_free(self, path: Path) -> bool:
-        return path not in self._chosen and not os.path.lexists(path)
-
-    def _named(self, file: Path, infos: Sequence[ResultInfo]) -> list[Path]:
-        paths = [
-            file.with_name(fitted(file.stem, f"{_counted(n, infos)}{file.suffix}"))
-            for n in range(1, len(infos) + 1)
-        ]
+    def _named(self, file: Path, number: int) -> list[Path]:
+        counts = [""] if number == 1 else [f"-{n}" for n in range(1, number + 1)]
+        paths = [file.with_name(fitted(file.stem, f"{one}{file.suffix}")) for one in counts]
         for path in paths:
             if path.resolve() in self.inputs:
                 raise CommandError(f"{path} is an input, which is not replaced")
@@ -109,6 +78,72 @@ class Outputs:
         return Saved()
 
 
+async def _into_folder(
+    folder: Path, item: Item, results: Sequence[AsyncResult], own: Sequence[Path]
+) -> Saved:
+    """They get their names when all have come, at once: another run may write there as well."""
+    with ExitStack() as parts:
+        arrived = []
+        for result in results:
+            part = folder / f".{uuid4().hex}.part"
+            parts.callback(part.unlink, missing_ok=True)
+            arrived.append(await result.save(part))
+        endings = [extension(result.info) for result in results]
+        return await asyncio.to_thread(_put, folder, item.stem, arrived, endings, own)
+
+
+def _put(
+    folder: Path, stem: str, parts: Sequence[Path], endings: Sequence[str], own: Sequence[Path]
+) -> Saved:
+    """Give them the names of the item's own files, else the first that nobody has."""
+    if [one.suffix for one in own] == endings:
+        for part, path in zip(parts, own, strict=True):
+            os.replace(part, path)
+        return Saved(paths=own)
+    avoided = None
+    for number in count(1):
+        aside = "" if number == 1 else f"-{number}"
+        counts = [""] if len(endings) == 1 else [f"-{n}" for n in range(1, len(endings) + 1)]
+        rests = [f"{aside}{one}{ending}" for one, ending in zip(counts, endings, strict=True)]
+        paths = [folder / fitted(stem, rest) for rest in rests]
+        taken = _move(parts, paths, own)
+        if taken is None:
+            return Saved(paths=paths, avoided=avoided)
+        avoided = avoided or taken
+    raise AssertionError  # count() has no end
+
+
+def _move(parts: Sequence[Path], paths: Sequence[Path], own: Sequence[Path]) -> Path | None:
+    """Move all of them, or none and return the first path that is somebody else's."""
+    pairs = list(zip(parts, paths, strict=True))
+    new = [(part, path) for part, path in pairs if path not in own]
+    for place, (part, path) in enumerate(new):
+        try:
+            _move_to_new(part, path)
+        except FileExistsError:
+            for back, moved in new[:place]:
+                os.replace(moved, back)
+            return path
+    for part, path in pairs:
+        if path in own:
+            os.replace(part, path)
+    return None
+
+
+def _move_to_new(part: Path, path: Path) -> None:
+    """Raises FileExistsError if anything is at ``path``, also if it has come there just now."""
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links has no rename that replaces nothing
+        os.rename(part, path)
+    else:
+        os.unlink(part)
+
+
 def extension(info: ResultInfo) -> str:
     """With its dot: that of the name that the proxy gave, else that of the media type."""
     return Path(info.name).suffix or mimetypes.guess_extension(info.media_type) or ""
@@ -122,10 +157,6 @@ def fitted(stem: str, rest: str) -> str:
         return stem + rest
     end = f"-{hashlib.sha256(whole).hexdigest()[:8]}"
     return whole[: room - len(end)].decode(errors="ignore") + end + rest
-
-
-def _counted(number: int, infos: Sequence[ResultInfo]) -> str:
-    return "" if len(infos) == 1 else f"-{number}"
 
 
 def _say_bytes(path: Path) -> None:
