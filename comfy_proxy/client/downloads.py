@@ -21,6 +21,9 @@ from comfy_proxy.client.policy import Policy, Tries
 MAX_NAME_BYTES: Final = 80
 """Bytes of a file's name that its temporary file's name has as well."""
 
+READER_PAUSE_S: Final = 0.1
+"""Seconds after which a FIFO that nobody reads is looked at again: no event tells of a reader."""
+
 
 def fetch(path: str, policy: Policy) -> Operation[bytes]:
     """The bytes, in memory."""
@@ -34,11 +37,13 @@ def save(path: str, name: str, target: str | os.PathLike[str], policy: Policy) -
     They go to a temporary file beside it that is renamed when all are there: a file of that name
     is whole, or the one that was there before. A link stays, and the file that it leads to is
     replaced. What is there and is no file (a FIFO, a device) stays too: the bytes are written into
-    it when all are there. Raises OSError and ClientError.
+    it when all are there, and a FIFO has a reader. Raises OSError and ClientError.
     """
     arrival: _Arrival = yield Do(partial(_Arrival, target, name))
     try:
         yield from _download(path, arrival.file, policy)
+        while not (yield Do(arrival.is_awaited)):
+            yield Sleep(READER_PAUSE_S)
         yield Do(arrival.finish)
     finally:
         arrival.put_away()
@@ -77,24 +82,45 @@ class _Arrival:
         path = Path(target)
         self.final = path / safe_name(name) if path.is_dir() else path
         self._replaced = _replaceable(self.final)
+        self._stream: IO[bytes] | None = None
         self.file: IO[bytes]
         if self._replaced is None:
             self.file = tempfile.TemporaryFile()  # noqa: SIM115 - put_away() closes it
         else:
             self.file = _temporary(self._replaced)
 
+    def is_awaited(self) -> bool:
+        """False if it is to go into a FIFO that nobody has opened. To open that would wait for a
+        reader and could not be interrupted."""
+        if self._replaced is not None:
+            return True
+        waiting = getattr(os, "O_NONBLOCK", 0)
+        try:
+            number = os.open(self.final, os.O_WRONLY | os.O_TRUNC | waiting)
+        except OSError as error:
+            if error.errno == errno.ENXIO and self.final.is_fifo():
+                return False
+            raise
+        if waiting:
+            os.set_blocking(number, True)
+        self._stream = open(number, "wb", buffering=0)  # noqa: SIM115 - put_away() closes it
+        return True
+
     def finish(self) -> None:
-        """All has come. A FIFO is waited for until somebody reads it."""
+        """All has come."""
         if self._replaced is not None:
             self.file.close()
             os.replace(self.file.name, self._replaced)
             return
+        assert self._stream is not None  # is_awaited() has opened it
         self.file.seek(0)
-        with self.final.open("wb", buffering=0) as there:
-            shutil.copyfileobj(self.file, there)
+        shutil.copyfileobj(self.file, self._stream)
+        self._stream.close()
 
     def put_away(self) -> None:
         self.file.close()
+        if self._stream is not None:
+            self._stream.close()
         if self._replaced is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self.file.name)

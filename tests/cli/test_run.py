@@ -176,7 +176,10 @@ async def test_one_result_goes_to_standard_output(command: CommandLine) -> None:
     assert sorted(os.listdir(command.folder)) == ["in", "there"]
 
 
-async def test_a_fifo_is_written_into_and_a_link_stays(command: CommandLine) -> None:
+async def test_a_fifo_is_written_into_and_a_link_stays(
+    command: CommandLine, jobs: JobClient
+) -> None:
+    """While nobody reads it, the command waits and can be interrupted."""
     photos(command.folder, "a.png")
     os.mkfifo(command.folder / "fifo.png")
     process = await command.start("run", "upscale-image", "a.png", "-o", "fifo.png")
@@ -185,7 +188,14 @@ async def test_a_fifo_is_written_into_and_a_link_stays(command: CommandLine) -> 
         await process.communicate()
     assert process.returncode == 0
     assert open_picture(read).size == (40, 20)
+    (done,) = jobs.service.manager
     assert (command.folder / "fifo.png").is_fifo()
+    process = await command.start("run", "upscale-image", "a.png", "-o", "fifo.png")
+    await until(lambda: [one for one in jobs.service.manager if one.id != done.id and one.finished])
+    process.send_signal(signal.SIGINT)  # nobody reads it
+    async with asyncio.timeout(PATIENCE_S):
+        _, err = await process.communicate()
+    assert (process.returncode, b"interrupted" in err) == (130, True)
     (command.folder / "far").mkdir()
     (command.folder / "link.png").symlink_to("far/real.png")
     said = await command("run", "upscale-image", "a.png", "-o", "link.png")

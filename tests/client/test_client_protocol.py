@@ -325,6 +325,27 @@ def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_fifo_is_waited_for_until_it_has_a_reader(tmp_path: Path) -> None:
+    """By pauses, which can be interrupted."""
+    os.mkfifo(tmp_path / "fifo")
+    steps = Steps(save("api/x", "name", tmp_path / "fifo", POLICY))
+    coming = iter((ANSWERED, b"abcd", None))
+    pauses, reading = 0, None
+    while not steps.done:
+        if isinstance(steps.effect, Sleep):
+            pauses += 1
+            if pauses == 3:
+                reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+            steps.feed(None)
+        elif isinstance(steps.effect, Do):
+            steps.feed(steps.effect.function())
+        else:
+            steps.feed(next(coming))
+    assert (pauses, reading is None) == (3, False)
+    assert os.read(reading or 0, 100) == b"abcd"
+    os.close(reading or 0)
+
+
 def test_a_folder_of_the_results_name_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "name").mkdir()
     with pytest.raises(IsADirectoryError):

@@ -88,7 +88,8 @@ class ItemRun:
 
     async def _kept(self, item: Item, job: AsyncJob, recipe: Recipe) -> Saved:
         """The files of a completed job. Cancelled in its midst, it goes on for a while: what is
-        there under its name is to be known as done."""
+        there under its name is to be known as done. What goes into a pipe does not: whoever reads
+        that may never."""
 
         async def keep() -> Saved:
             results = await job.results()
@@ -97,6 +98,8 @@ class ItemRun:
             await asyncio.to_thread(self.book.add, recipe, saved.paths)
             return saved
 
+        if self.outputs.target.is_stream:
+            return await keep()
         keeping = asyncio.create_task(keep())
         try:
             return await asyncio.shield(keeping)

@@ -23,6 +23,10 @@ class Target:
     stream: Path | None = None
 
     @property
+    def is_stream(self) -> bool:
+        return self.folder is None and self.file is None
+
+    @property
     def is_standard_output(self) -> bool:
         return not (self.folder or self.file or self.stream)
 
