@@ -118,6 +118,7 @@ async def command(served: Served, *words: str, **environ: str) -> tuple[int, str
         *(sys.executable, "-m", "comfy_proxy", *words),
         env={"PORT": str(served.port), "PATH": "", **environ},
         stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     said, _ = await process.communicate()
     assert process.returncode is not None
@@ -142,7 +143,7 @@ async def test_the_command_speaks_to_the_proxy_that_runs(workers: Pair, tmp_path
             code, said = await command(served, *words, **keys)
             assert (code, len(said.splitlines())) == (1, 1)
         code, said = await command(served, "drain", "1")
-        assert (code, "401" in said) == (1, True)
+        assert (code, "wants a key: put it into COMFY_PROXY_API_KEY" in said) == (1, True)
     assert "is drained" in served.said
     assert "right = http://" in served.said
 

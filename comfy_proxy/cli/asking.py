@@ -19,11 +19,17 @@ if TYPE_CHECKING:
     from comfy_proxy.client.models import Status, Workflow
 
 
-def known_workflows() -> list[str]:
-    """For completion; nothing where the extra is missing."""
+def known_workflows(values: Values) -> list[str]:
+    """For completion, which only those ask for who have the extra."""
     from comfy_proxy.cli.talk import workflow_names
 
-    return workflow_names()
+    return workflow_names(values)
+
+
+def _known_jobs(values: Values) -> list[str]:
+    from comfy_proxy.cli.talk import job_ids
+
+    return job_ids(values)
 
 
 def _workflows(values: Values) -> int:
@@ -146,7 +152,7 @@ COMMANDS = (
         parameters=(
             option("status", "only those: pending, processing, completed or failed",
                    metavar="STATUS",
-                   complete=lambda: ("pending", "processing", "completed", "failed")),
+                   complete=lambda values: ("pending", "processing", "completed", "failed")),
             option("workflow", "only those of this workflow", metavar="NAME",
                    complete=known_workflows),
             *OPTIONS,
@@ -158,7 +164,8 @@ COMMANDS = (
         run=_cancel,
         extra="cli",
         parameters=(
-            argument("jobs", "ids of jobs", many=True, required=True, metavar="JOB"),
+            argument("jobs", "ids of jobs", many=True, required=True, metavar="JOB",
+                     complete=_known_jobs),
             *OPTIONS,
         ),
     ),

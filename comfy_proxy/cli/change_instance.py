@@ -3,6 +3,7 @@ runs."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -11,11 +12,13 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from comfy_proxy.cli.proxy_address import ProxyAddress
+from comfy_proxy.cli.command import EXIT_USAGE, CommandError
+from comfy_proxy.cli.proxy_address import ProxyAddress, key_wanted
 from comfy_proxy.jobs.requests.negotiation import MAX_WAIT_S
 
 ANSWER_TIMEOUT_S: Final = 10.0
 """Seconds for an answer beyond the wait that was asked for; then the command fails."""
+_NOT_THE_PROXY: Final = "no comfy_proxy answers there (is it another address, or its path?)"
 
 
 async def change_instance(
@@ -33,20 +36,25 @@ async def change_instance(
     what it is to be called.
 
     With ``wait_s`` it is 0 only once nothing waits or runs there (or it has left, if it is to be
-    removed), and 1 if that takes longer. ``force``: it is removed at once.
+    removed), and 1 if that takes longer. ``force``: it is removed at once. Raises CommandError if
+    the proxy does not do it.
     """
+    if instance in ("", ".", ".."):
+        raise CommandError(f"{instance!r} is no instance.", code=EXIT_USAGE)
     headers = {"X-API-Key": proxy.api_key} if proxy.api_key else {}
     try:
         connector = aiohttp.TCPConnector(ssl=proxy.verify)
         async with aiohttp.ClientSession(headers=headers, connector=connector) as http:
             there = _Proxy(http, proxy.url)
             if action == "add":
-                state = await there.ask("POST", "", json={"url": instance, "name": name})
+                state = await there.ask("POST", "", body={"url": instance, "name": name})
             else:
                 state = await _repeated(there, action, instance, wait_s, force=force)
-    except (aiohttp.ClientError, ValueError, TimeoutError, _RefusedError) as error:
-        say(f"{proxy.url}: {str(error) or 'no answer'}")
-        return 1
+    except _RefusedError as error:
+        told = key_wanted(proxy) if error.status == 401 else f"{proxy.url}: {error}"
+        raise CommandError(told) from None
+    except (aiohttp.ClientError, ValueError, TimeoutError) as error:
+        raise CommandError(f"{proxy.url}: {str(error) or 'no answer'}") from None
     say(_told(action, instance, state))
     return 1 if wait_s and state is not None and _is_under_way(action, state) else 0
 
@@ -96,18 +104,30 @@ class _Proxy:
         self._instances = f"{base.rstrip('/')}/api/instances"
 
     async def ask(
-        self, method: str, path: str, *, wait_s: float = 0.0, json: Any = None
+        self, method: str, path: str, *, wait_s: float = 0.0, body: Any = None
     ) -> Mapping[str, Any] | None:
         """The state of the instance; None if it has left. Raises _RefusedError."""
         target = URL(f"{self._instances}{path}", encoded=True)
         timeout = aiohttp.ClientTimeout(total=wait_s + ANSWER_TIMEOUT_S)
-        async with self._http.request(method, target, json=json, timeout=timeout) as answer:
-            body = await answer.json(content_type=None) if answer.content_length else {}
-            if answer.status not in (200, 201, 202, 204):
-                told = body.get("error") if isinstance(body, dict) else None
-                raise _RefusedError(answer.status, str(told or answer.reason))
-            state: Mapping[str, Any] = body
-            return None if answer.status == 204 else state
+        async with self._http.request(method, target, json=body, timeout=timeout) as answer:
+            if answer.status == 204:
+                return None
+            told = _read(await answer.read())
+            if answer.status not in (200, 201, 202):
+                why = None if answer.status in (404, 405) else answer.reason
+                raise _RefusedError(answer.status, str(told.get("error") or why or _NOT_THE_PROXY))
+            if "host" not in told:
+                raise _RefusedError(answer.status, _NOT_THE_PROXY)
+            return told
+
+
+def _read(text: bytes) -> Mapping[str, Any]:
+    """The JSON object, empty if it is none: then it is not the proxy's."""
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    return told if isinstance(told, dict) else {}
 
 
 def _told(action: str, instance: str, state: Mapping[str, Any] | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -24,7 +25,8 @@ class Parameter:
 
     ``name`` is the attribute of Values. ``type`` is ``str``, ``float``, ``int``, ``bool`` (an
     option without a value) or ``Path``. ``many``: it may be given several times, and is a list.
-    ``bare``: the value if the option is given without one. ``complete`` gives words for the shell.
+    ``bare``: the value if the option is given without one. ``complete`` gives words for
+    the shell, by the values that the line has so far.
     """
 
     name: str
@@ -37,7 +39,7 @@ class Parameter:
     many: bool = False
     bare: str | None = None
     metavar: str | None = None
-    complete: Callable[[], Iterable[str]] | None = None
+    complete: Callable[[Values], Iterable[str]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,13 @@ def option(name: str, text: str, **rest: Any) -> Parameter:
 
 def argument(name: str, text: str, **rest: Any) -> Parameter:
     return Parameter(name=name, help=text, **rest)
+
+
+def check_range(name: str, number: float, low: float, high: float) -> None:
+    """Raises CommandError, exit code 2, if the option ``name`` is not between both (NaN is not)."""
+    if not low <= number <= high:
+        between = f"is from {low} to {high}" if high < math.inf else f"is at least {low}"
+        raise CommandError(f"{name} {between}, not {number}.", code=EXIT_USAGE)
 
 
 class CommandError(Exception):

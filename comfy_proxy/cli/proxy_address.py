@@ -7,8 +7,10 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from comfy_proxy.cli.command import EXIT_USAGE, CommandError, Values, option
+from comfy_proxy.errors import SettingsError
 
 if TYPE_CHECKING:
     from comfy_proxy.settings import Settings
@@ -46,20 +48,31 @@ class ProxyAddress:
 
 def find_proxy(values: Values) -> ProxyAddress:
     """By the values of OPTIONS and the environment; the settings are read only for what neither
-    has. Raises CommandError, and SettingsError if the settings cannot be used."""
-    url = values.url or os.environ.get(URL_VARIABLE, "").strip() or None
-    if url is not None and "://" not in url:
-        url = f"http://{url}"
+    has. Raises CommandError, and SettingsError if the settings cannot be used; but where only a key
+    is looked for, those that nobody has named may be wrong."""
+    given = values.url or os.environ.get(URL_VARIABLE, "").strip() or None
+    url = None if given is None else _checked(given)
     key = _given_key(values.api_key_file)
     if url is not None and key is not None:
         return ProxyAddress(url=url, api_key=key)
     from comfy_proxy.settings import load_settings
 
-    settings = load_settings(config_file=values.config)
+    try:
+        settings = load_settings(config_file=values.config)
+    except SettingsError:
+        if url is None or values.config is not None:
+            raise
+        return ProxyAddress(url=url)
     key = key or next(iter(settings.api_keys), None)
     if url is not None:
         return ProxyAddress(url=url, api_key=key)
     return ProxyAddress(url=own_url(settings), api_key=key, verify=_own_certificate(settings))
+
+
+def key_wanted(proxy: ProxyAddress) -> str:
+    """For whoever got a 401: how to give a key."""
+    what = "does not take this key" if proxy.api_key else "wants a key"
+    return f"{proxy.url} {what}: put it into {KEY_VARIABLE}, or name its --api-key-file."
 
 
 def own_url(settings: Settings) -> str:
@@ -68,6 +81,21 @@ def own_url(settings: Settings) -> str:
     host = "127.0.0.1" if first in _EVERYWHERE else first
     host = f"[{host}]" if ":" in host else host
     return f"{'https' if settings.tls_cert else 'http'}://{host}:{settings.port}"
+
+
+def _checked(text: str) -> str:
+    """An address with its scheme. Raises CommandError."""
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError as error:
+        message = f"{text!r} is no address of a proxy: {error}."
+        raise CommandError(message, code=EXIT_USAGE) from None
+    if not known or parts.query or parts.fragment:
+        message = f"{text!r} is no address of a proxy: it is to be http(s)://host:port."
+        raise CommandError(message, code=EXIT_USAGE)
+    return url
 
 
 def _given_key(file: Path | None) -> str | None:

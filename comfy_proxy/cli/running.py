@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TextIO
 
 from comfy_proxy.cli.asking import known_workflows
 from comfy_proxy.cli.command import (
@@ -21,15 +20,20 @@ from comfy_proxy.cli.command import (
     CommandError,
     Values,
     argument,
+    check_range,
     option,
 )
 from comfy_proxy.cli.proxy_address import OPTIONS, ProxyAddress, find_proxy
 
 if TYPE_CHECKING:
+    from comfy_proxy.cli.run.done_book import DoneBook
     from comfy_proxy.cli.run.items import Item
     from comfy_proxy.cli.run.outputs import Outputs
     from comfy_proxy.cli.run.view import Report, View
     from comfy_proxy.client.models import Workflow
+
+MAX_COUNT: Final = 100_000
+"""How often one file is run at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +44,13 @@ class _Wanted:
     parameters: dict[str, str]
     items: list[Item]
     outputs: Outputs
+    book: DoneBook
     again: bool
+
+    @property
+    def out(self) -> TextIO:
+        """Where lines go: beside the result, if that is standard output."""
+        return sys.stderr if self.outputs.target.is_standard_output else sys.stdout
 
 
 def _run(values: Values) -> int:
@@ -52,14 +62,15 @@ def _run(values: Values) -> int:
     try:
         asyncio.run(_run_all(wanted, proxy, report))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        again = "the same command goes on from here" if wanted.outputs.is_folder else "not finished"
+        goes_on = wanted.outputs.target.folder is not None
+        again = "the same command goes on from here" if goes_on else "not finished"
         print(f"comfy-proxy: interrupted: {report}; {again}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except CommandError as error:
         if report.done:
             print(f"{report}", file=sys.stderr)
         raise error from None
-    print(report)
+    print(report, file=wanted.out)
     for label, why in report.failures if report.total > 1 else ():
         print(f"failed: {label}: {why}", file=sys.stderr)
     return EXIT_FAILED if report.failures else EXIT_DONE
@@ -67,41 +78,50 @@ def _run(values: Values) -> int:
 
 def _wanted(values: Values, proxy: ProxyAddress) -> _Wanted:
     """Raises CommandError for what the workflow does not take."""
+    from comfy_proxy.cli.run.done_book import DoneBook
     from comfy_proxy.cli.run.items import expanded, make_items, pairs
     from comfy_proxy.cli.run.outputs import Outputs
+    from comfy_proxy.cli.run.target import find_target
 
-    if values.count < 1:
-        raise CommandError("--count is at least 1.", code=EXIT_USAGE)
+    check_range("--count", values.count, 1, MAX_COUNT)
     workflow = _find_workflow(values, proxy)
     parameters = pairs(values.param, "--param")
     _check_parameters(workflow, parameters)
     named = {name: Path(text) for name, text in pairs(values.file, "--file").items()}
-    paths = expanded(values.files)
-    if values.files and not paths:
+    found = expanded(values.files, lambda path: False)
+    if values.files and not found:
         raise CommandError(f"there is no file in {', '.join(values.files)}.", code=EXIT_USAGE)
-    target = Path(values.output)
-    is_folder = (
-        values.output.endswith(("/", "\\")) or target.is_dir() or len(paths) * values.count > 1
-        or (not paths and values.count > 1)
-    )  # fmt: skip
-    if is_folder:
-        _make_folder(target)
-    elif not target.absolute().parent.is_dir():
-        raise CommandError(f"there is no folder {target.parent}.", code=EXIT_USAGE)
-    _check_writable(target if is_folder else target.absolute().parent)
-    folder = target if is_folder else None
-    items = make_items(workflow, paths, named, count=values.count, folder=folder)
+    target = find_target(values.output, max(1, len(found)) * values.count)
+    book = DoneBook(target.folder)
+    paths = expanded(values.files, book.holds)
+    if found != paths:
+        _tell_left_out(found, paths)
+    items = make_items(workflow, paths, named, count=values.count, folder=target.folder)
     inputs = frozenset(path.resolve() for item in items for path in item.files.values())
-    outputs = Outputs(target=target, is_folder=is_folder, inputs=inputs)
-    if not is_folder and target.resolve() in inputs:
-        raise CommandError(f"{target} is an input, which is not replaced.", code=EXIT_USAGE)
+    if target.file is not None and target.file.resolve() in inputs:
+        raise CommandError(f"{target.file} is an input, which is not replaced.", code=EXIT_USAGE)
     return _Wanted(
         workflow=workflow,
         parameters=parameters,
         items=items,
-        outputs=outputs,
-        again=values.again or not is_folder,
+        outputs=Outputs(target=target, inputs=inputs),
+        book=book,
+        again=values.again,
     )
+
+
+def _tell_left_out(found: list[Path], kept: list[Path]) -> None:
+    """Raises CommandError if nothing is kept."""
+    left_out = len(found) - len(kept)
+    results = (
+        "1 result of an earlier run is"
+        if left_out == 1
+        else (f"{left_out} results of earlier runs are")
+    )
+    told = f"{results} no input here (one that is named alone would be)."
+    if not kept:
+        raise CommandError(f"there is no other file: {told}", code=EXIT_USAGE)
+    print(f"comfy-proxy: {told}", file=sys.stderr)
 
 
 def _find_workflow(values: Values, proxy: ProxyAddress) -> Workflow:
@@ -133,27 +153,9 @@ def _check_parameters(workflow: Workflow, parameters: dict[str, str]) -> None:
             raise CommandError(f"{workflow.name} needs --param {name}=…", code=EXIT_USAGE)
 
 
-def _make_folder(target: Path) -> None:
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"{target}: {error.strerror}", code=EXIT_USAGE) from None
-
-
-def _check_writable(folder: Path) -> None:
-    """Before anything is run: results that cannot be kept are a GPU's time for nothing."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        message = f"{folder} cannot be written to: {error.strerror}."
-        raise CommandError(message, code=EXIT_USAGE) from None
-
-
 async def _run_all(wanted: _Wanted, proxy: ProxyAddress, report: Report) -> None:
     from comfy_proxy.cli.run.batch import Batch
     from comfy_proxy.cli.run.one_item import ItemRun
-    from comfy_proxy.cli.run.outputs import DoneBook
     from comfy_proxy.client.asynchronous import AsyncClient
     from comfy_proxy.client.policy import Policy
 
@@ -162,7 +164,6 @@ async def _run_all(wanted: _Wanted, proxy: ProxyAddress, report: Report) -> None
     with suppress(NotImplementedError):  # Windows
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     policy = Policy(max_wait_s=3600.0)
-    folder = wanted.outputs.target if wanted.outputs.is_folder else None
     async with AsyncClient(proxy.url, proxy.api_key, policy=policy, verify=proxy.verify) as client:
         with _view(wanted) as view:
             runs = ItemRun(
@@ -171,7 +172,7 @@ async def _run_all(wanted: _Wanted, proxy: ProxyAddress, report: Report) -> None
                 parameters=wanted.parameters,
                 file_fields=wanted.workflow.file_parameters,
                 outputs=wanted.outputs,
-                book=DoneBook(folder),
+                book=wanted.book,
                 view=view,
                 again=wanted.again,
             )
@@ -182,8 +183,8 @@ def _view(wanted: _Wanted) -> View:
     from comfy_proxy.cli.run.view import Lines
     from comfy_proxy.cli.tables import on_terminal
 
-    if not on_terminal():
-        return Lines()
+    if not on_terminal() or wanted.outputs.target.is_standard_output:
+        return Lines(wanted.out)
     from comfy_proxy.cli.run.bars import Bars
 
     return Bars(wanted.workflow.name, len(wanted.items))
@@ -204,8 +205,8 @@ COMMANDS = (
                      metavar="WORKFLOW", complete=known_workflows),
             argument("files", "files, or folders of files, for its first file parameter",
                      many=True, metavar="FILE"),
-            option("output", "a folder, or the file if there is one result", short="-o",
-                   required=True, metavar="PATH"),
+            option("output", "a folder, or the file if there is one result; - is standard output",
+                   short="-o", required=True, metavar="PATH"),
             option("param", "a parameter of the workflow; may be given several times",
                    many=True, short="-p", metavar="NAME=VALUE"),
             option("file", "a file for another of its file parameters",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from comfy_proxy.cli.command import Command, Parameter, Values, option
+from comfy_proxy.errors import SettingsError
 from comfy_proxy.settings import VARIABLES, load_settings
 
 if TYPE_CHECKING:
@@ -39,14 +40,21 @@ def _settings_options() -> tuple[Parameter, ...]:
 
 
 def given_settings(values: Values) -> dict[str, str]:
-    """What the options say, by the names of variables."""
+    """What the options say, by the names of variables. Raises SettingsError for an ``--instance``
+    without an address: it would count as not set, and the proxy would serve others."""
     given: dict[str, str] = {}
+    problems = []
     for number, text in enumerate(values.instance, start=1):
         name, sign, address = text.partition("=")
-        if sign and not {"/", ":"} & set(name):
-            given |= {f"COMFYUI_HOST_{number}": address, f"COMFYUI_NAME_{number}": name}
-        else:
-            given[f"COMFYUI_HOST_{number}"] = text
+        if not sign or {"/", ":"} & set(name):
+            name, address = "", text
+        if not address.strip():
+            problems.append(f"--instance {text!r} has no address")
+        given[f"COMFYUI_HOST_{number}"] = address
+        if name:
+            given[f"COMFYUI_NAME_{number}"] = name
+    if problems:
+        raise SettingsError(problems)
     for row in VARIABLES:
         text = getattr(values, row.name.lower(), None)
         if text is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from comfy_proxy.client.answers import NOT_THE_PROXY
 from comfy_proxy.client.effects import Call, Emit, NextEvent, Operation, Sleep
 from comfy_proxy.client.errors import ClientError, UnreachableError
 from comfy_proxy.client.exchange import exchange
@@ -47,5 +48,5 @@ def _read(data: str) -> dict[str, Any]:
     except ValueError:
         told = None
     if not isinstance(told, dict) or not told.keys() >= {"instances", "queue", "totals", "jobs"}:
-        raise ClientError("What the proxy shows of itself cannot be read.", code="not_the_proxy")
+        raise ClientError("What the proxy shows of itself cannot be read.", code=NOT_THE_PROXY)
     return told

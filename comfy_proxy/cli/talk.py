@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 from comfy_proxy.cli.command import EXIT_FAILED, EXIT_USAGE, CommandError, Values
-from comfy_proxy.cli.proxy_address import KEY_VARIABLE, ProxyAddress, find_proxy
-from comfy_proxy.client.errors import ApiError, ClientError, UnreachableError
+from comfy_proxy.cli.proxy_address import ProxyAddress, find_proxy, key_wanted
+from comfy_proxy.client.answers import NOT_THE_PROXY
+from comfy_proxy.client.errors import ApiError, ClientError, InvalidValueError, UnreachableError
+from comfy_proxy.client.operations import ask
 from comfy_proxy.client.policy import Policy
 from comfy_proxy.client.synchronous import Client
 
@@ -41,8 +42,10 @@ def told_in_words(proxy: ProxyAddress) -> Iterator[None]:
 
 
 def command_error(error: ClientError, proxy: ProxyAddress) -> CommandError:
-    """With exit code 2 if it is a field of the request that is wrong."""
-    wrong = isinstance(error, ApiError) and error.status == 400 and error.field is not None
+    """With exit code 2 if it is a field of the request that is wrong, or cannot be sent."""
+    wrong = isinstance(error, InvalidValueError) or (
+        isinstance(error, ApiError) and error.status == 400 and error.field is not None
+    )
     return CommandError(sentence(error, proxy), code=EXIT_USAGE if wrong else EXIT_FAILED)
 
 
@@ -50,11 +53,12 @@ def sentence(error: ClientError, proxy: ProxyAddress) -> str:
     """What is wrong, and what can be done about it."""
     if isinstance(error, UnreachableError):
         return f"{error.message} Is the proxy running there? (--url names another address)"
+    if error.code == NOT_THE_PROXY:
+        return f"{error.message} (It is {proxy.url}; --url names another one.)"
     if not isinstance(error, ApiError):
         return error.message
     if error.status == 401:
-        what = "does not take this key" if proxy.api_key else "wants a key"
-        return f"{proxy.url} {what}: put it into {KEY_VARIABLE}, or name its --api-key-file."
+        return key_wanted(proxy)
     found_by = f" (request {error.request_id})" if error.status >= 500 and error.request_id else ""
     return f"{error.message}{found_by}"
 
@@ -67,9 +71,28 @@ def nearest(name: str, known: Iterable[str], what: str) -> CommandError:
     return CommandError(f"there is no {what} {name!r}; {hint}", code=EXIT_USAGE)
 
 
-def workflow_names() -> list[str]:
-    """For the shell's completion: those of the proxy that the environment names, if it answers."""
-    nowhere = SimpleNamespace(url=None, api_key_file=None, config=None)
-    with suppress(Exception), talk(nowhere, COMPLETION) as client:
-        return [workflow.name for workflow in client.workflows()]
+def workflow_names(values: Values) -> list[str]:
+    """For the shell's completion, as what follows: those of the proxy that the line or the
+    environment names, none if it does not answer."""
+    return _offered(values, lambda client: [one.name for one in client.workflows()])
+
+
+def job_ids(values: Values) -> list[str]:
+    return _offered(values, lambda client: [one.job_id for one in client.jobs()])
+
+
+def instance_names(values: Values) -> list[str]:
+    """The name of each instance that has one, of others the number."""
+
+    def read(told: Any) -> list[str]:
+        return [str(one["name"] or one["id"]) for one in told["instances"]]
+
+    return _offered(
+        values, lambda client: client.perform(ask("api/instances", read, client.policy))
+    )
+
+
+def _offered(values: Values, words: Callable[[Client], list[str]]) -> list[str]:
+    with suppress(Exception), talk(values, COMPLETION) as client:
+        return words(client)
     return []

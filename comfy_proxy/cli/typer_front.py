@@ -15,6 +15,7 @@ from rich.markup import escape
 from typer.main import get_command
 
 from comfy_proxy.cli.command import Command, CommandError, Parameter, Values
+from comfy_proxy.cli.proxy_address import OPTIONS
 from comfy_proxy.version import __version__
 
 Parsed = tuple[Command, Values]
@@ -119,8 +120,11 @@ def _signature(parameter: Parameter) -> inspect.Parameter:
     )
 
 
-def _completion(words: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [word for word in words() if word.startswith(incomplete)]
+def _completion(
+    words: Callable[[Values], Iterable[str]],
+) -> Callable[[typer.Context, str], list[str]]:
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        given = {parameter.name: ctx.params.get(parameter.name) for parameter in OPTIONS}
+        return [word for word in words(Values(**given)) if word.startswith(incomplete)]
 
     return complete

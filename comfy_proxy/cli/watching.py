@@ -72,15 +72,17 @@ def _screen(snapshot: Snapshot) -> RenderableType:
 
 
 def headline(snapshot: Snapshot, *, times: bool = True) -> str:
-    """``healthy; 2 jobs run (at most 6), 3 wait; 40 completed, 1 failed``."""
+    """``healthy; 2 jobs run (at most 6), 3 wait; 40 completed, 1 failed; the proxy is up for 3
+    hours``."""
     queue, totals = snapshot["queue"], snapshot["totals"]
-    since = f" for {_in_words(snapshot['uptime_seconds'])}" if times else ""
     parts = [
-        f"{snapshot['status']}{since}",
+        snapshot["status"],
         f"{queue['processing']} jobs run (at most {queue['max_concurrent_jobs']}),"
         f" {queue['pending']} wait",
         f"{totals['completed']} completed, {totals['failed']} failed",
     ]
+    if times:
+        parts.append(f"the proxy is up for {_in_words(snapshot['uptime_seconds'])}")
     return "; ".join(parts)
 
 

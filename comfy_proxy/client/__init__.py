@@ -12,7 +12,13 @@ It needs the extra ``client`` (httpx, httpx-sse) and nothing of the server::
 """
 
 from comfy_proxy.client.asynchronous import AsyncClient, AsyncJob, AsyncResult
-from comfy_proxy.client.errors import ApiError, ClientError, JobFailedError, UnreachableError
+from comfy_proxy.client.errors import (
+    ApiError,
+    ClientError,
+    InvalidValueError,
+    JobFailedError,
+    UnreachableError,
+)
 from comfy_proxy.client.models import Event, ResultInfo, Status, Workflow
 from comfy_proxy.client.policy import Policy
 from comfy_proxy.client.synchronous import Client, Job, Result
@@ -27,6 +33,7 @@ __all__ = [
     "ClientError",
     "Event",
     "FileInput",
+    "InvalidValueError",
     "Job",
     "JobFailedError",
     "Policy",

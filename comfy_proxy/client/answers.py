@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 from comfy_proxy.client.effects import Answer
 from comfy_proxy.client.errors import ApiError, ClientError
 from comfy_proxy.client.models import Event, Status
 
 T = TypeVar("T")
+
+NOT_THE_PROXY: Final = "not_the_proxy"
+"""Code of the error when something else answers."""
 
 
 def read_as(answer: Answer, make: Callable[[Any], T]) -> T:
@@ -22,7 +25,7 @@ def read_as(answer: Answer, make: Callable[[Any], T]) -> T:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ClientError(
             "The answer is none of comfy_proxy: something else answers at that address.",
-            code="not_the_proxy",
+            code=NOT_THE_PROXY,
         ) from None
 
 
@@ -33,6 +36,13 @@ def read_error(answer: Answer) -> ApiError:
     except ValueError:
         told = None
     told = told if isinstance(told, dict) else {}
+    if answer.status in (404, 405) and not _is_ours(answer, told):
+        return ApiError(
+            f"No comfy_proxy answers at that address (HTTP {answer.status}): is it another one, or"
+            " its path?",
+            status=answer.status,
+            code=NOT_THE_PROXY,
+        )
     details = told.get("details")
     return ApiError(
         str(told.get("error") or f"The answer was HTTP {answer.status}."),
@@ -42,6 +52,12 @@ def read_error(answer: Answer) -> ApiError:
         request_id=told.get("request_id") or answer.headers.get("x-request-id"),
         retry_after_s=_seconds(answer.headers.get("retry-after", "")),
     )
+
+
+def _is_ours(answer: Answer, told: Mapping[str, Any]) -> bool:
+    """Whether a 404 or 405 is said by the proxy, or by ComfyUI that it asked, in the JSON of an
+    error: whoever knows none of our paths says it in HTML or text, or without our id."""
+    return "code" in told or ("error" in told and "x-request-id" in answer.headers)
 
 
 def read_event(name: str, data: str) -> Event:
@@ -56,7 +72,7 @@ def read_event(name: str, data: str) -> Event:
             )
         return Event(name=name, status=Status.read(told))
     except (ValueError, KeyError, TypeError):
-        raise ClientError("An event of the proxy cannot be read.", code="not_the_proxy") from None
+        raise ClientError("An event of the proxy cannot be read.", code=NOT_THE_PROXY) from None
 
 
 def _seconds(text: str) -> int | None:

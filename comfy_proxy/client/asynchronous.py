@@ -219,7 +219,8 @@ class AsyncResult:
 
     async def save(self, path: str | os.PathLike[str]) -> Path:
         """Write it to ``path``, under its own name if that is a directory; returns the file's path.
-        A file there is replaced once all has come; not more than a piece is in memory."""
+        A file there is replaced once all has come, a FIFO or device is written into; not more than
+        a piece is in memory."""
         saving = save(self._path, self.name, path, self._client.policy)
         return await self._client.perform(saving)
 
@@ -249,7 +250,7 @@ class _Run:
                 return await asyncio.sleep(seconds)
             case Do(function):
                 return await asyncio.to_thread(function)
-        with translated(self._target):
+        with translated(self._target, self._http):
             match effect:
                 case Send(call):
                     return await self._send(call)
@@ -264,12 +265,12 @@ class _Run:
         await self._open.aclose()
 
     async def _send(self, call: Call) -> Answer:
-        response = await self._http.send(self._http.build_request(**self._target.request(call)))
+        response = await self._http.send(self._target.request(self._http, call))
         return head_of(response, response.content)
 
     async def _open_answer(self, call: Call) -> Answer:
         await self.close()
-        request = self._http.build_request(**self._target.request(call))
+        request = self._target.request(self._http, call)
         response = await self._http.send(request, stream=True)
         self._open.push_async_callback(response.aclose)
         if response.status_code != 200:

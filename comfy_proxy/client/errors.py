@@ -19,6 +19,18 @@ class ClientError(ComfyProxyError):
     request_id: str | None = None
 
 
+class InvalidValueError(ClientError):
+    """What was given cannot be sent, and was not: a mistake of the caller. ``field`` names it, if
+    it is a parameter."""
+
+    status = 400
+    code = "invalid_value"
+
+    def __init__(self, message: str, *, code: str | None = None, field: str | None = None) -> None:
+        super().__init__(message, code=code)
+        self.field = field
+
+
 class UnreachableError(ClientError):
     """Nothing answers at the proxy's address, or the connection broke off too often."""
 

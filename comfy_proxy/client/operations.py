@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
-from urllib.parse import quote
 
-from comfy_proxy.client.answers import read_as, read_event
+from comfy_proxy.client.answers import NOT_THE_PROXY, read_as, read_event
 from comfy_proxy.client.effects import Call, Emit, NextEvent, Operation, Sleep
-from comfy_proxy.client.errors import ApiError, JobFailedError, UnreachableError
+from comfy_proxy.client.errors import ApiError, InvalidValueError, JobFailedError, UnreachableError
 from comfy_proxy.client.exchange import exchange
 from comfy_proxy.client.models import ResultInfo, Status, Workflow
+from comfy_proxy.client.paths import segment
 from comfy_proxy.client.policy import Policy, Tries
 
 T = TypeVar("T")
@@ -56,6 +56,8 @@ def job_status(job_id: str, policy: Policy) -> Operation[Status]:
 
 def wait_for_end(job_id: str, policy: Policy, timeout_s: float | None) -> Operation[Status]:
     """The status when the job has ended, or as it is ``timeout_s`` seconds later."""
+    if timeout_s is not None and math.isnan(timeout_s):
+        raise InvalidValueError("timeout_s is not a number.", field="timeout_s")
     until = math.inf if timeout_s is None else policy.monotonic() + timeout_s
     while True:
         left_s = max(0.0, min(until - policy.monotonic(), LONG_POLL_S))
@@ -95,7 +97,7 @@ def cancel_job(job_id: str, policy: Policy) -> Operation[bool]:
     try:
         yield from exchange(Call(method="DELETE", path=_job(job_id)), policy)
     except ApiError as error:
-        if error.status == 404:
+        if error.status == 404 and error.code != NOT_THE_PROXY:
             return False
         raise
     return True
@@ -134,4 +136,4 @@ def follow_job(job_id: str, policy: Policy, *, previews: bool) -> Operation[None
 
 
 def _job(job_id: str) -> str:
-    return f"api/jobs/{quote(job_id, safe='')}"
+    return f"api/jobs/{segment(job_id, 'the id of a job')}"

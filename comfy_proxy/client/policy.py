@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from comfy_proxy.client.errors import InvalidValueError
+
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
 
@@ -26,6 +28,13 @@ class Policy:
     max_wait_s: float = 300.0
     answer_timeout_s: float = 60.0
     monotonic: Callable[[], float] = field(default=time.monotonic, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises InvalidValueError for what is no number of seconds: NaN would be no limit."""
+        for name in ("patience_s", "max_wait_s", "answer_timeout_s"):
+            if not getattr(self, name) >= 0:
+                message = f"{name} is {getattr(self, name)}, not a number of seconds."
+                raise InvalidValueError(message, field=name)
 
 
 class Tries:

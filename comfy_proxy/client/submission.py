@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 from uuid import uuid4
 
 from comfy_proxy.client.answers import read_as
 from comfy_proxy.client.effects import Call, Do, Operation
-from comfy_proxy.client.errors import ClientError
+from comfy_proxy.client.errors import ClientError, InvalidValueError
 from comfy_proxy.client.exchange import exchange
 from comfy_proxy.client.models import Status, Workflow
+from comfy_proxy.client.paths import segment
 from comfy_proxy.client.policy import Policy
 from comfy_proxy.client.uploads import FileInput, Upload, close_all, is_file, open_upload
 
@@ -38,6 +39,7 @@ def submit(
     fields = {
         name: value for name, value in parameters.items() if name not in named and value is not None
     }
+    _check(fields, key, as_form=bool(named or files))
     named |= yield from _named_files(workflow, files, named, policy)
     uploads: dict[str, Upload] = {}
     try:
@@ -52,7 +54,7 @@ def submit(
 
 def get_workflow(name: str, policy: Policy) -> Operation[Workflow]:
     """What the proxy tells of one workflow. Raises ApiError (404) if it has none of that name."""
-    call = Call(method="GET", path=f"api/workflows/{quote(name, safe='')}")
+    call = Call(method="GET", path=_path(name))
     answer = yield from exchange(call, policy)
     return read_as(answer, Workflow.read)
 
@@ -81,14 +83,32 @@ def _call(
 ) -> Call:
     return Call(
         method="POST",
-        path=f"api/workflows/{quote(workflow, safe='')}",
+        path=_path(workflow),
         query={"mode": "async"},  # also where DEFAULT_MODE is sync
-        headers={"Idempotency-Key": key or str(uuid4())},
+        headers={"Idempotency-Key": str(uuid4()) if key is None else key},
         json=None if uploads else dict(fields),
         form={name: _text(value) for name, value in fields.items()} if uploads else {},
         files=uploads,
         repeatable=all(upload.repeatable for upload in uploads.values()),
     )
+
+
+def _path(workflow: str) -> str:
+    return f"api/workflows/{segment(workflow, 'the name of a workflow')}"
+
+
+def _check(fields: Mapping[str, Any], key: str | None, *, as_form: bool) -> None:
+    """Raises InvalidValueError for what neither the body nor a header can carry. Beside a file all
+    values are texts, so there whatever is one for Python will do, as NumPy's numbers."""
+    if key is not None and not (key and key.isascii() and key.isprintable()):
+        message = f"The idempotency key {key!r} is empty, or has characters that no header has."
+        raise InvalidValueError(message, field="Idempotency-Key")
+    for name, value in fields.items():
+        try:
+            told = {name: _text(value) if as_form and value == value else value}  # NaN is not
+            json.dumps(told, allow_nan=False, ensure_ascii=False).encode()
+        except (ValueError, TypeError, RecursionError) as error:
+            raise InvalidValueError(f"{name} cannot be sent: {error}.", field=name) from None
 
 
 def _text(value: Any) -> str:

@@ -13,11 +13,14 @@ import httpx
 from httpx_sse import SSEError
 
 from comfy_proxy.client.effects import Answer, Call
-from comfy_proxy.client.errors import ClientError, UnreachableError
+from comfy_proxy.client.errors import ClientError, InvalidValueError, UnreachableError
 from comfy_proxy.client.policy import Policy
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """Seconds in which a connection must be there; beyond, the proxy counts as unreachable."""
+_NO_TLS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")
+"""What OpenSSL says of an answer in plain HTTP."""
+MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,14 @@ class Target:
             verify = ssl.create_default_context()  # who the system trusts; httpx has its own list
         return {"headers": headers, "verify": verify, "trust_env": not here}
 
-    def request(self, call: Call) -> dict[str, Any]:
-        """``call`` for ``httpx.Client.build_request``."""
+    def request(self, http: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
+        """``call`` as httpx sends it. Raises InvalidValueError for what it cannot carry."""
+        try:
+            return http.build_request(**self._request(call))
+        except (ValueError, TypeError, httpx.InvalidURL) as error:
+            raise InvalidValueError(f"This cannot be sent: {error}.") from None
+
+    def _request(self, call: Call) -> dict[str, Any]:
         answer_s = self.policy.answer_timeout_s
         options: dict[str, Any] = {
             "method": call.method,
@@ -66,17 +75,22 @@ class Target:
 def target(
     base_url: str, api_key: str | None, policy: Policy, verify: ssl.SSLContext | bool
 ) -> Target:
-    """Raises ClientError if ``base_url`` is no address, or the key none that a header can carry."""
+    """Raises InvalidValueError if ``base_url`` is no address, or the key none that a header can
+    carry."""
     text = base_url if "://" in base_url else f"http://{base_url}"
     try:
         url = httpx.URL(text.rstrip("/") + "/")
     except httpx.InvalidURL as error:
-        raise ClientError(f"{base_url!r} is no address: {error}.", code="invalid_url") from None
+        message = f"{base_url!r} is no address: {error}."
+        raise InvalidValueError(message, code="invalid_url") from None
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-        raise ClientError(f"{base_url!r} is no http(s) address.", code="invalid_url")
+        raise InvalidValueError(f"{base_url!r} is no http(s) address.", code="invalid_url")
+    if url.port is not None and not 0 < url.port <= MAX_PORT:
+        raise InvalidValueError(f"{base_url!r}: {url.port} is no port.", code="invalid_url")
     key = (api_key or "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise ClientError("The API key has characters that no key has.", code="invalid_key")
+        message = "The API key has characters that no key has."
+        raise InvalidValueError(message, code="invalid_key")
     return Target(url=url, api_key=key or None, policy=policy, verify=verify)
 
 
@@ -98,13 +112,23 @@ def head_of(response: httpx.Response, body: bytes = b"") -> Answer:
 
 
 @contextmanager
-def translated(target: Target) -> Iterator[None]:
+def translated(target: Target, http: httpx.Client | httpx.AsyncClient) -> Iterator[None]:
     """What httpx raises, as our errors: the one place that knows them."""
     where = str(target.url).rstrip("/")
     try:
+        if http.is_closed:
+            raise _closed()
         yield
+    except RuntimeError as error:
+        if not http.is_closed:
+            raise
+        raise _closed() from error
+    except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
+        raise InvalidValueError(f"This cannot be sent{_why(error)}.") from error
     except httpx.ConnectError as error:
-        raise UnreachableError(f"Nothing answers at {where}{_why(error)}.") from error
+        raise _tls_error(where, error) or UnreachableError(
+            f"Nothing answers at {where}{_why(error)}."
+        ) from error
     except httpx.TimeoutException as error:
         raise UnreachableError(f"{where} did not answer in time.") from error
     except httpx.TransportError as error:
@@ -112,6 +136,26 @@ def translated(target: Target) -> Iterator[None]:
     except (httpx.HTTPError, SSEError) as error:
         message = f"What {where} sends cannot be read{_why(error)}."
         raise ClientError(message, code="not_the_proxy") from error
+
+
+def _tls_error(where: str, error: BaseException) -> ClientError | None:
+    """If it is TLS that has failed: trying again would not help."""
+    arisen: BaseException | None = error
+    while arisen is not None and not isinstance(arisen, ssl.SSLError):
+        arisen = arisen.__cause__ or arisen.__context__
+    if arisen is None:
+        return None
+    if isinstance(arisen, ssl.SSLCertVerificationError):
+        message = f"The certificate of {where} is not trusted: {arisen.verify_message}."
+    elif arisen.reason in _NO_TLS:
+        message = f"{where} does not speak TLS: is its address http://…?"
+    else:
+        message = f"There is no TLS connection to {where}: {arisen.reason or arisen}."
+    return ClientError(message, code="tls_failed")
+
+
+def _closed() -> ClientError:
+    return ClientError("The client is closed.", code="closed")
 
 
 def _why(error: Exception) -> str:

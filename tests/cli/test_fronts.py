@@ -98,6 +98,22 @@ def test_a_mistake_is_one_for_both(words: list[str], capsys: pytest.CaptureFixtu
     assert (told.out, len(told.err.splitlines())) == ("", 1)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["demo", "--port", "99999"], ["demo", "--port", "-1"], ["demo", f"--port={10**20}"],
+     ["drain", "1", "--wait=nan"], ["remove", "1", "--wait=-1"], ["serve", "--port", "99999"],
+     ["run", "x", "a.png", "-o", "x.png", "--count", "-1"],
+     ["run", "x", "a.png", "-o", "x.png", f"--count={10**20}"]],
+)  # fmt: skip
+def test_a_number_out_of_range_is_told_in_one_sentence(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of every command that takes one, before anything is begun."""
+    assert main(words) == 2
+    told = capsys.readouterr()
+    assert (told.out, len(told.err.splitlines())) == ("", 1)
+
+
 def test_serve_has_an_option_for_each_setting() -> None:
     """Generated from their table; keys are not to be read by everybody on the machine."""
     options = {one.flag: one.help for one in BY_NAME["serve"].parameters}
@@ -156,7 +172,7 @@ def test_without_the_extra_the_others_run() -> None:
     done = without_extras("serve", "--port", "99999")
     assert (done.returncode, "PORT" in done.stderr) == (2, True)
     done = without_extras("drain", "1", "--url", "127.0.0.1:1")
-    assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert "comfy-proxy" in without_extras("--version").stdout
 
 

@@ -53,6 +53,7 @@ async def test_what_is_done_is_skipped_if_it_is_of_the_same(
 ) -> None:
     """Not with other parameters, not of another file, not if its output is another or gone."""
     photos(command.folder / "in", "a.png", "b.png", "c.png")
+    out = command.folder / "out"
 
     async def again(*words: str) -> str:
         said = await command("run", "upscale-image", "in", "-o", "out/", *words)
@@ -63,13 +64,147 @@ async def test_what_is_done_is_skipped_if_it_is_of_the_same(
     assert await again() == "0 done, 3 done before, of 3"
     assert await again("-p", "scale=3") == "3 done, of 3"
     photos(command.folder / "in", "a.png")
-    (command.folder / "out" / "b.png").unlink()
-    (command.folder / "out" / "c.png").write_bytes(b"half")
+    (out / "b-2.png").unlink()
+    (out / "c-2.png").write_bytes(b"half")
     assert await again("-p", "scale=3") == "3 done, of 3"
-    (command.folder / "out" / "b.png").unlink()
+    (out / "b-2.png").unlink()
     assert await again("-p", "scale=3") == "1 done, 2 done before, of 3"
     assert await again("-p", "scale=3", "--again") == "3 done, of 3"
+    names = ["a.png", "a-2.png", "b.png", "b-2.png", "c.png", "c-2.png", "c-3.png"]
+    assert sorted(os.listdir(out)) == sorted([".comfy-proxy.jsonl", *names])
+    assert (out / "c-2.png").read_bytes() == b"half"
     assert len(list(jobs.service.manager)) == 13
+
+
+async def test_a_run_replaces_nothing_of_another_run(command: CommandLine) -> None:
+    """Other parameters, the next name that is free; which of them are done is known of each. What
+    the user has put there stays as well."""
+
+    async def run(color: int, *words: str) -> list[str]:
+        told = ("run", "drawn", "-p", f"color={color}", "-o", "out/", *words)
+        said = await command(*told)
+        assert (said.code, said.err) == (0, "")
+        return said.out.splitlines()[:-1]
+
+    out = command.folder / "out"
+    for color, name in ((1, "drawn.png"), (2, "drawn-2.png")):
+        (line,) = await run(color)
+        assert f"-> out/{name}" in line
+    assert line.endswith(" (out/drawn.png is another one)")
+    first = (out / "drawn.png").read_bytes()
+    assert open_picture(first).getpixel((0, 0)) == (0, 0, 1)
+    assert await run(1) == ["drawn: done before -> out/drawn.png"]
+    assert await run(2) == ["drawn: done before -> out/drawn-2.png"]
+    (out / "drawn-3-1.png").write_bytes(b"mine")
+    lines = await run(3, "--count", "3")
+    assert {line.split(": ")[0] for line in lines} == {"drawn-1", "drawn-2", "drawn-3"}
+    lines = await run(3, "-p", "pictures=2")
+    assert "out/drawn-4-1.png, out/drawn-4-2.png" in lines[0]
+    assert (out / "drawn.png").read_bytes() == first
+    assert (out / "drawn-3-1.png").read_bytes() == b"mine"
+
+
+async def test_what_is_done_stays_so_when_a_file_of_its_stem_joins(command: CommandLine) -> None:
+    photos(command.folder / "in", "x.png")
+    await command("run", "upscale-image", "in", "-o", "out/")
+    photos(command.folder / "in", "x.jpg")
+    said = await command("run", "upscale-image", "in", "-o", "out/")
+    assert said.out.splitlines()[-1] == "1 done, 1 done before, of 2"
+    names = sorted(os.listdir(command.folder / "out"))
+    assert names == [".comfy-proxy.jsonl", "x.jpg.png", "x.png"]
+    photos(command.folder / "in", "x.png")
+    said = await command("run", "upscale-image", "in", "-o", "out/")
+    assert "in/x.png: done by" in said.out
+    assert sorted(os.listdir(command.folder / "out")) == names
+
+
+async def test_a_folder_may_be_input_and_output_at_once(command: CommandLine) -> None:
+    """Its results are no inputs of the next run, but of one that names one of them alone."""
+    photos(command.folder / "same", "a.png", "b.png")
+    results = ["a-upscale-image.png", "b-upscale-image.png"]
+    for words in (["same"], ["same"], ["same/a.png", *(f"same/{name}" for name in results)]):
+        said = await command("run", "upscale-image", *words, "-o", "same")
+        assert said.code == 0
+    assert said.out.splitlines()[-1] == "0 done, 1 done before, of 1"
+    assert "2 results of earlier runs are no input here" in said.err
+    names = [".comfy-proxy.jsonl", "a.png", "b.png", *results]
+    assert sorted(os.listdir(command.folder / "same")) == sorted(names)
+    said = await command("run", "upscale-image", f"same/{results[0]}", "-o", "same")
+    assert (said.code, said.out.splitlines()[-1]) == (0, "1 done, of 1")
+    for name in ("a.png", "b.png"):
+        (command.folder / "same" / name).unlink()
+    said = await command("run", "upscale-image", "same", "-o", "same")
+    assert (said.code, "there is no other file" in said.err) == (2, True)
+
+
+async def test_a_long_name_is_none_too_long(command: CommandLine) -> None:
+    """Counted in bytes, with what is added to it."""
+    name = "図" * 75
+    photos(command.folder / "in", f"{name}.png", f"{'図' * 83}.png")
+    said = await command("run", "upscale-image", "in", "-o", "out/", "--count", "2")
+    assert (said.code, said.err) == (0, "")
+    made = os.listdir(command.folder / "out")
+    assert {f"{name}-1.png", f"{name}-2.png"} < set(made)
+    assert len(made) == 5
+    said = await command("run", "upscale-image", "in", "-o", f"{'a' * 256}.png")
+    assert (said.code, "File name too long" in said.err) == (2, True)
+
+
+async def test_one_result_goes_to_standard_output(command: CommandLine) -> None:
+    """With nothing else in it. More than one is told before anything is run, if it can be known."""
+    photos(command.folder / "in", "a.png", "b.png")
+    for output in ("-", "/dev/stdout"):
+        words = ("run", "upscale-image", "in/a.png", "-o", output)
+        process = await command.start(*words)
+        out, err = await process.communicate()
+        assert process.returncode == 0
+        assert open_picture(out).size == (40, 20)
+        assert b"-> standard output\n1 done, of 1" in err
+        with (command.folder / "there").open("wb") as there:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "comfy_proxy", *words),
+                cwd=command.folder, env=command.environ,
+                stdout=there, stderr=asyncio.subprocess.DEVNULL,
+            )  # fmt: skip
+            assert await process.wait() == 0
+        assert (command.folder / "there").read_bytes() == out
+    said = await command("run", "upscale-image", "in", "-o", "-")
+    assert (said.code, "takes one result, and these are 2" in said.err) == (2, True)
+    said = await command("run", "drawn", "-p", "color=1", "-p", "pictures=2", "-o", "-")
+    assert (said.code, "takes one result, and these are 2" in said.err) == (1, True)
+    assert said.out == ""
+    assert sorted(os.listdir(command.folder)) == ["in", "there"]
+
+
+async def test_a_fifo_is_written_into_and_a_link_stays(
+    command: CommandLine, jobs: JobClient
+) -> None:
+    """While nobody reads it, the command waits and can be interrupted."""
+    photos(command.folder, "a.png")
+    os.mkfifo(command.folder / "fifo.png")
+    process = await command.start("run", "upscale-image", "a.png", "-o", "fifo.png")
+    async with asyncio.timeout(PATIENCE_S):
+        read = await asyncio.to_thread((command.folder / "fifo.png").read_bytes)
+        await process.communicate()
+    assert process.returncode == 0
+    assert open_picture(read).size == (40, 20)
+    (done,) = jobs.service.manager
+    assert (command.folder / "fifo.png").is_fifo()
+    process = await command.start("run", "upscale-image", "a.png", "-o", "fifo.png")
+    await until(lambda: [one for one in jobs.service.manager if one.id != done.id and one.finished])
+    process.send_signal(signal.SIGINT)  # nobody reads it
+    async with asyncio.timeout(PATIENCE_S):
+        _, err = await process.communicate()
+    assert (process.returncode, b"interrupted" in err) == (130, True)
+    (command.folder / "far").mkdir()
+    (command.folder / "link.png").symlink_to("far/real.png")
+    said = await command("run", "upscale-image", "a.png", "-o", "link.png")
+    assert said.code == 0
+    assert (command.folder / "link.png").is_symlink()
+    assert (command.folder / "far" / "real.png").read_bytes() == read
+    (command.folder / "lost.png").symlink_to("gone/real.png")
+    said = await command("run", "upscale-image", "a.png", "-o", "lost.png")
+    assert (said.code, "there is no folder" in said.err) == (2, True)
 
 
 async def test_a_record_that_is_broken_off_loses_no_other(command: CommandLine) -> None:
@@ -233,7 +368,10 @@ async def test_one_result_goes_to_a_file(command: CommandLine) -> None:
      (("upscale-image", "*.webp"), "there is no file in *.webp"),
      (("upscale-image", "empty"), "there is no file in empty"),
      (("upscale-image", "a.png", "--count", "0"), "--count"),
-     (("upscale-image", "a.png", "-o", "none/x.png"), "there is no folder none")],
+     (("upscale-image", "a.png", "-o", "none/x.png"), "there is no folder none"),
+     (("upscale-image", "a.png", "-o", ""), "-o is empty"),
+     (("upscale-image", "a.png", "--count", "2", "-o", "a.png"), "which 2 results need"),
+     (("upscale-image", "a.png", "-o", "a.png/"), "is there, and is no folder")],
 )  # fmt: skip
 async def test_a_mistake_is_told_in_one_sentence(
     command: CommandLine, jobs: JobClient, words: tuple[str, ...], told: str

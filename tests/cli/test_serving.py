@@ -9,7 +9,7 @@ import pytest
 from serving import serving
 from yarl import URL
 
-from comfy_proxy.cli import typer_front
+from comfy_proxy.cli import main, typer_front
 from comfy_proxy.cli.serving import given_settings
 from comfy_proxy.cli.table import ABOUT, COMMANDS
 from comfy_proxy.embedded.worker import EmbeddedWorker
@@ -46,6 +46,16 @@ def test_a_wrong_option_is_told_like_a_wrong_variable() -> None:
     with pytest.raises(SettingsError) as wrong:
         settings("--port", "many", "--instance", "ftp://x", environ={})
     assert [line.partition(":")[0] for line in wrong.value.problems] == ["PORT", "COMFYUI_HOST_1"]
+
+
+@pytest.mark.parametrize("text", ["", " ", "left=", "left= "])
+def test_an_instance_without_an_address_is_told(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With exit code 2: those that nobody has named are not served instead."""
+    for command in ("serve", "check"):
+        assert main([command, "--instance", "gpu:1", "--instance", text]) == 2
+        assert capsys.readouterr().err == f"comfy-proxy: --instance {text!r} has no address\n"
 
 
 @pytest.mark.long

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+import os
+import pty
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -21,6 +26,7 @@ from comfy_proxy.client import (
     AsyncResult,
     Client,
     ClientError,
+    InvalidValueError,
     Job,
     Policy,
     Result,
@@ -40,9 +46,10 @@ from comfy_proxy.client.effects import (
     Steps,
 )
 from comfy_proxy.client.exchange import exchange
-from comfy_proxy.client.submission import submit
+from comfy_proxy.client.submission import get_workflow, submit
 
 POLICY = Policy(patience_s=1.0, max_wait_s=10.0)
+ANSWERED = Answer(status=200, headers={})
 GET = Call(method="GET", path="api/jobs/list")
 
 
@@ -115,6 +122,46 @@ def test_what_is_no_json_comes_from_somebody_else() -> None:
         with pytest.raises(ClientError, match="something else") as error:
             drive(ops.list_jobs(POLICY, None, None), page)
         assert error.value.code == "not_the_proxy"
+
+
+def test_who_knows_none_of_our_paths_is_not_the_proxy() -> None:
+    """A page, or an error of a ComfyUI that nobody of ours has asked; what the proxy passes on from
+    one is its word. To cancel there is not to find nothing."""
+    for page in (
+        Answer(status=404, headers={}, body=b"404: Not Found"),
+        Answer(status=405, headers={"x-request-id": "r"}, body=b"<html>"),
+        answer({"error": "Job not found"}, status=404),
+    ):
+        for asked in (ops.list_jobs(POLICY, None, None), ops.cancel_job("j", POLICY)):
+            with pytest.raises(ApiError, match="No comfy_proxy answers") as error:
+                drive(asked, page)
+            assert (error.value.code, error.value.status) == ("not_the_proxy", page.status)
+    for ours in (
+        answer({"error": "gone", "code": "not_found"}, status=404),
+        answer({"error": "Job not found"}, status=404, x_request_id="r"),
+    ):
+        assert drive(ops.cancel_job("j", POLICY), ours)[0] is False
+
+
+@pytest.mark.parametrize(
+    ("arisen", "told"),
+    [(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong"), "http://"),
+     (ssl.SSLCertVerificationError(1, "self-signed"), "not trusted"),
+     (ssl.SSLError(1, "[SSL: NO_PROTOCOLS_AVAILABLE] x"), "no TLS connection")],
+)  # fmt: skip
+def test_tls_that_fails_is_not_tried_again(arisen: ssl.SSLError, told: str) -> None:
+    """It would fail again; and somebody does answer."""
+    arisen.reason = str(arisen.args[1]).partition(": ")[2].partition("]")[0]
+    arisen.verify_message = "self-signed"  # type: ignore[attr-defined]
+    client = Client("https://gpu:3000")
+
+    def failing(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("tls", request=request) from arisen
+
+    client._http = httpx.Client(transport=httpx.MockTransport(failing))
+    with client, pytest.raises(ClientError, match=told) as error:
+        client.jobs()
+    assert (error.value.code, "https://gpu:3000" in str(error.value)) == ("tls_failed", True)
 
 
 def test_all_results_are_found_in_their_order() -> None:
@@ -223,6 +270,95 @@ def test_a_download_that_breaks_begins_anew_and_leaves_nothing_behind(tmp_path: 
     assert list(tmp_path.iterdir()) == [target]
 
 
+def saved(target: Path) -> Path:
+    """Where "abcd" is after it was saved to ``target``."""
+    path, _ = drive(save("api/x", "name", target, POLICY), ANSWERED, b"ab", b"cd", None)
+    assert isinstance(path, Path)
+    return path
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    """Also one of a link, and one that leads to no file yet; one that leads to itself is told."""
+    (tmp_path / "far").mkdir()
+    real = tmp_path / "far" / "real.png"
+    for name, leads_to in (("one", "far/real.png"), ("two", "one")):
+        (tmp_path / name).symlink_to(leads_to)
+    for before in (b"before", None):
+        real.unlink(missing_ok=True)
+        if before is not None:
+            real.write_bytes(before)
+        assert saved(tmp_path / "two") == tmp_path / "two"
+        assert (tmp_path / "one").is_symlink()
+        assert (tmp_path / "two").is_symlink()
+        assert real.read_bytes() == b"abcd"
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(OSError, match="symbolic links"):
+        saved(tmp_path / "round")
+    assert {one.name for one in tmp_path.iterdir()} == {"far", "one", "two", "round"}
+    assert list((tmp_path / "far").iterdir()) == [real]
+
+
+def test_what_is_no_file_is_written_into(tmp_path: Path) -> None:
+    """A FIFO stays one, and whoever reads it gets all, once all is there; so a terminal does, also
+    by a link."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    for target in (tmp_path / "fifo", tmp_path / "link"):
+        reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            broken = UnreachableError("broken")
+            with pytest.raises(UnreachableError):
+                drive(save("x", "n", target, POLICY), *[ANSWERED, b"half", broken] * 4)
+            assert saved(target) == target
+            assert os.read(reading, 100) == b"abcd"
+        finally:
+            os.close(reading)
+    assert (tmp_path / "fifo").is_fifo()
+    assert (tmp_path / "link").is_symlink()
+    ours, other = pty.openpty()
+    device = Path(os.ttyname(other))
+    saved(device)
+    assert os.read(ours, 100) == b"abcd"
+    assert device.is_char_device()
+    os.close(ours)
+    os.close(other)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_fifo_is_waited_for_until_it_has_a_reader(tmp_path: Path) -> None:
+    """By pauses, which can be interrupted."""
+    os.mkfifo(tmp_path / "fifo")
+    steps = Steps(save("api/x", "name", tmp_path / "fifo", POLICY))
+    coming = iter((ANSWERED, b"abcd", None))
+    pauses, reading = 0, None
+    while not steps.done:
+        if isinstance(steps.effect, Sleep):
+            pauses += 1
+            if pauses == 3:
+                reading = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
+            steps.feed(None)
+        elif isinstance(steps.effect, Do):
+            steps.feed(steps.effect.function())
+        else:
+            steps.feed(next(coming))
+    assert (pauses, reading is None) == (3, False)
+    assert os.read(reading or 0, 100) == b"abcd"
+    os.close(reading or 0)
+
+
+def test_a_folder_of_the_results_name_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / "name").mkdir()
+    with pytest.raises(IsADirectoryError):
+        drive(save("api/x", "name", tmp_path, POLICY))
+
+
+@pytest.mark.parametrize("name", ["図" * 75 + ".png", "図" * 85, "a" * 251 + ".png", "é" * 127])
+def test_a_name_that_the_file_system_takes_is_taken(tmp_path: Path, name: str) -> None:
+    """Its temporary name is none that would be too long, counted in bytes."""
+    assert saved(tmp_path / name).read_bytes() == b"abcd"
+    assert os.listdir(tmp_path) == [name]
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [("a.png", "a.png"), ("../../etc/x", "x"), ("..\\b.png", "b.png"), ("..", "result"),
@@ -232,16 +368,60 @@ def test_a_name_leads_to_no_other_directory(given: str, name: str) -> None:
     assert safe_name(given) == name
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h/?a=1", "http://[::", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://x",
+        "http://",
+        "http://h/?a=1",
+        "http://[::",
+        "",
+        "http://h:99999",
+        "h:0",
+        "http://h:-1",
+    ],
+)
 def test_an_address_that_is_none_is_told(url: str) -> None:
-    with pytest.raises(ClientError) as wrong:
+    with pytest.raises(InvalidValueError) as wrong:
         Client(url)
     assert wrong.value.code == "invalid_url"
 
 
 def test_a_key_that_no_header_can_carry_is_told() -> None:
-    with pytest.raises(ClientError, match="characters"):
-        Client(api_key="one\ntwo")
+    for key in ("one\ntwo", "é"):
+        with pytest.raises(InvalidValueError, match="characters"):
+            Client(api_key=key)
+
+
+@pytest.mark.parametrize("limit", ["patience_s", "max_wait_s", "answer_timeout_s"])
+def test_a_limit_that_is_no_number_is_told(limit: str) -> None:
+    """NaN is above and below nothing: it would be no limit."""
+    for number in (math.nan, -1.0):
+        with pytest.raises(InvalidValueError) as wrong:
+            Policy(**{limit: number})
+        assert wrong.value.field == limit
+
+
+def test_names_are_one_part_of_the_path() -> None:
+    """Whatever is in them. Those that would lead elsewhere, or nowhere, are told."""
+    status = answer({"job_id": "j", "status": "pending", "type": "w"})
+    for name in ("a/b", "a/../b", "?x=1", "#x", "%2e%2e", "a b", "図"):
+        _, (sent,) = drive(ops.job_status(name, POLICY), status)
+        assert sent.call.path == f"api/jobs/{quote(name, safe='')}/status"
+        base = httpx.URL("http://h:1/comfy/")
+        url = base.copy_with(raw_path=base.raw_path + sent.call.path.encode())
+        assert url.raw_path.decode() == f"/comfy/{sent.call.path}"
+    for name in ("", ".", "..", "\udcff"):
+        for operation in (
+            ops.job_status(name, POLICY),
+            ops.cancel_job(name, POLICY),
+            ops.follow_job(name, POLICY, previews=False),
+            ops.wait_for_end(name, POLICY, None),
+            submit(name, [], {}, key=None, policy=POLICY),
+            get_workflow(name, POLICY),
+        ):
+            with pytest.raises(InvalidValueError, match="is not the"):
+                drive(operation)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from rich.progress import (
 )
 
 from comfy_proxy.cli.run.items import Item
+from comfy_proxy.cli.run.outputs import Saved
+from comfy_proxy.cli.run.view import told_of
 from comfy_proxy.client.models import Status
 
 _PERCENT = 100.0
@@ -28,7 +30,7 @@ _LABEL = 32
 
 
 class Bars:
-    """A View. Failures stay as lines above the bars."""
+    """A View. Failures, and results that have another name than expected, stay as lines above."""
 
     def __init__(self, workflow: str, total: int, console: Console | None = None) -> None:
         console = console or Console()
@@ -42,7 +44,8 @@ class Bars:
             console=console,
         )
         self._sum = self._all.add_task(escape(workflow), total=total, state="")
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[int, TaskID] = {}
+        """By the identity of its item: two may be called alike."""
 
     def __enter__(self) -> Self:
         self._all.start()
@@ -55,19 +58,21 @@ class Bars:
 
     def began(self, item: Item) -> None:
         label = item.label if len(item.label) <= _LABEL else f"…{item.label[1 - _LABEL :]}"
-        self._tasks[item.stem] = self._all.add_task(
+        self._tasks[id(item)] = self._all.add_task(
             f"  {escape(label)}", total=_PERCENT, state="is sent"
         )
 
     def progressed(self, item: Item, status: Status) -> None:
         self._all.update(
-            self._tasks[item.stem], completed=status.progress_percentage, state=state(status)
+            self._tasks[id(item)], completed=status.progress_percentage, state=state(status)
         )
 
     def skipped(self, item: Item, paths: Sequence[Path]) -> None:
         self._all.advance(self._sum)
 
-    def done(self, item: Item, paths: Sequence[Path], status: Status) -> None:
+    def done(self, item: Item, saved: Saved, status: Status) -> None:
+        if saved.avoided is not None:
+            self._all.console.print(escape(f"{item.label} -> {told_of(saved)}"))
         self._all.advance(self._sum)
 
     def failed(self, item: Item, why: str) -> None:
@@ -75,7 +80,7 @@ class Bars:
         self._all.advance(self._sum)
 
     def over(self, item: Item) -> None:
-        if (task := self._tasks.pop(item.stem, None)) is not None:
+        if (task := self._tasks.pop(id(item), None)) is not None:
             self._all.remove_task(task)
 
 

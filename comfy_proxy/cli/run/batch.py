@@ -13,7 +13,8 @@ from comfy_proxy.cli.run.one_item import ItemRun
 from comfy_proxy.cli.run.view import Report
 from comfy_proxy.cli.snapshots import one_snapshot
 from comfy_proxy.cli.talk import command_error, sentence
-from comfy_proxy.client.errors import ApiError, ClientError, UnreachableError
+from comfy_proxy.client.answers import NOT_THE_PROXY
+from comfy_proxy.client.errors import ApiError, ClientError, JobFailedError
 
 JOBS_AN_INSTANCE: Final = 3
 """One runs, one is ready behind it, one is on its way: no instance waits for an upload."""
@@ -81,10 +82,10 @@ class Batch:
             self.report.skipped += 1
 
     def _concerns_all(self, error: ClientError) -> bool:
-        if isinstance(error, ApiError):
+        if isinstance(error, ApiError) and error.code != NOT_THE_PROXY:
             wrong = error.field is not None and error.field not in self._runs.file_fields
             return error.status in (401, 403) or (error.status == 400 and wrong)
-        return isinstance(error, UnreachableError) or error.code == "not_the_proxy"
+        return not isinstance(error, JobFailedError)
 
     def _why(self, error: Exception) -> str:
         if isinstance(error, ClientError):

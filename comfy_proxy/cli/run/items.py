@@ -7,12 +7,21 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from comfy_proxy.cli.command import EXIT_USAGE, CommandError
 from comfy_proxy.client.models import Workflow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What an item is made of. ``words`` is the same for the same words of the command: workflow,
+    parameters, the places of the files. ``content`` is the same for the same bytes as well."""
+
+    words: str
+    content: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +36,13 @@ class Item:
     files: Mapping[str, Path]
     copy: int = 1
 
-    def fingerprint(self, workflow: str, parameters: Mapping[str, str]) -> str:
-        """The same for the same bytes with the same parameters. Reads the files: raises OSError."""
-        digests = {name: _digest(path) for name, path in self.files.items()}
-        told = json.dumps([workflow, parameters, digests, self.copy], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+    def recipe(self, workflow: str, parameters: Mapping[str, str], folder: Path | None) -> Recipe:
+        """Places are as seen from ``folder``, so that it may be moved together with its inputs.
+        Reads the files: raises OSError."""
+        words = [workflow, parameters, self.copy]
+        places = {name: _place(path, folder) for name, path in self.files.items()}
+        digests = {name: digest(path) for name, path in self.files.items()}
+        return Recipe(words=_told([*words, places]), content=_told([*words, digests]))
 
 
 def make_items(
@@ -74,11 +85,18 @@ def make_items(
     return items
 
 
-def expanded(words: Iterable[str]) -> list[Path]:
+def expanded(words: Iterable[str], is_result: Callable[[Path], bool]) -> list[Path]:
     """The files that are named, each once: those in a folder, and those that a pattern means where
-    the shell has left it as it is."""
-    found = [path for word in words for path in _paths(word)]
-    return list(dict.fromkeys(found))
+    the shell has left it as it is.
+
+    What ``is_result`` says to be a result of an earlier run is left out, or a folder that is input
+    and output would feed on itself; but one that is named alone is meant.
+    """
+    named = list(words)
+    found = list(dict.fromkeys(path for word in named for path in _paths(word)))
+    if found == [Path(word) for word in named] and len(found) == 1:
+        return found
+    return [path for path in found if not is_result(path)]
 
 
 def shown(path: Path) -> str:
@@ -87,12 +105,15 @@ def shown(path: Path) -> str:
 
 
 def pairs(words: Iterable[str], option: str) -> dict[str, str]:
-    """``name=value`` of an option that may be given several times. Raises CommandError."""
+    """``name=value`` of an option that may be given several times, each name once. Raises
+    CommandError."""
     given: dict[str, str] = {}
     for word in words:
         name, sign, value = word.partition("=")
         if not sign or not name:
             raise CommandError(f"{option} {word}: it is to be NAME=VALUE.", code=EXIT_USAGE)
+        if name in given:
+            raise CommandError(f"{option} {name} is given twice.", code=EXIT_USAGE)
         given[name] = value
     return given
 
@@ -101,11 +122,16 @@ def _paths(word: str) -> Iterator[Path]:
     path = Path(word)
     if path.is_dir():
         inside = sorted(path.iterdir())
-        yield from (one for one in inside if one.is_file() and not one.name.startswith("."))
+        yield from (one for one in inside if _is_input(one) and not one.name.startswith("."))
     elif not path.exists() and glob.has_magic(word):
         yield from map(Path, sorted(glob.glob(word)))
     else:
         yield path
+
+
+def _is_input(path: Path) -> bool:
+    """A file, or a link that leads nowhere: that is told as one that cannot be opened."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _check_named(workflow: Workflow, named: Mapping[str, Path]) -> None:
@@ -141,6 +167,18 @@ def _copies(stem: str, count: int) -> Iterator[tuple[str, int]]:
         yield (stem if count == 1 else f"{stem}-{copy}"), copy
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Of the file's bytes. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _place(path: Path, folder: Path | None) -> str:
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # on another drive of Windows
+        return os.path.abspath(path)
+
+
+def _told(words: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()

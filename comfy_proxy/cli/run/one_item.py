@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from comfy_proxy.cli.command import CommandError
-from comfy_proxy.cli.run.items import Item
-from comfy_proxy.cli.run.outputs import DoneBook, Outputs
+from comfy_proxy.cli.run.done_book import DoneBook
+from comfy_proxy.cli.run.items import Item, Recipe
+from comfy_proxy.cli.run.outputs import Outputs, Saved
 from comfy_proxy.cli.run.view import View
+from comfy_proxy.client.answers import NOT_THE_PROXY
 from comfy_proxy.client.asynchronous import AsyncClient, AsyncJob
 from comfy_proxy.client.errors import ApiError, ClientError, JobFailedError
 from comfy_proxy.client.models import Status
@@ -46,9 +47,10 @@ class ItemRun:
         Raises OSError, CommandError or ClientError. If it is cancelled, so is its job; but one that
         has completed is kept.
         """
-        fingerprint = await asyncio.to_thread(item.fingerprint, self.workflow, self.parameters)
-        paths = [] if self.again else self.book.outputs(item.stem, fingerprint)
-        if paths:
+        recipe = await asyncio.to_thread(
+            item.recipe, self.workflow, self.parameters, self.outputs.target.folder
+        )
+        if not self.again and (paths := await asyncio.to_thread(self.book.done, recipe)):
             self.view.skipped(item, paths)
             return False
         self.view.began(item)
@@ -57,7 +59,7 @@ class ItemRun:
                 job = await self._submit(item)
                 try:
                     status = await self._follow(item, job)
-                    paths = await self._kept(item, job, fingerprint)
+                    saved = await self._kept(item, job, recipe)
                 except asyncio.CancelledError:
                     await _cancel(job)
                     raise
@@ -68,7 +70,7 @@ class ItemRun:
                     break
         finally:
             self.view.over(item)
-        self.view.done(item, paths, status)
+        self.view.done(item, saved, status)
         return True
 
     async def _submit(self, item: Item) -> AsyncJob:
@@ -84,15 +86,20 @@ class ItemRun:
                     await _cancel(await submitting)
             raise
 
-    async def _kept(self, item: Item, job: AsyncJob, fingerprint: str) -> list[Path]:
+    async def _kept(self, item: Item, job: AsyncJob, recipe: Recipe) -> Saved:
         """The files of a completed job. Cancelled in its midst, it goes on for a while: what is
-        there under its name is to be known as done."""
+        there under its name is to be known as done. What goes into a pipe does not: whoever reads
+        that may never."""
 
-        async def keep() -> list[Path]:
-            paths = await self.outputs.save(item, await job.results())
-            self.book.add(item.stem, fingerprint, paths)
-            return paths
+        async def keep() -> Saved:
+            results = await job.results()
+            own = await asyncio.to_thread(self.book.own, recipe)
+            saved = await self.outputs.save(item, results, own)
+            await asyncio.to_thread(self.book.add, recipe, saved.paths)
+            return saved
 
+        if self.outputs.target.is_stream:
+            return await keep()
         keeping = asyncio.create_task(keep())
         try:
             return await asyncio.shield(keeping)
@@ -123,5 +130,5 @@ async def _cancel(job: AsyncJob) -> None:
 def _was_restarted(error: ClientError) -> bool:
     """Whether the proxy has forgotten the job or its results, or is about to."""
     if isinstance(error, ApiError):
-        return error.status in (404, 410)
+        return error.status in (404, 410) and error.code != NOT_THE_PROXY
     return error.code == "draining"

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TextIO
 
 from comfy_proxy.cli.run.items import Item, shown
+from comfy_proxy.cli.run.outputs import Saved
 from comfy_proxy.client.models import Status
 
 
@@ -49,7 +50,7 @@ class View(Protocol):
 
     def skipped(self, item: Item, paths: Sequence[Path]) -> None: ...
 
-    def done(self, item: Item, paths: Sequence[Path], status: Status) -> None: ...
+    def done(self, item: Item, saved: Saved, status: Status) -> None: ...
 
     def failed(self, item: Item, why: str) -> None: ...
 
@@ -57,7 +58,10 @@ class View(Protocol):
 
 
 class Lines:
-    """A line for each item that is over; failures on standard error."""
+    """A line for each item that is over, in ``out``; failures on standard error."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
 
     def __enter__(self) -> Self:
         return self
@@ -72,13 +76,13 @@ class Lines:
         pass
 
     def skipped(self, item: Item, paths: Sequence[Path]) -> None:
-        print(f"{item.label}: done before -> {_listed(paths)}")
+        print(f"{item.label}: done before -> {listed(paths)}", file=self._out)
 
-    def done(self, item: Item, paths: Sequence[Path], status: Status) -> None:
+    def done(self, item: Item, saved: Saved, status: Status) -> None:
         seconds = status.raw.get("processing_time_seconds")
         took = f" in {seconds:.2f} s" if isinstance(seconds, int | float) else ""
         where = f" by {status.instance}" if status.instance else ""
-        print(f"{item.label}: done{where}{took} -> {_listed(paths)}")
+        print(f"{item.label}: done{where}{took} -> {told_of(saved)}", file=self._out)
 
     def failed(self, item: Item, why: str) -> None:
         print(f"{item.label}: failed: {why}", file=sys.stderr)
@@ -87,5 +91,11 @@ class Lines:
         pass
 
 
-def _listed(paths: Sequence[Path]) -> str:
-    return ", ".join(map(shown, paths))
+def listed(paths: Sequence[Path]) -> str:
+    return ", ".join(map(shown, paths)) or "standard output"
+
+
+def told_of(saved: Saved) -> str:
+    """Where the results are, and why they are not called as one would expect."""
+    why = f" ({shown(saved.avoided)} is another one)" if saved.avoided else ""
+    return f"{listed(saved.paths)}{why}"
