@@ -10,6 +10,7 @@ import pytest
 from fake_instance import Instance, picture
 from template_files import RAW, node, write
 
+from comfy_proxy.jobs.workflows.conditioning_roles import text_roles
 from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.jobs.workflows.graph_format import MAX_NODES
 from comfy_proxy.jobs.workflows.parameter import MAX_SEED, MAX_TEXT_LENGTH
@@ -115,12 +116,13 @@ def test_roles_go_through_nodes_that_take_both(tmp_path: Path) -> None:
 
 
 def test_a_circle_of_conditionings_ends(tmp_path: Path) -> None:
-    """ComfyUI refuses such a graph; whoever reads the template does not hang on it."""
+    """No workflow comes of such a graph, and whoever looks for its roles does not hang on it."""
     graph = copy.deepcopy(TEXT_TO_IMAGE)
     graph["3"] = node("ConditioningZeroOut", conditioning=["3", 0])
     graph["7"] = node("ControlNetApplyAdvanced", positive=["7", 0], negative=["7", 1])
     graph["5"]["inputs"]["positive"] = ["7", 0]
-    loaded(tmp_path, graph)
+    assert text_roles(graph) == {"7": "positive", "3": "negative"}
+    assert mistakes(tmp_path, graph, "") == ["mine.json: the links go round in a circle: 3 → 3"]
 
 
 def test_a_second_one_of_a_name_has_a_number(tmp_path: Path) -> None:
@@ -160,7 +162,8 @@ def test_a_title_with_a_dollar_makes_parameters(
     tmp_path: Path, title: str, inputs: dict[str, Any], names: list[str]
 ) -> None:
     """On any node, of each input that is no link; names are those that a form can have."""
-    graph = {"2": {**node("Odd", image=["2", 0], box=[1], **inputs), "_meta": {"title": title}}}
+    odd = {**node("Odd", image=["1", 0], box=[1], **inputs), "_meta": {"title": title}}
+    graph = {"1": node("Source"), "2": odd}
     assert own(loaded(tmp_path, graph)) == names
 
 
