@@ -62,7 +62,7 @@ def test_what_is_answered_here_reads_as_comfyuis_own() -> None:
     ],
 )
 def test_outputs_that_do_not_run_are_told(node_errors: Any, left_out: set[str]) -> None:
-    """An answer of 200 can leave some out; where it does not say which, the node at fault counts."""
+    """A 200 can leave some out; where it does not say which, the node at fault counts."""
     answer = {"prompt_id": "a", "number": 1, "node_errors": node_errors}
     assert read_accepted(answer).left_out == left_out
 
