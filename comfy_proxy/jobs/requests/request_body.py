@@ -22,6 +22,7 @@ from comfy_proxy.jobs.requests.request_files import RequestFiles
 from comfy_proxy.jobs.workflows.workflow import Workflow
 from comfy_proxy.json_signs import count_signs
 from comfy_proxy.json_steps import loads_long
+from comfy_proxy.lenient_json import loads_exact
 from comfy_proxy.stored_bytes import StoredBytes
 
 _BARE: Final = ("image/", "video/", "audio/")
@@ -32,6 +33,8 @@ _TOO_MANY: Final = f"The JSON body has more than {MAX_FIELDS_BYTES} commas, colo
 _LONG_BYTES: Final = 64 * 2**10
 """A body of so many bytes or more is read in steps: one of 50 MB, which is a single base64 text,
 held everybody up for 100 ms."""
+_ROUNDED: Final = 2**63
+"""From here on orjson may have made a float of an integer, which is read again as it was sent."""
 _URL_START: Final = len(b"https://")
 
 
@@ -178,10 +181,16 @@ class RequestBody:
 
 
 def _parsed(stored: StoredBytes) -> Any:
-    """The JSON; of a long one each long text as LongText."""
+    """The JSON, each integer exact; of a long one each long text as LongText."""
     with stored.open() as file:
         text = file.read()
-    return orjson.loads(text) if len(text) < _LONG_BYTES else loads_long(text, LongText)
+    if len(text) >= _LONG_BYTES:
+        return loads_long(text, LongText)
+    document = orjson.loads(text)
+    values = document.values() if isinstance(document, dict) else ()
+    if any(isinstance(one, float) and abs(one) >= _ROUNDED for one in values):
+        return loads_exact(text)
+    return document
 
 
 def _in_one(value: Any) -> Any:

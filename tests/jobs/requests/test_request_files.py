@@ -35,11 +35,14 @@ TEXT = {
     "prompt": {"type": "string", "required": True},
     "seed": {"type": "integer", "random": True, "minimum": 0, "maximum": MAX_SEED},
 }
+COUNT = {"count": {"type": "integer", "required": True}}
 CLIP = {
     "video": {"type": "file", "kind": "video"},
     "audio": {"type": "file", "kind": "audio", "required": False},
     "extra": {"type": "file", "kind": "file", "required": False},
 }
+
+JSON = {"Content-Type": "application/json"}
 
 
 def described(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -50,8 +53,8 @@ def described(parameters: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 async def post(service: JobService, api_alone: Any, tmp_path: Path) -> Callable[..., Any]:
-    """``await post(workflow, **sent)`` → status and body; ``blend``, ``text`` and ``clip``."""
-    for name, parameters in (("blend", FILES), ("text", TEXT), ("clip", CLIP)):
+    """``await post(workflow, **sent)`` → status and body; of four workflows."""
+    for name, parameters in (("blend", FILES), ("text", TEXT), ("clip", CLIP), ("count", COUNT)):
         (tmp_path / f"{name}.json").write_text(json.dumps(described(parameters)))
     registry = load_workflows(tmp_path)
     assert registry.problems == ()
@@ -248,6 +251,35 @@ async def test_a_seed_is_exact(post: Any, api_alone: Any, seed: int, way: str) -
     assert body["seed"] == seed
     async with api_alone.get(body["status_url"]) as answer:
         assert (await answer.json())["parameters"]["seed"] == seed
+
+
+@pytest.mark.parametrize("way", ["json", "long json", "form", "fields", "query"])
+async def test_an_integer_is_exact_whatever_its_size(post: Any, api_alone: Any, way: str) -> None:
+    """More than 64 bits too: nothing is rounded on its way in and out."""
+    count = 12345678901234567890123
+    sent: dict[str, Any] = {
+        "json": {"json": {"count": count}},
+        "long json": {"data": b'{"count":%d%s}' % (count, b" " * 70_000), "headers": JSON},
+        "form": {"data": form(count=str(count))},
+        "fields": {"data": {"count": str(count)}},
+        "query": {"params": {"count": str(count)}},
+    }[way]
+    status, body = await post("count", **sent)
+    assert (status, body.get("count")) == (202, count), body
+    async with api_alone.get(body["status_url"]) as answer:
+        assert (await answer.json())["parameters"]["count"] == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 41, '"' + "9" * 41 + '"', "9" * 5000, "1e41", '"1e999999999"',
+     "9007199254740993.0",
+             "1e19", "1e999", '"1e-999999999"'],
+)  # fmt: skip
+async def test_what_would_be_rounded_is_refused(post: Any, text: str) -> None:
+    """In JSON a fraction or an exponent makes a float, which may be another number by then."""
+    status, body = await post("count", data=f'{{"count":{text}}}', headers=JSON)
+    assert (status, body["code"]) in ((400, "invalid_parameter"), (400, "invalid_json"))
 
 
 async def test_a_drawn_seed_is_told(post: Any, api_alone: Any, service: JobService) -> None:
