@@ -307,7 +307,7 @@ def test_a_mapping_that_is_no_utf8_is_told(tmp_path: Path) -> None:
     write(tmp_path, "mine.json", RAW)
     (tmp_path / "mine.toml").write_bytes(b"title = '\xff'")
     (problem,) = load_workflows(tmp_path).problems
-    assert str(problem) == "mine.toml: is not UTF-8"
+    assert str(problem) == "mine.toml: is not UTF-8; save it as that"
 
 
 # --- odd and large ones -------------------------------------------------------------------
