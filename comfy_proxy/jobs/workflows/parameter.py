@@ -22,7 +22,7 @@ from comfy_proxy.jobs.media.file_info import FileKind
 Scalar = str | int | float | bool
 
 MAX_VALUE_LENGTH: Final = 1024
-"""Characters of a value that is no text (bytes in a form); a longer one is refused with 400."""
+"""Characters of a value that is no text; a longer one is refused with 400."""
 MAX_TEXT_LENGTH: Final = 65_536
 """The same for a ``string``, which may be a long prompt."""
 MAX_SEED: Final = 2**64 - 1
