@@ -149,6 +149,9 @@ class ExportedGraph:
                 self._problem(f"{key}.input", f"is that of {taken[to]}, too")
                 continue
             taken[to] = key
+            if own.get("type") == "file" and not isinstance(literals[chosen], str):
+                self._problem(f"{key}.type", f"{chosen} takes no file's name: it is no text")
+                continue
             known = self._body(to, random=own.get("random") is not False)
             if own.get("random") or own.get("required"):
                 known.pop("default", None)

@@ -76,6 +76,9 @@ class Parameter(BaseModel):
             raise ValueError("choices belong to an enum, and an enum needs them")
         if (self.type == "file") != (self.kind is not None):
             raise ValueError(f"a file, and nothing else, has a kind: {', '.join(FileKind)}")
+        least = [one for one in (self.minimum, self.exclusive_minimum) if one is not None]
+        if self.maximum is not None and least and max(least) > self.maximum:
+            raise ValueError(f"minimum: is above the maximum, {_plain(self.maximum)}")
         if self.random and self.type != "integer":
             raise ValueError("random belongs to an integer")
         if self.default is not None:

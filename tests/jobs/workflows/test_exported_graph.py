@@ -317,6 +317,21 @@ def test_a_mapping_that_is_no_utf8_is_told(tmp_path: Path) -> None:
     assert str(problem) == "mine.toml: is not UTF-8; save it as that"
 
 
+@pytest.mark.parametrize("value", ["'x'", "nan", "[1]", "true"])
+def test_a_wrong_bound_is_one_mistake(tmp_path: Path, value: str) -> None:
+    """Whatever a bound may be, one line says what is wrong with it."""
+    mapping = f'[parameters.side]\nnode = "2"\ninput = "width"\nminimum = {value}'
+    (line,) = mistakes(tmp_path, RAW, mapping)
+    assert line.startswith("mine.toml: parameters.side.minimum: input should be ")
+
+
+def test_a_file_takes_the_place_of_a_text(tmp_path: Path) -> None:
+    """What ComfyUI calls an upload is a text, and a number's input would refuse it."""
+    mapping = '[parameters.side]\nnode = "2"\ninput = "width"\ntype = "file"\nkind = "image"'
+    (line,) = mistakes(tmp_path, RAW, mapping)
+    assert line == "mine.toml: parameters.side.type: width takes no file's name: it is no text"
+
+
 # --- odd and large ones -------------------------------------------------------------------
 
 
