@@ -8,6 +8,7 @@ from comfy_proxy.errors import InvalidFieldError
 from comfy_proxy.jobs.workflows.parameter import (
     MAX_TEXT_LENGTH,
     MAX_VALUE_LENGTH,
+    TRUTHS,
     Scalar,
     unknown_parameter,
 )
@@ -46,7 +47,8 @@ class RequestFields:
         InvalidFieldError."""
         if name in self.values:
             return self._known[name].parse(self.values[name])
-        return self.options.get(name)
+        given = self.options.get(name)
+        return TRUTHS.get(given or "", given) if name == "async" else given
 
     def add(self, name: str, value: Any) -> None:
         """Take a client's value; raises InvalidFieldError unless it is a text, number or truth."""

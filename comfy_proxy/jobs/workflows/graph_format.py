@@ -39,7 +39,7 @@ class Node(TypedDict, total=False):
 
 def is_link(value: object) -> bool:
     """True if an input's value is ``[node id, output slot]`` to ComfyUI, for which any number is a
-    slot, and a truth too (``is_link`` of its ``comfy_execution/graph_utils.py``)."""
+    slot, and a truth too (its own ``is_link``)."""
     return (
         isinstance(value, list)
         and len(value) == 2
