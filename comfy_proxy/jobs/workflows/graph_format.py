@@ -25,7 +25,7 @@ MAX_NODES: Final = 5000
 does nothing else: 30 ms for a thousand small ones."""
 MAX_CHAIN: Final = 500
 """Nodes of which each reads the one before; a graph with a longer chain is no workflow. ComfyUI
-follows chains by recursion, and one of some 950 ends the thread in which it runs prompts, if the
+follows chains by recursion, and one of some 980 ends the thread in which it runs prompts, if the
 links are such that it does not validate them."""
 
 

@@ -53,7 +53,7 @@ def test_links_in_a_circle_are_found() -> None:
 
 
 def test_a_chain_is_bounded() -> None:
-    """The recursion of ComfyUI ends its executor's thread beyond some 950 nodes."""
+    """The recursion of ComfyUI ends its executor's thread beyond some 980 nodes."""
     assert len(GRAPH.validate_python(chain(MAX_CHAIN))) == MAX_CHAIN
     assert f"{MAX_CHAIN + 1} nodes hang one behind the other" in reason(chain(MAX_CHAIN + 1))
 
