@@ -11,6 +11,7 @@ from comfy_proxy.errors import InstanceError
 from comfy_proxy.jobs.api import SHORTCUTS
 from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
+from comfy_proxy.jobs.workflows.workflow import Workflow
 from comfy_proxy.settings import Settings
 
 CHECK_TIMEOUT_S = 5.0
@@ -63,8 +64,16 @@ async def _check(
             say(f"  {name}: cannot run ({lacks})")
         else:
             runnable.add(name)
-            say(f"  {name}: runs")
+            say(f"  {name}: runs{_doubt(workflows.get(name), capabilities)}")
     return True
+
+
+def _doubt(workflow: Workflow, capabilities: NodeCatalog) -> str:
+    """What may be wrong with it all the same: a node that is no output node has no result, unless
+    its class tells of some against ComfyUI's rule."""
+    nodes = [one for variant in workflow.variants for one in variant.no_outputs(capabilities)]
+    told = f", but its results are to come from {', '.join(nodes)}: no output node"
+    return told if nodes else ""
 
 
 def what_lacks(workflows: WorkflowRegistry, capabilities: NodeCatalog) -> dict[str, str]:

@@ -23,7 +23,7 @@ class ComfyProxyError(Exception):
     """Base of all errors of this package; raised as it is, an internal fault (500).
 
     ``message`` is one sentence for the client: never a stack trace, a file path of an instance or
-    data of another client. ``details`` is JSON-serialisable, ``retry_after_s`` is ``Retry-After``.
+    data of another client. ``details`` is JSON; ``headers`` and ``retry_after_s`` are headers.
     """
 
     status: int = 500
@@ -42,6 +42,7 @@ class ComfyProxyError(Exception):
         self.code = self.code if code is None else code
         self.details: dict[str, Any] = dict(details or {})
         self.retry_after_s = retry_after_s
+        self.headers: dict[str, str] = {}
 
 
 class NotOursError(Exception):
@@ -103,14 +104,14 @@ class NotFoundError(RequestError):
 
 
 class MethodNotAllowedError(RequestError):
-    """The path is ours, the method is not; ``allowed`` becomes the ``Allow`` header."""
+    """The path is ours, the method is not; ``Allow`` tells which is."""
 
     status = 405
     code = "method_not_allowed"
 
     def __init__(self, method: str, allowed: list[str]) -> None:
         super().__init__(f"{method} is not allowed here.", details={"allowed": allowed})
-        self.allowed = allowed
+        self.headers["Allow"] = ", ".join(allowed)
 
 
 class JobNotReadyError(RequestError):
@@ -251,8 +252,7 @@ class JobError(ComfyProxyError):
 
 
 class WorkflowError(JobError):
-    """ComfyUI refused the graph or a node of it raised; the message is ComfyUI's own. The node's
-    traceback has paths of the instance in it: it goes to our log and to no client."""
+    """In ComfyUI's words; ``node_traceback`` has the instance's paths in it: for our log alone."""
 
     code = "workflow_error"
     node_traceback: str | None = None
@@ -265,7 +265,7 @@ class GpuMemoryError(WorkflowError):
 
 
 class PromptRejectedError(WorkflowError):
-    """``POST /prompt`` answered 400: the graph does not fit this instance."""
+    """``POST /prompt`` refused the graph, or a part of it: it does not fit this instance."""
 
 
 class ProcessEndedError(JobError):

@@ -106,17 +106,20 @@ class StoredBytes:
             self._hash.update(self._batch)
         return self
 
-    def open(self) -> BinaryIO:
-        """A new file object at the start, independent of others; the caller closes it.
+    def open(self, places: range | None = None) -> BinaryIO:
+        """A new file object at the start, independent of others; the caller closes it. With
+        ``places`` it has the bytes from there alone.
 
         Raises ClosedError after :meth:`close`, unless it is held; FileNotFoundError if somebody
         removed the file.
         """
         if self.closed and not self._holders:
             raise ClosedError("The bytes are closed.")
-        if self._cut is None:
+        if self._cut is None and places is None:
             return io.BytesIO(self._batch) if self._path is None else open(self._path, "rb")
-        start, end = self._cut[0], self._cut[0] + self.size
+        before = 0 if self._cut is None else self._cut[0]
+        wanted = range(self.size) if places is None else places
+        start, end = before + wanted.start, before + wanted.stop
         if self._path is None:
             return io.BytesIO(self._batch[start:end])
         return _Window(self._path, start, end)
@@ -127,18 +130,19 @@ class StoredBytes:
         """
         self.size, self._cut = size, (start, digest)
 
-    async def read(self) -> bytes:
-        """All bytes at once. Raises as :meth:`open`."""
+    async def read(self, places: range | None = None) -> bytes:
+        """All bytes, or those at ``places``, at once. Raises as :meth:`open`."""
 
         def read_all() -> bytes:
-            with self.open() as file:
+            with self.open(places) as file:
                 return file.read()
 
         return read_all() if self._path is None else await run_in(self._executor, read_all)
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """All bytes in order, BATCH_BYTES at most at a time. Raises as :meth:`open`."""
-        with self.open() as file:
+    async def chunks(self, places: range | None = None) -> AsyncGenerator[bytes, None]:
+        """All bytes, or those at ``places``, in order, BATCH_BYTES at most at a time. Raises as
+        :meth:`open`."""
+        with self.open(places) as file:
             while chunk := await read_some(file, BATCH_BYTES):
                 yield chunk
 

@@ -84,7 +84,7 @@ def test_special_fields() -> None:
     field = InvalidFieldError("scale", "Too large.", details={"maximum": 8})
     assert (field.field, field.details) == ("scale", {"field": "scale", "maximum": 8})
     method = MethodNotAllowedError("PUT", ["GET"])
-    assert (method.allowed, method.status) == (["GET"], 405)
+    assert (method.headers, method.status) == ({"Allow": "GET"}, 405)
     settings = SettingsError(["PORT: x", "HOST: y"])
     assert str(settings) == "PORT: x; HOST: y"
     for error in (field, method, settings):

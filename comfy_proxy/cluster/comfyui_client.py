@@ -20,7 +20,7 @@ from comfy_proxy.cluster import answer_bodies, self_check
 from comfy_proxy.cluster.connection_manager import ConnectionManager
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.output_file import OutputFile, ResultFileLostError
-from comfy_proxy.cluster.prompt_answers import read_accepted, rejection
+from comfy_proxy.cluster.prompt_answers import Accepted, read_accepted, rejection
 from comfy_proxy.cluster.prompt_lists import (
     HISTORY,
     QUEUE,
@@ -140,9 +140,10 @@ class ComfyUIClient:
         prompt_id: str,
         client_id: str,
         number: float | None = None,
-    ) -> tuple[str, float | None]:
-        """``POST /prompt``; the id under which it runs (old servers choose their own), and its
-        number if it is told. ``number``: its place in the queue, None for the end.
+    ) -> Accepted:
+        """``POST /prompt``; the id under which it runs (old servers choose their own), its number
+        if it is told, and what of it does not run. ``number``: its place in the queue, None for
+        the end.
 
         Raises PromptRejectedError with ComfyUI's own words on a 400.
         """
@@ -159,7 +160,7 @@ class ComfyUIClient:
             told = read_accepted(payload)
             if told.prompt_id is None:
                 raise InvalidAnswerError(f"{self.instance.host}: the prompt got no id.")
-            return told.prompt_id, told.number
+            return told
 
     async def delete(self, prompt_id: str) -> bool:
         """Withdraw a waiting prompt: True if it is proven that it never ran (trap 24)."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -30,19 +30,32 @@ _LOOKED_AT = 8 * MAX_WORDS
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accepted:
     """What a prompt is called where it was taken, and its place in the order there; None if the
-    answer does not tell."""
+    answer does not tell. ``node_errors`` are those of outputs that do not run (PROTOCOL.md trap
+    25), as ComfyUI tells them."""
 
     prompt_id: str | None
     number: float | None
+    node_errors: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The output nodes that do not run; a node with an error if it is not told which."""
+        named: set[str] = set()
+        for node, told in self.node_errors.items():
+            outputs = told.get("dependent_outputs") if isinstance(told, dict) else None
+            named.update(map(str, outputs) if isinstance(outputs, list) and outputs else [node])
+        return frozenset(named)
 
 
 def read_accepted(answer: Any) -> Accepted:
-    """Id and number in an answer to ``POST /prompt``."""
+    """Id, number and complaints in an answer to ``POST /prompt``."""
     told = answer if isinstance(answer, dict) else {}
+    node_errors = told.get("node_errors")
     prompt_id, number = told.get("prompt_id"), told.get("number")
     return Accepted(
         prompt_id=prompt_id if isinstance(prompt_id, str) else None,
         number=finite(number) if isinstance(number, int | float) else None,
+        node_errors=node_errors if isinstance(node_errors, dict) else {},
     )
 
 

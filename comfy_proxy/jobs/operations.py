@@ -34,7 +34,26 @@ from comfy_proxy.openapi.operation import (
 _JOB: Final = "jobs"
 _WORKFLOW: Final = "workflows"
 _BYTES: Final = Answer(
-    description="what the workflow has made", content={ANY_BYTES: None}, headers={"ETag": "of it"}
+    description="what the workflow has made",
+    content={ANY_BYTES: None},
+    headers={"ETag": "of it", "Accept-Ranges": "`bytes`"},
+)
+_PART: Final = Answer(
+    description="the bytes that `Range` asks for",
+    content={ANY_BYTES: None},
+    headers={"ETag": "of all of it", "Content-Range": "which they are, and of how many"},
+)
+_RANGE: Final = (
+    Parameter(
+        name="Range",
+        place="header",
+        description="a part of the bytes, as `bytes=0-1023`; of several parts all bytes come",
+    ),
+    Parameter(
+        name="If-Range",
+        place="header",
+        description="the `ETag` that the part must be of; else all bytes come",
+    ),
 )
 _COMFYUI: Final = Answer(description="ComfyUI does not know it either", content={ANY_BYTES: None})
 _STATUS: Final = Parameter(
@@ -91,7 +110,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         None,
         tag=_JOB,
         description="One result as it is; several as a list, or as a ZIP if `Accept` asks for it.",
-        parameters=(WAIT,),
+        parameters=(WAIT, *_RANGE),
         answers={
             200: Answer(
                 description="the result, or the results",
@@ -100,10 +119,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
                     "application/zip": None,
                     ANY_BYTES: None,
                 },
-                headers={"ETag": "of bytes"},
-            )
+                headers={"ETag": "of bytes", "Accept-Ranges": "of bytes: `bytes`"},
+            ),
+            206: _PART,
         },
-        errors=(404, 409, 410, 503),
+        errors=(404, 409, 410, 416, 503),
     ),
     get(
         "/api/jobs/{job_id}/result/{n}",
@@ -111,9 +131,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         "One of several results; the first has the number 0",
         None,
         tag=_JOB,
-        parameters=(WAIT,),
-        answers={200: _BYTES},
-        errors=(404, 409, 410, 503),
+        parameters=(WAIT, *_RANGE),
+        answers={200: _BYTES, 206: _PART},
+        errors=(404, 409, 410, 416, 503),
     ),
     get(
         "/api/jobs/{job_id}/events",

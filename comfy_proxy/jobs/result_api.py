@@ -18,6 +18,7 @@ from comfy_proxy.jobs.requests.negotiation import (
     wait_seconds,
     wants_zip,
 )
+from comfy_proxy.jobs.results.byte_range import asked_range, content_range
 from comfy_proxy.jobs.results.result_file import ResultFile, Results
 from comfy_proxy.jobs.results.result_zip import zip_chunks, zip_etag, zip_size
 from comfy_proxy.jobs.results.streamed_json import Base64Json, StreamedJson, TextJson
@@ -156,7 +157,14 @@ async def _bytes(
     headers = _headers(made.etag, made.media_type, made.name, headers)
     if _is_known(request, made.etag):
         return web.Response(status=304, headers=headers)
-    return await _body(made.body, made.media_type, headers)
+    if request.method == "POST":
+        return await _body(made.body, made.media_type, headers)
+    headers["Accept-Ranges"] = "bytes"
+    places = None
+    if request.method == "GET":  # for no other method a range means anything (RFC 9110, 14.2)
+        given, condition = request.headers.get("Range"), request.headers.get("If-Range")
+        places = asked_range(given, condition, etag=made.etag, size=made.size)
+    return await _body(made.body, made.media_type, headers, places)
 
 
 def _zip(request: web.Request, job: Job, results: Results) -> web.StreamResponse:
@@ -187,12 +195,16 @@ def _is_known(request: web.Request, etag: str) -> bool:
     return any(one.value == "*" or f'"{one.value}"' == etag for one in known)
 
 
-async def _body(body: StoredBytes, media_type: str, headers: dict[str, str]) -> web.Response:
-    headers = {**headers, "Content-Type": media_type}
+async def _body(
+    body: StoredBytes, media_type: str, headers: dict[str, str], places: range | None = None
+) -> web.Response:
+    headers, status = {**headers, "Content-Type": media_type}, 200
+    if places is not None:
+        headers["Content-Range"], status = content_range(places, body.size), 206
     if body.in_memory:
-        return web.Response(body=await body.read(), headers=headers)
-    headers["Content-Length"] = str(body.size)
-    return web.Response(body=body.chunks(), headers=headers)
+        return web.Response(status=status, body=await body.read(places), headers=headers)
+    headers["Content-Length"] = str(body.size if places is None else len(places))
+    return web.Response(status=status, body=body.chunks(places), headers=headers)
 
 
 def _disposition(media_type: str, name: str) -> str:

@@ -53,8 +53,12 @@ def openapi_document(operations: Iterable[Operation], *, server: str) -> dict[st
     schemas = _Schemas()
     problem = schemas.of(Problem)
     paths: dict[str, dict[str, Any]] = {}
+    taken: set[str] = set()
     for one in operations:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, schemas, problem)
+        told = paths.setdefault(one.path, {})[one.method.lower()] = _operation(
+            one, schemas, problem
+        )
+        told["operationId"] = _distinct(told["operationId"], taken)
     return {
         "openapi": "3.1.0",
         "info": {"title": "comfy_proxy", "version": __version__, "description": _DESCRIPTION},
@@ -118,6 +122,17 @@ def _answer(answer: Answer, schemas: _Schemas) -> dict[str, Any]:
     if content:
         document["content"] = content
     return {**document, "headers": headers} if headers else document
+
+
+def _distinct(name: str, taken: set[str]) -> str:
+    """``name``, or that with a number: generators make names of files of them, which differ in more
+    than case. It is added to ``taken``, in small letters."""
+    number, distinct = 1, name
+    while distinct.lower() in taken:
+        number += 1
+        distinct = f"{name}_{number}"
+    taken.add(distinct.lower())
+    return distinct
 
 
 def _operation_id(one: Operation) -> str:

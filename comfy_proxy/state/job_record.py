@@ -17,7 +17,7 @@ from comfy_proxy.jobs.model import Job, JobFailure, JobStatus
 from comfy_proxy.jobs.requests.input_file import InputFile
 from comfy_proxy.jobs.requests.job_request import JobRequest
 from comfy_proxy.jobs.results.result_file import ResultFile
-from comfy_proxy.lenient_json import dumps, loads
+from comfy_proxy.lenient_json import dumps, loads_exact
 from comfy_proxy.stored_bytes import StoredBytes
 from comfy_proxy.tracing import Trace
 
@@ -99,7 +99,7 @@ def read(data: bytes, new_file: Callable[[], InputFile], clock: Clock) -> ReadJo
     One that had a place at an instance waits for one again. Raises ValueError, KeyError, TypeError
     for what :func:`written` has not written.
     """
-    record = _of_today(loads(data))
+    record = _of_today(loads_exact(data))
     files: dict[str, InputFile] = {}
     for one in record["files"]:
         file = files[one["parameter"]] = new_file()

@@ -52,8 +52,8 @@ def client_of(cluster: Cluster) -> ComfyUIClient:
 
 
 async def submit(client: ComfyUIClient) -> str:
-    prompt_id, _ = await client.submit(graph().prompt, prompt_id=PROMPT_ID, client_id="c")
-    return prompt_id
+    told = await client.submit(graph().prompt, prompt_id=PROMPT_ID, client_id="c")
+    return told.prompt_id or ""
 
 
 async def test_check(client: ComfyUIClient, answers: aioresponses) -> None:

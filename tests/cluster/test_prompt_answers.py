@@ -51,6 +51,22 @@ def test_what_is_answered_here_reads_as_comfyuis_own() -> None:
     assert pagination(0, offset=3, limit=1, total=3)["has_more"] is False
 
 
+@pytest.mark.parametrize(
+    ("node_errors", "left_out"),
+    [
+        (None, set()),
+        ([], set()),
+        ({}, set()),
+        ({"1": {"dependent_outputs": ["9", 8]}, "2": {"dependent_outputs": ["9"]}}, {"9", "8"}),
+        ({"1": {"errors": []}, "2": 7, "3": {"dependent_outputs": []}}, {"1", "2", "3"}),
+    ],
+)
+def test_outputs_that_do_not_run_are_told(node_errors: Any, left_out: set[str]) -> None:
+    """A 200 can leave some out; where it does not say which, the node at fault counts."""
+    answer = {"prompt_id": "a", "number": 1, "node_errors": node_errors}
+    assert read_accepted(answer).left_out == left_out
+
+
 def test_an_odd_job_hides_no_other() -> None:
     """It is left out, and not counted."""
     answer = {"jobs": [None, {"id": 1}, {"id": "a"}], "pagination": {"total": 10}}

@@ -152,6 +152,34 @@ async def test_rejected_graph(cluster: Cluster, worker: EmbeddedWorker) -> None:
     await nothing_left(cluster, worker)
 
 
+async def test_a_graph_that_would_run_in_part(cluster: Cluster, worker: EmbeddedWorker) -> None:
+    """ComfyUI takes it and leaves an output out (trap 25): it is withdrawn, and the reason told."""
+    await somebody(cluster, graph(seconds=LONG_S), "before")
+    prompt = {
+        **graph(colour=5).prompt,
+        "2": node("EmptyImage", width=10**6, height=8, batch_size=1, color=0),
+        "8": node("PreviewImage", images=["2", 0]),
+    }
+    run = Run(cluster, Graph(prompt=prompt, output_nodes=frozenset(), by_frame=False))
+    with pytest.raises(PromptRejectedError, match=r"in part: EmptyImage \(node 2\): Value 1000000"):
+        await run.task
+    assert worker.submitted == ["before", run.prompt.prompt_id]
+    assert not run.placement.in_queue
+    await cluster.clients[run.instance].interrupt("before")
+    await nothing_left(cluster, worker)
+    assert worker.started == ["before"]
+
+
+async def test_an_output_that_does_not_count_may_be_left_out(cluster: Cluster) -> None:
+    """The results that the workflow names are all there."""
+    prompt = {
+        **graph(colour=6).prompt,
+        "7": node("PreviewImage"),
+    }
+    run = Run(cluster, Graph(prompt=prompt, output_nodes=frozenset(("9",)), by_frame=False))
+    assert (await opened(run.task)).size == (16, 8)
+
+
 async def test_interrupted_by_somebody(cluster: Cluster, worker: EmbeddedWorker) -> None:
     """Somebody's interrupt at the instance ends the job and says so."""
     run = Run(cluster, graph(seconds=LONG_S))

@@ -69,14 +69,34 @@ async def test_default_mode_sync(start_jobs: Start, workers: Pair) -> None:
         assert answer.status == 202
 
 
-@pytest.mark.parametrize("query", ["?async=true", "?mode=async"])
-async def test_async_in_the_url_wins_over_everything(jobs: JobClient, query: str) -> None:
-    """Neither a form field nor Prefer nor Accept makes it wait then."""
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("?async=true", {"mode": "sync"}),
+        ("?mode=async", {"async": "no"}),
+        ("?async=1", {"async": "on"}),
+    ],
+)
+async def test_async_in_the_url_wins_over_everything(
+    jobs: JobClient, query: str, field: dict[str, str]
+) -> None:
+    """Neither another field of the form nor Prefer nor Accept makes it wait then."""
     headers = {"Accept": "image/png", "Prefer": "wait=20"}
-    data = form(mode="sync", **{"async": "false"})
+    data = form(**field)
     async with jobs.http.post(f"/api/upscale-image{query}", data=data, headers=headers) as answer:
         assert answer.status == 202
         assert "Preference-Applied" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["async", "mode"])
+async def test_an_option_with_two_values_is_refused(jobs: JobClient, name: str) -> None:
+    """One in the URL, another one in the form: which is meant is not guessed."""
+    query, field = {"async": ("true", "0"), "mode": ("async", "sync")}[name]
+    path = f"/api/upscale-image?{name}={query}"
+    async with jobs.http.post(path, data=form(**{name: field})) as answer:
+        body = await answer.json()
+    assert (answer.status, body["code"]) == (400, "duplicate_parameter")
+    assert body["details"]["field"] == name
 
 
 async def test_prefer_wait_that_runs_out(jobs: JobClient) -> None:

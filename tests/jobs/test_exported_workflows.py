@@ -14,6 +14,7 @@ from job_client import JobClient, encode, form, noise, open_picture, until
 from PIL import Image
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.jobs.model import Job
 from comfy_proxy.keys import CLUSTER
 
 Pair = tuple[EmbeddedWorker, EmbeddedWorker]
@@ -34,6 +35,29 @@ SIZED = {
     "1": node("EmptyImage", width=16, height=8, batch_size=1, color=0),
     "9": node("PreviewImage", images=["1", 0]),
 }
+
+
+SCALED = {
+    "1": node("LoadImage", image="x.png"),
+    "2": {
+        **node("ImageScale", image=["1", 0], upscale_method="area", width=8, height=8,
+               crop="disabled"),
+        "_meta": {"title": "$how"},
+    },
+    "9": node("PreviewImage", images=["2", 0]),
+}  # fmt: skip
+
+
+def statuses(jobs: JobClient) -> list[str]:
+    """The statuses that jobs have from now on, each as it changes."""
+    seen: list[str] = []
+
+    def note(job: Job) -> None:
+        if not seen or seen[-1] != str(job.status):
+            seen.append(str(job.status))
+
+    jobs.service.manager.on_changed.append(note)
+    return seen
 
 
 def write(directory: Path, **graphs: Any) -> None:
@@ -87,13 +111,60 @@ async def test_an_optional_file_that_is_left_out(
 async def test_a_graph_that_the_instances_refuse(
     start_jobs: Start, workers: Pair, templates: Path
 ) -> None:
-    """An input is missing in it: told in ComfyUI's own words, after each has been asked."""
+    """An input is missing in it: told in ComfyUI's own words, and tried nowhere else."""
     write(templates, sized={**SIZED, "1": node("EmptyImage", width=16, height=8, color=0)})
     jobs = await start_jobs(*workers)
+    seen = statuses(jobs)
     end = await run(jobs, "sized", json={"width": 32})
     assert (end["status"], end["error"]["code"]) == ("failed", "workflow_error")
     assert "batch_size" in end["error"]["message"]
-    assert end["attempts"] <= 4
+    assert seen == ["pending", "processing", "failed"]
+
+
+async def test_a_value_that_no_instance_lists(
+    start_jobs: Start, workers: Pair, templates: Path
+) -> None:
+    """All would refuse it: it is tried once, and its status never goes back."""
+    write(templates, scaled=SCALED)
+    jobs = await start_jobs(*workers)
+    cluster = jobs.http.app[CLUSTER]
+    await until(lambda: all(map(cluster.capabilities.known, cluster.instances)))
+    seen = statuses(jobs)
+    end = await run(jobs, "scaled", data=form(noise(), how_upscale_method="no such"))
+    assert "'no such' not in" in end["error"]["message"]
+    assert seen == ["pending", "processing", "failed"]
+
+
+async def test_a_file_that_one_instance_lists(
+    start_jobs: Start, workers: Pair, templates: Path
+) -> None:
+    """The graph names a picture of the instances' own: the job ends up where that is."""
+    write(templates, scaled=SCALED)
+    mapping = '[parameters.picture_name]\nnode = "1"\ninput = "image"\ntype = "string"'
+    (templates / "scaled.toml").write_text(mapping)
+    (workers[1].folders.input / "here.png").write_bytes(noise())
+    jobs = await start_jobs(*workers)
+    cluster = jobs.http.app[CLUSTER]
+    await until(lambda: all(map(cluster.capabilities.known, cluster.instances)))
+    for _ in range(2):
+        end = await run(jobs, "scaled", json={"picture_name": "here.png"})
+        assert (end["status"], end["comfyui_instance"]) == ("completed", workers[1].host)
+
+
+async def test_results_that_comfyui_would_leave_out(
+    start_jobs: Start, workers: Pair, templates: Path
+) -> None:
+    """It answers 200 and would run the rest: the job fails, once, with its reason."""
+    second = {"2": node("EmptyImage", width=16, height=10**6, batch_size=1, color=0)}
+    second["8"] = node("PreviewImage", images=["2", 0])
+    write(templates, both={**SIZED, **second})
+    (templates / "both.toml").write_text("automatic = false")
+    jobs = await start_jobs(*workers)
+    seen = statuses(jobs)
+    end = await run(jobs, "both")
+    assert (end["status"], end["error"]["code"]) == ("failed", "workflow_error")
+    assert "EmptyImage (node 2): Value 1000000 bigger" in end["error"]["message"]
+    assert seen == ["pending", "processing", "failed"]
 
 
 @pytest.mark.parametrize("fields", [{"width": 0}, {"width": 20_000}, {"batch_size": 5000}])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -142,3 +145,59 @@ async def test_a_list_of_results_is_no_longer_there_when_they_are_dropped(
     async with api_alone.get(f"/api/jobs/{job.id}/status") as answer:
         body = await answer.json()
     assert (body["status"], body["results"]) == ("completed", None)
+
+
+def stored_on_disk(content: bytes) -> StoredBytes:
+    made = StoredBytes(memory_bytes=0)
+    descriptor, made._path = tempfile.mkstemp()
+    os.write(descriptor, content)
+    os.close(descriptor)
+    made.size = len(content)
+    return made
+
+
+@pytest.mark.parametrize("place", ["memory", "disk", "state file"])
+@pytest.mark.parametrize("path", ["", "/0"])
+async def test_a_part_of_a_result(
+    service: JobService, job: Job, api_alone: Any, path: str, place: str
+) -> None:
+    """A player seeks in a video, and a broken download goes on, wherever the bytes are."""
+    content = bytes(range(200))
+    made = result(content, type="video", name="a.mp4", media_type="video/mp4")
+    if place != "memory":
+        around = b"before" if place == "state file" else b""
+        body = stored_on_disk(around + content + around)
+        if around:
+            body.cut(len(around), len(content), "digest")
+        made = replace(made, body=body)
+    url = complete(service, job, made) + path
+    async with api_alone.get(url) as answer:
+        assert (answer.status, answer.headers["Accept-Ranges"]) == (200, "bytes")
+        etag = answer.headers["ETag"]
+    headers = {"Range": "bytes=10-19", "If-Range": etag}
+    async with api_alone.get(url, headers=headers) as answer:
+        assert (answer.status, await answer.read()) == (206, content[10:20])
+        assert answer.headers["Content-Range"] == "bytes 10-19/200"
+        assert (answer.headers["Content-Length"], answer.content_type) == ("10", "video/mp4")
+        assert answer.headers["ETag"] == etag
+    async with api_alone.get(url, headers={"Range": "bytes=-5"}) as answer:
+        assert (answer.status, await answer.read()) == (206, content[-5:])
+    async with api_alone.get(url, headers={**headers, "If-Range": '"x"'}) as answer:
+        assert (answer.status, await answer.read()) == (200, content)
+    async with api_alone.get(url, headers={**headers, "If-None-Match": etag}) as answer:
+        assert answer.status == 304
+    async with api_alone.head(url, headers=headers) as answer:
+        assert (answer.status, answer.headers["Content-Length"]) == (200, "200")
+        assert answer.headers["Accept-Ranges"] == "bytes"
+    async with api_alone.get(url, headers={"Range": "bytes=200-"}) as answer:
+        assert (answer.status, answer.headers["Content-Range"]) == (416, "bytes */200")
+        assert (await answer.json())["code"] == "range_not_satisfiable"
+
+
+async def test_json_has_no_parts(service: JobService, job: Job, api_alone: Any) -> None:
+    """It is made for each answer: a range of it would be one of something else."""
+    url = complete(service, job, PICTURE)
+    headers = {"Range": "bytes=0-1", "Accept": "application/json"}
+    async with api_alone.get(url, headers=headers) as answer:
+        assert (answer.status, "Accept-Ranges" in answer.headers) == (200, False)
+        assert (await answer.json())["result"]

@@ -78,6 +78,21 @@ async def test_a_workflow_of_ones_own_is_in_it(
     assert "image/*" in content
 
 
+async def test_operations_differ_in_more_than_case(
+    start_proxy: Start, workers: Any, tmp_path: Path
+) -> None:
+    """Generators make names of files, classes and methods of them."""
+    graph = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8}}}
+    for name in ("T2I", "t2i", "a-b", "a_b", "a_b_2"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(graph))
+    proxy = await start_proxy(*workers, workflow_directory=tmp_path)
+    paths = (await described(proxy))["paths"]
+    ids = [one["operationId"] for methods in paths.values() for one in methods.values()]
+    assert len({one.lower() for one in ids}) == len(ids)
+    assert paths["/api/workflows/T2I"]["post"]["operationId"] == "post_api_workflows_T2I"
+    assert paths["/api/workflows/t2i"]["post"]["operationId"] == "post_api_workflows_t2i_2"
+
+
 async def test_the_page_comes_from_here(proxy: TestClient[Any, Any]) -> None:
     """Scripts and styles are ours: nothing is loaded from elsewhere."""
     async with proxy.get("/api/docs") as answer:

@@ -40,11 +40,12 @@ async def test_a_job_that_had_ended(proxy: Restarting) -> None:
 
 
 async def test_a_job_that_had_failed(proxy: Restarting) -> None:
-    """Its error is told again, and it is not tried again."""
+    """Its error is told again, its parameters to the last digit, and it is not tried again."""
     await proxy.start()
-    job_id = await proxy.jobs.submit("failing")
+    salt = 12345678901234567890123
+    job_id = await proxy.jobs.submit("failing", salt=salt)
     before = await proxy.jobs.ends(job_id)
-    assert before["status"] == "failed"
+    assert (before["status"], before["parameters"]["salt"]) == ("failed", salt)
     executed = sum(len(worker.executed) for worker in proxy.workers)
     await proxy.restart()
     assert await proxy.jobs.status(job_id) == before

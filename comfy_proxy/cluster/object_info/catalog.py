@@ -46,6 +46,16 @@ class NodeCatalog(Classes):
         node_class = self.get(class_name)
         return None if node_class is None else node_class.choices(input_name)
 
+    def declares(self, class_name: str, input_name: str) -> bool:
+        """As :meth:`NodeClass.declares`; False also for a class that is not here."""
+        node_class = self.get(class_name)
+        return node_class is not None and node_class.declares(input_name)
+
+    def is_output(self, class_name: str) -> bool | None:
+        """As :attr:`NodeClass.is_output`; None also for a class that is not here."""
+        node_class = self.get(class_name)
+        return None if node_class is None else node_class.is_output
+
     def file_inputs(self, class_name: str) -> tuple[str, ...]:
         """As :meth:`NodeClass.file_inputs`; of a class that is not here what all ComfyUIs agree on.
 

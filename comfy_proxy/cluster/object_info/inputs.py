@@ -37,6 +37,12 @@ def specs(info: NodeInfo) -> Iterator[tuple[str, str, Any]]:
             yield group, name, spec
 
 
+def is_output(info: NodeInfo) -> bool | None:
+    """Whether ComfyUI runs a graph for the sake of such a node; None if it is not told."""
+    told = info.get("output_node")
+    return told if isinstance(told, bool) else None
+
+
 def spec_of(info: NodeInfo, input_name: str) -> Any:
     """What ``info`` says of the first input of that name; None if it has none."""
     return next((spec for _, name, spec in specs(info) if name == input_name), None)

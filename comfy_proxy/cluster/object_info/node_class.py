@@ -41,6 +41,15 @@ class NodeClass:
                 return tuple(str(item) for item in listed)
         return None
 
+    @property
+    def is_output(self) -> bool | None:
+        """As :func:`inputs.is_output`."""
+        return inputs.is_output(self._info)
+
+    def declares(self, input_name: str) -> bool:
+        """Whether it has such an input: only those ComfyUI validates."""
+        return input_name in self._specs
+
     @cached_property
     def _file_inputs(self) -> tuple[str, ...]:
         """Asked for by each node of a graph: to look for them anew took 100 ms for 5,000 nodes."""

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from loguru import logger
 
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.errors import ComfyProxyError, MethodNotAllowedError, UnauthorizedError
+from comfy_proxy.errors import ComfyProxyError, UnauthorizedError
 from comfy_proxy.gateway.exchange.context import CONTEXT
 from comfy_proxy.lenient_json import dumps
 
@@ -61,8 +61,7 @@ def _of_ours(
     answer = _json(request, error.status, message, error.code, details)
     if error.retry_after_s is not None:
         answer.headers[hdrs.RETRY_AFTER] = str(error.retry_after_s)
-    if isinstance(error, MethodNotAllowedError):
-        answer.headers[hdrs.ALLOW] = ", ".join(error.allowed)
+    answer.headers.update(error.headers)
     if isinstance(error, UnauthorizedError):  # RFC 9110 15.5.2 wants a challenge
         answer.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="comfy-proxy"'
     return answer

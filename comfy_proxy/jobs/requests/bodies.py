@@ -18,6 +18,7 @@ from comfy_proxy.errors import InvalidFieldError, PayloadTooLargeError, RequestE
 
 T = TypeVar("T")
 
+_BYTES_OF_CHARACTER: Final = 4  # at most, in UTF-8
 _CHUNK_BYTES: Final = 262_144  # of a form's file, read and stored at once
 
 
@@ -72,12 +73,13 @@ class FormReader:
                 raise broken_body() from None
 
     async def read_text(self, name: str, part: BodyPartReader, limit: int) -> str:
-        """The content of a small field, UTF-8; raises InvalidFieldError over ``limit`` bytes."""
+        """The content of a small field, UTF-8; raises InvalidFieldError if it has more bytes than
+        ``limit`` characters can have. Whether it has more characters the caller sees."""
         data = b""
         while not part.at_eof():
             data += await _understood(part.read_chunk())
-            if len(data) > limit:
-                raise InvalidFieldError(name, f"{name} is longer than {limit} bytes.")
+            if len(data) > limit * _BYTES_OF_CHARACTER:
+                raise InvalidFieldError(name, f"{name} is longer than {limit} characters.")
         try:
             return data.decode()
         except UnicodeDecodeError:

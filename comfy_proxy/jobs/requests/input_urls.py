@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Final
 
@@ -21,9 +22,15 @@ MAX_URL_LENGTH: Final = 4096
 """Characters of a URL; a longer one is refused with 400."""
 
 
+URL_START: Final = 16
+"""Characters in which a URL shows that it is one; one with a longer scheme is taken for a file."""
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
+
+
 def is_url(text: str) -> bool:
-    """True if ``text`` is meant as a URL; base64 has no colon, and a data URL begins otherwise."""
-    return text[:8].lower().startswith(("http://", "https://"))
+    """True if ``text`` is meant as a URL, fetched or not; base64 has no colon, and a data URL no
+    slashes behind it."""
+    return _SCHEME.match(text[:URL_START]) is not None
 
 
 class InputUrls:
@@ -59,6 +66,10 @@ class InputUrls:
             await self._session.close()
 
     def _checked(self, text: str, field: str) -> URL:
+        scheme = text.partition(":")[0].lower()
+        if scheme not in ("http", "https"):
+            message = f"{field} is a URL of {scheme}; only http and https URLs are fetched."
+            raise InvalidFieldError(field, message, code="url_not_allowed")
         if not self._allowed:
             message = f"{field} is a URL, and files are not fetched here: INPUT_ALLOWED_HOSTS."
             raise InvalidFieldError(field, message, code="url_not_allowed")

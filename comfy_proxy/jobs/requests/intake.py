@@ -8,14 +8,16 @@ used. Whatever goes wrong, the files' spools are closed.
 from __future__ import annotations
 
 from concurrent.futures import Executor
+from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from comfy_proxy.errors import InvalidFieldError
 from comfy_proxy.jobs.requests.input_file import MEMORY_BYTES
 from comfy_proxy.jobs.requests.input_urls import InputUrls
 from comfy_proxy.jobs.requests.job_request import JobRequest, fingerprint_of
-from comfy_proxy.jobs.requests.request_body import RequestBody
-from comfy_proxy.jobs.requests.request_fields import RequestFields
+from comfy_proxy.jobs.requests.request_body import RequestBody, is_unicode
+from comfy_proxy.jobs.requests.request_fields import RequestFields, joined
 from comfy_proxy.jobs.requests.request_files import RequestFiles
 from comfy_proxy.jobs.workflows.parameter import draw_seeds
 from comfy_proxy.jobs.workflows.workflow import Workflow
@@ -45,12 +47,13 @@ async def read_job_request(
         query, body = await _read_query(request, workflow, files), RequestFields(workflow)
         usual_name = await RequestBody(request, workflow, body, files, executor).read()
         given = await files.finish(usual_name)
-        parameters = workflow.parse_parameters({**query.values, **body.values})
+        fields = joined(query, body)
+        parameters = workflow.parse_parameters(fields.values)
         workflow.target_size({name: file.info for name, file in given.items()}, parameters)
     except BaseException:  # also cancelled: the client went away
         files.close()
         raise
-    options = {**body.options, **query.options}  # ?async and ?mode win over all
+    options = fields.options
     return JobRequest(
         workflow=workflow.name,
         parameters=draw_seeds(workflow.parameters, parameters),
@@ -65,7 +68,12 @@ async def _read_query(
     request: web.Request, workflow: Workflow, files: RequestFiles
 ) -> RequestFields:
     fields = RequestFields(workflow)
-    for name, text in request.query.items():
+    # Not request.query, in which bytes that are no UTF-8 have become U+FFFD.
+    query = parse_qsl(request.rel_url.raw_query_string, True, errors="surrogateescape")
+    for name, text in query:
+        if not is_unicode(name + text):
+            shown = name if is_unicode(name) else "query"
+            raise InvalidFieldError(shown, f"{shown} is not UTF-8.")
         if workflow.file_of(name) is None:
             fields.add(name, text)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 from collections.abc import AsyncIterator
 from concurrent.futures import Executor
 from typing import Any, Final
@@ -16,12 +17,13 @@ from comfy_proxy.errors import InvalidFieldError, RequestError, UnsupportedMedia
 from comfy_proxy.jobs.requests.base64_text import LongText
 from comfy_proxy.jobs.requests.bodies import FormReader, body_with_files, too_large
 from comfy_proxy.jobs.requests.input_file import MEMORY_BYTES
-from comfy_proxy.jobs.requests.input_urls import MAX_URL_LENGTH, is_url
+from comfy_proxy.jobs.requests.input_urls import MAX_URL_LENGTH, URL_START, is_url
 from comfy_proxy.jobs.requests.request_fields import MAX_FIELDS_BYTES, RequestFields
 from comfy_proxy.jobs.requests.request_files import RequestFiles
 from comfy_proxy.jobs.workflows.workflow import Workflow
 from comfy_proxy.json_signs import count_signs
 from comfy_proxy.json_steps import loads_long
+from comfy_proxy.lenient_json import loads_exact
 from comfy_proxy.stored_bytes import StoredBytes
 
 _BARE: Final = ("image/", "video/", "audio/")
@@ -32,7 +34,8 @@ _TOO_MANY: Final = f"The JSON body has more than {MAX_FIELDS_BYTES} commas, colo
 _LONG_BYTES: Final = 64 * 2**10
 """A body of so many bytes or more is read in steps: one of 50 MB, which is a single base64 text,
 held everybody up for 100 ms."""
-_URL_START: Final = len(b"https://")
+_ROUNDED: Final = 2**63
+"""From here on orjson may have made a float of an integer, which is read again as it was sent."""
 
 
 class RequestBody:
@@ -110,8 +113,8 @@ class RequestBody:
 
     async def _read_file(self, form: FormReader, name: str, part: BodyPartReader) -> None:
         chunks = form.chunks(part)
-        first = await _beginning(chunks, _URL_START)
-        if part.filename is None and is_url(first[:8].decode("latin-1")):
+        first = await _beginning(chunks, URL_START)
+        if part.filename is None and is_url(first[:URL_START].decode("latin-1")):
             url = first + await _rest(chunks, MAX_URL_LENGTH)
             await self._files.add_text(name, url.decode("latin-1").strip())
         else:
@@ -178,23 +181,38 @@ class RequestBody:
 
 
 def _parsed(stored: StoredBytes) -> Any:
-    """The JSON; of a long one each long text as LongText."""
+    """The JSON, each integer exact; of a long one each long text as LongText."""
     with stored.open() as file:
-        text = file.read()
-    return orjson.loads(text) if len(text) < _LONG_BYTES else loads_long(text, LongText)
+        text = file.read().removeprefix(codecs.BOM_UTF8)
+    if len(text) >= _LONG_BYTES:
+        return loads_long(text, LongText)
+    try:
+        document = orjson.loads(text.decode())
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    values = document.values() if isinstance(document, dict) else ()
+    if any(isinstance(one, float) and abs(one) >= _ROUNDED for one in values):
+        return loads_exact(text)
+    return document
 
 
 def _in_one(value: Any) -> Any:
     """A text that is no file in one. Raises RequestError for one that is no Unicode, which only
     long bodies can bring."""
     text = value.joined() if isinstance(value, LongText) else value
-    try:
-        if isinstance(text, str):
-            text.encode()
-    except UnicodeEncodeError:
-        message = "The body is not JSON: it has half a surrogate pair."
-        raise RequestError(message, code="invalid_json") from None
+    if isinstance(text, str) and not is_unicode(text):
+        message = "The body is not JSON: it is not UTF-8, or has half a surrogate pair."
+        raise RequestError(message, code="invalid_json")
     return text
+
+
+def is_unicode(text: str) -> bool:
+    """Whether UTF-8 can hold ``text``: it has no half of a surrogate pair in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def _beginning(chunks: AsyncIterator[bytes], size: int) -> bytes:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.planning.work import Work, work_of
 from comfy_proxy.cluster.roster import ByInstance
-from comfy_proxy.errors import WorkflowUnavailableError
+from comfy_proxy.errors import InstanceError, WorkflowUnavailableError
 from comfy_proxy.jobs.media.file_info import pictures_of
 from comfy_proxy.jobs.requests.job_request import JobRequest
+from comfy_proxy.jobs.workflows.plan import Plan
 from comfy_proxy.jobs.workflows.workflow import Missing, Workflow
 
 
@@ -52,7 +53,7 @@ class Availability:
     def _work(self, known: NodeCatalog) -> Work | None:
         infos = self._request.infos
         try:
-            plan = self._workflow.choose(known, infos, self._request.parameters)
+            plan = self._plan(known)
         except WorkflowUnavailableError:
             return None
         pictures = pictures_of(infos).values()
@@ -70,6 +71,35 @@ class Availability:
         """Not :meth:`lacks`."""
         return not self.lacks(instance)
 
+    async def may_differ(
+        self, instance: Instance, sent: Plan | None, rejected_by: Container[Instance]
+    ) -> bool:
+        """Whether the request may be taken after all, although ``instance`` has refused ``sent``.
+
+        It is asked anew: a model file may have gone away since. If it runs the same as before, and
+        lists each value, all others would refuse it too. One that it does not list may be listed
+        by an instance that is not in ``rejected_by``.
+        """
+        self._cluster.capabilities.forget(instance)
+        try:
+            known = await self._cluster.capabilities.get(instance)
+            plan = self._plan(known)
+        except (InstanceError, WorkflowUnavailableError):
+            return True
+        others = (one for one in self._cluster.instances if one not in rejected_by)
+        return plan != sent or (_names_unlisted(plan, known) and any(map(self._takes, others)))
+
+    def _takes(self, instance: Instance) -> bool:
+        """As far as is known ``instance`` lists each value of the request."""
+        known = self._cluster.capabilities.known(instance)
+        try:
+            return known is None or not _names_unlisted(self._plan(known), known)
+        except WorkflowUnavailableError:
+            return False
+
+    def _plan(self, known: NodeCatalog) -> Plan:
+        return self._workflow.choose(known, self._request.infos, self._request.parameters)
+
     def require(self) -> None:
         """Raises WorkflowUnavailableError if every instance :meth:`lacks` something; says what."""
         missing: dict[str, Missing] = {}
@@ -83,6 +113,21 @@ class Availability:
     def _missing(self, capabilities: NodeCatalog) -> Missing:
         request = self._request
         return self._workflow.missing(capabilities, request.infos, request.parameters)
+
+
+def _names_unlisted(plan: Plan, known: NodeCatalog) -> bool:
+    """Whether a text in the graph is none of those that are listed for its input. What is uploaded
+    for the request is not looked at: nobody can have listed it."""
+    uploads = {to for inputs in plan.files.values() for to in inputs}
+    for node, body in plan.graph.items():
+        for name, literal in body["inputs"].items():
+            value = plan.values.get((node, name), literal)
+            if not isinstance(value, str) or (node, name) in uploads:
+                continue
+            offered = known.choices(str(body["class_type"]), name)
+            if offered is not None and value not in offered:
+                return True
+    return False
 
 
 def _unavailable(workflow: str, missing: Mapping[str, Missing]) -> WorkflowUnavailableError:

@@ -78,6 +78,7 @@ class JobRun:
         self._cached_at = cached_at
         self._runs_anew = False
         self._rejected_by: set[Instance] = set()
+        self._sent: Plan | None = None
         self._out_of_memory_at: Instance | None = None
         self._availability = Availability(cluster, workflow, job.request)
         self._placement: Placement | None = None
@@ -180,11 +181,10 @@ class JobRun:
         if isinstance(error, WorkflowUnavailableError):
             return  # the next place is elsewhere: _place passes over an instance that lacks this
         if isinstance(error, PromptRejectedError) and instance not in self._rejected_by:
-            # Perhaps a model file went away since the instance was asked. It is asked anew, and a
-            # second refusal there ends the job.
             self._rejected_by.add(instance)
-            self._cluster.capabilities.forget(instance)
-            return
+            if await self._availability.may_differ(instance, self._sent, self._rejected_by):
+                self._failed_on.add(instance)
+                return
         if isinstance(error, GpuMemoryError):
             await self._free_memory(error, instance)
             return
@@ -222,7 +222,7 @@ class JobRun:
         try:
             hang_watch = self._cluster.hang_watch
             with hang_watch.over(instance, replaceable=True):
-                plan = await self._plan(instance)
+                plan = self._sent = await self._plan(instance)
             if self.job.status is JobStatus.PENDING:
                 self._manager.update_job_status(
                     self.job.id,

@@ -81,7 +81,7 @@ class PromptRun:
             silence_timeout_s=silence_timeout_s,
             on_update=on_update,
         )
-        self._submission: asyncio.Task[Receipt[None]] | None = None
+        self._submission: asyncio.Task[Receipt[str]] | None = None
         self._following: asyncio.Task[None] | None = None
         self._moved_to: Placement | None = None
         self._gave_up: InstanceError | None = None
@@ -205,6 +205,10 @@ class PromptRun:
             self.placement.in_queue = False
             raise
         self.execution.prompt_id = receipt.prompt_id or self.prompt_id
+        if receipt.answer:
+            # The rest would run, and the job would be completed with results missing.
+            message = f"ComfyUI would run this only in part: {receipt.answer}"
+            raise PromptRejectedError(message, details={"type": "rejected"})
 
     def _hear_end(self, prompt_id: str) -> None:
         if prompt_id == self.prompt_id:

@@ -2,19 +2,18 @@
 
 Two forms are read. A described template (``template.py``) is a JSON object with ``variants``. A raw
 graph, as ComfyUI's "Export (API)" writes it, is taken as it is (``exported_graph.py``), with the
-mapping ``NAME.toml`` beside ``NAME.json`` if there is one. README, "Workflows", describes both.
+mapping ``NAME.toml`` beside ``NAME.json`` if there is one, and so is a saved body of
+``POST /prompt``. README, "Workflows", describes both.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from comfy_proxy.jobs.workflows.exported_graph import ExportedGraph, MappingFile
@@ -22,14 +21,20 @@ from comfy_proxy.jobs.workflows.graph_format import UI_EXPORT, GraphInFile, is_u
 from comfy_proxy.jobs.workflows.problem import Problem, problems_of
 from comfy_proxy.jobs.workflows.registry import WorkflowRegistry
 from comfy_proxy.jobs.workflows.template import WORKFLOW_NAME, TemplateFile
+from comfy_proxy.jobs.workflows.template_text import (
+    UnreadableError,
+    because,
+    read_json,
+    read_toml,
+)
 from comfy_proxy.jobs.workflows.workflow import Workflow
 
 _GRAPH: Final = TypeAdapter(GraphInFile)
-
-
-MAX_TEMPLATE_BYTES: Final = 8 * 2**20
-"""Bytes of a template; a longer one is no workflow. Its graph is copied for each job, and looked at
-for each instance, while the event loop does nothing else."""
+_NO_NODE: Final = "is no node, and a graph has nothing else"
+_NEITHER: Final = (
+    "is neither a graph, whose nodes have a class_type, nor a described template, which has"
+    " variants"
+)
 
 
 class Templates(NamedTuple):
@@ -45,7 +50,7 @@ def load_workflows(directory: Path | None) -> WorkflowRegistry:
 
 
 def read_templates(directory: Path | None, before: Iterable[Workflow] = ()) -> Templates:
-    """Each ``*.json`` of the package and of ``directory``. Blocks while it reads.
+    """Each ``*.json`` (or ``*.JSON``) of the package and of ``directory``. Blocks while it reads.
 
     A file with problems is no workflow, and stops no other one. ``before`` are the workflows that
     there were: one of them stays where its file is there and cannot be used now, which may be
@@ -58,13 +63,33 @@ def read_templates(directory: Path | None, before: Iterable[Workflow] = ()) -> T
         if folder is None:
             continue
         try:
-            files = {file.name: file for file in folder.iterdir() if file.is_file()}
+            files = _files(folder, read.problems)
         except OSError as error:
-            read.problems.append(Problem(file=str(folder), key="", reason=_because(error)))
+            read.problems.append(Problem(file=str(folder), key="", reason=because(error)))
             continue
         for name in sorted(files):
             _read(name, files, read, earlier)
     return read
+
+
+def _files(folder: Traversable, problems: list[Problem]) -> dict[str, Traversable]:
+    """Templates and mappings by name, ``.json`` and ``.toml`` in small letters. Raises OSError."""
+    files: dict[str, Traversable] = {}
+    for file in sorted(folder.iterdir(), key=lambda one: one.name):
+        stem, _, extension = file.name.rpartition(".")
+        name, reason = f"{stem}.{extension.lower()}", ""
+        if extension.lower() not in ("json", "toml"):
+            continue
+        if not file.is_file():
+            is_link = isinstance(file, Path) and file.is_symlink() and not file.exists()
+            reason = "is a link that leads to no file" if is_link else "is no file"
+        elif name in files:
+            reason = f"has the same name as {files[name].name}"
+        if reason:
+            problems.append(Problem(file=file.name, key="", reason=reason))
+        else:
+            files[name] = file
+    return files
 
 
 def _read(
@@ -73,84 +98,99 @@ def _read(
     stem, _, extension = name.rpartition(".")
     if extension == "toml" and f"{stem}.json" not in files:
         reason = f"there is no {stem}.json beside it"
-        read.problems.append(Problem(file=name, key="", reason=reason))
+        read.problems.append(Problem(file=files[name].name, key="", reason=reason))
     if extension != "json":
         return
     found: list[Problem] = []
     workflow = _workflow(stem, files, found) or earlier.get(stem)
     if workflow is not None and workflow.name in read.workflows:
         reason = f"there is another workflow named {workflow.name!r}"
-        found.append(Problem(file=name, key="name", reason=reason))
+        found.append(Problem(file=files[name].name, key="name", reason=reason))
     elif workflow is not None:
         read.workflows[workflow.name] = workflow
     read.problems.extend(found)
 
 
 def _workflow(stem: str, files: dict[str, Traversable], problems: list[Problem]) -> Workflow | None:
-    name, beside = f"{stem}.json", files.get(f"{stem}.toml")
+    file, beside = files[f"{stem}.json"], files.get(f"{stem}.toml")
     try:
-        document = orjson.loads(_bytes_of(files[name]))
-    except OSError as error:
-        problems.append(Problem(file=name, key="", reason=_because(error)))
-        return None
-    except orjson.JSONDecodeError as error:
-        problems.append(Problem(file=name, key="", reason=f"is not JSON: {error}"))
+        document = read_json(file)
+    except UnreadableError as error:
+        problems.append(Problem(file=file.name, key="", reason=str(error)))
         return None
     workflow = None
     if not isinstance(document, dict) or not document:
         reason = "must be a JSON object: a graph or a described template"
-        problems.append(Problem(file=name, key="", reason=reason))
-    elif _is_described(document):
-        workflow = _described(document, stem, problems)
+        problems.append(Problem(file=file.name, key="", reason=reason))
+    elif _is_graph(graph := _saved_prompt(document)):
+        workflow = _exported(graph, stem, file, beside, problems)
+    else:
+        workflow = _described(document, stem, file, problems)
         if beside is not None:
             reason = "a described template needs no mapping beside it"
             problems.append(Problem(file=beside.name, key="", reason=reason))
-    else:
-        workflow = _exported(document, stem, beside, problems)
     return workflow if not problems else None
 
 
-def _is_described(document: dict[str, Any]) -> bool:
-    """A graph has nodes only; a template has ``variants``, or is a mistaken one."""
+def _saved_prompt(document: dict[str, Any]) -> dict[str, Any]:
+    """The graph of a saved body of ``POST /prompt``, which has it under ``prompt``; else all."""
+    prompt = document.get("prompt")
+    if not isinstance(prompt, dict) or _is_graph(document) or not _is_graph(prompt):
+        return document
+    return prompt
+
+
+def _is_graph(document: dict[str, Any]) -> bool:
+    """One of its values is a node. A template has ``variants``, or is a mistaken one."""
     if "variants" in document:
-        return True
-    return not all(isinstance(node, dict) and "class_type" in node for node in document.values())
+        return False
+    return any(isinstance(node, dict) and "class_type" in node for node in document.values())
 
 
-def _described(document: dict[str, Any], stem: str, problems: list[Problem]) -> Workflow | None:
-    file = f"{stem}.json"
-    if is_ui_export(document):
-        problems.append(Problem(file=file, key="", reason=UI_EXPORT))
+def _described(
+    document: dict[str, Any], stem: str, file: Traversable, problems: list[Problem]
+) -> Workflow | None:
+    reason = UI_EXPORT if is_ui_export(document) else _NEITHER
+    if is_ui_export(document) or TemplateFile.model_fields.keys().isdisjoint(document):
+        problems.append(Problem(file=file.name, key="", reason=reason))
         return None
     try:
         template = TemplateFile.model_validate(document)
     except ValidationError as error:
-        problems += problems_of(error, file, document)
+        problems += problems_of(error, file.name, document)
         return None
     if template.name is None:
-        _check_name(stem, problems)
+        _check_name(stem, file, problems)
     return template.workflow(stem)
 
 
 def _exported(
-    document: dict[str, Any], stem: str, beside: Traversable | None, problems: list[Problem]
+    document: dict[str, Any],
+    stem: str,
+    file: Traversable,
+    beside: Traversable | None,
+    problems: list[Problem],
 ) -> Workflow | None:
-    _check_name(stem, problems)
-    graph = _checked_graph(document, stem, problems)
+    _check_name(stem, file, problems)
+    graph = _checked_graph(document, file, problems)
     mapping = MappingFile() if beside is None else _mapping(beside, problems)
     if graph is None or mapping is None:
         return None
-    named_file = f"{stem}.json" if beside is None else beside.name
+    named_file = file.name if beside is None else beside.name
     return ExportedGraph(graph, named_file, problems).workflow(stem, mapping)
 
 
 def _checked_graph(
-    document: dict[str, Any], stem: str, problems: list[Problem]
+    document: dict[str, Any], file: Traversable, problems: list[Problem]
 ) -> dict[str, dict[str, Any]] | None:
+    others = [key for key, node in document.items() if not isinstance(node, dict)]
+    if others:
+        problems += [Problem(file=file.name, key=key, reason=_NO_NODE) for key in others]
+        return None
     try:
         graph = _GRAPH.validate_python(document)
     except ValidationError as error:
-        problems += problems_of(error, f"{stem}.json", document)
+        problems += problems_of(error, file.name, document)
         return None
     return {node: dict(body) for node, body in graph.items()}
 
@@ -158,42 +198,16 @@ def _checked_graph(
 def _mapping(file: Traversable, problems: list[Problem]) -> MappingFile | None:
     document: dict[str, Any] = {}
     try:
-        document = tomllib.loads(_bytes_of(file).decode())
+        document = read_toml(file)
         return MappingFile.model_validate(document)
-    except OSError as error:
-        reason = _because(error)
-    except UnicodeDecodeError:
-        reason = "is not UTF-8"
-    except RecursionError:
-        reason = "is nested too deeply"
-    except tomllib.TOMLDecodeError as error:
-        reason = f"is not TOML: {error}"
+    except UnreadableError as error:
+        problems.append(Problem(file=file.name, key="", reason=str(error)))
     except ValidationError as error:
         problems += problems_of(error, file.name, document)
-        return None
-    problems.append(Problem(file=file.name, key="", reason=reason))
     return None
 
 
-def _check_name(stem: str, problems: list[Problem]) -> None:
+def _check_name(stem: str, file: Traversable, problems: list[Problem]) -> None:
     if not WORKFLOW_NAME.fullmatch(stem):
         reason = f"{stem!r} cannot be a name: letters, digits, '.', '_' and '-' can"
-        problems.append(Problem(file=f"{stem}.json", key="name", reason=reason))
-
-
-def _bytes_of(file: Traversable) -> bytes:
-    with file.open("rb") as opened:
-        data = opened.read(MAX_TEMPLATE_BYTES + 1)
-    if len(data) > MAX_TEMPLATE_BYTES:
-        raise _TooLongError(f"is longer than {MAX_TEMPLATE_BYTES} bytes")
-    return data
-
-
-class _TooLongError(OSError):
-    """A file of which no more is read than MAX_TEMPLATE_BYTES."""
-
-
-def _because(error: OSError) -> str:
-    if isinstance(error, _TooLongError):
-        return str(error)
-    return f"cannot be read: {error.strerror or error}"
+        problems.append(Problem(file=file.name, key="name", reason=reason))

@@ -7,6 +7,7 @@ begin with ``$`` on any node, and the mapping beside the file (``NAME.toml`` for
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -33,6 +34,10 @@ from comfy_proxy.jobs.workflows.variant import Variant
 from comfy_proxy.jobs.workflows.workflow import FILE_ALIASES, Workflow
 
 _NO_NAME: Final = re.compile(r"[^a-z0-9]+")
+_NAME_LENGTH: Final = 48
+"""Characters of a name that is made of a title; the rest is cut off."""
+_TITLE_LENGTH: Final = 8
+"""Characters of the title that stay in front of the longest name of an input."""
 _ROLES: Final = {"positive": "prompt", "negative": "negative_prompt"}
 
 
@@ -144,6 +149,9 @@ class ExportedGraph:
                 self._problem(f"{key}.input", f"is that of {taken[to]}, too")
                 continue
             taken[to] = key
+            if own.get("type") == "file" and not isinstance(literals[chosen], str):
+                self._problem(f"{key}.type", f"{chosen} takes no file's name: it is no text")
+                continue
             known = self._body(to, random=own.get("random") is not False)
             if own.get("random") or own.get("required"):
                 known.pop("default", None)
@@ -184,9 +192,10 @@ class ExportedGraph:
                 base = usual[name].name if name in usual else name
                 if base == "text" and node in roles:
                     base = _ROLES[roles[node]]
+                called = _slug(base)
                 if own and not base.startswith(f"{own}_"):
-                    base = own if len(inputs) == 1 else f"{own}_{base}"
-                to, called = (node, name), _slug(base) or "value"
+                    called = own if len(inputs) == 1 else _joined(own, base)
+                to, called = (node, name), called or "value"
                 yield _Found(name=_allowed(called, self._body(to)), to=to, body=self._body(to))
 
     def _literals(self, node: str) -> dict[str, Any]:
@@ -244,8 +253,23 @@ def _allowed(name: str, body: dict[str, Any]) -> str:
 
 def _slug(title: str) -> str:
     """A title as the name of a parameter; "" if nothing of it can be one."""
-    text = _NO_NAME.sub("_", title.lower()).strip("_")[:48]
+    text = _plain(title)[:_NAME_LENGTH]
     return text if PARAMETER_NAME.fullmatch(text) else ""
+
+
+def _joined(own: str, base: str) -> str:
+    """The name of one of several inputs of a node that its title calls ``own``. Of a long title the
+    end is cut off: by ``base`` the inputs are told apart."""
+    end = _plain(base)[:_NAME_LENGTH]
+    room = max(_NAME_LENGTH - len(end) - 1, _TITLE_LENGTH)
+    return f"{own[:room].rstrip('_')}_{end}".strip("_")
+
+
+def _plain(text: str) -> str:
+    """In small letters of ASCII, digits and ``_``: ``Größe`` is ``grosse``."""
+    parts = unicodedata.normalize("NFKD", text.casefold())
+    letters = "".join(one for one in parts if not unicodedata.combining(one))
+    return _NO_NAME.sub("_", letters).strip("_")
 
 
 def _type_of(literal: Any) -> str:

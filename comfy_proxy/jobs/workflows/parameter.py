@@ -11,6 +11,7 @@ import math
 import re
 import secrets
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,7 +22,7 @@ from comfy_proxy.jobs.media.file_info import FileKind
 Scalar = str | int | float | bool
 
 MAX_VALUE_LENGTH: Final = 1024
-"""Characters of a value that is no text (bytes in a form); a longer one is refused with 400."""
+"""Characters of a value that is no text; a longer one is refused with 400."""
 MAX_TEXT_LENGTH: Final = 65_536
 """The same for a ``string``, which may be a long prompt."""
 MAX_SEED: Final = 2**64 - 1
@@ -32,7 +33,10 @@ _RANDOM_SEEDS: Final = 2**53
 # float() and int() would take "1_000", "infinity" and digits of any script too. A client that sends
 # those has made a mistake and should hear of it.
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")  # more digits are no number of any node
+_MAX_DIGITS: Final = 40
+"""Digits of an integer; one with more is refused with 400: it is no number of any node."""
+_EXACT: Final = 2**53
+"""From here on a float of a JSON body may not be the integer that was sent: it is refused."""
 TRUTHS: Final = {
     "true": True, "1": True, "yes": True, "on": True,
     "false": False, "0": False, "no": False, "off": False,
@@ -72,6 +76,9 @@ class Parameter(BaseModel):
             raise ValueError("choices belong to an enum, and an enum needs them")
         if (self.type == "file") != (self.kind is not None):
             raise ValueError(f"a file, and nothing else, has a kind: {', '.join(FileKind)}")
+        least = [one for one in (self.minimum, self.exclusive_minimum) if one is not None]
+        if self.maximum is not None and least and max(least) > self.maximum:
+            raise ValueError(f"minimum: is above the maximum, {_plain(self.maximum)}")
         if self.random and self.type != "integer":
             raise ValueError("random belongs to an integer")
         if self.default is not None:
@@ -142,19 +149,28 @@ class Parameter(BaseModel):
 
     def _number(self, raw: Scalar) -> float | int:
         text = str(raw).strip()
-        if self.type == "integer" and not isinstance(raw, bool) and _WHOLE.fullmatch(text):
-            value: float | int = int(text)  # a float would round a seed of 2**64 - 1
-        else:
-            is_number = not isinstance(raw, bool) and _NUMBER.fullmatch(text)
-            value = float(text) if is_number else math.nan
-        if not math.isfinite(value) or (self.type == "integer" and value != math.floor(value)):
+        if isinstance(raw, bool) or not _NUMBER.fullmatch(text):
+            raise self._refusal(self._expectation())
+        value = self._integer(raw, Decimal(text)) if self.type == "integer" else float(text)
+        if not math.isfinite(value):
             raise self._refusal(self._expectation())
         too_small = (self.minimum is not None and value < self.minimum) or (
             self.exclusive_minimum is not None and value <= self.exclusive_minimum
         )
         if too_small or (self.maximum is not None and value > self.maximum):
             raise self._refusal(self._expectation())
-        return int(value) if self.type == "integer" else value
+        return value
+
+    def _integer(self, raw: Scalar, value: Decimal) -> int:
+        """``value`` of ``raw`` as it was sent, to the last digit."""
+        if isinstance(raw, float) and abs(raw) >= _EXACT:
+            reason = "must be written without fraction and exponent: it is too large to be exact"
+            raise self._refusal(reason)
+        if value.adjusted() >= _MAX_DIGITS:
+            raise self._refusal(f"must be a whole number of at most {_MAX_DIGITS} digits")
+        if value != int(value):
+            raise self._refusal(self._expectation())
+        return int(value)
 
     def _choice(self, raw: Scalar) -> str:
         text = str(raw).strip().lower()

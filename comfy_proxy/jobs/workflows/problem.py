@@ -34,10 +34,13 @@ def problems_of(
     error: ValidationError, file: str, document: Any, *, under: str = ""
 ) -> list[Problem]:
     """Each error that pydantic has found in ``document``, which ``file`` has under the key
-    ``under``; "" for all of it."""
+    ``under``; "" for all of it. What each alternative of a union says of a value is one of them."""
+    reasons: dict[str, dict[str, None]] = {}
+    for found in error.errors(include_url=False, include_input=False):
+        reasons.setdefault(_key(found, document, under), {})[_reason(found)] = None
     return [
-        Problem(file=file, key=_key(found, document, under), reason=_reason(found))
-        for found in error.errors(include_url=False, include_input=False)
+        Problem(file=file, key=key, reason=", or ".join(alternatives))
+        for key, alternatives in reasons.items()
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from comfy_proxy.cluster.object_info.inputs import FILE_INPUTS
 from comfy_proxy.cluster.planning.work import MODEL_EXTENSIONS
+from comfy_proxy.jobs.workflows.graph_format import is_link
 from comfy_proxy.jobs.workflows.parameter import Scalar
 from comfy_proxy.jobs.workflows.plan import (
     FIRST_FRAME_CLASSES,
@@ -25,6 +26,12 @@ class NodeCapabilities(Protocol):
 
     def has_class(self, name: str) -> bool:
         """True if the node class exists there."""
+
+    def declares(self, class_name: str, input_name: str) -> bool:
+        """Whether the class has an input of that name."""
+
+    def is_output(self, class_name: str) -> bool | None:
+        """Whether results come of such a node; None if that is not known."""
 
     def choices(self, class_name: str, input_name: str) -> tuple[str, ...] | None:
         """The values that an enum input takes; None if there is no such enum input."""
@@ -111,8 +118,41 @@ class Variant:
         if animated:
             needed.update(FIRST_FRAME_CLASSES)
         lacking = sorted(name for name in needed if not capabilities.has_class(name))
+        if not lacking:
+            lacking += self._malformed(capabilities)
         lacking += self._nothing_to_choose(capabilities, parameters, frozenset(lacking))
         return lacking + self._missing_models(capabilities, parameters, frozenset(lacking))
+
+    def _malformed(self, capabilities: NodeCapabilities) -> list[str]:
+        """What ComfyUI would refuse whatever is asked for: a graph of which nothing comes, and a
+        list that is no link in an input that is validated."""
+        if isinstance(self.outputs, tuple):
+            ends = [self.outputs[0]]
+        else:
+            ends = [n for n in self.graph if capabilities.is_output(self.class_of(n)) is not False]
+        found, reached = [] if ends else ["an output node"], set(ends)
+        while ends:
+            node = ends.pop()
+            class_name = self.class_of(node)
+            for name, value in self.graph[node]["inputs"].items():
+                if is_link(value):
+                    ends += {value[0]} - reached
+                    reached.add(value[0])
+                elif (node, name) in self.bind or not isinstance(value, list):
+                    continue
+                elif capabilities.declares(class_name, name):
+                    found.append(f"a link in {class_name}.{name} (node {node}): {value!r:.40}")
+        return found
+
+    def no_outputs(self, capabilities: NodeCapabilities) -> list[str]:
+        """The nodes whose results count, and of which none may come there."""
+        named = sorted(self.outputs) if isinstance(self.outputs, frozenset) else []
+        classes = {node: self.class_of(node) for node in named}
+        return [
+            f"{class_name} (node {node})"
+            for node, class_name in classes.items()
+            if capabilities.is_output(class_name) is False
+        ]
 
     def _nothing_to_choose(
         self,

@@ -77,5 +77,7 @@ class TemplateWatch:
             logger.warning("{} is not watched any more: {}", directory, error)
 
     def _tell_problems(self) -> None:
-        for problem in self._registry.problems:
-            logger.error("a workflow template cannot be used: {}", problem)
+        """All in one line: of many like each other the log has only the first ones."""
+        if problems := self._registry.problems:
+            found = " | ".join(map(str, problems))
+            logger.error("workflow templates cannot be used: {}", found)

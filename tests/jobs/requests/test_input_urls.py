@@ -169,6 +169,17 @@ async def test_a_url_that_is_not_allowed(fetch: Any, files: Files, allowed: str,
     assert files.asked == []
 
 
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1/a.png", "FILE:///etc/passwd", "s3://a/b", "h2://"]
+)
+async def test_a_url_that_nobody_fetches(fetch: Any, url: str) -> None:
+    """It is told which are fetched, also where no host is allowed."""
+    for allowed in ("127.0.0.1", ""):
+        error = await fetch(url, allowed)
+        assert (error.code, error.field) == ("url_not_allowed", "image")
+        assert "only http and https URLs are fetched" in error.message
+
+
 async def test_a_host_that_nobody_serves(fetch: Any) -> None:
     """The reason is told, without the words of a library."""
     error = await fetch("http://127.0.0.1:9/a.png", "127.0.0.1:9")

@@ -242,12 +242,17 @@ async def test_a_wrong_value_in_a_long_json_body(
     assert (await refused(client, server, spools, **json_body(**body)))[0] == 400
 
 
-async def test_the_body_wins_over_the_query(client: Any, server: Server) -> None:
-    """A parameter in both places is the form's, but ?mode and ?async of the URL win over all."""
+async def test_query_and_body_are_one_request(client: Any, server: Server, spools: Any) -> None:
+    """What stands in both must be the same: which of two is meant is not guessed."""
     path = "/remove-background?crop=true&format=JPEG&mode=async"
-    await post(client, path, data=form(("image", PNG), crop="0", mode="sync"))
-    assert server.job.parameters == {"crop": False, "format": "JPEG"}
+    await post(client, path, data=form(("image", PNG), crop="1", quality="5"))
+    assert server.job.parameters == {"crop": True, "format": "JPEG", "quality": 5}
     assert server.job.options == {"mode": "async"}
+    server.requests.pop().close()
+    for name, text in (("crop", "0"), ("mode", "sync")):
+        data = form(("image", PNG), **{name: text})
+        answer = await refused(client, server, spools, path, data=data)
+        assert answer == (400, "duplicate_parameter", name)
 
 
 async def test_a_big_picture_waits_on_disk(client: Any, server: Server, tmp_path: Path) -> None:

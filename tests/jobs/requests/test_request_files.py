@@ -14,6 +14,7 @@ import pytest
 from aiohttp import FormData
 from job_client import encode, noise
 from PIL import Image
+from yarl import URL
 
 from comfy_proxy.jobs.model import Job
 from comfy_proxy.jobs.service import JobService
@@ -35,11 +36,14 @@ TEXT = {
     "prompt": {"type": "string", "required": True},
     "seed": {"type": "integer", "random": True, "minimum": 0, "maximum": MAX_SEED},
 }
+COUNT = {"count": {"type": "integer", "required": True}}
 CLIP = {
     "video": {"type": "file", "kind": "video"},
     "audio": {"type": "file", "kind": "audio", "required": False},
     "extra": {"type": "file", "kind": "file", "required": False},
 }
+
+JSON = {"Content-Type": "application/json"}
 
 
 def described(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -50,15 +54,16 @@ def described(parameters: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 async def post(service: JobService, api_alone: Any, tmp_path: Path) -> Callable[..., Any]:
-    """``await post(workflow, **sent)`` → status and body; ``blend``, ``text`` and ``clip``."""
-    for name, parameters in (("blend", FILES), ("text", TEXT), ("clip", CLIP)):
+    """``await post(workflow, **sent)`` → status and body; of four workflows."""
+    for name, parameters in (("blend", FILES), ("text", TEXT), ("clip", CLIP), ("count", COUNT)):
         (tmp_path / f"{name}.json").write_text(json.dumps(described(parameters)))
     registry = load_workflows(tmp_path)
     assert registry.problems == ()
     service.workflows.replace({one.name: one for one in registry}, ())
 
-    async def send(workflow: str, **sent: Any) -> tuple[int, dict[str, Any]]:
-        async with api_alone.post(f"/api/workflows/{workflow}", **sent) as answer:
+    async def send(workflow: str | URL, **sent: Any) -> tuple[int, dict[str, Any]]:
+        where = URL("/api/workflows/").join(URL(workflow))
+        async with api_alone.post(where, **sent) as answer:
             return answer.status, await answer.json()
 
     return send
@@ -178,13 +183,14 @@ async def test_the_same_files_in_other_places_are_another_request(
         {"data": form(prompt="a cat", seed="5")},
         {"params": {"prompt": "a cat", "seed": "5"}},
         {"params": {"seed": "5"}, "json": {"prompt": "a cat"}},
-        {"params": {"seed": "7"}, "json": {"prompt": "a cat", "seed": 5}},
+        {"params": {"seed": "5"}, "json": {"prompt": "a cat", "seed": 5}},
+        {"data": b'\xef\xbb\xbf{"prompt": "a cat", "seed": 5}', "headers": JSON},
     ],
 )
 async def test_a_workflow_without_a_file(
     post: Any, service: JobService, sent: dict[str, Any]
 ) -> None:
-    """JSON, both kinds of form, or no body at all say the same; the body wins over the query."""
+    """JSON, both kinds of form, or no body at all say the same."""
     status, body = await post("text", **sent)
     assert (status, body["prompt"], body["seed"]) == (202, "a cat", 5)
     assert only(service).request.files == {}
@@ -204,6 +210,21 @@ async def test_a_workflow_without_a_file(
         ({"data": b"a&" * 50_000}, 400, "broken_body"),
         ({"data": b"prompt=" + b"x" * (1 << 21)}, 413, "payload_too_large"),
         ({"json": {"prompt": ["x"]}}, 400, "invalid_parameter"),
+        ({"params": {"seed": "7"}, "json": {"prompt": "x", "seed": 5}}, 400, "duplicate_parameter"),
+        (
+            {"params": {"mode": "sync"}, "json": {"prompt": "x", "mode": "async"}},
+            400,
+            "duplicate_parameter",
+        ),
+        (
+            {"params": {"mode": "sync"}, "data": {"prompt": "x", "mode": "async"}},
+            400,
+            "duplicate_parameter",
+        ),
+        ({"params": {"seed": "x"}, "json": {"prompt": "x", "seed": 5}}, 400, "invalid_parameter"),
+        ({"data": b'{"prompt": "\xff"}', "headers": JSON}, 400, "invalid_json"),
+        ({"data": b'{"prompt": "\xff%s"}' % (b"x" * 65_500), "headers": JSON}, 400, "invalid_json"),
+        ({"data": '{"prompt": "x"}'.encode("utf-16"), "headers": JSON}, 400, "invalid_json"),
         ({"json": {"prompt": 5}}, 400, "invalid_parameter"),
         ({"json": {"prompt": "x", "seed": -1}}, 400, "invalid_parameter"),
         ({"json": {"prompt": "x", "seed": 2**64}}, 400, "invalid_parameter"),
@@ -225,10 +246,11 @@ async def test_what_it_refuses(
 
 
 @pytest.mark.parametrize("way", ["json", "form", "fields"])
-async def test_long_prompts(post: Any, service: JobService, way: str) -> None:
-    """64 KiB of text arrive whole; one character more is refused, and says which field."""
+@pytest.mark.parametrize("character", ["x", "é", "\U0001fab2"])
+async def test_long_prompts(post: Any, service: JobService, way: str, character: str) -> None:
+    """65,536 characters arrive whole; one more is refused, and says which field."""
     for length, expected in ((MAX_TEXT_LENGTH, 202), (MAX_TEXT_LENGTH + 1, 400)):
-        fields = {"prompt": "x" * length}
+        fields = {"prompt": character * length}
         sent = {"json": fields} if way == "json" else {"data": fields}
         if way == "form":
             sent = {"data": form(**fields)}
@@ -248,6 +270,55 @@ async def test_a_seed_is_exact(post: Any, api_alone: Any, seed: int, way: str) -
     assert body["seed"] == seed
     async with api_alone.get(body["status_url"]) as answer:
         assert (await answer.json())["parameters"]["seed"] == seed
+
+
+@pytest.mark.parametrize("way", ["json", "long json", "form", "fields", "query"])
+async def test_an_integer_is_exact_whatever_its_size(post: Any, api_alone: Any, way: str) -> None:
+    """More than 64 bits too: nothing is rounded on its way in and out."""
+    count = 12345678901234567890123
+    sent: dict[str, Any] = {
+        "json": {"json": {"count": count}},
+        "long json": {"data": b'{"count":%d%s}' % (count, b" " * 70_000), "headers": JSON},
+        "form": {"data": form(count=str(count))},
+        "fields": {"data": {"count": str(count)}},
+        "query": {"params": {"count": str(count)}},
+    }[way]
+    status, body = await post("count", **sent)
+    assert (status, body.get("count")) == (202, count), body
+    async with api_alone.get(body["status_url"]) as answer:
+        assert (await answer.json())["parameters"]["count"] == count
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 41, '"' + "9" * 41 + '"', "9" * 5000, "1e41", '"1e999999999"',
+     "9007199254740993.0",
+             "1e19", "1e999", '"1e-999999999"'],
+)  # fmt: skip
+async def test_what_would_be_rounded_is_refused(post: Any, text: str) -> None:
+    """In JSON a fraction or an exponent makes a float, which may be another number by then."""
+    status, body = await post("count", data=f'{{"count":{text}}}', headers=JSON)
+    assert (status, body["code"]) in ((400, "invalid_parameter"), (400, "invalid_json"))
+
+
+@pytest.mark.parametrize(
+    "query", ["prompt=%ff", "prompt=a%ffb&seed=1", "prompt=%ed%a0%80", "%ff=1"]
+)
+async def test_a_query_that_is_no_utf_8(post: Any, query: str) -> None:
+    """It is refused as in a form: U+FFFD in its place is another text."""
+    url = URL(f"text?{query}", encoded=True)
+    status, body = await post(url)
+    field = "query" if query.startswith("%") else "prompt"
+    assert (status, body["details"]["field"]) == (400, field)
+    assert "is not UTF-8" in body["error"]
+
+
+async def test_the_same_in_query_and_body(post: Any, service: JobService) -> None:
+    """However it is written: a value that is given twice is one."""
+    query = {"seed": "5.0", "mode": "ASYNC", "prompt": "x"}
+    status, _ = await post("text", params=query, data={"seed": "5", "mode": "async", "prompt": "x"})
+    assert status == 202
+    assert only(service).data == {"seed": 5, "prompt": "x"}
 
 
 async def test_a_drawn_seed_is_told(post: Any, api_alone: Any, service: JobService) -> None:

@@ -26,6 +26,12 @@ class Instance:
     def has_class(self, name: str) -> bool:
         return name in self.classes
 
+    def declares(self, class_name: str, input_name: str) -> bool:
+        return class_name in CORE
+
+    def is_output(self, name: str) -> bool | None:
+        return name.startswith(("Save", "Preview")) if name in CORE else None
+
     def choices(self, class_name: str, input_name: str) -> tuple[str, ...] | None:
         return self._choices.get(f"{class_name}__{input_name}")
 

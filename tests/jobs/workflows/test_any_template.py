@@ -14,10 +14,11 @@ from template_files import RAW, described, node
 
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.jobs.media.file_info import FileInfo
-from comfy_proxy.jobs.workflows.directory import MAX_TEMPLATE_BYTES, load_workflows
+from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.jobs.workflows.exported_graph import ExportedGraph, MappingFile
 from comfy_proxy.jobs.workflows.parameter import schema_of
 from comfy_proxy.jobs.workflows.problem import Problem
+from comfy_proxy.jobs.workflows.template_text import MAX_TEMPLATE_BYTES
 from comfy_proxy.jobs.workflows.workflow import Workflow
 
 WORDS = (

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from template_files import RAW, described, write
+from template_files import RAW, described, node, write
 
 from comfy_proxy.jobs.workflows.directory import load_workflows, read_templates
 
@@ -40,7 +41,12 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
         ({**RAW, "9": {"class_type": "SaveImage", "inputs": {"images": ["7", 0]}}}, "node '7'"),
         ({"1": {"class_type": 5, "inputs": {}}}, "1.class_type: input should be a valid string"),
         ({"1": {"class_type": "A"}}, "1.inputs: is missing"),
-        ({"1": 5}, "variants: is missing"),
+        ({"1": 5}, "is neither a graph, whose nodes have a class_type, nor a described template"),
+        ({"parameters": {}}, "variants: is missing"),
+        ({**RAW, "version": 1}, "version: is no node, and a graph has nothing else"),
+        ({**RAW, "7": {"inputs": {}}}, "7.class_type: is missing"),
+        ({"prompt": {**RAW, "1": 5}, "client_id": "x"}, "1: is no node"),
+        ({"prompt": {"1": 5}}, "is neither a graph"),
     ],
 )
 def test_what_is_no_template_is_told(tmp_path: Path, document: Any, reason: str) -> None:
@@ -91,8 +97,83 @@ def test_a_file_that_is_being_written_keeps_its_workflow(tmp_path: Path) -> None
     assert "mine" not in read_templates(tmp_path, before).workflows
 
 
-def test_a_directory_named_as_a_template_is_no_file(tmp_path: Path) -> None:
-    """Only files count."""
+def test_what_is_named_as_a_template_and_is_no_file_is_told(tmp_path: Path) -> None:
+    """A directory, and links that lead nowhere: they hide no other file."""
     (tmp_path / "mine.json").mkdir()
-    assert load_workflows(tmp_path).names() == SHIPPED
-    assert problems(tmp_path) == []
+    for name, target in (("loop1", "loop2"), ("loop2", "loop1"), ("dangling", "gone")):
+        (tmp_path / f"{name}.json").symlink_to(tmp_path / f"{target}.json")
+    write(tmp_path, "target.txt", RAW)
+    (tmp_path / "link.json").symlink_to(tmp_path / "target.txt")
+    (tmp_path / "mine.toml").symlink_to(tmp_path / "gone.toml")
+    (tmp_path / "notes").mkdir()
+    assert load_workflows(tmp_path).names() == (*SHIPPED, "link")
+    assert problems(tmp_path) == [
+        "dangling.json: is a link that leads to no file",
+        "loop1.json: is a link that leads to no file",
+        "loop2.json: is a link that leads to no file",
+        "mine.json: is no file",
+        "mine.toml: is a link that leads to no file",
+    ]
+
+
+def test_the_extension_may_be_in_capitals(tmp_path: Path) -> None:
+    """As Windows has it; of two names that are the same then one is told."""
+    write(tmp_path, "upper.JSON", RAW)
+    write(tmp_path, "upper.Toml", 'title = "Upper"')
+    write(tmp_path, "inv.TOML", "")
+    assert load_workflows(tmp_path).get("upper").title == "Upper"
+    write(tmp_path, "upper.json", RAW)
+    write(tmp_path, "odd name.JSON", "[")
+    assert problems(tmp_path) == [
+        "upper.json: has the same name as upper.JSON",
+        "inv.TOML: there is no inv.json beside it",
+        problems(tmp_path)[-1],
+    ]
+    assert problems(tmp_path)[-1].startswith("odd name.JSON: is not JSON")
+
+
+def test_a_saved_body_of_a_prompt_is_a_graph(tmp_path: Path) -> None:
+    """``{"prompt": {…}, "client_id": …}``, as developers of the frontend have it."""
+    write(tmp_path, "body.json", {"prompt": RAW, "client_id": "x", "extra_data": {"a": 1}})
+    write(tmp_path, "graph.json", RAW)
+    registry = load_workflows(tmp_path)
+    assert registry.problems == ()
+    body, graph = registry.get("body"), registry.get("graph")
+    assert (body.variants, body.parameters) == (graph.variants, graph.parameters)
+
+
+def test_a_node_may_be_called_prompt(tmp_path: Path) -> None:
+    """Ids are any texts."""
+    write(tmp_path, "mine.json", {"prompt": RAW["1"], "9": RAW["9"] | {"inputs": {}}})
+    (variant,) = load_workflows(tmp_path).get("mine").variants
+    assert set(variant.graph) == {"prompt", "9"}
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "latin-1"])
+def test_the_encoding_is_utf_8(tmp_path: Path, encoding: str, mark: str) -> None:
+    """With the mark that Windows' editors write, or without; what is none is told in words."""
+    told = "is not UTF-8; save it as that"
+    if encoding.startswith("utf-16"):
+        told = "is UTF-16; save it as UTF-8"
+    text = mark + json.dumps(described(title="Größe"), ensure_ascii=False)
+    title = mark + 'title = "Größe"'
+    for name, content in (("mine.json", text), ("other.toml", title)):
+        if encoding == "latin-1":
+            content = content.removeprefix("\ufeff")
+        (tmp_path / name).write_bytes(content.encode(encoding))
+    write(tmp_path, "other.json", RAW)
+    registry = load_workflows(tmp_path)
+    if encoding == "utf-8":
+        assert registry.problems == ()
+        assert [registry.get(one).title for one in ("mine", "other")] == ["Größe", "Größe"]
+    else:
+        assert {one.file for one in registry.problems} == {"mine.json", "other.toml"}
+        assert str(registry.problems[0]).startswith(f"mine.json: {told}")
+
+
+def test_an_integer_of_a_graph_is_exact(tmp_path: Path) -> None:
+    """More than 64 bits too, though ComfyUI's own nodes take less."""
+    write(tmp_path, "mine.json", {"1": node("A", n=12345678901234567890123)})
+    (variant,) = load_workflows(tmp_path).get("mine").variants
+    assert variant.graph["1"]["inputs"]["n"] == 12345678901234567890123

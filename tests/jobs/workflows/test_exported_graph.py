@@ -10,6 +10,7 @@ import pytest
 from fake_instance import Instance, picture
 from template_files import RAW, node, write
 
+from comfy_proxy.jobs.workflows.conditioning_roles import text_roles
 from comfy_proxy.jobs.workflows.directory import load_workflows
 from comfy_proxy.jobs.workflows.graph_format import MAX_NODES
 from comfy_proxy.jobs.workflows.parameter import MAX_SEED, MAX_TEXT_LENGTH
@@ -115,12 +116,13 @@ def test_roles_go_through_nodes_that_take_both(tmp_path: Path) -> None:
 
 
 def test_a_circle_of_conditionings_ends(tmp_path: Path) -> None:
-    """ComfyUI refuses such a graph; whoever reads the template does not hang on it."""
+    """No workflow comes of such a graph, and whoever looks for its roles does not hang on it."""
     graph = copy.deepcopy(TEXT_TO_IMAGE)
     graph["3"] = node("ConditioningZeroOut", conditioning=["3", 0])
     graph["7"] = node("ControlNetApplyAdvanced", positive=["7", 0], negative=["7", 1])
     graph["5"]["inputs"]["positive"] = ["7", 0]
-    loaded(tmp_path, graph)
+    assert text_roles(graph) == {"7": "positive", "3": "negative"}
+    assert mistakes(tmp_path, graph, "") == ["mine.json: the links go round in a circle: 3 → 3"]
 
 
 def test_a_second_one_of_a_name_has_a_number(tmp_path: Path) -> None:
@@ -149,10 +151,17 @@ def test_a_second_one_of_a_name_has_a_number(tmp_path: Path) -> None:
         ("$", {"width": 8, "Big Side": 9.5}, ["width", "big_side"]),
         ("$format", {"width": 8}, ["format_value"]),
         ("$image", {"width": 8}, ["image_value"]),
-        ("$Größe!", {"width": 8}, ["gr_e"]),
+        ("$Größe!", {"width": 8}, ["grosse"]),
+        ("$ümläut Äé", {"Größe": 8, "n": 1}, ["umlaut_ae_grosse", "umlaut_ae_n"]),
+        ("$Ⅳ ﬁnal", {"width": 8}, ["iv_final"]),
         ("$4x", {"width": 8}, ["width"]),
         ("$日本", {"日": 8}, ["value"]),
         ("$" + "x" * 90, {"width": 8}, ["x" * 48]),
+        ("$" + "x" * 60, {"width": 8, "n": 1}, ["x" * 42 + "_width", "x" * 46 + "_n"]),
+        ("$" + "x" * 42, {"width": 8, "n": 1}, ["x" * 42 + "_width", "x" * 42 + "_n"]),
+        ("$" + "a b " * 20, {"w": 8, "n": 1}, ["a_b_" * 11 + "a_w", "a_b_" * 11 + "a_n"]),
+        ("$" + "x" * 60, {"y" * 60: 8, "4x": 1}, ["x" * 8 + "_" + "y" * 48, "x" * 45 + "_4x"]),
+        ("$x", {"日": 8, "n": 1}, ["x", "x_n"]),
         ("Side", {"width": 8}, []),
     ],
 )
@@ -160,7 +169,8 @@ def test_a_title_with_a_dollar_makes_parameters(
     tmp_path: Path, title: str, inputs: dict[str, Any], names: list[str]
 ) -> None:
     """On any node, of each input that is no link; names are those that a form can have."""
-    graph = {"2": {**node("Odd", image=["2", 0], box=[1], **inputs), "_meta": {"title": title}}}
+    odd = {**node("Odd", image=["1", 0], box=[1], **inputs), "_meta": {"title": title}}
+    graph = {"1": node("Source"), "2": odd}
     assert own(loaded(tmp_path, graph)) == names
 
 
@@ -304,7 +314,22 @@ def test_a_mapping_that_is_no_utf8_is_told(tmp_path: Path) -> None:
     write(tmp_path, "mine.json", RAW)
     (tmp_path / "mine.toml").write_bytes(b"title = '\xff'")
     (problem,) = load_workflows(tmp_path).problems
-    assert str(problem) == "mine.toml: is not UTF-8"
+    assert str(problem) == "mine.toml: is not UTF-8; save it as that"
+
+
+@pytest.mark.parametrize("value", ["'x'", "nan", "[1]", "true"])
+def test_a_wrong_bound_is_one_mistake(tmp_path: Path, value: str) -> None:
+    """Whatever a bound may be, one line says what is wrong with it."""
+    mapping = f'[parameters.side]\nnode = "2"\ninput = "width"\nminimum = {value}'
+    (line,) = mistakes(tmp_path, RAW, mapping)
+    assert line.startswith("mine.toml: parameters.side.minimum: input should be ")
+
+
+def test_a_file_takes_the_place_of_a_text(tmp_path: Path) -> None:
+    """What ComfyUI calls an upload is a text, and a number's input would refuse it."""
+    mapping = '[parameters.side]\nnode = "2"\ninput = "width"\ntype = "file"\nkind = "image"'
+    (line,) = mistakes(tmp_path, RAW, mapping)
+    assert line == "mine.toml: parameters.side.type: width takes no file's name: it is no text"
 
 
 # --- odd and large ones -------------------------------------------------------------------

@@ -64,7 +64,19 @@ VARIANT = "variants.0"
         (
             described(parameters={"side": {"type": "integer", "minimum": "a"}}),
             f"{PARAMETER}.minimum",
-            "a valid number",
+            "should be a valid integer, or input should be a valid number",
+        ),
+        (
+            described(parameters={"side": {"type": "integer", "minimum": 100, "maximum": 50}}),
+            PARAMETER,
+            "minimum: is above the maximum, 50",
+        ),
+        (
+            described(
+                parameters={"side": {"type": "number", "exclusive_minimum": 5, "maximum": 4}}
+            ),
+            PARAMETER,
+            "minimum: is above the maximum, 4",
         ),
         (
             described(parameters={"side": {"type": "integer", "step": 8}}),
