@@ -1,6 +1,6 @@
 """What in a graph would stop the instance that takes it, though ComfyUI does not refuse it.
 
-* A chain of very many nodes (``chains.py``).
+* A chain of very many nodes (``links.py``).
 * A link to a node that is not there. ComfyUI refuses it for an input that its class declares. Of
   other inputs it sees the links only when it has taken the prompt from its queue: then the
   exception (``NodeNotFoundError``, 0.3.75) ends the thread that runs prompts, and the instance
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
-from comfy_proxy.cluster.chains import MAX_CHAIN, longest_chain
+from comfy_proxy.cluster.links import MAX_CHAIN, is_link, longest_chain, sources
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 
 Graph = Mapping[str, Any]
@@ -33,8 +33,7 @@ def fatal_flaw(graph: Graph, catalog: NodeCatalog) -> str | None:
     would."""
     nodes = {node_id: node for node_id, node in graph.items() if _inputs(node) is not None}
     if len(nodes) > MAX_CHAIN:
-        reads = {one: [link.target for link in _links(one, nodes)] for one in nodes}
-        length, circles = longest_chain(reads)
+        length, circles = longest_chain({one: sources(node) for one, node in nodes.items()})
         if length + len(circles) > MAX_CHAIN:
             return f"More than {MAX_CHAIN} nodes of the prompt hang one behind the other."
     if (dead := _dead_link(nodes, catalog)) is not None:
@@ -51,7 +50,7 @@ def _dead_link(nodes: Graph, catalog: NodeCatalog) -> _Link | None:
     dead = [one for node_id in nodes for one in _links(node_id, nodes) if one.target not in nodes]
     if not dead:
         return None  # as nearly always
-    outputs = [node_id for node_id, node in nodes.items() if _is_output(node, catalog)]
+    outputs = [one for one in nodes if catalog.is_output(_class_of(nodes[one]))]
     run = _reached(outputs, nodes)
     checked = _reached(outputs, nodes, catalog)
     for one in dead:
@@ -76,11 +75,8 @@ def _reached(outputs: Iterable[str], nodes: Graph, catalog: NodeCatalog | None =
 
 
 def _links(node_id: str, nodes: Graph) -> Iterator[_Link]:
-    """Those of its inputs, as ComfyUI takes them (by its ``is_link``)."""
     for name, value in nodes[node_id]["inputs"].items():
-        if not isinstance(value, list) or len(value) != 2:
-            continue
-        if isinstance(value[0], str) and isinstance(value[1], int | float):
+        if is_link(value):
             yield _Link(node_id, name, value[0])
 
 
@@ -89,11 +85,9 @@ def _inputs(node: Any) -> Mapping[str, Any] | None:
     return inputs if isinstance(inputs, dict) else None
 
 
-def _is_output(node: Any, catalog: NodeCatalog) -> bool:
-    node_class = catalog.get(str(node.get("class_type")))
-    return node_class is not None and node_class.is_output
-
-
 def _declares(link: _Link, nodes: Graph, catalog: NodeCatalog) -> bool:
-    node_class = catalog.get(str(nodes[link.node_id].get("class_type")))
-    return node_class is not None and node_class.declares(link.input_name)
+    return catalog.declares(_class_of(nodes[link.node_id]), link.input_name)
+
+
+def _class_of(node: Mapping[str, Any]) -> str:
+    return str(node.get("class_type"))

@@ -72,15 +72,6 @@ class NodeClass:
         known_file = input_name in inputs.FILE_INPUTS.get(self.name, ())
         return inputs.choices(spec) is not None and not is_file and not known_file
 
-    def declares(self, input_name: str) -> bool:
-        """True if it describes an input of that name; a graph may give it others as well."""
-        return input_name in self._specs
-
-    @property
-    def is_output(self) -> bool:
-        """True if a node of it is run for itself, and not for what others need of it."""
-        return bool(self._info.get("output_node"))
-
     def lists_uploads(self) -> bool:
         """True if an upload changes what the instance says of this class."""
         return any(

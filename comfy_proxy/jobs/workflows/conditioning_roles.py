@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from comfy_proxy.jobs.workflows.graph_format import is_link
+from comfy_proxy.cluster.links import is_link
 from comfy_proxy.jobs.workflows.plan import Prompt
 
 Role = Literal["positive", "negative"]

@@ -13,6 +13,7 @@ from typing import (
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+from comfy_proxy.cluster.links import MAX_CHAIN, is_link, longest_chain, sources
 from comfy_proxy.jobs.workflows.plan import Prompt
 
 UI_EXPORT: Final = "this is the editor's own format; export with 'Export (API)'"
@@ -23,10 +24,6 @@ not copied for a job."""
 MAX_NODES: Final = 5000
 """Nodes of a graph; one with more is no workflow. It is copied for each job while the event loop
 does nothing else: 30 ms for a thousand small ones."""
-MAX_CHAIN: Final = 500
-"""Nodes of which each reads the one before; a graph with a longer chain is no workflow. ComfyUI
-follows chains by recursion, and one of some 980 ends the thread in which it runs prompts, if the
-links are such that it does not validate them."""
 
 
 @with_config(ConfigDict(extra="allow"))
@@ -35,17 +32,6 @@ class Node(TypedDict, total=False):
 
     class_type: Required[str]
     inputs: Required[dict[str, Any]]
-
-
-def is_link(value: object) -> bool:
-    """True if an input's value is ``[node id, output slot]`` to ComfyUI, for which any number is a
-    slot, and a truth too (its own ``is_link``)."""
-    return (
-        isinstance(value, list)
-        and len(value) == 2
-        and isinstance(value[0], str)
-        and isinstance(value[1], int | float)
-    )
 
 
 def is_ui_export(document: Any) -> bool:
@@ -74,27 +60,9 @@ def _check_links(graph: Prompt) -> Prompt:
 def _check_chains(graph: Prompt) -> Prompt:
     """Links through inputs that a class does not declare count too: ComfyUI does not validate
     those, but follows them when it runs the graph."""
-    reads = {
-        node: {value[0] for value in body["inputs"].values() if is_link(value)}
-        for node, body in graph.items()
-    }
-    readers: dict[str, list[str]] = {node: [] for node in graph}
-    for node, sources in reads.items():
-        for source in sources:
-            readers[source].append(node)
-    level, seen, length = [node for node, sources in reads.items() if not sources], 0, 0
-    while level:
-        seen, length = seen + len(level), length + 1
-        following: list[str] = []
-        for source in level:
-            for node in readers[source]:
-                reads[node].discard(source)
-                if not reads[node]:
-                    following.append(node)
-        level = following
-    if seen < len(graph):
-        circle = " → ".join(_circle(reads))
-        raise ValueError(f"the links go round in a circle: {circle}")
+    length, circles = longest_chain({node: sources(body) for node, body in graph.items()})
+    if circles:
+        raise ValueError(f"the links go round in a circle: {' → '.join(_circle(circles))}")
     if length > MAX_CHAIN:
         raise ValueError(f"{length} nodes hang one behind the other; at most {MAX_CHAIN} may")
     return graph
@@ -102,7 +70,7 @@ def _check_chains(graph: Prompt) -> Prompt:
 
 def _circle(reads: Mapping[str, Collection[str]]) -> list[str]:
     """A way from a node back to it; each node that ``reads`` any leads to such a circle."""
-    node = next(node for node, sources in reads.items() if sources)
+    node = next(iter(reads))
     way: dict[str, None] = {}
     while node not in way:
         way[node] = None

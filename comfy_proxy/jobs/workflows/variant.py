@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Protocol
 
+from comfy_proxy.cluster.links import is_link
 from comfy_proxy.cluster.object_info.inputs import FILE_INPUTS
 from comfy_proxy.cluster.planning.work import MODEL_EXTENSIONS
-from comfy_proxy.jobs.workflows.graph_format import is_link
 from comfy_proxy.jobs.workflows.parameter import Scalar
 from comfy_proxy.jobs.workflows.plan import (
     FIRST_FRAME_CLASSES,

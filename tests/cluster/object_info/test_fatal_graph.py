@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from comfy_proxy.cluster.chains import MAX_CHAIN
+from comfy_proxy.cluster.links import MAX_CHAIN
 from comfy_proxy.cluster.object_info.catalog import NodeCatalog
 from comfy_proxy.cluster.object_info.fatal_graph import fatal_flaw
 

@@ -8,8 +8,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from template_files import node
 
+from comfy_proxy.cluster.links import MAX_CHAIN, is_link
 from comfy_proxy.embedded.graph import is_link as is_link_there
-from comfy_proxy.jobs.workflows.graph_format import MAX_CHAIN, GraphInFile, is_link
+from comfy_proxy.jobs.workflows.graph_format import GraphInFile
 
 GRAPH: TypeAdapter[Any] = TypeAdapter(GraphInFile)
 LINKS = [["1", 0], ["1", 0.5], ["1", -1], ["1", True], ["1", -0.0]]
