@@ -130,19 +130,17 @@ async def test_it_is_used_again_when_it_is_resumed(proxy: Http, workers: Workers
 
 
 async def test_it_is_used_again_when_it_runs_something(proxy: Http, workers: Workers) -> None:
-    """With none that could take what waits it stays; new prompts are refused with the reason."""
+    """While none could take them new prompts are refused with the reason."""
     one, two = workers
     one.faults.stands_still = two.faults.stands_still = True
-    prompt_ids = [await post(proxy, graph(0.01)) for _ in range(4)]
-    await until(lambda: all(instance_of(proxy, worker).stands_still for worker in workers))
+    await found(proxy, one)
+    await found(proxy, two)
     async with proxy.post("/prompt", json={"prompt": graph()}) as answer:
         assert answer.status == 503
         assert "stands still" in (await answer.json())["error"]
     async with proxy.get("/health/ready") as answer:
         assert answer.status == 503
     one.faults.stands_still = two.faults.stands_still = False
-    await ended(proxy, *prompt_ids)
-    total(workers, prompt_ids)
     await until(lambda: not any(instance_of(proxy, worker).stands_still for worker in workers))
     assert await ended(proxy, await post(proxy))
 
