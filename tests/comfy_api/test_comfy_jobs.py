@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+import aiohttp
 import pytest
 from job_client import until
 from prompt_client import Http, get, graph
@@ -275,6 +276,26 @@ async def test_one_that_a_client_of_comfyui_deletes_is_cancelled(v2: V2, proxy: 
     async with proxy.post("/queue", json={"delete": [jobs[2]["id"]]}) as answer:
         assert answer.status == 200
     assert statuses(await v2.events(jobs[2]["id"]))[-1] == "canceled"
+    for job in jobs:
+        await v2.cancel(job["id"])
+
+
+async def test_one_that_its_instance_has_no_more_has_failed_with_a_reason(
+    v2: V2, workers: Workers
+) -> None:
+    """Deleted past the proxy, say: none of our clients has cancelled it."""
+    jobs = [await v2.submit(graph(0.6)) for _ in range(4)]
+    waiting = jobs[3]["id"]
+    for worker in workers:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{worker.url}/queue", json={"delete": [waiting]}) as answer,
+        ):
+            assert answer.status == 200
+    end = await v2.ends(waiting)
+    assert (end["status"], end["error"]["code"]) == ("failed", "prompt_lost")
+    assert "neither in its queue nor in its history" in end["error"]["message"]
+    assert end["outputs"] == []
     for job in jobs:
         await v2.cancel(job["id"])
 
