@@ -137,10 +137,9 @@ def _post(
     headers: PostHeaders,
     charset: str = prompt_body.UTF_8,
 ) -> ClientPost:
-    client_id = document.get("client_id")
     return ClientPost(
         path=path,
-        client_id=client_id if isinstance(client_id, str) else None,
+        client_id=prompt_body.client_id(document),
         headers=headers,
         body=body,
         charset=charset,

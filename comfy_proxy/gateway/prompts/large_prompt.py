@@ -29,12 +29,17 @@ _PIECE_BYTES: Final = (
     16_384  # scanned at once: a thread that scans more keeps the event loop waiting
 )
 
-_SHAPE: Final[Shape] = {b"prompt": {ANY: {b"inputs": {ANY: {}}, ANY: {}}}, ANY: {}}
+_SHAPE: Final[Shape] = {
+    b"prompt": {ANY: {b"inputs": {ANY: {}}, ANY: {}}},
+    b"extra_data": {b"client_id": {}},
+    ANY: {},
+}
 
 
 def outline(file: BinaryIO) -> dict[str, Any] | None:
-    """The JSON object in ``file``, which is UTF-8, with ``null`` for what is large in it; None for
-    what we cannot read. Takes a thread as long as a second for each 10 MB or so."""
+    """The JSON object in ``file``, which is UTF-8, with ``null`` for what is large in it; a large
+    ``extra_data`` keeps its ``client_id``. None for what we cannot read. Takes a thread as long
+    as a second for each 10 MB or so."""
     scanner = JsonScanner(_SHAPE)
     scanner.max_found_bytes = MAX_FOUND_BYTES
     while piece := file.read(_PIECE_BYTES):
@@ -47,7 +52,12 @@ def outline(file: BinaryIO) -> dict[str, Any] | None:
     cuts = list(_large(root))
     if root.end - sum(one.end - one.start for one in cuts) > MAX_REST_BYTES:
         return None
-    return prompt_body.document(b"".join(_without(file, cuts, root.end)))
+    document = prompt_body.document(b"".join(_without(file, cuts, root.end)))
+    extra = root.get(b"extra_data")
+    client_id = None if extra is None else extra.get(b"client_id")
+    if document is not None and extra in cuts and client_id is not None:
+        document["extra_data"] = {"client_id": client_id.data()}
+    return document
 
 
 def _large(root: Value) -> Iterator[Value]:

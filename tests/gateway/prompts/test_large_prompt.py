@@ -58,6 +58,15 @@ def test_what_is_large_is_null_wherever_it_stands() -> None:
     }
 
 
+def test_the_client_in_a_large_extra_data_is_left() -> None:
+    """ComfyUI sends the prompt's events to it if the body names no client beside."""
+    extra = {"extra_pnginfo": {"workflow": LONG}, "client_id": "c\xe9", "more": [1]}
+    assert outlined({"prompt": {}, "extra_data": extra})["extra_data"] == {"client_id": "c\xe9"}
+    assert outlined({"prompt": {}, "extra_data": [LONG, "client_id"]})["extra_data"] is None
+    nested = {"a": {"client_id": "other"}, "b": LONG}
+    assert outlined({"prompt": {}, "extra_data": nested})["extra_data"] is None
+
+
 @pytest.mark.parametrize(
     "body",
     [b"", b"[]", b'"x"', b'{"a": 1', b'{"a": 1} x', b"\xef\xbb\xbf{}", b'{"prompt": {"1": }}'],
