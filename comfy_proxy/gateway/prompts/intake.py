@@ -22,6 +22,7 @@ from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.posted import PostedPrompts
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, as_json, post_headers
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
+from comfy_proxy.gateway.prompts.stopping_values import require_harmless
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
@@ -73,6 +74,7 @@ class PromptIntake:
         Raises as :meth:`answer`.
         """
         cluster = self._cluster
+        require_harmless(document)
         self._admission.require(client_of(request, cluster.settings), len(body))
         headers = post_headers(request, cluster.instances, cluster.settings)
         post = _post(document, body, PROMPT_PATH, as_json(headers))
@@ -86,6 +88,7 @@ class PromptIntake:
             instance, answer = await asyncio.shield(self._begin(asking))
             request[CONTEXT].instance = instance.host
             return native.relayed(answer)
+        require_harmless(document)
         cluster = self._cluster
         prompt_id, charset = document.get("prompt_id"), body_charset(request)
         if "prompt_id" not in document:  # a large one has got one in posted.py

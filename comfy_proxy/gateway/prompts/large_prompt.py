@@ -38,7 +38,7 @@ _SHAPE: Final[Shape] = {
 
 def outline(file: BinaryIO) -> dict[str, Any] | None:
     """The JSON object in ``file``, which is UTF-8, with ``null`` for what is large in it; a large
-    ``extra_data`` keeps its ``client_id``. None for what we cannot read. Takes a thread as long
+    ``extra_data`` has its ``client_id`` only. None for what we cannot read. Takes a thread as long
     as a second for each 10 MB or so."""
     scanner = JsonScanner(_SHAPE)
     scanner.max_found_bytes = MAX_FOUND_BYTES
@@ -53,11 +53,27 @@ def outline(file: BinaryIO) -> dict[str, Any] | None:
     if root.end - sum(one.end - one.start for one in cuts) > MAX_REST_BYTES:
         return None
     document = prompt_body.document(b"".join(_without(file, cuts, root.end)))
-    extra = root.get(b"extra_data")
-    client_id = None if extra is None else extra.get(b"client_id")
-    if document is not None and extra in cuts and client_id is not None:
-        document["extra_data"] = {"client_id": client_id.data()}
+    if document is not None:
+        _put_back(document, root, cuts, file)
     return document
+
+
+def _put_back(document: dict[str, Any], root: Value, cuts: list[Value], file: BinaryIO) -> None:
+    """What a ``client_id`` is, and whether ``extra_data`` is an object, though they are large."""
+    for name in ("client_id", "extra_data"):
+        value = root.get(name.encode())
+        if value in cuts:
+            document[name] = _empty(value, file)
+    extra = document.get("extra_data")
+    client_id = value.get(b"client_id") if value is not None else None
+    if isinstance(extra, dict) and value in cuts and client_id is not None:
+        extra["client_id"] = client_id.data() if client_id.text else _empty(client_id, file)
+
+
+def _empty(value: Value, file: BinaryIO) -> Any:
+    """An object or list of that kind with nothing in it; None for anything else."""
+    file.seek(value.start)
+    return {b"{": {}, b"[": []}.get(file.read(1))
 
 
 def _large(root: Value) -> Iterator[Value]:
