@@ -7,13 +7,16 @@ A prompt that moves between two instances while it is deleted or cancelled ends 
 moves it withdraws it, and the deletion is repeated at all instances for what moved meanwhile,
 because it may have arrived where the first deletion had already passed.
 
+What is on record at an instance that does not answer is ended here at once, and there when it is
+back (``untold_prompts.py``). What runs there is left alone by ``/queue``, as ComfyUI does.
+
 Commands whose body is not understood go to all as they came, and the primary's answer is the
 client's: so an error is ComfyUI's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -22,6 +25,7 @@ from aiohttp import web
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_answers import cancelled_answer, read_cancelled
+from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.fanout import Answer, ask, ask_all, ask_each, nobody_answers
 from comfy_proxy.gateway.routes import Match
@@ -29,6 +33,7 @@ from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.history_entries import OwnEntries
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
 from comfy_proxy.gateway.views.owner import PromptOwners
+from comfy_proxy.gateway.views.untold_prompts import UntoldPrompts
 from comfy_proxy.ledger.events import Deleted
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.transit import MAX_LOOKS
@@ -53,6 +58,7 @@ class Commands:
         self._owners = owners
         self._own_history = own_history
         self._keeper = keeper
+        self._untold = UntoldPrompts(ledger)
         self.durable: Callable[[], Awaitable[None]] = _in_memory
         self.views: Views = {
             "/queue": self.change_queue,
@@ -82,13 +88,19 @@ class Commands:
             return await self._tell_all("/queue", body)
         with self._ledger.transit.watch() as moved:
             self._withdraw_moving(moved if everything else ids)
-            answers = await self._tell_owners("/queue", "delete", body.json, ids)
-        self._ledger.apply(Deleted(prompt_ids=None if everything else ids))
+            answers, refusal = await self._try_owners("/queue", "delete", body.json, ids)
+        meant = [one.prompt_id for one in self._ledger.live()] if everything else ids
+        untold = self._untold.among(meant, answers)
+        if refusal is not None and (everything or len(untold) < len(set(ids))):
+            raise refusal
+        spared = {one.prompt_id for one in untold if self._untold.running(one)}
+        self._ledger.apply(Deleted(prompt_ids=[one for one in meant if one not in spared]))
+        self._untold.end([one for one in untold if one.prompt_id not in spared])
         late = set(moved) if everything else moved.keys() & set(ids)
         if late:
             self._withdraw_moving(late)
             await ask_all(self._cluster, "POST", "/queue", json={"delete": sorted(late)})
-        return native.relayed(_worst(answers))
+        return native.relayed(_worst(answers)) if answers else web.Response()
 
     async def change_history(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``POST /history``: as ``/queue``, but what moves has no history yet."""
@@ -129,16 +141,22 @@ class Commands:
         if not ids:
             return await self._tell_all(path, body)
         with self._ledger.transit.watch() as moved:
-            answers = await self._tell_owners(path, "job_ids", body.json, ids)
-        worst = _worst(answers)
-        if worst.status != 200:
+            answers, refusal = await self._try_owners(path, "job_ids", body.json, ids)
+        untold = self._untold.among(ids, answers)
+        if refusal is not None and len(untold) < len(set(ids)):
+            raise refusal
+        worst = _worst(answers) if answers else None
+        if worst is not None and worst.status != 200:
             return native.relayed(worst)
-        cancelled = any(_was_cancelled(answer) for answer in answers.values())
+        self._untold.end(untold)
+        cancelled = bool(untold) or any(map(_was_cancelled, answers.values()))
         self._ledger.apply(Deleted(prompt_ids=ids, running=cancelled))
         if late := moved.keys() & set(ids):
             cancelled |= self._withdraw_moving(late)
             again = await ask_all(self._cluster, "POST", path, json={"job_ids": sorted(late)})
             cancelled |= any(_was_cancelled(answer) for answer in again.values())
+        if worst is None:
+            return web.json_response(cancelled_answer(cancelled))
         return native.reply(cancelled_answer(cancelled), worst)
 
     async def cancel_job(self, request: web.Request, match: Match) -> web.StreamResponse:
@@ -154,7 +172,15 @@ class Commands:
 
         for _ in range(MAX_LOOKS):
             with self._ledger.transit.watch() as moved:
-                answer = (await self._owners.find(prompt_id, posting, _was_cancelled)).answer
+                try:
+                    told = await self._owners.find(prompt_id, posting, _was_cancelled)
+                except NoHealthyInstanceError:
+                    if self._end_untold(prompt_id, ()):
+                        return web.json_response(cancelled_answer(True))
+                    raise
+            answer = told.answer
+            if not _was_cancelled(answer) and self._end_untold(prompt_id, told.asked):
+                return web.json_response(cancelled_answer(True))
             if _was_cancelled(answer):
                 self._ledger.apply(Deleted(prompt_ids=[prompt_id], running=True))
             if answer.status != 200 or _was_cancelled(answer) or prompt_id not in moved:
@@ -173,7 +199,11 @@ class Commands:
         """
         with self._ledger.transit.watch() as moved:
             self._withdraw_moving([prompt_id])
-            await self._tell_owners("/queue", "delete", {}, [prompt_id])
+            answers, refusal = await self._try_owners("/queue", "delete", {}, [prompt_id])
+        if self._end_untold(prompt_id, answers):
+            return
+        if refusal is not None:
+            raise refusal
         self._ledger.apply(Deleted(prompt_ids=[prompt_id]))
         if prompt_id in moved:
             self._withdraw_moving([prompt_id])
@@ -184,11 +214,26 @@ class Commands:
             await ask(owner, self._cluster, "POST", "/interrupt", json=body)
             self._ledger.apply(Deleted(prompt_ids=[prompt_id], running=True))
 
+    def _end_untold(self, prompt_id: str, answered: Container[Instance]) -> bool:
+        """End that prompt, waiting or running, if it is at an instance that did not answer."""
+        untold = self._untold.among([prompt_id], answered)
+        self._untold.end(untold)
+        return bool(untold)
+
     def _withdraw_moving(self, ids: Iterable[str]) -> bool:
         """Have whoever moves these prompts withdraw them at the end; False if none of them
         moves."""
         moving = {prompt.prompt_id for prompt in self._ledger.transit} & set(ids)
         return self._ledger.apply(Deleted(prompt_ids=moving))
+
+    async def _try_owners(
+        self, path: str, key: str, data: Mapping[str, Any], ids: Iterable[str]
+    ) -> tuple[dict[Instance, Answer], NoHealthyInstanceError | None]:
+        """As :meth:`_tell_owners`; no answers, and the error, if nobody answers who is to know."""
+        try:
+            return await self._tell_owners(path, key, data, ids), None
+        except NoHealthyInstanceError as error:
+            return {}, error
 
     async def _tell_owners(
         self, path: str, key: str, data: Mapping[str, Any], ids: Iterable[str]
@@ -198,14 +243,15 @@ class Commands:
         With ``clear`` each instance hears of it. Those that fail are left out; if all do, the
         others are told as far as they are found again. Raises NoHealthyInstanceError.
         """
-        left = list(self._cluster.instances)
+        left, ids = list(self._cluster.instances), list(ids)
         owners = {
             one: None if self._ledger.transit.find(one) else await self._owners.known(one)
-            for one in ids
+            for one in dict.fromkeys(ids)
         }
         while told := await self._cluster.healthy(left):
             theirs: dict[Instance, list[str]] = {instance: [] for instance in told}
-            for prompt_id, owner in owners.items():
+            for prompt_id in ids:  # one that is named twice is told twice, as it came
+                owner = owners[prompt_id]
                 for instance in [owner] if owner in theirs else told:
                     theirs[instance].append(prompt_id)
             bodies = {
