@@ -115,6 +115,7 @@ class Gateway:
             self.spool.observe,
             self.own_history.observe,
             self.views.keeper.observe,
+            self.commands.late.observe,
             self._count_load,
             self.zombies.observe,
             self.removed.observe,
@@ -190,7 +191,7 @@ class Gateway:
     async def start(self) -> None:
         """Begin to listen: to loads, to instances that return."""
         answered = self.cluster.health_checker.on_success
-        answered.append(self.zombies.heard)
+        answered += (self.zombies.heard, self.commands.late.heard)
         if not self.several:
             self._follow_of_one()
             return
@@ -270,6 +271,7 @@ class Gateway:
         await self.spool.close()
         await self.reconciler.close()
         await self.views.keeper.close()
+        await self.commands.late.close()
         await self.strangers.close()
         await self.uploads.close()
         await self.files.disks.close()

@@ -17,7 +17,6 @@ client's: so an error is ComfyUI's own.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
-from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
@@ -27,12 +26,14 @@ from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_answers import cancelled_answer, read_cancelled
 from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange import native
-from comfy_proxy.gateway.exchange.fanout import Answer, ask, ask_all, ask_each, nobody_answers
+from comfy_proxy.gateway.exchange.fanout import Answer, ask, ask_all
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.history_entries import OwnEntries
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
+from comfy_proxy.gateway.views.late_deletions import LateDeletions
 from comfy_proxy.gateway.views.owner import PromptOwners
+from comfy_proxy.gateway.views.owner_orders import OwnerOrders
 from comfy_proxy.gateway.views.untold_prompts import UntoldPrompts
 from comfy_proxy.ledger.events import Deleted
 from comfy_proxy.ledger.ledger import Ledger
@@ -58,7 +59,9 @@ class Commands:
         self._owners = owners
         self._own_history = own_history
         self._keeper = keeper
+        self._orders = OwnerOrders(cluster, ledger, owners)
         self._untold = UntoldPrompts(ledger)
+        self.late = LateDeletions(cluster)
         self.durable: Callable[[], Awaitable[None]] = _in_memory
         self.views: Views = {
             "/queue": self.change_queue,
@@ -88,7 +91,7 @@ class Commands:
             return await self._tell_all("/queue", body)
         with self._ledger.transit.watch() as moved:
             self._withdraw_moving(moved if everything else ids)
-            answers, refusal = await self._try_owners("/queue", "delete", body.json, ids)
+            answers, refusal = await self._orders.tell("/queue", "delete", body.json, ids)
         meant = [one.prompt_id for one in self._ledger.live()] if everything else ids
         untold = self._untold.among(meant, answers)
         if refusal is not None and (everything or len(untold) < len(set(ids))):
@@ -103,7 +106,8 @@ class Commands:
         return native.relayed(_worst(answers)) if answers else web.Response()
 
     async def change_history(self, request: web.Request, match: Match) -> web.StreamResponse:
-        """``POST /history``: as ``/queue``, but what moves has no history yet."""
+        """``POST /history``: as ``/queue``, but what moves has no history yet. Entries of an
+        instance that does not answer are deleted there when it does (``late_deletions.py``)."""
         body = await native.read_body(request)
         ids = _ids(body, "delete")
         if ids is not None:
@@ -115,8 +119,15 @@ class Commands:
             await self.durable()
         if not ids:
             return await self._tell_all("/history", body)
-        answers = await self._tell_owners("/history", "delete", body.json, ids)
-        return native.relayed(_worst(answers))
+        answers, refusal = await self._orders.tell("/history", "delete", body.json, ids)
+        late = [one for one in ids if self._ledger.owner(one) not in (None, *answers)]
+        if refusal is not None and len(late) < len(ids):
+            raise refusal
+        for one in late:
+            owner = self._ledger.owner(one)
+            if owner is not None and one not in self._ledger:
+                self.late.add(one, owner)
+        return native.relayed(_worst(answers)) if answers else web.Response()
 
     async def interrupt(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``POST /interrupt``: with a ``prompt_id`` only where that is, else everywhere.
@@ -141,7 +152,7 @@ class Commands:
         if not ids:
             return await self._tell_all(path, body)
         with self._ledger.transit.watch() as moved:
-            answers, refusal = await self._try_owners(path, "job_ids", body.json, ids)
+            answers, refusal = await self._orders.tell(path, "job_ids", body.json, ids)
         untold = self._untold.among(ids, answers)
         if refusal is not None and len(untold) < len(set(ids)):
             raise refusal
@@ -199,7 +210,7 @@ class Commands:
         """
         with self._ledger.transit.watch() as moved:
             self._withdraw_moving([prompt_id])
-            answers, refusal = await self._try_owners("/queue", "delete", {}, [prompt_id])
+            answers, refusal = await self._orders.tell("/queue", "delete", {}, [prompt_id])
         if self._end_untold(prompt_id, answers):
             return
         if refusal is not None:
@@ -225,44 +236,6 @@ class Commands:
         moves."""
         moving = {prompt.prompt_id for prompt in self._ledger.transit} & set(ids)
         return self._ledger.apply(Deleted(prompt_ids=moving))
-
-    async def _try_owners(
-        self, path: str, key: str, data: Mapping[str, Any], ids: Iterable[str]
-    ) -> tuple[dict[Instance, Answer], NoHealthyInstanceError | None]:
-        """As :meth:`_tell_owners`; no answers, and the error, if nobody answers who is to know."""
-        try:
-            return await self._tell_owners(path, key, data, ids), None
-        except NoHealthyInstanceError as error:
-            return {}, error
-
-    async def _tell_owners(
-        self, path: str, key: str, data: Mapping[str, Any], ids: Iterable[str]
-    ) -> dict[Instance, Answer]:
-        """``data`` to each instance with only its own ids under ``key``; unknown ids to all.
-
-        With ``clear`` each instance hears of it. Those that fail are left out; if all do, the
-        others are told as far as they are found again. Raises NoHealthyInstanceError.
-        """
-        left, ids = list(self._cluster.instances), list(ids)
-        owners = {
-            one: None if self._ledger.transit.find(one) else await self._owners.known(one)
-            for one in dict.fromkeys(ids)
-        }
-        while told := await self._cluster.healthy(left):
-            theirs: dict[Instance, list[str]] = {instance: [] for instance in told}
-            for prompt_id in ids:  # one that is named twice is told twice, as it came
-                owner = owners[prompt_id]
-                for instance in [owner] if owner in theirs else told:
-                    theirs[instance].append(prompt_id)
-            bodies = {
-                one: {"json": {**data, key: own}}
-                for one, own in theirs.items()
-                if own or data.get("clear")
-            }
-            if answers := await ask_each(self._cluster, "POST", path, bodies):
-                return answers
-            left = [one for one in left if one not in told]
-        raise nobody_answers()
 
     async def _tell_all(self, path: str, body: native.Body) -> web.StreamResponse:
         """The body as it came to all healthy instances; the first one's answer is the client's."""

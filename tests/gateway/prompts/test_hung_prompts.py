@@ -21,7 +21,7 @@ from v2_client import V2
 
 from comfy_proxy.embedded.process import WorkerProcess
 from comfy_proxy.gateway.files.upload_body import PASSED_BYTES
-from comfy_proxy.keys import CLUSTER, COMFY_API
+from comfy_proxy.keys import CLUSTER, COMFY_API, GATEWAY
 
 pytestmark = pytest.mark.long
 
@@ -201,6 +201,25 @@ async def test_what_is_deleted_while_its_instance_hangs_never_runs(
     await fenced(patient, pair[0])
     await ended(patient, runs)
     assert [await holds(one, waits) for one in pair] == [False, False]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+async def test_an_entry_is_deleted_when_its_instance_goes_on(
+    patient: TestClient[Any, Any], pair: Pair, beside: bool
+) -> None:
+    """Of the history, alone or beside one of an instance that answers."""
+    prompt_ids = await placed(patient, pair, {})
+    await ended(patient, *prompt_ids)
+    kept, gone, *others = prompt_ids
+    ids = [gone, others[0]] if beside else [gone]
+    pair[0].freeze()
+    await ordered(patient, "/history", {"delete": ids})
+    assert not set(ids) & (await get(patient, "/history")).keys()
+    pair[0].thaw()
+    late = patient.app[GATEWAY].commands.late
+    await until(lambda: repr(late) == "<LateDeletions 0 entries>")
+    assert (await get(patient, "/history")).keys() == set(prompt_ids) - set(ids)
+    assert await holds(pair[0], kept)
 
 
 @pytest.mark.parametrize("many", [True, False])
