@@ -444,3 +444,19 @@ async def test_nothing_is_looked_for_once_it_is_closed(v2: V2, proxy: Http) -> N
     await until(lambda: prompt.ended)
     assert not api.follower._tasks
     assert api.jobs.find(job["id"]).end is None
+
+
+async def test_keys_divide_its_own_lists_alone(
+    workers: Workers, start_proxy: Callable[..., Any]
+) -> None:
+    """With any key all prompts are seen in the queue and in the history, as at ComfyUI."""
+    keys = ("first-key-of-27-characters", "other-key-of-27-characters")
+    proxy = await start_proxy(*workers, api_keys=keys)
+    first, other = (V2(proxy, Authorization=f"Bearer {key}") for key in keys)
+    job = await first.submit()
+    await first.ends(job["id"])
+    assert (await other.get("jobs"))["jobs"] == []
+    await other.get(f"jobs/{job['id']}", expect=404)
+    for path in (f"/history/{job['id']}", "/history"):
+        async with proxy.get(path, headers=other.headers) as answer:
+            assert job["id"] in await answer.json()
