@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from job_client import until
-from prompt_client import Http, get, graph
+from prompt_client import Http, get, graph, post
 from v2_client import V2, code, statuses
 
 from comfy_proxy.comfy_api.submission import MAX_BODY_BYTES
@@ -460,3 +460,12 @@ async def test_keys_divide_its_own_lists_alone(
     for path in (f"/history/{job['id']}", "/history"):
         async with proxy.get(path, headers=other.headers) as answer:
             assert job["id"] in await answer.json()
+
+
+async def test_nobody_takes_the_place_of_a_job_by_its_id(v2: V2, proxy: Http) -> None:
+    """Ids are seen in /queue; once it has ended its id is as free as any."""
+    job = await v2.submit(graph(0.3))
+    async with proxy.post("/prompt", json={"prompt": graph(), "prompt_id": job["id"]}) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (400, "prompt_id_in_use")
+    assert (await v2.ends(job["id"]))["status"] == "succeeded"
+    assert await post(proxy, prompt_id=job["id"]) == job["id"]

@@ -50,6 +50,8 @@ class PromptIntake:
         self._ledger = ledger
         self._submissions = submissions
         self._begun: set[asyncio.Task[Any]] = set()
+        self.inside: str | None = None
+        """The clientId of those inside of the proxy; None if there are none."""
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Submit the client's prompt at one instance; the answer is that instance's.
@@ -94,6 +96,7 @@ class PromptIntake:
         if "prompt_id" not in document:  # a large one has got one in posted.py
             prompt_id = str(uuid.uuid4())
             body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
+        self._require_free(str(prompt_id))
         path = client_target(request, cluster.settings)
         headers = post_headers(request, cluster.instances, cluster.settings)
         post = _post(document, body, path, headers, charset)
@@ -114,6 +117,19 @@ class PromptIntake:
         instance, answer = await asyncio.shield(submitting)
         request[CONTEXT].instance = instance.host
         return answer
+
+    def _require_free(self, prompt_id: str) -> None:
+        """Raises RequestError for the id of a job that lives, which is seen in ``/queue``: a newer
+        prompt would take its place on record. ComfyUI's clients may use their own ids again."""
+        known = self._ledger.find(prompt_id)
+        if known is None:
+            return
+        if known.job is not None or (self.inside and known.client_id == self.inside):
+            raise RequestError(
+                "prompt_id is that of a job which has not ended.",
+                code="prompt_id_in_use",
+                details={"field": "prompt_id"},
+            )
 
     async def close(self) -> None:
         """Wait for what was begun, for ``SUBMIT_TIMEOUT_S`` at most."""
