@@ -29,6 +29,8 @@ Pair = tuple[WorkerProcess, WorkerProcess]
 Start = Callable[..., Awaitable[TestClient[Any, Any]]]
 HUNG_S = 0.3
 RUN_S = 0.6
+ORDERED_S = 2.0
+"""What runs is to run still when its instance hangs, and when a client orders something."""
 
 
 @pytest.fixture
@@ -73,10 +75,12 @@ async def holds(worker: WorkerProcess, prompt_id: str) -> bool:
     return prompt_id in {row[1] for row in rows} | (await told(worker, "/history")).keys()
 
 
-async def placed(proxy: TestClient[Any, Any], pair: Pair, fields: dict[str, Any]) -> list[str]:
+async def placed(
+    proxy: TestClient[Any, Any], pair: Pair, fields: dict[str, Any], *, seconds: float = RUN_S
+) -> list[str]:
     """Ids of two that run, one at each, and of two that wait, one at each: those of the first
     worker first."""
-    prompt_ids = [await post(proxy, graph(RUN_S), **fields) for _ in range(4)]
+    prompt_ids = [await post(proxy, graph(seconds), **fields) for _ in range(4)]
     at_first = [one for one in prompt_ids if await holds(pair[0], one)]
     assert len(at_first) == 2
     return [*at_first, *(one for one in prompt_ids if one not in at_first)]
@@ -178,7 +182,7 @@ async def test_the_queue_is_cleared_of_what_waits_alone(
 ) -> None:
     """What runs at the instance that hangs, though nobody has heard it begin, is shown, and runs
     again when its process ends; what waited there is deleted there too when it goes on."""
-    runs, waits, *others = await placed(patient, pair, {})
+    runs, waits, *others = await placed(patient, pair, {}, seconds=ORDERED_S)
     pair[0].freeze()
     ids = [runs, waits, *others]
     await ordered(patient, "/queue", {"delete": ids} if by_id else {"clear": True})
@@ -193,7 +197,7 @@ async def test_the_queue_is_cleared_of_what_waits_alone(
 async def test_what_is_deleted_while_its_instance_hangs_never_runs(
     patient: TestClient[Any, Any], pair: Pair
 ) -> None:
-    runs, waits, *_ = await placed(patient, pair, {})
+    runs, waits, *_ = await placed(patient, pair, {}, seconds=ORDERED_S)
     pair[0].freeze()
     await ordered(patient, "/queue", {"delete": [waits]})
     assert waits not in await in_queue(patient)
@@ -227,7 +231,7 @@ async def test_a_job_that_hangs_is_cancelled(
     patient: TestClient[Any, Any], pair: Pair, many: bool
 ) -> None:
     """By ComfyUI's own routes: it ends here at once, and there when the instance goes on."""
-    prompt_ids = await placed(patient, pair, {})
+    prompt_ids = await placed(patient, pair, {}, seconds=ORDERED_S)
     pair[0].freeze()
     for one in prompt_ids[:2]:
         path, body = ("cancel", {"job_ids": [one]}) if many else (f"{one}/cancel", None)
@@ -244,7 +248,7 @@ async def test_a_job_of_the_comfy_api_is_cancelled_wherever_it_hangs(
     patient: TestClient[Any, Any], pair: Pair
 ) -> None:
     v2 = V2(patient)
-    jobs = [(await v2.submit(graph(RUN_S)))["id"] for _ in range(4)]
+    jobs = [(await v2.submit(graph(ORDERED_S)))["id"] for _ in range(4)]
     await until(lambda: sum(job.runs for job in patient.app[COMFY_API].jobs) == 2)
     hung = [one for one in jobs if await holds(pair[0], one)]
     pair[0].freeze()
