@@ -15,7 +15,14 @@ SOURCES = [
     *(ROOT / "comfy_proxy").rglob("*.md"),
     *(ROOT / "tests").rglob("*.py"),
 ]
-OF_COMFYUI = {"execution.py", "main.py", "protocol.py", "server.py", "basic_api_example.py"}
+OF_COMFYUI = {
+    "caching.py",
+    "execution.py",
+    "main.py",
+    "protocol.py",
+    "server.py",
+    "basic_api_example.py",
+}
 """Files of ComfyUI, which comments name as sources."""
 _FILE = re.compile(r"(?:^|[`~( ])((?:[\w.-]+/)*[\w-]+\.py)\b(?!::)", re.MULTILINE)
 _NAME = re.compile(r":(?:attr|class|data|func|meth|mod):`~?(comfy_proxy(?:\.\w+)+)`")

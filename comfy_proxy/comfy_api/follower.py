@@ -18,9 +18,9 @@ from loguru import logger
 
 from comfy_proxy.cluster.comfyui_frames import decode_binary
 from comfy_proxy.cluster.instance import Instance
-from comfy_proxy.cluster.prompt_answers import without_paths
 from comfy_proxy.cluster.prompt_outcomes import cached_nodes, messages_of
 from comfy_proxy.comfy_api.doors import Doors
+from comfy_proxy.comfy_api.job_errors import job_error
 from comfy_proxy.comfy_api.jobs import Job, JobBook, JobStatus
 from comfy_proxy.comfy_api.outputs import (
     MAX_OF_JOB,
@@ -32,7 +32,6 @@ from comfy_proxy.comfy_api.outputs import (
 from comfy_proxy.errors import ComfyProxyError
 from comfy_proxy.gateway.events.frames import Executed, OfPrompt, Pass
 from comfy_proxy.gateway.events.listener import Heard
-from comfy_proxy.gateway.exchange.error_answers import without_addresses
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.events import Change
 from comfy_proxy.ledger.ledger import Ledger
@@ -54,7 +53,7 @@ _STATUSES: Final[Mapping[Ending, JobStatus]] = {
     Ending.LOST: JobStatus.FAILED,
     Ending.INTERRUPTED: JobStatus.CANCELED,
     Ending.CANCELLED: JobStatus.CANCELED,
-    Ending.VANISHED: JobStatus.CANCELED,
+    Ending.VANISHED: JobStatus.FAILED,
     Ending.REPLACED: JobStatus.EXPIRED,
 }
 _WITHOUT_ENTRY: Final = (Ending.CANCELLED, Ending.VANISHED, Ending.REPLACED)
@@ -176,8 +175,9 @@ class Follower:
         if job.started is None and end.ending not in _WITHOUT_ENTRY:
             job.started = now - timedelta(seconds=end.execution_s or 0.0)
         why = None
-        if ending in (Ending.ERROR, Ending.LOST):
-            why = self._error(end.error, told.get("execution_error"))
+        if _STATUSES[ending] is JobStatus.FAILED:
+            hosts = tuple(self._doors.cluster.instances)
+            why = job_error(end, told.get("execution_error"), hosts)
         self._end(job, _STATUSES[ending], why, now)
 
     def _end(
@@ -191,26 +191,6 @@ class Follower:
             job.last_progress = progress.finished() if is_success else progress.snapshot()
         job.completed, job.error, job.end, job.progress = now, error, status, None
         self._jobs.ended(job)
-
-    def _error(
-        self, error: ComfyProxyError | None, told: Mapping[str, Any] | None
-    ) -> dict[str, Any]:
-        """The contract's ``JobError``. No traceback: it has paths of the instance in it."""
-        if told is not None:
-            text = str(told.get("exception_message") or told.get("exception_type") or "").strip()
-            code = "out_of_memory" if error and error.code == "out_of_memory" else None
-            found = {
-                "code": code or "node_execution_error",
-                "message": without_paths(text),
-                "node_id": _text(told.get("node_id")),
-                "class_type": _text(told.get("node_type")),
-            }
-        elif error is not None:
-            found = {"code": error.code, "message": error.message}
-        else:
-            found = {"code": "node_execution_error", "message": "The execution failed."}
-        shown = without_addresses(found, tuple(self._doors.cluster.instances))
-        return {"node_id": None, "class_type": None, "traceback": None, **shown}
 
     # --- outputs and previews ------------------------------------------------------------------
 
@@ -294,7 +274,3 @@ def _messages(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         return messages_of(entry)
     except (AttributeError, TypeError):
         return {}
-
-
-def _text(value: object) -> str | None:
-    return None if value in (None, "") else str(value)

@@ -63,7 +63,7 @@ class ComfyApi:
     async def start(self) -> None:
         """Begin to hear of prompts, under a clientId that nobody knows."""
         client_id = f"comfy-api-{digest(self.doors.secret, b'clientId', sha256).hex()[:32]}"
-        self.submissions.client_id = client_id
+        self.submissions.client_id = self.doors.intake.inside = client_id
         self._listener = self.doors.listen(client_id)
         self._listener.on_heard.append(self.follower.heard)
 

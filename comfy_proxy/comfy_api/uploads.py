@@ -33,7 +33,14 @@ from comfy_proxy.stored_bytes import StoredBytes
 
 INPUT: Final = "input"
 HASH_LENGTH: Final = 16  # digits of the hash in the name of a file
-STEM_LENGTH: Final = 100  # characters of the client's name in it; more are cut off
+MAX_PATH_BYTES: Final = 1024
+"""Bytes of ``file_path`` in UTF-8; a longer one is refused: a disk takes 4096 with all folders."""
+STEM_BYTES: Final = 150
+EXTENSION_BYTES: Final = 20
+FOLDER_BYTES: Final = 200
+"""Bytes in UTF-8 of the client's name, of its extension and of each of its folders that are in the
+stored path; more are cut off. A disk takes 255 for a part of a path, and the hash comes to the
+name, and `` (1)`` if it is taken."""
 _ODD: Final = re.compile(r"[^\w .()+=@-]|\.{2,}")
 """What is replaced in a name: ComfyUI or a form would read it otherwise."""
 
@@ -132,6 +139,9 @@ def _path(given: str) -> str:
     if not name or not given.isprintable() or given.startswith(("/", "\\")) or climbs(given):
         message = "file_path must be a relative path of a file."
         raise UnprocessableError(message, details={"field": "file_path"})
+    if len(given.encode()) > MAX_PATH_BYTES:
+        message = f"file_path is longer than {MAX_PATH_BYTES} bytes."
+        raise UnprocessableError(message, details={"field": "file_path"})
     if folder and not given.startswith(f"{INPUT}/"):
         message = (
             "file_path must be a name, or begin with input/: other folders, those of models among"
@@ -146,11 +156,17 @@ def _file(path: str, hash_: str) -> FileName:
     stem, extension = posixpath.splitext(_ODD.sub("_", name))
     digits = hash_.partition(":")[2][:HASH_LENGTH]
     parts = [_ODD.sub("_", part) for part in folder.split("/") if part not in ("", ".")]
+    stem, extension = _cut(stem, STEM_BYTES), _cut(extension, EXTENSION_BYTES)
     return FileName(
-        filename=f"{stem[:STEM_LENGTH]}-{digits}{extension[:20]}",
-        subfolder="/".join(parts),
+        filename=f"{stem}-{digits}{extension}",
+        subfolder="/".join(_cut(part, FOLDER_BYTES) for part in parts),
         type=INPUT,
     )
+
+
+def _cut(text: str, limit: int) -> str:
+    """Its first characters that are ``limit`` bytes in UTF-8 at most."""
+    return text.encode()[:limit].decode(errors="ignore")
 
 
 def _type(given: str, told: str, path: str) -> str:

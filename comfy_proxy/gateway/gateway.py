@@ -117,6 +117,7 @@ class Gateway:
             self.own_history.observe,
             self.lost_results.observe,
             self.views.keeper.observe,
+            self.commands.late.observe,
             self._count_load,
             self.zombies.observe,
             self.removed.observe,
@@ -197,7 +198,7 @@ class Gateway:
     async def start(self) -> None:
         """Begin to listen: to loads, to instances that return."""
         answered = self.cluster.health_checker.on_success
-        answered.append(self.zombies.heard)
+        answered += (self.zombies.heard, self.commands.late.heard)
         # What its thread had in hand when it died is in no list: that is looked for.
         self.cluster.standstills.on_found.append(
             lambda instance: self.ledger.apply(events.Doubted(instance=instance))
@@ -282,6 +283,7 @@ class Gateway:
         await self.spool.close()
         await self.reconciler.close()
         await self.views.keeper.close()
+        await self.commands.late.close()
         await self.strangers.close()
         await self.uploads.close()
         await self.files.disks.close()

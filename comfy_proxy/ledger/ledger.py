@@ -12,7 +12,7 @@ from comfy_proxy.ledger.books import MAX_OWNERS, Books
 from comfy_proxy.ledger.changes import Now
 from comfy_proxy.ledger.events import Change, Event
 from comfy_proxy.ledger.prompt import Prompt
-from comfy_proxy.ledger.states import IllegalTransitionError
+from comfy_proxy.ledger.states import IllegalTransitionError, State
 from comfy_proxy.ledger.transit import Transit
 from comfy_proxy.observers import tell
 
@@ -152,3 +152,13 @@ def is_elsewhere(ledger: Ledger, prompt_id: str, instance: Instance) -> bool:
     if prompt is None:
         return ledger.owner(prompt_id) not in (None, instance)
     return not prompt.at(instance) and prompt.target is not instance
+
+
+def probable_runner(ledger: Ledger, instance: Instance) -> Prompt | None:
+    """The prompt that runs at ``instance``, of a client or a job: the one of which an event has
+    told; if none has (nobody listens, say) the first in the order in which ComfyUI runs them."""
+    running = ledger.running(instance)
+    if running is not None and running.state is State.RUNNING:
+        return running
+    there = [one for one in ledger.at(instance) if not one.attempts[-1].presumed_over]
+    return min(there, key=lambda one: one.number, default=None)

@@ -52,7 +52,9 @@ class Ending(StrEnum):
     """No instance took it; the answer to its own request said so."""
     REPLACED = "replaced"
     """A newer prompt was accepted under its id. ComfyUI runs both, but no answer and no event
-    tells which of the two it is about (PROTOCOL.md trap 9), so only the newer one is followed."""
+    tells which of the two it is about (PROTOCOL.md trap 9), so only the newer one is followed.
+    What the older one's instance tells of it still goes to its client
+    (``gateway/events/replaced_prompts.py``)."""
     VANISHED = "vanished"
     """Its instance never failed, runs others, and has it neither in its queue nor in its history:
     somebody deleted it there who did not come through us."""

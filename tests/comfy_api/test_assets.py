@@ -110,6 +110,8 @@ async def test_bytes_that_are_gone_are_uploaded_again(
     [
         ({"expected_hash": "blake3:00"}, 409, "hash_mismatch"),
         ({"file_path": ""}, 422, "invalid_request"),
+        ({"file_path": "x" * 1021 + ".png"}, 422, "invalid_request"),
+        ({"file_path": "input/" + "a/" * 1000 + "x.png"}, 422, "invalid_request"),
         ({"file_path": "../x.png"}, 422, "invalid_request"),
         ({"file_path": "/etc/x.png"}, 422, "invalid_request"),
         ({"file_path": "input/../x.png"}, 422, "invalid_request"),
@@ -165,3 +167,26 @@ async def test_an_output_cannot_be_deleted(v2: V2, proxy: Http) -> None:
     async with proxy.delete(f"/api/v2/assets/{asset['id']}") as answer:
         assert answer.status == 204
     assert code(await v2.get(f"assets/{asset['id']}", expect=404)) == "not_found"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "猫" * 100 + ".png",
+        "x" * 1000 + ".png",
+        "x." + "猫" * 300,
+        "input/" + "x" * 300 + "/a.png",
+        "input/" + "/".join(["猫" * 80] * 4) + "/a.png",
+        "input/" + "a/" * 500 + "x.png",
+    ],
+)
+async def test_a_long_path_is_stored_under_a_shorter_one(
+    v2: V2, workers: Workers, name: str
+) -> None:
+    """No part of it is longer than a disk takes; the client is told its own."""
+    asset = await v2.upload(b"bytes", file_path=name)
+    assert asset["file_path"] == name.removeprefix("input/")
+    assert await v2.content(asset["id"]) == (200, b"bytes")
+    stored = [list(worker.folders.base.joinpath("input").rglob("*-*")) for worker in workers]
+    assert [len(files) for files in stored] == [1, 1]
+    assert stored[0][0].read_bytes() == b"bytes"

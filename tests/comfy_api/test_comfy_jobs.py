@@ -9,9 +9,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+import aiohttp
 import pytest
 from job_client import until
-from prompt_client import Http, get, graph
+from prompt_client import Http, get, graph, post
 from v2_client import V2, code, statuses
 
 from comfy_proxy.comfy_api.submission import MAX_BODY_BYTES
@@ -279,6 +280,26 @@ async def test_one_that_a_client_of_comfyui_deletes_is_cancelled(v2: V2, proxy: 
         await v2.cancel(job["id"])
 
 
+async def test_one_that_its_instance_has_no_more_has_failed_with_a_reason(
+    v2: V2, workers: Workers
+) -> None:
+    """Deleted past the proxy, say: none of our clients has cancelled it."""
+    jobs = [await v2.submit(graph(0.6)) for _ in range(4)]
+    waiting = jobs[3]["id"]
+    for worker in workers:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{worker.url}/queue", json={"delete": [waiting]}) as answer,
+        ):
+            assert answer.status == 200
+    end = await v2.ends(waiting)
+    assert (end["status"], end["error"]["code"]) == ("failed", "prompt_lost")
+    assert "neither in its queue nor in its history" in end["error"]["message"]
+    assert end["outputs"] == []
+    for job in jobs:
+        await v2.cancel(job["id"])
+
+
 # --- instances that fail -------------------------------------------------------------------------
 
 
@@ -446,3 +467,28 @@ async def test_nothing_is_looked_for_once_it_is_closed(v2: V2, proxy: Http) -> N
     await until(lambda: prompt.ended)
     assert not api.follower._tasks
     assert api.jobs.find(job["id"]).end is None
+
+
+async def test_keys_divide_its_own_lists_alone(
+    workers: Workers, start_proxy: Callable[..., Any]
+) -> None:
+    """With any key all prompts are seen in the queue and in the history, as at ComfyUI."""
+    keys = ("first-key-of-27-characters", "other-key-of-27-characters")
+    proxy = await start_proxy(*workers, api_keys=keys)
+    first, other = (V2(proxy, Authorization=f"Bearer {key}") for key in keys)
+    job = await first.submit()
+    await first.ends(job["id"])
+    assert (await other.get("jobs"))["jobs"] == []
+    await other.get(f"jobs/{job['id']}", expect=404)
+    for path in (f"/history/{job['id']}", "/history"):
+        async with proxy.get(path, headers=other.headers) as answer:
+            assert job["id"] in await answer.json()
+
+
+async def test_nobody_takes_the_place_of_a_job_by_its_id(v2: V2, proxy: Http) -> None:
+    """Ids are seen in /queue; once it has ended its id is as free as any."""
+    job = await v2.submit(graph(0.3))
+    async with proxy.post("/prompt", json={"prompt": graph(), "prompt_id": job["id"]}) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (400, "prompt_id_in_use")
+    assert (await v2.ends(job["id"]))["status"] == "succeeded"
+    assert await post(proxy, prompt_id=job["id"]) == job["id"]

@@ -22,6 +22,7 @@ from comfy_proxy.gateway.events.frames import (
     Progress,
     Seen,
 )
+from comfy_proxy.gateway.events.replaced_prompts import ReplacedPrompts
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger, is_elsewhere
@@ -30,7 +31,7 @@ from comfy_proxy.ledger.prompt import End
 
 class FrameBooking:
     """Tells the ledger how far the prompts of ``client_id`` are, ``made_files`` their files, and
-    ``askers`` what their nodes ask.
+    ``askers`` what their nodes ask. Those of ``replaced`` are told to the client alone.
 
     ``_first_tries`` are those of which the socket at an instance has told that they ran out of
     memory, until it has told the last of them; ``_stale`` the instances of which the socket tells
@@ -43,8 +44,10 @@ class FrameBooking:
         made_files: MadeFiles,
         second_tries: SecondTries,
         askers: Askers,
+        replaced: ReplacedPrompts,
     ) -> None:
         self._client_id = client_id
+        self._replaced = replaced
         self._ledger = ledger
         self._made_files = made_files
         self._second_tries = second_tries
@@ -58,6 +61,8 @@ class FrameBooking:
         attempt that was given up."""
         if type(seen) is Pass:  # as most are, and the large ones: it names no prompt
             return not (self._stale and instance in self._stale)
+        if self._is_replaced(seen, instance):
+            return True
         if self._is_stale(seen, instance):
             return False
         if type(seen) is Progress or type(seen) is NodeStates:  # they put nothing on record
@@ -72,6 +77,18 @@ class FrameBooking:
             case _:
                 self._note(seen, instance)
                 return True
+
+    def _is_replaced(self, seen: Seen, instance: Instance) -> bool:
+        """It is of an older prompt of its id: only the files that this made are on record."""
+        prompt_id = seen.prompt_id if isinstance(seen, OfPrompt) else None
+        if prompt_id is None or not self._replaced.has(prompt_id, self._client_id, instance):
+            return False
+        self._stale.pop(instance, None)
+        if isinstance(seen, Executed):
+            self._note(seen, instance)
+        elif isinstance(seen, Over):
+            self._replaced.over(prompt_id, self._client_id, instance)
+        return True
 
     def _is_stale(self, seen: Seen, instance: Instance) -> bool:
         if not isinstance(seen, OfPrompt):
@@ -135,8 +152,12 @@ class FrameBooking:
 
 
 def shared_booking(
-    cluster: Cluster, ledger: Ledger, made_files: MadeFiles, askers: Askers
+    cluster: Cluster,
+    ledger: Ledger,
+    made_files: MadeFiles,
+    askers: Askers,
+    replaced: ReplacedPrompts,
 ) -> FrameBooking:
     """For frames that ComfyUI sends to everybody: what their nodes ask, anybody may answer."""
     second_tries = SecondTries.of(cluster, ledger)
-    return FrameBooking("", ledger, made_files, second_tries, askers)
+    return FrameBooking("", ledger, made_files, second_tries, askers, replaced)

@@ -39,6 +39,7 @@ from comfy_proxy.gateway.events.frames import (
 from comfy_proxy.gateway.events.missed_ends import MissedEnds
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.overlap import OVERLAP_S, Overlap
+from comfy_proxy.gateway.events.replaced_prompts import ReplacedPrompts
 from comfy_proxy.gateway.events.shared_sockets import SharedSockets
 from comfy_proxy.gateway.events.sums import OwnSum
 from comfy_proxy.gateway.events.told_prompts import ToldPrompts
@@ -77,6 +78,7 @@ class Surroundings:
     ledger: Ledger
     made_files: MadeFiles
     askers: Askers
+    replaced: ReplacedPrompts
     connected: Callable[[str, Instance], None]
     prefixed: Callable[[Any, Instance], Any]
     limits: FlagLimits
@@ -118,6 +120,7 @@ class OwnSockets:
             common.made_files,
             SecondTries.of(cluster, common.ledger),
             common.askers,
+            common.replaced,
         )
         self.missed_ends = MissedEnds(
             cluster, owner.told, owner.feed, self.upstreams, self.queues, common.prefixed

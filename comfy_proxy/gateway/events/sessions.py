@@ -20,6 +20,7 @@ from comfy_proxy.gateway.events.clients import ConnectedClients
 from comfy_proxy.gateway.events.listener import PromptListener
 from comfy_proxy.gateway.events.outbox_sum import OutboxSum
 from comfy_proxy.gateway.events.own_sockets import FlagLimits, Surroundings
+from comfy_proxy.gateway.events.replaced_prompts import ReplacedPrompts
 from comfy_proxy.gateway.events.session import EventSession, new_socket
 from comfy_proxy.gateway.events.shared_sockets import SharedSockets
 from comfy_proxy.gateway.events.sum_corrections import SumCorrections
@@ -58,9 +59,11 @@ class EventSessions:
         self._everywhere = everywhere
         self._sessions: dict[str, EventSession] = {}
         self.clients = ConnectedClients(self._sessions, cluster.clock)
+        self.replaced = ReplacedPrompts()
+        ledger.observers.append(self.replaced.observe)
         self._unknown = UnknownPrompts(cluster, ledger, self._sessions)
         self._everybody = Everybody(self._sessions, cluster.clock, self._unknown.told)
-        booking = shared_booking(cluster, ledger, made_files, askers)
+        booking = shared_booking(cluster, ledger, made_files, askers, self.replaced)
         self.shared = SharedSockets(
             cluster, ledger, audience=self._everybody, booking=booking, prefixed=prefixed
         )
@@ -69,6 +72,7 @@ class EventSessions:
             ledger=ledger,
             made_files=made_files,
             askers=askers,
+            replaced=self.replaced,
             connected=connected,
             prefixed=prefixed,
             limits=limits,
@@ -90,7 +94,14 @@ class EventSessions:
         listener = PromptListener(
             client_id,
             self._cluster,
-            FrameBooking(client_id, self._ledger, common.made_files, second_tries, common.askers),
+            FrameBooking(
+                client_id,
+                self._ledger,
+                common.made_files,
+                second_tries,
+                common.askers,
+                common.replaced,
+            ),
             connected=common.connected,
             prefixed=common.prefixed,
             batch=self.shared.batch,
@@ -106,6 +117,7 @@ class EventSessions:
 
     def _removed(self, instance: Instance) -> None:
         self._everybody.scans.lost(instance)
+        self.replaced.removed(instance)
         self.shared.removed(instance)
         if self.clients.listener is not None:
             self.clients.listener.removed(instance)

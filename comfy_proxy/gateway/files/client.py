@@ -20,7 +20,13 @@ from comfy_proxy.errors import InstanceError, InstanceRefusedError
 from comfy_proxy.gateway.exchange.blame import told_apart
 from comfy_proxy.gateway.exchange.fanout import ask, asked
 from comfy_proxy.gateway.exchange.native import load
-from comfy_proxy.gateway.files.file_name import RESULT_TYPES, FileName, file_at, is_hidden
+from comfy_proxy.gateway.files.file_name import (
+    RESULT_TYPES,
+    FileName,
+    file_at,
+    has_url,
+    is_hidden,
+)
 from comfy_proxy.gateway.files.unlisted import unlist
 from comfy_proxy.http_date import read_http_date
 from comfy_proxy.stored_bytes import BATCH_BYTES, StoredBytes, read_some
@@ -58,22 +64,28 @@ version nor its size can be known."""
 
 
 async def look(instance: Instance, cluster: Cluster, file: FileName) -> Look:
-    """``HEAD /view``: 200, 404, or 400 for a name that ComfyUI refuses there (``a..b.png``).
+    """``HEAD /view``: 200, 404, or 400 for a name that ComfyUI refuses there (``a..b.png``) or that
+    no URL can have (no UTF-8).
 
     Whether a file of such a name exists is then looked up in ``/internal/files``, which lists what
     lies directly in a directory. The answer stays 400 for a file in a subfolder, and of an old
     server, which has no such list.
     """
-    answer = await ask(
-        instance,
-        cluster,
-        "HEAD",
-        "/view",
-        params=_query(file),
-        timeout_s=LOOK_TIMEOUT_S,
-        replaceable=True,
-    )
-    if answer.status == 400 and is_hidden(file) and not file.subfolder:
+    status = 400
+    if has_url(file):
+        answer = await ask(
+            instance,
+            cluster,
+            "HEAD",
+            "/view",
+            params=_query(file),
+            timeout_s=LOOK_TIMEOUT_S,
+            replaceable=True,
+        )
+        status = answer.status
+    if status == 400 and is_hidden(file):
+        if file.subfolder:
+            return Look(status=400, version="", size=None)
         return await _listed(instance, cluster, file)
     length = answer.headers.get("content-length", "")
     tag = answer.headers.get("etag") or answer.headers.get("last-modified", "")
@@ -101,7 +113,10 @@ async def _listed(instance: Instance, cluster: Cluster, file: FileName) -> Look:
 
 
 async def download(instance: Instance, cluster: Cluster, file: FileName) -> StoredBytes | None:
-    """``GET /view``; None if it is not there. The caller closes the bytes."""
+    """``GET /view``; None if it is not there, or if no URL can have its name. The caller closes the
+    bytes."""
+    if not has_url(file):
+        return None
     content = StoredBytes()
 
     def silence() -> AbstractAsyncContextManager[Any]:
@@ -196,6 +211,15 @@ class _FilePayload(Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         while piece := await read_some(self._file, BATCH_BYTES):
             await writer.write(piece)
+
+    @property
+    def _binary_headers(self) -> bytes:
+        """With the bytes of a name that is no UTF-8, as its client sent them."""
+        try:
+            return super()._binary_headers
+        except UnicodeEncodeError:  # its lines were checked for line breaks before
+            lines = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
+            return lines.encode("utf-8", "surrogateescape") + b"\r\n"
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         raise TypeError("A file is not read into memory.")

@@ -54,9 +54,28 @@ def climbs(path: str) -> bool:
 
 
 def is_hidden(file: FileName) -> bool:
-    """True if ``/view`` refuses the name (400). Nobody can see or copy such a file, but it can be
-    uploaded, and prompts can use it."""
-    return ".." in file.filename
+    """True if ``/view`` cannot show it: nobody can see or copy such a file, but it can be uploaded,
+    and prompts can use it. See :func:`is_hidden_name`."""
+    return is_hidden_name(file.filename) or not has_url(file)
+
+
+def is_hidden_name(filename: str) -> bool:
+    """True if ``/view`` refuses the name (400), or if it is no UTF-8 on the instance's disk."""
+    return ".." in filename or not _is_utf_8(filename)
+
+
+def has_url(file: FileName) -> bool:
+    """False if a part of the name is no UTF-8 on the instance's disk (a lone surrogate here, as in
+    Python's own names of files): ComfyUI reads such a byte of a query as another letter, and yarl
+    leaves it out, which would be the URL of another file."""
+    return _is_utf_8(file.filename) and _is_utf_8(file.subfolder)
+
+
+def _is_utf_8(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def split_annotation(name: str) -> tuple[str, str | None]:

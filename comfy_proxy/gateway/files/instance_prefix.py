@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection, Container
 from typing import Any
 
-from comfy_proxy.gateway.files.file_name import RESULT_TYPES, climbs
+from comfy_proxy.gateway.files.file_name import RESULT_TYPES, climbs, is_hidden_name
 
 _PREFIX = re.compile(r"@(?P<mark>[^/\\]+)(?:[/\\]+(?P<rest>.*))?", re.DOTALL)
 
@@ -43,8 +43,8 @@ def prefix_outputs(output: Any, mark: str, kinds: Collection[str] = RESULT_TYPES
 
     For whatever names files: ``executed``, ``/history``, ``/api/jobs``. A subfolder that looks
     prefixed gets another prefix (``@2/@1``): it is a folder of that instance, which a client's
-    ``filename_prefix`` or a copy for that instance made. A name with ``..`` gets none: ``/view``
-    refuses it, so no copy could ever be put under the prefixed name.
+    ``filename_prefix`` or a copy for that instance made. A name that ``/view`` cannot show
+    (with ``..``, or no UTF-8) gets none: no copy could ever be put under the prefixed name.
     """
     if isinstance(output, list):
         return [prefix_outputs(item, mark, kinds) for item in output]
@@ -60,7 +60,7 @@ def _names_a_file(item: dict[str, Any], kinds: Collection[str]) -> bool:
     kind = item.get("type")
     return (
         isinstance(name := item.get("filename"), str)
-        and ".." not in name
+        and not is_hidden_name(name)
         and isinstance(kind, str)
         and kind in kinds
         and isinstance(item.get("subfolder") or "", str)

@@ -94,7 +94,7 @@ class UploadForm:
         name, kind = split_annotation(reference["filename"])
         kind = kind or reference.get("type", "output")
         subfolder = reference.get("subfolder", "")
-        if kind not in FILE_TYPES or not isinstance(subfolder, str):
+        if not isinstance(kind, str) or not isinstance(subfolder, str) or kind not in FILE_TYPES:
             return None
         if not name or name.startswith("/") or ".." in name or climbs(subfolder):
             return None

@@ -14,7 +14,7 @@ from loguru import logger
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import PromptLostError
 from comfy_proxy.ledger import events
-from comfy_proxy.ledger.ledger import Ledger
+from comfy_proxy.ledger.ledger import Ledger, probable_runner
 from comfy_proxy.ledger.prompt import Prompt
 from comfy_proxy.ledger.states import State
 
@@ -58,14 +58,14 @@ class HungPrompts:
 
     def away(self, instance: Instance) -> None:
         """For ``Hangs.on_away``: give up what waits there."""
-        runner = self._runner(instance)
+        runner = probable_runner(self._ledger, instance)
         for prompt in self._there(instance):
             if prompt is not runner:
                 self._give_up(prompt, instance, ran=False)
 
     def hung(self, instance: Instance) -> None:
         """For ``Hangs.on_hung``: give up what runs there, and what waits."""
-        runner = self._runner(instance)
+        runner = probable_runner(self._ledger, instance)
         for prompt in self._there(instance):
             self._give_up(prompt, instance, ran=prompt is runner)
 
@@ -80,14 +80,6 @@ class HungPrompts:
             and one.state in (State.QUEUED, State.RUNNING)
             and not one.attempts[-1].presumed_over
         ]
-
-    def _runner(self, instance: Instance) -> Prompt | None:
-        """The prompt that runs there, of a client or a job; the first one if nobody has heard."""
-        running = self._ledger.running(instance)
-        if running is not None and running.state is State.RUNNING:
-            return running
-        there = [one for one in self._ledger.at(instance) if not one.attempts[-1].presumed_over]
-        return min(there, key=lambda one: one.number, default=None)
 
     def _give_up(self, prompt: Prompt, instance: Instance, *, ran: bool) -> None:
         self._ledger.apply(events.GivenUp(prompt=prompt, ran=ran))

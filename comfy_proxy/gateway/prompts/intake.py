@@ -22,6 +22,7 @@ from comfy_proxy.gateway.prompts import prompt_body
 from comfy_proxy.gateway.prompts.posted import PostedPrompts
 from comfy_proxy.gateway.prompts.posting import SUBMIT_TIMEOUT_S, as_json, post_headers
 from comfy_proxy.gateway.prompts.prompt_admission import PromptAdmission
+from comfy_proxy.gateway.prompts.stopping_values import require_harmless
 from comfy_proxy.gateway.prompts.submission import Submissions
 from comfy_proxy.gateway.prompts.unread import unread
 from comfy_proxy.gateway.routes import Match
@@ -49,6 +50,8 @@ class PromptIntake:
         self._ledger = ledger
         self._submissions = submissions
         self._begun: set[asyncio.Task[Any]] = set()
+        self.inside: str | None = None
+        """The clientId of those inside of the proxy; None if there are none."""
 
     async def answer(self, request: web.Request, match: Match) -> web.StreamResponse:
         """Submit the client's prompt at one instance; the answer is that instance's.
@@ -73,6 +76,7 @@ class PromptIntake:
         Raises as :meth:`answer`.
         """
         cluster = self._cluster
+        require_harmless(document)
         self._admission.require(client_of(request, cluster.settings), len(body))
         headers = post_headers(request, cluster.instances, cluster.settings)
         post = _post(document, body, PROMPT_PATH, as_json(headers))
@@ -86,11 +90,13 @@ class PromptIntake:
             instance, answer = await asyncio.shield(self._begin(asking))
             request[CONTEXT].instance = instance.host
             return native.relayed(answer)
+        require_harmless(document)
         cluster = self._cluster
         prompt_id, charset = document.get("prompt_id"), body_charset(request)
         if "prompt_id" not in document:  # a large one has got one in posted.py
             prompt_id = str(uuid.uuid4())
             body = prompt_body.with_first(body, charset, "prompt_id", prompt_id)
+        self._require_free(str(prompt_id))
         path = client_target(request, cluster.settings)
         headers = post_headers(request, cluster.instances, cluster.settings)
         post = _post(document, body, path, headers, charset)
@@ -106,6 +112,19 @@ class PromptIntake:
         instance, answer = await asyncio.shield(submitting)
         request[CONTEXT].instance = instance.host
         return answer
+
+    def _require_free(self, prompt_id: str) -> None:
+        """Raises RequestError for the id of a job that lives, which is seen in ``/queue``: a newer
+        prompt would take its place on record. ComfyUI's clients may use their own ids again."""
+        known = self._ledger.find(prompt_id)
+        if known is None:
+            return
+        if known.job is not None or (self.inside and known.client_id == self.inside):
+            raise RequestError(
+                "prompt_id is that of a job which has not ended.",
+                code="prompt_id_in_use",
+                details={"field": "prompt_id"},
+            )
 
     async def close(self) -> None:
         """Wait for what was begun, for ``SUBMIT_TIMEOUT_S`` at most."""
@@ -132,10 +151,9 @@ def _post(
     headers: PostHeaders,
     charset: str = prompt_body.UTF_8,
 ) -> ClientPost:
-    client_id = document.get("client_id")
     return ClientPost(
         path=path,
-        client_id=client_id if isinstance(client_id, str) else None,
+        client_id=prompt_body.client_id(document),
         headers=headers,
         body=body,
         charset=charset,

@@ -29,12 +29,17 @@ _PIECE_BYTES: Final = (
     16_384  # scanned at once: a thread that scans more keeps the event loop waiting
 )
 
-_SHAPE: Final[Shape] = {b"prompt": {ANY: {b"inputs": {ANY: {}}, ANY: {}}}, ANY: {}}
+_SHAPE: Final[Shape] = {
+    b"prompt": {ANY: {b"inputs": {ANY: {}}, ANY: {}}},
+    b"extra_data": {b"client_id": {}},
+    ANY: {},
+}
 
 
 def outline(file: BinaryIO) -> dict[str, Any] | None:
-    """The JSON object in ``file``, which is UTF-8, with ``null`` for what is large in it; None for
-    what we cannot read. Takes a thread as long as a second for each 10 MB or so."""
+    """The JSON object in ``file``, which is UTF-8, with ``null`` for what is large in it; a large
+    ``extra_data`` has its ``client_id`` only. None for what we cannot read. Takes a thread as long
+    as a second for each 10 MB or so."""
     scanner = JsonScanner(_SHAPE)
     scanner.max_found_bytes = MAX_FOUND_BYTES
     while piece := file.read(_PIECE_BYTES):
@@ -47,7 +52,28 @@ def outline(file: BinaryIO) -> dict[str, Any] | None:
     cuts = list(_large(root))
     if root.end - sum(one.end - one.start for one in cuts) > MAX_REST_BYTES:
         return None
-    return prompt_body.document(b"".join(_without(file, cuts, root.end)))
+    document = prompt_body.document(b"".join(_without(file, cuts, root.end)))
+    if document is not None:
+        _put_back(document, root, cuts, file)
+    return document
+
+
+def _put_back(document: dict[str, Any], root: Value, cuts: list[Value], file: BinaryIO) -> None:
+    """What a ``client_id`` is, and whether ``extra_data`` is an object, though they are large."""
+    for name in ("client_id", "extra_data"):
+        value = root.get(name.encode())
+        if value in cuts:
+            document[name] = _empty(value, file)
+    extra = document.get("extra_data")
+    client_id = value.get(b"client_id") if value is not None else None
+    if isinstance(extra, dict) and value in cuts and client_id is not None:
+        extra["client_id"] = client_id.data() if client_id.text else _empty(client_id, file)
+
+
+def _empty(value: Value, file: BinaryIO) -> Any:
+    """An object or list of that kind with nothing in it; None for anything else."""
+    file.seek(value.start)
+    return {b"{": {}, b"[": []}.get(file.read(1))
 
 
 def _large(root: Value) -> Iterator[Value]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -22,6 +23,15 @@ def document(body: bytes, charset: str = UTF_8) -> dict[str, Any] | None:
     except (ValueError, LookupError, RecursionError):
         return None
     return read if isinstance(read, dict) else None
+
+
+def client_id(document: Mapping[str, Any]) -> str | None:
+    """The clientId to which ComfyUI sends the prompt's events: ``client_id``, which wins whatever
+    it is, else the one in ``extra_data``. None if that is no text: then nobody gets any."""
+    extra = document.get("extra_data")
+    within = extra.get("client_id") if isinstance(extra, dict) else None
+    told = document.get("client_id", within)
+    return told if isinstance(told, str) else None
 
 
 def with_first(body: bytes, charset: str, key: str, value: Any) -> bytes:

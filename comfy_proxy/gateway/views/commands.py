@@ -7,14 +7,16 @@ A prompt that moves between two instances while it is deleted or cancelled ends 
 moves it withdraws it, and the deletion is repeated at all instances for what moved meanwhile,
 because it may have arrived where the first deletion had already passed.
 
+What is on record at an instance that does not answer is ended here at once, and there when it is
+back (``untold_prompts.py``). What runs there is left alone by ``/queue``, as ComfyUI does.
+
 Commands whose body is not understood go to all as they came, and the primary's answer is the
 client's: so an error is ComfyUI's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping
 from urllib.parse import quote
 
 from aiohttp import web
@@ -22,13 +24,17 @@ from aiohttp import web
 from comfy_proxy.cluster.cluster import Cluster
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.cluster.prompt_answers import cancelled_answer, read_cancelled
+from comfy_proxy.errors import NoHealthyInstanceError
 from comfy_proxy.gateway.exchange import native
-from comfy_proxy.gateway.exchange.fanout import Answer, ask, ask_all, ask_each, nobody_answers
+from comfy_proxy.gateway.exchange.fanout import Answer, ask, ask_all
 from comfy_proxy.gateway.routes import Match
 from comfy_proxy.gateway.views.by_pattern import Views
 from comfy_proxy.gateway.views.history_entries import OwnEntries
 from comfy_proxy.gateway.views.history_keeper import HistoryKeeper
+from comfy_proxy.gateway.views.late_deletions import LateDeletions
 from comfy_proxy.gateway.views.owner import PromptOwners
+from comfy_proxy.gateway.views.owner_orders import OwnerOrders
+from comfy_proxy.gateway.views.untold_prompts import UntoldPrompts
 from comfy_proxy.ledger.events import Deleted
 from comfy_proxy.ledger.ledger import Ledger
 from comfy_proxy.ledger.transit import MAX_LOOKS
@@ -53,6 +59,9 @@ class Commands:
         self._owners = owners
         self._own_history = own_history
         self._keeper = keeper
+        self._orders = OwnerOrders(cluster, ledger, owners)
+        self._untold = UntoldPrompts(ledger)
+        self.late = LateDeletions(cluster)
         self.durable: Callable[[], Awaitable[None]] = _in_memory
         self.views: Views = {
             "/queue": self.change_queue,
@@ -82,16 +91,23 @@ class Commands:
             return await self._tell_all("/queue", body)
         with self._ledger.transit.watch() as moved:
             self._withdraw_moving(moved if everything else ids)
-            answers = await self._tell_owners("/queue", "delete", body.json, ids)
-        self._ledger.apply(Deleted(prompt_ids=None if everything else ids))
+            answers, refusal = await self._orders.tell("/queue", "delete", body.json, ids)
+        meant = [one.prompt_id for one in self._ledger.live()] if everything else ids
+        untold = self._untold.among(meant, answers)
+        if refusal is not None and (everything or len(untold) < len(set(ids))):
+            raise refusal
+        spared = {one.prompt_id for one in untold if self._untold.running(one)}
+        self._ledger.apply(Deleted(prompt_ids=[one for one in meant if one not in spared]))
+        self._untold.end([one for one in untold if one.prompt_id not in spared])
         late = set(moved) if everything else moved.keys() & set(ids)
         if late:
             self._withdraw_moving(late)
             await ask_all(self._cluster, "POST", "/queue", json={"delete": sorted(late)})
-        return native.relayed(_worst(answers))
+        return native.relayed(_worst(answers)) if answers else web.Response()
 
     async def change_history(self, request: web.Request, match: Match) -> web.StreamResponse:
-        """``POST /history``: as ``/queue``, but what moves has no history yet."""
+        """``POST /history``: as ``/queue``, but what moves has no history yet. Entries of an
+        instance that does not answer are deleted there when it does (``late_deletions.py``)."""
         body = await native.read_body(request)
         ids = _ids(body, "delete")
         if ids is not None:
@@ -103,8 +119,15 @@ class Commands:
             await self.durable()
         if not ids:
             return await self._tell_all("/history", body)
-        answers = await self._tell_owners("/history", "delete", body.json, ids)
-        return native.relayed(_worst(answers))
+        answers, refusal = await self._orders.tell("/history", "delete", body.json, ids)
+        late = [one for one in ids if self._ledger.owner(one) not in (None, *answers)]
+        if refusal is not None and len(late) < len(ids):
+            raise refusal
+        for one in late:
+            owner = self._ledger.owner(one)
+            if owner is not None and one not in self._ledger:
+                self.late.add(one, owner)
+        return native.relayed(_worst(answers)) if answers else web.Response()
 
     async def interrupt(self, request: web.Request, match: Match) -> web.StreamResponse:
         """``POST /interrupt``: with a ``prompt_id`` only where that is, else everywhere.
@@ -129,16 +152,22 @@ class Commands:
         if not ids:
             return await self._tell_all(path, body)
         with self._ledger.transit.watch() as moved:
-            answers = await self._tell_owners(path, "job_ids", body.json, ids)
-        worst = _worst(answers)
-        if worst.status != 200:
+            answers, refusal = await self._orders.tell(path, "job_ids", body.json, ids)
+        untold = self._untold.among(ids, answers)
+        if refusal is not None and len(untold) < len(set(ids)):
+            raise refusal
+        worst = _worst(answers) if answers else None
+        if worst is not None and worst.status != 200:
             return native.relayed(worst)
-        cancelled = any(_was_cancelled(answer) for answer in answers.values())
+        self._untold.end(untold)
+        cancelled = bool(untold) or any(map(_was_cancelled, answers.values()))
         self._ledger.apply(Deleted(prompt_ids=ids, running=cancelled))
         if late := moved.keys() & set(ids):
             cancelled |= self._withdraw_moving(late)
             again = await ask_all(self._cluster, "POST", path, json={"job_ids": sorted(late)})
             cancelled |= any(_was_cancelled(answer) for answer in again.values())
+        if worst is None:
+            return web.json_response(cancelled_answer(cancelled))
         return native.reply(cancelled_answer(cancelled), worst)
 
     async def cancel_job(self, request: web.Request, match: Match) -> web.StreamResponse:
@@ -154,7 +183,15 @@ class Commands:
 
         for _ in range(MAX_LOOKS):
             with self._ledger.transit.watch() as moved:
-                answer = (await self._owners.find(prompt_id, posting, _was_cancelled)).answer
+                try:
+                    told = await self._owners.find(prompt_id, posting, _was_cancelled)
+                except NoHealthyInstanceError:
+                    if self._end_untold(prompt_id, ()):
+                        return web.json_response(cancelled_answer(True))
+                    raise
+            answer = told.answer
+            if not _was_cancelled(answer) and self._end_untold(prompt_id, told.asked):
+                return web.json_response(cancelled_answer(True))
             if _was_cancelled(answer):
                 self._ledger.apply(Deleted(prompt_ids=[prompt_id], running=True))
             if answer.status != 200 or _was_cancelled(answer) or prompt_id not in moved:
@@ -173,7 +210,11 @@ class Commands:
         """
         with self._ledger.transit.watch() as moved:
             self._withdraw_moving([prompt_id])
-            await self._tell_owners("/queue", "delete", {}, [prompt_id])
+            answers, refusal = await self._orders.tell("/queue", "delete", {}, [prompt_id])
+        if self._end_untold(prompt_id, answers):
+            return
+        if refusal is not None:
+            raise refusal
         self._ledger.apply(Deleted(prompt_ids=[prompt_id]))
         if prompt_id in moved:
             self._withdraw_moving([prompt_id])
@@ -184,39 +225,17 @@ class Commands:
             await ask(owner, self._cluster, "POST", "/interrupt", json=body)
             self._ledger.apply(Deleted(prompt_ids=[prompt_id], running=True))
 
+    def _end_untold(self, prompt_id: str, answered: Container[Instance]) -> bool:
+        """End that prompt, waiting or running, if it is at an instance that did not answer."""
+        untold = self._untold.among([prompt_id], answered)
+        self._untold.end(untold)
+        return bool(untold)
+
     def _withdraw_moving(self, ids: Iterable[str]) -> bool:
         """Have whoever moves these prompts withdraw them at the end; False if none of them
         moves."""
         moving = {prompt.prompt_id for prompt in self._ledger.transit} & set(ids)
         return self._ledger.apply(Deleted(prompt_ids=moving))
-
-    async def _tell_owners(
-        self, path: str, key: str, data: Mapping[str, Any], ids: Iterable[str]
-    ) -> dict[Instance, Answer]:
-        """``data`` to each instance with only its own ids under ``key``; unknown ids to all.
-
-        With ``clear`` each instance hears of it. Those that fail are left out; if all do, the
-        others are told as far as they are found again. Raises NoHealthyInstanceError.
-        """
-        left = list(self._cluster.instances)
-        owners = {
-            one: None if self._ledger.transit.find(one) else await self._owners.known(one)
-            for one in ids
-        }
-        while told := await self._cluster.healthy(left):
-            theirs: dict[Instance, list[str]] = {instance: [] for instance in told}
-            for prompt_id, owner in owners.items():
-                for instance in [owner] if owner in theirs else told:
-                    theirs[instance].append(prompt_id)
-            bodies = {
-                one: {"json": {**data, key: own}}
-                for one, own in theirs.items()
-                if own or data.get("clear")
-            }
-            if answers := await ask_each(self._cluster, "POST", path, bodies):
-                return answers
-            left = [one for one in left if one not in told]
-        raise nobody_answers()
 
     async def _tell_all(self, path: str, body: native.Body) -> web.StreamResponse:
         """The body as it came to all healthy instances; the first one's answer is the client's."""

@@ -15,6 +15,7 @@ from comfy_proxy.gateway.custom.askers import Askers
 from comfy_proxy.gateway.events.booking import FrameBooking
 from comfy_proxy.gateway.events.frame_reader import FrameReader
 from comfy_proxy.gateway.events.frames import event_frame
+from comfy_proxy.gateway.events.replaced_prompts import ReplacedPrompts
 from comfy_proxy.gateway.files.made_files import MadeFiles
 from comfy_proxy.ledger import events
 from comfy_proxy.ledger.ledger import Ledger
@@ -38,7 +39,12 @@ class Told:
         self._reader = FrameReader(lambda output: output)
         second_tries = SecondTries(self.ledger, enabled=True)
         self._booking = FrameBooking(
-            client_id, self.ledger, made_files, second_tries, Askers(ManualClock())
+            client_id,
+            self.ledger,
+            made_files,
+            second_tries,
+            Askers(ManualClock()),
+            ReplacedPrompts(),
         )
 
     def say(self, kind: str, **data: Any) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import pytest
 from events_harness import FLAGS, Listener, colour, listen, post
+
+from comfy_proxy.gateway.prompts.large_prompt import LARGE_BYTES
 
 PNG = struct.pack(">II", 1, 2)
 
@@ -81,6 +85,39 @@ async def test_results_of_one_client_reach_no_other(
     await b.until_end_of(other_id)
     assert b.of_prompt(prompt_id) == []
     assert [frame[:8] for frame in (*a.binaries, *b.binaries)] == [PNG, PNG]
+
+
+@pytest.mark.parametrize("filler", [0, LARGE_BYTES])
+@pytest.mark.parametrize(
+    ("fields", "hears"),
+    [
+        ({"extra_data": {"client_id": "a"}}, "a"),
+        ({"extra_data": {"client_id": "b"}, "client_id": "a"}, "a"),
+        ({"extra_data": {"client_id": "a"}, "client_id": None}, None),
+        ({"extra_data": {"client_id": 1}}, None),
+    ],
+)
+async def test_the_client_may_be_named_in_extra_data(
+    workers: Any,
+    start_proxy: Callable[..., Any],
+    fields: Any,
+    hears: str | None,
+    filler: int,
+) -> None:
+    """The one beside ``prompt`` wins, also one that is no name (ComfyUI's ``post_prompt``)."""
+    front = await start_proxy(*workers)
+    clients = {name: await listen(front, name) for name in "ab"}
+    extra = fields["extra_data"] | {"extra_pnginfo": "x" * filler}
+    body = {"prompt": colour(6, "SaveImageWebsocket"), **fields, "extra_data": extra}
+    async with front.post("/prompt", data=io.BytesIO(json.dumps(body).encode())) as answer:
+        prompt_id = (await answer.json())["prompt_id"]
+    for client in clients.values():
+        await client.until_sum(1)
+        await client.until_sum(0)
+    if hears is not None:
+        await clients[hears].until_end_of(prompt_id)
+    pictures = {name for name, client in clients.items() if client.binaries}
+    assert pictures == ({hears} if hears else set())
 
 
 async def test_coming_back_in_mid_run_gives_the_rest(

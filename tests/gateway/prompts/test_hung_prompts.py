@@ -17,10 +17,11 @@ import pytest
 from aiohttp.test_utils import TestClient
 from forwarder import forwarding
 from prompts_front import COMPLETE, ended, get, graph, listening, post, until
+from v2_client import V2
 
 from comfy_proxy.embedded.process import WorkerProcess
 from comfy_proxy.gateway.files.upload_body import PASSED_BYTES
-from comfy_proxy.keys import CLUSTER
+from comfy_proxy.keys import CLUSTER, COMFY_API, GATEWAY
 
 pytestmark = pytest.mark.long
 
@@ -28,6 +29,8 @@ Pair = tuple[WorkerProcess, WorkerProcess]
 Start = Callable[..., Awaitable[TestClient[Any, Any]]]
 HUNG_S = 0.3
 RUN_S = 0.6
+ORDERED_S = 2.0
+"""What runs is to run still when its instance hangs, and when a client orders something."""
 
 
 @pytest.fixture
@@ -72,10 +75,12 @@ async def holds(worker: WorkerProcess, prompt_id: str) -> bool:
     return prompt_id in {row[1] for row in rows} | (await told(worker, "/history")).keys()
 
 
-async def placed(proxy: TestClient[Any, Any], pair: Pair, fields: dict[str, Any]) -> list[str]:
+async def placed(
+    proxy: TestClient[Any, Any], pair: Pair, fields: dict[str, Any], *, seconds: float = RUN_S
+) -> list[str]:
     """Ids of two that run, one at each, and of two that wait, one at each: those of the first
     worker first."""
-    prompt_ids = [await post(proxy, graph(RUN_S), **fields) for _ in range(4)]
+    prompt_ids = [await post(proxy, graph(seconds), **fields) for _ in range(4)]
     at_first = [one for one in prompt_ids if await holds(pair[0], one)]
     assert len(at_first) == 2
     return [*at_first, *(one for one in prompt_ids if one not in at_first)]
@@ -147,6 +152,115 @@ async def test_while_one_hangs_reads_and_uploads_do_without_it(
                 assert answer.status == 200
         worker.thaw()
         await fenced(proxy, worker)
+
+
+# --- what clients order meanwhile -----------------------------------------------------------------
+
+
+@pytest.fixture
+async def patient(pair: Pair, start_proxy: Start) -> TestClient[Any, Any]:
+    """It waits for an instance that hangs for as long as a test takes."""
+    http = await start_proxy(*(one.url for one in pair), hang_timeout_s=600.0)
+    await until(lambda: all(one.check_ok for one in http.app[CLUSTER].instances))
+    return http
+
+
+async def ordered(http: TestClient[Any, Any], path: str, body: Any = None) -> Any:
+    async with http.post(path, json=body) as answer:
+        assert answer.status == 200, await answer.text()
+        return await answer.json() if answer.content_type == "application/json" else None
+
+
+async def in_queue(http: TestClient[Any, Any]) -> list[str]:
+    queue = await get(http, "/queue")
+    return [row[1] for row in (*queue["queue_running"], *queue["queue_pending"])]
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_the_queue_is_cleared_of_what_waits_alone(
+    patient: TestClient[Any, Any], pair: Pair, by_id: bool
+) -> None:
+    """What runs at the instance that hangs, though nobody has heard it begin, is shown, and runs
+    again when its process ends; what waited there is deleted there too when it goes on."""
+    runs, waits, *others = await placed(patient, pair, {}, seconds=ORDERED_S)
+    pair[0].freeze()
+    ids = [runs, waits, *others]
+    await ordered(patient, "/queue", {"delete": ids} if by_id else {"clear": True})
+    assert runs in await in_queue(patient)
+    assert not {waits, others[1]} & set(await in_queue(patient))
+    await pair[0].kill()
+    await ended(patient, runs)
+    assert not await holds(pair[1], waits)
+    assert not await holds(pair[1], others[1])
+
+
+async def test_what_is_deleted_while_its_instance_hangs_never_runs(
+    patient: TestClient[Any, Any], pair: Pair
+) -> None:
+    runs, waits, *_ = await placed(patient, pair, {}, seconds=ORDERED_S)
+    pair[0].freeze()
+    await ordered(patient, "/queue", {"delete": [waits]})
+    assert waits not in await in_queue(patient)
+    pair[0].thaw()
+    await fenced(patient, pair[0])
+    await ended(patient, runs)
+    assert [await holds(one, waits) for one in pair] == [False, False]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+async def test_an_entry_is_deleted_when_its_instance_goes_on(
+    patient: TestClient[Any, Any], pair: Pair, beside: bool
+) -> None:
+    """Of the history, alone or beside one of an instance that answers."""
+    prompt_ids = await placed(patient, pair, {})
+    await ended(patient, *prompt_ids)
+    kept, gone, *others = prompt_ids
+    ids = [gone, others[0]] if beside else [gone]
+    pair[0].freeze()
+    await ordered(patient, "/history", {"delete": ids})
+    assert not set(ids) & (await get(patient, "/history")).keys()
+    pair[0].thaw()
+    late = patient.app[GATEWAY].commands.late
+    await until(lambda: repr(late) == "<LateDeletions 0 entries>")
+    assert (await get(patient, "/history")).keys() == set(prompt_ids) - set(ids)
+    assert await holds(pair[0], kept)
+
+
+@pytest.mark.parametrize("many", [True, False])
+async def test_a_job_that_hangs_is_cancelled(
+    patient: TestClient[Any, Any], pair: Pair, many: bool
+) -> None:
+    """By ComfyUI's own routes: it ends here at once, and there when the instance goes on."""
+    prompt_ids = await placed(patient, pair, {}, seconds=ORDERED_S)
+    pair[0].freeze()
+    for one in prompt_ids[:2]:
+        path, body = ("cancel", {"job_ids": [one]}) if many else (f"{one}/cancel", None)
+        assert await ordered(patient, f"/api/jobs/{path}", body) == {"cancelled": True}
+    assert not set(prompt_ids[:2]) & set(await in_queue(patient))
+    pair[0].thaw()
+    await fenced(patient, pair[0])
+    await ended(patient, *prompt_ids[2:])
+    for one in prompt_ids[:2]:
+        assert [await holds(worker, one) for worker in pair] == [False, False]
+
+
+async def test_a_job_of_the_comfy_api_is_cancelled_wherever_it_hangs(
+    patient: TestClient[Any, Any], pair: Pair
+) -> None:
+    v2 = V2(patient)
+    jobs = [(await v2.submit(graph(ORDERED_S)))["id"] for _ in range(4)]
+    await until(lambda: sum(job.runs for job in patient.app[COMFY_API].jobs) == 2)
+    hung = [one for one in jobs if await holds(pair[0], one)]
+    pair[0].freeze()
+    for one in hung:
+        await v2.cancel(one)
+        assert (await v2.ends(one))["status"] == "canceled"
+    pair[0].thaw()
+    await fenced(patient, pair[0])
+    for one in jobs:
+        assert (await v2.ends(one))["status"] == ("canceled" if one in hung else "succeeded")
+    for one in hung:
+        assert [await holds(worker, one) for worker in pair] == [False, False]
 
 
 async def test_one_that_hangs_is_removed_by_force(pair: Pair, start_proxy: Start) -> None:

@@ -53,9 +53,32 @@ def test_what_is_large_is_null_wherever_it_stands() -> None:
             "2": {"class_type": "B", "inputs": {"c": "y"}, "_meta": None},
             "3": None,
         },
-        "extra_data": None,
+        "extra_data": {},
         "prompt_id": "p",
     }
+
+
+@pytest.mark.parametrize(
+    ("extra", "told"),
+    [
+        ({"extra_pnginfo": {"workflow": LONG}, "client_id": "c\xe9"}, {"client_id": "c\xe9"}),
+        ({"client_id": [LONG]}, {"client_id": []}),
+        ({"client_id": {"a": 1}, "b": LONG}, {"client_id": {}}),
+        ({"client_id": LONG * 20}, {"client_id": None}),
+        ({"a": {"client_id": "other"}, "b": LONG}, {}),
+        ([LONG, "client_id"], []),
+        (LONG, None),
+    ],
+)
+def test_the_client_in_a_large_extra_data_is_left(extra: Any, told: Any) -> None:
+    """ComfyUI sends the prompt's events to it if the body names no client beside; one that is no
+    name, and what is no object, stops it (``stopping_values.py``)."""
+    assert outlined({"prompt": {}, "extra_data": extra}) == {"prompt": {}, "extra_data": told}
+
+
+def test_a_large_client_is_of_its_kind() -> None:
+    assert outlined({"prompt": {}, "client_id": [LONG]})["client_id"] == []
+    assert outlined({"prompt": {}, "client_id": LONG})["client_id"] is None
 
 
 @pytest.mark.parametrize(

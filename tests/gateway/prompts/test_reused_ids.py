@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from aiohttp.test_utils import TestClient
+from ledger_front import take
 from prompts_front import (
     LONG_S,
     Workers,
@@ -21,6 +22,9 @@ from prompts_front import (
 
 from comfy_proxy.embedded.worker import EmbeddedWorker
 from comfy_proxy.keys import GATEWAY
+from comfy_proxy.ledger import events
+from comfy_proxy.ledger.prompt import End, JobRef, Prompt
+from comfy_proxy.ledger.states import Ending
 
 
 @pytest.fixture
@@ -79,3 +83,16 @@ async def test_it_is_not_posted_again_because_only_its_answer_was_lost(
     await post(proxy, prompt_id="again")
     await until(lambda: len(only.executed) > 1 and not proxy.app[GATEWAY].ledger.live())
     assert only.executed == ["again"] * 2
+
+
+async def test_the_id_of_a_job_that_lives_is_refused(proxy: TestClient, workers: Workers) -> None:
+    """It is seen in /queue, and a newer prompt would take the job's place on record."""
+    ledger = proxy.app[GATEWAY].ledger
+    prompt = Prompt(prompt_id="of-a-job", job=JobRef(job_id="j", job_type="upscale-image"))
+    ledger.apply(events.Received(prompt=prompt))
+    take(ledger, prompt, instance_of(proxy, workers[0]))
+    body = {"prompt": graph(), "prompt_id": "of-a-job"}
+    async with proxy.post("/prompt", json=body) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (400, "prompt_id_in_use")
+    ledger.apply(events.Finished(prompt=prompt, end=End(ending=Ending.SUCCESS)))
+    assert await post(proxy, prompt_id="of-a-job") == "of-a-job"

@@ -73,3 +73,47 @@ async def test_a_link_to_nothing_that_comfyui_does_not_check(proxy: Http, worker
     assert (answer.status, told["code"]) == (400, "invalid_prompt")
     assert told["details"] == {"field": "prompt"}
     assert sum(len(worker.submitted) for worker in workers) == 1
+
+
+@pytest.mark.parametrize("inputs", [None, [], [["1", 0]], "x", 1])
+async def test_inputs_that_are_no_object(proxy: Http, workers: Workers, inputs: Any) -> None:
+    """Also of a node that is not to run: ComfyUI reads them all, after it has taken the prompt."""
+    prompt = graph() | {"9": {"class_type": "EmptyImage", "inputs": inputs}}
+    async with proxy.post("/prompt", json={"prompt": prompt}) as answer:
+        told: Json = await answer.json()
+    assert (answer.status, told["code"]) == (400, "invalid_prompt")
+    assert told["details"] == {"node_id": "9"}
+    del prompt["9"]["inputs"]
+    async with proxy.post("/api/v2/jobs", json={"workflow": prompt}) as answer:
+        assert 400 <= answer.status < 500, await answer.text()
+    assert [worker.submitted for worker in workers] == [[], []]
+
+
+@pytest.mark.parametrize("length", [0, LARGE_BYTES])
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"client_id": []}, "client_id"),
+        ({"client_id": {"a": 1}, "extra_data": {"client_id": "me"}}, "client_id"),
+        ({"extra_data": {"client_id": ["me"]}}, "extra_data.client_id"),
+        ({"extra_data": "text"}, "extra_data"),
+        ({"extra_data": [1]}, "extra_data"),
+        ({"extra_data": None}, "extra_data"),
+    ],
+)
+async def test_a_client_that_is_no_name(
+    proxy: Http, workers: Workers, fields: Json, named: str, length: int
+) -> None:
+    """ComfyUI looks it up among its sockets in the task with which its process ends."""
+    body = json.dumps({"prompt": graph(), "filler": "x" * length, **fields}).encode()
+    async with proxy.post("/prompt", data=io.BytesIO(body)) as answer:
+        told: Json = await answer.json()
+    assert (answer.status, told["code"]) == (400, "invalid_prompt")
+    assert told["details"] == {"field": named}
+    assert [worker.submitted for worker in workers] == [[], []]
+
+
+@pytest.mark.parametrize("client_id", [None, 1, True, 0.5, "", "x" * 5000])
+async def test_a_client_that_nobody_is_does_no_harm(proxy: Http, client_id: Any) -> None:
+    prompt_id = await post(proxy, graph(0.0), client_id=client_id, extra_data={})
+    assert (await ended(proxy, prompt_id))[prompt_id]["status"]["status_str"] == "success"

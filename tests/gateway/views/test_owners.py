@@ -377,6 +377,8 @@ async def test_cancelling_many() -> None:
         async with client.post(path, json={"job_ids": ["c", "no such form"]}) as answer:
             assert answer.status == 400
             assert "no such form" in (await answer.json())["invalid_ids"]
+        async with client.post(path, json={"job_ids": ["no such form"] * 2}) as answer:
+            assert (await answer.json())["invalid_ids"] == ["no such form"] * 2
         assert one.cancelled == ["a"]
         moving(gateway, "m")
         assert await post(client, path, {"job_ids": ["m"]}) == b'{"cancelled": true}'
