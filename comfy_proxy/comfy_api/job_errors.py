@@ -22,10 +22,11 @@ def job_error(
     end: End, told: Mapping[str, Any] | None, instances: Sequence[Instance]
 ) -> dict[str, Any]:
     """The ``JobError`` of a job that has failed: ``told`` is what its entry of ``/history`` tells
-    of a node's failure, None if it tells nothing. No address of ``instances`` is in it, and no
-    traceback: that has paths of the instance in it."""
+    of a node's failure, None if it tells nothing; that of a lost one is ours, and tells what
+    ``end`` does. No address of ``instances`` is in it, and no traceback: that has paths of the
+    instance in it."""
     error = end.error
-    if told is not None:
+    if told is not None and (error is None or end.ending is not Ending.LOST):
         text = str(told.get("exception_message") or told.get("exception_type") or "").strip()
         code = "out_of_memory" if error and error.code == "out_of_memory" else None
         found = {
