@@ -24,6 +24,7 @@ GOOD = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("graph", "mapping", "told"),
     [

@@ -123,6 +123,7 @@ def test_long_leaves_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [part(text, one)[-1:] for one in root.members] == [b'"', b"1", b"2"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1, 64])
 @pytest.mark.parametrize(
     ("text", "shape"),

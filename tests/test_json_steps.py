@@ -165,6 +165,7 @@ def test_a_long_string_is_read_in_parts_as_at_once(
         assert loads_long(encoded) == json.loads(raw)
 
 
+@pytest.mark.long
 def test_a_long_string_takes_many_steps_in_reading_and_many_pieces_in_writing() -> None:
     """12 MB of escapes took 330 ms to read in one, and 80 ms to write, however deep they were."""
     for whole in ("\n" * 500_000, "\x7f" * 500_000):

@@ -72,6 +72,7 @@ async def test_json_by_default_and_prometheus_text_if_asked(
         assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
+@pytest.mark.long
 async def test_jobs_are_counted_exactly(workers: Pair, start_jobs: Start) -> None:
     """Completed, failed, cancelled: both forms, ``/api/jobs/stats`` and ``/health`` agree."""
     # One at each instance at a time: two that are believed to be short may share one otherwise.

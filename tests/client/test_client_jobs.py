@@ -44,6 +44,7 @@ async def test_a_file_has_the_name_of_its_parameter_as_a_keyword(client: Any) ->
     assert (await job.wait()).status == "completed"
 
 
+@pytest.mark.long
 async def test_progress_tells_each_step_and_ends_with_the_end(client: Any) -> None:
     """The status of each event is the job's; afterwards nothing comes."""
     job = await client.submit("timed", PNG, seconds=0.2)
@@ -54,6 +55,7 @@ async def test_progress_tells_each_step_and_ends_with_the_end(client: Any) -> No
     assert again == ["completed"]
 
 
+@pytest.mark.long
 async def test_progress_goes_on_where_its_connection_broke(
     kind: str, front: Any, jobs: JobClient
 ) -> None:
@@ -73,6 +75,7 @@ async def test_progress_goes_on_where_its_connection_broke(
         assert any(b"last-event-id: " in sent.lower() for sent in line.sent)
 
 
+@pytest.mark.long
 async def test_a_result_is_saved_under_its_name_or_another(client: Any, tmp_path: Path) -> None:
     """In a directory under its own; nothing else is left there, and its mode is a usual one."""
     job = await client.submit("upscale-image", PNG)
@@ -87,6 +90,7 @@ async def test_a_result_is_saved_under_its_name_or_another(client: Any, tmp_path
     assert placed.stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
+@pytest.mark.long
 async def test_a_failed_job_is_an_error_with_its_reason(client: Any) -> None:
     job = await client.submit("failing", PNG, salt=5)
     assert (await job.wait()).status == "failed"
@@ -144,6 +148,7 @@ async def test_files_go_to_their_parameters_in_order_or_by_name(
         await client.submit("masked", PNG, PNG, PNG)
 
 
+@pytest.mark.long
 async def test_a_workflow_without_a_file_may_have_several_results(
     client: Any, tmp_path: Path
 ) -> None:
@@ -167,6 +172,7 @@ async def test_workflows_are_told_with_their_parameters(client: Any) -> None:
     assert unknown.value.status == 404
 
 
+@pytest.mark.long
 async def test_jobs_are_listed_by_status_and_workflow(client: Any) -> None:
     done = await client.run("upscale-image", PNG)
     running = await client.submit("timed", PNG, seconds=20)

@@ -18,6 +18,7 @@ ROUND: list[Any] = []
 ROUND.append(ROUND)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("value", [math.nan, math.inf, object(), "\udcff", ROUND, {1, 2}])
 async def test_a_parameter_that_cannot_be_sent_is_named(
     client: Any, jobs: JobClient, value: Any
@@ -28,6 +29,7 @@ async def test_a_parameter_that_cannot_be_sent_is_named(
     assert not list(jobs.service.manager)
 
 
+@pytest.mark.long
 async def test_beside_a_file_a_parameter_is_a_text(client: Any, jobs: JobClient) -> None:
     """Which numbers of other libraries are too; what is no text or no number is told by its name,
     by us or by the proxy."""
@@ -40,6 +42,7 @@ async def test_beside_a_file_a_parameter_is_a_text(client: Any, jobs: JobClient)
     assert (await job.wait()).status == "completed"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", ["", "a\nb", "é", "a\x00"])
 async def test_an_idempotency_key_that_no_header_carries_is_told(
     client: Any, jobs: JobClient, key: str

@@ -99,6 +99,7 @@ async def test_what_loads_for_long_is_waited_for(site: Site) -> None:
     assert site.hung == [site.one]
 
 
+@pytest.mark.long
 async def test_without_another_instance_all_stays_where_it_is(site: Site) -> None:
     site.lose(site.two)
     site.lose(site.one)

@@ -169,6 +169,7 @@ async def test_an_output_cannot_be_deleted(v2: V2, proxy: Http) -> None:
     assert code(await v2.get(f"assets/{asset['id']}", expect=404)) == "not_found"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [

@@ -151,6 +151,7 @@ async def test_a_page_of_an_allowed_origin_may_use_it(
             assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -340,6 +341,7 @@ async def test_outputs_are_those_of_one_run(
     await v2.get(f"assets/{early}", expect=200 if early in record.outputs else 404)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["killed", "hangs", "bare"])
 async def test_the_second_output_is_gone_when_the_first_was_fetched(
     workers: Workers, start_proxy: Callable[..., Any], fault: str

@@ -112,6 +112,7 @@ async def test_a_label_of_megabytes_is_not_repeated(proxy: Http) -> None:
     assert len(told["error"]["message"]) < 300
 
 
+@pytest.mark.long
 async def test_others_have_their_turn_while_one_is_taken_in(v2: V2, proxy: Http) -> None:
     """Of 4 MB of text a few kilobytes at a time are read and written."""
     workflow = graph()

@@ -70,6 +70,7 @@ async def test_the_instances(workers: Pair, start_jobs: Start) -> None:
         }  # fmt: skip
 
 
+@pytest.mark.long
 async def test_an_instance_that_is_lost_is_shown_at_once(workers: Pair, start_jobs: Start) -> None:
     """Unhealthy, its circuit, the reason in words; and that it works again."""
     jobs = await start_jobs(*workers, health_check_interval_s=0.05)

@@ -19,6 +19,7 @@ def _disc() -> tuple[np.ndarray, np.ndarray]:
     return np.clip(picture, 0, 255).astype(np.uint8), inside
 
 
+@pytest.mark.long
 def test_finds_the_subject() -> None:
     """The matte is the subject: 95 % of both sides are right."""
     picture, inside = _disc()
@@ -35,6 +36,7 @@ def test_the_same_picture_gives_the_same_matte() -> None:
     assert np.array_equal(first, second)
 
 
+@pytest.mark.long
 def test_progress_counts_iterations() -> None:
     """Every iteration is announced, and the last one is the total."""
     picture, _ = _disc()

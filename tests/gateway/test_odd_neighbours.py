@@ -116,6 +116,7 @@ async def test_an_odd_id_that_was_deleted_hides_no_other(proxy: Proxy, workers: 
     await until(lambda: len(ends) == 8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("odd", ["\ud800", "a\udce9b"])
 async def test_no_id_hides_the_end_of_others(proxy: Proxy, workers: Workers, odd: str) -> None:
     """A lone surrogate stands in no path: its own end is found too, and it costs no strike."""

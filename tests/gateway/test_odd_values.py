@@ -17,6 +17,8 @@ from files_front import picture
 from prompt_client import Http, get, graph
 from prompts_front import listening
 
+pytestmark = pytest.mark.long
+
 ODD = [[], {}, [[]], [{}], None, True, 1, -1.5, "", "\ud800", {"a": []}]
 
 

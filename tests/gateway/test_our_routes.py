@@ -150,6 +150,7 @@ async def alike(harness: Harness, url: URL) -> tuple[Proxy, Proxy]:
     return at_root, await harness.proxy(url, inside=under("/comfy/"), **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mount", ["/comfy", "/%63omf%79", "http://localhost/comfy"])
 async def test_a_request_is_the_same_below_the_mount(
     alike: tuple[Proxy, Proxy], mount: str

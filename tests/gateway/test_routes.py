@@ -124,6 +124,7 @@ def prefixes(row: Row) -> list[str]:
     return {Prefix.BOTH: ["", "/api"], Prefix.BARE: [""], Prefix.API: ["/api"]}[row.prefix]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("method", "path", "policy"), REAL)
 def test_every_route_of_comfyui_is_matched_on_purpose(method: str, path: str, policy: str) -> None:
     """Its policy is the one intended, by a row of the table; HEAD as GET."""

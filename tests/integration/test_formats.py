@@ -26,6 +26,7 @@ async def made(jobs: JobClient, name: str, picture: bytes, **fields: object) -> 
     return open_picture(await jobs.result(job_id))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("given", "expected", "media_type"),
     [
@@ -44,6 +45,7 @@ async def test_format(jobs: JobClient, given: str, expected: str, media_type: st
     assert (image.format, image.size) == (expected, (192, 128))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 async def test_quality(jobs: JobClient, kind: str) -> None:
     """Less quality, fewer bytes."""
@@ -62,6 +64,7 @@ async def test_scale(jobs: JobClient, scale: float, size: tuple[int, int]) -> No
     assert (await made(jobs, "upscale-image", encode(photo()), scale=scale)).size == size
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("WEBP", "RGBA"), ("JPEG", "RGB")])
 async def test_alpha(jobs: JobClient, kind: str, mode: str) -> None:
     """Upscaling keeps an alpha channel where the format has one; JPEG is laid on white."""
@@ -126,6 +129,7 @@ async def test_orientation_is_applied_once(jobs: JobClient) -> None:
     assert bottom[2] > 200 > bottom[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["upscale-image", "remove-background"])
 async def test_an_animation_gives_its_first_frame(jobs: JobClient, name: str) -> None:
     """Of an animated GIF the first frame counts, and one picture comes out."""

@@ -113,6 +113,7 @@ async def test_why_a_prompt_went_there_is_one_line_at_debug(proxy: TestClient) -
         assert one["message"].startswith(f"prompt {prompt_id} goes to {host}: ")
 
 
+@pytest.mark.long
 async def test_the_line_costs_nothing_while_it_is_not_read(
     proxy: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

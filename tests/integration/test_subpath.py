@@ -74,6 +74,7 @@ async def test_a_job_by_the_urls_it_is_told(mounted: JobClient) -> None:
     assert listed["result_url"] == told["result_url"]
 
 
+@pytest.mark.long
 async def test_the_page_and_what_it_links(mounted: JobClient) -> None:
     """ComfyUI's page comes under the mount with a slash; so do ours, whose links are relative or
     have the mount, and the description of the API."""

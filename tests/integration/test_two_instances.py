@@ -26,6 +26,7 @@ async def test_jobs_are_spread_over_both(jobs: JobClient, workers: Pair) -> None
     assert sum(len(worker.started) for worker in workers) == 20
 
 
+@pytest.mark.long
 async def test_results_are_those_of_a_direct_run(jobs: JobClient, workers: Pair) -> None:
     """Pixel by pixel, for jobs of two kinds, with and without alpha, on both instances."""
     kinds = [

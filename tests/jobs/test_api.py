@@ -69,6 +69,7 @@ async def test_who_said_nothing_is_told_where_the_result_is(
         assert (cure in message) is told
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["form", "raw", "json", "data url"])
 async def test_ways_to_send_a_picture(jobs: JobClient, kind: str) -> None:
     """A form, the bare picture and JSON make the same job, with parameters of the query too."""
@@ -287,6 +288,7 @@ async def test_stats_and_info(service: JobService, job: Job, api_alone: Any) -> 
         assert (body["parameters"]["scale"], body["input"]["width"]) == (2.0, 16)
 
 
+@pytest.mark.long
 async def test_a_picture_is_not_mixed_up(jobs: JobClient) -> None:
     """Of many jobs at once each gets the result of its own picture."""
     pictures = [noise() for _ in range(12)]

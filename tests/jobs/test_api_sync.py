@@ -39,6 +39,7 @@ async def test_the_picture_itself(jobs: JobClient, query: str, headers: dict[str
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("accept", ["*/*", "application/json, text/plain, */*", "application/json"])
 async def test_the_legacy_json(jobs: JobClient, accept: str) -> None:
     """200 with the old camelCase answer for who does not prefer a picture."""

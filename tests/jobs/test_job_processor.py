@@ -125,6 +125,7 @@ async def deleted(jobs: JobClient, job_id: str) -> None:
     assert (await jobs.get(f"/api/jobs/{job_id}/status", expect=404))["code"] == "job_not_found"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("path", "status"),
     [

@@ -50,6 +50,7 @@ async def test_a_long_job_with_others_behind_it_is_none(jobs: JobClient, workers
     assert sum(len(worker.submitted) for worker in workers) >= 4
 
 
+@pytest.mark.long
 async def test_a_job_that_ends_the_thread_is_tried_twice_in_all(
     start_jobs: Start, workers: Pair
 ) -> None:

@@ -9,6 +9,7 @@ from scenarios import MEASURED, RECORDED, RECORDINGS, played, read_measured
 from comfy_proxy.embedded.worker import EmbeddedWorker
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RECORDED)
 async def test_the_recorded_conversation(name: str, worker: EmbeddedWorker) -> None:
     """The worker's half of a recorded conversation is the recording, names and times aside."""

@@ -67,6 +67,7 @@ async def missing(proxy: Restarting, path: str) -> tuple[Any, str | None]:
         return await answer.json(), answer.headers.get("X-Comfy-Proxy-Missing")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 async def test_an_instance_that_died_with_the_proxy(proxy: Restarting, how: str) -> None:
     """Its prompts are shown as before, by id and in the list."""
@@ -221,6 +222,7 @@ async def test_an_instance_that_died_with_an_unread_entry(proxy: Restarting) -> 
     assert await get(proxy.http, f"/history/{prompt_id}") == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keep_files", [True, False])
 async def test_an_instance_that_started_again_with_an_unread_entry(
     proxy: Restarting, *, keep_files: bool

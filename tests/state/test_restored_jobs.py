@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from job_client import form, noise, open_picture, until
 from restarting import Restarting
 
@@ -104,6 +105,7 @@ async def test_who_waits_at_the_stop(proxy: Restarting) -> None:
     await proxy.jobs.delete(job_id)
 
 
+@pytest.mark.long
 async def test_killed_right_after_the_202(proxy: Restarting) -> None:
     """What was accepted is in the file by then, picture and all."""
     await proxy.start(max_concurrent_jobs=1)

@@ -44,6 +44,7 @@ async def test_a_client_that_comes_back(proxy: Restarting) -> None:
     await until(lambda: not living(proxy.http))
 
 
+@pytest.mark.long
 async def test_an_address_that_is_spelt_otherwise_is_the_same_instance(proxy: Restarting) -> None:
     """What runs and waits there is not sent elsewhere, what ended there is known still."""
     await proxy.start()
@@ -124,6 +125,7 @@ async def test_one_instance_alone(proxy: Restarting) -> None:
     assert set(running) == {worker.started[-1] for worker in proxy.workers}
 
 
+@pytest.mark.long
 async def test_the_order_of_the_instances_has_changed(proxy: Restarting) -> None:
     """``@2`` in a name leads to the instance that it led to before, and so does a name without a
     prefix; prompts are looked for where they are."""

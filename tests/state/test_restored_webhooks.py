@@ -100,6 +100,7 @@ async def test_a_thousand_at_once_and_a_stop(
     assert {told.id for told in receiver.received} == {f"msg_{at}" for at in range(MAX_PENDING)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("begun", [True, False])
 async def test_a_job_that_had_not_ended(proxy: Restarting, receiver: Receiver, begun: bool) -> None:
     """Killed right after its 202, or while it ran: its end is told by the next process."""

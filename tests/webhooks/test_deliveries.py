@@ -284,6 +284,7 @@ async def test_a_thousand_begin_a_few_at_a_time(clock: ManualClock) -> None:
     await deliveries.close(0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keeps", [True, False])
 async def test_a_thousand_at_the_stop(clock: ManualClock, keeps: bool) -> None:
     """It ends in time; with a STATE_FILE none is over that was not taken."""

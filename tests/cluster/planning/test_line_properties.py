@@ -32,6 +32,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.long
 @given(STEPS, st.integers(1, 3))
 def test_the_order_is_by_number_and_nobody_is_lost(steps: list[Any], sets: int) -> None:
     """Ends rise along the line, and what is asked in between changes nothing."""

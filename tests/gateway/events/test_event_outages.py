@@ -57,6 +57,7 @@ def strikes_of_sockets(instance: Instance, told: Counter[str]) -> int:
 # --- strikes -------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 async def test_a_blip_is_one_strike_however_many_browsers_are_open(
     workers: Workers, start_proxy: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

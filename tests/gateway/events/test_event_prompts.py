@@ -87,6 +87,7 @@ async def test_results_of_one_client_reach_no_other(
     assert [frame[:8] for frame in (*a.binaries, *b.binaries)] == [PNG, PNG]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("filler", [0, LARGE_BYTES])
 @pytest.mark.parametrize(
     ("fields", "hears"),

@@ -103,6 +103,7 @@ async def test_a_silent_socket_is_found_and_replaced(front: Any, workers: Worker
     assert kinds(client, prompt_id).count("execution_success") == 1
 
 
+@pytest.mark.long
 async def test_what_came_before_the_silence_is_not_told_again(front: Any, workers: Workers) -> None:
     """Only what is missing: not the start. A check of the queue tells that it has changed."""
     client = await listen(front, "me")

@@ -85,6 +85,7 @@ async def test_the_maker_is_away(front: Any, workers: Workers) -> None:
     assert workers[0].submitted == []
 
 
+@pytest.mark.long
 async def test_it_does_not_move_to_where_the_name_means_another(
     front: Any, workers: Workers
 ) -> None:

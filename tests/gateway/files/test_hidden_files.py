@@ -82,6 +82,7 @@ def test_a_result_that_nobody_is_shown_bears_no_mark() -> None:
     assert prefix_outputs(output, "2") == output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("holder", [0, 1])
 async def test_in_a_folder_that_no_list_shows(
     proxy: TestClient, workers: Workers, holder: int

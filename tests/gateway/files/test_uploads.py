@@ -54,6 +54,7 @@ async def test_an_upload_is_on_both(front: Front, fields: dict[str, str], folder
     assert await front.view("x.png", subfolder, kind) == (200, RED)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [

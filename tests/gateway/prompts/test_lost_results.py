@@ -267,6 +267,7 @@ async def test_what_nobody_asks_for_does_not_run_again(
     assert end_of(await shown_once(proxy, prompt_id))[0] == "execution_error"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("bound", ["MAX_UNTOLD", "MAX_UNTOLD_BYTES"])
 async def test_what_is_remembered_is_bounded(
     proxy: Http, workers: Workers, monkeypatch: pytest.MonkeyPatch, bound: str

@@ -147,6 +147,7 @@ async def test_a_deletion_that_is_not_answered(proxy: TestClient, workers: Worke
     total(workers, [blocker, *waiting])
 
 
+@pytest.mark.long
 async def test_nothing_moves_where_the_nodes_are_missing(
     workers: Workers, start_proxy: Start, tmp_path: Path
 ) -> None:

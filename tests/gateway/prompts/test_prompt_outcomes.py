@@ -86,6 +86,7 @@ async def test_a_failed_prompt_says_why(
     assert proxy.app[METRICS].get_stats()["last_hour"]["prompts_failed"] == 1
 
 
+@pytest.mark.long
 async def test_many_at_once_are_each_told_once(
     proxy: TestClient, workers: Workers, ends: list[PromptEnd]
 ) -> None:

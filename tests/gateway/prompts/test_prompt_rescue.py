@@ -64,6 +64,7 @@ async def test_waiting_and_running_prompts_go_on(
                 assert listener.kinds(prompt_id) == COMPLETE
 
 
+@pytest.mark.long
 async def test_one_that_was_started_again_gets_them_too(
     proxy: TestClient, workers: Workers
 ) -> None:

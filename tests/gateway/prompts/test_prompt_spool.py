@@ -128,6 +128,7 @@ async def test_two_may_bring_the_same_prompt_back(monkeypatch: pytest.MonkeyPatc
     assert nothing_in(spool)
 
 
+@pytest.mark.long
 async def test_a_prompt_that_waits_for_its_rescue_is_not_crowded_out(
     proxy: TestClient, workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +148,7 @@ async def test_a_prompt_that_waits_for_its_rescue_is_not_crowded_out(
     assert metrics["prompts"]["cancelled"] == 0
 
 
+@pytest.mark.long
 async def test_a_status_from_before_a_prompt_outcomes_nothing(
     proxy: TestClient, workers: Workers
 ) -> None:

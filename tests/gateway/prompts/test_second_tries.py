@@ -121,6 +121,7 @@ async def test_a_client_sees_one_start_and_one_end(
     assert client.sums()[-1] == 0
 
 
+@pytest.mark.long
 async def test_a_client_that_only_asks(start: Callable[..., Awaitable[Pair]]) -> None:
     """It is never shown the end of the first try, however often it asks."""
     pair = await start(100, 100)

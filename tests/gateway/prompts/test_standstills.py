@@ -51,6 +51,7 @@ def fatal() -> Json:
     return prompt
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("listens", [True, False])
 async def test_what_waits_there_runs_elsewhere_and_nothing_new_goes_there(
     proxy: Http, workers: Workers, listens: bool
@@ -88,6 +89,7 @@ async def found(proxy: Http, worker: Any) -> None:
         await until(lambda: instance.stands_still)
 
 
+@pytest.mark.long
 async def test_a_long_prompt_with_others_behind_it_is_none(proxy: Http, workers: Workers) -> None:
     """Nobody listens, and it lasts for longer than an instance may stand still."""
     blockers = [await post(proxy, graph(LONG_S)) for _ in workers]
@@ -99,6 +101,7 @@ async def test_a_long_prompt_with_others_behind_it_is_none(proxy: Http, workers:
     assert not any(instance_of(proxy, worker).stands_still for worker in workers)
 
 
+@pytest.mark.long
 async def test_it_is_used_again_after_a_restart(proxy: Http, workers: Workers) -> None:
     one, two = workers
     one.faults.stands_still = True
@@ -163,6 +166,7 @@ async def test_the_only_instance_is_told_to_stand_still(
     await ended(http, await post(http))
 
 
+@pytest.mark.long
 async def test_zero_is_never(start_proxy: Start, workers: Workers) -> None:
     one, _ = workers
     http = await start_proxy(*workers, hang_timeout_s=0, health_check_interval_s=0.02)
@@ -184,6 +188,7 @@ async def error_of(proxy: Http, prompt_id: str) -> str:
     return str(event["exception_message"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("listens", [True, False])
 async def test_who_ended_it_has_one_more_try(
     proxy: Http, workers: Workers, fatal: Json, listens: bool

@@ -75,6 +75,7 @@ async def test_a_link_to_nothing_that_comfyui_does_not_check(proxy: Http, worker
     assert sum(len(worker.submitted) for worker in workers) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inputs", [None, [], [["1", 0]], "x", 1])
 async def test_inputs_that_are_no_object(proxy: Http, workers: Workers, inputs: Any) -> None:
     """Also of a node that is not to run: ComfyUI reads them all, after it has taken the prompt."""
@@ -89,6 +90,7 @@ async def test_inputs_that_are_no_object(proxy: Http, workers: Workers, inputs: 
     assert [worker.submitted for worker in workers] == [[], []]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("length", [0, LARGE_BYTES])
 @pytest.mark.parametrize(
     ("fields", "named"),
@@ -113,6 +115,7 @@ async def test_a_client_that_is_no_name(
     assert [worker.submitted for worker in workers] == [[], []]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("client_id", [None, 1, True, 0.5, "", "x" * 5000])
 async def test_a_client_that_nobody_is_does_no_harm(proxy: Http, client_id: Any) -> None:
     prompt_id = await post(proxy, graph(0.0), client_id=client_id, extra_data={})

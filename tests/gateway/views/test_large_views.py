@@ -44,6 +44,7 @@ def fill(one: FakeInstance, two: FakeInstance) -> None:
         instance.running.append(entry(f"r{number}"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "path", ["/queue", "/history", "/history?max_items=2&offset=1", "/history/e11"]
 )

@@ -76,6 +76,7 @@ async def test_a_job_that_is_too_deep_to_be_read_hides_no_other(harness: Harness
     assert shown["pagination"]["total"] == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("depth", [400, *range(600, 980, 20), 1_500])
 async def test_a_job_with_deep_outputs_hides_no_other(harness: Harness, depth: int) -> None:
     """To mark the files in them takes more calls than to read them: then it is shown as it came."""

@@ -150,6 +150,7 @@ def test_every_corrupt_byte_gives_an_answer_or_a_clear_error() -> None:
                 assert error.code in ("invalid_image", "image_too_large")  # noqa: PT017
 
 
+@pytest.mark.long
 def test_the_module_state_of_pillow_stays() -> None:
     """Another application in the process keeps its own pixel limit, and ours does not heed it."""
     limit = Image.MAX_IMAGE_PIXELS

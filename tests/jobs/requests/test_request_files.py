@@ -245,6 +245,7 @@ async def test_what_it_refuses(
     assert list(service.manager) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["json", "form", "fields"])
 @pytest.mark.parametrize("character", ["x", "é", "\U0001fab2"])
 async def test_long_prompts(post: Any, service: JobService, way: str, character: str) -> None:
@@ -375,6 +376,7 @@ async def test_a_file_of_another_kind(post: Any, data: FormData, code: str, fiel
     assert (status, body["code"], body["details"]["field"]) == (400, code, field)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "extension"),
     [

@@ -51,6 +51,7 @@ async def test_each_has_its_own_name(given: list[str], inside: list[str]) -> Non
     assert await names(*given) == inside
 
 
+@pytest.mark.long
 async def test_many_of_one_name() -> None:
     """Two thousand of them are packed at once."""
     assert len(set(await names(*["a.png"] * 2000))) == 2000

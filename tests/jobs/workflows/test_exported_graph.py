@@ -352,6 +352,7 @@ def test_ids_may_be_any_text(tmp_path: Path, name: str) -> None:
     assert built(loaded(tmp_path, graph), width=32)[name]["inputs"]["width"] == 32
 
 
+@pytest.mark.long
 def test_a_large_graph_is_read_in_time_that_grows_with_it(tmp_path: Path) -> None:
     """As many samplers as there may be nodes make as many seeds, each with its own name; with one
     more there is a problem."""

@@ -34,6 +34,7 @@ PARAMETER = "parameters.side"
 VARIANT = "variants.0"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("document", "key", "reason"),
     [
