@@ -71,7 +71,7 @@ class AsyncClient:
         self._http = http_client(httpx.AsyncClient, self._target)
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self._target.url}>"
+        return f"<AsyncClient {self._target.shown}>"
 
     async def __aenter__(self) -> Self:
         return self

@@ -71,7 +71,7 @@ class Client:
         self._http = http_client(httpx.Client, self._target)
 
     def __repr__(self) -> str:
-        return f"<Client {self._target.url}>"
+        return f"<Client {self._target.shown}>"
 
     def __enter__(self) -> Self:
         return self

@@ -33,6 +33,11 @@ class Target:
     policy: Policy
     verify: ssl.SSLContext | bool = True
 
+    @property
+    def shown(self) -> str:
+        """``url`` as it is told to people: without a user's name and password in it."""
+        return str(self.url.copy_with(userinfo=b"")).rstrip("/")
+
     def options(self) -> dict[str, Any]:
         """For the constructor of an httpx client. On this machine no HTTP_PROXY is asked."""
         headers = {"X-API-Key": self.api_key} if self.api_key else {}
@@ -114,7 +119,7 @@ def head_of(response: httpx.Response, body: bytes = b"") -> Answer:
 @contextmanager
 def translated(target: Target, http: httpx.Client | httpx.AsyncClient) -> Iterator[None]:
     """What httpx raises, as our errors: the one place that knows them."""
-    where = str(target.url).rstrip("/")
+    where = target.shown
     try:
         if http.is_closed:
             raise _closed()

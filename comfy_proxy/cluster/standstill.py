@@ -223,7 +223,7 @@ class Standstills:
     def _found(self, instance: Instance, watch: _Watch, waiting: int, seconds: float) -> None:
         instance.stands_still, watch.interrupted = True, False
         logger.bind(instance=instance.host).warning(
-            "instance {} ({}) stands still: {} prompts wait there and none has run for {:.0f} s. It"
+            "instance {} ({}) stands still: of {} waiting there none has run for {:.0f} s. It"
             " gets no new work, and what can leave it leaves. Restart ComfyUI there: its thread"
             " that runs prompts has probably died, and its own log says why",
             *(instance.host, label(instance), waiting, seconds),

@@ -12,7 +12,7 @@ import pytest
 from both_clients import client_of
 from job_client import PNG, JobClient
 
-from comfy_proxy.client import ClientError, InvalidValueError
+from comfy_proxy.client import Client, ClientError, InvalidValueError, Policy, UnreachableError
 
 ROUND: list[Any] = []
 ROUND.append(ROUND)
@@ -94,3 +94,15 @@ async def test_a_closed_client_says_so(kind: str, front: Any, jobs: JobClient) -
                 pass
         await client.close()
     await jobs.delete(job.id)
+
+
+def test_a_password_in_the_address_is_told_to_nobody() -> None:
+    """It is sent, but stands in no error, and in no log that shows the client."""
+    with socket.socket() as held:  # nobody listens there
+        held.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{held.getsockname()[1]}"
+        with Client(f"http://me:secret@{place}", policy=Policy(patience_s=0)) as proxy:
+            assert repr(proxy) == f"<Client http://{place}>"
+            with pytest.raises(UnreachableError, match=place) as wrong:
+                proxy.workflows()
+    assert "secret" not in str(wrong.value)
