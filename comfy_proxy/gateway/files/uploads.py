@@ -28,11 +28,13 @@ from typing import Any, TypeVar
 from aiohttp import hdrs, web
 from loguru import logger
 
+from comfy_proxy.cluster.hang_watch import InstanceHangsError
 from comfy_proxy.cluster.instance import Instance
 from comfy_proxy.errors import (
     InstanceError,
     InstanceTimeoutError,
     InstanceUnreachableError,
+    NoHealthyInstanceError,
 )
 from comfy_proxy.gateway.exchange import native
 from comfy_proxy.gateway.exchange.client_watch import while_connected
@@ -242,21 +244,27 @@ class _Upload:
         return await self._post_anywhere(original)
 
     async def _post_anywhere(self, needed: FileName | None = None) -> _Posted:
-        """To the primary, or to the next one: to repeat an upload makes no second file."""
-        passed_over: list[Instance] = []
+        """To the primary, or to the next one: to repeat an upload makes no second file. If each
+        hangs it goes to the one that was heard last, and waits: they may be busy with it."""
+        passed_over, hung = list[Instance](), list[Instance]()
         while True:
-            instance = await self._cluster.primary(passed_over)
+            try:
+                instance = await self._cluster.primary(passed_over)
+            except NoHealthyInstanceError:
+                if not hung:
+                    raise
+                return await self._post(max(hung, key=lambda one: one.signs.heard_at), waits=True)
             try:
                 if needed is None or await self._uploads.staging.stage(needed, instance):
                     return await self._post(instance)
-                passed_over.append(instance)  # its file of that name is another one
             except (InstanceUnreachableError, InstanceTimeoutError) as error:
                 if not self._body.repeatable:
                     raise
                 logger.debug("instance {} passed over: {}", instance.host, error.message)
-                passed_over.append(instance)
+                hung += [instance] if isinstance(error, InstanceHangsError) else []
+            passed_over.append(instance)  # it failed, or its file of that name is another one
 
-    async def _post(self, instance: Instance) -> _Posted:
+    async def _post(self, instance: Instance, *, waits: bool = False) -> _Posted:
         settings = self._cluster.settings
         life = self._files.holdings.life(instance)
         headers = request_headers(self._request, instance, settings)
@@ -269,7 +277,7 @@ class _Upload:
             self._request.method,
             client_target(self._request, settings),
             kind="upload",
-            replaceable=self._body.repeatable,
+            replaceable=self._body.repeatable and not waits,
             timeout_s=None,  # a client may send slowly, and ComfyUI answers when all is there
             client_body=self._body.rest,
             headers=headers,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -16,6 +18,8 @@ from slow_upload import KIND, LONG, TAKEN, Primary, SlowUpload, dies, form_of, p
 from comfy_proxy import bodies
 from comfy_proxy.cluster.hang_watch import SILENCE_S
 from comfy_proxy.embedded.worker import EmbeddedWorker
+from comfy_proxy.gateway.exchange import fanout
+from comfy_proxy.gateway.files import uploads
 from comfy_proxy.metrics.records import Attempt
 from comfy_proxy.stored_bytes import StoredBytes
 
@@ -82,6 +86,35 @@ async def test_a_primary_that_hangs_in_the_middle(harness: Harness, workers: Pai
                 instance.fault("hangs")
             assert await client.go_on() == (200, TAKEN)
     assert content_of(workers[1], "input/x.png") == LONG
+
+
+async def test_one_after_the_other_is_busy(
+    front: Front, workers: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each misses a check while it writes 100 MB, say: then one of them is waited for."""
+    asked: list[bool] = []
+
+    async def ask(*names: Any, **options: Any) -> Any:
+        asked.append(options["replaceable"])
+        return await fanout.ask(*names, **options)
+
+    monkeypatch.setattr(uploads, "ask", ask)
+    for worker in workers:
+        worker.faults.hang = ("/upload", "/system_stats")
+    cluster = front.gateway.cluster
+    assert isinstance(cluster.clock, ManualClock)
+    posting = asyncio.create_task(posted(front, form_of(LONG)))
+    async with asyncio.timeout(20):
+        while len(asked) < 2:
+            await cluster.clock.advance(SILENCE_S)
+        workers[0].faults.clear()
+        assert await cluster.health_checker.check(front.instances[0])
+        while len(asked) < 3:
+            await cluster.clock.advance(SILENCE_S)
+        workers[1].faults.clear()  # it gets its copy
+        status, text, _ = await posting
+    assert (status, json.loads(text)["name"]) == (200, "x.png")
+    assert asked == [True, True, False]
 
 
 async def test_a_primary_that_is_removed_in_the_middle(harness: Harness, workers: Pair) -> None:
