@@ -47,9 +47,9 @@ def fatal_flaw(graph: Graph, catalog: NodeCatalog) -> str | None:
 def _dead_link(nodes: Graph, catalog: NodeCatalog) -> _Link | None:
     """The first link to nothing that ends the thread. What no output needs is not run, and may be
     linked to anything."""
-    dead = [one for node_id in nodes for one in _links(node_id, nodes) if one.target not in nodes]
-    if not dead:
+    if nodes.keys() >= {source for node in nodes.values() for source in sources(node)}:
         return None  # as nearly always
+    dead = [one for node_id in nodes for one in _links(node_id, nodes) if one.target not in nodes]
     outputs = [one for one in nodes if catalog.is_output(_class_of(nodes[one]))]
     run = _reached(outputs, nodes)
     checked = _reached(outputs, nodes, catalog)
